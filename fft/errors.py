@@ -1,0 +1,19 @@
+"""The two kinds of failure a user can meet, each with the exit code the command line ends with."""
+
+
+class FFTError(Exception):
+    """Base of both: the message says what was expected, what came, where, and what to do."""
+
+    exit_code = 2
+
+
+class InputError(FFTError):
+    """Wrong usage or data: a flag, a file, a row, a checkpoint. Exit code 2."""
+
+    exit_code = 2
+
+
+class MachineError(FFTError):
+    """The surroundings: no network, a full disk, a folder that cannot be written. Exit code 3."""
+
+    exit_code = 3
