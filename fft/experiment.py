@@ -1,0 +1,184 @@
+"""What is run, as frozen data: an Experiment goes to JSON and comes back, strictly."""
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from fft.errors import InputError
+from fft.methods import Full, Method
+from fft.methods import from_json as method_from_json
+from fft.methods import to_json as method_to_json
+from fft.schema import at_least, between, validated
+
+STRICT = {"extra": "forbid"}
+
+
+@dataclass(frozen=True)
+class Data:
+    """One task's data: where it is and which columns hold what."""
+
+    source: str
+    """file:PATH (or a bare path: CSV, TSV, JSONL, Parquet), demo:NAME, tfds:NAME or hf:NAME"""
+    validation: str | None = None
+    """a source for validation rows; without it they are split off by a hash of their text"""
+    test: str | None = None
+    """a source for test rows; without it they are split off by a hash of their text"""
+    text: str = "text"
+    """the column that holds the text"""
+    pair: str | None = None
+    """the column that holds the second text of a pair"""
+    label: str = "label"
+    """the column that holds the label or the target"""
+    kind: Literal["classification", "regression"] = "classification"
+    """what the label is"""
+    metric: str | None = None
+    """accuracy, macro_f1, mcc; pearson, spearman, rmse (default: accuracy, or pearson for regression)"""
+    train_rows: int | None = None
+    """use at most this many training rows, chosen by the seed"""
+    __pydantic_config__ = STRICT
+
+    def __post_init__(self):
+        if self.train_rows is not None:
+            at_least("train_rows", self.train_rows, 1)
+
+
+@dataclass(frozen=True)
+class Optim:
+    """How the new task is optimised: AdamW, a schedule, clipping."""
+
+    lr: float | None = None
+    """peak learning rate (default: the method's own: 5e-5 for whole weights, 5e-4 for LoRA)"""
+    epochs: float = 3.0
+    """passes over the new training rows"""
+    steps: int | None = None
+    """optimizer steps, instead of epochs"""
+    batch_size: int = 32
+    """rows of one forward pass"""
+    accumulate: int = 1
+    """forward passes an optimizer step"""
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """what the rate does after warmup"""
+    warmup: float = 0.1
+    """share of the steps over which the rate rises from 0"""
+    weight_decay: float = 0.01
+    """AdamW's decay; never on one-dimensional parameters"""
+    clip: float = 1.0
+    """the largest global norm of the trained gradients; 0 is off"""
+    __pydantic_config__ = STRICT
+
+    def __post_init__(self):
+        if self.lr is not None and not (math.isfinite(self.lr) and self.lr > 0):
+            raise InputError(f"--lr must be a positive number, not {self.lr}")
+        if not (math.isfinite(self.epochs) and self.epochs > 0):
+            raise InputError(f"--epochs must be a positive number, not {self.epochs}")
+        if self.steps is not None:
+            at_least("steps", self.steps, 1)
+        at_least("batch-size", self.batch_size, 1)
+        at_least("accumulate", self.accumulate, 1)
+        between("warmup", self.warmup, 0.0, 1.0)
+        between("weight-decay", self.weight_decay, 0.0, math.inf)
+        between("clip", self.clip, 0.0, math.inf)
+
+
+@dataclass(frozen=True)
+class Retention:
+    """What may be lost on the original task, and how the run watches it."""
+
+    tolerance: float = 0.01
+    """the drop of the original score that is accepted, in units of the score"""
+    drop_weight: float = 1.0
+    """how much a drop beyond the tolerance costs in the combined score that picks the best step"""
+    patience: int = 0
+    """stop after this many scorings without a better combined score; 0 is off"""
+    eval_every: int | None = None
+    """steps between scorings (default: an eighth of the run)"""
+    probe: int = 256
+    """validation rows of each task that every scoring uses"""
+    __pydantic_config__ = STRICT
+
+    def __post_init__(self):
+        between("tolerance", self.tolerance, 0.0, math.inf)
+        between("drop-weight", self.drop_weight, 0.0, math.inf)
+        at_least("patience", self.patience, 0)
+        at_least("probe", self.probe, 1)
+        if self.eval_every is not None:
+            at_least("eval-every", self.eval_every, 1)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything a run depends on. Two equal experiments give the same result, bit for bit on CPU.
+
+    Example: `Experiment(model="bert/", new=Data("new.csv"), original=Data("old.csv"), method=LoRA() + EWC())`
+    """
+
+    model: str
+    """a folder with a Hugging Face checkpoint (safetensors), or hf:NAME"""
+    new: Data
+    original: Data | None = None
+    method: Method = field(default_factory=Full)
+    optim: Optim = field(default_factory=Optim)
+    retention: Retention = field(default_factory=Retention)
+    head: Literal["new", "shared"] = "new"
+    """the new task's head: a fresh one, or the original's where the labels are the same"""
+    original_head: str | None = None
+    """the head of the original task: a name, or `fit` to train one on the frozen base first (default: the checkpoint's)"""
+    max_length: int = 128
+    """tokens of a text; longer ones are cut and counted"""
+    seed: int = 0
+    """seeds the data order, dropout, fresh parameters and draws"""
+
+    def __post_init__(self):
+        at_least("max-length", self.max_length, 3)
+        between("seed", self.seed, 0, 2**31 - 1)
+        if self.original is None and self.method.needs_original:
+            raise InputError(f"the method {self.method.label} needs data of the original task: give --original")
+        if self.original is None and self.head == "shared":
+            raise InputError("--head shared continues with the original task's head: give --original")
+
+    def to_json(self) -> dict[str, Any]:
+        """The experiment as JSON data; `from_json` gives an equal experiment back."""
+        plain = {
+            name: dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value
+            for name, value in ((f.name, getattr(self, f.name)) for f in dataclasses.fields(self))
+        }
+        return plain | {"method": method_to_json(self.method)}
+
+
+def from_json(data: Any, where: str = "experiment") -> Experiment:
+    """The experiment of JSON data. Unknown names, wrong types and values out of range are refused by path."""
+    if not isinstance(data, dict):
+        raise InputError(f"{where}: expected a JSON object, got {type(data).__name__}")
+    names = {f.name for f in dataclasses.fields(Experiment)}
+    if unknown := sorted(set(data) - names):
+        raise InputError(f"{where}: unknown {', '.join(unknown)}; known are {', '.join(sorted(names))}")
+    if missing := sorted({"model", "new"} - set(data)):
+        raise InputError(f"{where}: {', '.join(missing)} is missing")
+    types = {"new": Data, "original": Data | None, "optim": Optim, "retention": Retention}
+    parts = {name: validated(kind, data[name], f"{where}.{name}") for name, kind in types.items() if name in data}
+    if "method" in data:
+        parts["method"] = method_from_json(data["method"], f"{where}.method")
+    hints = {
+        "model": str,
+        "head": Literal["new", "shared"],
+        "original_head": str | None,
+        "max_length": int,
+        "seed": int,
+    }
+    parts |= {name: validated(kind, data[name], f"{where}.{name}") for name, kind in hints.items() if name in data}
+    return Experiment(**parts)
+
+
+def load(path: str | Path) -> Experiment:
+    """The experiment in a JSON file, such as a run's experiment.json."""
+    path = Path(path)
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot read the experiment {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON: {error}") from None
+    return from_json(data, where=path.name)

@@ -1,0 +1,75 @@
+"""The methods by name. A new method is one file here and one line in METHODS."""
+
+import dataclasses
+from typing import Any
+
+from fft.errors import InputError
+from fft.methods.base import Chain, Context, Method, chain
+from fft.methods.ewc import EWC
+from fft.methods.freeze import Freeze
+from fft.methods.full import Full
+from fft.methods.l2sp import L2SP
+from fft.methods.layerwise import Layerwise
+from fft.methods.lora import LoRA
+from fft.schema import validated
+
+METHODS: dict[str, type[Method]] = {
+    "full": Full,
+    "freeze": Freeze,
+    "layerwise": Layerwise,
+    "l2sp": L2SP,
+    "ewc": EWC,
+    "lora": LoRA,
+}
+
+__all__ = [
+    "METHODS",
+    "EWC",
+    "L2SP",
+    "Chain",
+    "Context",
+    "Freeze",
+    "Full",
+    "Layerwise",
+    "LoRA",
+    "Method",
+    "chain",
+    "parse",
+]
+
+
+def parse(names: str, settings: dict[str, Method] | None = None) -> Method:
+    """The method that `lora+ewc` names, each member with its settings (or its defaults).
+
+    Errors: InputError for an unknown name, and for settings that differ from the defaults of a method not named.
+    """
+    settings = settings or {}
+    members = [name.strip() for name in names.split("+")]
+    for name in members:
+        _class_of(name, "--method")
+    for name, method in settings.items():
+        if name not in members and method != METHODS[name]():
+            raise InputError(f"a setting of {name} is given, but --method {names} does not name {name}")
+    return chain(*(settings.get(name, METHODS[name]()) for name in members))
+
+
+def to_json(method: Method) -> list[dict[str, Any]]:
+    """A method as JSON data: one object a member, its name beside its settings."""
+    return [{"name": m.name} | dataclasses.asdict(m) for m in method.members]
+
+
+def from_json(data: Any, where: str = "method") -> Method:
+    """The method of such JSON data; unknown names and settings are refused by path."""
+    if not isinstance(data, list) or not data or not all(isinstance(item, dict) for item in data):
+        raise InputError(f"{where}: expected a list of objects, each with a name, got {data!r}")
+    members = []
+    for i, item in enumerate(data):
+        kind = _class_of(item.get("name"), f"{where}.{i}.name")
+        members.append(validated(kind, {k: v for k, v in item.items() if k != "name"}, f"{where}.{i}"))
+    return chain(*members)
+
+
+def _class_of(name: Any, where: str) -> type[Method]:
+    if name not in METHODS:
+        raise InputError(f"{where}: unknown method {name!r}; known are {', '.join(METHODS)}")
+    return METHODS[name]

@@ -1,0 +1,163 @@
+"""The protocol every method follows, and the chain that composes methods."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fft.errors import InputError
+from fft.paths import Params, Rules
+
+
+class Context(NamedTuple):
+    """What `Method.prepare` may look at: the base model and the original task, before step 1."""
+
+    model: Any
+    """the Model"""
+    base: Params
+    """the base parameters, every head included"""
+    fresh_heads: tuple[str, ...]
+    """names of the heads that start from noise: they have no original value to keep"""
+    original: Any = None
+    """the original task, or None"""
+    batches: Callable[[int], Iterable[dict]] | None = None
+    """batches(n): the first n training rows of the original task, as host batches"""
+    poll: Callable[[], None] = lambda: None
+    """called between batches; raises when the run is asked to stop"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """A way to fine-tune: hyper-parameters and pure functions, each the identity unless a method says otherwise.
+
+    `theta` is the trainable tree. It has the base's own paths, so that one set of patterns speaks about both.
+    """
+
+    name: ClassVar[str]
+    default_lr: ClassVar[float] = 5e-5
+    reparametrizes: ClassVar[bool] = False
+    needs_original: ClassVar[bool] = False
+    __pydantic_config__: ClassVar[dict] = {"extra": "forbid"}
+
+    @property
+    def label(self) -> str:
+        """What tables and logs call the method."""
+        return self.name
+
+    @property
+    def members(self) -> tuple["Method", ...]:
+        """The methods this one is composed of."""
+        return (self,)
+
+    def prepare(self, context: Context, key: jax.Array) -> Params:
+        """Statistics of the base and the original task, as arrays; computed once, stored with the run."""
+        return {}
+
+    def init(self, base: Params, key: jax.Array) -> Params:
+        """The trainable tree at step 0; a copy, because training donates it."""
+        return jax.tree.map(jnp.copy, base)
+
+    def merge(self, base: Params, theta: Params) -> Params:
+        """The plain parameters that `theta` stands for; inside jit and grad."""
+        return theta
+
+    def inject(self, base: Params, theta: Params, key: jax.Array | None = None) -> Params:
+        """What the model's apply sees in a training step; `key` draws the method's own dropout."""
+        return self.merge(base, theta)
+
+    def penalty(self, base: Params, params: Params, aux: Params) -> jax.Array | float:
+        """A scalar added to the mean loss, as a function of the MERGED parameters."""
+        return 0.0
+
+    def rules(self, paths: Iterable[str], depth: int) -> Rules:
+        """Path pattern -> learning-rate multiplier, 0 for frozen; paths no rule matches have multiplier 1."""
+        return ()
+
+    def transform(self, tx: optax.GradientTransformation, aux: Params) -> optax.GradientTransformation:
+        """The optimizer, wrapped."""
+        return tx
+
+    def finish(self, base: Params, theta: Params) -> Params:
+        """The parameters that are kept after training."""
+        return self.merge(base, theta)
+
+    def __add__(self, other: "Method") -> "Chain":
+        """`LoRA() + EWC()`: both methods at once."""
+        return chain(*self.members, *other.members)
+
+
+@dataclasses.dataclass(frozen=True)
+class Chain(Method):
+    """Several methods at once: multipliers multiply, penalties add, transforms nest, at most one re-parametrises."""
+
+    methods: tuple[Method, ...] = ()
+
+    @property
+    def label(self) -> str:
+        return "+".join(method.name for method in self.methods)
+
+    @property
+    def members(self) -> tuple[Method, ...]:
+        return self.methods
+
+    @property
+    def needs_original(self) -> bool:
+        return any(method.needs_original for method in self.methods)
+
+    @property
+    def default_lr(self) -> float:
+        return self._carrier.default_lr
+
+    @property
+    def _carrier(self) -> Method:
+        """The member that owns the trainable tree."""
+        return next((method for method in self.methods if method.reparametrizes), self.methods[0])
+
+    def prepare(self, context: Context, key: jax.Array) -> Params:
+        keys = jax.random.split(key, len(self.methods))
+        prepared = {m.name: m.prepare(context, k) for m, k in zip(self.methods, keys, strict=True)}
+        return {name: aux for name, aux in prepared.items() if aux}
+
+    def init(self, base: Params, key: jax.Array) -> Params:
+        return self._carrier.init(base, key)
+
+    def merge(self, base: Params, theta: Params) -> Params:
+        return self._carrier.merge(base, theta)
+
+    def inject(self, base: Params, theta: Params, key: jax.Array | None = None) -> Params:
+        return self._carrier.inject(base, theta, key)
+
+    def penalty(self, base: Params, params: Params, aux: Params) -> jax.Array | float:
+        return sum((m.penalty(base, params, aux.get(m.name, {})) for m in self.methods), 0.0)
+
+    def transform(self, tx: optax.GradientTransformation, aux: Params) -> optax.GradientTransformation:
+        for method in self.methods:
+            tx = method.transform(tx, aux.get(method.name, {}))
+        return tx
+
+    def finish(self, base: Params, theta: Params) -> Params:
+        return self._carrier.finish(base, theta)
+
+
+def chain(*methods: Method) -> Method:
+    """The chain of some methods; one method alone is itself.
+
+    Errors: InputError for a method named twice and for two methods that both re-parametrise.
+    """
+    if len(methods) == 1:
+        return methods[0]
+    names = [method.name for method in methods]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise InputError(f"the method chain {'+'.join(names)} names {', '.join(twice)} twice")
+    owners = [method.name for method in methods if method.reparametrizes]
+    if len(owners) > 1:
+        raise InputError(f"{' and '.join(owners)} each replace the trainable tree; a chain can hold one such method")
+    return Chain(tuple(methods))
+
+
+def leaf_sum(values: Iterator[jax.Array]) -> jax.Array:
+    """The sum of some scalars, 0 when there are none."""
+    return sum(values, jnp.zeros(()))

@@ -1,0 +1,35 @@
+"""Layer-wise learning rates: low layers, which hold the most reusable features, move least."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from fft.methods.base import Method
+from fft.paths import Rules, depth_of
+from fft.schema import between
+
+
+@dataclass(frozen=True)
+class Layerwise(Method):
+    """Multiply the rate of a parameter by decay^(top - depth).
+
+    Depth 0 is the embeddings, i + 1 is block i, and the top (blocks + 1) is everything above the blocks: pooler,
+    final norm, heads. With 6 blocks and decay 0.9 the embeddings learn at 0.9^7 = 0.48 of the rate.
+
+    Reference: Howard and Ruder 2018 (ULMFiT), arXiv 1801.06146, section 3.2; indexed as in BEiT, arXiv 2106.08254.
+    """
+
+    name: ClassVar[str] = "layerwise"
+    decay: float = 0.9
+    """the factor from one depth to the one below"""
+
+    def __post_init__(self):
+        between("layerwise.decay", self.decay, 0.0, 1.0)
+
+    def rules(self, paths: Iterable[str], depth: int) -> Rules:
+        roots = {}
+        for path in paths:
+            first, second = path.split("/")[:2]
+            root = f"{first}/{second}" if first == "layers" else first
+            roots[root] = self.decay ** (depth + 1 - depth_of(path, depth))
+        return tuple((f"{root}/.*", multiplier) for root, multiplier in sorted(roots.items()))

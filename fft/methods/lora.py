@@ -1,0 +1,132 @@
+"""LoRA: a low-rank update of some kernels is trained, the base stays as it is underneath."""
+
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from fft.errors import InputError
+from fft.methods.base import Method
+from fft.paths import Params, compile_pattern, flatten, overlay, unflatten
+from fft.schema import at_least, between
+
+ROLES = {
+    "query": "attention",
+    "key": "attention",
+    "value": "attention",
+    "out": "attention",
+    "up": "mlp",
+    "gate": "mlp",
+    "down": "mlp",
+}
+A, B = "lora_a", "lora_b"
+
+
+@dataclass(frozen=True)
+class LoRA(Method):
+    """W' = W + (α/r) A·B  with A [in, R], B [R, out]; heads are trained whole beside it.
+
+    A starts uniform in ±1/√in, B at zero, so step 0 is the base. The original task does change while the adapter
+    is on; with it off, the model is the base bit for bit.
+
+    Dropout: merged, one mask a step falls on A's input rows. PEFT masks every token's input on its own, which no
+    merged weight can express; `factored` keeps A and B apart in the forward pass and gives that form.
+
+    Reference: Hu et al. 2021, arXiv 2106.09685, section 4.1.
+    """
+
+    name: ClassVar[str] = "lora"
+    default_lr: ClassVar[float] = 5e-4
+    reparametrizes: ClassVar[bool] = True
+    rank: int = 8
+    """R"""
+    alpha: float = 16.0
+    """α; the update is scaled by α/R"""
+    dropout: float = 0.0
+    """share of the adapter's inputs dropped in training"""
+    targets: str = "query,value"
+    """roles (query, key, value, out, up, gate, down, comma-separated), all-linear, or a pattern over module paths"""
+    factored: bool = False
+    """apply A and B as a side path instead of adding A·B to the kernel"""
+
+    def __post_init__(self):
+        at_least("lora.rank", self.rank, 1)
+        between("lora.alpha", self.alpha, 0.0, math.inf)
+        between("lora.dropout", self.dropout, 0.0, 0.99)
+
+    @property
+    def scale(self) -> float:
+        """s = α/R."""
+        return self.alpha / self.rank
+
+    def modules(self, paths: Iterable[str]) -> list[str]:
+        """The module paths (a kernel's path without `/kernel`) that get an update."""
+        linear = [p.removesuffix("/kernel") for p in paths if p.endswith("/kernel") and p.startswith("layers/")]
+        pattern = compile_pattern(self._pattern())
+        chosen = [path for path in linear if pattern.fullmatch(path)]
+        if not chosen:
+            raise InputError(
+                f"--lora.targets {self.targets!r} matches none of the {len(linear)} linear layers, such as {linear[0]}"
+            )
+        return chosen
+
+    def _pattern(self) -> str:
+        if self.targets == "all-linear":
+            return r"layers/\d+/.*"
+        names = [name.strip() for name in self.targets.split(",")]
+        if all(name in ROLES for name in names):
+            return r"layers/\d+/(" + "|".join(f"{ROLES[name]}/{name}" for name in names) + ")"
+        if re.fullmatch(r"[\w, -]*", self.targets):
+            unknown = ", ".join(name or "(empty)" for name in names if name not in ROLES)
+            raise InputError(f"--lora.targets: unknown role {unknown}; known are {', '.join(ROLES)} and all-linear")
+        return self.targets
+
+    def init(self, base: Params, key: jax.Array) -> Params:
+        leaves = flatten(base)
+        theta = {path: jnp.copy(leaf) for path, leaf in leaves.items() if path.startswith("heads/")}
+        modules = self.modules(leaves)
+        for module, k in zip(modules, jax.random.split(key, len(modules)), strict=True):
+            fan_in, fan_out = leaves[f"{module}/kernel"].shape
+            bound = 1 / math.sqrt(fan_in)
+            theta[f"{module}/{A}"] = jax.random.uniform(k, (fan_in, self.rank), minval=-bound, maxval=bound)
+            theta[f"{module}/{B}"] = jnp.zeros((self.rank, fan_out))
+        return unflatten(theta)
+
+    def merge(self, base: Params, theta: Params) -> Params:
+        return self._merged(base, flatten(theta))
+
+    def inject(self, base: Params, theta: Params, key: jax.Array | None = None) -> Params:
+        leaves = flatten(theta)
+        if self.factored:
+            return self._side_path(base, leaves)
+        if key is None or self.dropout == 0:
+            return self._merged(base, leaves)
+        modules = _modules_of(leaves)
+        for module, k in zip(modules, jax.random.split(key, len(modules)), strict=True):
+            a = leaves[f"{module}/{A}"]
+            keep = jax.random.bernoulli(k, 1 - self.dropout, (a.shape[0], 1))
+            leaves[f"{module}/{A}"] = jnp.where(keep, a / (1 - self.dropout), 0.0)
+        return self._merged(base, leaves)
+
+    def _merged(self, base: Params, leaves: dict) -> Params:
+        kernels = flatten(base)
+        changed = {path: leaf for path, leaf in leaves.items() if not path.endswith((A, B))}
+        for module in _modules_of(leaves):
+            update = leaves[f"{module}/{A}"] @ leaves[f"{module}/{B}"]
+            changed[f"{module}/kernel"] = kernels[f"{module}/kernel"] + self.scale * update
+        return unflatten({**kernels, **changed})
+
+    def _side_path(self, base: Params, leaves: dict) -> Params:
+        siblings = {}
+        for module in _modules_of(leaves):
+            siblings[f"{module}/lora_scale"] = jnp.float32(self.scale)
+            siblings[f"{module}/lora_dropout"] = jnp.float32(self.dropout)
+        return overlay(base, unflatten({**leaves, **siblings}))
+
+
+def _modules_of(leaves: Iterable[str]) -> list[str]:
+    return sorted(path.removesuffix(f"/{A}") for path in leaves if path.endswith(f"/{A}"))

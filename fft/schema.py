@@ -1,0 +1,35 @@
+"""Settings read from JSON are checked against the types of the dataclasses they become."""
+
+import json
+import math
+from typing import Any
+
+from fft.errors import InputError
+
+
+def validated(kind: Any, data: Any, where: str) -> Any:
+    """`data` (plain JSON data) as a value of the type `kind`: no unknown names, no coerced types.
+
+    Errors: InputError that names the path of the offending value, e.g. `experiment.optim.lr`.
+    """
+    import pydantic
+
+    try:
+        return pydantic.TypeAdapter(kind).validate_json(json.dumps(data), strict=True)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        path = ".".join([where, *(str(part) for part in first["loc"])])
+        raise InputError(f"{path}: {first['msg'].lower()}, got {first['input']!r}") from None
+
+
+def at_least(flag: str, value: int, low: int) -> None:
+    """Refuse a setting below its smallest sensible value."""
+    if value < low:
+        raise InputError(f"--{flag} must be at least {low}, not {value}")
+
+
+def between(flag: str, value: float, low: float, high: float) -> None:
+    """Refuse a setting outside [low, high], infinities and NaN included."""
+    if not (math.isfinite(value) and low <= value <= high):
+        bounds = f"at least {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
+        raise InputError(f"--{flag} must be {bounds}, not {value}")

@@ -1,0 +1,91 @@
+"""The train step: pure, jitted, donated."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fft.methods import Method
+from fft.paths import Params, flatten
+
+
+class TrainState(NamedTuple):
+    """All that changes from step to step, and all that a checkpoint needs."""
+
+    step: jax.Array
+    """int32 []: steps taken, skipped ones included"""
+    theta: Params
+    opt_state: Any
+    key: jax.Array
+    """the run's key; step i uses fold_in(key, i)"""
+    skipped: jax.Array
+    """int32 []: steps skipped in all, because loss or gradient was not finite"""
+    skipped_in_a_row: jax.Array
+    """int32 []"""
+
+
+def init_state(theta: Params, tx: optax.GradientTransformation, key: jax.Array) -> TrainState:
+    """The state before step 1."""
+    zero = jnp.zeros((), jnp.int32)
+    return TrainState(zero, theta, tx.init(theta), key, zero.copy(), zero.copy())
+
+
+def make_train_step(
+    model: Any, task: Any, method: Method, tx: optax.GradientTransformation, multiplier: dict[str, float]
+) -> Callable:
+    """The jitted `step(state, base, aux, batch) -> (state, metrics)`; `state` is donated.
+
+    `batch` holds {"new": arrays [A, B, ...]}: A micro-batches whose gradients are accumulated. The objective is
+
+        Σ nll / Σ weight over all A·B rows  +  penalty(merged parameters)
+
+    A step whose loss or gradient norm is not finite changes nothing but the counters. `metrics`: loss (without the
+    penalty), penalty, grad_norm (over trained leaves, before the clip), skipped_in_a_row; scalars.
+    """
+
+    def summed_loss(theta, base, micro, key):
+        inject_key, apply_key = jax.random.split(key)
+        outputs = model.apply(method.inject(base, theta, inject_key), micro, apply_key)
+        nll, weight = task.loss(outputs, micro)
+        return jnp.sum(nll), jnp.sum(weight)
+
+    def penalty_of(theta, base, aux):
+        return jnp.asarray(method.penalty(base, method.merge(base, theta), aux), jnp.float32)
+
+    def accumulated(theta, base, batch, key):
+        """Mean loss and its gradient over the micro-batches of one step."""
+        slope = jax.value_and_grad(summed_loss, has_aux=True)
+        rows = batch["label"].shape[0]
+        if rows == 1:
+            (loss, weight), grads = slope(theta, base, jax.tree.map(lambda x: x[0], batch), key)
+        else:
+
+            def add(total, micro_and_index):
+                micro, index = micro_and_index
+                return jax.tree.map(jnp.add, total, slope(theta, base, micro, jax.random.fold_in(key, index))), None
+
+            zeros = ((jnp.zeros(()), jnp.zeros(())), jax.tree.map(jnp.zeros_like, theta))
+            ((loss, weight), grads), _ = jax.lax.scan(add, zeros, (batch, jnp.arange(rows)))
+        return loss / weight, jax.tree.map(lambda g: g / weight, grads)
+
+    def step(state, base, aux, batch):
+        key = jax.random.fold_in(state.key, state.step)
+        loss, grads = accumulated(state.theta, base, batch["new"], key)
+        penalty, pull = jax.value_and_grad(penalty_of)(state.theta, base, aux)
+        grads = jax.tree.map(jnp.add, grads, pull)
+        trained = [g for path, g in flatten(grads).items() if multiplier[path] != 0.0]
+        grad_norm = optax.global_norm(trained)
+        updates, opt_state = tx.update(grads, state.opt_state, state.theta)
+        theta = optax.apply_updates(state.theta, updates)
+        finite = jnp.isfinite(loss) & jnp.isfinite(penalty) & jnp.isfinite(grad_norm)
+        kept = (state.theta, state.opt_state)
+        theta, opt_state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), (theta, opt_state), kept)
+        missed = 1 - finite.astype(jnp.int32)
+        in_a_row = (state.skipped_in_a_row + 1) * missed
+        metrics = {"loss": loss, "penalty": penalty, "grad_norm": grad_norm, "skipped_in_a_row": in_a_row}
+        state = TrainState(state.step + 1, theta, opt_state, state.key, state.skipped + missed, in_a_row)
+        return state, metrics
+
+    return jax.jit(step, donate_argnums=0)
