@@ -1,0 +1,28 @@
+"""Encoders in flax with Hugging Face checkpoints in and out: load, save, and one pure `Model.apply` for all families.
+
+    checkpoint = models.load("path/to/minilm")
+    outputs = checkpoint.model.apply(checkpoint.params, {"ids": ids, "mask": mask, "types": types})
+
+A family is one file here, one line in FAMILIES and its name in the parity test.
+"""
+
+from fft.models import bert, distilbert, export, hf, roberta
+from fft.models.model import Checkpoint, Head, Model
+
+FAMILIES = {
+    "bert": bert.FAMILY,
+    "roberta": roberta.FAMILY,
+    "distilbert": distilbert.FAMILY,
+}
+
+__all__ = ["FAMILIES", "Checkpoint", "Head", "Model", "load", "save"]
+
+
+def load(source):
+    """Return the Checkpoint in a Hugging Face folder, or in `hf:OWNER/NAME` on the hub. See fft.models.hf.load."""
+    return hf.load(source, FAMILIES)
+
+
+def save(checkpoint, folder, primary=None, shard_bytes=export.SHARD_BYTES):
+    """Write a checkpoint as a Hugging Face folder and return its path. See fft.models.export.save."""
+    return export.save(checkpoint, folder, FAMILIES, primary, shard_bytes)

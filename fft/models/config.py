@@ -1,0 +1,83 @@
+"""config.json against an allow-list: what is not known is refused by name, never ignored.
+
+A field that changes the mathematics must be one a family's dataclass has, or be pinned to the value this package
+computes; metadata that changes nothing is listed in HARMLESS. Reading it ourselves also means that no field of a
+downloaded config.json can make a library import or run anything (CVE-2026-4372).
+"""
+
+import json
+from dataclasses import fields
+
+from fft.errors import InputError
+from fft.models.layers import check_activation
+
+HARMLESS = frozenset(
+    ["_name_or_path", "_commit_hash", "_attn_implementation_autoset", "attn_implementation", "architectures", "dtype", "torch_dtype", "transformers_version", "id2label", "label2id", "num_labels", "problem_type", "finetuning_task", "use_cache", "output_attentions", "output_hidden_states", "output_past", "return_dict", "gradient_checkpointing", "torchscript", "use_bfloat16", "xla_device", "tf_legacy_loss", "chunk_size_feed_forward", "tie_word_embeddings", "tie_encoder_decoder", "tie_last_hidden_states", "tie_weights_", "bos_token_id", "eos_token_id", "sep_token_id", "cls_token_id", "mask_token_id", "decoder_start_token_id", "forced_bos_token_id", "forced_eos_token_id", "directionality", "pooler_fc_size", "pooler_num_attention_heads", "pooler_num_fc_layers", "pooler_size_per_head", "pooler_type", "tokenizer_class", "prefix", "task_specific_params", "language", "name", "model_max_length", "max_length", "min_length", "do_sample", "early_stopping", "num_beams", "num_beam_groups", "diversity_penalty", "temperature", "top_k", "top_p", "typical_p", "repetition_penalty", "length_penalty", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "bad_words_ids", "num_return_sequences", "output_scores", "return_dict_in_generate", "remove_invalid_values", "exponential_decay_length_penalty", "suppress_tokens", "begin_suppress_tokens"]
+)
+
+PINNED = {
+    "is_decoder": (False,),
+    "add_cross_attention": (False,),
+    "is_encoder_decoder": (False,),
+    "cross_attention_hidden_size": (None,),
+    "position_embedding_type": ("absolute",),
+    "pruned_heads": ({}, None),
+    "per_layer_config": ({}, None),
+    "sparsity_config": (None,),
+    "quantization_config": (None,),
+}
+
+POSITIVE = ["vocab_size", "max_position_embeddings", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "type_vocab_size", "dim", "n_layers", "n_heads", "hidden_dim"]
+RATES = ["hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout", "dropout", "attention_dropout", "seq_classif_dropout"]
+
+
+def read_json(path):
+    """Return the object in a JSON file, or refuse the file by name."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{path} is not JSON ({error}); restore the file from where the model came") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{path} must hold a JSON object, but holds a {type(value).__name__}")
+    return value
+
+
+def read_config(raw, family, where):
+    """Return the family's frozen config from the raw dict of a config.json.
+
+    Fields that are absent get Hugging Face's defaults, as old transformers versions wrote only what differed.
+    Raises InputError naming every field that is unknown, pinned to another value, or out of range.
+    """
+    known = {field.name for field in fields(family.config)}
+    strange = sorted(set(raw) - known - set(PINNED) - HARMLESS - {"model_type"})
+    if strange:
+        raise InputError(
+            f"{where}: field(s) {', '.join(strange)} are not known for model_type {family.name!r}, and might change "
+            "what the model computes; if they do not, delete them from config.json"
+        )
+    for name, allowed in PINNED.items():
+        if name in raw and raw[name] not in allowed:
+            wanted = " or ".join(repr(value) for value in allowed)
+            raise InputError(f"{where}: {name} is {raw[name]!r}; only {wanted} is supported")
+    config = family.config(**{name: raw[name] for name in known if name in raw})
+    check_values(config, where)
+    return config
+
+
+def check_values(config, where):
+    """Refuse sizes that are not positive integers, rates outside [0, 1), unknown activations, uneven heads."""
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if field.name in POSITIVE and not (type(value) is int and value > 0):
+            raise InputError(f"{where}: {field.name} must be a positive integer, but is {value!r}")
+        rate_ok = (
+            (type(value) in (int, float) and 0 <= value < 1) or (field.name == "classifier_dropout" and value is None)
+        )
+        if field.name in RATES and not rate_ok:
+            raise InputError(f"{where}: {field.name} must be a number in [0, 1), but is {value!r}")
+    check_activation(config.shape.activation, where)
+    shape = config.shape
+    if shape.dim % shape.heads:
+        raise InputError(f"{where}: the model width {shape.dim} is not a multiple of its {shape.heads} heads")
+    if config.max_positions < 1:
+        raise InputError(f"{where}: max_position_embeddings {shape.positions} leaves no usable position")

@@ -1,0 +1,98 @@
+"""DistilBERT (Sanh et al., arXiv 1910.01108): BERT's blocks without token types or pooler, under other names."""
+
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from fft.models.layers import Dense, Dropout, Shape
+from fft.models.model import Family
+
+
+@dataclass(frozen=True)
+class DistilBertConfig:
+    """The fields of a DistilBERT config.json that change the mathematics, under their own names and defaults.
+
+    `sinusoidal_pos_embds` says only how the position table was first filled; the checkpoint holds the table.
+    """
+
+    vocab_size: int = 30522
+    max_position_embeddings: int = 512
+    sinusoidal_pos_embds: bool = False
+    n_layers: int = 6
+    n_heads: int = 12
+    dim: int = 768
+    hidden_dim: int = 3072
+    dropout: float = 0.1
+    attention_dropout: float = 0.1
+    seq_classif_dropout: float = 0.2
+    activation: str = "gelu"
+    initializer_range: float = 0.02
+    pad_token_id: int | None = 0
+
+    @property
+    def shape(self):
+        """These sizes in the words of layers.Shape; DistilBERT's norms have a fixed epsilon."""
+        return Shape(
+            vocab=self.vocab_size,
+            positions=self.max_position_embeddings,
+            types=0,
+            dim=self.dim,
+            depth=self.n_layers,
+            heads=self.n_heads,
+            mlp=self.hidden_dim,
+            activation=self.activation,
+            epsilon=1e-12,
+            dropout=self.dropout,
+            attention_dropout=self.attention_dropout,
+            pooler=False,
+        )
+
+    @property
+    def max_positions(self):
+        """The longest row, in tokens."""
+        return self.max_position_embeddings
+
+    def positions(self, ids):
+        """Position ids [1, T]: 0, 1, 2, ..."""
+        return jnp.arange(ids.shape[1])[None]
+
+
+class DistilBertHead(nn.Module):
+    """dense, relu, drop, dense: first token [B, D] -> [B, C]."""
+
+    rate: float
+    classes: int
+
+    @nn.compact
+    def __call__(self, pooled):
+        x = jax.nn.relu(Dense(pooled.shape[-1], name="dense")(pooled))
+        return Dense(self.classes, name="out")(Dropout(self.rate)(x))
+
+
+LAYER = "transformer.layer.{i}"
+
+FAMILY = Family(
+    name="distilbert",
+    prefix="distilbert",
+    architecture="DistilBert",
+    config=DistilBertConfig,
+    body=(
+        ("embeddings.word_embeddings", "embed/word", "embed"),
+        ("embeddings.position_embeddings", "embed/position", "embed"),
+        ("embeddings.LayerNorm", "embed/norm", "norm"),
+        (f"{LAYER}.attention.q_lin", "layers/{i}/attention/query", "dense"),
+        (f"{LAYER}.attention.k_lin", "layers/{i}/attention/key", "dense"),
+        (f"{LAYER}.attention.v_lin", "layers/{i}/attention/value", "dense"),
+        (f"{LAYER}.attention.out_lin", "layers/{i}/attention/out", "dense"),
+        (f"{LAYER}.sa_layer_norm", "layers/{i}/attention_norm", "norm"),
+        (f"{LAYER}.ffn.lin1", "layers/{i}/mlp/up", "dense"),
+        (f"{LAYER}.ffn.lin2", "layers/{i}/mlp/down", "dense"),
+        (f"{LAYER}.output_layer_norm", "layers/{i}/mlp_norm", "norm"),
+    ),
+    head_rows=(("pre_classifier", "dense", "dense"), ("classifier", "out", "dense")),
+    ignored=(r"embeddings\.position_ids", r"vocab_(transform|layer_norm|projector)\..*"),
+    head=lambda config: partial(DistilBertHead, config.seq_classif_dropout),
+)

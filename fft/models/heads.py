@@ -1,0 +1,96 @@
+"""What the heads of a checkpoint predict: Hugging Face's label fields, and our record of several heads.
+
+Hugging Face knows one head. The others travel beside it in `fft_heads.safetensors`, under our own paths, and
+`fft_heads.json` names all of them; Hugging Face ignores both files.
+"""
+
+import re
+
+from fft.errors import InputError
+from fft.models.model import Head
+
+HEADS_JSON, HEADS_TENSORS = "fft_heads.json", "fft_heads.safetensors"
+ORIGINAL = "original"  # the name of a head that came without one
+KINDS = ("classification", "regression")
+
+
+def classifier_of(raw, family, where):
+    """Return the Head a config.json describes for the stored classifier.
+
+    One output is regression unless problem_type says otherwise, as in transformers. Raises InputError for the
+    classifier of another kind of model (its tensors have the same names), for multi-label heads, and for labels
+    that are not numbered 0 .. C - 1.
+    """
+    wanted = f"{family.architecture}ForSequenceClassification"
+    architectures = raw.get("architectures") or [wanted]
+    if wanted not in architectures:
+        raise InputError(
+            f"{where}: the checkpoint has a classifier, but of {', '.join(map(str, architectures))}, not {wanted}; "
+            "only sequence classification and regression heads can be read"
+        )
+    labels = read_labels(raw, where)
+    problem = raw.get("problem_type") or ("regression" if len(labels) == 1 else "single_label_classification")
+    if problem == "regression" and len(labels) == 1:
+        return Head("regression", ())
+    if problem == "single_label_classification" and len(labels) > 1:
+        return Head("classification", labels)
+    raise InputError(
+        f"{where}: problem_type {problem!r} with {len(labels)} label(s) is not supported; expected "
+        "single_label_classification with two or more labels, or regression with one"
+    )
+
+
+def read_labels(raw, where):
+    """Return the label names in index order from id2label, or LABEL_0 .. for num_labels (default 2)."""
+    named = raw.get("id2label")
+    if named is None:
+        count = raw.get("num_labels")
+        return tuple(f"LABEL_{i}" for i in range(2 if count is None else count))
+    if not isinstance(named, dict) or {str(key) for key in named} != {str(i) for i in range(len(named))}:
+        raise InputError(f"{where}: id2label must map 0 .. {len(named) - 1} to names, but is {named!r}")
+    labels = tuple(str(named[str(i)]) for i in range(len(named)))
+    if len(set(labels)) != len(labels):
+        raise InputError(f"{where}: id2label gives one name to two labels: {', '.join(labels)}")
+    return labels
+
+
+def label_fields(head):
+    """The config.json fields that describe a head."""
+    labels = head.labels or ("LABEL_0",)
+    return {
+        "id2label": {str(i): label for i, label in enumerate(labels)},
+        "label2id": {label: i for i, label in enumerate(labels)},
+        "problem_type": "regression" if head.kind == "regression" else "single_label_classification",
+    }
+
+
+def write_record(heads, primary):
+    """The content of fft_heads.json."""
+    return {
+        "primary": primary,
+        "heads": {name: {"kind": head.kind, "labels": list(head.labels)} for name, head in heads.items()},
+    }
+
+
+def read_record(record, where):
+    """Return ({name: Head}, primary) from the content of fft_heads.json, or refuse what we never write."""
+    try:
+        heads = {name: Head(each["kind"], tuple(each["labels"])) for name, each in record["heads"].items()}
+        primary = record["primary"]
+    except (KeyError, TypeError, AttributeError):
+        raise InputError(f"{where} is damaged: expected primary and heads with kind and labels each") from None
+    sound = all(each.kind in KINDS and (each.kind == "regression") == (not each.labels) for each in heads.values())
+    if not sound or (primary not in heads if heads else primary is not None):
+        raise InputError(f"{where} is damaged: a head has no known kind, or the primary head is not listed")
+    return heads, primary
+
+
+def check_name(name):
+    """Refuse head names that cannot be part of a parameter path."""
+    if not re.fullmatch(r"[^/.\s][^/.]*", name):
+        raise InputError(f"a head cannot be called {name!r}: it may not be empty or hold a slash or a dot")
+
+
+def width(head):
+    """The number of outputs C of a head."""
+    return len(head.labels) or 1

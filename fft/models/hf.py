@@ -1,0 +1,156 @@
+"""Checkpoints in: a local Hugging Face folder, or hf:NAME from the hub, becomes a Checkpoint. Safetensors only."""
+
+from pathlib import Path
+
+from fft.errors import InputError, MachineError
+from fft.models.config import read_config, read_json
+from fft.models.heads import HEADS_JSON, HEADS_TENSORS, ORIGINAL, classifier_of, read_record, width
+from fft.models.keys import expected_shapes, rename, to_params
+from fft.models.model import Checkpoint, build
+from fft.models.sniff import check_not_pointer, check_safetensors
+
+CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+PATTERNS = ("*.safetensors", "*.json", "vocab.txt", "merges.txt", "*.model")
+CONVERT = (
+    'python -c "from transformers import AutoModelForSequenceClassification as M, AutoTokenizer as T; '
+    "M.from_pretrained('OLD').save_pretrained('NEW', safe_serialization=True); "
+    "T.from_pretrained('OLD').save_pretrained('NEW')\""
+)
+
+
+def load(source, families):
+    """Return the Checkpoint in a local folder, or in `hf:NAME` on the hub; `families` is {model_type: Family}.
+
+    Weights become float32 jax arrays; raw_config['dtype'] remembers how they were stored. A classifier becomes the
+    head 'original', or the heads get back the names they were saved under.
+    Raises InputError for a checkpoint that is not exactly what its config.json says, MachineError without network.
+    """
+    source = str(source)
+    folder = download(source.removeprefix("hf:")) if source.startswith("hf:") else Path(source)
+    raw = read_raw(folder)
+    family = find_family(raw, families, folder / CONFIG)
+    config = read_config(raw, family, folder / CONFIG)
+    tensors = read_weights(folder)
+    heads, primary, extra = read_heads(folder, raw, family, tensors)
+    names = rename(tensors, family, config, primary or ORIGINAL, folder)
+    found = {path: (key, tensors[key]) for key, path in names.items()}
+    found.update({path: (path, value) for path, value in extra.items()})
+    shapes = expected_shapes(family, config, {name: width(head) for name, head in heads.items()})
+    raw = {**raw, "dtype": dtype_of(value for _, value in found.values())}
+    raw.pop("torch_dtype", None)
+    return Checkpoint(build(family, config), to_params(found, shapes, folder), heads, primary, folder, raw)
+
+
+def download(name):
+    """Fetch safetensors, JSON and tokenizer files of a hub repository into the hub's cache; return the folder."""
+    from huggingface_hub import errors, snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(PATTERNS)))
+    except errors.HFValidationError:
+        raise InputError(f"hf:{name} is not a repository name; expected hf:OWNER/NAME") from None
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
+        raise InputError(f"hf:{name} does not exist on the hub, or is private or gated") from None
+    except Exception as error:  # the hub's client raises errors of several HTTP libraries
+        raise MachineError(
+            f"hf:{name} could not be fetched ({type(error).__name__}), and is not in the hub's cache: check the network, "
+            "or give the path of a local folder"
+        ) from error
+
+
+def read_raw(folder):
+    """Return config.json of a folder as a dict with a model_type."""
+    if not folder.is_dir():
+        what = "is not a folder" if folder.exists() else "does not exist"
+        raise InputError(f"the model {folder} {what}; expected a Hugging Face folder, or hf:OWNER/NAME")
+    path = folder / CONFIG
+    if not path.is_file():
+        raise InputError(f"{folder} has no {CONFIG}; expected a Hugging Face folder with {CONFIG} and {WEIGHTS}")
+    check_not_pointer(path)
+    raw = read_json(path)
+    if not isinstance(raw.get("model_type"), str):
+        raise InputError(f'{path} has no model_type, so its family is unknown; add one, such as "bert"')
+    return raw
+
+
+def find_family(raw, families, where):
+    """Return the Family of config.json's model_type, or say which are supported."""
+    name = raw["model_type"]
+    if name not in families:
+        raise InputError(f"{where}: model_type {name!r} is not supported; supported are {', '.join(sorted(families))}")
+    return families[name]
+
+
+def read_weights(folder):
+    """Return {stored name: array} of a folder's model.safetensors, or of the shards its index lists."""
+    if (folder / WEIGHTS).exists():
+        return read_tensors(folder / WEIGHTS)
+    if not (folder / INDEX).exists():
+        pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in folder.glob(pattern))
+        if pickles:
+            raise InputError(
+                f"{folder} holds its weights only as pickle ({', '.join(pickles)}), which can run code and is never "
+                f"read; convert it, in an environment with torch that you trust it in: {CONVERT}"
+            )
+        raise InputError(f"{folder} has neither {WEIGHTS} nor {INDEX}: no weights to load")
+    check_not_pointer(folder / INDEX)
+    return read_shards(folder, read_json(folder / INDEX).get("weight_map"))
+
+
+def read_shards(folder, weight_map):
+    """Return the tensors of all shards, refusing a missing shard and any difference to the index."""
+    where = folder / INDEX
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+        raise InputError(f"{where} is damaged: expected weight_map, tensor names to file names")
+    tensors, placed = {}, {}
+    for name in sorted(set(weight_map.values())):
+        if Path(name).name != name or not (folder / name).is_file():
+            raise InputError(f"{where} names the shard {name}, which is not in {folder}")
+        shard = read_tensors(folder / name)
+        tensors.update(shard)
+        placed.update(dict.fromkeys(shard, name))
+    if placed != weight_map:
+        wrong = sorted(key for key in {*placed, *weight_map} if placed.get(key) != weight_map.get(key))
+        raise InputError(f"{where} and its shards disagree about {len(wrong)} tensors, such as {wrong[0]}")
+    return tensors
+
+
+def read_tensors(path):
+    """Return {name: array} of one safetensors file."""
+    from safetensors import SafetensorError, safe_open
+
+    check_safetensors(path)
+    try:
+        with safe_open(path, framework="np") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, TypeError, KeyError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from None
+
+
+def read_heads(folder, raw, family, tensors):
+    """Return ({name: Head}, primary name, {our path: array} of the heads Hugging Face does not store)."""
+    modules = tuple(f"{row[0]}." for row in family.head_rows)
+    stored = any(name.startswith(modules) for name in tensors)
+    declared = any(str(name).endswith("ForSequenceClassification") for name in raw.get("architectures") or ())
+    if declared and not stored:
+        raise InputError(f"{folder}: config.json promises a classifier, but there is no {modules[-1]}weight")
+    classifier = classifier_of(raw, family, folder / CONFIG) if stored else None
+    if not (folder / HEADS_JSON).exists():
+        return ({ORIGINAL: classifier}, ORIGINAL, {}) if stored else ({}, None, {})
+    heads, primary = read_record(read_json(folder / HEADS_JSON), folder / HEADS_JSON)
+    if heads.get(primary) != classifier:
+        raise InputError(
+            f"{folder / HEADS_JSON} says the stored classifier is {heads.get(primary)}, config.json says {classifier}: "
+            f"the folder was changed by another program; delete {HEADS_JSON} and {HEADS_TENSORS} to load it anyway"
+        )
+    extra = read_tensors(folder / HEADS_TENSORS) if len(heads) > 1 else {}
+    strange = sorted(path for path in extra if path.split("/")[0] != "heads" or path.split("/")[1] == primary)
+    if strange:
+        raise InputError(f"{folder / HEADS_TENSORS} holds parameters that are not of another head: {strange[0]}")
+    return heads, primary, extra
+
+
+def dtype_of(values):
+    """The dtype to save back: the common one of all weights, float32 where they differ."""
+    names = {value.dtype.name for value in values}
+    return names.pop() if len(names) == 1 else "float32"

@@ -1,0 +1,245 @@
+"""Flax modules every family is built from: Dense, Dropout, norms, attention, MLP and the post-norm encoder.
+
+The only folder that imports flax is this one. A family file says which sizes, rates and position ids to
+use; the mathematics is here, once. Letters: B batch, T tokens, D model, H heads, K head width, F mlp, C classes.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from fft.errors import InputError
+
+MASKED = float(jnp.finfo(jnp.float32).min)  # not -inf: a row with no real token must not turn into NaN
+
+
+def gelu_exact(x):
+    """x * Phi(x) with the true normal distribution function, as torch's `gelu` (no tanh approximation)."""
+    return 0.5 * x * (1.0 + jax.lax.erf(x * math.sqrt(0.5)))
+
+
+def quick_gelu(x):
+    """x * sigmoid(1.702 x), Hugging Face's `quick_gelu`."""
+    return x * jax.nn.sigmoid(1.702 * x)
+
+
+ACTIVATIONS = {
+    "gelu": gelu_exact,
+    "gelu_python": gelu_exact,
+    "gelu_new": partial(jax.nn.gelu, approximate=True),
+    "gelu_fast": partial(jax.nn.gelu, approximate=True),
+    "gelu_accurate": partial(jax.nn.gelu, approximate=True),
+    "gelu_pytorch_tanh": partial(jax.nn.gelu, approximate=True),
+    "gelu_python_tanh": partial(jax.nn.gelu, approximate=True),
+    "quick_gelu": quick_gelu,
+    "relu": jax.nn.relu,
+    "relu6": jax.nn.relu6,
+    "leaky_relu": jax.nn.leaky_relu,
+    "silu": jax.nn.silu,
+    "swish": jax.nn.silu,
+    "mish": jax.nn.mish,
+    "sigmoid": jax.nn.sigmoid,
+    "tanh": jnp.tanh,
+    "linear": lambda x: x,
+}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes and rates of a post-norm encoder, in our words; each family's config translates into it.
+
+    `types` is 0 where the family has no token types; `pooler` says whether `pooled` is tanh(dense(first token))
+    (BERT) or the first token itself.
+    """
+
+    vocab: int
+    positions: int
+    types: int
+    dim: int
+    depth: int
+    heads: int
+    mlp: int
+    activation: str
+    epsilon: float
+    dropout: float
+    attention_dropout: float
+    pooler: bool
+
+
+def drop(key, x, rate):
+    """Zero entries of `x` with probability `rate` and scale the rest so that the expectation is `x`.
+
+    The random numbers are 16 bits wide, two from one 32-bit word, which costs half of a float uniform. The
+    probability is rounded to a multiple of 2^-16 and the scale is the inverse of the rounded one, so the mean is
+    exact. `rate` may be a traced scalar in [0, 1).
+    """
+    last = x.shape[-1]
+    words = jax.random.bits(key, (*x.shape[:-1], -(-last // 2)), jnp.uint32)
+    bits = jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(*x.shape[:-1], -1)[..., :last]
+    if isinstance(rate, float | int):
+        kept = max(1, round((1.0 - rate) * 65536))
+        limit, scale = jnp.uint16(kept - 1), 65536.0 / kept
+    else:
+        kept = jnp.maximum(1.0, jnp.round((1.0 - jax.lax.stop_gradient(rate)) * 65536))
+        limit, scale = (kept - 1).astype(jnp.uint16), (65536.0 / kept).astype(x.dtype)
+    return jnp.where(bits <= limit, x * scale, jnp.zeros((), x.dtype))
+
+
+class Dropout(nn.Module):
+    """`drop` when the call has a 'dropout' key, the identity when it has none or the rate is 0."""
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x):
+        if self.rate == 0.0 or not self.has_rng("dropout"):
+            return x
+        return drop(self.make_rng("dropout"), x, self.rate)
+
+
+class Dense(nn.Module):
+    """y = x W + b, with an optional low-rank side path read off the parameter tree.
+
+    x [..., in] -> [..., out]; leaves `kernel` [in, out], `bias` [out]. Where the tree has `lora_a` [in, R] and
+    `lora_b` [R, out] beside the kernel: y += lora_scale * (drop(x) a) b, with `lora_scale` [] and the optional
+    rate `lora_dropout` [], drawn anew for every token as PEFT does, and only when the call has a key.
+    Reference: Hu et al., LoRA, arXiv 2106.09685.
+    """
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x):
+        kernel = self.param("kernel", nn.initializers.zeros, (x.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        y = x @ kernel + bias
+        return y + self.side(x) if self.has_variable("params", "lora_a") else y
+
+    def side(self, x):
+        a, b, scale = (self.get_variable("params", name) for name in ("lora_a", "lora_b", "lora_scale"))
+        if self.has_variable("params", "lora_dropout") and self.has_rng("dropout"):
+            x = drop(self.make_rng("dropout"), x, self.get_variable("params", "lora_dropout"))
+        return ((x @ a) * scale) @ b
+
+
+def norm(epsilon, name):
+    """flax's LayerNorm with both defaults that are wrong for these checkpoints set."""
+    return nn.LayerNorm(epsilon=epsilon, use_fast_variance=False, name=name)
+
+
+class Embed(nn.Module):
+    """Sum of word, position and type embeddings, norm, dropout: ids, positions, types [B or 1, T] -> [B, T, D]."""
+
+    shape: Shape
+
+    @nn.compact
+    def __call__(self, ids, positions, types):
+        shape = self.shape
+        x = nn.Embed(shape.vocab, shape.dim, name="word")(ids)
+        if shape.types:
+            x = x + nn.Embed(shape.types, shape.dim, name="type")(types)
+        x = x + nn.Embed(shape.positions, shape.dim, name="position")(positions)
+        return Dropout(shape.dropout)(norm(shape.epsilon, "norm")(x))
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention: x [B, T, D], bias [B, 1, 1, T] (0 or MASKED) -> [B, T, D].
+
+    softmax(q k^T / sqrt(K) + bias) v, dropout on the probabilities, then the output projection.
+    """
+
+    shape: Shape
+
+    @nn.compact
+    def __call__(self, x, bias):
+        shape, width = self.shape, self.shape.dim // self.shape.heads
+        split = (*x.shape[:-1], shape.heads, width)
+        query = Dense(shape.dim, name="query")(x).reshape(split) * (width**-0.5)
+        key = Dense(shape.dim, name="key")(x).reshape(split)
+        value = Dense(shape.dim, name="value")(x).reshape(split)
+        scores = jnp.einsum("bthk,bshk->bhts", query, key) + bias
+        weights = Dropout(shape.attention_dropout)(jax.nn.softmax(scores, axis=-1))
+        mixed = jnp.einsum("bhts,bshk->bthk", weights, value).reshape(x.shape)
+        return Dense(shape.dim, name="out")(mixed)
+
+
+class Mlp(nn.Module):
+    """down(activation(up(x))): [B, T, D] -> [B, T, F] -> [B, T, D]."""
+
+    shape: Shape
+
+    @nn.compact
+    def __call__(self, x):
+        x = ACTIVATIONS[self.shape.activation](Dense(self.shape.mlp, name="up")(x))
+        return Dense(self.shape.dim, name="down")(x)
+
+
+class Block(nn.Module):
+    """One post-norm block: x = norm(x + drop(attention(x))); x = norm(x + drop(mlp(x)))."""
+
+    shape: Shape
+
+    @nn.compact
+    def __call__(self, x, bias):
+        shape = self.shape
+        mixed = Dropout(shape.dropout)(Attention(shape, name="attention")(x, bias))
+        x = norm(shape.epsilon, "attention_norm")(x + mixed)
+        mixed = Dropout(shape.dropout)(Mlp(shape, name="mlp")(x))
+        return norm(shape.epsilon, "mlp_norm")(x + mixed)
+
+
+class Blocks(nn.Module):
+    """The blocks, named 0, 1, ... under `layers`, one subtree each, so that every depth can have its own rate."""
+
+    shape: Shape
+
+    @nn.compact
+    def __call__(self, x, bias):
+        for i in range(self.shape.depth):
+            x = Block(self.shape, name=str(i))(x, bias)
+        return x
+
+
+class Heads(nn.Module):
+    """Every head of the tree on the same pooled features: pooled [B, D] -> {name: logits [B, C]}."""
+
+    head: Callable
+    classes: tuple[tuple[str, int], ...]
+
+    @nn.compact
+    def __call__(self, pooled):
+        return {name: self.head(classes=size, name=name)(pooled) for name, size in self.classes}
+
+
+class Network(nn.Module):
+    """Embeddings, blocks, pooling, heads. ids, mask, types int32 [B, T]; positions int32 [B or 1, T].
+
+    Returns {'hidden': [B, T, D], 'pooled': [B, D], 'logits': {head name: [B, C]}}.
+    """
+
+    shape: Shape
+    head: Callable
+    classes: tuple[tuple[str, int], ...]
+
+    @nn.compact
+    def __call__(self, ids, mask, positions, types):
+        bias = jnp.where(mask[:, None, None, :] > 0, 0.0, MASKED)
+        x = Embed(self.shape, name="embed")(ids, positions, types)
+        x = Blocks(self.shape, name="layers")(x, bias)
+        pooled = x[:, 0]
+        if self.shape.pooler:
+            pooled = jnp.tanh(Dense(self.shape.dim, name="pooler")(pooled))
+        logits = Heads(self.head, self.classes, name="heads")(pooled) if self.classes else {}
+        return {"hidden": x, "pooled": pooled, "logits": logits}
+
+
+def check_activation(name, where):
+    """Refuse an activation this package does not have, listing those it has."""
+    if name not in ACTIVATIONS:
+        known = ", ".join(sorted(ACTIVATIONS))
+        raise InputError(f"{where} asks for activation {name!r}, which is not supported; known: {known}")

@@ -1,0 +1,114 @@
+"""The types of a loaded model: Head, Model, Checkpoint, Family, and `build`, which makes a Model of a config."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fft.errors import InputError
+from fft.models.layers import Network
+
+
+class Head(NamedTuple):
+    """What a head predicts: `kind` is 'classification' or 'regression'; `labels` in index order, () for regression."""
+
+    kind: str
+    labels: tuple[str, ...]
+
+
+class Model(NamedTuple):
+    """One encoder family at one size, as pure functions over a plain parameter tree.
+
+    apply(params, batch, key=None) -> {'hidden': [B, T, D], 'pooled': [B, D], 'logits': {head: [B, C]}}; batch holds
+    'ids', 'mask', 'types', int32 [B, T]; key None means no dropout; the heads are those of params['heads'].
+    head(head_params, pooled, key=None) -> [B, C], one head alone on pooled features [B, D].
+    init_head(key, classes) -> head_params, normal(0, initializer_range) kernels and zero biases.
+    """
+
+    family: str
+    config: Any
+    depth: int
+    apply: Callable
+    head: Callable
+    init_head: Callable
+
+
+class Checkpoint(NamedTuple):
+    """A model with its weights and where they came from.
+
+    `primary` names the head stored as Hugging Face's classifier (None: the checkpoint has no head); `raw_config` is
+    config.json as read, with 'dtype' set to the dtype of the stored weights.
+    """
+
+    model: Model
+    params: dict
+    heads: dict[str, Head]
+    primary: str | None
+    folder: Path
+    raw_config: dict
+
+
+class Family(NamedTuple):
+    """What a family file hands to the loader.
+
+    name: config.json's model_type; prefix: of the encoder's keys in a model with a head; architecture: the stem of
+    Hugging Face's class names; config: frozen dataclass; body, head_rows: key table rows (hf module, our module,
+    kind); ignored: regexes of keys that are left out;
+    head: config -> constructor of the linen head module, called with classes and a name.
+    """
+
+    name: str
+    prefix: str
+    architecture: str
+    config: type
+    body: tuple[tuple[str, str, str], ...]
+    head_rows: tuple[tuple[str, str, str], ...]
+    ignored: tuple[str, ...]
+    head: Callable
+
+
+def build(family, config):
+    """Return the Model of a family at the sizes of its config.
+
+    The parameters are an argument of every function; nothing is held but the config.
+    """
+    shape, head = config.shape, family.head(config)
+
+    def apply(params, batch, key=None):
+        ids = batch["ids"]
+        check_length(ids.shape[1], config)
+        classes = tuple((name, tree["out"]["kernel"].shape[1]) for name, tree in params.get("heads", {}).items())
+        network = Network(shape, head, classes)
+        return network.apply(
+            {"params": params}, ids, batch["mask"], config.positions(ids), batch["types"], rngs=streams(key)
+        )
+
+    def head_alone(head_params, pooled, key=None):
+        module = head(classes=head_params["out"]["kernel"].shape[1])
+        return module.apply({"params": head_params}, pooled, rngs=streams(key))
+
+    def init_head(key, classes):
+        zeros = head(classes=classes).init(key, jnp.zeros((1, shape.dim)))["params"]
+        leaves, tree = jax.tree.flatten(zeros)
+        drawn = [
+            config.initializer_range * jax.random.normal(each, leaf.shape) if leaf.ndim == 2 else leaf
+            for each, leaf in zip(jax.random.split(key, len(leaves)), leaves, strict=True)
+        ]
+        return jax.tree.unflatten(tree, drawn)
+
+    return Model(family.name, config, shape.depth, apply, head_alone, init_head)
+
+
+def streams(key):
+    """The linen random streams of one call: none at all when there is no key."""
+    return {} if key is None else {"dropout": key}
+
+
+def check_length(tokens, config):
+    """Refuse, while tracing, a batch longer than the position table."""
+    if tokens > config.max_positions:
+        raise InputError(
+            f"a batch has {tokens} tokens a row; this model has positions for {config.max_positions}: truncate it"
+        )
