@@ -117,8 +117,9 @@ def interval(metric: Metric, labels: np.ndarray, predictions: np.ndarray, seed: 
     narrower than `unseen` on either side (for 20 of 20: [.832, 1], the exact binomial interval), within the metric's
     bounds. A real-valued task of one example, or with a value that is not finite, gets nan for both ends.
 
-    >>> interval(METRICS["accuracy"], np.ones(20, int), np.ones(20, int))[:3]
-    (1.0, 0.8315664..., 1.0)
+    >>> from fft.metrics import METRICS
+    >>> interval(METRICS["accuracy"], np.ones(20, int), np.ones(20, int))
+    Interval(value=1.0, low=0.8315665290169146, high=1.0, n=20)
     """
     labels, (predictions,) = _checked(labels, predictions)
     value = float(metric.function(labels, predictions))

@@ -169,7 +169,7 @@ def test_the_bootstrap_agrees_with_a_plain_loop(name):
     found = paired_change(metric, labels, before, after)
     single = interval(metric, labels, after)
     changes, scores = [], []
-    for _ in range(400):
+    for _ in range(300):
         i = rng.integers(0, 300, 300)
         scores.append(ORACLES[name](labels[i], after[i]))
         changes.append(metric.sign * (scores[-1] - ORACLES[name](labels[i], before[i])))
@@ -236,7 +236,7 @@ def test_unseen_is_the_mean_effect_of_one_wrong_answer(name):
 
 
 @pytest.mark.parametrize("name", CLASSIFICATION)
-@pytest.mark.parametrize(("n", "lost", "gained"), [(20, 0.05, 0.02), (50, 0.02, 0.1), (200, 0.01, 0.01)])
+@pytest.mark.parametrize(("n", "lost", "gained"), [(20, 0.05, 0.02), (200, 0.01, 0.01)])
 def test_the_interval_covers_the_truth(name, n, lost, gained, monkeypatch):
     """95 of 100 intervals must hold the true change; 10 or more misses of 100 have a chance of 3 in 100."""
     monkeypatch.setattr(evaluate, "RESAMPLES", 1000)
