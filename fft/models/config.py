@@ -9,11 +9,29 @@ import json
 from dataclasses import fields
 
 from fft.errors import InputError
-from fft.models.layers import check_activation
+from fft.models.layers import ACTIVATIONS
 
+# fmt: off
 HARMLESS = frozenset(
-    ["_name_or_path", "_commit_hash", "_attn_implementation_autoset", "attn_implementation", "architectures", "dtype", "torch_dtype", "transformers_version", "id2label", "label2id", "num_labels", "problem_type", "finetuning_task", "use_cache", "output_attentions", "output_hidden_states", "output_past", "return_dict", "gradient_checkpointing", "torchscript", "use_bfloat16", "xla_device", "tf_legacy_loss", "chunk_size_feed_forward", "tie_word_embeddings", "tie_encoder_decoder", "tie_last_hidden_states", "tie_weights_", "bos_token_id", "eos_token_id", "sep_token_id", "cls_token_id", "mask_token_id", "decoder_start_token_id", "forced_bos_token_id", "forced_eos_token_id", "directionality", "pooler_fc_size", "pooler_num_attention_heads", "pooler_num_fc_layers", "pooler_size_per_head", "pooler_type", "tokenizer_class", "prefix", "task_specific_params", "language", "name", "model_max_length", "max_length", "min_length", "do_sample", "early_stopping", "num_beams", "num_beam_groups", "diversity_penalty", "temperature", "top_k", "top_p", "typical_p", "repetition_penalty", "length_penalty", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "bad_words_ids", "num_return_sequences", "output_scores", "return_dict_in_generate", "remove_invalid_values", "exponential_decay_length_penalty", "suppress_tokens", "begin_suppress_tokens"]
+    {
+        "_name_or_path", "_commit_hash", "_attn_implementation", "_attn_implementation_autoset",
+        "attn_implementation", "architectures",
+        "dtype", "torch_dtype", "transformers_version", "id2label", "label2id", "num_labels", "problem_type",
+        "finetuning_task", "use_cache", "output_attentions", "output_hidden_states", "output_past", "return_dict",
+        "gradient_checkpointing", "torchscript", "use_bfloat16", "xla_device", "tf_legacy_loss",
+        "chunk_size_feed_forward", "tie_word_embeddings", "tie_encoder_decoder", "tie_last_hidden_states",
+        "tie_weights_", "qa_dropout", "bos_token_id", "eos_token_id", "sep_token_id", "cls_token_id", "mask_token_id",
+        "decoder_start_token_id", "forced_bos_token_id", "forced_eos_token_id", "directionality", "pooler_fc_size",
+        "pooler_num_attention_heads", "pooler_num_fc_layers", "pooler_size_per_head", "pooler_type",
+        "tokenizer_class", "prefix", "task_specific_params", "language", "name", "model_max_length", "max_length",
+        "min_length", "do_sample", "early_stopping", "num_beams", "num_beam_groups", "diversity_penalty",
+        "temperature", "top_k", "top_p", "typical_p", "repetition_penalty", "length_penalty", "no_repeat_ngram_size",
+        "encoder_no_repeat_ngram_size", "bad_words_ids", "num_return_sequences", "output_scores",
+        "return_dict_in_generate", "remove_invalid_values", "exponential_decay_length_penalty", "suppress_tokens",
+        "begin_suppress_tokens", "sentence_transformers", "sbert_ce_default_activation_function",
+    }
 )
+# fmt: on
 
 PINNED = {
     "is_decoder": (False,),
@@ -27,8 +45,27 @@ PINNED = {
     "quantization_config": (None,),
 }
 
-POSITIVE = ["vocab_size", "max_position_embeddings", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "type_vocab_size", "dim", "n_layers", "n_heads", "hidden_dim"]
-RATES = ["hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout", "dropout", "attention_dropout", "seq_classif_dropout"]
+POSITIVE = (
+    "vocab_size",
+    "max_position_embeddings",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "type_vocab_size",
+    "dim",
+    "n_layers",
+    "n_heads",
+    "hidden_dim",
+)
+RATES = (
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "classifier_dropout",
+    "dropout",
+    "attention_dropout",
+    "seq_classif_dropout",
+)
 
 
 def read_json(path):
@@ -65,19 +102,30 @@ def read_config(raw, family, where):
 
 
 def check_values(config, where):
-    """Refuse sizes that are not positive integers, rates outside [0, 1), unknown activations, uneven heads."""
+    """Refuse values of a wrong type or range, naming the field, what is expected and what came."""
     for field in fields(config):
         value = getattr(config, field.name)
+        wanted = None
         if field.name in POSITIVE and not (type(value) is int and value > 0):
-            raise InputError(f"{where}: {field.name} must be a positive integer, but is {value!r}")
-        rate_ok = (
-            (type(value) in (int, float) and 0 <= value < 1) or (field.name == "classifier_dropout" and value is None)
-        )
-        if field.name in RATES and not rate_ok:
-            raise InputError(f"{where}: {field.name} must be a number in [0, 1), but is {value!r}")
-    check_activation(config.shape.activation, where)
+            wanted = "a positive integer"
+        elif field.name in RATES and not (is_number(value) and 0 <= value < 1):
+            wanted = None if field.name == "classifier_dropout" and value is None else "a number in [0, 1)"
+        elif field.name in ("layer_norm_eps", "initializer_range") and not (is_number(value) and 0 < value < 1):
+            wanted = "a number between 0 and 1"
+        elif field.name == "pad_token_id" and not (type(value) is int and 0 <= value < config.vocab_size):
+            wanted = None if value is None and field.default == 0 else "a token id below vocab_size"
+        if wanted:
+            raise InputError(f"{where}: {field.name} must be {wanted}, but is {value!r}")
     shape = config.shape
+    if shape.activation not in ACTIVATIONS:
+        known = ", ".join(sorted(ACTIVATIONS))
+        raise InputError(f"{where}: the activation {shape.activation!r} is not supported; known: {known}")
     if shape.dim % shape.heads:
         raise InputError(f"{where}: the model width {shape.dim} is not a multiple of its {shape.heads} heads")
     if config.max_positions < 1:
         raise InputError(f"{where}: max_position_embeddings {shape.positions} leaves no usable position")
+
+
+def is_number(value):
+    """True for a finite or infinite int or float, not for a bool."""
+    return type(value) in (int, float)

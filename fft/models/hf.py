@@ -53,7 +53,7 @@ def download(name):
         raise InputError(f"hf:{name} does not exist on the hub, or is private or gated") from None
     except Exception as error:  # the hub's client raises errors of several HTTP libraries
         raise MachineError(
-            f"hf:{name} could not be fetched ({type(error).__name__}), and is not in the hub's cache: check the network, "
+            f"hf:{name} could not be fetched ({type(error).__name__}), and is not in its cache: check the network, "
             "or give the path of a local folder"
         ) from error
 
@@ -122,7 +122,7 @@ def read_tensors(path):
     check_safetensors(path)
     try:
         with safe_open(path, framework="np") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}
+            return file.get_tensors()
     except (SafetensorError, TypeError, KeyError) as error:
         raise InputError(f"{path} cannot be read: {error}") from None
 

@@ -13,8 +13,6 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from fft.errors import InputError
-
 MASKED = float(jnp.finfo(jnp.float32).min)  # not -inf: a row with no real token must not turn into NaN
 
 
@@ -236,10 +234,3 @@ class Network(nn.Module):
             pooled = jnp.tanh(Dense(self.shape.dim, name="pooler")(pooled))
         logits = Heads(self.head, self.classes, name="heads")(pooled) if self.classes else {}
         return {"hidden": x, "pooled": pooled, "logits": logits}
-
-
-def check_activation(name, where):
-    """Refuse an activation this package does not have, listing those it has."""
-    if name not in ACTIVATIONS:
-        known = ", ".join(sorted(ACTIVATIONS))
-        raise InputError(f"{where} asks for activation {name!r}, which is not supported; known: {known}")
