@@ -1,0 +1,63 @@
+"""Regression on text: numeric targets, and the squared error of one example as a likelihood."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fft.errors import InputError
+from fft.tasks.rows import Rows
+
+
+@dataclass(frozen=True)
+class Regress:
+    """Regression with the head `name`; `sigma` is the standard deviation of the noise, in the unit of the target."""
+
+    name: str
+    metric: str = "pearson"
+    sigma: float = 1.0
+    labels: tuple[str, ...] = ()
+    kind: ClassVar[str] = "regression"
+
+    def loss(self, outputs: dict, batch: dict) -> tuple[jax.Array, jax.Array]:
+        """nll = (y - f)² / (2 σ²) of every example, without the constant log σ, and its weight; float32 [B] each.
+
+        Never reduced; a filler row (weight 0) has nll 0.
+        """
+        predicted = outputs["logits"][self.name][:, 0].astype(jnp.float32)
+        nll = 0.5 * ((batch["label"].astype(jnp.float32) - predicted) / self.sigma) ** 2
+        return jnp.where(batch["weight"] > 0, nll, 0.0), batch["weight"]
+
+    @property
+    def outputs(self) -> int:
+        """1, the width of the head."""
+        return 1
+
+    def sample(self, key: jax.Array, logits: jax.Array) -> jax.Array:
+        """Targets float32 [B] drawn from the model's own distribution, normal around logits [B, 1] with sd σ."""
+        return logits[:, 0] + self.sigma * jax.random.normal(key, logits.shape[:1])
+
+    def support(self, logits: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Two targets f ± σ [2, B], each with weight ½ [2, B]: they have the variance of the normal, so the mean of
+        squared gradients over them is that over the whole distribution, (∂f/∂θ)² / σ².
+        """
+        prediction = logits[:, 0]
+        return jnp.stack([prediction - self.sigma, prediction + self.sigma]), jnp.full((2, len(prediction)), 0.5)
+
+
+def encode_targets(rows: Rows) -> np.ndarray:
+    """Targets float32 [N]. Raises InputError naming the row of a target that is no finite number."""
+    targets = np.empty(len(rows.labels), np.float32)
+    for row, label in enumerate(rows.labels):
+        where = f"{rows.source}, row {rows.numbers[row]}"
+        try:
+            value = float(label)
+        except ValueError:
+            raise InputError(f"{where}: target {label!r} is not a number; for class names use kind classification") from None
+        if not math.isfinite(value) or abs(value) > np.finfo(np.float32).max:
+            raise InputError(f"{where}: target {label} is not a finite float32 number. Remove the row or mend it.")
+        targets[row] = value
+    return targets

@@ -1,0 +1,114 @@
+"""Rows as they come out of a source, before any model sees them, and the checks every source shares."""
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from fft.errors import InputError
+
+Label = str | int | float
+
+
+class Rows(NamedTuple):
+    """N rows of one split.
+
+    `numbers` are row numbers in the source, 1 for the first row of data; `source` is its name, for messages.
+    """
+
+    texts: list[str]
+    pairs: list[str] | None
+    labels: list[Label]
+    numbers: list[int]
+    source: str = ""
+
+    def take(self, picked: Iterable[int]) -> "Rows":
+        """The rows at positions `picked`, in that order."""
+        picked = list(picked)
+        return Rows(
+            [self.texts[i] for i in picked],
+            None if self.pairs is None else [self.pairs[i] for i in picked],
+            [self.labels[i] for i in picked],
+            [self.numbers[i] for i in picked],
+            self.source,
+        )
+
+
+class Columns(NamedTuple):
+    """Which columns of a source hold the text, the second text of a pair (None: there is none) and the label."""
+
+    text: str = "text"
+    pair: str | None = None
+    label: str = "label"
+
+    def named(self) -> tuple[str, ...]:
+        """The columns that are read."""
+        return (self.text, self.label) if self.pair is None else (self.text, self.pair, self.label)
+
+
+def require_columns(source: str, there: Sequence[str], columns: Columns) -> None:
+    """Raise InputError when a named column is not there: lists those that are and the nearest name."""
+    for role, wanted in zip(("text", "pair", "label"), columns, strict=True):
+        if wanted is None or wanted in there:
+            continue
+        near = difflib.get_close_matches(wanted, there, n=1, cutoff=0.5)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise InputError(
+            f"{source}: no column {wanted!r} for the {role}. The columns are: {', '.join(map(repr, there)) or 'none'}."
+            f"{hint} Name the {role} column of this source with its `{role}` setting."
+        )
+
+
+def collect(source: str, columns: Columns, records: Iterable[tuple[str, Mapping]]) -> Rows:
+    """Rows of (place, {column: value}) records, where place says "row 3 (line 5)" in messages.
+
+    Raises InputError for a text that is missing, empty or not text, a missing label, labels of several types, or no row.
+    """
+    texts, pairs, labels, kinds = [], [], [], {}
+    for place, values in records:
+        where = f"{source}, {place}"
+        texts.append(_text(values[columns.text], f"{where}, column {columns.text!r}"))
+        if columns.pair is not None:
+            pairs.append(_text(values[columns.pair], f"{where}, column {columns.pair!r}"))
+        label = values[columns.label]
+        label, kind = _label(label, f"{where}, column {columns.label!r}")
+        labels.append(label)
+        kinds.setdefault(kind, (place, label))
+    if not texts:
+        raise InputError(f"{source}: no rows of data")
+    if len(kinds) > 1:
+        seen = "; ".join(f"{place} has {kind} ({label!r})" for kind, (place, label) in kinds.items())
+        raise InputError(f"{source}, column {columns.label!r}: labels of more than one type: {seen}. Use one type.")
+    pairs = None if columns.pair is None else pairs
+    return Rows(texts, pairs, labels, list(range(1, len(texts) + 1)), source)
+
+
+def _text(value: object, where: str) -> str:
+    if isinstance(value, bytes):
+        try:
+            value = value.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise InputError(f"{where}: not valid UTF-8 at byte {error.start} of the text") from None
+    if value is None:
+        raise InputError(f"{where}: the text is missing (null). Remove the row or fill it in.")
+    if not isinstance(value, str):
+        raise InputError(f"{where}: expected text, got {type(value).__name__} {value!r}")
+    if not value.strip():
+        raise InputError(f"{where}: the text is empty. Remove the row or fill it in.")
+    return value
+
+
+def _label(value: object, where: str) -> tuple[Label, str]:
+    """The label as str, int or float, and its type in words."""
+    if isinstance(value, bytes):
+        value = _text(value, where)
+    if hasattr(value, "item"):  # numpy scalars of tfds
+        value = value.item()
+    if value is None or (isinstance(value, str) and not value.strip()):
+        raise InputError(f"{where}: the label is missing. Remove the row or fill it in.")
+    if isinstance(value, bool):
+        return str(value).lower(), "true or false"
+    if isinstance(value, int | float):
+        return value, "a number"
+    if isinstance(value, str):
+        return value.strip(), "text"
+    raise InputError(f"{where}: expected a label (text or a number), got {type(value).__name__} {value!r}")

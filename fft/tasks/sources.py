@@ -1,0 +1,177 @@
+"""Where rows come from: file:PATH, demo:NAME, tfds:NAME, hf:NAME, each as named splits that are read when asked for."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from fft.errors import InputError, MachineError
+from fft.tasks.readers import read_file
+from fft.tasks.rows import Columns, Rows, collect, require_columns
+
+ROLES = ("train", "validation", "test")
+SPELLINGS = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
+DOMAINS = ("movie", "amazon", "nyt", "tweets")
+
+
+class Source(NamedTuple):
+    """A source that is open: its name, its splits, and `read(split, columns)`."""
+
+    name: str
+    splits: tuple[str, ...]
+    read: Callable[[str, Columns], Rows]
+
+    def spelled(self, role: str) -> str | None:
+        """This source's own name for the split `role`; None when it has none."""
+        return next((name for name in SPELLINGS[role] if name in self.splits), None)
+
+
+def open_source(source: str) -> Source:
+    """Open `source` without reading rows.
+
+    file:PATH or a bare path (CSV, TSV, JSONL, Parquet by the ending; one split) · demo:NAME[/SPLIT] (movie, amazon, nyt,
+    tweets) · tfds:NAME[/CONFIG][/SPLIT] or tfds:FOLDER[/SPLIT] (array_record, no TensorFlow) · hf:NAME[:CONFIG][/SPLIT].
+    Raises InputError for what is not there, MachineError without a network that is needed.
+    """
+    scheme, colon, rest = source.partition(":")
+    if colon and scheme in _OPENERS:
+        return _OPENERS[scheme](source, rest)
+    if colon and scheme.isalpha() and len(scheme) > 1 and not Path(source).exists():
+        raise InputError(f"{source}: unknown kind of source {scheme!r}; expected {', '.join(_OPENERS)}, or a path")
+    return _open_file(source, source)
+
+
+def read_source(source: str, columns: Columns) -> dict[str, Rows]:
+    """All splits of `source`; a file has the one split 'all'."""
+    opened = open_source(source)
+    return {name: opened.read(name, columns) for name in opened.splits}
+
+
+def _open_file(source: str, path: str) -> Source:
+    if not path:
+        raise InputError(f"{source!r}: no path given")
+    return Source(source, ("all",), lambda split, columns: read_file(Path(path).expanduser(), columns))
+
+
+def _open_demo(source: str, rest: str) -> Source:
+    domain, _, split = rest.partition("/")
+    if domain not in DOMAINS:
+        raise InputError(f"{source}: no demo data {domain!r}; expected {', '.join(DOMAINS)}")
+    from fft.tasks.demo import demo_data
+
+    return _from_builder(source, _folder_builder(demo_data() / "sentiment" / domain / "1.0.0"), split)
+
+
+def _open_tfds(source: str, rest: str) -> Source:
+    name, _, split = rest.rpartition("/") if _ends_in_split(rest) else (rest, "", "")
+    if name.startswith("huggingface:"):
+        raise InputError(f"{source}: use hf:{name.removeprefix('huggingface:')} for a data set of the Hugging Face hub")
+    folder = Path(name).expanduser()
+    builder = _folder_builder(folder) if folder.is_dir() else _named_builder(source, name)
+    return _from_builder(source, builder, split)
+
+
+def _ends_in_split(name: str) -> bool:
+    last = name.rpartition("/")[2]
+    return "/" in name and any(last in names for names in SPELLINGS.values()) and not Path(name).is_dir()
+
+
+def _folder_builder(folder: Path):
+    """The builder of a prepared folder, or of the newest version below it."""
+    import tensorflow_datasets as tfds
+
+    found = sorted(path.parent for path in [folder / "dataset_info.json", *folder.glob("*/dataset_info.json")] if path.is_file())
+    if not found:
+        raise InputError(f"{folder}: no prepared tfds data (dataset_info.json) in this folder or one level below")
+    return tfds.builder_from_directory(found[-1])
+
+
+def _named_builder(source: str, name: str):
+    """The builder of a data set that tfds knows, prepared as array_record."""
+    import tensorflow_datasets as tfds
+
+    _ = tfds.text  # registers the older text data sets
+    try:
+        builder = tfds.builder(name, file_format="array_record", try_gcs=False)
+    except (tfds.core.registered.DatasetNotFoundError, ValueError, AttributeError) as error:
+        raise InputError(f"{source}: tfds has no data set {name!r}: {str(error).splitlines()[0]}") from None
+    try:
+        builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
+    except OSError as error:
+        raise MachineError(f"{source}: tfds cannot fetch or write it: {error}") from error
+    except ImportError as error:
+        raise InputError(f"{source}: preparing it needs {error.name}; prepare it elsewhere as array_record") from None
+    return builder
+
+
+def _from_builder(source: str, builder, split: str) -> Source:
+    splits = tuple(builder.info.splits)
+    if split and split not in splits:
+        raise InputError(f"{source}: no split {split!r}; there are {', '.join(splits)}")
+
+    def read(name: str, columns: Columns) -> Rows:
+        features = builder.info.features
+        require_columns(source, list(features), columns)
+        names = getattr(features[columns.label], "names", None)
+        try:
+            records = builder.as_data_source(name)
+        except NotImplementedError as error:
+            raise InputError(f"{source}: not prepared as array_record, which reading without TensorFlow needs: {error}") from None
+        return _collect_named(f"{source}/{name}".replace(f"/{name}/{name}", f"/{name}"), columns, records, names)
+
+    return Source(source, (split,) if split else splits, read)
+
+
+def _collect_named(source: str, columns: Columns, records, names: list[str] | None) -> Rows:
+    """Rows of dict records; class numbers become their names."""
+
+    def rows():
+        for number, record in enumerate(records, 1):
+            record = {name: record[name] for name in columns.named()}
+            label = record[columns.label]
+            if names is not None and label is not None:
+                if not 0 <= label < len(names):
+                    raise InputError(
+                        f"{source}, row {number}: label {label} is none of the {len(names)} classes; negative numbers mark "
+                        "unlabelled rows. Name a labelled split."
+                    )
+                record[columns.label] = names[label]
+            yield f"row {number}", record
+
+    return collect(source, columns, rows())
+
+
+def _open_hf(source: str, rest: str) -> Source:
+    try:
+        import datasets
+    except ImportError:
+        raise InputError(f"{source}: reading from the Hugging Face hub needs `pip install 'fft-jax[hub]'`") from None
+    name, _, split = rest.rpartition("/") if _ends_in_split(rest) else (rest, "", "")
+    name, _, config = name.partition(":")
+    if Path(name).exists():
+        raise InputError(f"{source}: a local folder {name!r} would be read in place of the hub's; use file: or another folder")
+    try:
+        loaded = datasets.load_dataset(name, config or None)
+    except datasets.exceptions.DatasetNotFoundError as error:
+        raise InputError(f"{source}: {error}") from None
+    except ValueError as error:  # a config that is missing or unknown
+        raise InputError(f"{source}: {error}. Name a configuration as hf:NAME:CONFIG.") from None
+    except OSError as error:
+        raise MachineError(f"{source}: the hub cannot be reached: {error}. With a network, run this again.") from error
+    splits = tuple(loaded)
+    if split and split not in splits:
+        raise InputError(f"{source}: no split {split!r}; there are {', '.join(splits)}")
+
+    def read(part: str, columns: Columns) -> Rows:
+        table = loaded[part]
+        require_columns(source, table.column_names, columns)
+        return _collect_named(f"{source}/{part}", columns, table, getattr(table.features[columns.label], "names", None))
+
+    return Source(source, (split,) if split else splits, read)
+
+
+_OPENERS = {
+    "file": _open_file,
+    "demo": _open_demo,
+    "tfds": _open_tfds,
+    "hf": _open_hf,
+}

@@ -1,0 +1,154 @@
+"""Texts to token ids with the tokenizer of a Hugging Face folder, checked against the model's tables on the host.
+
+An id beyond the embedding table does not fail on a device: it reads the last row, or gives NaN.
+"""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from fft.errors import InputError
+from fft.tasks.rows import Rows
+
+TYPED_FAMILIES = ("bert",)  # the others have no token types, or one that is always 0
+
+
+class Tokenizer(NamedTuple):
+    """A `tokenizers.Tokenizer` without padding and truncation, and what else the batches need."""
+
+    backend: object
+    pad_id: int
+    typed: bool
+    folder: Path
+
+
+class Encoded(NamedTuple):
+    """N tokenized rows: ids and types int32 [T_i] each, labels int32 or float32 [N], numbers int64 [N] (rows in the source)."""
+
+    ids: list[np.ndarray]
+    types: list[np.ndarray]
+    labels: np.ndarray
+    numbers: np.ndarray
+
+    def lengths(self) -> np.ndarray:
+        """Tokens of every row, int64 [N]."""
+        return np.array([len(ids) for ids in self.ids], np.int64)
+
+    def take(self, picked: np.ndarray) -> "Encoded":
+        """The rows at positions `picked`, in that order."""
+        picked = np.asarray(picked, np.int64)
+        return Encoded(
+            [self.ids[i] for i in picked], [self.types[i] for i in picked], self.labels[picked], self.numbers[picked]
+        )
+
+
+def load_tokenizer(folder: Path | str, vocab_size: int | None = None) -> Tokenizer:
+    """The tokenizer of a Hugging Face folder: tokenizer.json, else what transformers builds from the vocabulary files.
+
+    Raises InputError when there is none, when it cannot be read, or when it has ids >= `vocab_size` (V, the rows of the
+    embedding table).
+    """
+    folder = Path(folder)
+    backend = _backend(folder)
+    backend.no_padding()
+    backend.no_truncation()
+    token, top = max(backend.get_vocab(with_added_tokens=True).items(), key=lambda item: item[1])
+    if vocab_size is not None and top >= vocab_size:
+        raise InputError(
+            f"{folder}: the tokenizer is larger than the embedding table: token {token!r} has id {top}, the table has "
+            f"{vocab_size} rows. Use the tokenizer this model was trained with, or resize the table first."
+        )
+    config = _json(folder / "config.json")
+    return Tokenizer(backend, _pad_id(folder, backend, config), config.get("model_type") in TYPED_FAMILIES, folder)
+
+
+def encode(
+    tokenizer: Tokenizer,
+    rows: Rows,
+    labels: np.ndarray,
+    max_length: int,
+    vocab_size: int,
+    max_positions: int,
+) -> tuple[Encoded, int]:
+    """Token ids of every row, cut to `max_length` tokens by shortening the longer text first; also the count of cut rows.
+
+    Raises InputError when max_length exceeds the model's positions or leaves no room, and for an id >= vocab_size.
+    """
+    backend = tokenizer.backend
+    special = backend.num_special_tokens_to_add(rows.pairs is not None)
+    if max_length > max_positions:
+        raise InputError(f"max_length {max_length}: the model in {tokenizer.folder} has {max_positions} positions")
+    if max_length <= special:
+        raise InputError(f"max_length {max_length}: {special} are taken by special tokens; give at least {special + 1}")
+    inputs = rows.texts if rows.pairs is None else list(zip(rows.texts, rows.pairs, strict=True))
+    backend.enable_truncation(max_length, strategy="longest_first")
+    try:
+        encodings = backend.encode_batch(inputs)
+    finally:
+        backend.no_truncation()
+    ids = [np.array(encoding.ids, np.int32) for encoding in encodings]
+    for row, (number, found) in enumerate(zip(rows.numbers, ids, strict=True)):
+        if not len(found):
+            raise InputError(f"{rows.source}, row {number}: the text has no tokens: {rows.texts[row]!r}")
+        if found.max() >= vocab_size:
+            at = int(found.argmax())
+            raise InputError(
+                f"{rows.source}, row {number}: token {encodings[row].tokens[at]!r} has id {found[at]}, the embedding table "
+                f"has {vocab_size} rows"
+            )
+    types = [np.array(e.type_ids, np.int32) * np.int32(tokenizer.typed) for e in encodings]
+    cut = sum(bool(encoding.overflowing) for encoding in encodings)
+    return Encoded(ids, types, np.asarray(labels), np.array(rows.numbers, np.int64)), cut
+
+
+def token_counts(tokenizer: Tokenizer, rows: Rows) -> np.ndarray:
+    """Tokens of every row before any cut, special tokens included, int64 [N]."""
+    inputs = rows.texts if rows.pairs is None else list(zip(rows.texts, rows.pairs, strict=True))
+    return np.array([len(encoding.ids) for encoding in tokenizer.backend.encode_batch(inputs)], np.int64)
+
+
+def _backend(folder: Path):
+    """The `tokenizers.Tokenizer` of a folder."""
+    from tokenizers import Tokenizer as Backend
+
+    path = folder / "tokenizer.json"
+    if path.is_file():
+        try:
+            return Backend.from_file(str(path))
+        except Exception as error:  # tokenizers raises bare Exception
+            raise InputError(f"{path}: not a readable tokenizer file: {error}") from None
+    if not any((folder / name).is_file() for name in ("vocab.txt", "vocab.json", "tokenizer_config.json")):
+        raise InputError(f"{folder}: no tokenizer: expected tokenizer.json, or vocab.txt, or vocab.json with merges.txt")
+    from transformers import AutoTokenizer
+
+    try:
+        built = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+        return built.backend_tokenizer
+    except Exception as error:  # whatever transformers raises for a bad folder
+        raise InputError(
+            f"{folder}: transformers cannot build a fast tokenizer from it: {error}. Add a tokenizer.json."
+        ) from None
+
+
+def _pad_id(folder: Path, backend, config: dict) -> int:
+    """The model's pad_token_id, else the id of the tokenizer's pad token."""
+    if isinstance(config.get("pad_token_id"), int):
+        return config["pad_token_id"]
+    token = _json(folder / "tokenizer_config.json").get("pad_token")
+    token = token.get("content") if isinstance(token, dict) else token
+    for name in (token, "[PAD]", "<pad>"):
+        if name is not None and backend.token_to_id(name) is not None:
+            return backend.token_to_id(name)
+    raise InputError(f"{folder}: no padding token: config.json has no pad_token_id and the tokenizer names no pad_token")
+
+
+def _json(path: Path) -> dict:
+    """The JSON object in `path`; empty when there is no such file."""
+    if not path.is_file():
+        return {}
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON: {error}") from None
