@@ -72,6 +72,8 @@ def host_leaves(tree) -> dict[str, tuple[np.ndarray, dict]]:
                 row["key"] = str(jax.random.key_impl(leaf))
                 leaf = jax.random.key_data(leaf)
             value = np.asarray(leaf if hasattr(leaf, "dtype") else jnp.asarray(leaf), order="C")
+            if not (jnp.issubdtype(value.dtype, jnp.number) or value.dtype == bool):
+                raise TypeError(f"{value.dtype} is no number")
             held = value.dtype == jax.dtypes.canonicalize_dtype(value.dtype) and not ("key" in row and not value.size)
         except (TypeError, ValueError, OverflowError) as error:
             raise InputError(f"checkpoint: {path} is a {type(leaf).__name__}, not an array") from error

@@ -69,8 +69,12 @@ def plain(value, where: str = ""):
 
 def canonical(value) -> bytes:
     """The one spelling of a JSON value: keys sorted, no spaces, UTF-8. ValueError for a number that is not finite."""
+
+    def convert(item):
+        return item.tolist() if hasattr(item, "tolist") else plain(item)
+
     return json.dumps(
-        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=plain
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=convert
     ).encode()
 
 
