@@ -114,12 +114,11 @@ def check_values(config, where):
             wanted = "a number between 0 and 1"
         elif field.name == "pad_token_id" and not (type(value) is int and 0 <= value < config.vocab_size):
             wanted = None if value is None and field.default == 0 else "a token id below vocab_size"
+        elif field.name in ("hidden_act", "activation") and value not in tuple(ACTIVATIONS):
+            wanted = f"a known activation ({', '.join(sorted(ACTIVATIONS))})"
         if wanted:
             raise InputError(f"{where}: {field.name} must be {wanted}, but is {value!r}")
     shape = config.shape
-    if shape.activation not in ACTIVATIONS:
-        known = ", ".join(sorted(ACTIVATIONS))
-        raise InputError(f"{where}: the activation {shape.activation!r} is not supported; known: {known}")
     if shape.dim % shape.heads:
         raise InputError(f"{where}: the model width {shape.dim} is not a multiple of its {shape.heads} heads")
     if config.max_positions < 1:

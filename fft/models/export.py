@@ -6,12 +6,11 @@ import shutil
 from pathlib import Path
 
 import jax.numpy as jnp
-import numpy as np
 
 from fft.errors import InputError, MachineError
 from fft.models.heads import HEADS_JSON, HEADS_TENSORS, check_name, label_fields, write_record
 from fft.models.hf import CONFIG, INDEX, WEIGHTS, read_tensors
-from fft.models.keys import from_params
+from fft.models.keys import from_params, stored
 from fft.paths import flatten
 
 TOKENIZER_FILES = (
@@ -91,7 +90,7 @@ def write(checkpoint, folder, family, primary, shard_bytes):
     leaves = flatten(checkpoint.params)
     write_shards(from_params(leaves, family, model.config, primary, dtype), folder, shard_bytes)
     others = {
-        path: np.ascontiguousarray(leaf, dtype=dtype)
+        path: stored(leaf, path, dtype)
         for path, leaf in leaves.items()
         if path.startswith("heads/") and path.split("/")[1] != primary
     }

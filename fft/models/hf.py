@@ -5,7 +5,7 @@ from pathlib import Path
 from fft.errors import InputError, MachineError
 from fft.models.config import read_config, read_json
 from fft.models.heads import HEADS_JSON, HEADS_TENSORS, ORIGINAL, classifier_of, read_record, width
-from fft.models.keys import expected_shapes, rename, to_params
+from fft.models.keys import expected_shapes, listed, rename, to_params
 from fft.models.model import Checkpoint, build
 from fft.models.sniff import check_not_pointer, check_safetensors
 
@@ -36,6 +36,9 @@ def load(source, families):
     found = {path: (key, tensors[key]) for key, path in names.items()}
     found.update({path: (path, value) for path, value in extra.items()})
     shapes = expected_shapes(family, config, {name: width(head) for name, head in heads.items()})
+    strange = sorted(set(found) - set(shapes))
+    if strange:
+        raise InputError(f"{folder / HEADS_TENSORS} holds parameters of no known head: {listed(strange)}")
     raw = {**raw, "dtype": dtype_of(value for _, value in found.values())}
     raw.pop("torch_dtype", None)
     return Checkpoint(build(family, config), to_params(found, shapes, folder), heads, primary, folder, raw)
@@ -144,9 +147,8 @@ def read_heads(folder, raw, family, tensors):
             f"the folder was changed by another program; delete {HEADS_JSON} and {HEADS_TENSORS} to load it anyway"
         )
     extra = read_tensors(folder / HEADS_TENSORS) if len(heads) > 1 else {}
-    strange = sorted(path for path in extra if path.split("/")[0] != "heads" or path.split("/")[1] == primary)
-    if strange:
-        raise InputError(f"{folder / HEADS_TENSORS} holds parameters that are not of another head: {strange[0]}")
+    if any(path.startswith(f"heads/{primary}/") for path in extra):
+        raise InputError(f"{folder / HEADS_TENSORS} holds the head {primary!r}, which is the stored classifier already")
     return heads, primary, extra
 
 

@@ -97,15 +97,16 @@ def to_params(tensors, shapes, where):
     wrong = []
     leaves = {}
     for path, (key, value) in tensors.items():
-        value = value.T if path.endswith("/kernel") and value.ndim == 2 else value
+        transposed = path.endswith("/kernel")
+        expected = shapes[path][::-1] if transposed else shapes[path]
         if value.dtype.name not in ("float32", "float16", "bfloat16"):
-            wrong.append(f"{key} is {value.dtype.name} where float32, float16 or bfloat16 is expected")
-        elif value.shape != shapes[path]:
-            wrong.append(f"{key} for {path} is {list(value.shape)}, expected {list(shapes[path])}")
+            wrong.append(f"{key} is {value.dtype.name}, expected float32, float16 or bfloat16")
+        elif value.shape != expected:
+            wrong.append(f"{key} is {list(value.shape)}, expected {list(expected)}")
         else:
-            leaves[path] = jnp.asarray(np.ascontiguousarray(value, dtype=np.float32))
+            leaves[path] = jnp.asarray(np.ascontiguousarray(value.T if transposed else value, dtype=np.float32))
     if wrong:
-        raise InputError(f"{where} does not fit its config.json ([in, out] as we store kernels): {listed(wrong, '; ')}")
+        raise InputError(f"{where} does not fit its config.json: {listed(wrong, '; ')}")
     return unflatten(leaves)
 
 
