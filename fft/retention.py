@@ -3,7 +3,8 @@
 Pure functions on plain data. Terms: the original task is what the base model could do; its drop (forgetting) is the
 base's score less the score now, in units of the metric and signed so that + is a loss, for rmse as well; retention is
 the score after over the score before. A history is the list of scorings on the fixed validation probe, the first of
-them the base's: [{"step", "original", "new", "combined", ...}, ...].
+them the base's: [{"step", "original", "new", "combined", ...}, ...]. A score that is not finite is nan, -inf or, read
+back from JSON, None.
 """
 
 from __future__ import annotations
@@ -60,9 +61,10 @@ def crossover(history: Sequence[dict[str, Any]], tolerance: float, sign: int = 1
     """
     if not history or history[0]["original"] is None:
         return None
-    base = sign * history[0]["original"]
+    base = history[0]["original"]
     for entry in history[1:]:
-        if not base - sign * entry["original"] <= tolerance + SAME:
+        lost = entry["original"] is None or not sign * (base - entry["original"]) <= tolerance + SAME
+        if lost:
             return entry["step"]
     return None
 
@@ -70,11 +72,12 @@ def crossover(history: Sequence[dict[str, Any]], tolerance: float, sign: int = 1
 def best(history: Sequence[dict[str, Any]]) -> int:
     """The index of the highest combined score, the earliest of equals; the base (index 0) takes part.
 
-    A combined score of nan is worth -inf. ValueError for an empty history.
+    A combined score of nan or None is worth -inf. ValueError for an empty history.
     """
     if not history:
         raise ValueError("expected at least one scoring in the history")
-    values = [-math.inf if math.isnan(entry["combined"]) else entry["combined"] for entry in history]
+    values = [entry["combined"] for entry in history]
+    values = [-math.inf if value is None or math.isnan(value) else value for value in values]
     return values.index(max(values))
 
 

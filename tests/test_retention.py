@@ -56,6 +56,7 @@ def test_combined_score_of_signed_rmse():
         ([0.90, 0.89999], 0.0, 1, 10),
         ([1.0, 0.9, 1.2], 0.1, -1, 20),  # rmse: up is worse
         ([0.90, NAN], 0.01, 1, 10),
+        ([0.90, None, 0.90], 0.01, 1, 10),
         ([0.90], 0.01, 1, None),
         ([], 0.01, 1, None),
         ([None, None], 0.01, 1, None),
@@ -69,6 +70,7 @@ def test_best_is_the_earliest_highest_and_never_nan():
     assert best(history([0.1, 0.3, 0.3, 0.2])) == 1
     assert best(history([NAN, 0.1, NAN])) == 1
     assert best(history([NAN, -math.inf])) == 0
+    assert best(history([None, 0.1])) == 1
     with pytest.raises(ValueError, match="at least one"):
         best([])
 

@@ -1,0 +1,259 @@
+"""Tables of runs and of parameters; each table's columns are defined once, for the terminal and for Markdown."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+NONE = "–"
+LAYER = re.compile(r"layers/(\d+)/")
+MOST_ROWS = 40  # a parameter table with more rows than this is collapsed further
+STYLES = {"pass": "green", "fail": "red", "undecided": "yellow"}
+
+
+class Column(NamedTuple):
+    """A column: its header, a row's text in it, whether that is a number (set to the right), and its colour."""
+
+    header: str
+    cell: Callable[[Any], str]
+    number: bool = True
+    style: Callable[[Any], str] | None = None
+
+
+class Group(NamedTuple):
+    """Parameters that agree: a pattern of their paths, shape (None where they differ), how many tensors and numbers,
+    whether they are trained, and their learning-rate multiplier."""
+
+    pattern: str
+    shape: tuple[int, ...] | None
+    tensors: int
+    parameters: int
+    trained: bool
+    multiplier: float
+
+
+# ---------------------------------------------------------------- numbers as text
+
+
+def score(value: float | None) -> str:
+    """A score with three digits after the point; a dash where there is none."""
+    return NONE if value is None else f"{value:.3f}".replace("-", "−")
+
+
+def signed(value: float | None) -> str:
+    """A change of a score with its sign: +0.063, −0.004, 0.000."""
+    if value is None:
+        return NONE
+    text = f"{value:+.3f}"
+    return "0.000" if text[1:] == "0.000" else text.replace("-", "−")
+
+
+def percent(value: float) -> str:
+    """A percentage with three digits that count: 100 %, 21.8 %, 0.27 %."""
+    return f"{value:.3g} %"
+
+
+def half_width(change: dict[str, Any]) -> str:
+    """± half the 95 % interval of a change."""
+    if change["low"] is None or change["high"] is None:
+        return "± ?"
+    return f"±{(change['high'] - change['low']) / 2:.3f}"
+
+
+# ---------------------------------------------------------------- before and after
+
+
+def _path(task: str) -> Callable[[dict], str]:
+    """The cell `before → after` of a task."""
+
+    def cell(run: dict[str, Any]) -> str:
+        change = run[task]
+        return f"{score(change['before'])} → {score(change['after'])}" if change else NONE
+
+    return cell
+
+
+def _change(task: str, sign: int) -> Callable[[dict], str]:
+    """The cell of a task's signed change with its interval; sign -1 for what was lost."""
+
+    def cell(run: dict[str, Any]) -> str:
+        change = run[task]
+        if not change or change["change"] is None:
+            return NONE
+        return f"{signed(sign * change['change'])} {half_width(change)}"
+
+    return cell
+
+
+def outcome(run: dict[str, Any]) -> str:
+    """The outcome of a run's verdict; a dash where there is no original task."""
+    return run["verdict"]["outcome"] if run["verdict"] else NONE
+
+
+BEFORE_AFTER = (
+    Column("run", lambda run: run["name"], number=False),
+    Column("original", _path("original")),
+    Column("forgotten", _change("original", -1)),
+    Column("new", _path("new")),
+    Column("gained", _change("new", +1)),
+    Column("trained", lambda run: percent(run["parameters"]["percent"])),
+    Column("seconds", lambda run: f"{run['seconds']['total']:,.0f}"),
+    Column("verdict", outcome, number=False, style=lambda run: STYLES.get(outcome(run), "")),
+)
+
+
+def before_after(runs: Sequence[dict[str, Any]]) -> Table:
+    """A table of run.json data, one row a run: both tasks before and after, what was forgotten and gained with half
+    the 95 % interval, the share of parameters trained, seconds, verdict."""
+    table = _rich(BEFORE_AFTER, runs)
+    table.caption = caption(runs)
+    return table
+
+
+def markdown(runs: Sequence[dict[str, Any]]) -> str:
+    """The table of `before_after` as Markdown, its caption below it."""
+    return f"{_markdown(BEFORE_AFTER, runs)}\n\n{caption(runs)}\n"
+
+
+def caption(runs: Sequence[dict[str, Any]]) -> str:
+    """What the columns of `before_after` mean for these runs: the metrics, how many examples, the tolerance."""
+    said = []
+    for task in ("original", "new"):
+        found = sorted({f"{run[task]['metric']} on {run[task]['n']:,} test examples" for run in runs if run[task]})
+        if found:
+            said.append(f"{task}: {' or '.join(found)}")
+    said.append("±: half the paired 95 % interval")
+    if tolerances := sorted({f"{run['verdict']['tolerance']:g}" for run in runs if run["verdict"]}):
+        said.append(f"accepted drop: {' or '.join(tolerances)}")
+    return "; ".join(said)
+
+
+# ---------------------------------------------------------------- parameters
+
+PARAMETERS = (
+    Column("path", lambda group: group.pattern, number=False),
+    Column("shape", lambda group: NONE if group.shape is None else " × ".join(map(str, group.shape)) or "scalar"),
+    Column("tensors", lambda group: str(group.tensors)),
+    Column("parameters", lambda group: f"{group.parameters:,}"),
+    Column("trained", lambda group: "trained" if group.trained else "frozen", number=False),
+    Column("rate", lambda group: f"× {group.multiplier:.3g}" if group.trained else NONE),
+)
+
+
+def parameter_table(table: Sequence[dict[str, Any]]) -> Table:
+    """The rows {path, shape, trained, multiplier} of run.json as one short table: those that agree share a row.
+
+    Layers that agree become one: layers/{0..5}/attention/query/kernel. Where that leaves more than 40 rows, whole
+    subtrees of one multiplier do: layers/3/*. The last row is the sum, with the per cent trained.
+    """
+    found = groups(table)
+    made = _rich(PARAMETERS, found)
+    total, trained = (sum(g.parameters for g in found if g.trained or every) for every in (True, False))
+    made.caption = f"{trained:,} of {total:,} parameters trained: {percent(100 * trained / total)}"
+    return made
+
+
+def parameter_markdown(table: Sequence[dict[str, Any]]) -> str:
+    """The table of `parameter_table` as Markdown."""
+    return _markdown(PARAMETERS, groups(table)) + "\n"
+
+
+def groups(table: Sequence[dict[str, Any]]) -> list[Group]:
+    """The rows {path, shape, trained, multiplier} gathered into groups that agree, in the order of the rows."""
+    leaves = [
+        Group(r["path"], tuple(r["shape"]), 1, math.prod(r["shape"]), r["trained"], r["multiplier"]) for r in table
+    ]
+    across = _across_layers(leaves)
+    return across if len(across) <= MOST_ROWS else _across_layers(_subtrees("", leaves))
+
+
+def _subtrees(prefix: str, leaves: list[Group]) -> list[Group]:
+    """The leaves below prefix as one group `prefix*` where all are alike, else their subtrees' groups."""
+    if len(leaves) == 1:
+        return leaves
+    if len({(leaf.trained, leaf.multiplier) for leaf in leaves}) == 1:
+        first = leaves[0]
+        count = sum(leaf.parameters for leaf in leaves)
+        return [Group(f"{prefix}*", None, len(leaves), count, first.trained, first.multiplier)]
+    below: dict[str, list[Group]] = {}
+    for leaf in leaves:
+        name, slash, _ = leaf.pattern.removeprefix(prefix).partition("/")
+        below.setdefault(f"{prefix}{name}{slash}", []).append(leaf)
+    return [group for name, inside in below.items() for group in _subtrees(name, inside)]
+
+
+def _across_layers(found: list[Group]) -> list[Group]:
+    """Groups that differ in nothing but the number of their layer, as one."""
+    alike: dict[tuple, list[Group]] = {}
+    for group in found:
+        pattern = LAYER.sub("layers/{}/", group.pattern)
+        alike.setdefault((pattern, group.shape, group.trained, group.multiplier), []).append(group)
+    merged = []
+    for (pattern, shape, trained, multiplier), same in alike.items():
+        numbers = [int(match[1]) for group in same if (match := LAYER.match(group.pattern))]
+        name = pattern.replace("{}", _ranges(numbers)) if numbers else pattern
+        tensors, parameters = sum(g.tensors for g in same), sum(g.parameters for g in same)
+        merged.append(Group(name, shape, tensors, parameters, trained, multiplier))
+    return merged
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """[0, 1, 2, 5] -> {0..2,5}; one number stands bare."""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    text = ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}..{run[-1]}" for run in runs)
+    return text if len(numbers) == 1 else f"{{{text}}}"
+
+
+# ---------------------------------------------------------------- one definition, two spellings
+
+
+def cells(columns: Sequence[Column], rows: Sequence[Any]) -> list[list[str]]:
+    """The text of every cell, row by row."""
+    return [[column.cell(row) for column in columns] for row in rows]
+
+
+def _rich(columns: Sequence[Column], rows: Sequence[Any]) -> Table:
+    """A rich table; cells are Text, so that a name with [brackets] is not read as markup.
+
+    On a narrow terminal cells break at their spaces, never within a number.
+    """
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    table.caption_justify, table.caption_style = "left", "dim"
+    texts = [
+        [text if column.number else _broken(text) for column, text in zip(columns, line, strict=True)]
+        for line in cells(columns, rows)
+    ]
+    for at, column in enumerate(columns):
+        words = [word for text in (column.header, *(line[at] for line in texts)) for word in text.split()]
+        least = max(map(len, words)) if at else 9
+        table.add_column(column.header, justify="right" if column.number else "left", min_width=least, overflow="fold")
+    for row, line in zip(rows, texts, strict=True):
+        styles = [column.style(row) if column.style else "" for column in columns]
+        table.add_row(*map(Text, line, styles))
+    return table
+
+
+def _broken(name: str) -> str:
+    """A long chain of methods with a line to each: the name of a run is what may take the room on 80 columns."""
+    return name.replace("+", "+\n") if len(name) > 12 else name
+
+
+def _markdown(columns: Sequence[Column], rows: Sequence[Any]) -> str:
+    """A Markdown table; a | within a cell is escaped, a line break becomes a space."""
+    lines = [[column.header for column in columns], ["---:" if column.number else "---" for column in columns]]
+    lines += [[" ".join(text.replace("|", "\\|").split()) for text in line] for line in cells(columns, rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
