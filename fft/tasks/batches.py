@@ -3,7 +3,7 @@
 Every distinct shape [B, T] compiles once, and every padded token costs as much as a real one.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -15,13 +15,15 @@ WINDOW = 50  # batches, about, that are sorted by length together
 Batch = dict[str, np.ndarray]
 
 
-def bucket_lengths(lengths: Sequence[int] | np.ndarray, most: int = 5) -> tuple[int, ...]:
+def bucket_lengths(rows: Encoded | Sequence[int] | np.ndarray, most: int = 5) -> tuple[int, ...]:
     """At most `most` lengths, ascending, that minimise the tokens of all rows when each is padded to the next of them.
 
-    Exact, by dynamic programming over the unique lengths u_1 < ... < u_M: cost[k, j], the least tokens of the rows up to
-    u_j in k buckets, is min over i of cost[k-1, i] + u_j · (rows longer than u_i and not longer than u_j).
+    `rows` are encoded rows, or their lengths [N]. Exact, by dynamic programming over the unique lengths
+    u_1 < ... < u_M: cost[k, j], the least tokens of the rows up to u_j in k buckets, is the least over i of
+    cost[k-1, i] + u_j · (rows longer than u_i and not longer than u_j).
     """
-    unique, counts = np.unique(np.asarray(lengths), return_counts=True)
+    lengths = rows.lengths() if isinstance(rows, Encoded) else np.asarray(rows)
+    unique, counts = np.unique(lengths, return_counts=True)
     if len(unique) <= most:
         return tuple(int(length) for length in unique)
     rows = np.concatenate([[0], np.cumsum(counts)])  # rows[j]: rows among the j shortest lengths
@@ -60,9 +62,9 @@ def collate(encoded: Encoded, picked: np.ndarray, batch_size: int, length: int, 
 class TrainBatches:
     """An endless sequence of training batches; `batch(i)` is a pure function of (seed, i).
 
-    The rows stream in a seeded order, shuffled anew every epoch (Grain). Of each epoch's batches, windows of about
-    `WINDOW` are sorted by length, cut into batches and put in a seeded order. An epoch is N/B batches: every row is used
-    exactly once an epoch when B divides N; otherwise a batch takes its last rows from the next epoch, also where N < B.
+    The rows stream in a seeded order, shuffled anew every epoch (Grain). The rows of about `WINDOW` batches are sorted
+    by length and cut into batches, which are put in a seeded order. An epoch is N/B batches: every row is used exactly
+    once an epoch when B divides N; otherwise a batch takes its last rows from the next epoch, also where N < B.
 
     Example: `batches = TrainBatches(encoded, 32, seed=0, lengths=bucket_lengths(encoded.lengths()), pad_id=0)`.
     """
@@ -107,7 +109,7 @@ class TrainBatches:
         return edges[at - 1], edges[at]
 
     def _sorted(self, start: int, stop: int) -> np.ndarray:
-        """Rows of the batches start..stop, [stop - start, B]: each batch of like lengths, the batches in a seeded order."""
+        """Rows of the batches start to stop, [stop - start, B]: like lengths together, the batches in a seeded order."""
         stream = np.array([self._order[at] for at in range(start * self.batch_size, stop * self.batch_size)], np.int64)
         by_length = stream[np.argsort(self._tokens[stream], kind="stable")].reshape(stop - start, self.batch_size)
         return by_length[np.random.default_rng([self.seed, start]).permutation(stop - start)]
@@ -116,27 +118,34 @@ class TrainBatches:
 def eval_batches(
     encoded: Encoded, batch_size: int, lengths: Sequence[int], pad_id: int
 ) -> Iterator[tuple[Batch, np.ndarray]]:
-    """Every row once, sorted by length, as (batch, positions of its real rows in `encoded`, at most [B]).
+    """Every row once, the longest first, as (batch, positions of its real rows in `encoded`, at most [B]).
 
-    Shapes are [B, T] with T in `lengths`; the last batch is filled with rows of weight 0, behind the real ones.
+    Shapes are [B, T] with T in `lengths`; the last batch, of the shortest rows, is filled with rows of weight 0 behind
+    the real ones.
     """
     tokens = encoded.lengths()
     _require_room(tokens, lengths)
-    order = np.argsort(tokens, kind="stable")
+    order = np.argsort(-tokens, kind="stable")
     for start in range(0, len(order), batch_size):
         picked = order[start : start + batch_size]
         length = _shortest_room(int(tokens[picked].max()), lengths)
         yield collate(encoded, picked, batch_size, length, pad_id), picked
 
 
-def padding_waste(batches: Sequence[Batch]) -> float:
-    """The share of tokens that are padding."""
-    return 1 - sum(int(batch["mask"].sum()) for batch in batches) / sum(batch["mask"].size for batch in batches)
+def padding_waste(batches: Iterable[Batch]) -> float:
+    """The share of tokens [B, T] that are padding or filler rows."""
+    real = size = 0
+    for batch in batches:
+        real += int(batch["mask"][batch["weight"] > 0].sum())
+        size += batch["mask"].size
+    return 1 - real / size
 
 
 def _require_room(tokens: np.ndarray, lengths: Sequence[int]) -> None:
     if len(tokens) and tokens.max() > max(lengths):
-        raise InputError(f"row {int(tokens.argmax()) + 1} has {tokens.max()} tokens; the longest length is {max(lengths)}")
+        raise InputError(
+            f"row {int(tokens.argmax()) + 1} has {tokens.max()} tokens; the longest length is {max(lengths)}"
+        )
 
 
 def _shortest_room(tokens: int, lengths: Sequence[int]) -> int:

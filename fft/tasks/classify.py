@@ -120,7 +120,9 @@ def _class_of(label: Label, names: tuple[str, ...], numbered: bool, where: str) 
     raise InputError(f"{where}: unknown label {text!r}; the head has {', '.join(map(repr, names))}{ids}.{hint}")
 
 
-_UNLABELLED = "-1 and other negative numbers mark unlabelled rows in published data sets. Remove these rows or name the class."
+_UNLABELLED = (
+    "-1 and other negative numbers mark unlabelled rows in published data sets. Remove these rows or name the class."
+)
 
 
 def _refuse_fractions(rows: Rows) -> None:

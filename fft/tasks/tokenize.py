@@ -25,7 +25,7 @@ class Tokenizer(NamedTuple):
 
 
 class Encoded(NamedTuple):
-    """N tokenized rows: ids and types int32 [T_i] each, labels int32 or float32 [N], numbers int64 [N] (rows in the source)."""
+    """N tokenized rows: ids, types int32 [T_i] each, labels int32 or float32 [N], numbers int64 [N] (source rows)."""
 
     ids: list[np.ndarray]
     types: list[np.ndarray]
@@ -61,7 +61,8 @@ def load_tokenizer(folder: Path | str, vocab_size: int | None = None) -> Tokeniz
             f"{vocab_size} rows. Use the tokenizer this model was trained with, or resize the table first."
         )
     config = _json(folder / "config.json")
-    return Tokenizer(backend, _pad_id(folder, backend, config), config.get("model_type") in TYPED_FAMILIES, folder)
+    typed = config.get("model_type") in TYPED_FAMILIES and config.get("type_vocab_size", 2) > 1
+    return Tokenizer(backend, _pad_id(folder, backend, config), typed, folder)
 
 
 def encode(
@@ -72,7 +73,7 @@ def encode(
     vocab_size: int,
     max_positions: int,
 ) -> tuple[Encoded, int]:
-    """Token ids of every row, cut to `max_length` tokens by shortening the longer text first; also the count of cut rows.
+    """Token ids of every row, cut to `max_length` tokens, the longer text of a pair first; also the count of cut rows.
 
     Raises InputError when max_length exceeds the model's positions or leaves no room, and for an id >= vocab_size.
     """
@@ -95,8 +96,8 @@ def encode(
         if found.max() >= vocab_size:
             at = int(found.argmax())
             raise InputError(
-                f"{rows.source}, row {number}: token {encodings[row].tokens[at]!r} has id {found[at]}, the embedding table "
-                f"has {vocab_size} rows"
+                f"{rows.source}, row {number}: token {encodings[row].tokens[at]!r} has id {found[at]}, the embedding "
+                f"table has {vocab_size} rows"
             )
     types = [np.array(e.type_ids, np.int32) * np.int32(tokenizer.typed) for e in encodings]
     cut = sum(bool(encoding.overflowing) for encoding in encodings)
@@ -120,7 +121,9 @@ def _backend(folder: Path):
         except Exception as error:  # tokenizers raises bare Exception
             raise InputError(f"{path}: not a readable tokenizer file: {error}") from None
     if not any((folder / name).is_file() for name in ("vocab.txt", "vocab.json", "tokenizer_config.json")):
-        raise InputError(f"{folder}: no tokenizer: expected tokenizer.json, or vocab.txt, or vocab.json with merges.txt")
+        raise InputError(
+            f"{folder}: no tokenizer: expected tokenizer.json, or vocab.txt, or vocab.json with merges.txt"
+        )
     from transformers import AutoTokenizer
 
     try:
@@ -141,7 +144,9 @@ def _pad_id(folder: Path, backend, config: dict) -> int:
     for name in (token, "[PAD]", "<pad>"):
         if name is not None and backend.token_to_id(name) is not None:
             return backend.token_to_id(name)
-    raise InputError(f"{folder}: no padding token: config.json has no pad_token_id and the tokenizer names no pad_token")
+    raise InputError(
+        f"{folder}: no padding token: config.json has no pad_token_id and the tokenizer names no pad_token"
+    )
 
 
 def _json(path: Path) -> dict:

@@ -1,0 +1,87 @@
+"""What is in a source: rows, labels, lengths and troubles, as `fft data` shows them."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fft.errors import InputError
+from fft.tasks.classify import label_names
+from fft.tasks.regress import encode_targets
+from fft.tasks.rows import Columns, Rows
+from fft.tasks.splits import make_splits, text_keys
+from fft.tasks.tokenize import Tokenizer, load_tokenizer, token_counts
+
+QUANTILES = (0.0, 0.5, 0.9, 0.99, 1.0)
+
+
+def describe(data: Any, folder: Path | str | None = None, max_length: int = 128) -> dict:
+    """What training on `data` (fft.experiment.Data) would meet, as plain JSON data.
+
+    {'source', 'length_unit': 'tokens' | 'words', 'max_length', 'splits': {role: {'rows', 'labels': {name: count} or
+    'targets': {quantile: value}, 'lengths': {quantile: length}, 'cut', 'duplicates'}}, 'troubles': [str]}.
+    With the `folder` of a Hugging Face tokenizer lengths are in tokens and 'cut' counts the texts longer than
+    max_length; without one they are in words and 'cut' is None. Raises InputError where the source cannot be read at all.
+    """
+    tokenizer = None if folder is None else load_tokenizer(folder)
+    found = make_splits(data.source, Columns(data.text, data.pair, data.label), data.validation, data.test)
+    splits = {role: _split(rows, data.kind, tokenizer, max_length) for role, rows in found.rows.items()}
+    troubles = list(found.warnings)
+    for role, rows in found.rows.items():
+        try:
+            if data.kind == "regression":
+                encode_targets(rows)
+            else:
+                label_names(rows)
+        except InputError as error:
+            troubles.append(f"{role}: {error}")
+        if clashes := _clashes(rows):
+            troubles.append(f"{role}: {clashes} texts stand there with different labels")
+        if splits[role]["cut"]:
+            troubles.append(f"{role}: {splits[role]['cut']} texts are longer than {max_length} tokens and would be cut")
+    unit = "words" if tokenizer is None else "tokens"
+    return {
+        "source": data.source,
+        "length_unit": unit,
+        "max_length": max_length,
+        "splits": splits,
+        "troubles": troubles,
+    }
+
+
+def _split(rows: Rows, kind: str, tokenizer: Tokenizer | None, max_length: int) -> dict:
+    if tokenizer is None:
+        pairs = rows.pairs if rows.pairs is not None else [""] * len(rows.texts)
+        lengths = np.array([len(f"{text} {pair}".split()) for text, pair in zip(rows.texts, pairs, strict=True)])
+    else:
+        lengths = token_counts(tokenizer, rows)
+    if kind == "regression":
+        values = {"targets": _targets(rows)}
+    else:
+        counts = Counter(str(label) for label in rows.labels)
+        values = {"labels": dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))}
+    return {
+        "rows": len(rows.texts),
+        **values,
+        "lengths": {f"{q:g}": int(np.quantile(lengths, q, method="higher")) for q in QUANTILES},
+        "cut": None if tokenizer is None else int((lengths > max_length).sum()),
+        "duplicates": len(rows.texts) - len(set(text_keys(rows))),
+    }
+
+
+def _targets(rows: Rows) -> dict | None:
+    """Quantiles of the targets; None when they are not numbers (a trouble says so)."""
+    try:
+        targets = encode_targets(rows)
+    except InputError:
+        return None
+    return {f"{q:g}": float(np.quantile(targets, q)) for q in QUANTILES}
+
+
+def _clashes(rows: Rows) -> int:
+    """Different texts that stand there with more than one label."""
+    labels: dict[bytes, set] = {}
+    for key, label in zip(text_keys(rows), rows.labels, strict=True):
+        labels.setdefault(key, set()).add(label)
+    return sum(len(found) > 1 for found in labels.values())

@@ -1,0 +1,177 @@
+"""From a Data setting to a TaskData: rows read, split, checked, labelled and tokenized, all before step 1."""
+
+import hashlib
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fft.errors import InputError
+from fft.metrics import METRICS
+from fft.tasks.batches import bucket_lengths
+from fft.tasks.classify import Classify, encode_labels, numbers_for_names
+from fft.tasks.regress import Regress, encode_targets
+from fft.tasks.rows import Columns, Rows
+from fft.tasks.sources import ROLES, open_source
+from fft.tasks.splits import Splits, make_splits, text_keys
+from fft.tasks.tokenize import Encoded, Tokenizer, encode, load_tokenizer
+
+Task = Classify | Regress
+DEFAULT_METRICS = {"classification": "accuracy", "regression": "pearson"}
+
+
+class TaskData(NamedTuple):
+    """One task, ready to train on and to be scored.
+
+    `splits` holds train, validation, test (test alone when only scored); `train_lengths` the at most 5 padded lengths
+    that suit the training rows, `lengths` those that hold the rows of every split; `identity` is {split: {'rows', 'sha256'}}, the same for the same texts and labels in the same order;
+    `keys` are the text keys of every split, by which rows of two tasks are compared.
+    """
+
+    task: Task
+    splits: dict[str, Encoded]
+    lengths: tuple[int, ...]
+    train_lengths: tuple[int, ...]
+    pad_id: int
+    identity: dict[str, dict]
+    warnings: tuple[str, ...]
+    keys: dict[str, list[bytes]]
+
+
+def prepare(data: Any, checkpoint: Any, name: str, head: Any, experiment: Any) -> TaskData:
+    """The task `name` on `data` (fft.experiment.Data) for the model of `checkpoint` (fft.models.Checkpoint).
+
+    `head` (fft.models.Head) fixes the labels, None takes them from the data: from every row of a source that is split
+    here, from the training rows where the source comes split. experiment gives max_length and seed.
+    Raises InputError for anything in the data that does not fit the model or the head, MachineError without a network
+    that is needed.
+    """
+    found = make_splits(data.source, columns_of(data), data.validation, data.test)
+    task = _task(data, name, head, _labelling_rows(found))
+    rows = dict(found.rows)
+    if data.train_rows is not None and data.train_rows < len(rows["train"].texts):
+        order = np.random.default_rng(experiment.seed).permutation(len(rows["train"].texts))
+        rows["train"] = rows["train"].take(np.sort(order[: data.train_rows]).tolist())
+    prepared = _encoded(task, rows, checkpoint, experiment.max_length)
+    notes = _check_training(task, rows, prepared.splits)
+    return prepared._replace(warnings=(*found.warnings, *notes, *prepared.warnings))
+
+
+def prepare_scored(data: Any, checkpoint: Any, name: str, head: Any, max_length: int) -> TaskData:
+    """The task of a head on rows that are only scored: one split, 'test'.
+
+    These are the rows of data.test where it is named, else all rows of a source with one split, else its split test, or
+    validation. Raises InputError as `prepare`.
+    """
+    source = data.test or data.source
+    opened = open_source(source)
+    split = opened.splits[0] if len(opened.splits) == 1 else opened.spelled("test") or opened.spelled("validation")
+    if split is None:
+        raise InputError(
+            f"{source}: no split to score; there are {', '.join(opened.splits)}. Name one as SOURCE/SPLIT."
+        )
+    rows = {"test": opened.read(split, columns_of(data))}
+    return _encoded(_task(data, name, head, rows["test"]), rows, checkpoint, max_length)
+
+
+def drop_overlap(trained: TaskData, scored: TaskData) -> tuple[TaskData, tuple[str, ...]]:
+    """`trained` without training rows whose text the other task is scored on, and a note with their count.
+
+    Raises InputError when no training row is left.
+    """
+    held = {key for role, keys in scored.keys.items() if role != "train" for key in keys}
+    kept = [row for row, key in enumerate(trained.keys["train"]) if key not in held]
+    dropped = len(trained.keys["train"]) - len(kept)
+    if not dropped:
+        return trained, ()
+    if not kept:
+        raise InputError(f"{trained.task.name}: the other task is scored on the text of every training row")
+    keys = trained.keys | {"train": [trained.keys["train"][row] for row in kept]}
+    splits = trained.splits | {"train": trained.splits["train"].take(np.array(kept))}
+    note = (
+        f"{dropped} training rows of {trained.task.name!r} are scored in {scored.task.name!r}; they are not trained on"
+    )
+    return trained._replace(splits=splits, keys=keys, identity=_identity(trained.task, splits, keys)), (note,)
+
+
+def head_of(task: Task) -> Any:
+    """The fft.models.Head that serves `task`."""
+    from fft.models.model import Head
+
+    return Head(task.kind, task.labels)
+
+
+def columns_of(data: Any) -> Columns:
+    """The columns that a Data setting names."""
+    return Columns(data.text, data.pair, data.label)
+
+
+def _labelling_rows(found: Splits) -> Rows:
+    """The rows whose labels are a new head's classes."""
+    parts = [found.rows[role] for role in ("train", *found.carved)]
+    labels = [label for part in parts for label in part.labels]
+    numbers = [number for part in parts for number in part.numbers]
+    return Rows([], None, labels, numbers, parts[0].source)
+
+
+def _task(data: Any, name: str, head: Any, rows: Rows) -> Task:
+    """The task of a Data setting; its metric must exist and be of its kind."""
+    if head is not None and head.kind != data.kind:
+        raise InputError(f"{data.source}: the head {name!r} is for {head.kind}, the data are named as {data.kind}")
+    metric = data.metric or DEFAULT_METRICS[data.kind]
+    fitting = [known for known in METRICS if METRICS[known].kind == data.kind]
+    if metric not in fitting:
+        raise InputError(f"metric {metric!r} does not fit {data.kind}; choose from {', '.join(fitting)}")
+    if data.kind == "regression":
+        return Regress(name, metric)
+    labels = encode_labels(rows)[1] if head is None else tuple(head.labels)
+    return Classify(name, labels, metric)
+
+
+def _encoded(task: Task, rows: dict[str, Rows], checkpoint: Any, max_length: int) -> TaskData:
+    config, splits, warnings = checkpoint.model.config, {}, []
+    tokenizer: Tokenizer = load_tokenizer(checkpoint.folder, config.vocab_size)
+    for role, part in rows.items():
+        if task.kind == "regression":
+            labels = encode_targets(part)
+        else:
+            labels, _ = encode_labels(part, task.labels)
+            if numbers_for_names(part, task.labels):
+                named = ", ".join(f"{at} = {name}" for at, name in enumerate(task.labels))
+                warnings.append(f"{role}: labels are numbers, read as the head's classes: {named}")
+        splits[role], cut = encode(tokenizer, part, labels, max_length, config.vocab_size, config.max_positions)
+        if cut:
+            total = len(part.texts)
+            warnings.append(f"{role}: {cut} of {total} texts are longer than {max_length} tokens and are cut")
+    lengths = bucket_lengths(np.concatenate([part.lengths() for part in splits.values()]))
+    train_lengths = bucket_lengths(splits["train"]) if "train" in splits else ()
+    keys = {role: text_keys(part) for role, part in rows.items()}
+    identity = _identity(task, splits, keys)
+    return TaskData(task, splits, lengths, train_lengths, tokenizer.pad_id, identity, tuple(warnings), keys)
+
+
+def _check_training(task: Task, rows: dict[str, Rows], splits: dict[str, Encoded]) -> list[str]:
+    """Refuse training rows that teach nothing; say which classes lack rows somewhere."""
+    seen = {role: set(part.labels.tolist()) for role, part in splits.items()}
+    if len(seen["train"]) < 2:
+        what = "target" if task.kind == "regression" else "label"
+        raise InputError(f"{rows['train'].source}: all {len(rows['train'].labels)} training rows have one {what}")
+    if task.kind == "regression":
+        return []
+    notes = []
+    for role in ROLES[1:]:
+        if len(seen[role]) < 2:
+            notes.append(f"{role}: all {len(rows[role].labels)} rows have one label; its scores say little")
+        if untaught := seen[role] - seen["train"]:
+            names = ", ".join(repr(task.labels[at]) for at in sorted(untaught))
+            notes.append(f"{role}: no training row has the label {names}")
+    return notes
+
+
+def _identity(task: Task, splits: dict[str, Encoded], keys: dict[str, list[bytes]]) -> dict[str, dict]:
+    """Rows and hash of each split: of the texts in order and their labels, and of nothing of the model."""
+    result = {}
+    for role, part in splits.items():
+        labels = [task.labels[at] for at in part.labels] if task.labels else part.labels.tolist()
+        digest = hashlib.sha256(b"".join(keys[role]) + repr(labels).encode())
+        result[role] = {"rows": len(part.ids), "sha256": digest.hexdigest()}
+    return result
