@@ -155,8 +155,7 @@ class Checkpoints:
 
     def _prune(self, newest: Entry, best: int | None) -> None:
         older = [entry for entry in self._entries() if entry != newest]
-        kept = {newest, *older[-1:]}
-        kept.update([entry for entry in [*older, newest] if entry.step == best][-1:])
+        kept = {*older[-1:], *[entry for entry in older if entry.step == best][-1:]}
         for entry in older:
             if entry not in kept:
                 _remove(entry.folder)

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -199,6 +200,19 @@ def test_extra_alone_can_be_read(tmp_path):
     checkpoints.save(2, small(2), {"best_step": 2})
     assert checkpoints.read_extra() == (2, {"best_step": 2})
     assert checkpoints.read_extra(1) == (1, {"best_step": 1})
+    (tmp_path / "00000002" / "extra.json").write_text('{"best_step": 3}')
+    assert checkpoints.read_extra() == (1, {"best_step": 1})
+    assert "extra.json" in checkpoints.warnings[0]
+
+
+def test_a_step_half_deleted_does_not_count(tmp_path, monkeypatch):
+    checkpoints = Checkpoints(tmp_path)
+    for step in (1, 2):
+        checkpoints.save(step, small(step), {})
+    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)  # a kill before the first file went
+    checkpoints.save(3, small(3), {})
+    assert folders(tmp_path) == ["00000001", "00000002", "00000003"]
+    assert checkpoints.steps() == [2, 3]
 
 
 # --- damage ---

@@ -176,6 +176,7 @@ def test_git_is_that_of_the_source_and_not_of_a_checkout_around_a_copy(tmp_path,
     (source / "record.py").write_text("")
     assert record._git(source) == {"commit": None, "dirty": None}
     git(tmp_path, "init", "-q")
+    git(tmp_path, "commit", "-q", "--allow-empty", "-m", "x")
     assert record._git(source) == {"commit": None, "dirty": None}  # inside a checkout, but not of it
     git(tmp_path, "add", ".")
     git(tmp_path, "commit", "-qm", "x")
