@@ -5,7 +5,9 @@ import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+import tyro
 
 from fft.errors import InputError
 from fft.methods import Full, Method
@@ -20,7 +22,7 @@ STRICT = {"extra": "forbid"}
 class Data:
     """One task's data: where it is and which columns hold what."""
 
-    source: str
+    source: Annotated[str, tyro.conf.arg(name="", metavar="SRC")]
     """file:PATH (or a bare path: CSV, TSV, JSONL, Parquet), demo:NAME, tfds:NAME or hf:NAME"""
     validation: str | None = None
     """a source for validation rows; without it they are split off by a hash of their text"""
@@ -125,7 +127,7 @@ class Experiment:
     head: Literal["new", "shared"] = "new"
     """the new task's head: a fresh one, or the original's where the labels are the same"""
     original_head: str | None = None
-    """the head of the original task: a name, or `fit` to train one on the frozen base first (default: the checkpoint's)"""
+    """the original task's head: a name, or `fit` to train one on the frozen base (default: the checkpoint's)"""
     max_length: int = 128
     """tokens of a text; longer ones are cut and counted"""
     seed: int = 0

@@ -76,7 +76,7 @@ def make_train_step(
         penalty, pull = jax.value_and_grad(penalty_of)(state.theta, base, aux)
         grads = jax.tree.map(jnp.add, grads, pull)
         trained = [g for path, g in flatten(grads).items() if multiplier[path] != 0.0]
-        grad_norm = optax.global_norm(trained)
+        grad_norm = optax.tree.norm(trained)
         updates, opt_state = tx.update(grads, state.opt_state, state.theta)
         theta = optax.apply_updates(state.theta, updates)
         finite = jnp.isfinite(loss) & jnp.isfinite(penalty) & jnp.isfinite(grad_norm)

@@ -23,9 +23,9 @@ METHODS: dict[str, type[Method]] = {
 }
 
 __all__ = [
-    "METHODS",
     "EWC",
     "L2SP",
+    "METHODS",
     "Chain",
     "Context",
     "Freeze",
@@ -34,11 +34,11 @@ __all__ = [
     "LoRA",
     "Method",
     "chain",
-    "parse",
+    "parse_chain",
 ]
 
 
-def parse(names: str, settings: dict[str, Method] | None = None) -> Method:
+def parse_chain(names: str, settings: dict[str, Method] | None = None) -> Method:
     """The method that `lora+ewc` names, each member with its settings (or its defaults).
 
     Errors: InputError for an unknown name, and for settings that differ from the defaults of a method not named.

@@ -1,0 +1,47 @@
+"""fft: forgetting-free fine-tuning in JAX.
+
+    import fft
+    run = fft.tune(model="base/", new="new.csv", original="old.csv", method=fft.EWC(strength=1e3), out="runs/ewc")
+    run.record["original"], run.record["verdict"]
+    model, params = fft.restore("runs/ewc")[:2]
+
+Names are imported when they are first used, so that `import fft` costs nothing.
+"""
+
+import importlib
+
+_HOMES = {
+    "tune": "fft.run",
+    "restore": "fft.run",
+    "Run": "fft.run",
+    "Data": "fft.experiment",
+    "Experiment": "fft.experiment",
+    "Optim": "fft.experiment",
+    "Retention": "fft.experiment",
+    "EWC": "fft.methods",
+    "Freeze": "fft.methods",
+    "Full": "fft.methods",
+    "L2SP": "fft.methods",
+    "Layerwise": "fft.methods",
+    "LoRA": "fft.methods",
+    "Method": "fft.methods",
+    "FFTError": "fft.errors",
+    "InputError": "fft.errors",
+    "MachineError": "fft.errors",
+    "diagonal_fisher": "fft.fisher",
+    "make_train_step": "fft.train",
+}
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str):
+    if name not in _HOMES:
+        raise AttributeError(f"module 'fft' has no attribute {name!r}")
+    # A name that is also a submodule (fft.run) resolves to the function, as the documentation says.
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__():
+    return __all__

@@ -1,0 +1,50 @@
+"""A tree of arrays on disk with the record of how it was made: safetensors beside JSON, verified by hash."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fft.errors import InputError
+from fft.paths import Params, flatten, unflatten
+from fft.record import replace_file, write_json, writing
+
+
+def save_artefact(folder: str | Path, tree: Params, provenance: Mapping[str, Any]) -> None:
+    """Write `tree` to FOLDER/tensors.safetensors and `provenance` with its sha256 to FOLDER/provenance.json.
+
+    The JSON comes last, so a folder without it is an unfinished one. A tree without leaves has an empty file.
+    Errors: MachineError when the disk is full or the folder cannot be written.
+    """
+    from safetensors.numpy import save
+
+    folder = Path(folder)
+    payload = save({path: np.ascontiguousarray(leaf) for path, leaf in flatten(tree).items()})
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    replace_file(folder / "tensors.safetensors", payload)
+    write_json(folder / "provenance.json", {**provenance, "sha256": hashlib.sha256(payload).hexdigest()})
+
+
+def load_artefact(folder: str | Path) -> tuple[Params, dict[str, Any]]:
+    """The tree (jax arrays) and the provenance that `save_artefact` wrote.
+
+    Errors: InputError when a file is missing, is not what was written, or is not JSON.
+    """
+    import jax.numpy as jnp
+    from safetensors.numpy import load
+
+    folder = Path(folder)
+    try:
+        provenance = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
+        payload = (folder / "tensors.safetensors").read_bytes()
+    except OSError as error:
+        raise InputError(f"{folder} is not a finished artefact: {error.strerror}: {error.filename}") from None
+    except ValueError as error:
+        raise InputError(f"{folder}/provenance.json is not JSON: {error}") from None
+    if hashlib.sha256(payload).hexdigest() != provenance.get("sha256"):
+        raise InputError(f"{folder}/tensors.safetensors is not the file that was written: its sha256 differs")
+    return unflatten({path: jnp.asarray(array) for path, array in load(payload).items()}), provenance

@@ -1,0 +1,79 @@
+"""The command line: chooses a command, parses its flags, prints its result, turns errors into exit codes.
+
+Exit codes: 0 fine, 1 the retention verdict failed, 2 wrong usage or data, 3 the machine (network, disk, folder),
+4 undecided, 130 and 143 stopped by SIGINT and SIGTERM with the state saved.
+"""
+
+import argparse
+import errno
+import importlib
+import json
+import sys
+from collections.abc import Sequence
+
+from fft.errors import FFTError, MachineError
+from fft.signals import Stopped
+
+COMMANDS = {
+    "tune": "fine-tune a checkpoint on a new task and watch the original one",
+    "eval": "score a checkpoint on a task",
+    "compare": "put finished runs side by side",
+    "export": "write a run's model as a Hugging Face checkpoint",
+    "data": "look into a data source: rows, labels, lengths, trouble",
+    "sweep": "run the experiments of a Python file that are not finished yet",
+    "demo": "the whole story on real data: four methods, one table, one picture",
+}
+DISK = (errno.ENOSPC, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EDQUOT)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code. With --json the last line on standard output is one JSON object."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    command = _choose(argv[:1])
+    import tyro
+
+    module = importlib.import_module(f"fft.commands.{command}")
+    as_json = "--json" in argv
+    try:
+        flags = module.parse(
+            argv[1:],
+            lambda kind, **more: tyro.cli(kind, prog=f"fft {command}", config=(tyro.conf.FlagCreatePairsOff,), **more),
+        )
+        result, exit_code = module.execute(flags, _console(as_json))
+    except (FFTError, Stopped) as error:
+        return _fail(str(error), error.exit_code, as_json)
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130, as_json)
+    except OSError as error:
+        if error.errno not in DISK:
+            raise
+        reason = MachineError(f"{error.strerror}: {error.filename or 'a file'}")
+        return _fail(str(reason), reason.exit_code, as_json)
+    if as_json:
+        print(json.dumps(result, ensure_ascii=False))
+    return exit_code
+
+
+def _choose(argv: list[str]) -> str:
+    parser = argparse.ArgumentParser(
+        prog="fft",
+        description="Fine-tune a pre-trained transformer without forgetting what it knew, and prove it.",
+        epilog="fft COMMAND --help tells a command's flags. The documentation is in docs/.",
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, text in COMMANDS.items():
+        commands.add_parser(name, help=text, add_help=False)
+    return parser.parse_args(argv).command
+
+
+def _console(as_json: bool):
+    from rich.console import Console
+
+    return Console(stderr=as_json, soft_wrap=not sys.stdout.isatty())
+
+
+def _fail(message: str, exit_code: int, as_json: bool) -> int:
+    print(f"fft: {message}", file=sys.stderr)
+    if as_json:
+        print(json.dumps({"error": message, "exit_code": exit_code}, ensure_ascii=False))
+    return exit_code

@@ -1,0 +1,79 @@
+"""`fft compare`: put finished runs side by side."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+from rich.console import Console
+
+from fft.errors import InputError
+
+
+@dataclass(frozen=True)
+class Flags:
+    """Put finished runs side by side: one table, and one picture of original against new score."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """run folders"""
+    out: Path | None = None
+    """write the picture to OUT.svg and OUT.png and the table to OUT.md"""
+    json: bool = False
+    """print the result as one JSON object on standard output, everything else on standard error"""
+
+
+def parse(args: list[str], cli: Callable) -> Flags:
+    """The flags."""
+    return cli(Flags, args=args)
+
+
+def execute(flags: Flags, console: Console) -> tuple[dict, int]:
+    """Read every run.json, warn where runs cannot be compared, print and draw."""
+    if not flags.runs:
+        raise InputError("fft compare needs at least one run folder")
+    records = [read_record(path) for path in flags.runs]
+    for warning in differences(records):
+        console.print(f"warning: {warning}", markup=False, highlight=False)
+    show(records, console, flags.out)
+    return {"runs": records, "warnings": differences(records)}, 0
+
+
+def read_record(folder: Path) -> dict:
+    """The run.json of a finished run."""
+    path = folder / "run.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{folder} is not a finished run: it has no run.json") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {path}: {error}") from None
+
+
+def differences(records: list[dict]) -> list[str]:
+    """What makes the scores of some runs incomparable: other test rows, another base, other metrics."""
+    found = []
+    for what, value in (
+        ("base model", lambda r: r["base_sha256"]),
+        ("new test rows", lambda r: r["data"]["new"]["splits"]["test"]["sha256"]),
+        ("original test rows", lambda r: r["data"].get("original", {}).get("splits", {}).get("test", {}).get("sha256")),
+        ("new metric", lambda r: r["new"]["metric"]),
+        ("original metric", lambda r: (r["original"] or {}).get("metric")),
+    ):
+        if len({value(record) for record in records}) > 1:
+            found.append(f"the runs differ in their {what}, so their scores are not comparable")
+    return found
+
+
+def show(records: list[dict], console: Console, stem: Path | None) -> None:
+    """Print the table of some runs; with a path also write the table and the picture."""
+    from fft.record import replace_file
+    from fft.report import plots, tables
+
+    console.print(tables.before_after(records))
+    if stem is None:
+        return
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(stem.with_suffix(".md"), tables.markdown(records).encode())
+    if all(record["original"] for record in records):
+        plots.front(records, stem)

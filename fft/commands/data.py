@@ -1,0 +1,48 @@
+"""`fft data`: look into a data source before training on it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table
+
+from fft.experiment import Data, Experiment
+
+
+@dataclass(frozen=True)
+class Flags:
+    """Look into a data source: rows, labels, lengths, what would be cut, and what is wrong with it."""
+
+    task: Data
+    model: str | None = None
+    """a checkpoint folder whose tokenizer counts the tokens (default: lengths are in words)"""
+    max_length: int = Experiment.max_length
+    """tokens of a text; longer ones are cut and counted"""
+    json: bool = False
+    """print the result as one JSON object on standard output, everything else on standard error"""
+
+
+def parse(args: list[str], cli: Callable) -> Flags:
+    """The flags; the source may stand without its flag, as in `fft data new.csv`."""
+    if args and not args[0].startswith("-"):
+        args = ["--task", *args]
+    return cli(Flags, args=args)
+
+
+def execute(flags: Flags, console: Console) -> tuple[dict, int]:
+    """Describe the source and print a table."""
+    from fft.tasks import describe
+
+    found = describe(flags.task, flags.model, flags.max_length)
+    unit = found["length_unit"]
+    table = Table("split", "rows", "labels", f"median {unit}", f"99 % {unit}", f"longest, {unit}", "cut", "duplicates")
+    for name, split in found["splits"].items():
+        values = split.get("labels") or split["targets"]
+        shown = ", ".join(f"{label}: {value}" for label, value in list(values.items())[:8])
+        lengths = [f"{split['lengths'][q]:g}" for q in ("0.5", "0.99", "1.0")]
+        cut = "" if split["cut"] is None else str(split["cut"])
+        table.add_row(name, str(split["rows"]), shown, *lengths, cut, str(split["duplicates"]))
+    console.print(table)
+    for trouble in found["troubles"]:
+        console.print(f"trouble: {trouble}", markup=False, highlight=False)
+    return found, 0

@@ -1,0 +1,81 @@
+"""`fft eval`: score a checkpoint on a task."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from fft.errors import InputError
+from fft.experiment import Data, Experiment
+
+
+@dataclass(frozen=True)
+class Flags:
+    """Score a checkpoint on a task: the score, its 95 % interval and the number of rows.
+
+    All rows of a source with one split are scored, else those of its split `test`.
+    """
+
+    model: str
+    """a folder with a Hugging Face checkpoint, a run folder, or hf:NAME"""
+    task: Data
+    head: str | None = None
+    """which head, where the checkpoint has several (default: its classifier)"""
+    predictions: Path | None = None
+    """write one JSON line an example to this file: row, label, prediction, logits"""
+    max_length: int = Experiment.max_length
+    """tokens of a text; longer ones are cut and counted"""
+    json: bool = False
+    """print the result as one JSON object on standard output, everything else on standard error"""
+
+
+def parse(args: list[str], cli: Callable) -> Flags:
+    """The flags."""
+    return cli(Flags, args=args)
+
+
+def execute(flags: Flags, console: Console) -> tuple[dict, int]:
+    """Score and print."""
+    from fft import models, tasks
+    from fft.evaluate import interval, make_predict, predict, predictions
+    from fft.job import EVAL_BATCH
+    from fft.metrics import METRICS
+    from fft.run import model_folder
+
+    checkpoint = models.load(model_folder(flags.model))
+    name = flags.head or checkpoint.primary
+    if name not in checkpoint.heads:
+        heads = ", ".join(checkpoint.heads) or "none"
+        raise InputError(f"{flags.model} has no head {name or 'to score with'}; its heads are: {heads}")
+    data = tasks.prepare_scored(flags.task, checkpoint, name, checkpoint.heads[name], flags.max_length)
+    for warning in data.warnings:
+        console.print(f"note: {warning}", markup=False, highlight=False)
+    rows, metric = data.splits["test"], METRICS[data.task.metric]
+    batches = tasks.eval_batches(rows, EVAL_BATCH, data.lengths, data.pad_id)
+    logits = predict(make_predict(checkpoint.model, name), checkpoint.params, batches, len(rows.ids))
+    predicted = predictions(metric.kind, logits)
+    score = interval(metric, rows.labels, predicted)
+    if flags.predictions:
+        _write_predictions(flags.predictions, data.task, rows, predicted, logits)
+    result = {"head": name, "metric": metric.name, "score": score.value, "low": score.low, "high": score.high}
+    console.print(f"{metric.name} {score.value:.4f} [{score.low:.4f}, {score.high:.4f}] on {score.n} rows, head {name}")
+    return result | {"n": score.n, "interval": [score.low, score.high], "source": flags.task.source}, 0
+
+
+def _write_predictions(path: Path, task, rows, predicted, logits) -> None:
+    """One JSON line an example, in the order of the source's rows; whole or not at all."""
+    from fft.record import replace_file
+
+    def named(value):
+        return task.labels[int(value)] if task.labels else float(value)
+
+    lines = [
+        json.dumps(
+            {"row": int(number), "label": named(label), "prediction": named(guess), "logits": row.tolist()},
+            ensure_ascii=False,
+        )
+        for number, label, guess, row in zip(rows.numbers, rows.labels, predicted, logits, strict=True)
+    ]
+    replace_file(path, ("\n".join(lines) + "\n").encode())

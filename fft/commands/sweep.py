@@ -1,0 +1,72 @@
+"""`fft sweep`: run the experiments of a Python file that are not finished yet."""
+
+import runpy
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+from rich.console import Console
+
+from fft.errors import InputError
+from fft.experiment import Experiment
+
+
+@dataclass(frozen=True)
+class Flags:
+    """Run the experiments that a Python file names. Finished ones are skipped, interrupted ones go on.
+
+    The file defines `experiments() -> dict[str, Experiment]`; each runs in OUT/NAME. It is your own code and is run as
+    such.
+    """
+
+    file: tyro.conf.Positional[Path]
+    """the Python file"""
+    out: Path = Path("runs")
+    """the folder of the run folders"""
+    only: str | None = None
+    """run only the experiments whose name contains this text"""
+    json: bool = False
+    """print the result as one JSON object on standard output, everything else on standard error"""
+
+
+def parse(args: list[str], cli: Callable) -> Flags:
+    """The flags."""
+    return cli(Flags, args=args)
+
+
+def execute(flags: Flags, console: Console) -> tuple[dict, int]:
+    """Run what is missing, in the file's order; then one table over all."""
+    from fft.commands.compare import show
+
+    chosen = {name: e for name, e in named_experiments(flags.file).items() if flags.only is None or flags.only in name}
+    if not chosen:
+        raise InputError(f"{flags.file} names no experiment that contains {flags.only!r}")
+    records = run_missing(chosen, flags.out, console)
+    show(list(records.values()), console, None)
+    return {"runs": records}, 0
+
+
+def named_experiments(file: Path) -> dict[str, Experiment]:
+    """What the file's `experiments()` returns: experiments by name."""
+    if not file.is_file():
+        raise InputError(f"{file} is not a file; fft sweep runs a Python file that defines experiments()")
+    make = runpy.run_path(str(file)).get("experiments")
+    if not callable(make):
+        raise InputError(f"{file} does not define a function experiments()")
+    found = make()
+    if not isinstance(found, dict) or not all(isinstance(e, Experiment) for e in found.values()):
+        raise InputError(f"{file}: experiments() must return a dict of name to fft.Experiment")
+    return found
+
+
+def run_missing(experiments: dict[str, Experiment], out: Path, console: Console) -> dict[str, dict]:
+    """The records of all experiments by name, each run in OUT/NAME unless it is finished there."""
+    from fft.display import Display
+    from fft.run import run
+
+    records = {}
+    for name, experiment in experiments.items():
+        with Display(console, f"{name}: ") as display:
+            records[name] = run(experiment, out / name, display.show).record | {"name": name}
+    return records

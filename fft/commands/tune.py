@@ -1,0 +1,129 @@
+"""`fft tune`: fine-tune a checkpoint on a new task and watch the original one."""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from rich.console import Console
+
+from fft.errors import InputError
+from fft.experiment import Data, Experiment, Optim, Retention, load
+from fft.methods import METHODS, parse_chain
+
+NO_DATA = Data("")
+Settings = dataclasses.make_dataclass(
+    "Settings",
+    [(name, kind, field(default_factory=kind)) for name, kind in METHODS.items() if dataclasses.fields(kind)],
+    frozen=True,
+)
+
+
+@dataclass(frozen=True)
+class Flags:
+    """Fine-tune a checkpoint on a new task, watch the original task beside it, and say what was forgotten.
+
+    A second call with the same --out goes on where the first one stopped. The exit code is 0 when the original task
+    was kept within the tolerance, 1 when it was not, 4 when the test rows are too few to tell.
+    """
+
+    out: Path
+    """the run folder; a second call with the same flags resumes it"""
+    model: str = ""
+    """a folder with a Hugging Face checkpoint (safetensors), or hf:NAME"""
+    new: Data = NO_DATA
+    original: Data = NO_DATA
+    method: str = "full"
+    """methods joined by +, as in lora+ewc"""
+    head: Literal["new", "shared"] = Experiment.head
+    """the new task's head: a fresh one, or the original's where the labels are the same"""
+    original_head: str | None = Experiment.original_head
+    """the original task's head: a name, or `fit` to train one on the frozen base (default: the checkpoint's)"""
+    max_length: int = Experiment.max_length
+    """tokens of a text; longer ones are cut and counted"""
+    seed: int = Experiment.seed
+    """seeds the data order, dropout, fresh parameters and draws"""
+    config: Path | None = None
+    """an experiment.json to start from; flags given beside it override it"""
+    json: bool = False
+    """print the run's record as one JSON object on standard output, everything else on standard error"""
+    optim: tyro.conf.OmitArgPrefixes[Optim] = field(default_factory=Optim)
+    retention: tyro.conf.OmitArgPrefixes[Retention] = field(default_factory=Retention)
+    settings: Annotated[Settings, tyro.conf.arg(name="")] = field(default_factory=Settings)
+
+    def experiment(self) -> Experiment:
+        """The experiment these flags describe."""
+        if not self.model:
+            raise InputError("--model is missing: a folder with a Hugging Face checkpoint, or hf:NAME")
+        if not self.new.source:
+            raise InputError("--new is missing: the new task's data, such as new.csv")
+        settings = {f.name: getattr(self.settings, f.name) for f in dataclasses.fields(self.settings)}
+        return Experiment(
+            self.model,
+            self.new,
+            self.original if self.original.source else None,
+            parse_chain(self.method, settings),
+            self.optim,
+            self.retention,
+            self.head,
+            self.original_head,
+            self.max_length,
+            self.seed,
+        )
+
+
+def flags_of(experiment: Experiment, out: Path) -> Flags:
+    """The flags that describe an experiment."""
+    same = ("model", "new", "optim", "retention", "head", "original_head", "max_length", "seed")
+    members = {m.name: m for m in experiment.method.members if dataclasses.fields(m)}
+    return Flags(
+        out,
+        **{name: getattr(experiment, name) for name in same},
+        original=experiment.original or NO_DATA,
+        method=experiment.method.label,
+        settings=dataclasses.replace(Settings(), **members),
+    )
+
+
+@dataclass(frozen=True)
+class _Config:
+    config: Path | None = None
+
+
+def parse(args: list[str], cli: Callable) -> Flags:
+    """The flags; those of --config are the defaults of the others."""
+    if "--help" in args or "-h" in args:
+        return cli(Flags, args=args)
+    config = cli(_Config, args=args, return_unknown_args=True)[0].config
+    if config is None:
+        return cli(Flags, args=args)
+    return cli(Flags, args=args, default=dataclasses.replace(flags_of(load(config), Path()), out=tyro.MISSING))
+
+
+def execute(flags: Flags, console: Console) -> tuple[dict, int]:
+    """Run the experiment, print the table of before and after, and the verdict."""
+    from fft.display import Display
+    from fft.report.tables import before_after
+    from fft.run import run
+
+    with Display(console) as display:
+        finished = run(flags.experiment(), flags.out, display.show)
+    console.print(before_after([finished.record]))
+    console.print(verdict_line(finished.record), highlight=False, markup=False)
+    console.print(f"model: {flags.out}/model   report: {flags.out}/report.html", highlight=False, markup=False)
+    return finished.record, finished.exit_code
+
+
+def verdict_line(record: dict) -> str:
+    """The verdict of a run in one sentence."""
+    verdict = record["verdict"]
+    if verdict is None:
+        return "no original task was given, so nothing is said about forgetting"
+    drop = (
+        f"drop {verdict['drop']:+.4f} [{verdict['drop_low']:+.4f}, {verdict['drop_high']:+.4f}], "
+        f"tolerance {verdict['tolerance']:g}, {record['original']['n']} test rows"
+    )
+    needed = f"; about {verdict['needed']:,} rows would decide" if verdict["needed"] else ""
+    return f"retention: {verdict['outcome']} ({drop}{needed})"

@@ -1,0 +1,67 @@
+"""A run's progress on a console: a live bar with both tasks' scores on a terminal, plain lines elsewhere."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+PLAIN_LINES = 20
+
+
+class Display:
+    """Shows the events of a run: `with Display(console) as display: run(experiment, out, display.show)`."""
+
+    def __init__(self, console: Console, title: str = ""):
+        self.console, self.title = console, title
+        self.scores = ""
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[scores]}"),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self.task = None
+
+    def __enter__(self) -> "Display":
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.bar.stop()
+
+    def show(self, event: dict) -> None:
+        """Show one event."""
+        getattr(self, f"_{event['event']}", lambda event: None)(event)
+
+    def _say(self, event: dict) -> None:
+        self.console.print(f"{self.title}{event['text']}", markup=False, highlight=False)
+
+    def _start(self, event: dict) -> None:
+        counts = event["parameters"]
+        self._say(
+            {"text": f"training {counts['trained']:,} of {counts['total']:,} parameters ({counts['percent']:.2f} %)"}
+        )
+        for note in event["notes"]:
+            self._say({"text": f"note: {note}"})
+        self.task = self.bar.add_task(escape(self.title or "training"), total=event["steps"], rate="", scores="")
+
+    def _step(self, event: dict) -> None:
+        if self.console.is_terminal and self.task is not None:
+            speed = self.bar.tasks[self.task].speed
+            rate = f"{speed:.1f} steps/s" if speed else ""
+            self.bar.update(self.task, completed=event["step"], rate=rate, scores=self.scores)
+        elif event["step"] % max(1, event["steps"] // PLAIN_LINES) == 0:
+            self._say({"text": f"step {event['step']}/{event['steps']} loss {event['loss']:.4f}"})
+
+    def _score(self, event: dict) -> None:
+        parts = [f"{name} {event[name]:.3f}" for name in ("new", "original") if event[name] is not None]
+        self.scores = " ".join(parts)
+        if self.task is not None:
+            self.bar.update(self.task, scores=self.scores)
+        self._say({"text": f"step {event['step']}: {', '.join(parts)} on the probe ({event['seconds']:.0f} s)"})

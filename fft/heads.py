@@ -1,0 +1,99 @@
+"""Which heads a run uses, and the ones it has to make: a fresh head for the new task, a fitted one for the original."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from fft.artefact import load_artefact, save_artefact
+from fft.errors import InputError
+from fft.experiment import Experiment
+from fft.headfit import fit_head
+from fft.models import Checkpoint, Head
+from fft.paths import overlay
+
+
+class HeadNames(NamedTuple):
+    """`original` is None without an original task; `new` equals it where the head is shared."""
+
+    original: str | None
+    new: str
+
+
+def head_names(experiment: Experiment, checkpoint: Checkpoint) -> HeadNames:
+    """The heads the experiment asks for; InputError where the checkpoint does not have them."""
+    names, wanted = list(checkpoint.heads), experiment.original_head
+    if experiment.original is None:
+        return HeadNames(None, _free("new", names))
+    if wanted == "fit":
+        name = _free("original", names)
+    elif wanted is not None and wanted not in names:
+        raise InputError(f"--original-head {wanted}: the checkpoint's heads are: {', '.join(names) or 'none'}")
+    elif wanted is None and checkpoint.primary is None:
+        raise InputError(
+            f"{experiment.model} has no head that could be scored on the original task. "
+            "Give --original-head fit to train one on the frozen base first, or a checkpoint with a classifier"
+        )
+    else:
+        name = wanted or checkpoint.primary
+    return HeadNames(name, name if experiment.head == "shared" else _free("new", [*names, name]))
+
+
+def _free(name: str, taken: list[str]) -> str:
+    """`name`, or the first of name_2, name_3, … that is not taken."""
+    number, free = 1, name
+    while free in taken:
+        number += 1
+        free = f"{name}_{number}"
+    return free
+
+
+def make_heads(
+    checkpoint: Checkpoint,
+    names: HeadNames,
+    tasks: dict[str, Any],
+    original_batches: Callable[[], Any],
+    key: jax.Array,
+    folder: Path,
+    poll: Callable[[], None],
+    say: Callable[[str], None],
+) -> Checkpoint:
+    """The checkpoint with every head the run uses, its primary the new task's; made ones are kept in FOLDER.
+
+    `tasks` is {head name: Task}. A head the checkpoint lacks is fitted on the frozen base when it is the original
+    task's (`original_batches()` are its training rows), fresh when it is the new one's.
+    """
+    if not (folder / "provenance.json").exists():
+        fresh_key, fit_key = jax.random.split(key)
+        made, fitted = {}, None
+        for name, task in tasks.items():
+            if name in checkpoint.heads:
+                continue
+            if name == names.original:
+                say("fitting a head for the original task on the frozen base")
+                made[name], fitted = fit_head(checkpoint, task, original_batches(), fit_key, poll)
+            else:
+                made[name] = checkpoint.model.init_head(fresh_key, task.outputs)
+        heads = {name: {"kind": tasks[name].kind, "labels": list(tasks[name].labels)} for name in made}
+        save_artefact(folder, made, {"heads": heads, "names": names._asdict(), "fitted": fitted})
+    return load_heads(checkpoint, folder)
+
+
+def load_heads(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
+    """The checkpoint with the heads that `make_heads` kept in FOLDER."""
+    tree, provenance = load_artefact(folder)
+    added = {name: Head(head["kind"], tuple(head["labels"])) for name, head in provenance["heads"].items()}
+    params = overlay(checkpoint.params, {"heads": tree}) if tree else checkpoint.params
+    return checkpoint._replace(params=params, heads={**checkpoint.heads, **added}, primary=provenance["names"]["new"])
+
+
+def fitting_note(folder: Path) -> tuple[str, ...]:
+    """What a run says about a head it fitted; empty when it fitted none."""
+    fitted = load_artefact(folder)[1]["fitted"]
+    if fitted is None:
+        return ()
+    return (
+        f"the original head was fitted on the frozen base: {fitted['rows']} training rows, {fitted['steps']} steps, "
+        f"mean loss {fitted['loss_first']:.3f} -> {fitted['loss_last']:.3f}",
+    )

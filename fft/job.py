@@ -1,0 +1,203 @@
+"""A Job: everything a run needs before step 1, made from an Experiment."""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import optax
+
+from fft import models, tasks
+from fft.artefact import load_artefact, save_artefact
+from fft.errors import InputError
+from fft.experiment import Experiment
+from fft.heads import fitting_note, head_names, make_heads
+from fft.methods import Context
+from fft.models import Checkpoint
+from fft.optim import make_optimizer, multipliers
+from fft.paths import Params, count, flatten
+from fft.tasks import TaskData
+from fft.train import TrainState, init_state, make_train_step
+
+EVAL_BATCH = 64
+PURPOSES = ("train", "init", "prepare", "heads")
+
+
+class Trainable(NamedTuple):
+    """The trainable tree of a method on a base: its shapes, each leaf's rate, the optimizer, the state at step 0."""
+
+    theta: Params
+    """jax.ShapeDtypeStructs"""
+    multiplier: dict[str, float]
+    tx: optax.GradientTransformation
+    init: Callable[[], TrainState]
+
+
+class Job(NamedTuple):
+    """What `run` steps through. The checkpoint's params are the base, every head the run uses included."""
+
+    experiment: Experiment
+    checkpoint: Checkpoint
+    new: TaskData
+    original: TaskData | None
+    trainable: Trainable
+    aux: Params
+    step: Callable
+    steps: int
+    identity: dict
+    """hashes of the base weights and of every split: what a resumed run must find again"""
+    notes: tuple[str, ...]
+
+    @property
+    def base(self) -> Params:
+        """θ*, the parameters before step 1."""
+        return self.checkpoint.params
+
+    @property
+    def tasks(self) -> dict[str, TaskData]:
+        """The tasks that are scored: "new", and "original" where there is one."""
+        return {"new": self.new} | ({"original": self.original} if self.original else {})
+
+
+def assemble(
+    experiment: Experiment, directory: Path, poll: Callable[[], None], say: Callable[[str], None] = lambda text: None
+) -> Job:
+    """Load, check and prepare everything; slow parts (a fitted head, the method's statistics) are kept in DIRECTORY.
+
+    Errors: InputError for whatever in the checkpoint, the data or the method does not fit, before anything trains.
+    """
+    experiment = resolved(experiment)
+    say("reading the checkpoint and the data")
+    checkpoint = models.load(experiment.model)
+    names = head_names(experiment, checkpoint)
+    original, new, crossing = _data(experiment, checkpoint, names)
+    identity = _identity(checkpoint, new, original)
+    served = {data.task.name: data.task for data in (original, new) if data}
+
+    def batches_of(n: int) -> Iterator[dict]:
+        return original_batches(original, n, experiment.seed)
+
+    checkpoint = make_heads(
+        checkpoint,
+        names,
+        served,
+        lambda: batches_of(len(original.splits["train"].ids)),
+        key_for(experiment.seed, "heads"),
+        directory / "heads",
+        poll,
+        say,
+    )
+    fresh = (names.new,) if names.new != names.original else ()
+    context = Context(checkpoint.model, checkpoint.params, fresh, original and original.task, batches_of, poll)
+    aux = _prepared(experiment, context, directory / "prepared", say)
+    steps = total_steps(experiment, len(new.splits["train"].ids))
+    trainable = make_trainable(experiment, checkpoint, aux, steps)
+    step = make_train_step(checkpoint.model, new.task, experiment.method, trainable.tx, trainable.multiplier)
+    notes = (*crossing, *fitting_note(directory / "heads"), *_data_notes(new, original))
+    return Job(experiment, checkpoint, new, original, trainable, aux, step, steps, identity, notes)
+
+
+def make_trainable(experiment: Experiment, checkpoint: Checkpoint, aux: Params, steps: int) -> Trainable:
+    """The trainable tree of the experiment's method on a checkpoint whose primary head is the new task's."""
+    method, base = experiment.method, checkpoint.params
+    theta = jax.eval_shape(lambda: method.init(base, jax.random.key(0)))
+    unused = tuple(name for name in base["heads"] if name != checkpoint.primary)
+    multiplier = multipliers(method, theta, checkpoint.model.depth, unused)
+    tx = method.transform(make_optimizer(theta, multiplier, experiment.optim, steps), aux)
+
+    def init() -> TrainState:
+        return init_state(method.init(base, key_for(experiment.seed, "init")), tx, key_for(experiment.seed, "train"))
+
+    return Trainable(theta, multiplier, tx, init)
+
+
+def resolved(experiment: Experiment) -> Experiment:
+    """The experiment with defaults that depend on other settings filled in."""
+    if experiment.optim.lr is not None:
+        return experiment
+    return dataclasses.replace(experiment, optim=dataclasses.replace(experiment.optim, lr=experiment.method.default_lr))
+
+
+def key_for(seed: int, purpose: str) -> jax.Array:
+    """The random key of one purpose of a run; purposes never share draws."""
+    return jax.random.fold_in(jax.random.key(seed, impl="rbg"), PURPOSES.index(purpose))
+
+
+def total_steps(experiment: Experiment, rows: int) -> int:
+    """Optimizer steps of the run: `steps`, or as many as `epochs` passes over `rows` rows need."""
+    optim = experiment.optim
+    if optim.steps is not None:
+        return optim.steps
+    return max(1, -(-int(optim.epochs * rows) // (optim.batch_size * optim.accumulate)))
+
+
+def original_batches(original: TaskData, n: int, seed: int) -> Iterator[dict]:
+    """Host batches of at most `n` training rows of the original task, chosen by the seed, padded to two lengths."""
+    rows = original.splits["train"]
+    if not len(rows.ids):
+        raise InputError("the original task has no training rows: its source must hold some beside its evaluation rows")
+    chosen = rows.take(chosen_rows(len(rows.ids), n, seed))
+    lengths = tasks.bucket_lengths(chosen.lengths(), most=2)
+    for batch, _ in tasks.eval_batches(chosen, EVAL_BATCH, lengths, original.pad_id):
+        yield batch
+
+
+def chosen_rows(size: int, n: int, seed: int) -> np.ndarray:
+    """Positions of a seeded choice of at most `n` of `size` rows, ascending."""
+    return np.sort(np.random.default_rng(seed).permutation(size)[:n])
+
+
+def parameter_counts(job: Job) -> dict:
+    """{'total', 'trained', 'percent', 'table': [{'path', 'shape', 'trained', 'multiplier'}]} over base and theta.
+
+    A leaf the method adds (a LoRA matrix) counts towards the total; a base leaf that theta leaves out is frozen.
+    """
+    leaves = {**flatten(job.base), **flatten(job.trainable.theta)}
+    table = [
+        {"path": path, "shape": list(leaf.shape), "trained": m != 0.0, "multiplier": m}
+        for path, leaf, m in ((path, leaf, job.trainable.multiplier.get(path, 0.0)) for path, leaf in leaves.items())
+    ]
+    trained = count({row["path"]: leaves[row["path"]] for row in table if row["trained"]})
+    total = count(leaves)
+    return {"total": total, "trained": trained, "percent": 100 * trained / total, "table": table}
+
+
+def _data(experiment, checkpoint, names):
+    """The original task (or None), the new task without rows the original is scored on, and notes."""
+    original = None
+    if experiment.original is not None:
+        head = checkpoint.heads.get(names.original)
+        original = tasks.prepare(experiment.original, checkpoint, names.original, head, experiment)
+    shared = tasks.head_of(original.task) if names.new == names.original else None
+    new = tasks.prepare(experiment.new, checkpoint, names.new, shared, experiment)
+    if original is None:
+        return None, new, ()
+    return original, *tasks.drop_overlap(new, original)
+
+
+def _data_notes(new: TaskData, original: TaskData | None) -> Iterator[str]:
+    for name, data in (("new", new), ("original", original)):
+        yield from (f"{name}: {text}" for text in (data.warnings if data else ()))
+    if original and new.task.name != original.task.name and new.task.labels and new.task.labels == original.task.labels:
+        yield "both tasks have the same labels; --head shared would go on with the original's head"
+
+
+def _identity(checkpoint: Checkpoint, new: TaskData, original: TaskData | None) -> dict:
+    digest = hashlib.sha256()
+    for path, leaf in flatten(checkpoint.params).items():
+        digest.update(path.encode())
+        digest.update(np.asarray(leaf))
+    data = {"new": new.identity} | ({"original": original.identity} if original else {})
+    return {"base_sha256": digest.hexdigest(), "data": data}
+
+
+def _prepared(experiment: Experiment, context: Context, folder: Path, say: Callable[[str], None]) -> Params:
+    """The method's statistics, computed once and then read from FOLDER."""
+    if not (folder / "provenance.json").exists():
+        say(f"preparing {experiment.method.label}")
+        aux = experiment.method.prepare(context, key_for(experiment.seed, "prepare"))
+        save_artefact(folder, aux, {"method": experiment.method.label, "scalars": count(aux)})
+    return load_artefact(folder)[0]

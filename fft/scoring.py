@@ -1,0 +1,72 @@
+"""Scoring a run's tasks: both on a fixed validation probe while training, both on their test splits around it."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from fft import retention
+from fft.evaluate import Change, make_predict, paired_change, predict, predictions
+from fft.job import EVAL_BATCH, Job, chosen_rows
+from fft.metrics import METRICS, Metric
+from fft.paths import Params
+from fft.tasks import Encoded, TaskData, eval_batches
+
+PROBE_SEED = 0
+
+
+class Scorer:
+    """Scores parameters on a job's tasks; one compiled program a head and padded length."""
+
+    def __init__(self, job: Job, poll: Callable[[], None]):
+        self.job, self.poll = job, poll
+        heads = {data.task.name for data in job.tasks.values()}
+        self._predictors = {head: make_predict(job.checkpoint.model, head) for head in heads}
+        size = job.experiment.retention.probe
+        self._probes = {
+            name: rows.take(chosen_rows(len(rows.ids), size, PROBE_SEED))
+            for name, rows in ((name, data.splits["validation"]) for name, data in job.tasks.items())
+        }
+
+    def metric(self, name: str) -> Metric:
+        """The metric of the task "new" or "original"."""
+        return METRICS[self.job.tasks[name].task.metric]
+
+    def probe(self, params: Params, base: dict | None) -> dict:
+        """{'new', 'original', 'combined'} on the probe; `base` is the same of the base model, None for itself.
+
+        Does not listen for a stop: the state it scores is saved with its score, or not at all.
+        """
+        scores: dict[str, float | None] = {"new": None, "original": None}
+        for name, rows in self._probes.items():
+            metric = self.metric(name)
+            logits = self._logits(params, self.job.tasks[name], rows, lambda: None)
+            scores[name] = float(metric.function(rows.labels, predictions(metric.kind, logits)))
+        settings = self.job.experiment.retention
+        combined = retention.combined_score(
+            self._signed("new", scores),
+            self._signed("original", scores),
+            self._signed("original", base or scores),
+            settings.drop_weight,
+            settings.tolerance,
+        )
+        return {**scores, "combined": combined}
+
+    def test(self, params: Params) -> dict[str, np.ndarray]:
+        """The logits [N, C] of each task's test split."""
+        return {
+            name: self._logits(params, data, data.splits["test"], self.poll) for name, data in self.job.tasks.items()
+        }
+
+    def change(self, name: str, before: np.ndarray, after: np.ndarray) -> Change:
+        """Before and after of a task from its test logits, with the paired interval."""
+        metric = self.metric(name)
+        labels = self.job.tasks[name].splits["test"].labels
+        return paired_change(metric, labels, predictions(metric.kind, before), predictions(metric.kind, after))
+
+    def _signed(self, name: str, scores: dict) -> float | None:
+        """A score with higher better, whatever the metric."""
+        return None if scores[name] is None else self.metric(name).sign * scores[name]
+
+    def _logits(self, params: Params, data: TaskData, rows: Encoded, poll: Callable[[], None]) -> np.ndarray:
+        batches = eval_batches(rows, EVAL_BATCH, data.lengths, data.pad_id)
+        return predict(self._predictors[data.task.name], params, batches, len(rows.ids), poll)

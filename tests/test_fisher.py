@@ -1,0 +1,136 @@
+"""The Fisher pass against closed forms, plain float64 loops and its own definition."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fft.errors import InputError
+from fft.fisher import diagonal_fisher
+from fft.paths import flatten
+from fft.tasks.classify import Classify
+from fft.tasks.regress import Regress
+from tests.toy import Toy, toy_batch, toy_params
+
+MODEL = Toy()
+TASK = Classify(name="original", labels=("a", "b", "c"))
+
+
+def probabilities(params, batch):
+    return np.asarray(jax.nn.softmax(MODEL.apply(params, batch)["logits"]["original"]), np.float64)
+
+
+def fisher(batches, params, task=TASK, seed=0, **settings):
+    return diagonal_fisher(MODEL, task, params, batches, jax.random.key(seed), **settings)
+
+
+def loop(params, batch, label_weights):
+    """Σ_b Σ_c w[b, c] (∂ nll_c / ∂θ)² by one float64 gradient after another."""
+    with jax.enable_x64(True):
+        params = jax.tree.map(lambda x: jnp.asarray(np.asarray(x, np.float64)), params)
+        total = {p: np.zeros(x.shape) for p, x in flatten(params).items()}
+        for b in range(len(batch["label"])):
+            x = np.asarray(batch["x"][b : b + 1], np.float64)
+            for c in range(label_weights.shape[1]):
+
+                def nll(params, x=x, c=c):
+                    return -jax.nn.log_softmax(MODEL.apply(params, {"x": x})["logits"]["original"])[0, c]
+
+                for path, g in flatten(jax.grad(nll)(params)).items():
+                    total[path] += label_weights[b, c] * np.asarray(g) ** 2
+        return {path: value / len(batch["label"]) for path, value in total.items()}
+
+
+def assert_leaves_close(tree, expected, tolerance=1e-5):
+    for path, leaf in flatten(tree).items():
+        norm = np.linalg.norm(expected[path])
+        assert np.linalg.norm(np.asarray(leaf) - expected[path]) <= tolerance * max(norm, 1e-12), path
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 8])
+def test_exact_equals_the_definition(chunk):
+    params, batch = toy_params(), toy_batch(rows=8)
+    assert_leaves_close(
+        fisher([batch], params, estimator="exact", chunk=chunk).diagonal,
+        loop(params, batch, probabilities(params, batch)),
+    )
+
+
+def test_exact_of_logistic_regression_is_the_closed_form():
+    """For logits x·W + b the Fisher of W[i, c] is the mean of x_i² p_c (1 − p_c), of b[c] that of p_c (1 − p_c)."""
+    params, batch = toy_params(), toy_batch(rows=16)
+    out = fisher([batch], params, estimator="exact", where=lambda p: p.startswith("heads/")).diagonal
+    x = np.asarray(MODEL.apply(params, batch)["pooled"], np.float64)
+    p = probabilities(params, batch)
+    variance = p * (1 - p)
+    head = out["heads"]["original"]["out"]
+    np.testing.assert_allclose(head["kernel"], (x**2).T @ variance / 16, rtol=1e-5)
+    np.testing.assert_allclose(head["bias"], variance.mean(0), rtol=1e-5)
+
+
+def test_empirical_uses_the_labels_of_the_data():
+    params, batch = toy_params(), toy_batch(rows=8)
+    assert_leaves_close(
+        fisher([batch], params, estimator="empirical").diagonal, loop(params, batch, np.eye(3)[batch["label"]])
+    )
+
+
+def test_mc_is_unbiased():
+    """The mean over 4,000 draws lies within 5 standard errors of exact, entry by entry."""
+    params, batch = toy_params(), toy_batch(rows=4)
+    exact = flatten(fisher([batch], params, estimator="exact").diagonal)
+    runs = [flatten(fisher([batch], params, seed=s, estimator="mc", draws=100).diagonal) for s in range(40)]
+    for path, value in exact.items():
+        drawn = np.stack([run[path] for run in runs])
+        error = drawn.std(0, ddof=1) / np.sqrt(len(runs))
+        assert (np.abs(drawn.mean(0) - value) <= 5 * error + 1e-7).all(), path
+
+
+def test_mc_does_not_depend_on_batching_or_chunks():
+    params, batch = toy_params(), toy_batch(rows=8)
+    halves = [{k: v[i : i + 4] for k, v in batch.items()} for i in (0, 4)]
+    whole = flatten(fisher([batch], params, draws=2).diagonal)
+    for batches, chunk in ((halves, 1), (halves, 4), ([batch], 5)):
+        assert_leaves_close(fisher(batches, params, draws=2, chunk=chunk).diagonal, whole, 1e-6)
+
+
+def test_filler_rows_count_for_nothing():
+    params, batch = toy_params(), toy_batch(rows=8, filler=3)
+    real = {k: v[:5] for k, v in batch.items()}
+    padded = fisher([batch], params, estimator="exact", chunk=3)
+    assert padded.examples == 5
+    assert_leaves_close(padded.diagonal, flatten(fisher([real], params, estimator="exact").diagonal), 1e-6)
+
+
+def test_regression_is_gauss_newton_over_sigma_squared():
+    """(y − f)²/2σ²: the Fisher is (∂f/∂θ)²/σ²."""
+    sigma = 0.5
+    params, batch = toy_params(heads={"original": 1}), toy_batch(rows=6)
+    batch["label"] = batch["x"][:, 0]
+    out = fisher([batch], params, Regress(name="original", sigma=sigma), estimator="exact").diagonal
+    expected = {p: np.zeros(x.shape) for p, x in flatten(params).items()}
+    for b in range(6):
+        row = {"x": batch["x"][b : b + 1]}
+        g = jax.grad(lambda p, row=row: MODEL.apply(p, row)["logits"]["original"][0, 0])(params)
+        for path, value in flatten(g).items():
+            expected[path] += np.asarray(value, np.float64) ** 2 / sigma**2 / 6
+    assert_leaves_close(out, expected)
+
+
+def test_only_the_leaves_asked_for():
+    out = fisher([toy_batch()], toy_params(), where=lambda p: p.endswith("kernel") and p.startswith("layers/1"))
+    assert list(flatten(out.diagonal)) == ["layers/1/attention/query/kernel"]
+
+
+def test_no_examples_and_unknown_estimators_are_refused():
+    with pytest.raises(InputError, match="at least one example"):
+        fisher([], toy_params())
+    with pytest.raises(InputError, match="known are exact, mc, empirical"):
+        fisher([toy_batch()], toy_params(), estimator="emprical")
+
+
+def test_a_gradient_that_is_not_finite_is_named():
+    params = toy_params()
+    params["layers"]["1"]["attention"]["query"]["bias"] = jnp.full(4, jnp.nan)
+    with pytest.raises(InputError, match="not finite"):
+        fisher([toy_batch()], params)

@@ -1,0 +1,301 @@
+"""One contract for every method and some chains, then what each method promises of its own."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from fft.errors import InputError
+from fft.experiment import Optim
+from fft.methods import EWC, L2SP, METHODS, Context, Freeze, Full, Layerwise, LoRA, from_json, parse_chain, to_json
+from fft.optim import make_optimizer, multipliers
+from fft.paths import flatten
+from fft.tasks.classify import Classify
+from fft.train import init_state, make_train_step
+from tests.toy import Toy, max_difference, toy_batch, toy_params
+
+MODEL = Toy()
+CHAINS = ["lora+ewc", "freeze+layerwise+ewc", "layerwise+freeze", "full+l2sp", "lora+l2sp+freeze"]
+
+
+def task(name="new", classes=3):
+    return Classify(name=name, labels=tuple("abcdefgh"[:classes]))
+
+
+def context(base):
+    return Context(MODEL, base, ("new",), task("original"), lambda n: [toy_batch(rows=8, filler=3)])
+
+
+@pytest.fixture
+def base():
+    return toy_params(heads={"original": 3, "new": 3})
+
+
+def stepper(method, base, lr=0.05, steps=10, **optim):
+    theta = method.init(base, jax.random.key(1))
+    multiplier = multipliers(method, theta, MODEL.depth, ("original",))
+    tx = make_optimizer(theta, multiplier, Optim(lr=lr, warmup=0.0, **optim), steps)
+    aux = method.prepare(context(base), jax.random.key(2))
+    tx = method.transform(tx, aux)
+    step = make_train_step(MODEL, task(), method, tx, multiplier)
+    return step, init_state(theta, tx, jax.random.key(3)), aux, multiplier
+
+
+def trained(method, base, steps=3, **optim):
+    step, state, aux, multiplier = stepper(method, base, **optim)
+    for i in range(steps):
+        batch = {"new": {k: v[None] for k, v in toy_batch(i).items()}}
+        state, metrics = step(state, base, aux, batch)
+    return state, metrics, multiplier
+
+
+@pytest.mark.parametrize("names", [*METHODS, *CHAINS])
+def test_contract(names, base):
+    method = parse_chain(names)
+    before = jax.tree.map(jnp.copy, base)
+
+    assert from_json(to_json(method)) == method
+    theta = method.init(base, jax.random.key(1))
+    assert max_difference(method.merge(base, theta), base) == 0, "step 0 is the base"
+    assert not {id(x) for x in jax.tree.leaves(theta)} & {id(x) for x in jax.tree.leaves(base)}, "theta is a copy"
+    aux = method.prepare(context(base), jax.random.key(2))
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(aux))
+    again = method.prepare(context(base), jax.random.key(2))
+    assert max_difference(aux, again) == 0, "prepare is a function of its key"
+
+    state, metrics, multiplier = trained(method, base)
+    assert np.isfinite(float(metrics["loss"])) and np.isfinite(float(metrics["penalty"]))
+    assert max_difference(base, before) == 0, "the base is never changed"
+    start = flatten(theta)
+    for path, leaf in flatten(state.theta).items():
+        if multiplier[path] == 0:
+            assert bool((leaf == start[path]).all()), f"{path} is frozen"
+    finished = method.finish(base, state.theta)
+    assert flatten(finished).keys() == flatten(base).keys(), "finish gives plain parameters"
+    assert max_difference(finished["heads"]["original"], base["heads"]["original"]) == 0
+    assert max_difference(finished["heads"]["new"], base["heads"]["new"]) > 0
+
+
+def test_full_step_is_adam_by_hand(base):
+    """One AdamW step from the closed form: θ − lr (g/(|g| + ε) + wd θ), decay on two-dimensional leaves only."""
+    lr, decay = 0.05, 0.1
+    step, state, aux, _ = stepper(Full(), base, lr=lr, weight_decay=decay, clip=0.0, schedule="constant")
+    batch = toy_batch(0)
+
+    def loss(params):
+        logits = MODEL.apply(params, batch)["logits"]["new"]
+        return optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean()
+
+    value, grads = jax.value_and_grad(loss)(base)
+    state, metrics = step(state, base, aux, {"new": {k: v[None] for k, v in batch.items()}})
+    assert float(metrics["loss"]) == pytest.approx(float(value), rel=1e-6)
+    gradients, leaves = flatten(grads), flatten(base)
+    for path, leaf in flatten(state.theta).items():
+        if path.startswith("heads/original"):
+            continue
+        g, old = gradients[path], leaves[path]
+        expected = old - lr * (g / (jnp.abs(g) + 1e-8) + (decay if old.ndim > 1 else 0.0) * old)
+        np.testing.assert_allclose(leaf, expected, atol=2e-5, err_msg=path)
+
+
+def test_accumulated_micro_batches_equal_one_batch(base):
+    batch = toy_batch(0, rows=8, filler=3)
+    for shape in [(1, 8), (2, 4), (4, 2)]:
+        step, state, aux, _ = stepper(Full(), base)
+        new = {k: v.reshape(*shape, *v.shape[1:]) for k, v in batch.items()}
+        state, metrics = step(state, base, aux, {"new": new})
+        if shape == (1, 8):
+            reference, loss = state.theta, metrics["loss"]
+        assert max_difference(state.theta, reference) < 1e-5
+        assert float(metrics["loss"]) == pytest.approx(float(loss), rel=1e-6)
+
+
+def test_the_clip_sees_the_trained_leaves_only_and_all_groups_at_once(base):
+    method = parse_chain("freeze+layerwise")
+    step, state, aux, multiplier = stepper(method, base)
+    batch = toy_batch(0)
+
+    def loss(params):
+        logits = MODEL.apply(params, batch)["logits"]["new"]
+        return optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean()
+
+    grads = flatten(jax.grad(loss)(base))
+    expected = np.sqrt(sum(float(jnp.sum(g**2)) for p, g in grads.items() if multiplier[p] != 0))
+    _, metrics = step(state, base, aux, {"new": {k: v[None] for k, v in batch.items()}})
+    assert float(metrics["grad_norm"]) == pytest.approx(expected, rel=1e-5)
+    # One clipped gradient for all groups: Adam's first moment is 0.1 · g · clip / norm over the trained leaves.
+    tx = make_optimizer(base, multiplier, Optim(lr=1.0, clip=0.5, warmup=0.0), 10)
+    ones = jax.tree.map(jnp.ones_like, base)
+    _, opt_state = tx.update(ones, tx.init(base), base)
+    trained_scalars = sum(np.prod(x.shape) for p, x in flatten(base).items() if multiplier[p] != 0)
+    moments = [s.mu for s in jax.tree.leaves(opt_state, is_leaf=is_adam) if is_adam(s)]
+    values = np.concatenate([np.ravel(x) for mu in moments for x in jax.tree.leaves(mu)])
+    assert len(values) == trained_scalars
+    np.testing.assert_allclose(values, 0.1 * 0.5 / np.sqrt(trained_scalars), rtol=1e-5)
+
+
+def is_adam(state):
+    return isinstance(state, optax.ScaleByAdamState)
+
+
+def test_a_step_that_is_not_finite_changes_nothing_but_the_counters(base):
+    step, state, aux, _ = stepper(Full(), base)
+    bad = toy_batch(0)
+    bad["x"][0, 0] = np.nan
+    kept = jax.tree.map(jnp.copy, (state.theta, state.opt_state))
+    state, metrics = step(state, base, aux, {"new": {k: v[None] for k, v in bad.items()}})
+    assert max_difference((state.theta, state.opt_state), kept) == 0
+    assert (int(state.step), int(state.skipped), int(metrics["skipped_in_a_row"])) == (1, 1, 1)
+    state, metrics = step(state, base, aux, {"new": {k: v[None] for k, v in toy_batch(1).items()}})
+    assert (int(state.skipped), int(metrics["skipped_in_a_row"])) == (1, 0)
+    assert max_difference(state.theta, kept[0]) > 0
+
+
+def test_freeze_takes_the_embeddings_and_the_lowest_blocks(base):
+    multiplier = multipliers(Freeze(blocks=1), base, MODEL.depth)
+    assert {p for p, m in multiplier.items() if m == 0} == {
+        "embed/scale",
+        "layers/0/attention/query/kernel",
+        "layers/0/attention/query/bias",
+    }
+    assert multipliers(Freeze(), base, MODEL.depth) == multiplier, "half of the blocks by default"
+    with pytest.raises(InputError, match="has 2 blocks"):
+        multipliers(Freeze(blocks=3), base, MODEL.depth)
+    with pytest.raises(InputError, match="matches none"):
+        multipliers(Freeze(pattern="layer.0.*"), base, MODEL.depth)
+    with pytest.raises(InputError, match="nothing to train"):
+        multipliers(Freeze(pattern=".*"), base, MODEL.depth)
+
+
+def test_layerwise_multiplies_by_decay_to_the_distance_from_the_top(base):
+    multiplier = multipliers(Layerwise(decay=0.5), base, MODEL.depth)
+    assert multiplier["embed/scale"] == 0.5**3
+    assert multiplier["layers/0/attention/query/bias"] == 0.5**2
+    assert multiplier["layers/1/attention/query/bias"] == 0.5
+    assert multiplier["heads/new/out/bias"] == 1.0
+
+
+def test_chained_multipliers_do_not_depend_on_the_order(base):
+    one, other = (multipliers(parse_chain(n), base, MODEL.depth) for n in ("freeze+layerwise", "layerwise+freeze"))
+    assert one == other and 0.0 in one.values() and 0.9 in one.values()
+
+
+def test_layerwise_scales_the_update_itself(base):
+    """The first AdamW update is lr · multiplier · sign(g), up to ε."""
+    step, state, aux, multiplier = stepper(Layerwise(decay=0.5), base, lr=0.01, weight_decay=0.0, schedule="constant")
+    state, _ = step(state, base, aux, {"new": {k: v[None] for k, v in toy_batch(0).items()}})
+    old = flatten(base)
+    for path, leaf in flatten(state.theta).items():
+        if multiplier[path] and not path.startswith("heads/original"):
+            assert float(jnp.max(jnp.abs(leaf - old[path]))) == pytest.approx(0.01 * multiplier[path], rel=1e-2), path
+
+
+def test_l2sp_penalty_by_plain_loops(base):
+    method = L2SP(strength=0.3, head_strength=0.2)
+    aux = method.prepare(context(base), jax.random.key(0))
+    params = jax.tree.map(lambda x: x + 0.1, base)
+    expected = 0.0
+    anchors = flatten(base)
+    for path, leaf in flatten(params).items():
+        for value, anchor in zip(np.ravel(leaf).astype(np.float64), np.ravel(anchors[path]), strict=True):
+            expected += 0.1 * value**2 if path.startswith("heads/new/") else 0.15 * (value - anchor) ** 2
+    assert float(method.penalty(base, params, aux)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_ewc_penalty_has_the_half_and_leaves_fresh_heads_out(base):
+    method = EWC(strength=7.0)
+    aux = method.prepare(context(base), jax.random.key(0))
+    assert "new" not in aux["heads"] and "original" in aux["heads"]
+    params = jax.tree.map(lambda x: x + 0.1, base)
+    expected = 0.5 * 7.0 * 0.01 * sum(float(jnp.sum(f)) for f in jax.tree.leaves(aux))
+    assert float(method.penalty(base, params, aux)) == pytest.approx(expected, rel=1e-4)
+    narrow = toy_params(heads={"original": 1, "new": 3})
+    with pytest.raises(InputError, match="heads/original/out/bias"):
+        method.penalty(base, narrow, aux)
+
+
+def test_ewc_with_lora_penalises_the_merged_update(base):
+    """½ λ Σ F ⊙ (s·A·B)² from the adapter's own matrices."""
+    method = parse_chain("lora+ewc", {"ewc": EWC(strength=3.0)})
+    lora = method.members[0]
+    theta = method.init(base, jax.random.key(1))
+    theta["layers"]["0"]["attention"]["query"]["lora_b"] += 0.5
+    aux = method.prepare(context(base), jax.random.key(0))
+    q = theta["layers"]["0"]["attention"]["query"]
+    update = lora.scale * q["lora_a"] @ q["lora_b"]
+    fisher = aux["ewc"]["layers"]["0"]["attention"]["query"]["kernel"]
+    expected = 1.5 * float(jnp.sum(fisher * update**2))
+    assert float(method.penalty(base, method.merge(base, theta), aux)) == pytest.approx(expected, rel=1e-4)
+
+
+def test_lora_with_the_adapter_off_is_the_base_bit_for_bit(base):
+    kept = jax.tree.map(np.asarray, base)
+    state, _, _ = trained(LoRA(targets="query"), base, steps=3)
+    assert all(bool((x == y).all()) for x, y in zip(jax.tree.leaves(base), jax.tree.leaves(kept), strict=True))
+    merged = LoRA(targets="query").merge(base, state.theta)
+    assert max_difference(merged["layers"], base["layers"]) > 0, "with the adapter on it is not"
+
+
+def test_lora_targets_by_role_pattern_and_all(base):
+    paths = list(flatten(base))
+    assert LoRA(targets="query").modules(paths) == ["layers/0/attention/query", "layers/1/attention/query"]
+    assert LoRA(targets="layers/1/.*").modules(paths) == ["layers/1/attention/query"]
+    assert len(LoRA(targets="all-linear").modules(paths)) == 2
+    with pytest.raises(InputError, match="unknown role quarry"):
+        LoRA(targets="quarry").modules(paths)
+    with pytest.raises(InputError, match="matches none"):
+        LoRA(targets="layers/7/.*").modules(paths)
+
+
+def test_merged_lora_dropout_keeps_the_mean(base):
+    method = LoRA(targets="query", dropout=0.25)
+    theta = method.init(base, jax.random.key(1))
+    for i in "01":
+        theta["layers"][i]["attention"]["query"]["lora_b"] += 0.3
+    merged = method.merge(base, theta)
+    keys = jax.random.split(jax.random.key(5), 4000)
+    drawn = jax.vmap(lambda k: method.inject(base, theta, k)["layers"]["0"]["attention"]["query"]["kernel"])(keys)
+    mean = drawn.mean(0)
+    error = drawn.std(0).max() / np.sqrt(len(keys))
+    assert float(drawn.std(0).max()) > 0
+    np.testing.assert_allclose(mean, merged["layers"]["0"]["attention"]["query"]["kernel"], atol=5 * float(error))
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [("lora+lora", "names lora twice"), ("lorra", "unknown method 'lorra'"), ("", "unknown method ''")],
+)
+def test_chains_that_make_no_sense_are_refused(names, message):
+    with pytest.raises(InputError, match=message):
+        parse_chain(names)
+
+
+def test_two_reparametrisations_are_refused():
+    @dataclasses.dataclass(frozen=True)
+    class Other(LoRA):
+        name = "other"
+
+    with pytest.raises(InputError, match="lora and other each replace"):
+        LoRA() + Other()
+
+
+def test_settings_of_a_method_not_named_are_refused():
+    with pytest.raises(InputError, match="setting of lora"):
+        parse_chain("ewc", {"lora": LoRA(rank=2)})
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ([{"name": "lora", "rnk": 3}], r"method\.0\.rnk"),
+        ([{"name": "lora", "rank": "3"}], r"method\.0\.rank"),
+        ([{"name": "os.system"}], "unknown method 'os.system'"),
+        ({"name": "lora"}, "expected a list"),
+    ],
+)
+def test_methods_from_json_are_strict(data, message):
+    with pytest.raises(InputError, match=message):
+        from_json(data)
