@@ -1,0 +1,68 @@
+"""The one look of all pictures, and how they become files."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+# Okabe and Ito's colours, which every kind of colour vision tells apart, darkened until letters in them read on white.
+COLOURS = ("#0072B2", "#C44E00", "#00795A", "#A8447F", "#8A6500", "#1F78A8", "#6A4690", "#7A4038")
+SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "triangle-right", "triangle-left")
+INK, FAINT, BAND = "#333333", "#767676", "#009E73"
+FONT = "Helvetica, Arial, sans-serif"
+
+
+def ticks(values: Sequence[float], most: int = 8) -> list[float]:
+    """About `most` round numbers around the values; a step divides 1, so that no accuracy of 1.02 is ever marked."""
+    low, high = min(values), max(values)
+    rough = max(high - low, 1e-3) / most
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough)
+    first, last = math.floor(low / step), math.ceil(high / step - 1e-9)
+    return [round(number * step, 10) for number in range(first, last + 1)]
+
+
+def styled(chart: Any) -> Any:
+    """One look for all pictures: horizontal grid, quiet axes, letters of 12 to 13 pixels, no background."""
+    return (
+        chart.configure(font=FONT, background="transparent", padding=8)
+        .configure_view(stroke=None)
+        .configure_axis(
+            grid=True,
+            gridColor="#8888882e",
+            domainColor=FAINT,
+            tickColor=FAINT,
+            labelColor=INK,
+            titleColor=INK,
+            labelFontSize=12,
+            titleFontSize=13,
+            titleFontWeight="normal",
+            titlePadding=10,
+        )
+        .configure_text(fontSize=12)
+        .configure_title(fontSize=12, fontWeight="normal", color=INK)
+    )
+
+
+def svg(chart: Any) -> str:
+    """The chart as SVG text without a ground, for a page that has its own."""
+    import vl_convert
+
+    return vl_convert.vegalite_to_svg(chart.to_dict())
+
+
+def save(chart: Any, path_stem: str | Path) -> list[Path]:
+    """Write the chart on white as path_stem.svg and path_stem.png (two pixels to one); MachineError if it cannot."""
+    import vl_convert
+
+    from fft.record import replace_file
+
+    stem = Path(path_stem)
+    vector, pixels = stem.with_name(stem.name + ".svg"), stem.with_name(stem.name + ".png")
+    spec = chart.to_dict()
+    spec["config"]["background"] = "white"
+    replace_file(vector, vl_convert.vegalite_to_svg(spec).encode())
+    replace_file(pixels, vl_convert.vegalite_to_png(spec, scale=2))
+    return [vector, pixels]
