@@ -53,7 +53,7 @@ def make_run(name="lora+ewc", outcome="undecided", after=0.868, original=True):
         "git": {"commit": "c" * 40, "dirty": True},
         "versions": {"jax": "0.10.2"},
         "device": {"platform": "cpu"},
-        "data": {"new": data, "original": {**data, "source": "demo:movie"} if original else None},
+        "data": {"new": data, **({"original": {**data, "source": "demo:movie"}} if original else {})},
         "parameters": {"total": total, "trained": trained, "percent": 100 * trained / total, "table": table},
         "notes": ["a note"],
         "steps": 400,
@@ -201,8 +201,7 @@ def svg_texts(path):
 
 def test_the_front_names_every_point_and_both_axes(tmp_path):
     runs = [make_run("full", "fail", 0.823), make_run(HOSTILE), make_run("ewc", "pass", 0.886)]
-    titles = [plots.axis_title(runs[0], task) for task in ("original", "new")]
-    vector, pixels = plots.front(plots.front_points(runs), tmp_path / "front.v1", *titles)
+    vector, pixels = plots.front_of_runs([make_run(original=False), *runs], tmp_path / "front.v1")
     assert (vector.name, pixels.name) == ("front.v1.svg", "front.v1.png")
     assert pixels.read_bytes().startswith(b"\x89PNG")
     found = svg_texts(vector)
@@ -222,13 +221,14 @@ def test_front_points_are_scores_with_the_paired_interval():
     run["original"] = change(1.0, 1.2, metric="rmse", sign=-1)
     np.testing.assert_allclose(plots.front_points([run])[1].original_interval, (1.2 - 0.013, 1.2 + 0.015))
     assert plots.front_points([make_run(original=False)]) == []
+    assert plots.front_of_runs([make_run(original=False)], "nowhere") == []
 
 
 def test_labels_cover_neither_marks_nor_each_other():
     rng = np.random.default_rng(0)
     frame = labels.Box(0, 0, 560, 380)
     for _ in range(50):
-        at = [(float(x), float(y)) for x, y in rng.uniform((80, 60), (480, 320), (6, 2))]
+        at = [(float(x), float(y)) for x, y in rng.uniform((8, 8), (552, 372), (6, 2))]
         marks = [labels.Box(x - 7, y - 7, x + 7, y + 7) for x, y in at]
         placed = labels.place([(60.0, 16.0)] * 6, at, marks, frame)
         for i, box in enumerate(placed):

@@ -91,6 +91,7 @@ def test_should_stop_after_patience_scorings_without_a_better_one():
         (0.020, 0.005, 0.035, "pass", None),
         (-0.030, -0.045, -0.015, "fail", None),
         (-0.030, -0.060, -0.010, "undecided", 100),  # the drop's lower end .010 is on the tolerance: just undecided
+        (-0.030, -0.060, 0.29 - 0.30, "undecided", 100),  # .0100000000000000088 is .01: rounding fails no one
         (-0.030, -0.060, 0.030, "undecided", 900),  # arm .060 towards the tolerance, gap .020
         (-0.010, -0.040, 0.020, "undecided", None),  # the drop is the tolerance
         (NAN, NAN, NAN, "fail", None),

@@ -121,10 +121,7 @@ def _trouble(run: dict[str, Any]) -> str:
     if run["skipped_steps"]:
         said.append(f"{run['skipped_steps']} steps were skipped because they were not finite")
     said += [
-        f"{task}: {warning}"
-        for task in ("original", "new")
-        if run["data"][task]
-        for warning in run["data"][task]["warnings"]
+        f"{task}: {warning}" for task in ("original", "new") if run[task] for warning in run["data"][task]["warnings"]
     ]
     items = "".join(f"<li>{escape(str(item))}</li>" for item in said)
     return f"<h2>Notes and warnings</h2>\n<ul>{items}</ul>" if said else ""
@@ -141,7 +138,7 @@ def _data(run: dict[str, Any]) -> str:
     rows = [
         (task, run["data"][task]["source"], name, split)
         for task in ("original", "new")
-        if run["data"][task]
+        if run[task]
         for name, split in run["data"][task]["splits"].items()
     ]
     return f"<h2>Data</h2>\n{_table(columns, rows)}"
@@ -153,10 +150,9 @@ def _settings(run: dict[str, Any]) -> str:
 
 def _repeat(run: dict[str, Any]) -> str:
     git = run["git"]
-    commit = (git or {}).get("commit") if git else None
     said = [("experiment hash", run["experiment_hash"])]
-    if commit:
-        said.append(("git commit", f"{commit}{' with changes that are not committed' if git['dirty'] else ''}"))
+    if git["commit"]:
+        said.append(("git commit", f"{git['commit']}{', with changes that are not committed' if git['dirty'] else ''}"))
     said += [*_flat({"device": run["device"]}), *_flat({"seconds": run["seconds"]}), *run["versions"].items()]
     return (
         "<h2>To repeat</h2>\n<p>In the folder of this run:</p>\n"

@@ -65,6 +65,15 @@ def front(
     return save(front_chart(points, original, new), path_stem)
 
 
+def front_of_runs(runs: Sequence[dict[str, Any]], path_stem: str | Path) -> list[Path]:
+    """Draw the `front` of run.json data with their base; draws nothing and returns [] where no run has an original."""
+    points = front_points(runs)
+    if not points:
+        return []
+    watched = next(run for run in runs if run["original"])
+    return front(points, path_stem, axis_title(watched, "original"), axis_title(watched, "new"))
+
+
 def axis_title(run: dict[str, Any], task: str) -> str:
     """The title of a task's axis: which task, its metric, the split and how many examples."""
     change = run[task]
