@@ -109,7 +109,7 @@ class TrainBatches:
         return edges[at - 1], edges[at]
 
     def _sorted(self, start: int, stop: int) -> np.ndarray:
-        """Rows of the batches start to stop, [stop - start, B]: like lengths together, the batches in a seeded order."""
+        """Rows of the batches start to stop, [stop - start, B]: like lengths together, batches in a seeded order."""
         stream = np.array([self._order[at] for at in range(start * self.batch_size, stop * self.batch_size)], np.int64)
         by_length = stream[np.argsort(self._tokens[stream], kind="stable")].reshape(stop - start, self.batch_size)
         return by_length[np.random.default_rng([self.seed, start]).permutation(stop - start)]

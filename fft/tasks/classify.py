@@ -70,11 +70,13 @@ def label_names(rows: Rows) -> tuple[str, ...]:
     return tuple(sorted(names, key=int if whole else str))
 
 
-def encode_labels(rows: Rows, labels: Sequence[str] | None = None) -> tuple[np.ndarray, tuple[str, ...]]:
+def encode_labels(
+    rows: Rows, labels: Sequence[str] | None = None, numbers: bool = True
+) -> tuple[np.ndarray, tuple[str, ...]]:
     """Class numbers int32 [N] and the class names; `labels` fixes the names, None takes those of `rows`.
 
-    With fixed names a label is one of them, in any case where that is unambiguous. Whole numbers count as class numbers
-    where no name is a number, as in Hugging Face's id2label.
+    With fixed names a label is one of them, in any case where that is unambiguous. With `numbers`, rows that have only
+    whole numbers where no name is a number have class numbers, as in Hugging Face's id2label.
     Raises InputError naming the row of an unknown label, a negative one or one >= C.
     """
     if labels is None:
@@ -84,7 +86,7 @@ def encode_labels(rows: Rows, labels: Sequence[str] | None = None) -> tuple[np.n
     names = tuple(labels)
     if not any(_FLOAT.fullmatch(name) for name in names):
         _refuse_fractions(rows)
-    numbered = not any(_INTEGER.fullmatch(name) for name in names)
+    numbered = numbers and not any(_INTEGER.fullmatch(name) for name in names) and _all_whole(rows)
     known: dict[Label, int] = {}
     found = np.empty(len(rows.labels), np.int32)
     for row, label in enumerate(rows.labels):
@@ -98,6 +100,10 @@ def numbers_for_names(rows: Rows, labels: Sequence[str]) -> bool:
     """True when `rows` has class numbers although the head's classes have real names: worth telling the user."""
     if any(_INTEGER.fullmatch(name) or _GENERIC.fullmatch(name) for name in labels):
         return False
+    return _all_whole(rows)
+
+
+def _all_whole(rows: Rows) -> bool:
     return all(_INTEGER.fullmatch(str(label)) for label in rows.labels)
 
 

