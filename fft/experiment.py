@@ -38,6 +38,8 @@ class Data:
     """what the label is"""
     metric: str | None = None
     """accuracy, macro_f1, mcc; pearson, spearman, rmse (default: accuracy, or pearson for regression)"""
+    name: str | None = None
+    """what the head of this task is called in the checkpoint (default: new or original)"""
     train_rows: int | None = None
     """use at most this many training rows, chosen by the seed"""
     __pydantic_config__ = STRICT

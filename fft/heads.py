@@ -1,5 +1,6 @@
 """Which heads a run uses, and the ones it has to make: a fresh head for the new task, a fitted one for the original."""
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,9 +26,9 @@ def head_names(experiment: Experiment, checkpoint: Checkpoint) -> HeadNames:
     """The heads the experiment asks for; InputError where the checkpoint does not have them."""
     names, wanted = list(checkpoint.heads), experiment.original_head
     if experiment.original is None:
-        return HeadNames(None, _free("new", names))
+        return HeadNames(None, _unused(experiment.new.name, "new", names))
     if wanted == "fit":
-        name = _free("original", names)
+        name = _unused(experiment.original.name, "original", names)
     elif wanted is not None and wanted not in names:
         raise InputError(f"--original-head {wanted}: the checkpoint's heads are: {', '.join(names) or 'none'}")
     elif wanted is None and checkpoint.primary is None:
@@ -37,16 +38,15 @@ def head_names(experiment: Experiment, checkpoint: Checkpoint) -> HeadNames:
         )
     else:
         name = wanted or checkpoint.primary
-    return HeadNames(name, name if experiment.head == "shared" else _free("new", [*names, name]))
+    return HeadNames(name, name if experiment.head == "shared" else _unused(experiment.new.name, "new", [*names, name]))
 
 
-def _free(name: str, taken: list[str]) -> str:
-    """`name`, or the first of name_2, name_3, … that is not taken."""
-    number, free = 1, name
-    while free in taken:
-        number += 1
-        free = f"{name}_{number}"
-    return free
+def _unused(given: str | None, default: str, taken: list[str]) -> str:
+    """The name given for a new head, or the first of default, default_2, default_3, … that is not taken."""
+    if given in taken:
+        raise InputError(f"the checkpoint has a head named {given!r} already; its heads are: {', '.join(taken)}")
+    numbered = (f"{default}_{number}" for number in itertools.count(2))
+    return given or next(name for name in itertools.chain([default], numbered) if name not in taken)
 
 
 def make_heads(

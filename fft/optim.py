@@ -63,8 +63,10 @@ def make_optimizer(
             return optax.set_to_zero()
         return optax.adamw(lambda step: rate(step) * value, weight_decay=optim.weight_decay, mask=decayed)
 
-    labels = map_leaves(lambda path, _: repr(multiplier[path]), theta)
-    groups = {repr(value): group(value) for value in set(multiplier.values())}
+    # Labels become keys of the optimizer state, and those hold no dots on disk.
+    label_of = {value: f"rate_{value!r}".replace(".", "_") for value in set(multiplier.values())}
+    labels = map_leaves(lambda path, _: label_of[multiplier[path]], theta)
+    groups = {label: group(value) for value, label in label_of.items()}
     tx = optax.multi_transform(groups, labels)
     if optim.clip == 0:
         return tx

