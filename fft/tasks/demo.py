@@ -75,7 +75,7 @@ def fetched() -> bool:
 
 
 def download(package: Package, folder: Path) -> Path:
-    """Download one package file into `folder` and return its path; its sha256 is checked before anything reads it."""
+    """Download one package file into the empty `folder` and return its path; its sha256 is checked before any use."""
     wanted = f"{package.name}=={package.version}"
     wants = folder / "requirements.txt"
     wants.write_text(f"{wanted} --hash=sha256:{package.sha256}\n")

@@ -16,6 +16,7 @@ from fft.tasks.splits import Splits, make_splits, text_keys
 from fft.tasks.tokenize import Encoded, Tokenizer, encode, load_tokenizer
 
 Task = Classify | Regress
+DEFAULT_LENGTH = 128
 DEFAULT_METRICS = {"classification": "accuracy", "regression": "pearson"}
 
 
@@ -42,7 +43,8 @@ def prepare(data: Any, checkpoint: Any, name: str, head: Any, experiment: Any) -
     """The task `name` on `data` (fft.experiment.Data) for the model of `checkpoint` (fft.models.Checkpoint).
 
     `head` (fft.models.Head) fixes the labels, None takes them from the data: from every row of a source that is split
-    here, from the training rows where the source comes split. experiment gives max_length and seed.
+    here, from the training rows where the source comes split. `experiment` gives seed and max_length (None: 128, or
+    the model's positions where they are fewer).
     Raises InputError for anything in the data that does not fit the model or the head, MachineError without a network
     that is needed.
     """
@@ -57,7 +59,7 @@ def prepare(data: Any, checkpoint: Any, name: str, head: Any, experiment: Any) -
     return prepared._replace(warnings=(*found.warnings, *notes, *prepared.warnings))
 
 
-def prepare_scored(data: Any, checkpoint: Any, name: str, head: Any, max_length: int) -> TaskData:
+def prepare_scored(data: Any, checkpoint: Any, name: str, head: Any, max_length: int | None) -> TaskData:
     """The task of a head on rows that are only scored: one split, 'test'.
 
     These are the rows of data.test where it is named, else all rows of a source with one split, else its split test, or
@@ -128,9 +130,10 @@ def _task(data: Any, name: str, head: Any, rows: Rows) -> Task:
     return Classify(name, labels, metric)
 
 
-def _encoded(task: Task, rows: dict[str, Rows], checkpoint: Any, max_length: int, numbers: bool) -> TaskData:
+def _encoded(task: Task, rows: dict[str, Rows], checkpoint: Any, max_length: int | None, numbers: bool) -> TaskData:
     """Labels and tokens of every split; `numbers`: class numbers may stand for the names of the head."""
     config, splits, warnings = checkpoint.model.config, {}, []
+    max_length = min(DEFAULT_LENGTH, config.max_positions) if max_length is None else max_length
     tokenizer: Tokenizer = load_tokenizer(checkpoint.folder, config.vocab_size)
     for role, part in rows.items():
         if task.kind == "regression":

@@ -11,6 +11,8 @@ import numpy as np
 from fft.errors import InputError
 from fft.tasks.rows import Rows
 
+LARGEST = float(np.finfo(np.float32).max)
+
 
 @dataclass(frozen=True)
 class Regress:
@@ -59,7 +61,7 @@ def encode_targets(rows: Rows) -> np.ndarray:
             raise InputError(
                 f"{where}: target {label!r} is not a number; for class names use kind classification"
             ) from None
-        if not math.isfinite(value) or abs(value) > np.finfo(np.float32).max:
+        if not math.isfinite(value) or abs(value) > LARGEST:
             raise InputError(f"{where}: target {label} is not a finite float32 number. Remove the row or mend it.")
         targets[row] = value
     return targets

@@ -1,5 +1,7 @@
 """Where rows come from: file:PATH, demo:NAME, tfds:NAME, hf:NAME, each as named splits that are read when asked for."""
 
+import contextlib
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -76,32 +78,32 @@ def _ends_in_split(name: str) -> bool:
 
 
 def _folder_builder(folder: Path):
-    """The builder of a prepared folder, or of the newest version below it."""
+    """The builder of a prepared folder, the one that holds dataset_info.json."""
     import tensorflow_datasets as tfds
 
-    found = sorted(
-        path.parent for path in [folder / "dataset_info.json", *folder.glob("*/dataset_info.json")] if path.is_file()
-    )
-    if not found:
-        raise InputError(f"{folder}: no prepared tfds data (dataset_info.json) in this folder or one level below")
-    return tfds.builder_from_directory(found[-1])
+    if not (folder / "dataset_info.json").is_file():
+        below = [path.parent.name for path in sorted(folder.glob("*/dataset_info.json"))]
+        hint = f" Name one of its folders: {', '.join(below)}." if below else ""
+        raise InputError(f"{folder}: no prepared tfds data in this folder: there is no dataset_info.json.{hint}")
+    return tfds.builder_from_directory(folder)
 
 
 def _named_builder(source: str, name: str):
     """The builder of a data set that tfds knows, prepared as array_record."""
     import tensorflow_datasets as tfds
 
-    _ = tfds.text  # registers the older text data sets
+    _ = tfds.text.Glue  # the import behind it registers the older text data sets, all of them
     try:
         builder = tfds.builder(name, file_format="array_record", try_gcs=False)
     except (tfds.core.registered.DatasetNotFoundError, ValueError, AttributeError) as error:
         raise InputError(f"{source}: tfds has no data set {name!r}: {str(error).splitlines()[0]}") from None
     try:
-        builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
+        with contextlib.redirect_stdout(sys.stderr):  # standard output belongs to the command
+            builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
     except OSError as error:
         raise MachineError(f"{source}: tfds cannot fetch or write it: {error}") from error
     except ImportError as error:
-        raise InputError(f"{source}: preparing it needs {error.name}; prepare it elsewhere as array_record") from None
+        raise InputError(f"{source}: preparing it needs the Python package {error.name}: install it") from None
     return builder
 
 
@@ -120,7 +122,7 @@ def _from_builder(source: str, builder, split: str) -> Source:
             raise InputError(
                 f"{source}: not prepared as array_record, which reading without TensorFlow needs: {error}"
             ) from None
-        return _collect_named(f"{source}/{name}".replace(f"/{name}/{name}", f"/{name}"), columns, records, names)
+        return _collect_named(source if split else f"{source}/{name}", columns, records, names)
 
     return Source(source, (split,) if split else splits, read)
 
@@ -170,7 +172,8 @@ def _open_hf(source: str, rest: str) -> Source:
     def read(part: str, columns: Columns) -> Rows:
         table = loaded[part]
         require_columns(source, table.column_names, columns)
-        return _collect_named(f"{source}/{part}", columns, table, getattr(table.features[columns.label], "names", None))
+        names = getattr(table.features[columns.label], "names", None)
+        return _collect_named(source if split else f"{source}/{part}", columns, table, names)
 
     return Source(source, (split,) if split else splits, read)
 

@@ -1,0 +1,120 @@
+"""Labels become class numbers or are refused by row; the losses are the closed forms, one number an example."""
+
+import jax
+import numpy as np
+import pytest
+
+from fft.errors import InputError
+from fft.tasks.classify import Classify, encode_labels, numbers_for_names
+from fft.tasks.regress import Regress, encode_targets
+from fft.tasks.rows import Rows
+
+
+def rows_of(labels):
+    return Rows(["t"] * len(labels), None, list(labels), list(range(5, 5 + len(labels))), "file.csv")
+
+
+def test_cross_entropy():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(6, 3)) * 50
+    label = np.array([0, 2, 1, 1, 0, 2], np.int32)
+    weight = np.array([1, 1, 1, 1, 1, 0], np.float32)
+    nll, weights = Classify("new", ("a", "b", "c")).loss(
+        {"logits": {"new": logits.astype(np.float32)}}, {"label": label, "weight": weight}
+    )
+    shifted = logits - logits.max(1, keepdims=True)
+    expected = np.log(np.exp(shifted).sum(1)) - shifted[np.arange(6), label]
+    np.testing.assert_allclose(nll[:5], expected[:5], rtol=1e-5, atol=1e-5)
+    assert nll[5] == 0 and (weights == weight).all() and nll.dtype == np.float32
+
+
+def test_cross_entropy_gradient_is_probability_minus_label():
+    logits = np.random.default_rng(1).normal(size=(4, 3)).astype(np.float32)
+    batch = {"label": np.array([2, 0, 1, 1]), "weight": np.array([1, 1, 1, 0], np.float32)}
+    grad = jax.grad(lambda z: Classify("h", ("a", "b", "c")).loss({"logits": {"h": z}}, batch)[0].sum())(logits)
+    probability = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    expected = (probability - np.eye(3)[batch["label"]]) * batch["weight"][:, None]
+    np.testing.assert_allclose(grad, expected, atol=1e-6)
+
+
+def test_squared_error():
+    outputs = {"logits": {"h": np.array([[1.0], [2.0], [7.0]], np.float32)}}
+    batch = {"label": np.array([0.5, 4.0, 0.0], np.float32), "weight": np.array([1, 1, 0], np.float32)}
+    assert Regress("h").loss(outputs, batch)[0].tolist() == [0.125, 2.0, 0.0]
+    assert Regress("h", sigma=2.0).loss(outputs, batch)[0].tolist() == [0.03125, 0.5, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "numbers"),
+    [
+        (["pos", "neg", "pos"], ("neg", "pos"), [1, 0, 1]),
+        (["10", "2", "10"], ("2", "10"), [1, 0, 1]),
+        ([3, 0, 1], ("0", "1", "3"), [2, 0, 1]),
+        (["1", "x"], ("1", "x"), [0, 1]),
+        (["1.5", "x"], ("1.5", "x"), [0, 1]),
+    ],
+)
+def test_names_of_a_new_head(labels, names, numbers):
+    found, named = encode_labels(rows_of(labels))
+    assert (found.tolist(), named, found.dtype) == (numbers, names, np.int32)
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "numbers"),
+    [
+        (["POSITIVE", "negative"], ("NEGATIVE", "POSITIVE"), [1, 0]),
+        (["1", "0"], ("LABEL_0", "LABEL_1"), [1, 0]),
+        (["LABEL_1", "LABEL_0"], ("LABEL_0", "LABEL_1"), [1, 0]),
+        ([1, 0], ("NEGATIVE", "POSITIVE"), [1, 0]),
+        ([1, 3], ("0", "1", "3"), [1, 2]),
+        (["A", "a"], ("a", "A"), [1, 0]),
+        ([0.5, 1.5], ("1.5", "0.5"), [1, 0]),
+    ],
+)
+def test_names_of_a_fixed_head(labels, names, numbers):
+    assert encode_labels(rows_of(labels), names)[0].tolist() == numbers
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "message"),
+    [
+        (["a", "-1"], None, None),
+        (["0", "1", "-1"], None, r"file\.csv, row 7: label -1: -1 and other negative numbers mark unlabelled rows"),
+        ([0, 1, -1], ("no", "yes"), "row 7: label -1: .*unlabelled"),
+        ([0, 1, 2], ("no", "yes"), "row 7: unknown label '2'; the head has 'no', 'yes', or 0 to 1"),
+        ([0, 1, 2], ("0", "1"), "row 7: unknown label '2'; the head has '0', '1'"),
+        (["yes", "yess"], ("no", "yes"), "row 6: unknown label 'yess'.*Did you mean 'yes'"),
+        (["yes", "1"], ("no", "yes"), "row 6: unknown label '1'"),
+        (["b", "AA"], ("aa", "Aa", "b"), "row 6: unknown label 'AA'"),
+        (["a", "a"], None, "every row has the label 'a'"),
+        (["1.0", "0.0"], None, r"row 5: label 1\.0 is not a whole number.*kind regression"),
+        ([1, 2.5], None, r"row 6: label 2\.5 is not a whole number.*kind regression"),
+        ([1.0, 2.0], ("no", "yes"), r"row 5: label 1\.0 is not a whole number"),
+        ([float("nan"), 1], None, "label nan is not a whole number"),
+    ],
+)
+def test_bad_labels(labels, names, message):
+    if message is None:
+        assert encode_labels(rows_of(labels), names)[1] == ("-1", "a")
+        return
+    with pytest.raises(InputError, match=message):
+        encode_labels(rows_of(labels), names)
+
+
+def test_numbers_only_stand_for_names_where_asked():
+    with pytest.raises(InputError, match="unknown label '0'; the head has 'no', 'yes'"):
+        encode_labels(rows_of(["0", "1"]), ("no", "yes"), numbers=False)
+    assert numbers_for_names(rows_of(["0", "1"]), ("no", "yes"))
+    assert not numbers_for_names(rows_of(["0", "1"]), ("LABEL_0", "LABEL_1"))
+    assert not numbers_for_names(rows_of(["0", "1"]), ("0", "1"))
+    assert not numbers_for_names(rows_of(["no", "1"]), ("no", "yes"))
+
+
+def test_targets():
+    assert encode_targets(rows_of(["1.5", "-2e-1", "3"])).tolist() == np.array([1.5, -0.2, 3], np.float32).tolist()
+
+
+@pytest.mark.parametrize("label", ["nan", "inf", "-Infinity", "1e39", "good", float("nan"), float("inf")])
+def test_bad_targets(label):
+    with pytest.raises(InputError, match=r"file\.csv, row 6: target .*(not a finite|not a number)"):
+        encode_targets(rows_of([1, label]))

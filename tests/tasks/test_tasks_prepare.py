@@ -1,0 +1,189 @@
+"""A Data setting becomes rows, labels and lengths that fit the model, with everything odd said or refused."""
+
+import hashlib
+
+import numpy as np
+import pytest
+from tiny_tasks import checkpoint, tokenizer_folder, write_csv
+
+from fft.errors import InputError
+from fft.experiment import Data, Experiment
+from fft.models import Head
+from fft.tasks import TrainBatches, describe, drop_overlap, head_of, prepare, prepare_scored
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return checkpoint(tokenizer_folder(tmp_path_factory.mktemp("model") / "m"))
+
+
+def lines(count, start=0, label=lambda n: ("no", "yes")[n % 2]):
+    return [
+        f"{' '.join(f'w{(n * 7 + k) % 40}' for k in range(2 + n % 5))} w{n // 40},{label(n)}"
+        for n in range(start, start + count)
+    ]
+
+
+def prepared(model, data, head=None, **settings):
+    return prepare(data, model, "new", head, Experiment(model="m", new=data, **settings))
+
+
+def test_classification(model, tmp_path):
+    source = write_csv(tmp_path / "a.csv", lines(200))
+    found = prepared(model, Data(source))
+    assert found.task.name == "new" and found.task.labels == ("no", "yes") and found.task.metric == "accuracy"
+    assert found.pad_id == 0 and found.warnings == () and len(found.lengths) <= 5
+    assert head_of(found.task) == Head("classification", ("no", "yes"))
+    assert {role: len(part.ids) for role, part in found.splits.items()} == {
+        role: found.identity[role]["rows"] for role in ("train", "validation", "test")
+    }
+    wanted = lines(200)
+    for part in found.splits.values():
+        for ids, label, number in zip(part.ids, part.labels, part.numbers, strict=True):
+            text, name = wanted[number - 1].split(",")
+            assert ids.tolist() == [2, *(4 + int(word[1:]) for word in text.split()), 3]
+            assert found.task.labels[label] == name
+    batch = TrainBatches(found.splits["train"], 4, 0, found.train_lengths, found.pad_id).batch(0)
+    assert batch["ids"].shape[0] == 4
+
+
+def test_identity_is_of_texts_and_labels_alone(model, tmp_path):
+    source = write_csv(tmp_path / "a.csv", lines(60))
+    first = prepared(model, Data(source)).identity
+    assert prepared(model, Data(source), max_length=4, seed=3).identity == first
+    changed = [line.replace(",no", ",nay") for line in lines(60)]
+    assert prepared(model, Data(write_csv(tmp_path / "b.csv", changed))).identity["train"] != first["train"]
+    assert len(first["train"]["sha256"]) == len(hashlib.sha256().hexdigest())
+
+
+def test_train_rows_is_a_seeded_choice(model, tmp_path):
+    source = write_csv(tmp_path / "a.csv", lines(100))
+    whole = prepared(model, Data(source))
+    numbers = [prepared(model, Data(source, train_rows=20), seed=s).splits["train"].numbers.tolist() for s in (0, 0, 1)]
+    assert numbers[0] == numbers[1] != numbers[2] and numbers[0] == sorted(numbers[0]) and len(numbers[0]) == 20
+    assert set(numbers[0]) < set(whole.splits["train"].numbers.tolist())
+    few = prepared(model, Data(source, train_rows=20))
+    assert few.identity["test"] == whole.identity["test"]
+
+
+def test_regression(model, tmp_path):
+    source = write_csv(tmp_path / "a.csv", lines(80, label=lambda n: n / 4), "text,score")
+    found = prepared(model, Data(source, label="score", kind="regression", metric="rmse"))
+    assert (found.task.kind, found.task.metric, found.task.outputs) == ("regression", "rmse", 1)
+    assert found.splits["test"].labels.dtype == np.float32
+    assert found.splits["test"].labels.tolist() == [(n - 1) / 4 for n in found.splits["test"].numbers]
+    assert head_of(found.task) == Head("regression", ())
+
+
+def test_a_class_that_only_the_carved_rows_have_is_known(model, tmp_path):
+    rows = lines(200)
+    carved = prepared(model, Data(write_csv(tmp_path / "a.csv", rows))).splits["test"].numbers[0]
+    rows[carved - 1] = rows[carved - 1].rpartition(",")[0] + ",rare"
+    found = prepared(model, Data(write_csv(tmp_path / "a.csv", rows)))
+    assert found.task.labels == ("no", "rare", "yes")
+    assert found.warnings == ("test: no training row has the label 'rare'",)
+
+
+def test_warnings(model, tmp_path):
+    source = write_csv(tmp_path / "a.csv", lines(100, label=lambda n: n % 2))
+    test = write_csv(tmp_path / "t.csv", [*lines(4, label=lambda n: 1), f"{'w1 ' * 30},1"])
+    found = prepared(model, Data(source, test=test), Head("classification", ("NEG", "POS")), max_length=16)
+    assert found.splits["test"].labels.tolist() == [1] * 5
+    assert set(found.warnings) == {
+        "4 rows of train also stand in validation or test; they are not trained on",
+        "test: all 5 rows have one label; its scores say little",
+        "test: 1 of 5 texts are longer than 16 tokens and are cut",
+        *(f"{r}: labels are numbers, read as the head's classes: 0 = NEG, 1 = POS" for r in found.splits),
+    }
+
+
+@pytest.mark.parametrize(
+    ("rows", "setting", "head", "message"),
+    [
+        (lines(40, label=lambda n: "yes"), {}, None, "every row has the label 'yes'"),
+        (lines(40, label=lambda n: "yes"), {}, Head("classification", ("no", "yes")), "training rows have one label"),
+        (lines(40, label=lambda n: 1), {"kind": "regression"}, None, "training rows have one target"),
+        (lines(40), {}, Head("regression", ()), "head 'new' is for regression, the data are named as classification"),
+        (lines(40), {"metric": "pearson"}, None, "metric 'pearson' does not fit classification; choose from accuracy"),
+        (lines(40), {}, Head("classification", ("a", "b")), r"row \d+: unknown label '(no|yes)'; the head has 'a', 'b'"),
+        (lines(40, label=lambda n: n % 3), {}, Head("classification", ("a", "b")), "row 3: unknown label '2'"),
+        (lines(40, label=lambda n: n / 3), {}, None, "not a whole number.*kind regression"),
+        (lines(40, label=lambda n: n % 2 - 1), {}, None, "label -1: .*unlabelled"),
+    ],
+)  # fmt: skip
+def test_refused(model, tmp_path, rows, setting, head, message):
+    with pytest.raises(InputError, match=message):
+        prepared(model, Data(write_csv(tmp_path / "a.csv", rows), **setting), head)
+
+
+def test_an_unknown_label_in_a_named_test_source(model, tmp_path):
+    source = write_csv(tmp_path / "a.csv", lines(40))
+    for label in ("maybe", "1"):
+        test = write_csv(tmp_path / "t.csv", ["w1,yes", f"w2,{label}"])
+        with pytest.raises(InputError, match=rf"t\.csv, row 2: unknown label '{label}'; the head has 'no', 'yes'"):
+            prepared(model, Data(source, test=test))
+
+
+def test_tokenizer_and_lengths_against_the_model(model, tmp_path):
+    data = Data(write_csv(tmp_path / "a.csv", lines(40)))
+    with pytest.raises(InputError, match="tokenizer is larger than the embedding table"):
+        prepared(checkpoint(model.folder, vocab_size=43), data)
+    with pytest.raises(InputError, match=r"max_length 129: the model in .* has 128 positions"):
+        prepared(model, data, max_length=129)
+    scored = prepare_scored(data, checkpoint(model.folder, max_positions=5), "new", None, None)
+    assert scored.lengths[-1] == 5 and any("longer than 5 tokens" in warning for warning in scored.warnings)
+
+
+def test_only_scored(model, tmp_path):
+    source = write_csv(tmp_path / "a.csv", lines(30))
+    head = Head("classification", ("no", "yes"))
+    found = prepare_scored(Data(source), model, "original", head, 16)
+    assert found.splits["test"].numbers.tolist() == list(range(1, 31)) and found.train_lengths == ()
+    other = write_csv(tmp_path / "t.csv", lines(3))
+    assert prepare_scored(Data(source, test=other), model, "original", head, 16).identity["test"]["rows"] == 3
+
+
+def test_drop_overlap(model, tmp_path):
+    new = prepared(model, Data(write_csv(tmp_path / "a.csv", lines(100))))
+    apart = prepared(model, Data(write_csv(tmp_path / "b.csv", lines(50, 100))))
+    assert drop_overlap(new, apart) == (new, ())
+    test = write_csv(tmp_path / "t.csv", lines(6))
+    scored = prepared(model, Data(write_csv(tmp_path / "b.csv", lines(50, 100)), test=test))
+    found, notes = drop_overlap(new, scored)
+    gone = set(new.splits["train"].numbers.tolist()) - set(found.splits["train"].numbers.tolist())
+    assert gone == set(range(1, 7)) & set(new.splits["train"].numbers.tolist()) and gone
+    assert notes[0].startswith(f"{len(gone)} training rows of 'new' are scored")
+    assert found.identity["train"]["rows"] == len(found.keys["train"]) == len(new.keys["train"]) - len(gone)
+    assert found.identity["train"]["sha256"] != new.identity["train"]["sha256"]
+    with pytest.raises(InputError, match="scored on the text of every training row"):
+        drop_overlap(new, scored._replace(keys={"test": new.keys["train"]}))
+
+
+def test_describe(model, tmp_path):
+    rows = [*lines(60), *lines(60), lines(1)[0].replace(",no", ",yes"), f"{'w1 ' * 30},no"]
+    found = describe(Data(write_csv(tmp_path / "a.csv", rows)), model.folder, 16)
+    splits = found["splits"]
+    assert sum(split["rows"] for split in splits.values()) == 122 and found["length_unit"] == "tokens"
+    assert sum(split["duplicates"] for split in splits.values()) == 61
+    assert sum(split["cut"] for split in splits.values()) == 1
+    assert sum(split["labels"]["yes"] for split in splits.values()) == 61
+    assert max(split["lengths"]["1"] for split in splits.values()) == 32
+    assert any("1 texts stand there with different labels" in trouble for trouble in found["troubles"])
+    assert any("longer than 16 tokens" in trouble for trouble in found["troubles"])
+    words = describe(Data(write_csv(tmp_path / "b.csv", lines(50, label=lambda n: "yes"))))
+    assert words["splits"]["train"]["cut"] is None and words["length_unit"] == "words"
+    assert "train: " in words["troubles"][0] and "every row has the label 'yes'" in words["troubles"][0]
+    targets = describe(Data(write_csv(tmp_path / "c.csv", lines(50, label=lambda n: n / 2)), kind="regression"))
+    assert targets["splits"]["train"]["targets"]["1"] <= 24.5 and targets["troubles"] == []
+
+
+def test_demo_data(minilm, demo_data):
+    from fft import models
+
+    found = prepare(
+        Data("demo:tweets"), models.load(minilm), "new", None, Experiment(model="m", new=Data("demo:tweets"))
+    )
+    assert {role: entry["rows"] for role, entry in found.identity.items()} == {
+        "train": 2689, "validation": 336, "test": 337,
+    }  # fmt: skip
+    assert found.task.labels == ("negative", "positive") and found.warnings == ()

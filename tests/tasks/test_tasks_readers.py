@@ -1,0 +1,114 @@
+"""Files are read whole and right, or refused with file, row and column."""
+
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from fft.errors import InputError
+from fft.tasks.readers import read_file
+from fft.tasks.rows import Columns
+
+
+def read(tmp_path, name, content, columns=Columns()):  # noqa: B008 (frozen)
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return read_file(path, columns)
+
+
+def test_csv_quotes_newlines_and_byte_order_mark(tmp_path):
+    content = b'\xef\xbb\xbftext,label,more\r\n"a, ""b""\r\nc",1,x\r\n\r\n  d ,0,\r\n'
+    rows = read(tmp_path, "a.csv", content)
+    assert rows.texts == ['a, "b"\r\nc', "  d "]
+    assert (rows.labels, rows.numbers, rows.pairs) == (["1", "0"], [1, 2], None)
+
+
+def test_tsv_pairs_and_named_columns(tmp_path):
+    content = 'one\ttwo\tkind\na, b\tsay "c"\tyes\n'
+    rows = read(tmp_path, "a.tsv", content, Columns("one", "two", "kind"))
+    assert (rows.texts, rows.pairs, rows.labels) == (["a, b"], ['say "c"'], ["yes"])
+
+
+def test_long_field(tmp_path):
+    assert len(read(tmp_path, "a.csv", "text,label\n" + "x" * 200_000 + ",1\n").texts[0]) == 200_000
+
+
+def test_jsonl_and_parquet_agree(tmp_path):
+    records = [{"text": "a\u2028b", "label": 2}, {"text": "é", "label": 0}]
+    lines = read(tmp_path, "a.jsonl", "\n\n".join(json.dumps(r, ensure_ascii=False) for r in records))
+    pq.write_table(pa.Table.from_pylist(records), tmp_path / "a.parquet")
+    table = read_file(tmp_path / "a.parquet", Columns())
+    assert lines[:4] == table[:4] == (["a\u2028b", "é"], None, [2, 0], [1, 2])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "file is empty"),
+        (" \n", "file is empty"),
+        ("text,label\n", "no rows of data"),
+        ("text,label\na,1\nb\n", r"row 2 \(line 3\): expected 2 fields \(text, label\), got 1"),
+        ("text,label\na,b,1\n", r"row 1 \(line 2\): expected 2 fields .* got 3"),
+        ('text,label\n"good,1\nbad,0\nfine,1\n', "starts at line 2: a quote is opened and never closed"),
+        ('text,label\nx,1\n"good"y,1\n', "starts at line 3: stray quote"),
+        ('text,label\nthe "best" one,1\n', "line 2: stray quote inside a field that is not quoted"),
+        ('text,label\na,1\nb,0\n"oh no,0\nmore,1\nhe said",1\n', r"row 3 \(line 4\): a pair of stray quotes joins 3"),
+        ("txt,label\na,1\n", "no column 'text' for the text.*'txt', 'label'.*Did you mean 'txt'"),
+        ("text,label,label\na,1,2\n", "two columns are named 'label'"),
+        (b"text,label\nok,1\nab\xff,1\n", r"line 3: not valid UTF-8 at byte 18 \(0xff\)"),
+        (b"\xef\xbb\xbftext,label\nab\xff,1\n", r"line 2: not valid UTF-8 at byte 16 \(0xff\)"),
+        ("text,label\n ,1\n", r"row 1 \(line 2\), column 'text': the text is empty"),
+        ("text,label\na,\n", r"row 1 \(line 2\), column 'label': the label is missing"),
+    ],
+)
+def test_bad_csv(tmp_path, content, message):
+    with pytest.raises(InputError, match=message) as caught:
+        read(tmp_path, "a.csv", content)
+    assert str(tmp_path / "a.csv") in str(caught.value)
+
+
+def test_a_quoted_newline_that_looks_like_fields_is_legal(tmp_path):
+    rows = read(tmp_path, "a.csv", 'text,label\nx,1\ny,0\n"Dear John,\nthank you",1\n')
+    assert rows.texts[2] == "Dear John,\nthank you"
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (['{"text": "a", "label": 0}', '{"text": "b", "label": "x"}'], "more than one type: row 1 .*0.*row 2 .*'x'"),
+        (['{"text": "a", "label": 0}', '{"text": "b", "label": true}'], "more than one type"),
+        (['{"text": "a", "label": null}'], r"row 1 \(line 1\), column 'label': the label is missing"),
+        (['{"text": null, "label": 1}'], r"column 'text': the text is missing"),
+        (['{"text": 3, "label": 1}'], "expected text, got int 3"),
+        (['{"text": "a", "label": [1]}'], "expected a label"),
+        (['{"text": "a", "label": 1}', '{"text": "b", "lable": 1}'], "row 2 .*no column 'label'.*mean 'lable'"),
+        (['{"text": "a", "label": 1}', "[1]"], r"row 2 \(line 2\): expected one JSON object a line, got list"),
+        (['{"text": "a" "label": 1}'], r"row 1 \(line 1\): not JSON: .* at column 14"),
+    ],
+)
+def test_bad_jsonl(tmp_path, lines, message):
+    with pytest.raises(InputError, match=message):
+        read(tmp_path, "a.jsonl", "\n".join(lines))
+
+
+def test_bad_parquet(tmp_path):
+    with pytest.raises(InputError, match="not a readable Parquet file"):
+        read(tmp_path, "a.parquet", b"PAR1 and no more")
+    pq.write_table(pa.table({"text": ["a", "b"], "label": [1, None]}), tmp_path / "b.parquet")
+    with pytest.raises(InputError, match="row 2, column 'label': the label is missing"):
+        read_file(tmp_path / "b.parquet", Columns())
+    with pytest.raises(InputError, match="no column 'pair' for the pair"):
+        read_file(tmp_path / "b.parquet", Columns(pair="pair"))
+
+
+@pytest.mark.parametrize(("name", "message"), [("a.xlsx", "expected .csv"), ("none.csv", "there is no such file")])
+def test_no_such_format_or_file(tmp_path, name, message):
+    with pytest.raises(InputError, match=message):
+        read_file(tmp_path / name, Columns())
+
+
+def test_a_folder_is_no_file(tmp_path):
+    (tmp_path / "a.csv").mkdir()
+    with pytest.raises(InputError, match="is a folder"):
+        read_file(tmp_path / "a.csv", Columns())
