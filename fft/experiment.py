@@ -97,6 +97,8 @@ class Retention:
     """how much a drop beyond the tolerance costs in the combined score that picks the best step"""
     patience: int = 0
     """stop after this many scorings without a better combined score; 0 is off"""
+    keep: Literal["best", "latest"] = "best"
+    """the step that becomes the model: the best combined score on the probe, or the last one trained"""
     eval_every: int | None = None
     """steps between scorings (default: an eighth of the run)"""
     probe: int = 256

@@ -187,17 +187,22 @@ def _run(job: Job, directory: Path, journal: Journal, stop: StopFlag) -> dict:
     state, history = _start(job, checkpoints, scorer, journal)
     state, stopped = _train(job, state, history, checkpoints, scorer, journal, stop)
     best_step = history[retention.best(history)]["step"]
-    if best_step != int(state.step):
-        best_state = checkpoints.restore(jax.eval_shape(job.trainable.init), best_step).tree
-    else:
-        best_state = state
-    params = job.experiment.method.finish(job.base, best_state.theta)
+    kept = state
+    if job.experiment.retention.keep == "best" and best_step != int(state.step):
+        kept = checkpoints.restore(jax.eval_shape(job.trainable.init), best_step).tree
+    params = job.experiment.method.finish(job.base, kept.theta)
     with journal.clock("scoring"):
         after = scorer.test(params)
     with journal.clock("saving"):
         models.save(job.checkpoint._replace(params=params), directory / "model", primary=job.new.task.name)
     changes = {name: scorer.change(name, before[name], after[name]) for name in job.tasks}
-    ended = {"steps": int(state.step), "best_step": best_step, "stopped": stopped, "skipped_steps": int(state.skipped)}
+    ended = {
+        "steps": int(state.step),
+        "best_step": best_step,
+        "kept_step": int(kept.step),
+        "stopped": stopped,
+        "skipped_steps": int(state.skipped),
+    }
     return _write(job, directory, journal, changes, history, ended)
 
 

@@ -75,5 +75,4 @@ def show(records: list[dict], console: Console, stem: Path | None) -> None:
         return
     stem.parent.mkdir(parents=True, exist_ok=True)
     replace_file(stem.with_suffix(".md"), tables.markdown(records).encode())
-    if all(record["original"] for record in records):
-        plots.front(records, stem)
+    plots.front_of_runs(records, stem)

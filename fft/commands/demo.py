@@ -80,7 +80,7 @@ def experiments(base: str, seed: int = 0) -> dict[str, Experiment]:
             Data(ORIGINAL),
             method,
             Optim(lr=lr, epochs=1.0),
-            Retention(),
+            Retention(keep="latest"),
             head="shared",
             seed=seed,
         )
