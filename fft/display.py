@@ -46,9 +46,7 @@ class Display:
 
     def _start(self, event: dict) -> None:
         counts = event["parameters"]
-        self._say(
-            {"text": f"training {counts['trained']:,} of {counts['total']:,} parameters ({counts['percent']:.2f} %)"}
-        )
+        self.console.print(parameter_table(counts["table"]))
         for note in event["notes"]:
             self._say({"text": f"note: {note}"})
         self.task = self.bar.add_task(escape(self.title or "training"), total=event["steps"], rate="", scores="")

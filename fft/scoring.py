@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from fft import retention
-from fft.evaluate import Change, make_predict, paired_change, predict, predictions
+from fft.evaluate import Change, make_predict, paired_change, predict, predictions, unchanged
 from fft.job import EVAL_BATCH, Job, chosen_rows
 from fft.metrics import METRICS, Metric
 from fft.paths import Params
@@ -61,6 +61,8 @@ class Scorer:
         """Before and after of a task from its test logits, with the paired interval."""
         metric = self.metric(name)
         labels = self.job.tasks[name].splits["test"].labels
+        if np.array_equal(before, after):
+            return unchanged(metric, labels, predictions(metric.kind, before))
         return paired_change(metric, labels, predictions(metric.kind, before), predictions(metric.kind, after))
 
     def _signed(self, name: str, scores: dict) -> float | None:

@@ -50,7 +50,7 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     """
     from fft.commands.compare import show
     from fft.commands.sweep import run_missing
-    from fft.commands.tune import verdict_line
+    from fft.report.page import sentence
 
     start = time.monotonic()
     base = trained_base(console)
@@ -59,7 +59,7 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     console.print()
     show(list(records.values()), console, flags.out / "front")
     for name, record in records.items():
-        console.print(f"{name:18} {verdict_line(record)}", markup=False, highlight=False)
+        console.print(f"{name}: {sentence(record)}", markup=False, highlight=False)
     seconds = {"base": ready - start, "methods": time.monotonic() - ready}
     console.print(
         f"one epoch of {NEW}, Fisher on 512 rows, probes of 256 rows a task, one seed; "

@@ -105,25 +105,13 @@ def parse(args: list[str], cli: Callable) -> Flags:
 def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     """Run the experiment, print the table of before and after, and the verdict."""
     from fft.display import Display
+    from fft.report.page import sentence
     from fft.report.tables import before_after
     from fft.run import run
 
     with Display(console) as display:
         finished = run(flags.experiment(), flags.out, display.show)
     console.print(before_after([finished.record]))
-    console.print(verdict_line(finished.record), highlight=False, markup=False)
+    console.print(sentence(finished.record), highlight=False, markup=False)
     console.print(f"model: {flags.out}/model   report: {flags.out}/report.html", highlight=False, markup=False)
     return finished.record, finished.exit_code
-
-
-def verdict_line(record: dict) -> str:
-    """The verdict of a run in one sentence."""
-    verdict = record["verdict"]
-    if verdict is None:
-        return "no original task was given, so nothing is said about forgetting"
-    drop = (
-        f"drop {verdict['drop']:+.4f} [{verdict['drop_low']:+.4f}, {verdict['drop_high']:+.4f}], "
-        f"tolerance {verdict['tolerance']:g}, {record['original']['n']} test rows"
-    )
-    needed = f"; about {verdict['needed']:,} rows would decide" if verdict["needed"] else ""
-    return f"retention: {verdict['outcome']} ({drop}{needed})"

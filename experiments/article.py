@@ -1,0 +1,131 @@
+"""The common advice against forgetting, run: movie reviews kept, tweets learned, three seeds a recipe.
+
+fft sweep experiments/article.py --out runs/article      runs what is missing, safe to kill and repeat
+python -m experiments.article --out runs/article         the same, then writes experiments/results/article.{md,svg,png}
+"""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import tyro
+from rich.console import Console
+
+from fft.commands.demo import NEW, ORIGINAL, trained_base
+from fft.commands.sweep import run_missing
+from fft.experiment import Data, Experiment, Optim, Retention
+from fft.methods import EWC, Freeze, Full, Layerwise, LoRA
+
+SEEDS = (0, 1, 2)
+RESULTS = Path(__file__).parent / "results"
+HIGH, LOW, ADAPTER = 3e-4, 2e-5, 1e-3
+SMALL = 2_000  # rows of the small data set of the advice on epochs
+
+LAST = Retention(keep="latest", probe=128)
+STOPPED = Retention(keep="best", probe=128, patience=2)
+
+# name: (what it tries, method, optimizer, retention, training rows)
+RECIPES = {
+    "full-low": ("full fine-tuning, low rate", Full(), Optim(lr=LOW, epochs=2.0), LAST, None),
+    "full-high": ("full fine-tuning, high rate", Full(), Optim(lr=HIGH, epochs=2.0), LAST, None),
+    "no-warmup": ("full-high without warmup", Full(), Optim(lr=HIGH, epochs=2.0, warmup=0.0), LAST, None),
+    "early-stop": ("full-high, stopped on the combined score", Full(), Optim(lr=HIGH, epochs=2.0), STOPPED, None),
+    "layerwise": ("full-high, rate x 0.9 a layer down", Layerwise(), Optim(lr=HIGH, epochs=2.0), LAST, None),
+    "freeze": ("full-high, lower half frozen", Freeze(), Optim(lr=HIGH, epochs=2.0), LAST, None),
+    "ewc": ("full-high with EWC, strength 1e3", EWC(), Optim(lr=HIGH, epochs=2.0), LAST, None),
+    "lora-r2": ("LoRA rank 2", LoRA(rank=2), Optim(lr=ADAPTER, epochs=2.0), LAST, None),
+    "lora-r8": ("LoRA rank 8", LoRA(rank=8), Optim(lr=ADAPTER, epochs=2.0), LAST, None),
+    "lora-r64": ("LoRA rank 64", LoRA(rank=64), Optim(lr=ADAPTER, epochs=2.0), LAST, None),
+    "batch-8": ("84 steps of 8 rows, rate 1e-4", Full(), Optim(lr=1e-4, steps=84, batch_size=8), LAST, None),
+    "batch-32": ("84 steps of 32 rows, rate 1e-4", Full(), Optim(lr=1e-4, steps=84, batch_size=32), LAST, None),
+    "batch-64": ("84 steps of 64 rows, rate 1e-4", Full(), Optim(lr=1e-4, steps=84, batch_size=64), LAST, None),
+    "epochs-2": ("2 epochs at 1e-5 on 2,000 rows", Full(), Optim(lr=1e-5, epochs=2.0), LAST, SMALL),
+    "epochs-10": ("10 epochs at 5e-5 on 2,000 rows", Full(), Optim(lr=5e-5, epochs=10.0), LAST, SMALL),
+}
+
+
+def experiments() -> dict[str, Experiment]:
+    """Every recipe with every seed, seed by seed, so that a killed sweep has whole columns."""
+    base = str(trained_base(Console(stderr=True)))
+    return {
+        f"{name}-seed{seed}": Experiment(
+            base, Data(NEW, train_rows=rows), Data(ORIGINAL), method, optim, retention, head="shared", seed=seed
+        )
+        for seed in SEEDS
+        for name, (_, method, optim, retention, rows) in RECIPES.items()
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One recipe over its seeds: scores on the test splits, arrays [seeds]."""
+
+    recipe: str
+    what: str
+    original: np.ndarray
+    new: np.ndarray
+    trained: float
+
+
+def rows_of(records: dict[str, dict]) -> list[Row]:
+    """The recipes with the scores of the seeds that are there."""
+    found = []
+    for name, (what, *_) in RECIPES.items():
+        seeds = [records[key] for key in (f"{name}-seed{seed}" for seed in SEEDS) if key in records]
+        if seeds:
+            original, new = (np.array([record[task]["after"] for record in seeds]) for task in ("original", "new"))
+            found.append(Row(name, what, original, new, seeds[0]["parameters"]["percent"]))
+    return found
+
+
+def markdown(rows: list[Row], record: dict) -> str:
+    """The table: mean and standard deviation over seeds, and the drop of every seed."""
+    base_original, base_new = record["original"]["before"], record["new"]["before"]
+    lines = [
+        "# The common advice, measured",
+        "",
+        f"MiniLM trained on movie snippets (base: original {base_original:.3f}, new {base_new:.3f}), then on tweets; "
+        f"accuracy on the test splits ({record['original']['n']:,} movie snippets, {record['new']['n']:,} tweets); "
+        f"mean ± standard deviation over seeds {', '.join(map(str, SEEDS))}. The head is shared. Written by "
+        "`python -m experiments.article`.",
+        "",
+        "| recipe | what | original | forgotten | forgotten, each seed | new | trained |",
+        "|---|---|---:|---:|---|---:|---:|",
+    ]
+    for row in rows:
+        drops = base_original - row.original
+        each = ", ".join(f"{drop:+.3f}" for drop in drops)
+        lines.append(
+            f"| {row.recipe} | {row.what} | {_spread(row.original)} | {_spread(drops)} | {each} | {_spread(row.new)} "
+            f"| {row.trained:.3g} % |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _spread(values: np.ndarray) -> str:
+    deviation = f" ± {values.std(ddof=1):.3f}" if len(values) > 1 else ""
+    return f"{values.mean():.3f}{deviation}"
+
+
+def write(records: dict[str, dict], stem: Path) -> None:
+    """The table and the picture, means with the range over seeds as bars."""
+    from fft.record import replace_file
+    from fft.report.plots import Point, axis_title, front
+
+    rows, record = rows_of(records), next(iter(records.values()))
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(stem.with_suffix(".md"), markdown(rows, record).encode())
+    points = [Point("base", record["original"]["before"], record["new"]["before"])]
+    for row in rows:
+        ranges = ((float(v.min()), float(v.max())) for v in (row.original, row.new))
+        points.append(Point(row.recipe, float(row.original.mean()), float(row.new.mean()), *ranges))
+    front(points, stem, axis_title(record, "original"), axis_title(record, "new"))
+
+
+def main(out: Path = Path("runs/article")) -> None:
+    """Run what is missing under OUT and write experiments/results/article.{md,svg,png}."""
+    write(run_missing(experiments(), out, Console()), RESULTS / "article")
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
