@@ -114,7 +114,7 @@ def _from_builder(source: str, builder, split: str) -> Source:
 
     def read(name: str, columns: Columns) -> Rows:
         features = builder.info.features
-        require_columns(source, list(features), columns)
+        require_columns(source, sorted(features), columns)  # tfds keeps no order
         names = getattr(features[columns.label], "names", None)
         try:
             records = builder.as_data_source(name)
