@@ -23,6 +23,7 @@ COMMANDS = {
     "sweep": "run the experiments of a Python file that are not finished yet",
     "demo": "the whole story on real data: four methods, one table, one picture",
 }
+PLAIN_WIDTH = 120
 DISK = (errno.ENOSPC, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EDQUOT)
 
 
@@ -69,7 +70,8 @@ def _choose(argv: list[str]) -> str:
 def _console(as_json: bool):
     from rich.console import Console
 
-    return Console(stderr=as_json, soft_wrap=not sys.stdout.isatty())
+    stream = sys.stderr if as_json else sys.stdout
+    return Console(file=stream, width=None if stream.isatty() else PLAIN_WIDTH)
 
 
 def _fail(message: str, exit_code: int, as_json: bool) -> int:

@@ -46,7 +46,8 @@ class Display:
 
     def _start(self, event: dict) -> None:
         counts = event["parameters"]
-        self.console.print(parameter_table(counts["table"]))
+        if not self.title:
+            self.console.print(parameter_table(counts["table"]))
         for note in event["notes"]:
             self._say({"text": f"note: {note}"})
         self.task = self.bar.add_task(escape(self.title or "training"), total=event["steps"], rate="", scores="")
