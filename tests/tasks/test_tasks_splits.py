@@ -150,6 +150,8 @@ def test_tfds_folder(prepared):
     found = make_splits(f"tfds:{prepared}", columns, test=f"tfds:{prepared}/dev")
     assert {role: len(rows.texts) for role, rows in found.rows.items()} == {"train": 12, "validation": 3, "test": 3}
     assert found.carved == ()
+    with pytest.raises(InputError, match="no split 'validation'; there are "):
+        open_source(f"tfds:{prepared}/validation")
     with pytest.raises(InputError, match=r"no column 'text'.*'label', 'sentence'"):
         opened.read("train", C)
 

@@ -41,6 +41,7 @@ def test_pairs_and_token_types(tmp_path, model_type, types):
 def test_cut_longest_first_and_counted(tmp_path):
     tokenizer = load_tokenizer(tokenizer_folder(tmp_path / "m"))
     rows = rows_of(["w0 w1 w2 w3 w4 w5 w6", "w0"], ["w8 w9", "w8"])
+    assert token_counts(tokenizer, rows).tolist() == [12, 5]
     found, cut = encoded(tokenizer, rows, max_length=8)
     assert found.ids[0].tolist() == [2, 4, 5, 6, 3, 12, 13, 3] and cut == 1
     assert token_counts(tokenizer, rows).tolist() == [12, 5]
