@@ -146,7 +146,7 @@ class Embed(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention: x [B, T, D], bias [B, 1, 1, T] (0 or MASKED) -> [B, T, D].
+    """Multi-head attention of `rows` [B, t, D] to `x` [B, T, D]; bias [B, 1, 1, T] is 0 or MASKED -> [B, t, D].
 
     softmax(q k^T / sqrt(K) + bias) v, dropout on the probabilities, then the output projection.
     """
@@ -154,15 +154,15 @@ class Attention(nn.Module):
     shape: Shape
 
     @nn.compact
-    def __call__(self, x, bias):
+    def __call__(self, rows, x, bias):
         shape, width = self.shape, self.shape.dim // self.shape.heads
-        split = (*x.shape[:-1], shape.heads, width)
-        query = Dense(shape.dim, name="query")(x).reshape(split) * (width**-0.5)
-        key = Dense(shape.dim, name="key")(x).reshape(split)
-        value = Dense(shape.dim, name="value")(x).reshape(split)
+        split = (shape.heads, width)
+        query = Dense(shape.dim, name="query")(rows).reshape(*rows.shape[:2], *split) * (width**-0.5)
+        key = Dense(shape.dim, name="key")(x).reshape(*x.shape[:2], *split)
+        value = Dense(shape.dim, name="value")(x).reshape(*x.shape[:2], *split)
         scores = jnp.einsum("bthk,bshk->bhts", query, key) + bias
         weights = Dropout(shape.attention_dropout)(jax.nn.softmax(scores, axis=-1))
-        mixed = jnp.einsum("bhts,bshk->bthk", weights, value).reshape(x.shape)
+        mixed = jnp.einsum("bhts,bshk->bthk", weights, value).reshape(rows.shape)
         return Dense(shape.dim, name="out")(mixed)
 
 
@@ -178,28 +178,36 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """One post-norm block: x = norm(x + drop(attention(x))); x = norm(x + drop(mlp(x)))."""
+    """One post-norm block for the rows [B, t, D] among x [B, T, D]: y = norm(rows + drop(attention(rows, x))),
+    then norm(y + drop(mlp(y))).
+    """
 
     shape: Shape
 
     @nn.compact
-    def __call__(self, x, bias):
+    def __call__(self, rows, x, bias):
         shape = self.shape
-        mixed = Dropout(shape.dropout)(Attention(shape, name="attention")(x, bias))
-        x = norm(shape.epsilon, "attention_norm")(x + mixed)
-        mixed = Dropout(shape.dropout)(Mlp(shape, name="mlp")(x))
-        return norm(shape.epsilon, "mlp_norm")(x + mixed)
+        mixed = Dropout(shape.dropout)(Attention(shape, name="attention")(rows, x, bias))
+        y = norm(shape.epsilon, "attention_norm")(rows + mixed)
+        mixed = Dropout(shape.dropout)(Mlp(shape, name="mlp")(y))
+        return norm(shape.epsilon, "mlp_norm")(y + mixed)
 
 
 class Blocks(nn.Module):
-    """The blocks, named 0, 1, ... under `layers`, one subtree each, so that every depth can have its own rate."""
+    """The blocks, named 0, 1, ... under `layers`, one subtree each, so that every depth can have its own rate.
+
+    With `first`, the result is [B, 1, D], the first token alone: no other token's path through the last block
+    reaches it, so that block is computed for one row. The numbers are the same, for a depth-th less work.
+    """
 
     shape: Shape
+    first: bool
 
     @nn.compact
     def __call__(self, x, bias):
         for i in range(self.shape.depth):
-            x = Block(self.shape, name=str(i))(x, bias)
+            last = i == self.shape.depth - 1
+            x = Block(self.shape, name=str(i))(x[:, :1] if self.first and last else x, x, bias)
         return x
 
 
@@ -214,23 +222,38 @@ class Heads(nn.Module):
         return {name: self.head(classes=size, name=name)(pooled) for name, size in self.classes}
 
 
-class Network(nn.Module):
-    """Embeddings, blocks, pooling, heads. ids, mask, types int32 [B, T]; positions int32 [B or 1, T].
+class Encoder(nn.Module):
+    """Embeddings and blocks: ids, mask, types int32 [B, T], positions int32 [B or 1, T] -> [B, T, D].
 
-    Returns {'hidden': [B, T, D], 'pooled': [B, D], 'logits': {head name: [B, C]}}.
+    A base class: its two parts carry the top names of the parameter tree, `embed` and `layers`.
     """
 
     shape: Shape
+
+    def encode(self, ids, mask, positions, types, first):
+        bias = jnp.where(mask[:, None, None, :] > 0, 0.0, MASKED)
+        x = Embed(self.shape, name="embed")(ids, positions, types)
+        return Blocks(self.shape, first, name="layers")(x, bias)
+
+
+class Tokens(Encoder):
+    """The hidden states of every token [B, T, D]."""
+
+    @nn.compact
+    def __call__(self, ids, mask, positions, types):
+        return self.encode(ids, mask, positions, types, first=False)
+
+
+class Network(Encoder):
+    """Encoder, pooling and heads: {'pooled': [B, D], 'logits': {head name: [B, C]}}."""
+
     head: Callable
     classes: tuple[tuple[str, int], ...]
 
     @nn.compact
     def __call__(self, ids, mask, positions, types):
-        bias = jnp.where(mask[:, None, None, :] > 0, 0.0, MASKED)
-        x = Embed(self.shape, name="embed")(ids, positions, types)
-        x = Blocks(self.shape, name="layers")(x, bias)
-        pooled = x[:, 0]
+        pooled = self.encode(ids, mask, positions, types, first=True)[:, 0]
         if self.shape.pooler:
             pooled = jnp.tanh(Dense(self.shape.dim, name="pooler")(pooled))
         logits = Heads(self.head, self.classes, name="heads")(pooled) if self.classes else {}
-        return {"hidden": x, "pooled": pooled, "logits": logits}
+        return {"pooled": pooled, "logits": logits}

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from fft.errors import InputError
-from fft.models.layers import Network
+from fft.models.layers import Network, Tokens
 
 
 class Head(NamedTuple):
@@ -21,8 +21,9 @@ class Head(NamedTuple):
 class Model(NamedTuple):
     """One encoder family at one size, as pure functions over a plain parameter tree.
 
-    apply(params, batch, key=None) -> {'hidden': [B, T, D], 'pooled': [B, D], 'logits': {head: [B, C]}}; batch holds
-    'ids', 'mask', 'types', int32 [B, T]; key None means no dropout; the heads are those of params['heads'].
+    apply(params, batch, key=None) -> {'pooled': [B, D], 'logits': {head: [B, C]}}; batch holds 'ids', 'mask',
+    'types', int32 [B, T]; key None means no dropout; the heads are those of params['heads'].
+    encode(params, batch, key=None) -> [B, T, D], the hidden states of all tokens, which `apply` does not compute.
     head(head_params, pooled, key=None) -> [B, C], one head alone on pooled features [B, D].
     init_head(key, classes) -> head_params, normal(0, initializer_range) kernels and zero biases.
     """
@@ -31,6 +32,7 @@ class Model(NamedTuple):
     config: Any
     depth: int
     apply: Callable
+    encode: Callable
     head: Callable
     init_head: Callable
 
@@ -76,14 +78,17 @@ def build(family, config):
     """
     shape, head = config.shape, family.head(config)
 
+    def inputs(batch):
+        check_length(batch["ids"].shape[1], config)
+        return batch["ids"], batch["mask"], config.positions(batch["ids"]), batch["types"]
+
     def apply(params, batch, key=None):
-        ids = batch["ids"]
-        check_length(ids.shape[1], config)
         classes = tuple((name, tree["out"]["kernel"].shape[1]) for name, tree in params.get("heads", {}).items())
         network = Network(shape, head, classes)
-        return network.apply(
-            {"params": params}, ids, batch["mask"], config.positions(ids), batch["types"], rngs=streams(key)
-        )
+        return network.apply({"params": params}, *inputs(batch), rngs=streams(key))
+
+    def encode(params, batch, key=None):
+        return Tokens(shape).apply({"params": params}, *inputs(batch), rngs=streams(key))
 
     def head_alone(head_params, pooled, key=None):
         module = head(classes=head_params["out"]["kernel"].shape[1])
@@ -98,7 +103,7 @@ def build(family, config):
         ]
         return jax.tree.unflatten(tree, drawn)
 
-    return Model(family.name, config, shape.depth, apply, head_alone, init_head)
+    return Model(family.name, config, shape.depth, apply, encode, head_alone, init_head)
 
 
 def streams(key):
