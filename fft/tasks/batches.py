@@ -15,22 +15,21 @@ WINDOW = 50  # batches, about, that are sorted by length together
 Batch = dict[str, np.ndarray]
 
 
-def bucket_lengths(rows: Encoded | Sequence[int] | np.ndarray, most: int = 5) -> tuple[int, ...]:
+def bucket_lengths(lengths: Sequence[int] | np.ndarray, most: int = 5) -> tuple[int, ...]:
     """At most `most` lengths, ascending, that minimise the tokens of all rows when each is padded to the next of them.
 
-    `rows` are encoded rows, or their lengths [N]. Exact, by dynamic programming over the unique lengths
+    `lengths` [N] are those of the rows. Exact, by dynamic programming over the unique lengths
     u_1 < ... < u_M: cost[k, j], the least tokens of the rows up to u_j in k buckets, is the least over i of
     cost[k-1, i] + u_j · (rows longer than u_i and not longer than u_j).
     """
-    lengths = rows.lengths() if isinstance(rows, Encoded) else np.asarray(rows)
-    unique, counts = np.unique(lengths, return_counts=True)
+    unique, counts = np.unique(np.asarray(lengths), return_counts=True)
     if len(unique) <= most:
         return tuple(int(length) for length in unique)
     rows = np.concatenate([[0], np.cumsum(counts)])  # rows[j]: rows among the j shortest lengths
     alone = unique[None, :] * (rows[None, 1:] - rows[:-1, None])  # [i, j]: lengths i..j in one bucket
     alone = np.where(np.tri(len(unique), k=-1, dtype=bool), np.inf, alone)
     cost, cuts = alone[0], []
-    for _ in range(1, min(most, len(unique))):
+    for _ in range(1, most):
         through = np.concatenate([[np.inf], cost[:-1]])[:, None] + alone  # [i, j]: the last bucket starts at i
         cuts.append(through.argmin(0))
         cost = through.min(0)

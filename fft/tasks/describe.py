@@ -64,19 +64,19 @@ def _split(rows: Rows, kind: str, tokenizer: Tokenizer | None, max_length: int) 
     return {
         "rows": len(rows.texts),
         **values,
-        "lengths": {f"{q:g}": int(np.quantile(lengths, q, method="higher")) for q in QUANTILES},
+        "lengths": {str(q): int(np.quantile(lengths, q, method="higher")) for q in QUANTILES},
         "cut": None if tokenizer is None else int((lengths > max_length).sum()),
         "duplicates": len(rows.texts) - len(set(text_keys(rows))),
     }
 
 
-def _targets(rows: Rows) -> dict | None:
-    """Quantiles of the targets; None when they are not numbers (a trouble says so)."""
+def _targets(rows: Rows) -> dict:
+    """Quantiles of the targets; none when they are not numbers (a trouble says so)."""
     try:
         targets = encode_targets(rows)
     except InputError:
-        return None
-    return {f"{q:g}": float(np.quantile(targets, q)) for q in QUANTILES}
+        return {}
+    return {str(q): float(np.quantile(targets, q)) for q in QUANTILES}
 
 
 def _clashes(rows: Rows) -> int:

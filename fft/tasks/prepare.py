@@ -148,7 +148,7 @@ def _encoded(task: Task, rows: dict[str, Rows], checkpoint: Any, max_length: int
             total = len(part.texts)
             warnings.append(f"{role}: {cut} of {total} texts are longer than {max_length} tokens and are cut")
     lengths = bucket_lengths(np.concatenate([part.lengths() for part in splits.values()]))
-    train_lengths = bucket_lengths(splits["train"]) if "train" in splits else ()
+    train_lengths = bucket_lengths(splits["train"].lengths()) if "train" in splits else ()
     keys = {role: text_keys(part) for role, part in rows.items()}
     identity = _identity(task, splits, keys)
     return TaskData(task, splits, lengths, train_lengths, tokenizer.pad_id, identity, tuple(warnings), keys)

@@ -38,7 +38,7 @@ def lengths_of(count, seed=0):
 @pytest.mark.parametrize(("rows", "size"), [(64, 4), (640, 4), (7, 7), (12, 1)])
 def test_every_row_once_an_epoch(rows, size):
     data = encoded(lengths_of(rows))
-    batches = TrainBatches(data, size, 0, bucket_lengths(data), 0)
+    batches = TrainBatches(data, size, 0, bucket_lengths(data.lengths()), 0)
     epochs = [counts(batches, range(e * rows // size, (e + 1) * rows // size)) for e in range(3)]
     assert all(epoch == Counter(range(rows)) for epoch in epochs)
     if rows > size > 1:
@@ -48,7 +48,7 @@ def test_every_row_once_an_epoch(rows, size):
 @pytest.mark.parametrize(("rows", "size"), [(3, 8), (1, 4), (10, 4), (100, 32), (641, 4)])
 def test_rows_that_do_not_divide(rows, size):
     data = encoded(lengths_of(rows))
-    batches = TrainBatches(data, size, 0, bucket_lengths(data), 0)
+    batches = TrainBatches(data, size, 0, bucket_lengths(data.lengths()), 0)
     assert counts(batches, range(rows)) == Counter({row: size for row in range(rows)})  # size epochs
     used = counts(batches, range(-(-rows // size)))
     assert set(used) == set(range(rows))
@@ -58,7 +58,7 @@ def test_rows_that_do_not_divide(rows, size):
 
 def test_batch_is_a_function_of_seed_and_index():
     data = encoded(lengths_of(700))
-    make = lambda seed: TrainBatches(data, 4, seed, bucket_lengths(data), 9)  # noqa: E731
+    make = lambda seed: TrainBatches(data, 4, seed, bucket_lengths(data.lengths()), 9)  # noqa: E731
     forward = make(1)
     expected = [forward.batch(step) for step in range(400)]
     jumping = make(1)
@@ -71,7 +71,7 @@ def test_batch_is_a_function_of_seed_and_index():
 
 def test_content_and_shapes():
     data = encoded(lengths_of(300))
-    lengths = bucket_lengths(data)
+    lengths = bucket_lengths(data.lengths())
     batches = TrainBatches(data, 8, 0, lengths, 9)
     shapes = set()
     for step in range(80):
@@ -93,7 +93,7 @@ def test_content_and_shapes():
 def test_windows_are_sorted_but_their_batches_are_not(monkeypatch):
     monkeypatch.setattr(module, "WINDOW", 10)
     data = encoded(lengths_of(800))
-    batches = TrainBatches(data, 8, 0, bucket_lengths(data), 0)
+    batches = TrainBatches(data, 8, 0, bucket_lengths(data.lengths()), 0)
     means = [data.lengths()[batches.rows(step)].mean() for step in range(100)]
     assert means[:10] != sorted(means[:10]) and means[:10] != sorted(means[:10], reverse=True)
     assert all(np.ptp(data.lengths()[batches.rows(step)]) < 20 for step in range(100))
@@ -104,7 +104,7 @@ def test_windows_are_sorted_but_their_batches_are_not(monkeypatch):
 @pytest.mark.parametrize("rows", [1, 8, 21])
 def test_eval_batches_cover_every_row_once(rows):
     data = encoded(lengths_of(rows))
-    lengths = bucket_lengths(data)
+    lengths = bucket_lengths(data.lengths())
     seen = []
     for batch, index in eval_batches(data, 8, lengths, 9):
         assert batch["ids"].shape[0] == 8 and batch["ids"].shape[1] in lengths
@@ -139,7 +139,7 @@ def test_padding_waste_on_the_demo_data(minilm, demo_data):
     for domain in ("tweets", "movie"):
         rows = open_source(f"demo:{domain}").read("train", Columns())
         data, _ = encode(tokenizer, rows, np.zeros(len(rows.texts), np.int32), 128, 30522, 512)
-        batches = TrainBatches(data, 32, 0, bucket_lengths(data), 0)
+        batches = TrainBatches(data, 32, 0, bucket_lengths(data.lengths()), 0)
         epoch = [batches.batch(step) for step in range(len(batches))]
         assert padding_waste(epoch) <= 0.20
         assert len({batch["ids"].shape for batch in epoch}) <= 5

@@ -175,12 +175,15 @@ def test_groups_are_never_split():
 def test_the_demo_data(demo_data):
     import tensorflow_datasets as tfds
 
+    from fft.tasks import sentiment, sources
+
     counts = {
         "movie": (8032, 1004, 1005),
         "amazon": (2345, 291, 299),
         "nyt": (2198, 277, 276),
         "tweets": (2689, 336, 337),
     }
+    assert sorted(counts) == sorted(sentiment.DOMAINS) == sorted(sources.DOMAINS)
     for domain, sizes in counts.items():
         builder = tfds.builder_from_directory(demo_data / "sentiment" / domain / "1.0.0")
         parts = [list(builder.as_data_source(name)) for name in ("train", "validation", "test")]

@@ -168,14 +168,16 @@ def test_describe(model, tmp_path):
     assert sum(split["duplicates"] for split in splits.values()) == 61
     assert sum(split["cut"] for split in splits.values()) == 1
     assert sum(split["labels"]["yes"] for split in splits.values()) == 61
-    assert max(split["lengths"]["1"] for split in splits.values()) == 32
+    assert max(split["lengths"]["1.0"] for split in splits.values()) == 32
     assert any("1 texts stand there with different labels" in trouble for trouble in found["troubles"])
     assert any("longer than 16 tokens" in trouble for trouble in found["troubles"])
     words = describe(Data(write_csv(tmp_path / "b.csv", lines(50, label=lambda n: "yes"))))
     assert words["splits"]["train"]["cut"] is None and words["length_unit"] == "words"
     assert "train: " in words["troubles"][0] and "every row has the label 'yes'" in words["troubles"][0]
     targets = describe(Data(write_csv(tmp_path / "c.csv", lines(50, label=lambda n: n / 2)), kind="regression"))
-    assert targets["splits"]["train"]["targets"]["1"] <= 24.5 and targets["troubles"] == []
+    assert targets["splits"]["train"]["targets"]["1.0"] <= 24.5 and targets["troubles"] == []
+    names = describe(Data(write_csv(tmp_path / "d.csv", lines(50)), kind="regression"))
+    assert names["splits"]["train"]["targets"] == {} and "is not a number" in names["troubles"][0]
 
 
 def test_demo_data(minilm, demo_data):
