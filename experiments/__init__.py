@@ -1,0 +1,1 @@
+"""Ablations and benchmarks: programs that write what docs/ and README cite."""

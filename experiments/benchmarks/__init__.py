@@ -1,0 +1,1 @@
+"""Benchmarks: each prints a table and, last, one JSON object of its figures."""
