@@ -132,13 +132,14 @@ class Experiment:
     """the new task's head: a fresh one, or the original's where the labels are the same"""
     original_head: str | None = None
     """the original task's head: a name, or `fit` to train one on the frozen base (default: the checkpoint's)"""
-    max_length: int = 128
-    """tokens of a text; longer ones are cut and counted"""
+    max_length: int | None = None
+    """tokens of a text; longer ones are cut and counted (default: 128, or as many as the model takes)"""
     seed: int = 0
     """seeds the data order, dropout, fresh parameters and draws"""
 
     def __post_init__(self):
-        at_least("max-length", self.max_length, 3)
+        if self.max_length is not None:
+            at_least("max-length", self.max_length, 3)
         between("seed", self.seed, 0, 2**31 - 1)
         if self.original is None and self.method.needs_original:
             raise InputError(f"the method {self.method.label} needs data of the original task: give --original")
@@ -171,7 +172,7 @@ def from_json(data: Any, where: str = "experiment") -> Experiment:
         "model": str,
         "head": Literal["new", "shared"],
         "original_head": str | None,
-        "max_length": int,
+        "max_length": int | None,
         "seed": int,
     }
     parts |= {name: validated(kind, data[name], f"{where}.{name}") for name, kind in hints.items() if name in data}

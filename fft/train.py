@@ -1,6 +1,7 @@
-"""The train step: pure, jitted, donated."""
+"""The train step: pure, compiled, donated."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from fft.methods import Method
-from fft.paths import Params, flatten
+from fft.paths import Params, flatten, map_leaves
 
 
 class TrainState(NamedTuple):
@@ -35,7 +36,7 @@ def init_state(theta: Params, tx: optax.GradientTransformation, key: jax.Array) 
 def make_train_step(
     model: Any, task: Any, method: Method, tx: optax.GradientTransformation, multiplier: dict[str, float]
 ) -> Callable:
-    """The jitted `step(state, base, aux, batch) -> (state, metrics)`; `state` is donated.
+    """The `step(state, base, aux, batch) -> (state, metrics)` of a method on a task; `state` is donated.
 
     `batch` holds {"new": arrays [A, B, ...]}: A micro-batches whose gradients are accumulated. The objective is
 
@@ -43,6 +44,9 @@ def make_train_step(
 
     A step whose loss or gradient norm is not finite changes nothing but the counters. `metrics`: loss (without the
     penalty), penalty, grad_norm (over trained leaves, before the clip), skipped_in_a_row; scalars.
+
+    Two compiled programs, because only the first depends on the padded length T: the gradient of the batch, compiled
+    once a length, and penalty and update, compiled once.
     """
 
     def summed_loss(theta, base, micro, key):
@@ -51,14 +55,13 @@ def make_train_step(
         nll, weight = task.loss(outputs, micro)
         return jnp.sum(nll), jnp.sum(weight)
 
-    def penalty_of(theta, base, aux):
-        return jnp.asarray(method.penalty(base, method.merge(base, theta), aux), jnp.float32)
-
-    def accumulated(theta, base, batch, key):
-        """Mean loss and its gradient over the micro-batches of one step."""
+    @jax.jit
+    def gradient(theta, base, batch, key, step):
+        """Mean loss and the trained leaves' gradients by path, over the micro-batches of one step."""
+        key = jax.random.fold_in(key, step)
         slope = jax.value_and_grad(summed_loss, has_aux=True)
-        rows = batch["label"].shape[0]
-        if rows == 1:
+        micros = batch["label"].shape[0]
+        if micros == 1:
             (loss, weight), grads = slope(theta, base, jax.tree.map(lambda x: x[0], batch), key)
         else:
 
@@ -67,17 +70,22 @@ def make_train_step(
                 return jax.tree.map(jnp.add, total, slope(theta, base, micro, jax.random.fold_in(key, index))), None
 
             zeros = ((jnp.zeros(()), jnp.zeros(())), jax.tree.map(jnp.zeros_like, theta))
-            ((loss, weight), grads), _ = jax.lax.scan(add, zeros, (batch, jnp.arange(rows)))
-        return loss / weight, jax.tree.map(lambda g: g / weight, grads)
+            ((loss, weight), grads), _ = jax.lax.scan(add, zeros, (batch, jnp.arange(micros)))
+        return loss / weight, {path: g / weight for path, g in flatten(grads).items() if multiplier[path] != 0.0}
 
-    def step(state, base, aux, batch):
-        key = jax.random.fold_in(state.key, state.step)
-        loss, grads = accumulated(state.theta, base, batch["new"], key)
+    def penalty_of(theta, base, aux):
+        return jnp.asarray(method.penalty(base, method.merge(base, theta), aux), jnp.float32)
+
+    @partial(jax.jit, donate_argnums=0)
+    def update(state, grads, loss, base, aux):
+        """The state after one step on the batch's `grads`, and the metrics."""
         penalty, pull = jax.value_and_grad(penalty_of)(state.theta, base, aux)
-        grads = jax.tree.map(jnp.add, grads, pull)
-        trained = [g for path, g in flatten(grads).items() if multiplier[path] != 0.0]
-        grad_norm = optax.tree.norm(trained)
-        updates, opt_state = tx.update(grads, state.opt_state, state.theta)
+        pulls = flatten(pull)
+        grads = {path: g + pulls[path] for path, g in grads.items()}
+        grad_norm = optax.tree.norm(grads)
+        # Frozen leaves get a zero that no optimizer group looks at: their gradient was never computed.
+        whole = map_leaves(lambda path, leaf: grads.get(path, jnp.zeros((), leaf.dtype)), state.theta)
+        updates, opt_state = tx.update(whole, state.opt_state, state.theta)
         theta = optax.apply_updates(state.theta, updates)
         finite = jnp.isfinite(loss) & jnp.isfinite(penalty) & jnp.isfinite(grad_norm)
         kept = (state.theta, state.opt_state)
@@ -85,7 +93,10 @@ def make_train_step(
         missed = 1 - finite.astype(jnp.int32)
         in_a_row = (state.skipped_in_a_row + 1) * missed
         metrics = {"loss": loss, "penalty": penalty, "grad_norm": grad_norm, "skipped_in_a_row": in_a_row}
-        state = TrainState(state.step + 1, theta, opt_state, state.key, state.skipped + missed, in_a_row)
-        return state, metrics
+        return TrainState(state.step + 1, theta, opt_state, state.key, state.skipped + missed, in_a_row), metrics
 
-    return jax.jit(step, donate_argnums=0)
+    def step(state, base, aux, batch):
+        loss, grads = gradient(state.theta, base, batch["new"], state.key, state.step)
+        return update(state, grads, loss, base, aux)
+
+    return step

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table
 
-from fft.experiment import Data, Experiment
+from fft.experiment import Data
+from fft.tasks.prepare import DEFAULT_LENGTH
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,7 @@ class Flags:
     task: Data
     model: str | None = None
     """a checkpoint folder whose tokenizer counts the tokens (default: lengths are in words)"""
-    max_length: int = Experiment.max_length
+    max_length: int = DEFAULT_LENGTH
     """tokens of a text; longer ones are cut and counted"""
     json: bool = False
     """print the result as one JSON object on standard output, everything else on standard error"""

@@ -25,8 +25,8 @@ class Flags:
     """which head, where the checkpoint has several (default: its classifier)"""
     predictions: Path | None = None
     """write one JSON line an example to this file: row, label, prediction, logits"""
-    max_length: int = Experiment.max_length
-    """tokens of a text; longer ones are cut and counted"""
+    max_length: int | None = Experiment.max_length
+    """tokens of a text; longer ones are cut and counted (default: 128, or as many as the model takes)"""
     json: bool = False
     """print the result as one JSON object on standard output, everything else on standard error"""
 

@@ -41,8 +41,8 @@ class Flags:
     """the new task's head: a fresh one, or the original's where the labels are the same"""
     original_head: str | None = Experiment.original_head
     """the original task's head: a name, or `fit` to train one on the frozen base (default: the checkpoint's)"""
-    max_length: int = Experiment.max_length
-    """tokens of a text; longer ones are cut and counted"""
+    max_length: int | None = Experiment.max_length
+    """tokens of a text; longer ones are cut and counted (default: 128, or as many as the model takes)"""
     seed: int = Experiment.seed
     """seeds the data order, dropout, fresh parameters and draws"""
     config: Path | None = None
