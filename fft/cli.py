@@ -5,6 +5,8 @@ Exit codes: 0 fine, 1 the retention verdict failed, 2 wrong usage or data, 3 the
 """
 
 import argparse
+import contextlib
+import dataclasses
 import errno
 import importlib
 import json
@@ -30,29 +32,54 @@ DISK = (errno.ENOSPC, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code. With --json the last line on standard output is one JSON object."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    command = _choose(argv[:1])
-    import tyro
-
-    module = importlib.import_module(f"fft.commands.{command}")
     as_json = "--json" in argv
     try:
-        flags = module.parse(
-            argv[1:],
-            lambda kind, **more: tyro.cli(kind, prog=f"fft {command}", config=(tyro.conf.FlagCreatePairsOff,), **more),
-        )
-        result, exit_code = module.execute(flags, _console(as_json))
+        result, exit_code = _execute(_choose(argv[:1]), argv[1:], as_json)
     except (FFTError, Stopped) as error:
         return _fail(str(error), error.exit_code, as_json)
     except KeyboardInterrupt:
         return _fail("interrupted", 130, as_json)
+    except SystemExit as usage:  # the parsers have printed the help, or what is wrong with the flags
+        if as_json and usage.code:
+            _print_json({"error": "wrong usage, as told on standard error", "exit_code": usage.code})
+        return usage.code or 0
     except OSError as error:
         if error.errno not in DISK:
             raise
         reason = MachineError(f"{error.strerror}: {error.filename or 'a file'}")
         return _fail(str(reason), reason.exit_code, as_json)
     if as_json:
-        print(json.dumps(result, ensure_ascii=False))
+        _print_json(result)
     return exit_code
+
+
+def _execute(command: str, args: list[str], as_json: bool) -> tuple[dict, int]:
+    """Parse the flags of a command and run it."""
+    import tyro
+
+    module = importlib.import_module(f"fft.commands.{command}")
+    flags = module.parse(
+        dotted(args, module.Flags),
+        lambda kind, **more: tyro.cli(kind, prog=f"fft {command}", config=(tyro.conf.FlagCreatePairsOff,), **more),
+    )
+    # Standard output belongs to the result; what libraries and sweep files print there goes the other way.
+    with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
+        return module.execute(flags, _console(as_json))
+
+
+def dotted(args: Sequence[str], flags: type) -> list[str]:
+    """The arguments with `--new-text` spelled `--new.text`: a setting of a task may be named with a dash or a dot."""
+    from fft.experiment import Data
+
+    groups = [field.name for field in dataclasses.fields(flags) if field.type is Data]
+    settings = [field.name.replace("_", "-") for field in dataclasses.fields(Data)]
+    spellings = {f"--{group}-{setting}": f"--{group}.{setting}" for group in groups for setting in settings}
+
+    def spelled(argument: str) -> str:
+        name, equals, value = argument.partition("=")
+        return spellings.get(name.replace("_", "-"), name) + equals + value
+
+    return [spelled(argument) for argument in args]
 
 
 def _choose(argv: list[str]) -> str:
@@ -77,5 +104,9 @@ def _console(as_json: bool):
 def _fail(message: str, exit_code: int, as_json: bool) -> int:
     print(f"fft: {message}", file=sys.stderr)
     if as_json:
-        print(json.dumps({"error": message, "exit_code": exit_code}, ensure_ascii=False))
+        _print_json({"error": message, "exit_code": exit_code})
     return exit_code
+
+
+def _print_json(value: dict) -> None:
+    print(json.dumps(value, ensure_ascii=False))

@@ -42,7 +42,7 @@ class Display:
         getattr(self, f"_{event['event']}", lambda event: None)(event)
 
     def _say(self, event: dict) -> None:
-        self.console.print(f"{self.title}{event['text']}", markup=False, highlight=False)
+        self.console.print(f"{self.title}{event['text']}", markup=False, highlight=False, soft_wrap=True)
 
     def _start(self, event: dict) -> None:
         counts = event["parameters"]

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -78,6 +79,16 @@ def make_heads(
         heads = {name: {"kind": tasks[name].kind, "labels": list(tasks[name].labels)} for name in made}
         save_artefact(folder, made, {"heads": heads, "names": names._asdict(), "fitted": fitted})
     return load_heads(checkpoint, folder)
+
+
+def abstract_heads(checkpoint: Checkpoint, primary: str, tasks: dict[str, Any]) -> Checkpoint:
+    """The checkpoint as `make_heads` will give it back, the heads it lacks as shapes alone."""
+    made = {
+        name: jax.eval_shape(partial(checkpoint.model.init_head, classes=task.outputs), jax.random.key(0))
+        for name, task in tasks.items()
+        if name not in checkpoint.heads
+    }
+    return checkpoint._replace(params=overlay(checkpoint.params, {"heads": made}), primary=primary)
 
 
 def load_heads(checkpoint: Checkpoint, folder: Path) -> Checkpoint:

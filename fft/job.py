@@ -14,7 +14,7 @@ from fft import models, tasks
 from fft.artefact import load_artefact, save_artefact
 from fft.errors import InputError
 from fft.experiment import Experiment
-from fft.heads import fitting_note, head_names, make_heads
+from fft.heads import HeadNames, abstract_heads, fitting_note, head_names, make_heads
 from fft.methods import Context
 from fft.models import Checkpoint
 from fft.optim import make_optimizer, multipliers
@@ -22,7 +22,7 @@ from fft.paths import Params, count, flatten
 from fft.tasks import TaskData
 from fft.train import TrainState, init_state, make_train_step
 
-EVAL_BATCH = 64
+EVAL_BATCH = 32
 PURPOSES = ("train", "init", "prepare", "heads")
 
 
@@ -62,10 +62,25 @@ class Job(NamedTuple):
         return {"new": self.new} | ({"original": self.original} if self.original else {})
 
 
-def assemble(
-    experiment: Experiment, directory: Path, poll: Callable[[], None], say: Callable[[str], None] = lambda text: None
-) -> Job:
-    """Load, check and prepare everything; slow parts (a fitted head, the method's statistics) are kept in DIRECTORY.
+class Accepted(NamedTuple):
+    """An experiment whose checkpoint and data were read and found to fit; nothing has been written."""
+
+    experiment: Experiment
+    checkpoint: Checkpoint
+    names: HeadNames
+    new: TaskData
+    original: TaskData | None
+    identity: dict
+    notes: tuple[str, ...]
+
+    @property
+    def served(self) -> dict[str, tasks.Classify | tasks.Regress]:
+        """The tasks by the name of their head."""
+        return {data.task.name: data.task for data in (self.original, self.new) if data}
+
+
+def accept(experiment: Experiment, say: Callable[[str], None] = lambda text: None) -> Accepted:
+    """Read the checkpoint and the data and check them against each other and the method; writes nothing.
 
     Errors: InputError for whatever in the checkpoint, the data or the method does not fit, before anything trains.
     """
@@ -74,16 +89,25 @@ def assemble(
     checkpoint = models.load(experiment.model)
     names = head_names(experiment, checkpoint)
     original, new, crossing = _data(experiment, checkpoint, names)
-    identity = _identity(checkpoint, new, original)
-    served = {data.task.name: data.task for data in (original, new) if data}
+    notes = (*crossing, *_data_notes(new, original))
+    accepted = Accepted(experiment, checkpoint, names, new, original, _identity(checkpoint, new, original), notes)
+    trained_leaves(experiment, abstract_heads(checkpoint, names.new, accepted.served))
+    return accepted
+
+
+def assemble(
+    accepted: Accepted, directory: Path, poll: Callable[[], None], say: Callable[[str], None] = lambda text: None
+) -> Job:
+    """The job of an accepted experiment; its slow parts (a fitted head, the statistics) are kept in DIRECTORY."""
+    experiment, _, names, new, original, identity, notes = accepted
 
     def batches_of(n: int) -> Iterator[dict]:
         return original_batches(original, n, experiment.seed)
 
     checkpoint = make_heads(
-        checkpoint,
+        accepted.checkpoint,
         names,
-        served,
+        accepted.served,
         lambda: batches_of(len(original.splits["train"].ids)),
         key_for(experiment.seed, "heads"),
         directory / "heads",
@@ -96,16 +120,21 @@ def assemble(
     steps = total_steps(experiment, len(new.splits["train"].ids))
     trainable = make_trainable(experiment, checkpoint, aux, steps)
     step = make_train_step(checkpoint.model, new.task, experiment.method, trainable.tx, trainable.multiplier)
-    notes = (*crossing, *fitting_note(directory / "heads"), *_data_notes(new, original))
+    notes = (*notes, *fitting_note(directory / "heads"))
     return Job(experiment, checkpoint, new, original, trainable, aux, step, steps, identity, notes)
+
+
+def trained_leaves(experiment: Experiment, checkpoint: Checkpoint) -> tuple[Params, dict[str, float]]:
+    """The shapes of the trainable tree and the rate multiplier of each leaf; the checkpoint may hold shapes alone."""
+    theta = jax.eval_shape(experiment.method.init, checkpoint.params, jax.random.key(0))
+    unused = tuple(name for name in checkpoint.params["heads"] if name != checkpoint.primary)
+    return theta, multipliers(experiment.method, theta, checkpoint.model.depth, unused)
 
 
 def make_trainable(experiment: Experiment, checkpoint: Checkpoint, aux: Params, steps: int) -> Trainable:
     """The trainable tree of the experiment's method on a checkpoint whose primary head is the new task's."""
     method, base = experiment.method, checkpoint.params
-    theta = jax.eval_shape(lambda: method.init(base, jax.random.key(0)))
-    unused = tuple(name for name in base["heads"] if name != checkpoint.primary)
-    multiplier = multipliers(method, theta, checkpoint.model.depth, unused)
+    theta, multiplier = trained_leaves(experiment, checkpoint)
     tx = method.transform(make_optimizer(theta, multiplier, experiment.optim, steps), aux)
 
     def init() -> TrainState:
@@ -166,7 +195,7 @@ def parameter_counts(job: Job) -> dict:
 
 
 def _data(experiment, checkpoint, names):
-    """The original task (or None), the new task without rows the original is scored on, and notes."""
+    """The original task (or None) and the new task, each without training rows the other is scored on, and notes."""
     original = None
     if experiment.original is not None:
         head = checkpoint.heads.get(names.original)
@@ -175,7 +204,9 @@ def _data(experiment, checkpoint, names):
     new = tasks.prepare(experiment.new, checkpoint, names.new, shared, experiment)
     if original is None:
         return None, new, ()
-    return original, *tasks.drop_overlap(new, original)
+    new, from_new = tasks.drop_overlap(new, original)
+    original, from_original = tasks.drop_overlap(original, new)
+    return original, new, (*from_new, *from_original)
 
 
 def _data_notes(new: TaskData, original: TaskData | None) -> Iterator[str]:
@@ -185,13 +216,18 @@ def _data_notes(new: TaskData, original: TaskData | None) -> Iterator[str]:
         yield "both tasks have the same labels; --head shared would go on with the original's head"
 
 
-def _identity(checkpoint: Checkpoint, new: TaskData, original: TaskData | None) -> dict:
+def base_sha256(checkpoint: Checkpoint) -> str:
+    """The hash of a checkpoint's parameters: equal for equal weights under equal paths."""
     digest = hashlib.sha256()
     for path, leaf in flatten(checkpoint.params).items():
         digest.update(path.encode())
         digest.update(np.asarray(leaf))
+    return digest.hexdigest()
+
+
+def _identity(checkpoint: Checkpoint, new: TaskData, original: TaskData | None) -> dict:
     data = {"new": new.identity} | ({"original": original.identity} if original else {})
-    return {"base_sha256": digest.hexdigest(), "data": data}
+    return {"base_sha256": base_sha256(checkpoint), "data": data}
 
 
 def _prepared(experiment: Experiment, context: Context, folder: Path, say: Callable[[str], None]) -> Params:

@@ -12,8 +12,7 @@ RUN/experiment.json       what was asked for, resolved; `fft tune --config` repe
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +23,8 @@ from fft.checkpoint import Checkpoints
 from fft.errors import InputError
 from fft.experiment import Data, Experiment, Optim, Retention, from_json
 from fft.heads import load_heads
-from fft.job import Job, assemble, make_trainable, parameter_counts, resolved
+from fft.job import Job, accept, assemble, base_sha256, make_trainable, parameter_counts, resolved
+from fft.journal import Journal
 from fft.methods import Method, parse_chain
 from fft.scoring import Scorer
 from fft.signals import StopFlag
@@ -59,15 +59,23 @@ def run(experiment: Experiment, directory: str | Path, emit: Callable[[dict], No
     """
     directory = Path(directory)
     experiment = resolved(experiment)
-    with record.RunLock(directory), StopFlag() as stop:
-        _claim(directory / "experiment.json", experiment.to_json(), "another experiment")
-        if (directory / "run.json").exists():
-            return Run(directory, json.loads((directory / "run.json").read_text(encoding="utf-8")))
-        journal = Journal(directory / "metrics.jsonl", emit)
-        with journal.clock("prepare"):
-            job = assemble(experiment, directory, stop.check, journal.say)
-        _claim(directory / "identity.json", job.identity, "a run on other weights or data")
-        return Run(directory, _run(job, directory, journal, stop))
+    with StopFlag() as stop:
+        if (directory / "experiment.json").exists():
+            with record.RunLock(directory):
+                if finished := _claim(directory, experiment):
+                    return finished
+        start = time.monotonic()
+        accepted = accept(experiment, lambda text: emit({"event": "say", "text": text}))
+        stop.check()
+        # Input that is refused leaves no trace, so that the corrected call may name the same folder.
+        with record.RunLock(directory):
+            if finished := _claim(directory, experiment):
+                return finished
+            _agree(directory / "identity.json", accepted.identity, "a run on other weights or data")
+            journal = Journal(directory / "metrics.jsonl", emit, {"prepare": time.monotonic() - start})
+            with journal.clock("prepare"):
+                job = assemble(accepted, directory, stop.check, journal.say)
+            return Run(directory, _run(job, directory, journal, stop))
 
 
 def tune(
@@ -79,7 +87,7 @@ def tune(
     out: str | Path,
     head: str = Experiment.head,
     original_head: str | None = Experiment.original_head,
-    max_length: int = Experiment.max_length,
+    max_length: int | None = Experiment.max_length,
     seed: int = Experiment.seed,
     emit: Callable[[dict], None] = lambda event: None,
     **settings: Any,
@@ -121,10 +129,11 @@ def restore(directory: str | Path, which: str = "best") -> models.Checkpoint:
     """
     directory = Path(directory)
     path = directory / "experiment.json"
-    if not path.is_file():
-        raise InputError(f"{directory} is not a run folder: it has no experiment.json")
-    experiment = from_json(json.loads(path.read_text(encoding="utf-8")), where=str(path))
-    checkpoint = load_heads(models.load(experiment.model), directory / "heads")
+    experiment = from_json(read_object(path), where=str(path))
+    base = models.load(experiment.model)
+    if base_sha256(base) != read_object(directory / "identity.json")["base_sha256"]:
+        raise InputError(f"{experiment.model} holds other weights than those that {directory} was trained from")
+    checkpoint = load_heads(base, directory / "heads")
     trainable = make_trainable(experiment, checkpoint, {}, 1)
     checkpoints = Checkpoints(directory / "checkpoints")
     step = None if which == "latest" else checkpoints.read_extra()[1]["best"]
@@ -137,45 +146,31 @@ def model_folder(folder: str) -> str:
     return str(Path(folder) / "model") if (Path(folder) / "run.json").is_file() else folder
 
 
-class Journal:
-    """What a run tells: metrics.jsonl, the caller's `emit`, and the wall seconds of each part."""
-
-    def __init__(self, path: Path, emit: Callable[[dict], None]):
-        self.log, self.emit = record.MetricsLog(path), emit
-        self.seconds: dict[str, float] = {}
-
-    def say(self, text: str) -> None:
-        """A line for people; not kept."""
-        self.emit({"event": "say", "text": text})
-
-    def tell(self, event: str, step: int, **fields: Any) -> None:
-        """An event, kept."""
-        self.log.write(event, step, **fields)
-        self.emit({"event": event, "step": step, **fields})
-
-    @contextmanager
-    def clock(self, part: str) -> Iterator[None]:
-        """Add the block's wall time to `seconds[part]`."""
-        start = time.monotonic()
-        try:
-            yield
-        finally:
-            self.seconds[part] = self.seconds.get(part, 0.0) + time.monotonic() - start
-
-    def resume(self, step: int, seconds: dict[str, float]) -> None:
-        """Forget events after `step` and add the seconds of the run so far."""
-        self.log.truncate_after(step)
-        for part, spent in seconds.items():
-            self.seconds[part] = self.seconds.get(part, 0.0) + spent
+def read_object(path: Path) -> dict:
+    """The JSON object in a file of a run folder; InputError when it is missing or no JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path.parent} is not a run folder: it has no {path.name}") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {path}: {error}") from None
 
 
-def _claim(path: Path, wanted: dict, what: str) -> None:
+def _claim(directory: Path, experiment: Experiment) -> Run | None:
+    """Make the folder the experiment's own, or refuse; the run if it is finished already."""
+    _agree(directory / "experiment.json", experiment.to_json(), "another experiment")
+    path = directory / "run.json"
+    return Run(directory, read_object(path)) if path.exists() else None
+
+
+def _agree(path: Path, wanted: dict, what: str) -> None:
     """Write `wanted` to `path`, or find it there already; refuse a folder that holds something else, with the diff."""
     wanted = record.plain(wanted)
-    if path.exists() and (changes := record.diff(json.loads(path.read_text(encoding="utf-8")), wanted)):
+    if not path.exists():
+        record.write_json(path, wanted)
+    elif changes := record.diff(read_object(path), wanted):
         lines = "\n  ".join(changes)
         raise InputError(f"{path.parent} holds {what}; choose another --out, or undo the change:\n  {lines}")
-    record.write_json(path, wanted)
 
 
 def _run(job: Job, directory: Path, journal: Journal, stop: StopFlag) -> dict:
@@ -234,7 +229,7 @@ def _train(
     optim, settings = job.experiment.optim, job.experiment.retention
     data = job.new
     batches = TrainBatches(
-        data.splits["train"], optim.batch_size * optim.accumulate, job.experiment.seed, data.lengths, data.pad_id
+        data.splits["train"], optim.batch_size * optim.accumulate, job.experiment.seed, data.train_lengths, data.pad_id
     )
     every = settings.eval_every or max(1, job.steps // SCORINGS)
     step, waiting, values = int(state.step), None, None

@@ -26,3 +26,46 @@ def demo_data():
     from fft.tasks import demo
 
     return _fetched(demo.demo_data)
+
+
+@pytest.fixture(scope="session")
+def compilations(tmp_path_factory):
+    """A folder that keeps compiled programs for the rest of the session."""
+    return tmp_path_factory.mktemp("compilations")
+
+
+@pytest.fixture(scope="module")
+def quick_compiles(compilations):
+    """Compile without costly optimisations, and each program once, here and in the processes that a test starts."""
+    import jax
+    from jax.experimental.compilation_cache import compilation_cache
+
+    settings = {  # name: (for the module, jax's own)
+        "jax_disable_most_optimizations": (True, False),
+        "jax_compilation_cache_dir": (str(compilations), None),
+        "jax_persistent_cache_min_compile_time_secs": (0.1, 1.0),
+        "jax_persistent_cache_min_entry_size_bytes": (-1, 0),
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, (wanted, _) in settings.items():
+            jax.config.update(name, wanted)
+            patch.setenv(name.upper(), str(wanted))
+        compilation_cache.reset_cache()
+        yield
+        for name, (_, usual) in settings.items():
+            jax.config.update(name, usual)
+        compilation_cache.reset_cache()
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """A folder with a knowing base `bert`, a headless one `bare`, and original, new and opposite CSV files."""
+    import tiny_checkpoint
+
+    folder = tmp_path_factory.mktemp("tiny")
+    tiny_checkpoint.write_checkpoint(folder / "bert")
+    tiny_checkpoint.write_checkpoint(folder / "bare", head=False)
+    tiny_checkpoint.write_original(folder / "original.csv")
+    tiny_checkpoint.write_new(folder / "new.csv")
+    tiny_checkpoint.write_opposite(folder / "opposite.csv")
+    return folder

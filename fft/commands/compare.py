@@ -34,7 +34,7 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
         raise InputError("fft compare needs at least one run folder")
     records = [read_record(path) for path in flags.runs]
     for warning in differences(records):
-        console.print(f"warning: {warning}", markup=False, highlight=False)
+        console.out(f"warning: {warning}", highlight=False)
     show(records, console, flags.out)
     return {"runs": records, "warnings": differences(records)}, 0
 

@@ -45,5 +45,5 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
         table.add_row(name, str(split["rows"]), shown, *lengths, cut, str(split["duplicates"]))
     console.print(table)
     for trouble in found["troubles"]:
-        console.print(f"trouble: {trouble}", markup=False, highlight=False)
+        console.out(f"trouble: {trouble}", highlight=False)
     return found, 0

@@ -59,13 +59,12 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     console.print()
     show(list(records.values()), console, flags.out / "front")
     for name, record in records.items():
-        console.print(f"{name}: {sentence(record)}", markup=False, highlight=False)
+        console.out(f"{name}: {sentence(record)}", highlight=False)
     seconds = {"base": ready - start, "methods": time.monotonic() - ready}
-    console.print(
+    console.out(
         f"one epoch of {NEW}, Fisher on 512 rows, probes of 256 rows a task, one seed; "
         f"base {seconds['base']:.0f} s, methods {seconds['methods']:.0f} s; "
         f"table {flags.out}/front.md, picture {flags.out}/front.svg and .png",
-        markup=False,
         highlight=False,
     )
     return {"runs": records, "seconds": seconds}, 0

@@ -51,7 +51,7 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
         raise InputError(f"{flags.model} has no head {name or 'to score with'}; its heads are: {heads}")
     data = tasks.prepare_scored(flags.task, checkpoint, name, checkpoint.heads[name], flags.max_length)
     for warning in data.warnings:
-        console.print(f"note: {warning}", markup=False, highlight=False)
+        console.out(f"note: {warning}", highlight=False)
     rows, metric = data.splits["test"], METRICS[data.task.metric]
     batches = tasks.eval_batches(rows, EVAL_BATCH, data.lengths, data.pad_id)
     logits = predict(make_predict(checkpoint.model, name), checkpoint.params, batches, len(rows.ids))
@@ -60,7 +60,10 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     if flags.predictions:
         _write_predictions(flags.predictions, data.task, rows, predicted, logits)
     result = {"head": name, "metric": metric.name, "score": score.value, "low": score.low, "high": score.high}
-    console.print(f"{metric.name} {score.value:.4f} [{score.low:.4f}, {score.high:.4f}] on {score.n} rows, head {name}")
+    console.out(
+        f"{metric.name} {score.value:.4f} [{score.low:.4f}, {score.high:.4f}] on {score.n} rows, head {name}",
+        highlight=False,
+    )
     return result | {"n": score.n, "interval": [score.low, score.high], "source": flags.task.source}, 0
 
 

@@ -45,5 +45,5 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     if head not in restored.heads:
         raise InputError(f"{flags.run} has no head {head}; its heads are: {', '.join(restored.heads)}")
     folder = models.save(restored, flags.out, primary=head)
-    console.print(f"wrote {folder} with the head {head} as its classifier", markup=False, highlight=False)
+    console.out(f"wrote {folder} with the head {head} as its classifier", highlight=False)
     return {"folder": str(folder), "head": head, "heads": list(restored.heads)}, 0

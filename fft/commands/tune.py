@@ -112,6 +112,6 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     with Display(console) as display:
         finished = run(flags.experiment(), flags.out, display.show)
     console.print(before_after([finished.record]))
-    console.print(sentence(finished.record), highlight=False, markup=False)
-    console.print(f"model: {flags.out}/model   report: {flags.out}/report.html", highlight=False, markup=False)
+    console.out(sentence(finished.record), highlight=False)
+    console.out(f"model: {flags.out}/model   report: {flags.out}/report.html", highlight=False)
     return finished.record, finished.exit_code

@@ -1,0 +1,41 @@
+"""What a run tells while it goes."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from fft.record import MetricsLog
+
+
+class Journal:
+    """What a run tells: metrics.jsonl, the caller's `emit`, and the wall seconds of each part."""
+
+    def __init__(self, path: Path, emit: Callable[[dict], None], seconds: dict[str, float]):
+        self.log, self.emit = MetricsLog(path), emit
+        self.seconds = dict(seconds)
+
+    def say(self, text: str) -> None:
+        """A line for people; not kept."""
+        self.emit({"event": "say", "text": text})
+
+    def tell(self, event: str, step: int, **fields: Any) -> None:
+        """An event, kept."""
+        self.log.write(event, step, **fields)
+        self.emit({"event": event, "step": step, **fields})
+
+    @contextmanager
+    def clock(self, part: str) -> Iterator[None]:
+        """Add the block's wall time to `seconds[part]`."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[part] = self.seconds.get(part, 0.0) + time.monotonic() - start
+
+    def resume(self, step: int, seconds: dict[str, float]) -> None:
+        """Forget events after `step` and add the seconds of the run so far."""
+        self.log.truncate_after(step)
+        for part, spent in seconds.items():
+            self.seconds[part] = self.seconds.get(part, 0.0) + spent

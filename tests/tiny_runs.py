@@ -1,0 +1,68 @@
+"""Calling the command line: in this process with what it printed, or as a process of its own."""
+
+import contextlib
+import hashlib
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from fft.cli import main
+
+
+class Answer(NamedTuple):
+    """The exit code of a command and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self):
+        """The one JSON object on standard output; anything else there is a failure."""
+        (line,) = self.out.splitlines()
+        return json.loads(line)
+
+
+def fft(*arguments):
+    """Run a command in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main([str(argument) for argument in arguments])
+    return Answer(code, out.getvalue(), err.getvalue())
+
+
+def start(*arguments, **options):
+    """Start a command as a process of its own."""
+    command = [sys.executable, "-m", "fft", *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+
+
+def finish(process):
+    """Wait for a process and return its answer."""
+    out, err = process.communicate(timeout=300)
+    return Answer(process.returncode, out, err)
+
+
+def record(run):
+    """run.json of a run folder."""
+    return json.loads((Path(run) / "run.json").read_text(encoding="utf-8"))
+
+
+def events(run):
+    """The lines of metrics.jsonl."""
+    return [json.loads(line) for line in (Path(run) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def outcome(run):
+    """What two runs of one experiment must agree in to the last bit: the weights, the scores, the history."""
+    found = record(run)
+    history = [{name: value for name, value in entry.items() if name != "seconds"} for entry in found["history"]]
+    weights = {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted((Path(run) / "model").glob("*.safetensors"))
+    }
+    kept = ("steps", "best_step", "kept_step", "stopped", "skipped_steps", "crossover", "original", "new", "verdict")
+    return {"weights": weights, "history": history} | {name: found[name] for name in kept}
