@@ -22,7 +22,7 @@ def save_artefact(folder: str | Path, tree: Params, provenance: Mapping[str, Any
     from safetensors.numpy import save
 
     folder = Path(folder)
-    payload = save({path: np.ascontiguousarray(leaf) for path, leaf in flatten(tree).items()})
+    payload = save({path: np.asarray(leaf, order="C") for path, leaf in flatten(tree).items()})
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     replace_file(folder / "tensors.safetensors", payload)

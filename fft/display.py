@@ -1,14 +1,57 @@
 """A run's progress on a console: a live bar with both tasks' scores on a terminal, plain lines elsewhere."""
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from fft.errors import InputError
 from fft.report.tables import parameter_table
 
 PLAIN_LINES = 20
+
+
+def tee(*shows: Callable[[dict], None]) -> Callable[[dict], None]:
+    """One `show` that hands every event to all of some."""
+
+    def show(event: dict) -> None:
+        for each in shows:
+            each(event)
+
+    return show
+
+
+class Board:
+    """Writes the numbers of a run's events for TensorBoard: `with Board(folder) as board: run(..., board.show)`.
+
+    Errors: InputError when the extra `tensorboard` is not installed.
+    """
+
+    def __init__(self, folder: Path):
+        try:
+            from tensorboardX import SummaryWriter
+        except ImportError:
+            raise InputError(
+                "--tensorboard needs tensorboardX: install the extra, as in pip install '.[tensorboard]'"
+            ) from None
+        self.writer = SummaryWriter(str(folder))
+
+    def __enter__(self) -> "Board":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.writer.close()
+
+    def show(self, event: dict) -> None:
+        """Write an event's numbers, `score/new` and the like, at its step."""
+        if event["event"] not in ("step", "score"):
+            return
+        for name, value in event.items():
+            if isinstance(value, float):
+                self.writer.add_scalar(f"{event['event']}/{name}", value, event["step"])
 
 
 class Display:

@@ -115,12 +115,12 @@ def assemble(
         say,
     )
     fresh = (names.new,) if names.new != names.original else ()
-    context = Context(checkpoint.model, checkpoint.params, fresh, original and original.task, batches_of, poll)
-    aux = _prepared(experiment, context, directory / "prepared", say)
+    context = Context(checkpoint.model, checkpoint.params, fresh, original and original.task, batches_of, poll=poll)
+    aux, prepared_notes = _prepared(experiment, context, directory / "prepared", say)
     steps = total_steps(experiment, len(new.splits["train"].ids))
     trainable = make_trainable(experiment, checkpoint, aux, steps)
     step = make_train_step(checkpoint.model, new.task, experiment.method, trainable.tx, trainable.multiplier)
-    notes = (*notes, *fitting_note(directory / "heads"))
+    notes = (*notes, *fitting_note(directory / "heads"), *prepared_notes)
     return Job(experiment, checkpoint, new, original, trainable, aux, step, steps, identity, notes)
 
 
@@ -151,8 +151,13 @@ def resolved(experiment: Experiment) -> Experiment:
 
 
 def key_for(seed: int, purpose: str) -> jax.Array:
-    """The random key of one purpose of a run; purposes never share draws."""
-    return jax.random.fold_in(jax.random.key(seed, impl="rbg"), PURPOSES.index(purpose))
+    """The random key of one purpose of a run; purposes never share draws.
+
+    Training draws millions of dropout bits a step, so its key is of the cheap kind, whose draws depend on how they are
+    batched. Everything else draws with threefry, which does not: the Fisher is the same for every chunk.
+    """
+    kind = "rbg" if purpose == "train" else "threefry2x32"
+    return jax.random.fold_in(jax.random.key(seed, impl=kind), PURPOSES.index(purpose))
 
 
 def total_steps(experiment: Experiment, rows: int) -> int:
@@ -230,10 +235,15 @@ def _identity(checkpoint: Checkpoint, new: TaskData, original: TaskData | None) 
     return {"base_sha256": base_sha256(checkpoint), "data": data}
 
 
-def _prepared(experiment: Experiment, context: Context, folder: Path, say: Callable[[str], None]) -> Params:
-    """The method's statistics, computed once and then read from FOLDER."""
+def _prepared(
+    experiment: Experiment, context: Context, folder: Path, say: Callable[[str], None]
+) -> tuple[Params, list[str]]:
+    """The method's statistics and what it noted of them, computed once and then read from FOLDER."""
     if not (folder / "provenance.json").exists():
         say(f"preparing {experiment.method.label}")
-        aux = experiment.method.prepare(context, key_for(experiment.seed, "prepare"))
-        save_artefact(folder, aux, {"method": experiment.method.label, "scalars": count(aux)})
-    return load_artefact(folder)[0]
+        notes: list[str] = []
+        aux = experiment.method.prepare(context._replace(note=notes.append), key_for(experiment.seed, "prepare"))
+        provenance = {"method": experiment.method.label, "scalars": count(aux), "notes": notes}
+        save_artefact(folder, aux, provenance)
+    aux, provenance = load_artefact(folder)
+    return aux, provenance["notes"]

@@ -26,6 +26,7 @@ from fft.heads import load_heads
 from fft.job import Job, accept, assemble, base_sha256, make_trainable, parameter_counts, resolved
 from fft.journal import Journal
 from fft.methods import Method, parse_chain
+from fft.paths import Params
 from fft.scoring import Scorer
 from fft.signals import StopFlag
 from fft.tasks import TrainBatches
@@ -119,8 +120,15 @@ def tune(
     return run(experiment, out, emit)
 
 
-def restore(directory: str | Path, which: str = "best") -> models.Checkpoint:
+def finished_params(method: Method, base: Params, theta: Params) -> Params:
+    """The plain parameters that a trained tree stands for, after whatever the method does at the end."""
+    return method.finish(base, method.merge(base, theta))
+
+
+def restore(directory: str | Path, which: str | None = None) -> models.Checkpoint:
     """The model of a run's "best" or "latest" step: (model, params, heads, primary, folder, raw_config).
+
+    Without `which` it is the step the run itself keeps, that of RUN/model (Retention.keep).
 
     No data are read; the base checkpoint must still be where the experiment says, because steps hold only what was
     trained. A run that is still going may be read.
@@ -136,9 +144,10 @@ def restore(directory: str | Path, which: str = "best") -> models.Checkpoint:
     checkpoint = load_heads(base, directory / "heads")
     trainable = make_trainable(experiment, checkpoint, {}, 1)
     checkpoints = Checkpoints(directory / "checkpoints")
+    which = which or experiment.retention.keep
     step = None if which == "latest" else checkpoints.read_extra()[1]["best"]
     state = checkpoints.restore(jax.eval_shape(trainable.init), step).tree
-    return checkpoint._replace(params=experiment.method.finish(checkpoint.params, state.theta))
+    return checkpoint._replace(params=finished_params(experiment.method, checkpoint.params, state.theta))
 
 
 def model_folder(folder: str) -> str:
@@ -185,7 +194,7 @@ def _run(job: Job, directory: Path, journal: Journal, stop: StopFlag) -> dict:
     kept = state
     if job.experiment.retention.keep == "best" and best_step != int(state.step):
         kept = checkpoints.restore(jax.eval_shape(job.trainable.init), best_step).tree
-    params = job.experiment.method.finish(job.base, kept.theta)
+    params = finished_params(job.experiment.method, job.base, kept.theta)
     with journal.clock("scoring"):
         after = scorer.test(params)
     with journal.clock("saving"):
@@ -278,7 +287,7 @@ def _score(
 ) -> None:
     """Append the scores of a state to the history."""
     with journal.clock("scoring"):
-        params = job.experiment.method.merge(job.base, state.theta)
+        params = finished_params(job.experiment.method, job.base, state.theta)
         scores = scorer.probe(params, history[0] if history else None)
     entry = {"step": int(state.step), **scores, "loss": loss, "seconds": sum(journal.seconds.values())}
     history.append(entry)

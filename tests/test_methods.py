@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from fft.artefact import load_artefact, save_artefact
 from fft.errors import InputError
 from fft.experiment import Optim
 from fft.methods import EWC, L2SP, METHODS, Context, Freeze, Full, Layerwise, LoRA, from_json, parse_chain, to_json
@@ -53,7 +54,7 @@ def trained(method, base, steps=3, **optim):
 
 
 @pytest.mark.parametrize("names", [*METHODS, *CHAINS])
-def test_contract(names, base):
+def test_contract(names, base, tmp_path):
     method = parse_chain(names)
     before = jax.tree.map(jnp.copy, base)
 
@@ -63,6 +64,8 @@ def test_contract(names, base):
     assert not {id(x) for x in jax.tree.leaves(theta)} & {id(x) for x in jax.tree.leaves(base)}, "theta is a copy"
     aux = method.prepare(context(base), jax.random.key(2))
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(aux))
+    save_artefact(tmp_path, aux, {})
+    assert max_difference(load_artefact(tmp_path)[0], aux) == 0, "prepare gives what a file can hold, scalars too"
     again = method.prepare(context(base), jax.random.key(2))
     assert max_difference(aux, again) == 0, "prepare is a function of its key"
 
@@ -73,7 +76,7 @@ def test_contract(names, base):
     for path, leaf in flatten(state.theta).items():
         if multiplier[path] == 0:
             assert bool((leaf == start[path]).all()), f"{path} is frozen"
-    finished = method.finish(base, state.theta)
+    finished = method.finish(base, method.merge(base, state.theta))
     assert flatten(finished).keys() == flatten(base).keys(), "finish gives plain parameters"
     assert max_difference(finished["heads"]["original"], base["heads"]["original"]) == 0
     assert max_difference(finished["heads"]["new"], base["heads"]["new"]) > 0

@@ -32,7 +32,7 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     """Read every run.json, warn where runs cannot be compared, print and draw."""
     if not flags.runs:
         raise InputError("fft compare needs at least one run folder")
-    records = [read_record(path) for path in flags.runs]
+    records = [read_record(path) | {"name": path.resolve().name} for path in flags.runs]
     for warning in differences(records):
         console.out(f"warning: {warning}", highlight=False)
     show(records, console, flags.out)

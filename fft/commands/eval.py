@@ -21,6 +21,8 @@ class Flags:
     model: str
     """a folder with a Hugging Face checkpoint, a run folder, or hf:NAME"""
     task: Data
+    metric: str | None = None
+    """the score (default: accuracy, or pearson for regression)"""
     head: str | None = None
     """which head, where the checkpoint has several (default: its classifier)"""
     predictions: Path | None = None
@@ -39,6 +41,7 @@ def parse(args: list[str], cli: Callable) -> Flags:
 def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     """Score and print."""
     from fft import models, tasks
+    from fft.commands.tune import with_metric
     from fft.evaluate import interval, make_predict, predict, predictions
     from fft.job import EVAL_BATCH
     from fft.metrics import METRICS
@@ -49,7 +52,9 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     if name not in checkpoint.heads:
         heads = ", ".join(checkpoint.heads) or "none"
         raise InputError(f"{flags.model} has no head {name or 'to score with'}; its heads are: {heads}")
-    data = tasks.prepare_scored(flags.task, checkpoint, name, checkpoint.heads[name], flags.max_length)
+    data = tasks.prepare_scored(
+        with_metric(flags.task, flags.metric), checkpoint, name, checkpoint.heads[name], flags.max_length
+    )
     for warning in data.warnings:
         console.out(f"note: {warning}", highlight=False)
     rows, metric = data.splits["test"], METRICS[data.task.metric]

@@ -22,8 +22,8 @@ class Flags:
     """the format"""
     head: str | None = None
     """the head to export as the classifier (default: the new task's)"""
-    step: Literal["best", "latest"] = "best"
-    """which step of the run"""
+    step: Literal["best", "latest"] | None = None
+    """which step of the run (default: the one the run keeps, its setting `keep`)"""
     json: bool = False
     """print the result as one JSON object on standard output, everything else on standard error"""
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,6 +13,7 @@ from rich.console import Console
 from fft.errors import InputError
 from fft.experiment import Data, Experiment, Optim, Retention, load
 from fft.methods import METHODS, parse_chain
+from fft.metrics import METRICS
 
 NO_DATA = Data("")
 Settings = dataclasses.make_dataclass(
@@ -35,6 +37,8 @@ class Flags:
     """a folder with a Hugging Face checkpoint (safetensors), or hf:NAME"""
     new: Data = NO_DATA
     original: Data = NO_DATA
+    metric: str | None = None
+    """the score of both tasks, where it fits (default: accuracy, or pearson for regression)"""
     method: str = "full"
     """methods joined by +, as in lora+ewc"""
     head: Literal["new", "shared"] = Experiment.head
@@ -47,6 +51,8 @@ class Flags:
     """seeds the data order, dropout, fresh parameters and draws"""
     config: Path | None = None
     """an experiment.json to start from; flags given beside it override it"""
+    tensorboard: bool = False
+    """also write the scores and losses to OUT/tensorboard (needs the extra `tensorboard`)"""
     json: bool = False
     """print the run's record as one JSON object on standard output, everything else on standard error"""
     optim: tyro.conf.OmitArgPrefixes[Optim] = field(default_factory=Optim)
@@ -59,11 +65,12 @@ class Flags:
             raise InputError("--model is missing: a folder with a Hugging Face checkpoint, or hf:NAME")
         if not self.new.source:
             raise InputError("--new is missing: the new task's data, such as new.csv")
+        new, original = (with_metric(data, self.metric) for data in (self.new, self.original))
         settings = {f.name: getattr(self.settings, f.name) for f in dataclasses.fields(self.settings)}
         return Experiment(
             self.model,
-            self.new,
-            self.original if self.original.source else None,
+            new,
+            original if self.original.source else None,
             parse_chain(self.method, settings),
             self.optim,
             self.retention,
@@ -87,30 +94,51 @@ def flags_of(experiment: Experiment, out: Path) -> Flags:
     )
 
 
+def with_metric(data: Data, metric: str | None) -> Data:
+    """The data scored by `metric`, unless they name their own or are of another kind; InputError for an unknown one."""
+    if metric is not None and metric not in METRICS:
+        raise InputError(f"--metric {metric}: unknown; known are {', '.join(METRICS)}")
+    if data.metric is not None or metric is None or METRICS[metric].kind != data.kind:
+        return data
+    return dataclasses.replace(data, metric=metric)
+
+
 @dataclass(frozen=True)
-class _Config:
+class _Start:
     config: Path | None = None
+    method: str | None = None
+
+
+def _flags_to_start_from(start: _Start) -> Flags:
+    """The flags of an experiment file; another --method starts from its own defaults, learning rate included."""
+    experiment = load(start.config)
+    flags = flags_of(experiment, Path())
+    if start.method in (None, experiment.method.label):
+        return flags
+    return dataclasses.replace(flags, settings=Settings(), optim=dataclasses.replace(flags.optim, lr=None))
 
 
 def parse(args: list[str], cli: Callable) -> Flags:
     """The flags; those of --config are the defaults of the others."""
     if "--help" in args or "-h" in args:
         return cli(Flags, args=args)
-    config = cli(_Config, args=args, return_unknown_args=True)[0].config
-    if config is None:
+    start = cli(_Start, args=args, return_unknown_args=True)[0]
+    if start.config is None:
         return cli(Flags, args=args)
-    return cli(Flags, args=args, default=dataclasses.replace(flags_of(load(config), Path()), out=tyro.MISSING))
+    return cli(Flags, args=args, default=dataclasses.replace(_flags_to_start_from(start), out=tyro.MISSING))
 
 
 def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     """Run the experiment, print the table of before and after, and the verdict."""
-    from fft.display import Display
+    from fft.display import Board, Display, tee
     from fft.report.page import sentence
     from fft.report.tables import before_after
     from fft.run import run
 
-    with Display(console) as display:
-        finished = run(flags.experiment(), flags.out, display.show)
+    experiment = flags.experiment()
+    board = Board(flags.out / "tensorboard") if flags.tensorboard else None
+    with Display(console) as display, board or nullcontext():
+        finished = run(experiment, flags.out, tee(display.show, board.show) if board else display.show)
     console.print(before_after([finished.record]))
     console.out(sentence(finished.record), highlight=False)
     console.out(f"model: {flags.out}/model   report: {flags.out}/report.html", highlight=False)

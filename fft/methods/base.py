@@ -6,6 +6,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from fft.errors import InputError
@@ -24,9 +25,22 @@ class Context(NamedTuple):
     original: Any = None
     """the original task, or None"""
     batches: Callable[[int], Iterable[dict]] | None = None
-    """batches(n): the first n training rows of the original task, as host batches"""
+    """batches(n): a seeded choice of at most n training rows of the original task, as host batches"""
+    note: Callable[[str], None] = lambda text: None
+    """keeps a sentence for the run's record"""
     poll: Callable[[], None] = lambda: None
     """called between batches; raises when the run is asked to stop"""
+
+    def predictions(self, n: int) -> tuple[np.ndarray, np.ndarray]:
+        """The base's logits [N, C] and the labels [N] of at most `n` training rows of the original task."""
+        apply = jax.jit(lambda params, batch: self.model.apply(params, batch)["logits"][self.original.name])
+        logits, labels = [], []
+        for batch in self.batches(n):
+            self.poll()
+            real = batch["weight"] > 0
+            logits.append(np.asarray(apply(self.base, batch))[real])
+            labels.append(batch["label"][real])
+        return np.concatenate(logits), np.concatenate(labels)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,9 +94,9 @@ class Method:
         """The optimizer, wrapped."""
         return tx
 
-    def finish(self, base: Params, theta: Params) -> Params:
-        """The parameters that are kept after training."""
-        return self.merge(base, theta)
+    def finish(self, base: Params, params: Params) -> Params:
+        """The parameters that are scored and kept, from the MERGED ones; outside the step."""
+        return params
 
     def __add__(self, other: "Method") -> "Chain":
         """`LoRA() + EWC()`: both methods at once."""
@@ -138,8 +152,10 @@ class Chain(Method):
             tx = method.transform(tx, aux.get(method.name, {}))
         return tx
 
-    def finish(self, base: Params, theta: Params) -> Params:
-        return self._carrier.finish(base, theta)
+    def finish(self, base: Params, params: Params) -> Params:
+        for method in self.methods:
+            params = method.finish(base, params)
+        return params
 
 
 def chain(*methods: Method) -> Method:

@@ -48,9 +48,10 @@ class EWC(Method):
         if context.original is None:
             raise InputError("EWC measures the original task: give --original")
         fresh = tuple(f"heads/{name}/" for name in context.fresh_heads)
-        return diagonal_fisher(
+        task = context.original.calibrated(lambda: context.predictions(self.samples))
+        fisher = diagonal_fisher(
             context.model,
-            context.original,
+            task,
             context.base,
             context.batches(self.samples),
             key,
@@ -59,7 +60,11 @@ class EWC(Method):
             chunk=self.chunk,
             where=lambda path: not path.startswith(fresh),
             poll=context.poll,
-        ).diagonal
+        )
+        trace = sum(float(jnp.sum(leaf)) for leaf in jax.tree.leaves(fisher.diagonal))
+        sigma = f", residual sd {task.sigma:.4g}" if task.kind == "regression" else ""
+        context.note(f"Fisher ({fisher.estimator}) over {fisher.examples} original rows: trace {trace:.4g}{sigma}")
+        return fisher.diagonal
 
     def penalty(self, base: Params, params: Params, aux: Params) -> jax.Array:
         anchors, values = flatten(base), flatten(params)

@@ -155,8 +155,8 @@ def _repeat(run: dict[str, Any]) -> str:
         said.append(("git commit", f"{git['commit']}{', with changes that are not committed' if git['dirty'] else ''}"))
     said += [*_flat({"device": run["device"]}), *_flat({"seconds": run["seconds"]}), *run["versions"].items()]
     return (
-        "<h2>To repeat</h2>\n<p>In the folder of this run:</p>\n"
-        f"<pre>fft tune --config experiment.json --out ../again</pre>\n{_pairs(said)}"
+        "<h2>To repeat</h2>\n<p>Where the run was started, so that paths in its settings still hold, with RUN this "
+        f"folder:</p>\n<pre>fft tune --config RUN/experiment.json --out again</pre>\n{_pairs(said)}"
     )
 
 

@@ -5,7 +5,7 @@ On a device a label of -1 scores as the last class and a label >= C gives NaN, s
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -44,6 +44,10 @@ class Classify:
     def outputs(self) -> int:
         """C, the width of the head."""
         return len(self.labels)
+
+    def calibrated(self, predict: Callable[[], tuple[np.ndarray, np.ndarray]]) -> "Classify":
+        """The task itself: class probabilities have no scale to fit."""
+        return self
 
     def sample(self, key: jax.Array, logits: jax.Array) -> jax.Array:
         """Labels int32 [B] drawn from the model's own distribution softmax(logits [B, C])."""

@@ -1,6 +1,8 @@
 """Regression on text: numeric targets, and the squared error of one example as a likelihood."""
 
+import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,6 +14,8 @@ from fft.errors import InputError
 from fft.tasks.rows import Rows
 
 LARGEST = float(np.finfo(np.float32).max)
+
+SMALLEST_SIGMA = 1e-6  # a base that fits perfectly would have infinite Fisher information
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,12 @@ class Regress:
     def outputs(self) -> int:
         """1, the width of the head."""
         return 1
+
+    def calibrated(self, predict: Callable[[], tuple[np.ndarray, np.ndarray]]) -> "Regress":
+        """The task with σ² = the mean squared residual of `predict() -> (logits [N, 1], targets [N])`."""
+        logits, targets = predict()
+        sigma = float(np.sqrt(np.mean((logits[:, 0] - targets) ** 2, dtype=np.float64)))
+        return dataclasses.replace(self, sigma=max(sigma, SMALLEST_SIGMA))
 
     def sample(self, key: jax.Array, logits: jax.Array) -> jax.Array:
         """Targets float32 [B] drawn from the model's own distribution, normal around logits [B, 1] with sd σ."""

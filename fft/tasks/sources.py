@@ -37,7 +37,7 @@ def open_source(source: str) -> Source:
     scheme, colon, rest = source.partition(":")
     if colon and scheme in _OPENERS:
         return _OPENERS[scheme](source, rest)
-    if colon and scheme.isalpha() and len(scheme) > 1 and not Path(source).exists():
+    if colon and scheme.isalnum() and len(scheme) > 1 and not Path(source).exists():
         raise InputError(f"{source}: unknown kind of source {scheme!r}; expected {', '.join(_OPENERS)}, or a path")
     return _open_file(source, source)
 
