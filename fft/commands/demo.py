@@ -1,6 +1,5 @@
 """`fft demo`: the whole story on real data, from download to verdict."""
 
-import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -100,7 +99,7 @@ def trained_base(console: Console) -> Path:
     experiment = Experiment(
         str(minilm_folder()), Data(ORIGINAL, name="original", train_rows=BASE_ROWS), optim=Optim(lr=1e-4, epochs=1.0)
     )
-    # The hash names the recipe, so that a new recipe never meets an old base.
-    name = f"demo-base-{experiment_hash(dataclasses.asdict(experiment.optim) | {'rows': BASE_ROWS})[:8]}"
+    # The hash of the recipe is in the name, so that a new recipe never meets an old base.
+    name = f"demo-base-{experiment_hash(experiment.to_json() | {'model': minilm_folder().name})[:8]}"
     run_missing({name: experiment}, cache_folder(), console)
     return cache_folder() / name / "model"
