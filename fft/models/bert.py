@@ -71,8 +71,8 @@ class BertHead(nn.Module):
     classes: int
 
     @nn.compact
-    def __call__(self, pooled):
-        return Dense(self.classes, name="out")(Dropout(self.rate)(pooled))
+    def __call__(self, pooled, seed):
+        return Dense(self.classes, name="out")(Dropout(self.rate)(pooled, seed), seed)
 
 
 LAYER = "encoder.layer.{i}"

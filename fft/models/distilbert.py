@@ -67,9 +67,9 @@ class DistilBertHead(nn.Module):
     classes: int
 
     @nn.compact
-    def __call__(self, pooled):
-        x = jax.nn.relu(Dense(pooled.shape[-1], name="dense")(pooled))
-        return Dense(self.classes, name="out")(Dropout(self.rate)(x))
+    def __call__(self, pooled, seed):
+        x = jax.nn.relu(Dense(pooled.shape[-1], name="dense")(pooled, seed))
+        return Dense(self.classes, name="out")(Dropout(self.rate)(x, seed), seed)
 
 
 LAYER = "transformer.layer.{i}"

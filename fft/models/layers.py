@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from fft.models.dropout import Dropout, drop, salt_of
+
 MASKED = float(jnp.finfo(jnp.float32).min)  # not -inf: a row with no real token must not turn into NaN
 
 
@@ -69,59 +71,28 @@ class Shape:
     pooler: bool
 
 
-def drop(key, x, rate):
-    """Zero entries of `x` with probability `rate` and scale the rest so that the expectation is `x`.
-
-    The random numbers are 16 bits wide, two from one 32-bit word, which costs half of a float uniform. The
-    probability is rounded to a multiple of 2^-16 and the scale is the inverse of the rounded one, so the mean is
-    exact. `rate` may be a traced scalar in [0, 1).
-    """
-    last = x.shape[-1]
-    words = jax.random.bits(key, (*x.shape[:-1], -(-last // 2)), jnp.uint32)
-    bits = jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(*x.shape[:-1], -1)[..., :last]
-    if isinstance(rate, float | int):
-        kept = max(1, round((1.0 - rate) * 65536))
-        limit, scale = jnp.uint16(kept - 1), 65536.0 / kept
-    else:
-        kept = jnp.maximum(1.0, jnp.round((1.0 - jax.lax.stop_gradient(rate)) * 65536))
-        limit, scale = (kept - 1).astype(jnp.uint16), (65536.0 / kept).astype(x.dtype)
-    return jnp.where(bits <= limit, x * scale, jnp.zeros((), x.dtype))
-
-
-class Dropout(nn.Module):
-    """`drop` when the call has a 'dropout' key, the identity when it has none or the rate is 0."""
-
-    rate: float
-
-    @nn.compact
-    def __call__(self, x):
-        if self.rate == 0.0 or not self.has_rng("dropout"):
-            return x
-        return drop(self.make_rng("dropout"), x, self.rate)
-
-
 class Dense(nn.Module):
     """y = x W + b, with an optional low-rank side path read off the parameter tree.
 
     x [..., in] -> [..., out]; leaves `kernel` [in, out], `bias` [out]. Where the tree has `lora_a` [in, R] and
     `lora_b` [R, out] beside the kernel: y += lora_scale * (drop(x) a) b, with `lora_scale` [] and the optional
-    rate `lora_dropout` [], drawn anew for every token as PEFT does, and only when the call has a key.
+    rate `lora_dropout` [], drawn anew for every token as PEFT does, and only when there is a seed.
     Reference: Hu et al., LoRA, arXiv 2106.09685.
     """
 
     features: int
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x, seed=None):
         kernel = self.param("kernel", nn.initializers.zeros, (x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         y = x @ kernel + bias
-        return y + self.side(x) if self.has_variable("params", "lora_a") else y
+        return y + self.side(x, seed) if self.has_variable("params", "lora_a") else y
 
-    def side(self, x):
+    def side(self, x, seed):
         a, b, scale = (self.get_variable("params", name) for name in ("lora_a", "lora_b", "lora_scale"))
-        if self.has_variable("params", "lora_dropout") and self.has_rng("dropout"):
-            x = drop(self.make_rng("dropout"), x, self.get_variable("params", "lora_dropout"))
+        if seed is not None and self.has_variable("params", "lora_dropout"):
+            x = drop(x, jax.lax.stop_gradient(self.get_variable("params", "lora_dropout")), seed, salt_of(self))
         return ((x @ a) * scale) @ b
 
 
@@ -136,13 +107,13 @@ class Embed(nn.Module):
     shape: Shape
 
     @nn.compact
-    def __call__(self, ids, positions, types):
+    def __call__(self, ids, positions, types, seed):
         shape = self.shape
         x = nn.Embed(shape.vocab, shape.dim, name="word")(ids)
         if shape.types:
             x = x + nn.Embed(shape.types, shape.dim, name="type")(types)
         x = x + nn.Embed(shape.positions, shape.dim, name="position")(positions)
-        return Dropout(shape.dropout)(norm(shape.epsilon, "norm")(x))
+        return Dropout(shape.dropout)(norm(shape.epsilon, "norm")(x), seed)
 
 
 class Attention(nn.Module):
@@ -154,16 +125,16 @@ class Attention(nn.Module):
     shape: Shape
 
     @nn.compact
-    def __call__(self, rows, x, bias):
+    def __call__(self, rows, x, bias, seed):
         shape, width = self.shape, self.shape.dim // self.shape.heads
         split = (shape.heads, width)
-        query = Dense(shape.dim, name="query")(rows).reshape(*rows.shape[:2], *split) * (width**-0.5)
-        key = Dense(shape.dim, name="key")(x).reshape(*x.shape[:2], *split)
-        value = Dense(shape.dim, name="value")(x).reshape(*x.shape[:2], *split)
+        query = Dense(shape.dim, name="query")(rows, seed).reshape(*rows.shape[:2], *split) * (width**-0.5)
+        key = Dense(shape.dim, name="key")(x, seed).reshape(*x.shape[:2], *split)
+        value = Dense(shape.dim, name="value")(x, seed).reshape(*x.shape[:2], *split)
         scores = jnp.einsum("bthk,bshk->bhts", query, key) + bias
-        weights = Dropout(shape.attention_dropout)(jax.nn.softmax(scores, axis=-1))
+        weights = Dropout(shape.attention_dropout)(jax.nn.softmax(scores, axis=-1), seed)
         mixed = jnp.einsum("bhts,bshk->bthk", weights, value).reshape(rows.shape)
-        return Dense(shape.dim, name="out")(mixed)
+        return Dense(shape.dim, name="out")(mixed, seed)
 
 
 class Mlp(nn.Module):
@@ -172,9 +143,9 @@ class Mlp(nn.Module):
     shape: Shape
 
     @nn.compact
-    def __call__(self, x):
-        x = ACTIVATIONS[self.shape.activation](Dense(self.shape.mlp, name="up")(x))
-        return Dense(self.shape.dim, name="down")(x)
+    def __call__(self, x, seed):
+        x = ACTIVATIONS[self.shape.activation](Dense(self.shape.mlp, name="up")(x, seed))
+        return Dense(self.shape.dim, name="down")(x, seed)
 
 
 class Block(nn.Module):
@@ -185,11 +156,11 @@ class Block(nn.Module):
     shape: Shape
 
     @nn.compact
-    def __call__(self, rows, x, bias):
+    def __call__(self, rows, x, bias, seed):
         shape = self.shape
-        mixed = Dropout(shape.dropout)(Attention(shape, name="attention")(rows, x, bias))
+        mixed = Dropout(shape.dropout)(Attention(shape, name="attention")(rows, x, bias, seed), seed)
         y = norm(shape.epsilon, "attention_norm")(rows + mixed)
-        mixed = Dropout(shape.dropout)(Mlp(shape, name="mlp")(y))
+        mixed = Dropout(shape.dropout)(Mlp(shape, name="mlp")(y, seed), seed)
         return norm(shape.epsilon, "mlp_norm")(y + mixed)
 
 
@@ -204,10 +175,10 @@ class Blocks(nn.Module):
     first: bool
 
     @nn.compact
-    def __call__(self, x, bias):
+    def __call__(self, x, bias, seed):
         for i in range(self.shape.depth):
             last = i == self.shape.depth - 1
-            x = Block(self.shape, name=str(i))(x[:, :1] if self.first and last else x, x, bias)
+            x = Block(self.shape, name=str(i))(x[:, :1] if self.first and last else x, x, bias, seed)
         return x
 
 
@@ -218,30 +189,31 @@ class Heads(nn.Module):
     classes: tuple[tuple[str, int], ...]
 
     @nn.compact
-    def __call__(self, pooled):
-        return {name: self.head(classes=size, name=name)(pooled) for name, size in self.classes}
+    def __call__(self, pooled, seed):
+        return {name: self.head(classes=size, name=name)(pooled, seed) for name, size in self.classes}
 
 
 class Encoder(nn.Module):
     """Embeddings and blocks: ids, mask, types int32 [B, T], positions int32 [B or 1, T] -> [B, T, D].
 
-    A base class: its two parts carry the top names of the parameter tree, `embed` and `layers`.
+    `seed` uint32 [2] turns dropout on, None turns it off. A base class: its two parts carry the top names of the
+    parameter tree, `embed` and `layers`.
     """
 
     shape: Shape
 
-    def encode(self, ids, mask, positions, types, first):
+    def encode(self, ids, mask, positions, types, seed, first):
         bias = jnp.where(mask[:, None, None, :] > 0, 0.0, MASKED)
-        x = Embed(self.shape, name="embed")(ids, positions, types)
-        return Blocks(self.shape, first, name="layers")(x, bias)
+        x = Embed(self.shape, name="embed")(ids, positions, types, seed)
+        return Blocks(self.shape, first, name="layers")(x, bias, seed)
 
 
 class Tokens(Encoder):
     """The hidden states of every token [B, T, D]."""
 
     @nn.compact
-    def __call__(self, ids, mask, positions, types):
-        return self.encode(ids, mask, positions, types, first=False)
+    def __call__(self, ids, mask, positions, types, seed):
+        return self.encode(ids, mask, positions, types, seed, first=False)
 
 
 class Network(Encoder):
@@ -251,9 +223,9 @@ class Network(Encoder):
     classes: tuple[tuple[str, int], ...]
 
     @nn.compact
-    def __call__(self, ids, mask, positions, types):
-        pooled = self.encode(ids, mask, positions, types, first=True)[:, 0]
+    def __call__(self, ids, mask, positions, types, seed):
+        pooled = self.encode(ids, mask, positions, types, seed, first=True)[:, 0]
         if self.shape.pooler:
-            pooled = jnp.tanh(Dense(self.shape.dim, name="pooler")(pooled))
-        logits = Heads(self.head, self.classes, name="heads")(pooled) if self.classes else {}
+            pooled = jnp.tanh(Dense(self.shape.dim, name="pooler")(pooled, seed))
+        logits = Heads(self.head, self.classes, name="heads")(pooled, seed) if self.classes else {}
         return {"pooled": pooled, "logits": logits}

@@ -85,17 +85,17 @@ def build(family, config):
     def apply(params, batch, key=None):
         classes = tuple((name, tree["out"]["kernel"].shape[1]) for name, tree in params.get("heads", {}).items())
         network = Network(shape, head, classes)
-        return network.apply({"params": params}, *inputs(batch), rngs=streams(key))
+        return network.apply({"params": params}, *inputs(batch), seed_of(key))
 
     def encode(params, batch, key=None):
-        return Tokens(shape).apply({"params": params}, *inputs(batch), rngs=streams(key))
+        return Tokens(shape).apply({"params": params}, *inputs(batch), seed_of(key))
 
     def head_alone(head_params, pooled, key=None):
         module = head(classes=head_params["out"]["kernel"].shape[1])
-        return module.apply({"params": head_params}, pooled, rngs=streams(key))
+        return module.apply({"params": head_params}, pooled, seed_of(key))
 
     def init_head(key, classes):
-        zeros = head(classes=classes).init(key, jnp.zeros((1, shape.dim)))["params"]
+        zeros = head(classes=classes).init(key, jnp.zeros((1, shape.dim)), None)["params"]
         leaves, tree = jax.tree.flatten(zeros)
         drawn = [
             config.initializer_range * jax.random.normal(each, leaf.shape) if leaf.ndim == 2 else leaf
@@ -106,9 +106,9 @@ def build(family, config):
     return Model(family.name, config, shape.depth, apply, encode, head_alone, init_head)
 
 
-def streams(key):
-    """The linen random streams of one call: none at all when there is no key."""
-    return {} if key is None else {"dropout": key}
+def seed_of(key):
+    """The dropout seed uint32 [2] of one call, from a jax key of any implementation; None without a key."""
+    return None if key is None else jax.random.bits(key, (2,), jnp.uint32)
 
 
 def check_length(tokens, config):

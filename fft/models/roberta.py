@@ -38,10 +38,10 @@ class RobertaHead(nn.Module):
     classes: int
 
     @nn.compact
-    def __call__(self, pooled):
-        x = Dropout(self.rate)(pooled)
-        x = jnp.tanh(Dense(pooled.shape[-1], name="dense")(x))
-        return Dense(self.classes, name="out")(Dropout(self.rate)(x))
+    def __call__(self, pooled, seed):
+        x = Dropout(self.rate)(pooled, seed)
+        x = jnp.tanh(Dense(pooled.shape[-1], name="dense")(x, seed))
+        return Dense(self.classes, name="out")(Dropout(self.rate)(x, seed), seed)
 
 
 FAMILY = Family(

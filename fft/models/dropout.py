@@ -1,0 +1,57 @@
+"""Dropout whose random numbers cost next to nothing: a keyed hash of each entry's index, fused by XLA."""
+
+import zlib
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+LAST_FLOAT_BELOW_2_32 = 4294967040.0
+
+
+def scramble(x):
+    """A bijection of 32-bit words in which every input bit flips each output bit about half of the time.
+
+    The `lowbias32` finalizer of Wellons, "Prospecting for hash functions" (2018).
+    """
+    x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
+    x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
+    return x ^ (x >> 16)
+
+
+def random_words(seed, salt, shape):
+    """Random uint32 of `shape` from a seed uint32 [2] and a static salt: word i is a keyed hash of i.
+
+    A counter hash in place of jax.random.bits: XLA fuses it into the multiplication that uses it, so that dropout
+    costs no memory and next to no time, and it compiles in a third of threefry's time.
+    """
+    high, low = scramble(seed[0] ^ jnp.uint32(salt)), scramble(seed[1] + jnp.uint32(salt))
+    index, stride = jnp.zeros(shape, jnp.uint32), 1
+    for axis in reversed(range(len(shape))):
+        index += jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * jnp.uint32(stride)
+        stride *= shape[axis]
+    return scramble(scramble(index ^ high) + low)
+
+
+def drop(x, rate, seed, salt):
+    """Zero each entry of `x` with probability `rate` in [0, 1) and divide the rest by 1 - rate: the mean is `x`.
+
+    `rate` may be traced; `salt` tells the places of a network apart that share the step's seed.
+    """
+    keep = 1.0 - rate
+    limit = jnp.minimum(jnp.float32(keep) * 2.0**32, LAST_FLOAT_BELOW_2_32).astype(jnp.uint32)
+    return jnp.where(random_words(seed, salt, x.shape) < limit, x * (1.0 / keep), jnp.zeros((), x.dtype))
+
+
+def salt_of(module):
+    """A number for a module's place in the network, the same in every process."""
+    return zlib.crc32("/".join(module.path).encode())
+
+
+class Dropout(nn.Module):
+    """`drop`, or the identity where the seed is None or the rate is 0."""
+
+    rate: float
+
+    def __call__(self, x, seed):
+        return x if seed is None or self.rate == 0.0 else drop(x, self.rate, seed, salt_of(self))
