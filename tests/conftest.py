@@ -43,6 +43,7 @@ def quick_compiles(compilations):
     settings = {  # name: (for the module, jax's own)
         "jax_disable_most_optimizations": (True, False),
         "jax_compilation_cache_dir": (str(compilations), None),
+        "jax_compilation_cache_max_size": (-1, -1),
         "jax_persistent_cache_min_compile_time_secs": (0.1, 1.0),
         "jax_persistent_cache_min_entry_size_bytes": (-1, 0),
     }

@@ -2,28 +2,13 @@
 
 import json
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
 
-import numpy as np
 import pytest
 import tiny_checkpoint
 from safetensors.numpy import load_file
-from tiny_runs import events, fft, finish, outcome, record, start
+from tiny_runs import events, finish, outcome, record, start, tune
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
-QUICK = ("--steps", 16, "--batch-size", 16)
-
-
-def tune(tiny, out, *flags, model="bert", new="new.csv", original="original.csv"):
-    """`fft tune --json` on the tiny base in this process."""
-    original = ("--original", tiny / original) if original else ()
-    return fft("tune", "--model", tiny / model, "--new", tiny / new, *original, "--out", out, *QUICK, *flags, "--json")
-
-
-# --- a default run ---
 
 
 @pytest.fixture(scope="module")
@@ -92,8 +77,10 @@ def test_the_record_counts_parameters_by_path(default, tiny):
 
 
 def test_both_tasks_are_scored_at_least_eight_times_beside_the_base(default):
-    history = record(default[1])["history"]
-    assert history[0]["step"] == 0 and history[-1]["step"] == 16 and len(history) - 1 >= 8
+    found = record(default[1])
+    history, rows = found["history"], found["data"]["new"]["splits"]["train"]["rows"]
+    assert found["steps"] == math.ceil(3 * rows / 32) and found["stopped"] == "steps"
+    assert history[0]["step"] == 0 and history[-1]["step"] == found["steps"] and len(history) - 1 >= 8
     assert history[0]["original"] == 1.0 and history[0]["loss"] is None
     for entry in history[1:]:
         assert 0 <= entry["new"] <= 1 and 0 <= entry["original"] <= 1 and entry["loss"] > 0
@@ -117,7 +104,7 @@ def test_metrics_hold_every_scoring_in_order(default):
     history = record(default[1])["history"]
     assert [{k: v for k, v in event.items() if k != "event"} for event in scores] == history
     steps = [event for event in found if event["event"] == "step"]
-    assert [event["step"] for event in steps] == list(range(1, 17))
+    assert [event["step"] for event in steps] == list(range(1, record(default[1])["steps"] + 1))
     assert all(event["loss"] > 0 and event["grad_norm"] > 0 and event["penalty"] == 0 for event in steps)
 
 

@@ -24,10 +24,16 @@ SPECIAL = {
     "distilbert": ("[PAD]", "[UNK]", "[CLS]", "[SEP]"),
 }
 DENSE = {
-    "bert": ("encoder.layer.{i}", "attention.self.query", "attention.self.key", "attention.self.value")
-    + ("attention.output.dense", "intermediate.dense", "output.dense"),
-    "distilbert": ("transformer.layer.{i}", "attention.q_lin", "attention.k_lin", "attention.v_lin")
-    + ("attention.out_lin", "ffn.lin1", "ffn.lin2"),
+    "bert": (
+        "encoder.layer.{i}",
+        *("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"),
+        *("intermediate.dense", "output.dense"),
+    ),
+    "distilbert": (
+        "transformer.layer.{i}",
+        *("attention.q_lin", "attention.k_lin", "attention.v_lin", "attention.out_lin"),
+        *("ffn.lin1", "ffn.lin2"),
+    ),
 }
 NORMS = {
     "bert": ("attention.output.LayerNorm", "output.LayerNorm"),

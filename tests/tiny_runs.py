@@ -34,6 +34,12 @@ def fft(*arguments):
     return Answer(code, out.getvalue(), err.getvalue())
 
 
+def tune(tiny, out, *flags, model="bert", new="new.csv", original="original.csv"):
+    """`fft tune --json` on the tiny base in this process; `original` None: no original task."""
+    kept = ("--original", tiny / original) if original else ()
+    return fft("tune", "--model", tiny / model, "--new", tiny / new, *kept, "--out", out, *flags, "--json")
+
+
 def start(*arguments, **options):
     """Start a command as a process of its own."""
     command = [sys.executable, "-m", "fft", *map(str, arguments)]

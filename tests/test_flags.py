@@ -1,0 +1,111 @@
+"""Flags: what they mean, what is refused, and what the help does not wait for."""
+
+import json
+import subprocess
+import sys
+import textwrap
+
+import pytest
+from tiny_runs import fft, finish, start
+
+from fft.cli import dotted
+from fft.commands import data, tune
+from fft.experiment import Data, Experiment, Optim, Retention
+from fft.methods import LoRA
+
+MINIMAL = ("--out", "x", "--model", "m", "--new", "n.csv")
+
+
+def experiment_of(*arguments):
+    """What `fft tune` would run."""
+    import tyro
+
+    def cli(kind, **more):
+        return tyro.cli(kind, config=(tyro.conf.FlagCreatePairsOff,), **more)
+
+    return tune.parse(dotted(list(map(str, arguments)), tune.Flags), cli).experiment()
+
+
+def test_a_setting_of_a_task_may_be_spelled_with_a_dash_or_a_dot():
+    assert dotted(["--new-text", "a", "--original-train_rows=3"], tune.Flags) == [
+        *("--new.text", "a", "--original.train-rows=3")
+    ]
+    untouched = ["--original-head", "fit", "--new", "a-test", "--out", "new-text", "--task-text", "t"]
+    assert dotted(untouched, tune.Flags) == untouched
+    assert dotted(["--task-text", "t", "--new-text"], data.Flags) == ["--task.text", "t", "--new-text"]
+    both = [
+        experiment_of(*MINIMAL, "--original", "o", f"--new{mark}validation=v", f"--original{mark}test", "t")
+        for mark in "-."
+    ]
+    assert both[0] == both[1] and both[0].new.validation == "v" and both[0].original.test == "t"
+    assert experiment_of(*MINIMAL, "--original", "o", "--original-head", "fit").original_head == "fit"
+
+
+def test_flags_override_the_file_and_the_rest_of_it_stays(tmp_path):
+    wanted = Experiment(
+        *("m", Data("n.csv", text="review"), Data("o.csv"), LoRA(rank=4)),
+        **{"optim": Optim(lr=1e-3, epochs=2.0), "retention": Retention(tolerance=0.5), "head": "shared", "seed": 7},
+    )
+    file = tmp_path / "experiment.json"
+    file.write_text(json.dumps(wanted.to_json()))
+    assert experiment_of("--config", file, "--out", "x") == wanted
+    changed = experiment_of("--config", file, "--out", "x", "--lr", 2e-3, "--lora.rank", 16, "--new-label", "stars")
+    assert (changed.optim, changed.method) == (Optim(lr=2e-3, epochs=2.0), LoRA(rank=16))
+    assert changed.new == Data("n.csv", text="review", label="stars") and changed.head == "shared"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "COMMAND"),
+        (("finetune",), "finetune"),
+        (("tune", "--out", "{0}/x", "--new", "n.csv"), "--model is missing"),
+        (("tune", "--out", "{0}/x", "--model", "m"), "--new is missing"),
+        (("tune", "--model", "m", "--new", "n.csv"), "--out"),
+        (("tune", "--out", "{0}/x", "--model", "m", "--new", "n.csv", "--learning-rate", "1"), "--learning-rate"),
+        (("tune", "--out", "{0}/x", "--model", "m", "--new", "n.csv", "--lr", "-1"), "--lr must be a positive number"),
+        (("tune", "--out", "{0}/x", "--model", "m", "--new", "n.csv", "--lr", "fast"), "fast"),
+        (("tune", "--out", "{0}/x", "--model", "m", "--new", "n.csv", "--method", "sgd"), "unknown method 'sgd'"),
+        (("tune", "--out", "{0}/x", "--model", "m", "--new", "n.csv", "--method", "ewc"), "give --original"),
+        (("tune", "--out", "{0}/x", "--model", "m", "--new", "n.csv", "--lora.rank", "4"), "does not name lora"),
+        (("tune", "--out", "{0}/x", "--config", "{0}/none.json"), "none.json"),
+        (("tune", "--out", "{0}/x", "--config", "{0}/broken.json"), "is not JSON"),
+        (("tune", "--out", "{0}/x", "--config", "{0}/latin.json"), "latin.json"),
+    ],
+)
+def test_wrong_usage_is_told_with_exit_code_2(tmp_path, arguments, message):
+    (tmp_path / "broken.json").write_text('{"model": ')
+    (tmp_path / "latin.json").write_bytes('{"model": "é"}'.encode("latin-1"))
+    for flags in ((), ("--json",)):
+        answer = fft(*(argument.format(tmp_path) for argument in arguments), *(flags if arguments else ()))
+        assert answer.code == 2 and message in answer.err and "Traceback" not in answer.err
+        assert not (tmp_path / "x").exists()
+        assert not answer.out or answer.json["exit_code"] == 2
+
+
+# --- what is imported ---
+
+HEAVY = (
+    *("jax", "tyro", "rich", "flax", "transformers", "orbax", "grain", "tensorflow_datasets"),
+    *("scipy", "sklearn", "altair", "pyarrow"),
+)
+
+
+def imported(code):
+    """Which heavy modules a fresh interpreter holds after some code."""
+    code = textwrap.dedent(code) + f"\nprint(*(m for m in {HEAVY} if m in sys.modules), file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stderr.split())
+
+
+def test_the_list_of_commands_needs_nothing_heavy():
+    assert imported("import sys, fft, fft.cli; fft.cli.main(['--help'])") == set()
+
+
+def test_the_help_of_tune_needs_no_model_and_no_data_library():
+    assert imported("import sys, fft.cli; fft.cli.main(['tune', '--help'])") <= {"jax", "tyro", "rich"}
+
+
+def test_the_command_is_installed_and_lists_the_commands():
+    answer = finish(start("--help"))
+    assert answer.code == 0 and all(command in answer.out for command in ("tune", "eval", "compare", "sweep", "demo"))
