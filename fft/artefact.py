@@ -45,6 +45,7 @@ def load_artefact(folder: str | Path) -> tuple[Params, dict[str, Any]]:
         raise InputError(f"{folder} is not a finished artefact: {error.strerror}: {error.filename}") from None
     except ValueError as error:
         raise InputError(f"{folder}/provenance.json is not JSON: {error}") from None
-    if hashlib.sha256(payload).hexdigest() != provenance.get("sha256"):
+    wanted = provenance.get("sha256") if isinstance(provenance, dict) else None
+    if hashlib.sha256(payload).hexdigest() != wanted:
         raise InputError(f"{folder}/tensors.safetensors is not the file that was written: its sha256 differs")
     return unflatten({path: jnp.asarray(array) for path, array in load(payload).items()}), provenance

@@ -13,6 +13,7 @@ from fft.errors import InputError
 from fft.experiment import Experiment
 from fft.headfit import fit_head
 from fft.models import Checkpoint, Head
+from fft.models.heads import check_name
 from fft.paths import overlay
 
 
@@ -46,8 +47,11 @@ def _unused(given: str | None, default: str, taken: list[str]) -> str:
     """The name given for a new head, or the first of default, default_2, default_3, … that is not taken."""
     if given in taken:
         raise InputError(f"the checkpoint has a head named {given!r} already; its heads are: {', '.join(taken)}")
+    if given is not None:
+        check_name(given)
+        return given
     numbered = (f"{default}_{number}" for number in itertools.count(2))
-    return given or next(name for name in itertools.chain([default], numbered) if name not in taken)
+    return next(name for name in itertools.chain([default], numbered) if name not in taken)
 
 
 def make_heads(

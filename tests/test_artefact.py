@@ -1,0 +1,77 @@
+"""Trees on disk: what is written is what is read, or an error."""
+
+import hashlib
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fft.artefact import load_artefact, save_artefact
+from fft.errors import InputError, MachineError
+from fft.paths import flatten
+
+TREE = {"a": {"kernel": np.arange(6, dtype=np.float32).reshape(2, 3), "scale": np.float32(2.5)}, "b": jnp.ones(4)}
+
+
+def test_what_is_written_is_read(tmp_path):
+    save_artefact(tmp_path / "made" / "of", TREE, {"method": "ewc", "rows": 512, "note": "é"})
+    tree, provenance = load_artefact(tmp_path / "made" / "of")
+    assert flatten(tree).keys() == flatten(TREE).keys()
+    for path, leaf in flatten(tree).items():
+        wanted = np.asarray(flatten(TREE)[path])
+        assert isinstance(leaf, jnp.ndarray) and leaf.dtype == wanted.dtype and leaf.shape == wanted.shape
+        np.testing.assert_array_equal(leaf, wanted)
+    digest = hashlib.sha256((tmp_path / "made" / "of" / "tensors.safetensors").read_bytes()).hexdigest()
+    assert provenance == {"method": "ewc", "rows": 512, "note": "é", "sha256": digest}
+
+
+def test_an_array_that_is_not_contiguous_is_written_as_it_reads(tmp_path):
+    transposed = np.arange(6, dtype=np.float32).reshape(2, 3).T
+    save_artefact(tmp_path, {"a": transposed}, {})
+    np.testing.assert_array_equal(load_artefact(tmp_path)[0]["a"], transposed)
+
+
+def test_an_empty_tree(tmp_path):
+    save_artefact(tmp_path, {}, {"method": "full"})
+    tree, provenance = load_artefact(tmp_path)
+    assert tree == {} and provenance["method"] == "full"
+
+
+def test_a_second_save_replaces_the_first(tmp_path):
+    save_artefact(tmp_path, TREE, {"n": 1})
+    save_artefact(tmp_path, {"c": np.zeros(2, np.float32)}, {"n": 2})
+    tree, provenance = load_artefact(tmp_path)
+    assert list(tree) == ["c"] and provenance["n"] == 2
+    assert {path.name for path in tmp_path.iterdir()} == {"tensors.safetensors", "provenance.json"}
+
+
+def test_an_unfinished_artefact_is_none(tmp_path):
+    save_artefact(tmp_path, TREE, {})
+    (tmp_path / "provenance.json").unlink()
+    with pytest.raises(InputError, match=r"not a finished artefact.*provenance\.json"):
+        load_artefact(tmp_path)
+
+
+def test_one_flipped_bit_is_found(tmp_path):
+    save_artefact(tmp_path, TREE, {})
+    path = tmp_path / "tensors.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="sha256 differs"):
+        load_artefact(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["{", json.dumps({"method": "ewc"}), "[]"])
+def test_a_provenance_that_is_none(tmp_path, content):
+    save_artefact(tmp_path, TREE, {})
+    (tmp_path / "provenance.json").write_text(content)
+    with pytest.raises(InputError, match=str(tmp_path)):
+        load_artefact(tmp_path)
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(MachineError, match="Not a directory"):
+        save_artefact(tmp_path / "file" / "below", TREE, {})
