@@ -153,11 +153,9 @@ def resolved(experiment: Experiment) -> Experiment:
 def key_for(seed: int, purpose: str) -> jax.Array:
     """The random key of one purpose of a run; purposes never share draws.
 
-    Training draws millions of dropout bits a step, so its key is of the cheap kind, whose draws depend on how they are
-    batched. Everything else draws with threefry, which does not: the Fisher is the same for every chunk.
+    Of the kind threefry, whose draws do not depend on how they are batched: the Fisher is the same for every chunk.
     """
-    kind = "rbg" if purpose == "train" else "threefry2x32"
-    return jax.random.fold_in(jax.random.key(seed, impl=kind), PURPOSES.index(purpose))
+    return jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), PURPOSES.index(purpose))
 
 
 def total_steps(experiment: Experiment, rows: int) -> int:

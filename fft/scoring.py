@@ -9,9 +9,9 @@ from fft.evaluate import Change, make_predict, paired_change, predict, predictio
 from fft.job import EVAL_BATCH, Job, chosen_rows
 from fft.metrics import METRICS, Metric
 from fft.paths import Params
-from fft.tasks import Encoded, TaskData, eval_batches
+from fft.tasks import Encoded, TaskData, bucket_lengths, eval_batches
 
-PROBE_SEED = 0
+PROBE_SEED, MOST_LENGTHS = 0, 4
 
 
 class Scorer:
@@ -26,6 +26,9 @@ class Scorer:
             name: rows.take(chosen_rows(len(rows.ids), size, PROBE_SEED))
             for name, rows in ((name, data.splits["validation"]) for name, data in job.tasks.items())
         }
+        # The same lengths for both tasks: what one head has compiled serves the other task too where it is shared.
+        scored = [*self._probes.values(), *(data.splits["test"] for data in job.tasks.values())]
+        self._lengths = bucket_lengths(np.concatenate([rows.lengths() for rows in scored]), MOST_LENGTHS)
 
     def metric(self, name: str) -> Metric:
         """The metric of the task "new" or "original"."""
@@ -70,5 +73,5 @@ class Scorer:
         return None if scores[name] is None else self.metric(name).sign * scores[name]
 
     def _logits(self, params: Params, data: TaskData, rows: Encoded, poll: Callable[[], None]) -> np.ndarray:
-        batches = eval_batches(rows, EVAL_BATCH, data.lengths, data.pad_id)
+        batches = eval_batches(rows, EVAL_BATCH, self._lengths, data.pad_id)
         return predict(self._predictors[data.task.name], params, batches, len(rows.ids), poll)
