@@ -14,6 +14,7 @@ import logging
 import os
 import re
 import shutil
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -215,7 +216,7 @@ def _save_arrays(folder: Path, values: dict[str, np.ndarray]) -> None:
     context.array.saving.use_compression = False
     context.memory.deepcopy_host_arrays = False
     try:
-        with _quiet(), context:
+        with _quiet(), _abandoned_writes_are_silent(), context:
             ocp.save(folder, nested)
     except Exception as error:
         # tensorstore gives the system's error as text inside a ValueError
@@ -234,6 +235,20 @@ def _quiet():
         yield
     finally:
         logger.disabled = before
+
+
+@contextlib.contextmanager
+def _abandoned_writes_are_silent():
+    """Where one write fails, the others end after orbax has given up, and each prints that its loop is closed."""
+    before = sys.unraisablehook
+
+    def unless_abandoned(unraisable):
+        if str(unraisable.exc_value) != "Event loop is closed":
+            before(unraisable)
+
+    sys.unraisablehook = unless_abandoned
+    yield  # after a failure the hook stays: the writes end later, in other threads
+    sys.unraisablehook = before
 
 
 # --- reading ---

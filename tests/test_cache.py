@@ -19,3 +19,23 @@ def test_a_folder_that_cannot_be_written_means_no_cache(monkeypatch, tmp_path):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "as it was")
     cache.keep_compiled_programs()
     assert os.environ["JAX_COMPILATION_CACHE_DIR"] == "as it was"
+
+
+def test_a_cache_of_the_users_own_gets_no_limit_from_us(monkeypatch, tmp_path):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path))
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_MAX_SIZE", raising=False)
+    cache.keep_compiled_programs()
+    assert os.environ["JAX_COMPILATION_CACHE_DIR"] == str(tmp_path)
+    assert "JAX_COMPILATION_CACHE_MAX_SIZE" not in os.environ
+
+
+def test_an_entry_that_a_kill_left_half_written_is_removed(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    folder = tmp_path / "fft" / "compiled"
+    folder.mkdir(parents=True)
+    for name in ("jit_step-1-cache", "jit_step-1-atime", "jit_step-2-cache", "jit_step-3-atime", ".lockfile"):
+        (folder / name).write_text("")
+    cache.keep_compiled_programs()
+    left = {path.name for path in folder.iterdir()}
+    assert left == {"jit_step-1-cache", "jit_step-1-atime", "jit_step-3-atime", ".lockfile"}

@@ -1,0 +1,281 @@
+"""What a user can get wrong: one clear message, the right exit code, nothing half-written, nothing in the way."""
+
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+from tiny_runs import Answer, fft, finish, outcome, record, start, tune
+
+from fft.checkpoint import Checkpoints
+
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+QUICK = ("--steps", 8, "--batch-size", 16, "--lr", 1e-2, "--tolerance", 1)
+ROWS = [f"the {word} {animal} film,{animal}" for animal in ("cat", "dog") for word in (*"abcdefghijkl",)]
+
+
+def refused(answer, message, code=2):
+    """The answer is one message and the exit code; nothing else went to standard error."""
+    assert answer.code == code, answer
+    assert answer.err.startswith("fft: ") and answer.err.endswith("\n"), answer.err
+    assert answer.err.count("\n") == 1 and message in answer.err, answer.err
+
+
+def tuned(tiny, tmp_path, *flags, model=None, new=None, original="original.csv"):
+    """`fft tune` without --json, so that standard error holds nothing but the trouble; the run folder is not there."""
+    kept = ("--original", tiny / original) if original else ()
+    model, new = model or tiny / "bert", new or tiny / "new.csv"
+    answer = fft("tune", "--model", model, "--new", new, *kept, "--out", tmp_path / "run", *QUICK, *flags)
+    assert not (tmp_path / "run").exists()
+    return answer
+
+
+def csv(tmp_path, lines, header="text,label"):
+    """A file of ready-made lines, or of bytes."""
+    path = tmp_path / "new.csv"
+    path.write_bytes(lines if isinstance(lines, bytes) else "\n".join([header, *lines, ""]).encode())
+    return path
+
+
+# --- data ---
+
+STRAY = [*ROWS, 'the "cat film,cat', 'the cat" film,cat']
+DATA = {
+    "missing column": (["the cat,cat"], "text,animal", "label"),
+    "ragged": ([*ROWS, "the cat, the film,cat"], "text,label", "row 25 (line 26): expected 2 fields"),
+    "stray quote": (STRAY, "text,label", "stray quote"),
+    "invalid UTF-8": ("text,label\nle caf\xe9,cat\n".encode("latin-1"), "", "not valid UTF-8"),
+    "empty": (b"", "", "the file is empty"),
+    "header alone": ([], "text,label", "no rows"),
+    "one class": ([row.replace("dog", "cat") for row in ROWS], "text,label", "label"),
+    "empty label": ([*ROWS, "the cat film,"], "text,label", "row 25"),
+    "empty text": ([*ROWS, ",cat"], "text,label", "row 25"),
+}
+
+
+@pytest.mark.parametrize("case", DATA)
+def test_data_that_cannot_be_read_for_sure(tiny, tmp_path, case):
+    lines, header, message = DATA[case]
+    refused(tuned(tiny, tmp_path, new=csv(tmp_path, lines, header)), message)
+    as_original = fft(
+        *("tune", "--model", tiny / "bert", "--new", tiny / "new.csv", "--original", tmp_path / "new.csv"),
+        *("--out", tmp_path / "run", *QUICK),
+    )
+    assert as_original.code == 2 and as_original.err.count("\n") == 1 and not (tmp_path / "run").exists()
+
+
+def test_a_column_that_is_not_there_names_those_that_are(tiny, tmp_path):
+    answer = tuned(tiny, tmp_path, "--new-text", "review")
+    refused(answer, "review")
+    assert "'text', 'label'" in answer.err
+
+
+def test_a_file_that_is_not_there(tiny, tmp_path):
+    refused(tuned(tiny, tmp_path, new=tmp_path / "none.csv"), "none.csv: there is no such file")
+    refused(tuned(tiny, tmp_path, new=tmp_path), "cannot tell the format")
+
+
+def test_a_corrected_call_goes_on_in_the_same_folder(tiny, tmp_path):
+    refused(tuned(tiny, tmp_path, "--new-label", "animal"), "animal")
+    assert tune(tiny, tmp_path / "run", *QUICK).code == 0 and record(tmp_path / "run")["stopped"] == "steps"
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [(("-1", "0", "1"), "-1"), (("0", "1", "2"), "2"), (("positive", "negative", "neutral"), "neutral")],
+)
+def test_labels_the_head_does_not_have(tiny, tmp_path, labels, message):
+    rows = [f"the {word} film,{labels[at % 3]}" for at, word in enumerate("abcdefghijklmnopqrstuvwxyz")]
+    path = csv(tmp_path, rows)
+    scored = fft("eval", "--model", tiny / "bert", "--task", path, "--predictions", tmp_path / "out.jsonl")
+    refused(scored, message)
+    assert not (tmp_path / "out.jsonl").exists()
+    refused(tuned(tiny, tmp_path, "--head", "shared", new=path), message)
+
+
+def test_a_label_that_only_the_evaluation_rows_have(tiny, tmp_path):
+    answer = tuned(tiny, tmp_path, "--new-test", csv(tmp_path, [*ROWS, "the fish film,fish"]))
+    refused(answer, "'fish'")
+
+
+def test_targets_that_are_no_numbers(tiny, tmp_path):
+    refused(tuned(tiny, tmp_path, "--new-kind", "regression"), "is not a number")
+
+
+def test_looking_into_a_broken_file(tmp_path):
+    refused(fft("data", csv(tmp_path, STRAY)), "stray quote")
+
+
+# --- checkpoints ---
+
+
+def broken(tiny, tmp_path, change):
+    """A copy of the base, changed."""
+    folder = tmp_path / "model"
+    shutil.copytree(tiny / "bert", folder)
+    change(folder)
+    return folder
+
+
+def weights(change):
+    """A change of the tensors of a checkpoint."""
+
+    def apply(folder):
+        tensors = load_file(folder / "model.safetensors")
+        change(tensors)
+        save_file(tensors, folder / "model.safetensors")
+
+    return apply
+
+
+def config(**fields):
+    """A change of config.json."""
+
+    def apply(folder):
+        path = folder / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+    return apply
+
+
+def pickled(folder):
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps({}))
+
+
+def truncated(folder):
+    os.truncate(folder / "model.safetensors", 5000)
+
+
+def fewer_words(tensors):
+    name = "bert.embeddings.word_embeddings.weight"
+    tensors[name] = np.ascontiguousarray(tensors[name][:40])
+
+
+CHECKPOINTS = {
+    "a pickle": (pickled, "pickle"),
+    "a pickle by another name": (
+        lambda folder: (folder / "model.safetensors").write_bytes(pickle.dumps({}, protocol=4)),
+        "pickle",
+    ),
+    "a git-lfs pointer": (
+        lambda folder: (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid 1\n"),
+        "git-lfs pointer",
+    ),
+    "truncated": (truncated, "truncated"),
+    "missing tensor": (weights(lambda t: t.pop("bert.pooler.dense.bias")), "pooler/bias"),
+    "extra tensor": (weights(lambda t: t.update({"bert.extra.weight": np.zeros(3, np.float32)})), "bert.extra.weight"),
+    "misshapen tensor": (
+        weights(lambda t: t.update({"bert.pooler.dense.bias": np.zeros(3, np.float32)})),
+        "bert.pooler.dense.bias is [3], expected [16]",
+    ),
+    "integers": (
+        weights(lambda t: t.update({"bert.pooler.dense.bias": np.zeros(16, np.int32)})),
+        "bert.pooler.dense.bias is int32",
+    ),
+    "unsupported family": (config(model_type="gpt2"), "supported are bert, distilbert, roberta"),
+    "unknown setting": (config(magic=1), "magic"),
+    "unknown activation": (config(hidden_act="swoosh"), "swoosh"),
+    "tokenizer beyond the table": (
+        lambda folder: [config(vocab_size=40)(folder), weights(fewer_words)(folder)],
+        "the tokenizer is larger than the embedding table",
+    ),
+    "no tokenizer": (lambda folder: (folder / "tokenizer.json").unlink(), "no tokenizer"),
+    "no config": (lambda folder: (folder / "config.json").unlink(), "has no config.json"),
+    "nothing": (shutil.rmtree, "does not exist"),
+}
+
+
+@pytest.mark.parametrize("case", CHECKPOINTS)
+def test_a_checkpoint_that_is_not_what_it_says(tiny, tmp_path, case):
+    change, message = CHECKPOINTS[case]
+    folder = broken(tiny, tmp_path, change)
+    refused(tuned(tiny, tmp_path, model=folder), message)
+    refused(fft("eval", "--model", folder, "--task", tiny / "original.csv"), message)
+
+
+# --- settings that meet the model or the data ---
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--method", "freeze", "--freeze.pattern", "layers/7/.*"), "'layers/7/.*' matches none"),
+        (("--method", "freeze", "--freeze.pattern", "layers/(1"), "not a regular expression"),
+        (("--method", "freeze", "--freeze.blocks", "3"), "the model has 2 blocks"),
+        (("--method", "freeze", "--freeze.pattern", ".*"), "leaves nothing to train"),
+        (("--method", "lora", "--lora.targets", "querry"), "unknown role querry"),
+        (("--method", "lora+ewc", "--lora.targets", "layers/9/.*"), "matches none"),
+        (
+            (
+                "--head",
+                "shared",
+            ),
+            "cat",
+        ),
+        (("--original-head", "third"), "--original-head third"),
+        (("--new-name", "a/b"), "cannot be called 'a/b'"),
+        (("--max-length", "161"), "160 positions"),
+        (("--new-metric", "pearson"), "pearson"),
+    ],
+)
+def test_settings_that_do_not_fit(tiny, tmp_path, flags, message):
+    refused(tuned(tiny, tmp_path, *flags), message)
+
+
+def test_a_base_without_a_head_for_the_original_task(tiny, tmp_path):
+    refused(tuned(tiny, tmp_path, model=tiny / "bare"), "--original-head fit")
+    scored = fft("eval", "--model", tiny / "bare", "--task", tiny / "original.csv")
+    refused(scored, "its heads are: none")
+
+
+# --- the machine: exit code 3 ---
+
+
+def test_folders_that_cannot_be_written(tiny, tmp_path):
+    (tmp_path / "file").write_text("")
+    model = ("--model", tiny / "bert")
+    task = tiny / "original.csv"
+    refused(fft("tune", *model, "--new", tiny / "new.csv", "--out", tmp_path / "file" / "run"), "Not a directory", 3)
+    refused(fft("eval", *model, "--task", task, "--predictions", tmp_path / "file" / "p"), "Not a directory", 3)
+    assert (tmp_path / "file").read_text() == "" and len(list(tmp_path.iterdir())) == 1
+
+
+LIMITED = """
+import resource, sys
+from fft.cli import main
+resource.setrlimit(resource.RLIMIT_FSIZE, 2 * (int(sys.argv[1]),))
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+def limited(tiny, out, size):
+    """`fft tune` in a process that may write no file of more than `size` bytes."""
+    arguments = ("--model", tiny / "bert", "--new", tiny / "new.csv", "--original", tiny / "original.csv")
+    command = [sys.executable, "-c", LIMITED, size, "tune", *arguments, "--out", out, *QUICK]
+    # The compiled programs lie on another disk, so to say: they are read and never written.
+    environment = os.environ | {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1000000"}
+    done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True)
+    return Answer(done.returncode, done.stdout, done.stderr)
+
+
+def test_a_full_disk_ends_with_exit_code_3_and_the_run_can_go_on(tiny, tmp_path):
+    assert tune(tiny, tmp_path / "whole", *QUICK).code == 0
+    run = tmp_path / "full"
+    refused(limited(tiny, run, 20_000), "File too large", 3)
+    assert Checkpoints(run / "checkpoints").steps() == [] and not (run / "model").exists()
+    refused(limited(tiny, run, 150_000), "history.png: File too large", 3)
+    assert Checkpoints(run / "checkpoints").steps()[-1] == 8 and not (run / "run.json").exists()
+    assert tune(tiny, run, *QUICK).code == 0 and outcome(run) == outcome(tmp_path / "whole")
+
+
+def test_no_network(tiny, tmp_path):
+    nowhere = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_CACHE": str(tmp_path / "hub")}
+    arguments = ("--model", "hf:some/model", "--new", tiny / "new.csv", "--out", tmp_path / "run")
+    refused(finish(start("tune", *arguments, env=os.environ | nowhere)), "check the network", 3)
+    assert not (tmp_path / "run").exists()
