@@ -37,18 +37,21 @@ class Board:
             raise InputError(
                 "--tensorboard needs tensorboardX: install the extra, as in pip install '.[tensorboard]'"
             ) from None
-        self.writer = SummaryWriter(str(folder))
+        # The writer makes its folder at once; a run whose input is refused leaves none.
+        self._open, self.writer = lambda: SummaryWriter(str(folder)), None
 
     def __enter__(self) -> "Board":
         return self
 
     def __exit__(self, *_: Any) -> None:
-        self.writer.close()
+        if self.writer is not None:
+            self.writer.close()
 
     def show(self, event: dict) -> None:
         """Write an event's numbers, `score/new` and the like, at its step."""
         if event["event"] not in ("step", "score"):
             return
+        self.writer = self.writer or self._open()
         for name, value in event.items():
             if isinstance(value, float):
                 self.writer.add_scalar(f"{event['event']}/{name}", value, event["step"])

@@ -29,3 +29,9 @@ def test_tensorboard_gets_the_numbers_of_steps_and_scores(tmp_path):
     content = log.read_bytes()
     assert b"score/new" in content and b"step/loss" in content and b"score/original" not in content
     assert len(seen) == 3
+
+
+def test_tensorboard_makes_no_folder_before_there_is_a_number(tmp_path):
+    with Board(tmp_path / "run" / "tensorboard") as board:
+        board.show({"event": "say", "text": "reading the data"})
+    assert not (tmp_path / "run").exists()
