@@ -11,8 +11,8 @@ Names are imported when they are first used, so that `import fft` costs nothing.
 import importlib
 
 _HOMES = {
-    "tune": "fft.run",
-    "restore": "fft.run",
+    "tune": "fft.api",
+    "restore": "fft.api",
     "Run": "fft.run",
     "Data": "fft.experiment",
     "Experiment": "fft.experiment",
@@ -37,7 +37,6 @@ __all__ = sorted(_HOMES)
 def __getattr__(name: str):
     if name not in _HOMES:
         raise AttributeError(f"module 'fft' has no attribute {name!r}")
-    # A name that is also a submodule (fft.run) resolves to the function, as the documentation says.
     value = getattr(importlib.import_module(_HOMES[name]), name)
     globals()[name] = value
     return value

@@ -101,15 +101,15 @@ class Checkpoints:
         """Read the latest good step, or `step`, into the structure of `like` (arrays or `jax.ShapeDtypeStruct`s).
 
         Every byte is checked against the manifest. A damaged latest step is passed over with a line in `warnings`; a
-        step asked for by number is never swapped for another. The leaves are committed arrays on the default device.
+        step asked for by number is never swapped for another. The leaves are arrays on the default device and, like
+        those of a fresh state, not committed to it: a committed argument would compile every program anew.
 
         Raises InputError with the difference by path when the step holds another tree than the one asked for, and
         when no good step is left.
         """
         specs = {path: spec(leaf) for path, leaf in named(like)}
         found, (arrays, extra) = self._first_good(step, lambda entry: _read(entry, specs))
-        device = jax.config.jax_default_device or jax.devices()[0]
-        leaves = [_to_device(arrays.pop(path), device) for path in specs]
+        leaves = [_to_device(arrays.pop(path)) for path in specs]
         return Restored(found.step, jax.tree.unflatten(jax.tree.structure(like), leaves), extra)
 
     def read_extra(self, step: int | None = None) -> tuple[int, dict]:
@@ -182,9 +182,9 @@ def _remove(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _to_device(pair, device):
+def _to_device(pair):
     value, row = pair
-    array = jax.device_put(value, device).block_until_ready()  # so that the host's copy can go before the next
+    array = jax.device_put(value).block_until_ready()  # so that the host's copy can go before the next
     return jax.random.wrap_key_data(array, impl=row["key"]) if "key" in row else array
 
 

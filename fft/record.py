@@ -126,6 +126,16 @@ def sync_folder(folder) -> None:
         os.close(descriptor)
 
 
+def read_object(path: Path) -> dict:
+    """The JSON object in a file of a run folder; InputError when it is missing or no JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path.parent} is not a run folder: it has no {path.name}") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {path}: {error}") from None
+
+
 class MetricsLog:
     """metrics.jsonl: one JSON object a line, each handed to the system as it is written, so that a kill loses none.
 

@@ -1,7 +1,7 @@
 """run(): from an Experiment to a finished run folder. The one place that knows the order of things.
 
 RUN/experiment.json       what was asked for, resolved; `fft tune --config` repeats it
-    run.json              what came out; a folder that has it is a finished run
+    run.json              what came out
     metrics.jsonl         one line an event
     heads/ prepared/      heads the run added and the method's statistics, made once
     checkpoints/          steps to resume from, the best among them
@@ -9,28 +9,24 @@ RUN/experiment.json       what was asked for, resolved; `fft tune --config` repe
     report.html history.svg history.png
 """
 
-import dataclasses
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 
 from fft import models, record, retention
 from fft.checkpoint import Checkpoints
 from fft.errors import InputError
-from fft.experiment import Data, Experiment, Optim, Retention, from_json
-from fft.heads import load_heads
-from fft.job import Job, accept, assemble, base_sha256, make_trainable, parameter_counts, resolved
+from fft.experiment import Experiment
+from fft.job import Job, accept, assemble, parameter_counts, resolved
 from fft.journal import Journal
-from fft.methods import Method, parse_chain
-from fft.paths import Params
+from fft.outcome import run_record, write_outcome
 from fft.scoring import Scorer
 from fft.signals import StopFlag
 from fft.tasks import TrainBatches
-from fft.train import TrainState
+from fft.train import TrainState, finished_params
 
 SCORINGS = 8
 MOST_SKIPPED_IN_A_ROW = 10
@@ -79,97 +75,11 @@ def run(experiment: Experiment, directory: str | Path, emit: Callable[[dict], No
             return Run(directory, _run(job, directory, journal, stop))
 
 
-def tune(
-    model: str | Path,
-    new: str | Data,
-    original: str | Data | None = None,
-    method: str | Method = "full",
-    *,
-    out: str | Path,
-    head: str = Experiment.head,
-    original_head: str | None = Experiment.original_head,
-    max_length: int | None = Experiment.max_length,
-    seed: int = Experiment.seed,
-    emit: Callable[[dict], None] = lambda event: None,
-    **settings: Any,
-) -> Run:
-    """`fft tune` as a function. Sources may be strings; `settings` are fields of Optim and of Retention.
-
-    Example: `fft.tune("base/", "new.csv", "old.csv", fft.LoRA(rank=16) + fft.EWC(), out="runs/1", epochs=1, lr=1e-3)`
-
-    Errors: as `run`; InputError for a setting that neither Optim nor Retention has.
-    """
-    parts = {}
-    for kind in (Optim, Retention):
-        names = [f.name for f in dataclasses.fields(kind)]
-        parts[kind] = kind(**{name: settings.pop(name) for name in names if name in settings})
-    if settings:
-        raise InputError(f"unknown settings {', '.join(settings)}; they are fields of fft.Optim and fft.Retention")
-    experiment = Experiment(
-        str(model),
-        new if isinstance(new, Data) else Data(str(new)),
-        original if isinstance(original, Data | None) else Data(str(original)),
-        parse_chain(method) if isinstance(method, str) else method,
-        parts[Optim],
-        parts[Retention],
-        head,
-        original_head,
-        max_length,
-        seed,
-    )
-    return run(experiment, out, emit)
-
-
-def finished_params(method: Method, base: Params, theta: Params) -> Params:
-    """The plain parameters that a trained tree stands for, after whatever the method does at the end."""
-    return method.finish(base, method.merge(base, theta))
-
-
-def restore(directory: str | Path, which: str | None = None) -> models.Checkpoint:
-    """The model of a run's "best" or "latest" step: (model, params, heads, primary, folder, raw_config).
-
-    Without `which` it is the step the run itself keeps, that of RUN/model (Retention.keep).
-
-    No data are read; the base checkpoint must still be where the experiment says, because steps hold only what was
-    trained. A run that is still going may be read.
-
-    Errors: InputError for a folder that is no run, or in which no good step is left.
-    """
-    directory = Path(directory)
-    path = directory / "experiment.json"
-    experiment = from_json(read_object(path), where=str(path))
-    base = models.load(experiment.model)
-    if base_sha256(base) != read_object(directory / "identity.json")["base_sha256"]:
-        raise InputError(f"{experiment.model} holds other weights than those that {directory} was trained from")
-    checkpoint = load_heads(base, directory / "heads")
-    trainable = make_trainable(experiment, checkpoint, {}, 1)
-    checkpoints = Checkpoints(directory / "checkpoints")
-    which = which or experiment.retention.keep
-    step = None if which == "latest" else checkpoints.read_extra()[1]["best"]
-    state = checkpoints.restore(jax.eval_shape(trainable.init), step).tree
-    return checkpoint._replace(params=finished_params(experiment.method, checkpoint.params, state.theta))
-
-
-def model_folder(folder: str) -> str:
-    """The checkpoint that a path names: a finished run's model/, else the path itself."""
-    return str(Path(folder) / "model") if (Path(folder) / "run.json").is_file() else folder
-
-
-def read_object(path: Path) -> dict:
-    """The JSON object in a file of a run folder; InputError when it is missing or no JSON."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path.parent} is not a run folder: it has no {path.name}") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read {path}: {error}") from None
-
-
 def _claim(directory: Path, experiment: Experiment) -> Run | None:
     """Make the folder the experiment's own, or refuse; the run if it is finished already."""
     _agree(directory / "experiment.json", experiment.to_json(), "another experiment")
     path = directory / "run.json"
-    return Run(directory, read_object(path)) if path.exists() else None
+    return Run(directory, record.read_object(path)) if path.exists() else None
 
 
 def _agree(path: Path, wanted: dict, what: str) -> None:
@@ -177,7 +87,7 @@ def _agree(path: Path, wanted: dict, what: str) -> None:
     wanted = record.plain(wanted)
     if not path.exists():
         record.write_json(path, wanted)
-    elif changes := record.diff(read_object(path), wanted):
+    elif changes := record.diff(record.read_object(path), wanted):
         lines = "\n  ".join(changes)
         raise InputError(f"{path.parent} holds {what}; choose another --out, or undo the change:\n  {lines}")
 
@@ -207,7 +117,10 @@ def _run(job: Job, directory: Path, journal: Journal, stop: StopFlag) -> dict:
         "stopped": stopped,
         "skipped_steps": int(state.skipped),
     }
-    return _write(job, directory, journal, changes, history, ended)
+    result = run_record(job, changes, history, ended, journal.seconds)
+    journal.tell("end", ended["steps"], verdict=result["verdict"])
+    write_outcome(directory, result)
+    return result
 
 
 def _start(job: Job, checkpoints: Checkpoints, scorer: Scorer, journal: Journal) -> tuple[TrainState, list[dict]]:
@@ -299,44 +212,3 @@ def _save(state: TrainState, history: list[dict], checkpoints: Checkpoints, jour
         best = history[retention.best(history)]["step"]
         extra = {"history": history, "seconds": journal.seconds, "best": best}
         checkpoints.save(int(state.step), state, extra, best=best)
-
-
-def _write(job: Job, directory: Path, journal: Journal, changes: dict, history: list[dict], ended: dict) -> dict:
-    """The report and, last, run.json."""
-    from fft.report import page, plots
-
-    experiment = job.experiment
-    tolerance = experiment.retention.tolerance
-    verdict = retention.verdict(changes["original"], tolerance) if job.original else None
-    sign = Scorer(job, lambda: None).metric("original").sign if job.original else 1
-    result = {
-        "name": experiment.method.label,
-        "experiment": experiment.to_json(),
-        "experiment_hash": record.experiment_hash(experiment.to_json()),
-        **record.environment(),
-        "base_sha256": job.identity["base_sha256"],
-        "data": {
-            name: {
-                "source": getattr(experiment, name).source,
-                "splits": data.identity,
-                "warnings": list(data.warnings),
-            }
-            for name, data in job.tasks.items()
-        },
-        "heads": {name: head._asdict() for name, head in job.checkpoint.heads.items()},
-        "parameters": parameter_counts(job),
-        "notes": list(job.notes),
-        **ended,
-        "history": history,
-        "crossover": retention.crossover(history, tolerance, sign),
-        "original": changes["original"]._asdict() if job.original else None,
-        "new": changes["new"]._asdict(),
-        "verdict": verdict and verdict._asdict(),
-        "seconds": {**journal.seconds, "total": sum(journal.seconds.values())},
-    }
-    result = record.plain(result)
-    plots.history(result, directory / "history")
-    page.write_page(result, directory / "report.html")
-    journal.tell("end", ended["steps"], verdict=result["verdict"])
-    record.write_json(directory / "run.json", result)
-    return result

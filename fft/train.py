@@ -100,3 +100,8 @@ def make_train_step(
         return update(state, grads, loss, base, aux)
 
     return step
+
+
+def finished_params(method: Method, base: Params, theta: Params) -> Params:
+    """The plain parameters that a trained tree stands for, after whatever the method does at the end."""
+    return method.finish(base, method.merge(base, theta))

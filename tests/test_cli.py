@@ -25,9 +25,10 @@ def experiments():
     shared = dict(model="{0}/bert", new=fft.Data("{0}/new.csv"), original=fft.Data("{0}/original.csv"))
     optim = fft.Optim(lr=1e-2, steps=12, batch_size=16)
     watch = fft.Retention(tolerance=1.0, eval_every=6)
+    last = fft.Retention(tolerance=1.0, eval_every=6, keep="latest")
     return {{
         "full": fft.Experiment(**shared, optim=optim, retention=watch),
-        "lora": fft.Experiment(**shared, method=fft.LoRA(rank=2), optim=optim, retention=watch),
+        "lora": fft.Experiment(**shared, method=fft.LoRA(rank=2), optim=optim, retention=last),
     }}
 """
 

@@ -1,6 +1,5 @@
 """`fft compare`: put finished runs side by side."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ import tyro
 from rich.console import Console
 
 from fft.errors import InputError
+from fft.record import read_object
 
 
 @dataclass(frozen=True)
@@ -32,22 +32,11 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     """Read every run.json, warn where runs cannot be compared, print and draw."""
     if not flags.runs:
         raise InputError("fft compare needs at least one run folder")
-    records = [read_record(path) | {"name": path.resolve().name} for path in flags.runs]
+    records = [read_object(path / "run.json") | {"name": path.resolve().name} for path in flags.runs]
     for warning in differences(records):
         console.out(f"warning: {warning}", highlight=False)
     show(records, console, flags.out)
     return {"runs": records, "warnings": differences(records)}, 0
-
-
-def read_record(folder: Path) -> dict:
-    """The run.json of a finished run."""
-    path = folder / "run.json"
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{folder} is not a finished run: it has no run.json") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read {path}: {error}") from None
 
 
 def differences(records: list[dict]) -> list[str]:

@@ -41,11 +41,11 @@ def parse(args: list[str], cli: Callable) -> Flags:
 def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     """Score and print."""
     from fft import models, tasks
+    from fft.api import model_folder
     from fft.commands.tune import with_metric
     from fft.evaluate import interval, make_predict, predict, predictions
     from fft.job import EVAL_BATCH
     from fft.metrics import METRICS
-    from fft.run import model_folder
 
     checkpoint = models.load(model_folder(flags.model))
     name = flags.head or checkpoint.primary

@@ -38,7 +38,7 @@ def parse(args: list[str], cli: Callable) -> Flags:
 def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     """Restore the step and write it."""
     from fft import models
-    from fft.run import restore
+    from fft.api import restore
 
     restored = restore(flags.run, flags.step)
     head = flags.head or restored.primary

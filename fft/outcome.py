@@ -1,0 +1,57 @@
+"""What came out of a run: run.json, its page and its pictures."""
+
+from pathlib import Path
+
+from fft import record, retention
+from fft.evaluate import Change
+from fft.job import Job, parameter_counts
+from fft.metrics import METRICS
+
+
+def run_record(
+    job: Job, changes: dict[str, Change], history: list[dict], ended: dict, seconds: dict[str, float]
+) -> dict:
+    """What run.json says, as plain JSON data.
+
+    `changes` are before and after of each task on its test split, `ended` holds steps, best_step, kept_step, stopped
+    and skipped_steps, `seconds` the wall time of each part.
+    """
+    experiment, original = job.experiment, changes.get("original")
+    tolerance = experiment.retention.tolerance
+    verdict = retention.verdict(original, tolerance) if original else None
+    sign = METRICS[job.original.task.metric].sign if original else 1
+    result = {
+        "name": experiment.method.label,
+        "experiment": experiment.to_json(),
+        "experiment_hash": record.experiment_hash(experiment.to_json()),
+        **record.environment(),
+        "base_sha256": job.identity["base_sha256"],
+        "data": {
+            name: {
+                "source": getattr(experiment, name).source,
+                "splits": data.identity,
+                "warnings": list(data.warnings),
+            }
+            for name, data in job.tasks.items()
+        },
+        "heads": {name: head._asdict() for name, head in job.checkpoint.heads.items()},
+        "parameters": parameter_counts(job),
+        "notes": list(job.notes),
+        **ended,
+        "history": history,
+        "crossover": retention.crossover(history, tolerance, sign),
+        "original": original and original._asdict(),
+        "new": changes["new"]._asdict(),
+        "verdict": verdict and verdict._asdict(),
+        "seconds": {**seconds, "total": sum(seconds.values())},
+    }
+    return record.plain(result)
+
+
+def write_outcome(directory: Path, result: dict) -> None:
+    """The pictures, the page and, last, run.json: a folder that has it is a finished run."""
+    from fft.report import page, plots
+
+    plots.history(result, directory / "history")
+    page.write_page(result, directory / "report.html")
+    record.write_json(directory / "run.json", result)
