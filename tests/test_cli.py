@@ -193,7 +193,7 @@ def test_the_python_way_gives_the_same_run(swept, tiny, tmp_path):
         package.LoRA(rank=2),
         out=tmp_path / "run",
         emit=seen.append,
-        **{"lr": 1e-2, "steps": 12, "batch_size": 16, "tolerance": 1.0, "eval_every": 6},
+        **{"lr": 1e-2, "steps": 12, "batch_size": 16, "tolerance": 1.0, "eval_every": 6, "keep": "latest"},
     )
     assert run.exit_code == 0 and run.record == record(tmp_path / "run")
     assert outcome(tmp_path / "run") == outcome(swept[2] / "lora")
