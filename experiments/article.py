@@ -87,7 +87,8 @@ def markdown(rows: list[Row], record: dict) -> str:
         "# The common advice, measured",
         "",
         f"MiniLM trained on movie snippets (base: original {base_original:.3f}, new {base_new:.3f}), then on "
-        f"{ROWS:,} tweets for one epoch (42 steps of 32; batch and epochs rows as they say); accuracy on the test splits ({record['original']['n']:,} movie snippets, {record['new']['n']:,} tweets); "
+        f"{ROWS:,} tweets for one epoch (42 steps of 32; batch and epochs rows as they say); accuracy on the "
+        f"test splits ({record['original']['n']:,} movie snippets, {record['new']['n']:,} tweets); "
         f"mean ± standard deviation over seeds {', '.join(map(str, SEEDS))}. The head is shared. Written by "
         "`python -m experiments.article`.",
         "",

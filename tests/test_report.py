@@ -317,7 +317,8 @@ def test_the_page_begins_with_the_verdict(outcome):
     assert text.index("Before and after") > text.index(said[1:])
     order = ("Before and after", "Course", "Notes and warnings", "Parameters", "Data", "Settings", "To repeat")
     assert sorted(order, key=text.index) == list(order)
-    for words in ("a note", "original: 3 cut", "optim.lr 0.0001", "fft tune --config RUN/experiment.json", "c" * 40, "cpu"):
+    repeat = "fft tune --config RUN/experiment.json"
+    for words in ("a note", "original: 3 cut", "optim.lr 0.0001", repeat, "c" * 40, "cpu"):
         assert words in text.replace("\n", " ")
     assert ("2,310 test examples would decide" in text) == (outcome == "undecided")
 
