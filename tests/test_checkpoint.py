@@ -89,7 +89,7 @@ def test_a_train_state_comes_back_bit_for_bit(tmp_path, as_like):
     assert np.isnan(restored.extra["loss"])
     for leaf in jax.tree.leaves(restored.tree):
         assert isinstance(leaf, jax.Array)
-        assert leaf.committed
+        assert not leaf.committed
         assert leaf.devices() == {jax.devices()[0]}
 
 

@@ -1,0 +1,107 @@
+"""SIGKILL at random moments of `fft tune`, then the same command again: does every run end like the one left alone?
+
+    python -m experiments.benchmarks.kills [--kills 20] [--seed 0]
+
+The run does everything a run can do: it fits a head for the original task, measures the Fisher information, trains
+with dropout and EWC, scores, saves, keeps the best step, writes its model and its report. The base is that of the
+tests, two blocks of width 16, so that a run is short. A moment is drawn evenly from the life of a run that is left
+alone, imports included. Equal means to the last bit: the weights of the model, every score of the history, before and
+after with their intervals.
+"""
+
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
+
+import tiny_checkpoint
+import tiny_runs
+
+FLAGS = "--original-head fit --method full+ewc --ewc.samples 64 --steps 48 --batch-size 16 --lr 3e-3 --tolerance 1"
+
+
+def begin(folder: Path, out: Path):
+    """Start the run in a process of its own; compiled programs are kept in FOLDER, as a user's are."""
+    data = ("--new", folder / "new.csv", "--original", folder / "original.csv")
+    environment = os.environ | {"XDG_CACHE_HOME": str(folder / "cache")}
+    arguments = ("--model", folder / "bare", *data, "--out", out, *FLAGS.split())
+    return tiny_runs.start("tune", *arguments, env=environment)
+
+
+def whole(folder: Path, out: Path) -> float:
+    """Run to the end and return the seconds it took."""
+    start = time.perf_counter()
+    answer = tiny_runs.finish(begin(folder, out))
+    if answer.code != 0:
+        raise SystemExit(f"exit code {answer.code}: {answer.err}")
+    return time.perf_counter() - start
+
+
+def killed(folder: Path, out: Path, moment: Callable[[], float]) -> float:
+    """Kill the run after `moment()` seconds, again with another moment if it was done before; returns the seconds."""
+    while True:
+        seconds, process = moment(), begin(folder, out)
+        time.sleep(seconds)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        if process.returncode == -signal.SIGKILL and not (out / "run.json").exists():
+            return seconds
+        shutil.rmtree(out, ignore_errors=True)
+
+
+def reached(out: Path) -> str:
+    """How far a killed run had come, by what it left."""
+    log = out / "metrics.jsonl"
+    lines = log.read_bytes().split(b"\n")[:-1] if log.exists() else []
+    if lines:
+        last = json.loads(lines[-1])
+        return f"{last['event']} {last['step']}"
+    steps = ("prepared", "heads", "experiment.json")
+    return next((f"{name} begun" for name in steps if (out / name).exists()), "no folder yet")
+
+
+def main(kills: int = 20, seed: int = 0) -> None:
+    """Kill, resume, compare; print the table and, last, {"kills", "bit_equal"} as JSON."""
+    rng, table = (
+        random.Random(seed),
+        Table("kill", "after s", "last event before", "saved steps", "resumed, s", "equal"),
+    )
+    equal = 0
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        tiny_checkpoint.write_checkpoint(folder / "bare", head=False)
+        tiny_checkpoint.write_original(folder / "original.csv")
+        tiny_checkpoint.write_new(folder / "new.csv")
+        cold = whole(folder, folder / "alone")
+        wanted = tiny_runs.outcome(folder / "alone")
+        warm = whole(folder, folder / "again")
+        for number in range(1, kills + 1):
+            out = folder / f"run{number}"
+            seconds = killed(folder, out, lambda: rng.uniform(0, warm))
+            before = reached(out)
+            saved = [path.name for path in sorted((out / "checkpoints").glob("[0-9]*"))]
+            resumed = whole(folder, out)
+            same = tiny_runs.outcome(out) == wanted
+            equal += same
+            steps = ", ".join(str(int(step.split(".")[0])) for step in saved)
+            table.add_row(str(number), f"{seconds:.2f}", before, steps, f"{resumed:.1f}", "yes" if same else "NO")
+        repeated = tiny_runs.outcome(folder / "again") == wanted
+    Console(width=100).print(table)
+    print(f"left alone: {cold:.1f} s the first time, {warm:.1f} s the second, {'equal' if repeated else 'NOT equal'}")
+    print(json.dumps({"kills": kills, "bit_equal": equal}))
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
