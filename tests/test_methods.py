@@ -15,6 +15,7 @@ from fft.methods import EWC, L2SP, METHODS, Context, Freeze, Full, Layerwise, Lo
 from fft.optim import make_optimizer, multipliers
 from fft.paths import flatten
 from fft.tasks.classify import Classify
+from fft.tasks.regress import Regress
 from fft.train import init_state, make_train_step
 from tests.toy import Toy, max_difference, toy_batch, toy_params
 
@@ -302,3 +303,30 @@ def test_settings_of_a_method_not_named_are_refused():
 def test_methods_from_json_are_strict(data, message):
     with pytest.raises(InputError, match=message):
         from_json(data)
+
+
+def test_ewc_on_regression_takes_the_residual_variance_of_the_base():
+    """σ² is the mean squared residual over real rows, so the exact Fisher is Σ (∂f/∂θ)² / (N σ²)."""
+    base = toy_params(heads={"original": 1, "new": 3})
+    batch = toy_batch(rows=8, filler=3)
+    batch["label"] = batch["x"][:, 0]
+    notes = []
+    context = Context(MODEL, base, ("new",), Regress("original"), lambda n: [batch], notes.append)
+    aux = EWC(estimator="exact").prepare(context, jax.random.key(0))
+    predicted = np.asarray(MODEL.apply(base, batch)["logits"]["original"][:5, 0], np.float64)
+    sigma = np.sqrt(np.mean((predicted - batch["label"][:5]) ** 2))
+    # The head's bias has ∂f/∂b = 1 on every row.
+    np.testing.assert_allclose(aux["heads"]["original"]["out"]["bias"], 1 / sigma**2, rtol=1e-5)
+    assert f"residual sd {sigma:.4g}" in notes[0] and "over 5 original rows" in notes[0]
+
+
+def test_a_chain_finishes_with_every_member(base):
+    @dataclasses.dataclass(frozen=True)
+    class Halfway(Full):
+        name = "halfway"
+
+        def finish(self, base, params):
+            return jax.tree.map(lambda b, p: (b + p) / 2, base, params)
+
+    moved = jax.tree.map(lambda x: x + 1.0, base)
+    assert max_difference((LoRA() + Halfway()).finish(base, moved), jax.tree.map(lambda x: x + 0.5, base)) < 1e-6
