@@ -110,5 +110,5 @@ def fitting_note(folder: Path) -> tuple[str, ...]:
         return ()
     return (
         f"the original head was fitted on the frozen base: {fitted['rows']} training rows, {fitted['steps']} steps, "
-        f"mean loss {fitted['loss_first']:.3f} -> {fitted['loss_last']:.3f}",
+        f"objective {fitted['loss_first']:.3f} -> {fitted['loss_last']:.3f}",
     )
