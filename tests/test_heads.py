@@ -124,7 +124,7 @@ def test_the_original_head_is_fitted_on_frozen_features(bare, tmp_path):
     logits = made.model.apply(made.params, batch)["logits"]
     assert logits["new"].shape == (64, 1) and (np.argmax(logits["original"], -1) == label).mean() > 0.95
     (note,) = fitting_note(tmp_path)
-    assert "60 training rows" in note and "300 steps" in note
+    assert "60 training rows" in note and "100 steps" in note
     base = flatten(bare.params)
     assert all(np.array_equal(flatten(made.params)[path], leaf) for path, leaf in base.items())
 
