@@ -1,7 +1,7 @@
 """The command line: chooses a command, parses its flags, prints its result, turns errors into exit codes.
 
 Exit codes: 0 fine, 1 the retention verdict failed, 2 wrong usage or data, 3 the machine (network, disk, folder),
-4 undecided, 130 and 143 stopped by SIGINT and SIGTERM with the state saved.
+4 undecided, 130 and 143 stopped by SIGINT and SIGTERM with the state saved, 141 nobody reads the output any more.
 """
 
 import argparse
@@ -10,6 +10,7 @@ import dataclasses
 import errno
 import importlib
 import json
+import os
 import sys
 from collections.abc import Sequence
 
@@ -28,6 +29,7 @@ COMMANDS = {
 }
 PLAIN_WIDTH = 120
 DISK = (errno.ENOSPC, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EDQUOT)
+CLOSED_PIPE = 141  # 128 + SIGPIPE, as of any command whose reader has gone
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,22 +38,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     as_json = "--json" in argv
     try:
         result, exit_code = _execute(_choose(argv[:1]), argv[1:], as_json)
+        if as_json:
+            _print_json(result)
+        return exit_code
     except (FFTError, Stopped) as error:
         return _fail(str(error), error.exit_code, as_json)
     except KeyboardInterrupt:
         return _fail("interrupted", 130, as_json)
-    except SystemExit as usage:  # the parsers have printed the help, or what is wrong with the flags
-        if as_json and usage.code:
-            _print_json({"error": "wrong usage, as told on standard error", "exit_code": usage.code})
-        return usage.code or 0
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains once more
+        return CLOSED_PIPE
+    except SystemExit as left:
+        if left.code == 1:  # rich has met a closed pipe
+            return CLOSED_PIPE
+        if as_json and left.code:
+            _print_json({"error": "wrong usage, as told on standard error", "exit_code": left.code})
+        return left.code or 0  # the parsers have printed the help, or what is wrong with the flags
     except OSError as error:
         if error.errno not in DISK:
             raise
         reason = MachineError(f"{error.strerror}: {error.filename or 'a file'}")
         return _fail(str(reason), reason.exit_code, as_json)
-    if as_json:
-        _print_json(result)
-    return exit_code
 
 
 def _execute(command: str, args: list[str], as_json: bool) -> tuple[dict, int]:
@@ -111,4 +118,4 @@ def _fail(message: str, exit_code: int, as_json: bool) -> int:
 
 
 def _print_json(value: dict) -> None:
-    print(json.dumps(value, ensure_ascii=False))
+    print(json.dumps(value, ensure_ascii=False), flush=True)

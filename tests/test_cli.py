@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_runs import fft, outcome, record
+from tiny_runs import fft, outcome, record, start
 
 import fft as package
 from fft import models
@@ -203,6 +203,13 @@ def test_the_python_way_gives_the_same_run(swept, tiny, tmp_path):
 
 
 # --- data ---
+
+
+@pytest.mark.parametrize("flags", [(), ("--json",)])
+def test_a_reader_that_goes_away_is_no_error_of_ours(tiny, flags):
+    process = start("data", tiny / "new.csv", *flags)
+    process.stdout.close()
+    assert "Broken" not in process.stderr.read() and process.wait() == 141
 
 
 def test_data_tells_rows_labels_and_lengths(tiny):
