@@ -93,10 +93,11 @@ def main(kills: int = 20, seed: int = 0) -> None:
             before = reached(out)
             saved = [path.name for path in sorted((out / "checkpoints").glob("[0-9]*"))]
             resumed = whole(folder, out)
-            same = tiny_runs.outcome(out) == wanted
-            equal += same
+            found = tiny_runs.outcome(out)
+            differing = [name for name in wanted if found[name] != wanted[name]]
+            equal += not differing
             steps = ", ".join(str(int(step.split(".")[0])) for step in saved)
-            table.add_row(str(number), f"{seconds:.2f}", before, steps, f"{resumed:.1f}", "yes" if same else "NO")
+            table.add_row(str(number), f"{seconds:.2f}", before, steps, f"{resumed:.1f}", ", ".join(differing) or "all")
         repeated = tiny_runs.outcome(folder / "again") == wanted
     Console(width=100).print(table)
     print(f"left alone: {cold:.1f} s the first time, {warm:.1f} s the second, {'equal' if repeated else 'NOT equal'}")
