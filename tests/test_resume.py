@@ -11,6 +11,7 @@ import pytest
 import tiny_checkpoint
 from tiny_runs import events, fft, finish, outcome, start, tune
 
+from fft import restore, run
 from fft.checkpoint import Checkpoints
 from fft.record import RunLock
 
@@ -99,6 +100,21 @@ def test_a_signal_saves_and_the_next_call_completes_the_run(tiny, whole, tmp_pat
     assert outcome(out) == outcome(whole)
 
 
+def test_a_signal_between_two_scorings_saves_the_step_it_meets(tiny, whole, tmp_path, monkeypatch):
+    out, real = tmp_path / "run", run._look_at
+
+    def look_and_stop(step, *rest):
+        if step == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+        return real(step, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "_look_at", look_and_stop)
+        assert tune(tiny, out, *FLAGS).code == 130
+    assert Checkpoints(out / "checkpoints").steps()[-1] == 5
+    assert tune(tiny, out, *FLAGS).code == 0 and outcome(out) == outcome(whole)
+
+
 def test_a_signal_during_preparation_ends_at_once(tiny, tmp_path):
     out = tmp_path / "run"
     process = begin(tiny, out, "--ewc.samples", 190)
@@ -114,8 +130,6 @@ def test_a_signal_during_preparation_ends_at_once(tiny, tmp_path):
 @pytest.fixture
 def stopped(tiny, tmp_path, monkeypatch):
     """A run that was stopped right after it scored step 6."""
-    from fft import run
-
     real = run._score
 
     def score_and_stop(job, state, *rest):
@@ -204,8 +218,6 @@ def test_ten_steps_that_are_not_finite_stop_the_run_and_keep_the_state(tmp_path,
     checkpoints = Checkpoints(tmp_path / "run" / "checkpoints")
     last = checkpoints.steps()[-1]
     assert last < 40
-    from fft import restore
-
     params = restore(tmp_path / "run", "latest").params
     assert np.isfinite(np.asarray(params["pooler"]["kernel"])).all()
     again = tune(tiny, tmp_path / "run", *flags, "--eval-every", 4, model=folder)
