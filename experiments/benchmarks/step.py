@@ -1,0 +1,147 @@
+"""One optimizer step of `fft` against torch eager: full fine-tuning against transformers, LoRA against PEFT.
+
+    python -m experiments.benchmarks.step [--rounds 15] [--steps 3]
+
+Same MiniLM, same batch (B = 32 rows, T = 48 tokens, float32, padding as texts of 12 to 48 tokens have it), dropout on,
+AdamW with decay on matrices, clip 1, 2 threads. LoRA is r = 8 on query and value with dropout .1 on the adapter's
+input, the classifier trained beside it; `factored` is PEFT's own form of it, and the one compared.
+
+The contenders take turns in one process, `steps` steps a turn; the table has the median step of each and the spread
+over turns. A ratio below 1 means that `fft` is faster.
+"""
+
+import json
+import statistics
+import time
+from collections.abc import Callable
+
+import jax
+import numpy as np
+import torch
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from fft import models
+from fft.allocator import keep_freed_memory
+from fft.experiment import Optim
+from fft.methods import Full, LoRA, Method
+from fft.optim import make_optimizer, multipliers
+from fft.tasks import Classify
+from fft.tasks.demo import minilm_folder
+from fft.train import init_state, make_train_step
+
+B, T, LR, THREADS = 32, 48, 1e-4, 2
+RANK, ALPHA, DROP = 8, 16, 0.1
+LABELS = ("negative", "positive")
+
+
+def make_batch() -> dict[str, np.ndarray]:
+    """Random tokens with lengths spread over 12 .. T, and random labels."""
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(12, T + 1, B)
+    mask = (np.arange(T)[None] < lengths[:, None]).astype(np.int32)
+    ids = (rng.integers(1000, 30000, (B, T)) * mask).astype(np.int32)
+    label = rng.integers(0, len(LABELS), B).astype(np.int32)
+    return {"ids": ids, "mask": mask, "types": 0 * ids, "label": label, "weight": np.ones(B, np.float32)}
+
+
+def our_step(method: Method, batch: dict) -> Callable[[], float]:
+    """A step of `fft` on MiniLM with a fresh head, as `fft tune` compiles it; returns the loss."""
+    checkpoint = models.load(minilm_folder())
+    head = checkpoint.model.init_head(jax.random.key(0), len(LABELS))
+    base = {**checkpoint.params, "heads": {"new": head}}
+    theta = method.init(base, jax.random.key(1))
+    multiplier = multipliers(method, theta, checkpoint.model.depth)
+    tx = make_optimizer(theta, multiplier, Optim(lr=LR), steps=1000)
+    step = make_train_step(checkpoint.model, Classify("new", LABELS), method, tx, multiplier)
+    state = init_state(theta, tx, jax.random.key(2))
+    stream = {"new": {name: value[None] for name, value in batch.items()}}
+
+    def take() -> float:
+        nonlocal state
+        state, metrics = step(state, base, {}, stream)
+        jax.block_until_ready(state)
+        return float(metrics["loss"])
+
+    return take
+
+
+def torch_step(lora: bool, batch: dict) -> Callable[[], float]:
+    """The same step in torch eager; returns the loss."""
+    from transformers import AutoModelForSequenceClassification
+
+    model = AutoModelForSequenceClassification.from_pretrained(minilm_folder(), num_labels=len(LABELS))
+    if lora:
+        from peft import LoraConfig, get_peft_model
+
+        settings = {"r": RANK, "lora_alpha": ALPHA, "lora_dropout": DROP, "target_modules": ["query", "value"]}
+        model = get_peft_model(model, LoraConfig(task_type="SEQ_CLS", **settings))
+    model.train()
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    matrices = [parameter for parameter in trained if parameter.ndim > 1]
+    rest = [parameter for parameter in trained if parameter.ndim <= 1]
+    groups = [{"params": matrices, "weight_decay": 0.01}, {"params": rest, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=LR)
+    names = {"input_ids": "ids", "attention_mask": "mask", "token_type_ids": "types", "labels": "label"}
+    inputs = {theirs: torch.tensor(batch[ours]).long() for theirs, ours in names.items()}
+
+    def take() -> float:
+        optimizer.zero_grad()
+        loss = model(**inputs).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        return loss.item()
+
+    return take
+
+
+def alternate(contenders: dict[str, Callable], rounds: int, steps: int) -> dict[str, list[float]]:
+    """Seconds a step of each contender in each round; the order turns around from round to round."""
+    for take in contenders.values():
+        for _ in range(3):
+            take()
+    seconds = {name: [] for name in contenders}
+    for i in range(rounds):
+        for name in list(contenders)[:: 1 if i % 2 else -1]:
+            start = time.perf_counter()
+            for _ in range(steps):
+                contenders[name]()
+            seconds[name].append((time.perf_counter() - start) / steps)
+    return seconds
+
+
+def main(rounds: int = 15, steps: int = 3) -> None:
+    """Measure, print the table and, last, the ratios as JSON."""
+    keep_freed_memory()
+    torch.manual_seed(0)
+    torch.set_num_threads(THREADS)
+    batch = make_batch()
+    seconds = alternate(
+        {
+            "fft full": our_step(Full(), batch),
+            "transformers": torch_step(False, batch),
+            "fft LoRA merged": our_step(LoRA(rank=RANK, alpha=ALPHA, dropout=DROP), batch),
+            "fft LoRA factored": our_step(LoRA(rank=RANK, alpha=ALPHA, dropout=DROP, factored=True), batch),
+            "PEFT": torch_step(True, batch),
+        },
+        rounds,
+        steps,
+    )
+    table = Table("step", "median ms", "min-max ms", "of torch (quartiles over rounds)")
+    ratios = {}
+    for name, times in seconds.items():
+        against = "PEFT" if "LoRA" in name or name == "PEFT" else "transformers"
+        paired = [ours / theirs for ours, theirs in zip(times, seconds[against], strict=True)]
+        ratios[name] = statistics.median(paired)
+        low, _, high = statistics.quantiles(paired)
+        spread = f"{1e3 * min(times):.0f}-{1e3 * max(times):.0f}"
+        share = f"{ratios[name]:.3f} ({low:.3f}-{high:.3f})"
+        table.add_row(name, f"{1e3 * statistics.median(times):.0f}", spread, share)
+    Console(width=100).print(table)
+    print(json.dumps({"full_ratio": ratios["fft full"], "lora_ratio": ratios["fft LoRA factored"]}))
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
