@@ -89,7 +89,7 @@ def markdown(rows: list[Row], record: dict) -> str:
         f"MiniLM trained on movie snippets (base: original {base_original:.3f}, new {base_new:.3f}), then on "
         f"{ROWS:,} tweets for one epoch (42 steps of 32; batch and epochs rows as they say); accuracy on the "
         f"test splits ({record['original']['n']:,} movie snippets, {record['new']['n']:,} tweets); "
-        f"mean ± standard deviation over seeds {', '.join(map(str, SEEDS))}. The head is shared. Written by "
+        "mean ± standard deviation over the seeds; `forgotten, each seed` shows how many ran. The head is shared. By "
         "`python -m experiments.article`.",
         "",
         "| recipe | what | original | forgotten | forgotten, each seed | new | trained |",

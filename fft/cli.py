@@ -14,6 +14,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from fft.allocator import keep_freed_memory
 from fft.cache import keep_compiled_programs
 from fft.errors import FFTError, MachineError
 from fft.signals import Stopped
@@ -66,6 +67,7 @@ def _execute(command: str, args: list[str], as_json: bool) -> tuple[dict, int]:
     import tyro
 
     keep_compiled_programs()
+    keep_freed_memory()
     module = importlib.import_module(f"fft.commands.{command}")
     flags = module.parse(
         dotted(args, module.Flags),
