@@ -86,5 +86,15 @@ def restore(directory: str | Path, which: str | None = None) -> models.Checkpoin
 
 
 def model_folder(folder: str) -> str:
-    """The checkpoint that a path names: a finished run's model/, else the path itself."""
-    return str(Path(folder) / "model") if (Path(folder) / "run.json").is_file() else folder
+    """The checkpoint that a path names: a finished run's model/, else the path itself.
+
+    Errors: InputError for a run that is not finished.
+    """
+    if (Path(folder) / "run.json").is_file():
+        return str(Path(folder) / "model")
+    if (Path(folder) / "experiment.json").is_file():
+        raise InputError(
+            f"the run {folder} is not finished: go on with `fft tune` and the same --out, or write what it has with "
+            f"`fft export {folder} --out DIR`"
+        )
+    return folder

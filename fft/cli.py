@@ -120,4 +120,6 @@ def _fail(message: str, exit_code: int, as_json: bool) -> int:
 
 
 def _print_json(value: dict) -> None:
-    print(json.dumps(value, ensure_ascii=False), flush=True)
+    from fft.record import plain
+
+    print(json.dumps(plain(value), ensure_ascii=False), flush=True)

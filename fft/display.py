@@ -96,7 +96,8 @@ class Display:
             self.console.print(parameter_table(counts["table"]))
         for note in event["notes"]:
             self._say({"text": f"note: {note}"})
-        self.task = self.bar.add_task(escape(self.title or "training"), total=event["steps"], rate="", scores="")
+        where = {"total": event["steps"], "completed": event["step"]}
+        self.task = self.bar.add_task(escape(self.title or "training"), **where, rate="", scores="")
 
     def _step(self, event: dict) -> None:
         if self.console.is_terminal and self.task is not None:

@@ -35,7 +35,7 @@ class Journal:
             self.seconds[part] = self.seconds.get(part, 0.0) + time.monotonic() - start
 
     def resume(self, step: int, seconds: dict[str, float]) -> None:
-        """Forget events after `step` and add the seconds of the run so far."""
+        """Forget events after `step` (-1: all of them) and add the seconds of the run so far."""
         self.log.truncate_after(step)
         for part, spent in seconds.items():
             self.seconds[part] = self.seconds.get(part, 0.0) + spent

@@ -95,10 +95,13 @@ def _agree(path: Path, wanted: dict, what: str) -> None:
 def _run(job: Job, directory: Path, journal: Journal, stop: StopFlag) -> dict:
     """Score, train, score again, write; returns the record."""
     checkpoints, scorer = Checkpoints(directory / "checkpoints"), Scorer(job, stop.check)
-    journal.tell("start", 0, parameters=parameter_counts(job), steps=job.steps, notes=list(job.notes))
+    state, history = _start(job, checkpoints, journal)
+    journal.tell("start", int(state.step), parameters=parameter_counts(job), steps=job.steps, notes=list(job.notes))
     with journal.clock("scoring"):
         before = scorer.test(job.base)
-    state, history = _start(job, checkpoints, scorer, journal)
+    if not history:
+        _score(job, state, history, scorer, journal, None)
+        _save(state, history, checkpoints, journal)
     state, stopped = _train(job, state, history, checkpoints, scorer, journal, stop)
     best_step = history[retention.best(history)]["step"]
     kept = state
@@ -118,24 +121,22 @@ def _run(job: Job, directory: Path, journal: Journal, stop: StopFlag) -> dict:
         "skipped_steps": int(state.skipped),
     }
     result = run_record(job, changes, history, ended, journal.seconds)
-    journal.tell("end", ended["steps"], verdict=result["verdict"])
     write_outcome(directory, result)
+    journal.tell("end", ended["steps"], verdict=result["verdict"])
     return result
 
 
-def _start(job: Job, checkpoints: Checkpoints, scorer: Scorer, journal: Journal) -> tuple[TrainState, list[dict]]:
-    """The latest good step and the history up to it, or step 0 and the base's own scores."""
-    if checkpoints.steps():
-        step, state, extra = checkpoints.restore(jax.eval_shape(job.trainable.init))
-        for warning in checkpoints.warnings:
-            journal.say(f"warning: {warning}")
-        journal.resume(step, extra["seconds"])
-        journal.say(f"resuming at step {step} of {job.steps}")
-        return state, extra["history"]
-    state, history = job.trainable.init(), []
-    _score(job, state, history, scorer, journal, None)
-    _save(state, history, checkpoints, journal)
-    return state, history
+def _start(job: Job, checkpoints: Checkpoints, journal: Journal) -> tuple[TrainState, list[dict]]:
+    """The latest good step and the history up to it, or step 0 and no history; the journal forgets what came after."""
+    if not checkpoints.steps():
+        journal.resume(-1, {})
+        return job.trainable.init(), []
+    step, state, extra = checkpoints.restore(jax.eval_shape(job.trainable.init))
+    for warning in checkpoints.warnings:
+        journal.say(f"warning: {warning}")
+    journal.resume(step, extra["seconds"])
+    journal.say(f"resuming at step {step} of {job.steps}")
+    return state, extra["history"]
 
 
 def _train(

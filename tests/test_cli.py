@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny_checkpoint
+from safetensors.numpy import save_file
 from tiny_runs import fft, outcome, record, start
 
 import fft as package
@@ -118,6 +120,19 @@ def test_eval_of_another_head_of_the_same_run(swept, tiny):
     assert answer.code == 0 and answer.json["head"] == "original" and answer.json["score"] > 0.5
     wrong = fft("eval", "--model", swept[2] / "lora", "--task", tiny / "original.csv", "--head", "third", "--json")
     assert wrong.code == 2 and wrong.json["exit_code"] == 2 and "its heads are: original, new" in wrong.err
+
+
+def test_logits_that_are_not_finite_predict_nothing(tiny, tmp_path):
+    model = tiny_checkpoint.tensors()
+    model["classifier.bias"][1] = np.nan
+    folder = tmp_path / "model"
+    tiny_checkpoint.write_checkpoint(folder)
+    save_file(model, folder / "model.safetensors")
+    file = tmp_path / "out.jsonl"
+    answer = fft("eval", "--model", folder, "--task", tiny / "original.csv", "--predictions", file, "--json")
+    assert answer.code == 0 and answer.json["score"] == 0
+    first = json.loads(file.read_text().splitlines()[0], parse_constant=pytest.fail)
+    assert first["prediction"] is None and first["logits"][1] is None and first["label"] in ("negative", "positive")
 
 
 # --- export and restore ---

@@ -81,7 +81,23 @@ def test_killed_at_random_moments_the_run_ends_bit_equal(tiny, whole, tmp_path):
     assert answer.code == 0 and outcome(out) == outcome(whole)
     scores = [event["step"] for event in events(out) if event["event"] == "score"]
     assert scores == [0, 3, 6, 9, 12], "no scoring is lost or told twice"
+    assert [event["event"] for event in events(out)].count("end") == 1
     assert not [path for path in out.rglob("*") if ".tmp" in path.name]
+
+
+@pytest.mark.parametrize("lost", ["_save", "write_outcome"])
+def test_a_crash_before_the_first_save_or_after_the_last_tells_nothing_twice(tiny, whole, tmp_path, monkeypatch, lost):
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(run, lost, lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            tune(tiny, out, *FLAGS)
+    if lost == "write_outcome":
+        scored = fft("eval", "--model", out, "--task", tiny / "new.csv")
+        assert scored.code == 2 and "is not finished" in scored.err
+    assert tune(tiny, out, *FLAGS).code == 0 and outcome(out) == outcome(whole)
+    told = [event["event"] for event in events(out)]
+    assert told.count("score") == 5 and told.count("end") == 1
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

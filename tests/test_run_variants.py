@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tiny_checkpoint
 from safetensors.numpy import load_file
-from tiny_runs import events, record, tune
+from tiny_runs import events, fft, record, tune
 
 from fft import models
 from fft.artefact import load_artefact
@@ -115,6 +115,9 @@ def test_regression_beside_a_classification_that_is_kept(tmp_path, tiny):
     assert found["new"]["after"] < found["new"]["before"] and found["new"]["change"] > 0
     combined = [entry["combined"] for entry in found["history"]]
     assert combined[0] == -found["history"][0]["new"], "a smaller error must be a better combined score"
+    task = ("--task", tmp_path / "targets.csv", "--task-kind", "regression", "--task-label", "score")
+    scored = fft("eval", "--model", tmp_path / "run", *task, "--json").json
+    assert scored["metric"] == "pearson" and scored["interval"][0] < scored["score"] < scored["interval"][1]
     config = json.loads((tmp_path / "run" / "model" / "config.json").read_text())
     assert config["problem_type"] == "regression" and len(config["id2label"]) == 1
 

@@ -73,15 +73,17 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
 
 
 def _write_predictions(path: Path, task, rows, predicted, logits) -> None:
-    """One JSON line an example, in the order of the source's rows; whole or not at all."""
-    from fft.record import replace_file
+    """One JSON line an example, in the order of the source's rows; whole or not at all. What is not finite is null."""
+    from fft.record import plain, replace_file
 
     def named(value):
-        return task.labels[int(value)] if task.labels else float(value)
+        if not task.labels:
+            return float(value)
+        return task.labels[int(value)] if value >= 0 else None
 
     lines = [
         json.dumps(
-            {"row": int(number), "label": named(label), "prediction": named(guess), "logits": row.tolist()},
+            plain({"row": number, "label": named(label), "prediction": named(guess), "logits": row}),
             ensure_ascii=False,
         )
         for number, label, guess, row in zip(rows.numbers, rows.labels, predicted, logits, strict=True)
