@@ -159,7 +159,7 @@ def test_a_fresh_head(loaded):
         head = checkpoint.model.init_head(jax.random.key(0), 3)
         assert jax.tree.structure(head) == jax.tree.structure(checkpoint.params["heads"]["original"])
         leaves = flatten(head)
-        assert leaves["out/kernel"].shape == (24, 3)
+        assert leaves["out/kernel"].shape == (48, 3)
         for path, leaf in leaves.items():
             assert (np.asarray(leaf) == 0).all() if path.endswith("bias") else 0.01 < leaf.std() < 0.03
         other = flatten(checkpoint.model.init_head(jax.random.key(1), 3))

@@ -57,9 +57,9 @@ def refused(folder, *parts, error=InputError):
 def test_paths_and_heads(sources):
     checkpoint = models.load(sources["bert"])
     paths = flatten(checkpoint.params)
-    assert paths["embed/word/embedding"].shape == (61, 24)
-    assert paths["layers/1/mlp/up/kernel"].shape == (24, 40)
-    assert paths["heads/original/out/kernel"].shape == (24, 2)
+    assert paths["embed/word/embedding"].shape == (61, 48)
+    assert paths["layers/1/mlp/up/kernel"].shape == (48, 96)
+    assert paths["heads/original/out/kernel"].shape == (48, 2)
     assert {"embed/norm/scale", "layers/0/attention_norm/bias", "pooler/kernel"} <= paths.keys()
     assert {leaf.dtype.name for leaf in paths.values()} == {"float32"}
     assert checkpoint.heads == {"original": models.Head("classification", ("LABEL_0", "LABEL_1"))}
@@ -129,7 +129,7 @@ def test_labels_and_regression(folder):
     change_config(folder, id2label={"0": "bad", "1": "good"}, problem_type="multi_label_classification")
     refused(folder, "multi_label_classification")
     change_config(folder, id2label={"0": "score"}, problem_type=None)
-    refused(folder, "classifier.weight", "[2, 24]", "[1, 24]")
+    refused(folder, "classifier.weight", "[2, 48]", "[1, 48]")
 
 
 def test_a_classifier_of_another_kind_is_not_ours(folder):
@@ -153,13 +153,13 @@ def test_missing_extra_and_misshapen_tensors(folder, sources):
     change_tensors(folder, without("classifier.weight", "classifier.bias"))
     refused(folder, "promises a classifier")
     shutil.copytree(sources["bert"], folder, dirs_exist_ok=True)
-    change_tensors(folder, lambda t: {**t, "bert.pooler.dense.bias": np.zeros(23, np.float32)})
-    refused(folder, "bert.pooler.dense.bias", "[23]", "[24]")
+    change_tensors(folder, lambda t: {**t, "bert.pooler.dense.bias": np.zeros(47, np.float32)})
+    refused(folder, "bert.pooler.dense.bias", "[47]", "[48]")
     shutil.copytree(sources["bert"], folder, dirs_exist_ok=True)
-    change_tensors(folder, lambda t: {**t, "bert.pooler.dense.bias": np.zeros(24, np.int8)})
+    change_tensors(folder, lambda t: {**t, "bert.pooler.dense.bias": np.zeros(48, np.int8)})
     refused(folder, "bert.pooler.dense.bias", "int8")
     shutil.copytree(sources["bert"], folder, dirs_exist_ok=True)
-    change_tensors(folder, lambda t: {**t, "pooler.dense.bias": np.zeros(24, np.float32)})
+    change_tensors(folder, lambda t: {**t, "pooler.dense.bias": np.zeros(48, np.float32)})
     refused(folder, "twice", "pooler.dense.bias")
 
 
@@ -172,7 +172,7 @@ def test_missing_extra_and_misshapen_tensors(folder, sources):
         ("hidden_act", {"name": "gelu"}, ["activation"]),
         ("auto_map", {"AutoModel": "evil.py"}, ["auto_map"]),
         ("hidden_dropout_prob", 1.5, ["hidden_dropout_prob", "1.5"]),
-        ("num_attention_heads", 5, ["24", "5 heads"]),
+        ("num_attention_heads", 5, ["48", "5 heads"]),
         ("vocab_size", "61", ["vocab_size", "'61'"]),
         ("layer_norm_eps", 0, ["layer_norm_eps"]),
         ("pad_token_id", 61, ["pad_token_id", "61"]),

@@ -5,8 +5,8 @@ import torch
 import transformers
 
 SMALL = {"vocab_size": 61, "max_position_embeddings": 24}
-BERT = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 40}
-DISTIL = {"dim": 24, "n_layers": 2, "n_heads": 3, "hidden_dim": 40}
+BERT = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 96}
+DISTIL = {"dim": 48, "n_layers": 2, "n_heads": 3, "hidden_dim": 96}
 
 FAMILIES = {
     "bert": ("Bert", {**SMALL, **BERT}),
