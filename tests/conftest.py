@@ -60,7 +60,7 @@ def quick_compiles(compilations):
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
-    """A folder with a knowing base `bert`, a headless one `bare`, and original, new and opposite CSV files."""
+    """A folder with a knowing base `bert`, a headless one `bare`, and original, new, mixed, opposite CSV files."""
     import tiny_checkpoint
 
     folder = tmp_path_factory.mktemp("tiny")
@@ -68,5 +68,6 @@ def tiny(tmp_path_factory):
     tiny_checkpoint.write_checkpoint(folder / "bare", head=False)
     tiny_checkpoint.write_original(folder / "original.csv")
     tiny_checkpoint.write_new(folder / "new.csv")
+    tiny_checkpoint.write_new(folder / "mixed.csv", filler=(2, 5))
     tiny_checkpoint.write_opposite(folder / "opposite.csv")
     return folder

@@ -102,13 +102,13 @@ def test_a_folder_that_is_no_run_cannot_be_compared(tmp_path):
 
 def test_eval_scores_a_run_and_writes_each_prediction(swept, tiny, tmp_path):
     file = tmp_path / "predictions.jsonl"
-    answer = fft("eval", "--model", swept[2] / "full", "--task", tiny / "new.csv", "--predictions", file, "--json")
+    answer = fft("eval", "--model", swept[2] / "full", "--task", tiny / "mixed.csv", "--predictions", file, "--json")
     found = answer.json
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     assert answer.code == 0 and found["n"] == len(lines) == 240 and found["head"] == "new"
     assert found["score"] == pytest.approx(np.mean([line["label"] == line["prediction"] for line in lines]))
     assert found["interval"][0] < found["score"] < found["interval"][1]
-    rows = (tiny / "new.csv").read_text().splitlines()[1:]
+    rows = (tiny / "mixed.csv").read_text().splitlines()[1:]
     assert [line["row"] for line in lines] == list(range(1, 241))
     assert [line["label"] for line in lines] == [row.split(",")[1] for row in rows]
     labels = record(swept[2] / "full")["heads"]["new"]["labels"]
@@ -147,7 +147,7 @@ def test_an_export_has_the_same_logits_in_transformers(swept, tiny, tmp_path, he
     answer = fft("export", swept[2] / "lora", "--to", "hf", "--out", tmp_path / "hf", *flags, "--json")
     assert answer.code == 0 and answer.json["head"] == head
     file = tmp_path / "ours.jsonl"
-    task = tiny / f"{head}.csv"
+    task = tiny / {"new": "mixed.csv", "original": "original.csv"}[head]
     fft("eval", "--model", swept[2] / "lora", "--task", task, "--head", head, "--predictions", file)
     ours = [json.loads(line) for line in file.read_text().splitlines()][:40]
     texts = [row.split(",")[0] for row in task.read_text().splitlines()[1:41]]

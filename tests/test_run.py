@@ -14,7 +14,7 @@ pytestmark = pytest.mark.usefixtures("quick_compiles")
 @pytest.fixture(scope="module")
 def default(tiny, tmp_path_factory, quick_compiles):
     out = tmp_path_factory.mktemp("runs") / "default"
-    return tune(tiny, out, "--lr", 1e-2), out
+    return tune(tiny, out, "--lr", 1e-2, new="mixed.csv"), out
 
 
 def test_the_run_folder_holds_everything(default):
@@ -51,7 +51,7 @@ def test_the_record_says_what_was_run_on_what(default, tiny):
     assert (
         set(found["git"]) == {"commit", "dirty"} and found["versions"]["jax"] and found["device"]["platform"] == "cpu"
     )
-    for task, file in (("new", "new.csv"), ("original", "original.csv")):
+    for task, file in (("new", "mixed.csv"), ("original", "original.csv")):
         data = found["data"][task]
         assert data["source"] == str(tiny / file)
         assert sum(split["rows"] for split in data["splits"].values()) == 240
@@ -111,7 +111,7 @@ def test_metrics_hold_every_scoring_in_order(default):
 def test_a_finished_run_is_not_run_again(default, tiny):
     answer, out = default
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file() and path.name != "lock"}
-    again = tune(tiny, out, "--lr", 1e-2)
+    again = tune(tiny, out, "--lr", 1e-2, new="mixed.csv")
     assert (again.code, again.json) == (answer.code, answer.json)
     assert {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.is_file() and p.name != "lock"} == before
 

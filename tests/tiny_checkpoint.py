@@ -176,9 +176,9 @@ def write_original(path, rows=240, seed=1):
     return write_csv(path, ("text", "label"), [(text, LABELS[f > 0]) for text, f, _ in sentences(rows, seed)])
 
 
-def write_new(path, rows=240, seed=2):
-    """text,label of the new task: which animal, in texts of two lengths."""
-    found = sentences(rows, seed, filler=(2, 5))
+def write_new(path, rows=240, seed=2, filler=(2,)):
+    """text,label of the new task: which animal; texts have 3 words and one of these numbers of filling ones."""
+    found = sentences(rows, seed, filler)
     return write_csv(path, ("text", "label"), [(text, animal) for text, _, animal in found])
 
 

@@ -83,7 +83,7 @@ def main(kills: int = 20, seed: int = 0) -> None:
         folder = Path(name)
         tiny_checkpoint.write_checkpoint(folder / "bare", head=False)
         tiny_checkpoint.write_original(folder / "original.csv")
-        tiny_checkpoint.write_new(folder / "new.csv")
+        tiny_checkpoint.write_new(folder / "new.csv", filler=(2, 5))
         cold = whole(folder, folder / "alone")
         wanted = tiny_runs.outcome(folder / "alone")
         warm = whole(folder, folder / "again")
