@@ -177,9 +177,6 @@ def test_restore_gives_the_model_of_the_run(swept):
     assert restored.primary == "new" and restored.heads == saved.heads
     for path, leaf in flatten(restored.params).items():
         assert np.array_equal(leaf, flatten(saved.params)[path]), path
-    steps = Checkpoints(runs / "lora" / "checkpoints").steps()
-    latest = package.restore(runs / "lora", "latest")
-    assert max(steps) == 12 and latest.params.keys() == restored.params.keys()
 
 
 def test_with_the_adapter_off_a_lora_run_is_the_base_bit_for_bit(swept, tiny):

@@ -8,7 +8,7 @@ import tiny_checkpoint
 from safetensors.numpy import load_file
 from tiny_runs import events, fft, record, tune
 
-from fft import models
+from fft import models, restore
 from fft.artefact import load_artefact
 from fft.paths import flatten
 
@@ -179,6 +179,13 @@ def test_keep_latest_takes_the_last_step_whatever_it_cost(tmp_path, tiny):
     answer = tune(tiny, tmp_path / "run", *QUICK, "--steps", 24, *flags, new="opposite.csv")
     found = record(tmp_path / "run")
     assert answer.code == 1 and found["best_step"] == 0 and found["kept_step"] == found["steps"] == 24
+    for which, folder in (
+        ("best", tiny / "bert"),
+        ("latest", tmp_path / "run" / "model"),
+        (None, tmp_path / "run" / "model"),
+    ):
+        restored = flatten(restore(tmp_path / "run", which).params)
+        assert all(np.array_equal(restored[path], leaf) for path, leaf in leaves(folder).items()), which
 
 
 def test_original_head_fit_trains_a_head_on_the_frozen_base_first(tmp_path, tiny):
