@@ -2,15 +2,17 @@
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from fft.errors import InputError
 from fft.paths import Params, Rules
+
+if TYPE_CHECKING:
+    import optax  # a seventh of the time that `fft tune --help` takes
 
 
 class Context(NamedTuple):
@@ -90,7 +92,7 @@ class Method:
         """Path pattern -> learning-rate multiplier, 0 for frozen; paths no rule matches have multiplier 1."""
         return ()
 
-    def transform(self, tx: optax.GradientTransformation, aux: Params) -> optax.GradientTransformation:
+    def transform(self, tx: "optax.GradientTransformation", aux: Params) -> "optax.GradientTransformation":
         """The optimizer, wrapped."""
         return tx
 
@@ -147,7 +149,7 @@ class Chain(Method):
     def penalty(self, base: Params, params: Params, aux: Params) -> jax.Array | float:
         return sum((m.penalty(base, params, aux.get(m.name, {})) for m in self.methods), 0.0)
 
-    def transform(self, tx: optax.GradientTransformation, aux: Params) -> optax.GradientTransformation:
+    def transform(self, tx: "optax.GradientTransformation", aux: Params) -> "optax.GradientTransformation":
         for method in self.methods:
             tx = method.transform(tx, aux.get(method.name, {}))
         return tx
