@@ -101,6 +101,17 @@ def test_padding_changes_nothing(family, tmp_path):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_padding_in_front(family, tmp_path):
+    """RoBERTa counts positions from the first real token, the others from the first column."""
+    theirs = oracle.make(family, num_hidden_layers=1)
+    checkpoint = models.load(oracle.save(theirs, tmp_path))
+    batch = {name: value[:, ::-1].copy() for name, value in oracle.batch(family).items()}
+    batch["mask"][:, 0] = 1  # the first token is what the heads read
+    logits = checkpoint.model.apply(checkpoint.params, batch)["logits"]["original"]
+    oracle.close(logits, oracle.logits(theirs, family, batch))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_hidden_and_pooled_are_those_of_the_bare_model(family, tmp_path):
     theirs = oracle.make(family, "Model")
     checkpoint = models.load(oracle.save(theirs, tmp_path))
