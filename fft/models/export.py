@@ -140,9 +140,9 @@ def write_tensors(tensors, path):
 
     try:
         save_file(tensors, path, metadata={"format": "pt"})
-    except SafetensorError as error:  # the library reports a full disk as its own error
+        back = read_tensors(path)
+    except (SafetensorError, InputError) as error:  # the library reports a full disk as its own error
         raise OSError(None, str(error)) from None
-    back = read_tensors(path)
     wrong = [name for name, value in tensors.items() if value.tobytes() != back[name].tobytes()]
     if wrong:
         raise OSError(None, f"{path.name} reads back differently from what was written, first in {wrong[0]}")

@@ -44,8 +44,10 @@ def read_labels(raw, where):
     """Return the label names in index order from id2label, or LABEL_0 .. for num_labels (default 2)."""
     named = raw.get("id2label")
     if named is None:
-        count = raw.get("num_labels")
-        return tuple(f"LABEL_{i}" for i in range(2 if count is None else count))
+        count = 2 if raw.get("num_labels") is None else raw["num_labels"]
+        if type(count) is not int or count < 1:
+            raise InputError(f"{where}: num_labels must be a positive integer, but is {count!r}")
+        return tuple(f"LABEL_{i}" for i in range(count))
     if not isinstance(named, dict) or {str(key) for key in named} != {str(i) for i in range(len(named))}:
         raise InputError(f"{where}: id2label must map 0 .. {len(named) - 1} to names, but is {named!r}")
     labels = tuple(str(named[str(i)]) for i in range(len(named)))

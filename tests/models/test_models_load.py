@@ -132,6 +132,13 @@ def test_labels_and_regression(folder):
     refused(folder, "classifier.weight", "[2, 48]", "[1, 48]")
 
 
+def test_num_labels_without_names(folder):
+    change_config(folder, id2label=None, label2id=None, num_labels=2)
+    assert models.load(folder).heads["original"].labels == ("LABEL_0", "LABEL_1")
+    change_config(folder, num_labels="2")
+    refused(folder, "num_labels", "'2'")
+
+
 def test_a_classifier_of_another_kind_is_not_ours(folder):
     change_config(folder, architectures=["BertForTokenClassification"])
     refused(folder, "BertForTokenClassification", "BertForSequenceClassification")
