@@ -15,8 +15,8 @@ from fft.models.layers import ACTIVATIONS
 HARMLESS = frozenset(
     {
         "_name_or_path", "_commit_hash", "_attn_implementation", "_attn_implementation_autoset",
-        "attn_implementation", "architectures",
-        "dtype", "torch_dtype", "transformers_version", "id2label", "label2id", "num_labels", "_num_labels", "problem_type",
+        "attn_implementation", "architectures", "dtype", "torch_dtype",
+        "transformers_version", "id2label", "label2id", "num_labels", "_num_labels", "problem_type",
         "finetuning_task", "use_cache", "output_attentions", "output_hidden_states", "output_past", "return_dict",
         "gradient_checkpointing", "torchscript", "use_bfloat16", "xla_device", "tf_legacy_loss",
         "chunk_size_feed_forward", "tie_word_embeddings", "tie_encoder_decoder", "tie_last_hidden_states",
