@@ -239,16 +239,24 @@ def _quiet():
 
 @contextlib.contextmanager
 def _abandoned_writes_are_silent():
-    """Where one write fails, the others end after orbax has given up, and each prints that its loop is closed."""
-    before = sys.unraisablehook
+    """Where one write fails, the others end after orbax has given up, and each tells of it in its own way: that its
+    loop is closed, or that nobody asked for its error.
+    """
+    before, logger = sys.unraisablehook, logging.getLogger("asyncio")
+    filters = logger.filters
 
     def unless_abandoned(unraisable):
         if str(unraisable.exc_value) != "Event loop is closed":
             before(unraisable)
 
     sys.unraisablehook = unless_abandoned
-    yield  # after a failure the hook stays: the writes end later, in other threads
-    sys.unraisablehook = before
+    logger.filters = [*filters, _was_retrieved]
+    yield  # after a failure both stay: the writes end later, in other threads
+    sys.unraisablehook, logger.filters = before, filters
+
+
+def _was_retrieved(record: logging.LogRecord) -> bool:
+    return "exception was never retrieved" not in record.getMessage()
 
 
 # --- reading ---

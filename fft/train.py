@@ -57,7 +57,7 @@ def make_train_step(
 
     @jax.jit
     def gradient(theta, base, batch, key, step):
-        """Mean loss and the trained leaves' gradients by path, over the micro-batches of one step."""
+        """Over one step's micro-batches: Σ nll, Σ weight, and the trained leaves' gradients of Σ nll by path."""
         key = jax.random.fold_in(key, step)
         slope = jax.value_and_grad(summed_loss, has_aux=True)
         micros = batch["label"].shape[0]
@@ -71,33 +71,36 @@ def make_train_step(
 
             zeros = ((jnp.zeros(()), jnp.zeros(())), jax.tree.map(jnp.zeros_like, theta))
             ((loss, weight), grads), _ = jax.lax.scan(add, zeros, (batch, jnp.arange(micros)))
-        return loss / weight, {path: g / weight for path, g in flatten(grads).items() if multiplier[path] != 0.0}
+        return loss, weight, {path: g for path, g in flatten(grads).items() if multiplier[path] != 0.0}
 
     def penalty_of(theta, base, aux):
         return jnp.asarray(method.penalty(base, method.merge(base, theta), aux), jnp.float32)
 
     @partial(jax.jit, donate_argnums=0)
-    def update(state, grads, loss, base, aux):
-        """The state after one step on the batch's `grads`, and the metrics."""
+    def update(state, loss, weight, grads, base, aux):
+        """The state after one step on what `gradient` gave, and the metrics."""
+        loss = loss / weight
         penalty, pull = jax.value_and_grad(penalty_of)(state.theta, base, aux)
         pulls = flatten(pull)
-        grads = {path: g + pulls[path] for path, g in grads.items()}
+        grads = {path: g / weight + pulls[path] for path, g in grads.items()}
         grad_norm = optax.tree.norm(grads)
         # Frozen leaves get a zero that no optimizer group looks at: their gradient was never computed.
         whole = map_leaves(lambda path, leaf: grads.get(path, jnp.zeros((), leaf.dtype)), state.theta)
-        updates, opt_state = tx.update(whole, state.opt_state, state.theta)
-        theta = optax.apply_updates(state.theta, updates)
+
+        def take():
+            updates, opt_state = tx.update(whole, state.opt_state, state.theta)
+            return optax.apply_updates(state.theta, updates), opt_state
+
         finite = jnp.isfinite(loss) & jnp.isfinite(penalty) & jnp.isfinite(grad_norm)
-        kept = (state.theta, state.opt_state)
-        theta, opt_state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), (theta, opt_state), kept)
+        # A branch, where a select would make XLA keep a copy of the old state.
+        theta, opt_state = jax.lax.cond(finite, take, lambda: (state.theta, state.opt_state))
         missed = 1 - finite.astype(jnp.int32)
         in_a_row = (state.skipped_in_a_row + 1) * missed
         metrics = {"loss": loss, "penalty": penalty, "grad_norm": grad_norm, "skipped_in_a_row": in_a_row}
         return TrainState(state.step + 1, theta, opt_state, state.key, state.skipped + missed, in_a_row), metrics
 
     def step(state, base, aux, batch):
-        loss, grads = gradient(state.theta, base, batch["new"], state.key, state.step)
-        return update(state, grads, loss, base, aux)
+        return update(state, *gradient(state.theta, base, batch["new"], state.key, state.step), base, aux)
 
     return step
 

@@ -6,8 +6,9 @@ Same MiniLM, same batch (B = 32 rows, T = 48 tokens, float32, padding as texts o
 AdamW with decay on matrices, clip 1, 2 threads. LoRA is r = 8 on query and value with dropout .1 on the adapter's
 input, the classifier trained beside it; `factored` is PEFT's own form of it, and the one compared.
 
-The contenders take turns in one process, `steps` steps a turn; the table has the median step of each and the spread
-over turns. A ratio below 1 means that `fft` is faster.
+The contenders take turns in one process, `steps` steps a turn after one that is not counted (it pays for the caches
+and the spinning threads of the one before); the table has the median turn of each and the spread over turns. A ratio
+below 1 means that `fft` is faster.
 """
 
 import json
@@ -105,6 +106,7 @@ def alternate(contenders: dict[str, Callable], rounds: int, steps: int) -> dict[
     seconds = {name: [] for name in contenders}
     for i in range(rounds):
         for name in list(contenders)[:: 1 if i % 2 else -1]:
+            contenders[name]()
             start = time.perf_counter()
             for _ in range(steps):
                 contenders[name]()
