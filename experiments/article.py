@@ -127,9 +127,9 @@ def write(records: dict[str, dict], stem: Path) -> None:
 
 def main(out: Path = Path("runs/article")) -> None:
     """Run what is missing under OUT; after every run experiments/results/article.{md,svg,png} say what there is."""
-    console, records = Console(), {}
+    console, records, known = Console(), {}, {}
     for name, experiment in experiments().items():
-        records |= run_missing({name: experiment}, out, console)
+        records |= run_missing({name: experiment}, out, console, known)
         write(records, RESULTS / "article")
 
 

@@ -46,10 +46,16 @@ class Run(NamedTuple):
         return 0 if verdict is None else retention.EXIT_CODES[verdict["outcome"]]
 
 
-def run(experiment: Experiment, directory: str | Path, emit: Callable[[dict], None] = lambda event: None) -> Run:
+def run(
+    experiment: Experiment,
+    directory: str | Path,
+    emit: Callable[[dict], None] = lambda event: None,
+    known: dict[str, dict] | None = None,
+) -> Run:
     """Fine-tune as `experiment` says and leave everything in `directory`; an interrupted run goes on where it was.
 
-    `emit` receives every event that metrics.jsonl gets, and {"event": "say", "text"}.
+    `emit` receives every event that metrics.jsonl gets, and {"event": "say", "text"}. Runs that are handed the same
+    dict as `known` score a base that they share once.
 
     Errors: InputError for input that does not fit, a folder of another experiment (with the difference), ten steps in
     a row that are not finite; MachineError for the disk; Stopped after SIGTERM or SIGINT, once the state is saved.
@@ -72,7 +78,7 @@ def run(experiment: Experiment, directory: str | Path, emit: Callable[[dict], No
             journal = Journal(directory / "metrics.jsonl", emit, {"prepare": time.monotonic() - start})
             with journal.clock("prepare"):
                 job = assemble(accepted, directory, stop.check, journal.say)
-            return Run(directory, _run(job, directory, journal, stop))
+            return Run(directory, _run(job, directory, journal, stop, {} if known is None else known))
 
 
 def _claim(directory: Path, experiment: Experiment) -> Run | None:
@@ -92,13 +98,13 @@ def _agree(path: Path, wanted: dict, what: str) -> None:
         raise InputError(f"{path.parent} holds {what}; choose another --out, or undo the change:\n  {lines}")
 
 
-def _run(job: Job, directory: Path, journal: Journal, stop: StopFlag) -> dict:
+def _run(job: Job, directory: Path, journal: Journal, stop: StopFlag, known: dict[str, dict]) -> dict:
     """Score, train, score again, write; returns the record."""
     checkpoints, scorer = Checkpoints(directory / "checkpoints"), Scorer(job, stop.check)
     state, history = _start(job, checkpoints, journal)
     journal.tell("start", int(state.step), parameters=parameter_counts(job), steps=job.steps, notes=list(job.notes))
     with journal.clock("scoring"):
-        before = scorer.test(job.base)
+        before = scorer.base_test(known)
     if not history:
         _score(job, state, history, scorer, journal, None)
         _save(state, history, checkpoints, journal)

@@ -1,12 +1,13 @@
 """Scoring a run's tasks: both on a fixed validation probe while training, both on their test splits around it."""
 
+import hashlib
 from collections.abc import Callable
 
 import numpy as np
 
 from fft import retention
 from fft.evaluate import Change, make_predict, paired_change, predict, predictions, unchanged
-from fft.job import EVAL_BATCH, Job, chosen_rows
+from fft.job import EVAL_BATCH, Job, base_sha256, chosen_rows
 from fft.metrics import METRICS, Metric
 from fft.paths import Params
 from fft.tasks import Encoded, TaskData, bucket_lengths, eval_batches
@@ -59,6 +60,18 @@ class Scorer:
         return {
             name: self._logits(params, data, data.splits["test"], self.poll) for name, data in self.job.tasks.items()
         }
+
+    def base_test(self, known: dict[str, dict]) -> dict[str, np.ndarray]:
+        """`test` of the base, looked up in `known` or put there for the next run on the same base, heads and rows."""
+        digest = hashlib.sha256(repr((base_sha256(self.job.checkpoint), self.job.checkpoint.raw_config)).encode())
+        for name, data in self.job.tasks.items():
+            test = data.splits["test"]
+            digest.update(repr((name, data.task.name, test.lengths().tolist(), self._lengths)).encode())
+            digest.update(np.concatenate([*test.ids, *test.types]))
+        key = digest.hexdigest()
+        if key not in known:
+            known[key] = self.test(self.job.base)
+        return known[key]
 
     def change(self, name: str, before: np.ndarray, after: np.ndarray) -> Change:
         """Before and after of a task from its test logits, with the paired interval."""

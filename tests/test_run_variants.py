@@ -10,7 +10,10 @@ from tiny_runs import events, fft, record, tune
 
 from fft import models, restore
 from fft.artefact import load_artefact
+from fft.experiment import Data, Experiment, Optim
 from fft.paths import flatten
+from fft.run import run
+from fft.scoring import Scorer
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 QUICK = ("--steps", 16, "--batch-size", 16, "--lr", 1e-2)
@@ -198,3 +201,22 @@ def test_original_head_fit_trains_a_head_on_the_frozen_base_first(tmp_path, tiny
     _, provenance = load_artefact(tmp_path / "run" / "heads")
     assert provenance["fitted"]["rows"] == found["data"]["original"]["splits"]["train"]["rows"]
     assert provenance["fitted"]["loss_last"] < 0.3 < provenance["fitted"]["loss_first"]
+
+
+# --- several runs ---
+
+
+def test_runs_that_share_a_base_and_its_rows_score_it_once(tiny, tmp_path, monkeypatch):
+    counted, test = [], Scorer.test
+    monkeypatch.setattr(Scorer, "test", lambda self, params: counted.append(params) or test(self, params))
+    model, new, original = (str(tiny / name) for name in ("bert", "new.csv", "original.csv"))
+
+    def scores(name, known, max_length=16):
+        experiment = Experiment(model, Data(new), Data(original), optim=Optim(steps=2), max_length=max_length)
+        found = run(experiment, tmp_path / name, known=known).record
+        return found["new"], found["original"]
+
+    known = {}
+    assert scores("alone", None) == scores("first", known) == scores("again", known)
+    assert len(counted) == 5 and len(known) == 1
+    assert scores("shorter", known, max_length=4) and len(known) == 2

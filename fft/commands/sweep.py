@@ -60,13 +60,18 @@ def named_experiments(file: Path) -> dict[str, Experiment]:
     return found
 
 
-def run_missing(experiments: dict[str, Experiment], out: Path, console: Console) -> dict[str, dict]:
-    """The records of all experiments by name, each run in OUT/NAME unless it is finished there."""
+def run_missing(
+    experiments: dict[str, Experiment], out: Path, console: Console, known: dict[str, dict] | None = None
+) -> dict[str, dict]:
+    """The records of all experiments by name, each run in OUT/NAME unless it is finished there.
+
+    `known` is what `fft.run.run` shares between runs; a caller with several calls may hand in its own.
+    """
     from fft.display import Display
     from fft.run import run
 
-    records = {}
+    records, known = {}, {} if known is None else known
     for name, experiment in experiments.items():
         with Display(console, f"{name}: ") as display:
-            records[name] = run(experiment, out / name, display.show).record | {"name": name}
+            records[name] = run(experiment, out / name, display.show, known).record | {"name": name}
     return records
