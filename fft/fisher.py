@@ -1,13 +1,23 @@
-"""The diagonal Fisher information of a task at some parameters, from per-example gradients.
+"""The diagonal Fisher information of a task at some parameters.
 
     F = E_x E_{y ~ p(y|x)} [ (∂ log p(y|x) / ∂θ)² ]
 
-per EXAMPLE, dropout off, in float32. The estimators differ in whose labels they use (vocabulary of curvlinops:
-TYPE2 | MC | EMPIRICAL): `exact` sums over every label weighted by p(y|x); `mc` draws labels from the model and is
-unbiased; `empirical` takes the data's labels, which is not the Fisher (Kunstner et al. 2019, arXiv 1905.12558): its
-scale shrinks as the model fits. References: Kirkpatrick et al. 2017, arXiv 1612.00796; Martens 2014, arXiv 1412.1193.
+per EXAMPLE, dropout off, in float32. The estimators differ in whose labels they use and in what they square
+(vocabulary of curvlinops: TYPE2 | MC | EMPIRICAL):
+
+    exact      every label, weighted by p(y|x): the definition
+    mc         labels drawn from the model: unbiased
+    empirical  the data's labels: not the Fisher (Kunstner et al. 2019, arXiv 1905.12558); its scale shrinks as the
+               model fits
+    gnb        B (gradient of a batch's mean)² with drawn labels: unbiased, because the gradients of examples have
+               mean 0 under the model, but √B times noisier than mc (Liu et al. 2023, arXiv 2305.14342)
+    batched    (gradient of a batch's mean)² with the data's labels, as much published code has it: about 1/B of the
+               scale, so that the best λ of EWC depends on the batch size. Only to reproduce such code
+
+References: Kirkpatrick et al. 2017, arXiv 1612.00796; Martens 2014, arXiv 1412.1193; van de Ven 2025, arXiv 2502.11756.
 """
 
+import warnings
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, NamedTuple
@@ -16,10 +26,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fft import fused
 from fft.errors import InputError
 from fft.paths import Params, flatten, overlay, unflatten
 
-ESTIMATORS = ("exact", "mc", "empirical")
+PER_EXAMPLE, PER_BATCH = ("exact", "mc", "empirical"), ("gnb", "batched")
+ESTIMATORS = (*PER_EXAMPLE, *PER_BATCH)
+WAYS = ("fused", "vmapped")
 
 
 class Fisher(NamedTuple):
@@ -40,29 +53,38 @@ def diagonal_fisher(
     *,
     estimator: str = "mc",
     draws: int = 1,
+    way: str = "fused",
     chunk: int = 1,
     where: Callable[[str], bool] = lambda path: True,
     poll: Callable[[], None] = lambda: None,
 ) -> Fisher:
-    """The mean over examples of squared per-example gradients, by `vmap(grad)` in chunks under `lax.scan`.
+    """The mean over examples of squared per-example gradients.
 
     `batches` are host batches (rows of weight 0 are filler); `where` says by path which leaves are asked for;
-    `draws` labels a row are drawn by `mc`; `chunk` rows' gradients are held at once, which changes time and memory,
-    never the result beyond rounding: row i draws its labels from fold_in(key, i).
+    `draws` labels a row are drawn by `mc` and `gnb`: row i draws its labels from fold_in(key, i). Two ways, one result
+    beyond rounding: `fused` takes one backward pass a batch (see fft.fused) and knows the operations of this
+    package's models; `vmapped` takes `vmap(grad)` over `chunk` rows at a time and works for any function.
 
-    Errors: InputError for an unknown estimator, for no examples, and for a gradient that is not finite, by path.
+    Errors: InputError for an unknown estimator or way, for no examples, for a model that the fused way does not
+    cover, and for a gradient that is not finite, by path and row. Warns of `batched`.
     """
-    if estimator not in ESTIMATORS:
-        raise InputError(f"unknown Fisher estimator {estimator!r}; known are {', '.join(ESTIMATORS)}")
+    for what, value, known in (("estimator", estimator, ESTIMATORS), ("way", way, WAYS)):
+        if value not in known:
+            raise InputError(f"unknown Fisher {what} {value!r}; known are {', '.join(known)}")
+    if estimator == "batched":
+        warnings.warn("the batched estimator squares a mean: its scale shrinks with the batch", stacklevel=2)
     leaves = flatten(params)
     asked = unflatten({path: leaf for path, leaf in leaves.items() if where(path)})
-    total = jax.tree.map(jnp.zeros_like, asked)
-    add = jax.jit(partial(_add_squares, model, task, estimator, draws), donate_argnums=0)
+    total = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), asked)
+    squares = _squares_of_a_batch if estimator in PER_BATCH else _squares_fused if way == "fused" else _squares_vmapped
+    add = jax.jit(partial(_add, squares, model, task, estimator, draws, chunk), donate_argnums=0)
     rows = examples = 0
     for batch in batches:
         poll()
-        chunks = _in_chunks(batch, rows, chunk)
-        total = add(total, asked, params, chunks, key)
+        numbered = {**batch, "row": np.arange(rows, rows + len(batch["weight"]), dtype=np.int32)}
+        if rows == 0 and squares is _squares_fused:
+            fused.check_forward(model.apply, params, batch)
+        total = add(total, asked, params, numbered, key)
         rows += len(batch["weight"])
         examples += int(np.sum(batch["weight"] > 0))
     if examples == 0:
@@ -71,59 +93,88 @@ def diagonal_fisher(
     bad = [path for path, leaf in flatten(diagonal).items() if not bool(jnp.isfinite(leaf).all())]
     if bad:
         raise InputError(f"the Fisher information of {bad[0]} is not finite (and {len(bad) - 1} more leaves)")
-    return Fisher(diagonal, estimator, examples, draws if estimator == "mc" else 1)
+    return Fisher(diagonal, estimator, examples, draws if estimator in ("mc", "gnb") else 1)
 
 
-def _in_chunks(batch: dict, first_row: int, chunk: int) -> dict:
-    """A host batch as [chunks, chunk, 1, ...] arrays with each row's number; the last chunk is filled up."""
-    size = len(batch["weight"])
-    numbered = {**batch, "row": np.arange(first_row, first_row + size, dtype=np.int32)}
-    take = np.minimum(np.arange(-(-size // chunk) * chunk), size - 1)
-    filler = np.arange(len(take)) >= size
-    rows = {name: np.asarray(values)[take] for name, values in numbered.items()}
-    rows["weight"] = np.where(filler, 0.0, rows["weight"]).astype(np.float32)
-    return {name: values.reshape(-1, chunk, 1, *values.shape[1:]) for name, values in rows.items()}
+def _add(squares, model, task, estimator, draws, chunk, total, asked, params, batch, key):
+    """`total` plus Σ_b g_b² over the rows of a batch, arrays [B, ...]."""
+    labels_of = partial(_labels, task, estimator, draws, key)
+    return jax.tree.map(jnp.add, total, squares(model, task, labels_of, chunk, asked, params, batch))
 
 
-def _add_squares(model, task, estimator, draws, total, asked, params, chunks, key):
-    """`total` plus the squared gradients of every row in `chunks`; arrays [chunks, chunk, 1, ...]."""
+def _labels(task, estimator, draws, key, logits, batch):
+    """The estimator's labels [S, B, ...] for a batch and their weights [S, B]."""
+    rows = len(batch["weight"])
+    if estimator in ("mc", "gnb"):
 
+        def of_row(row, logits):
+            keys = jax.random.split(jax.random.fold_in(key, row), draws)
+            return jax.vmap(lambda k: task.sample(k, logits[None])[0])(keys)
+
+        return jnp.moveaxis(jax.vmap(of_row)(batch["row"], logits), 0, 1), jnp.full((draws, rows), 1 / draws)
+    if estimator == "exact":
+        return task.support(logits)
+    weight = 1 / jnp.sum(batch["weight"] > 0) if estimator == "batched" else 1.0
+    return batch["label"][None], jnp.full((1, rows), weight)
+
+
+def _over_labels(task, labels_of, logits, batch, pull_back, zeros):
+    """Σ_s pull_back(∂ Σ_b √w_sb nll_b(y_sb) / ∂ logits): squared gradients carry the weight itself."""
+
+    def add(total, label_and_weight):
+        label, weight = label_and_weight
+
+        def scaled_nll(logits):
+            nll, _ = task.loss({"logits": {task.name: logits}}, {**batch, "label": label})
+            return jnp.sum(jnp.sqrt(weight) * nll)
+
+        return jax.tree.map(jnp.add, total, pull_back(jax.grad(scaled_nll)(logits))), None
+
+    return jax.lax.scan(add, zeros, labels_of(logits, batch))[0]
+
+
+def _zeros(asked):
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), asked)
+
+
+def _squares_fused(model, task, labels_of, chunk, asked, params, batch):
+    def logits_of(asked):
+        return fused.forward(model.apply, params, asked, batch)["logits"][task.name]
+
+    logits, pull_back = jax.vjp(logits_of, asked)
+    return _over_labels(task, labels_of, logits, batch, lambda d: pull_back(d)[0], _zeros(asked))
+
+
+def _squares_vmapped(model, task, labels_of, chunk, asked, params, batch):
     def of_row(row):
-        return _squared_gradient(model, task, estimator, draws, asked, params, row, key)
+        return _squares_of_a_batch(model, task, labels_of, chunk, asked, params, row)
 
     def of_chunk(total, rows):
         squares = jax.vmap(of_row)(rows)
         return jax.tree.map(lambda t, s: t + jnp.sum(s, axis=0), total, squares), None
 
-    return jax.lax.scan(of_chunk, total, chunks)[0]
+    return jax.lax.scan(of_chunk, _zeros(asked), _in_chunks(batch, chunk))[0]
 
 
-def _squared_gradient(model, task, estimator, draws, asked, params, row, key):
-    """Σ_s w_s (∂ nll(y_s) / ∂θ)² for one row (batch arrays [1, ...]) over the estimator's labels y_s."""
+def _squares_of_a_batch(model, task, labels_of, chunk, asked, params, batch):
+    """Σ_s (Σ_b √w_sb g_sb)²: of one row its squared gradient; of B rows B² (gradient of the mean)²."""
 
     def logits_of(asked):
-        return model.apply(overlay(params, asked), row)["logits"][task.name]
+        return model.apply(overlay(params, asked), batch)["logits"][task.name]
 
     logits, pull_back = jax.vjp(logits_of, asked)
-    if estimator == "mc":
-        keys = jax.random.split(jax.random.fold_in(key, row["row"][0]), draws)
-        labels = jax.vmap(lambda k: task.sample(k, logits))(keys)
-        weights = jnp.full(draws, 1 / draws)
-    elif estimator == "exact":
-        labels, weights = task.support(logits)
-        weights = weights[:, 0]
-    else:
-        labels, weights = row["label"][None], jnp.ones(1)
 
-    def add_label(total, label_and_weight):
-        label, weight = label_and_weight
+    def squared(d):
+        return jax.tree.map(lambda g: jnp.square(g.astype(jnp.float32)), pull_back(d)[0])
 
-        def nll_of(logits):
-            nll, _ = task.loss({"logits": {task.name: logits}}, {**row, "label": label})
-            return jnp.sum(nll)
+    return _over_labels(task, labels_of, logits, batch, squared, _zeros(asked))
 
-        (gradient,) = pull_back(jax.grad(nll_of)(logits))
-        return jax.tree.map(lambda t, g: t + weight * jnp.square(g), total, gradient), None
 
-    zeros = jax.tree.map(jnp.zeros_like, asked)
-    return jax.lax.scan(add_label, zeros, (labels, weights))[0]
+def _in_chunks(batch, chunk):
+    """A batch [B, ...] as [chunks, chunk, 1, ...]; the last chunk is filled up with rows of weight 0."""
+    size = len(batch["weight"])
+    take = np.minimum(np.arange(-(-size // chunk) * chunk), size - 1)
+    filler = np.arange(len(take)) >= size
+    rows = {name: jnp.asarray(values)[take] for name, values in batch.items()}
+    rows["weight"] = jnp.where(filler, 0.0, rows["weight"])
+    return {name: values.reshape(-1, chunk, 1, *values.shape[1:]) for name, values in rows.items()}

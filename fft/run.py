@@ -110,21 +110,22 @@ def _run(job: Job, directory: Path, journal: Journal, stop: StopFlag, known: dic
         _save(state, history, checkpoints, journal)
     state, stopped = _train(job, state, history, checkpoints, scorer, journal, stop)
     best_step = history[retention.best(history)]["step"]
-    kept = state
-    if job.experiment.retention.keep == "best" and best_step != int(state.step):
-        kept = checkpoints.restore(jax.eval_shape(job.trainable.init), best_step).tree
-    params = finished_params(job.experiment.method, job.base, kept.theta)
+    steps, kept_step, skipped = int(state.step), int(state.step), int(state.skipped)
+    if job.experiment.retention.keep == "best" and best_step != steps:
+        del state  # the restored step takes its place in memory
+        state, kept_step = checkpoints.restore(jax.eval_shape(job.trainable.init), best_step).tree, best_step
+    params = finished_params(job.experiment.method, job.base, state.theta)
     with journal.clock("scoring"):
         after = scorer.test(params)
     with journal.clock("saving"):
         models.save(job.checkpoint._replace(params=params), directory / "model", primary=job.new.task.name)
     changes = {name: scorer.change(name, before[name], after[name]) for name in job.tasks}
     ended = {
-        "steps": int(state.step),
+        "steps": steps,
         "best_step": best_step,
-        "kept_step": int(kept.step),
+        "kept_step": kept_step,
         "stopped": stopped,
-        "skipped_steps": int(state.skipped),
+        "skipped_steps": skipped,
     }
     result = run_record(job, changes, history, ended, journal.seconds)
     write_outcome(directory, result)

@@ -21,7 +21,7 @@ def probabilities(params, batch):
 
 
 def fisher(batches, params, task=TASK, seed=0, **settings):
-    return diagonal_fisher(MODEL, task, params, batches, jax.random.key(seed), **settings)
+    return diagonal_fisher(MODEL, task, params, batches, jax.random.key(seed), way="vmapped", **settings)
 
 
 def loop(params, batch, label_weights):
@@ -75,15 +75,28 @@ def test_empirical_uses_the_labels_of_the_data():
     )
 
 
-def test_mc_is_unbiased():
+@pytest.mark.parametrize("estimator", ["mc", "gnb"])
+def test_mc_and_gnb_are_unbiased(estimator):
     """The mean over 4,000 draws lies within 5 standard errors of exact, entry by entry."""
-    params, batch = toy_params(), toy_batch(rows=4)
+    params, batch = toy_params(), toy_batch(rows=4, filler=1)
     exact = flatten(fisher([batch], params, estimator="exact").diagonal)
-    runs = [flatten(fisher([batch], params, seed=s, estimator="mc", draws=100).diagonal) for s in range(40)]
+    runs = [flatten(fisher([batch], params, seed=s, estimator=estimator, draws=400).diagonal) for s in range(10)]
     for path, value in exact.items():
         drawn = np.stack([run[path] for run in runs])
         error = drawn.std(0, ddof=1) / np.sqrt(len(runs))
         assert (np.abs(drawn.mean(0) - value) <= 5 * error + 1e-7).all(), path
+
+
+def test_batched_squares_the_mean_of_a_batch_and_warns():
+    params, batch = toy_params(), toy_batch(rows=6, filler=2)
+
+    def mean_nll(params):
+        nll, weight = TASK.loss(MODEL.apply(params, batch), batch)
+        return jnp.sum(nll) / jnp.sum(weight)
+
+    with pytest.warns(UserWarning, match="its scale shrinks with the batch"):
+        found = fisher([batch, batch], params, estimator="batched").diagonal
+    assert_leaves_close(found, {p: np.asarray(g) ** 2 for p, g in flatten(jax.grad(mean_nll)(params)).items()})
 
 
 def test_mc_does_not_depend_on_batching_or_chunks():

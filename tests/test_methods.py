@@ -56,7 +56,7 @@ def trained(method, base, steps=3, **optim):
 
 @pytest.mark.parametrize("names", [*METHODS, *CHAINS])
 def test_contract(names, base, tmp_path):
-    method = parse_chain(names)
+    method = parse_chain(names, {"ewc": EWC(way="vmapped")} if "ewc" in names else {})
     before = jax.tree.map(jnp.copy, base)
 
     assert from_json(to_json(method)) == method
@@ -210,7 +210,7 @@ def test_l2sp_penalty_by_plain_loops(base):
 
 
 def test_ewc_penalty_has_the_half_and_leaves_fresh_heads_out(base):
-    method = EWC(strength=7.0)
+    method = EWC(strength=7.0, way="vmapped")
     aux = method.prepare(context(base), jax.random.key(0))
     assert "new" not in aux["heads"] and "original" in aux["heads"]
     params = jax.tree.map(lambda x: x + 0.1, base)
@@ -223,7 +223,7 @@ def test_ewc_penalty_has_the_half_and_leaves_fresh_heads_out(base):
 
 def test_ewc_with_lora_penalises_the_merged_update(base):
     """½ λ Σ F ⊙ (s·A·B)² from the adapter's own matrices."""
-    method = parse_chain("lora+ewc", {"ewc": EWC(strength=3.0)})
+    method = parse_chain("lora+ewc", {"ewc": EWC(strength=3.0, way="vmapped")})
     lora = method.members[0]
     theta = method.init(base, jax.random.key(1))
     theta["layers"]["0"]["attention"]["query"]["lora_b"] += 0.5
@@ -312,7 +312,7 @@ def test_ewc_on_regression_takes_the_residual_variance_of_the_base():
     batch["label"] = batch["x"][:, 0]
     notes = []
     context = Context(MODEL, base, ("new",), Regress("original"), lambda n: [batch], notes.append)
-    aux = EWC(estimator="exact").prepare(context, jax.random.key(0))
+    aux = EWC(estimator="exact", way="vmapped").prepare(context, jax.random.key(0))
     predicted = np.asarray(MODEL.apply(base, batch)["logits"]["original"][:5, 0], np.float64)
     sigma = np.sqrt(np.mean((predicted - batch["label"][:5]) ** 2))
     # The head's bias has ∂f/∂b = 1 on every row.

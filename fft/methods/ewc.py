@@ -29,14 +29,16 @@ class EWC(Method):
     needs_original: ClassVar[bool] = True
     strength: float = 1000.0
     """λ"""
-    estimator: Literal["exact", "mc", "empirical"] = "mc"
+    estimator: Literal["exact", "mc", "empirical", "gnb", "batched"] = "mc"
     """labels of the Fisher pass: all of them weighted by the model, drawn from the model, or the data's"""
+    way: Literal["fused", "vmapped"] = "fused"
+    """one backward pass a batch, or vmap(grad) over `chunk` rows at a time, which works for any model"""
     samples: int = 512
     """original training rows the Fisher pass reads"""
     draws: int = 1
-    """labels drawn per row by `mc`"""
+    """labels drawn per row by `mc` and `gnb`"""
     chunk: int = 1
-    """rows whose gradients are held at once"""
+    """rows whose gradients `vmapped` holds at once"""
 
     def __post_init__(self):
         between("ewc.strength", self.strength, 0.0, math.inf)
@@ -57,6 +59,7 @@ class EWC(Method):
             key,
             estimator=self.estimator,
             draws=self.draws,
+            way=self.way,
             chunk=self.chunk,
             where=lambda path: not path.startswith(fresh),
             poll=context.poll,

@@ -1,0 +1,286 @@
+"""Sums of squared per-example gradients at the price of one ordinary gradient.
+
+The backward pass of every operation that consumes a parameter is swapped: for the parameter it returns
+Σ_b (gradient of example b)², for its input the true cotangent, so every operation below still sees the right signal.
+One `jax.grad` of the summed losses then gives Σ_b g_b² of all leaves. Model files stay plain: the operations are met
+through `flax.linen.intercept_methods`.
+
+Letters: B examples, T tokens, I inputs, O outputs, V rows of an embedding table, D its width.
+
+Two things would give wrong numbers in silence, and are refused by name instead. A parameter that two operations
+consume (a shared layer): the rules that consume each leaf are counted. A parameter that a model reads without a rule
+(`self.param` in a module not listed here): the model's own tree holds NaN wherever a rule is to deliver the leaf, so
+whatever reads it raw turns NaN. And interception is invisible to jit's cache: nothing under `Model.apply` may be
+jitted by itself, because a program traced there would be kept for training, or taken from it.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from fft.errors import InputError
+from fft.models.layers import Dense
+from fft.paths import flatten, unflatten
+
+
+def _rows(x: jax.Array) -> jax.Array:
+    """[B, ..., D] as float32 [B, T, D]; T is 1 for [B, D]."""
+    return x.reshape(x.shape[0], -1, x.shape[-1]).astype(jnp.float32)
+
+
+def _sum_squares(x: jax.Array) -> jax.Array:
+    """Σ_b (Σ_t x)²: [B, ..., D] -> [D]."""
+    return jnp.sum(jnp.square(jnp.sum(_rows(x), axis=1)), axis=0)
+
+
+def _product_squares(x: jax.Array, d: jax.Array) -> jax.Array:
+    """Σ_b (X_bᵀ Δ_b)² of x [B, ..., I] and d [B, ..., O] -> [I, O], one example's product at a time."""
+    x, d = _rows(x), _rows(d)
+    if x.shape[1] == 1:
+        return jnp.square(x[:, 0]).T @ jnp.square(d[:, 0])
+
+    def add(total, pair):
+        return total + jnp.square(pair[0].T @ pair[1]), None
+
+    return jax.lax.scan(add, jnp.zeros((x.shape[-1], d.shape[-1])), (x, d))[0]
+
+
+# --- the rules: forward as usual, the parameters' cotangents replaced by Σ_b g_b² ---
+
+
+@jax.custom_vjp
+def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """x W: [B, ..., I] [I, O] -> [B, ..., O]."""
+    return x @ kernel
+
+
+def _product_forward(x, kernel):
+    return x @ kernel, (x, kernel)
+
+
+def _product_backward(saved, d):
+    x, kernel = saved
+    return (d @ kernel.T).astype(x.dtype), _product_squares(x, d).astype(kernel.dtype)
+
+
+product.defvjp(_product_forward, _product_backward)
+
+
+@jax.custom_vjp
+def shift(x: jax.Array, bias: jax.Array) -> jax.Array:
+    """x + c: [B, ..., O] [O] -> [B, ..., O]."""
+    return x + bias
+
+
+def _shift_forward(x, bias):
+    return x + bias, None
+
+
+def _shift_backward(_, d):
+    return d, _sum_squares(d)
+
+
+shift.defvjp(_shift_forward, _shift_backward)
+
+
+@jax.custom_vjp
+def rescale(x: jax.Array, scale: jax.Array) -> jax.Array:
+    """x ⊙ s: [B, ..., D] [D] -> [B, ..., D]."""
+    return x * scale
+
+
+def _rescale_forward(x, scale):
+    return x * scale, (x, scale)
+
+
+def _rescale_backward(saved, d):
+    x, scale = saved
+    return d * scale, _sum_squares(x * d)
+
+
+rescale.defvjp(_rescale_forward, _rescale_backward)
+
+
+@jax.custom_vjp
+def lookup(ids: jax.Array, table: jax.Array, carrier: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Rows `ids` [B, T] of a table [V, D] -> [B, T, D], and `carrier` [B, T, D] handed on.
+
+    Equal ids of one example share a row, so their cotangents are summed before they are squared. The carrier is zero;
+    where the table is also an output layer, what comes back along it is that layer's gradient of the rows looked up,
+    and the cross term of (g_in + g_out)² = g_in² + 2 g_in g_out + g_out² is added here.
+    """
+    return table[ids], carrier
+
+
+def _lookup_forward(ids, table, carrier):
+    return (table[ids], carrier), (ids, table)
+
+
+def _lookup_backward(saved, cotangents):
+    ids, table = saved
+    d, out = (_rows(c) for c in cotangents)
+    equal = ids[:, :, None] == ids[:, None, :]
+    first = jnp.argmax(equal, axis=-1) == jnp.arange(ids.shape[1])
+    whole = jnp.einsum("bst,btd->bsd", equal.astype(jnp.float32), d)
+    squares = jnp.where(first[..., None], jnp.square(whole) + 2.0 * whole * out, 0.0)
+    total = jnp.zeros(table.shape).at[ids.reshape(-1)].add(squares.reshape(-1, table.shape[1]))
+    return None, total, jnp.zeros_like(cotangents[1])
+
+
+lookup.defvjp(_lookup_forward, _lookup_backward)
+
+
+@jax.custom_vjp
+def tied_product(x: jax.Array, table: jax.Array, ids: jax.Array, carrier: jax.Array) -> jax.Array:
+    """x Eᵀ: [B, T, D] [V, D] -> [B, T, V], for a table that `lookup` read with ids [B, T] and this carrier."""
+    return x @ table.T
+
+
+def _tied_forward(x, table, ids, carrier):
+    return x @ table.T, (x, table, ids)
+
+
+def _tied_backward(saved, d):
+    x, table, ids = saved
+
+    def add(total, example):
+        d, x, ids = example
+        gradient = d.T @ x
+        return total + jnp.square(gradient), gradient[ids]
+
+    total, rows = jax.lax.scan(add, jnp.zeros(table.shape), (_rows(d), _rows(x), ids))
+    return d @ table, total, None, rows
+
+
+tied_product.defvjp(_tied_forward, _tied_backward)
+
+
+# --- from modules to rules ---
+
+
+class Rules:
+    """An interceptor for one trace of a model's forward pass over `size` examples.
+
+    `leaves` are the parameters by path; `used` counts the rules that consumed each.
+    """
+
+    def __init__(self, leaves: dict[str, jax.Array], size: int):
+        self.leaves, self.size = leaves, size
+        self.used: Counter[str] = Counter()
+        self.looked_up: dict[str, tuple[jax.Array, jax.Array]] = {}
+
+    def __call__(self, next_fun: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
+        """Run the rule of a module's method, or the method itself where there is none."""
+        rule = RULES.get((type(context.module), context.method_name))
+        if rule is None or not context.module.path:
+            return next_fun(*args, **kwargs)
+        return rule(self, context.module, *args, **kwargs)
+
+    def take(self, module: nn.Module, name: str) -> jax.Array | None:
+        """The leaf `name` of a module, counted as consumed; None where the module has none."""
+        path = "/".join((*module.path, name))
+        if path in self.leaves:
+            self.used[path] += 1
+        return self.leaves.get(path)
+
+    def whole(self, module: nn.Module, x: jax.Array) -> jax.Array:
+        """`x`, which must have one row an example."""
+        if x.shape[0] != self.size:
+            raise InputError(
+                f"the fused Fisher pass needs one row an example at {'/'.join(module.path)}; it has {x.shape[0]} rows "
+                f"for {self.size} examples. Use the vmapped pass"
+            )
+        return x
+
+
+def _dense(rules: Rules, module: nn.Module, x: jax.Array, *_: Any) -> jax.Array:
+    y = product(rules.whole(module, x), rules.take(module, "kernel"))
+    bias = rules.take(module, "bias")
+    return y if bias is None else shift(y, bias)
+
+
+def _norm(rules: Rules, module: nn.Module, x: jax.Array, *_: Any) -> jax.Array:
+    bare = {"use_scale": False} | ({"use_bias": False} if hasattr(module, "use_bias") else {})
+    y = module.clone(parent=None, name=None, **bare).apply({}, rules.whole(module, x))
+    scale, bias = rules.take(module, "scale"), rules.take(module, "bias")
+    y = y if scale is None else rescale(y, scale)
+    return y if bias is None else shift(y, bias)
+
+
+def _embed(rules: Rules, module: nn.Module, ids: jax.Array) -> jax.Array:
+    table = rules.take(module, "embedding")
+    ids = jnp.broadcast_to(ids, (rules.size, *ids.shape[1:]))
+    rows, carrier = lookup(ids, table, jnp.zeros((*ids.shape, table.shape[1])))
+    rules.looked_up["/".join(module.path)] = ids, carrier
+    return rows
+
+
+def _attend(rules: Rules, module: nn.Module, x: jax.Array) -> jax.Array:
+    name = "/".join(module.path)
+    if name not in rules.looked_up:
+        raise InputError(f"the fused Fisher pass meets {name} as an output layer before it is looked up")
+    ids, carrier = rules.looked_up.pop(name)  # a second use finds nothing and is refused
+    return tied_product(rules.whole(module, x), rules.leaves[f"{name}/embedding"], ids, carrier)
+
+
+RULES = {
+    (Dense, "__call__"): _dense,
+    (nn.Dense, "__call__"): _dense,
+    (nn.LayerNorm, "__call__"): _norm,
+    (nn.RMSNorm, "__call__"): _norm,
+    (nn.Embed, "__call__"): _embed,
+    (nn.Embed, "attend"): _attend,
+}
+
+
+def forward(apply: Callable, params: dict, asked: dict, batch: dict) -> dict:
+    """`apply(params, batch)` whose gradient for `asked`, a tree of some of its leaves, is Σ_b g_b².
+
+    Errors: InputError naming the leaves asked for that no rule consumes, or more than one.
+    """
+    leaves = {**{path: jax.lax.stop_gradient(leaf) for path, leaf in flatten(params).items()}, **flatten(asked)}
+    poisoned = {path: jnp.full_like(leaf, jnp.nan) for path, leaf in leaves.items()}
+    rules = Rules(leaves, len(batch["weight"]))
+    with nn.intercept_methods(rules):
+        outputs = apply(unflatten(poisoned), batch)
+    wrong = {path: rules.used[path] for path in flatten(asked) if rules.used[path] != 1}
+    if wrong:
+        (path, times), *others = wrong.items()
+        raise InputError(
+            f"the fused Fisher pass cannot cover {path}: {times} rules consume it, expected 1"
+            + (f" (and {len(others)} more leaves)" if others else "")
+            + ". Use the vmapped pass, or leave it out"
+        )
+    return outputs
+
+
+def check_forward(apply: Callable, params: dict, batch: dict) -> None:
+    """Compare the rules' outputs with the model's own on one batch.
+
+    Errors: InputError naming a leaf that the model reads without a rule.
+    """
+    theirs = jax.jit(lambda params, batch: apply(params, batch)["logits"])(params, batch)
+    ours = jax.jit(lambda params, batch: forward(apply, params, params, batch)["logits"])(params, batch)
+    real = batch["weight"] > 0
+    for name, logits in theirs.items():
+        wanted, got = logits[real], ours[name][real]
+        if not bool(jnp.allclose(got, wanted, rtol=1e-4, atol=1e-4)):
+            raise InputError(_raw_reader(apply, params, batch))
+
+
+def _raw_reader(apply, params, batch):
+    leaves = flatten(params)
+
+    def breaks(path):
+        poisoned = {**leaves, path: jnp.full_like(leaves[path], jnp.nan)}
+        with nn.intercept_methods(Rules(leaves, len(batch["weight"]))):
+            outputs = apply(unflatten(poisoned), batch)
+        return any(bool(jnp.isnan(logits).any()) for logits in outputs["logits"].values())
+
+    raw = [path for path in leaves if breaks(path)]
+    where = f"reads {', '.join(raw)} without a rule" if raw else "does not compute what the model computes"
+    return f"the fused Fisher pass {where}; use the vmapped pass"

@@ -1,0 +1,303 @@
+"""The fused Fisher pass: every leaf of every family against float64 gradients taken one example at a time."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+import torch_models as theirs
+from flax import linen as nn
+
+from fft import fused, models
+from fft.errors import InputError
+from fft.fisher import diagonal_fisher
+from fft.models.layers import Dense
+from fft.paths import flatten
+from fft.tasks import Classify
+
+TOLERANCE = 1e-5  # ||a - b|| / ||b|| of every leaf
+KEY_BIAS = "attention/key/bias"  # softmax does not see it: its true gradient is 0 and what is left is noise
+
+
+def close(got, wanted, tolerance=TOLERANCE):
+    """Every leaf within the tolerance, key biases excepted."""
+    for path, leaf in flatten(wanted).items():
+        if not path.endswith(KEY_BIAS):
+            a, b = np.asarray(flatten(got)[path], np.float64), np.asarray(leaf, np.float64)
+            assert np.linalg.norm(a - b) <= tolerance * np.linalg.norm(b), path
+            assert np.linalg.norm(b) > 0, f"{path} has no gradient: the comparison says nothing"
+
+
+def loop(apply, params, batch, nll):
+    """Σ_b g_b² / N in float64, one example after another; nll(outputs, row) is a scalar."""
+    with jax.enable_x64(True):
+        params = jax.tree.map(lambda x: jnp.asarray(np.asarray(x), jnp.float64), params)
+        total = jax.tree.map(jnp.zeros_like, params)
+        real = np.flatnonzero(batch["weight"] > 0)
+        for b in real:
+            row = {name: value[b : b + 1] for name, value in batch.items()}
+            gradient = jax.grad(lambda p, row=row: nll(apply(p, row), row))(params)
+            total = jax.tree.map(lambda t, g: t + g**2, total, gradient)
+        return jax.tree.map(lambda t: np.asarray(t) / len(real), total)
+
+
+def cross_entropy(head):
+    def nll(outputs, row):
+        return -jax.nn.log_softmax(outputs["logits"][head])[0, row["label"][0]]
+
+    return nll
+
+
+def family_batch(family, rows=5):
+    """Padded rows with repeated ids, the last one filler."""
+    batch = theirs.batch(family, rows=rows, tokens=9)
+    batch["ids"][:, 2] = batch["ids"][:, 1]
+    weight = np.ones(rows, np.float32)
+    weight[-1] = 0
+    return {**batch, "label": np.arange(rows, dtype=np.int32) % 3, "weight": weight}
+
+
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
+
+@pytest.fixture(scope="module", params=sorted(theirs.FAMILIES))
+def family(request, tmp_path_factory):
+    """(name, Checkpoint with a second head) of a random small model."""
+    folder = tmp_path_factory.mktemp(request.param)
+    model = theirs.make(request.param, num_labels=3)
+    checkpoint = models.load(theirs.save(model, folder))
+    head = checkpoint.model.init_head(jax.random.key(3), 3)
+    heads = {**checkpoint.params["heads"], "second": jax.tree.map(lambda x: x + 0.1, head)}
+    return request.param, checkpoint._replace(params={**checkpoint.params, "heads": heads})
+
+
+def without(params, head):
+    """The parameters without another head."""
+    return {**params, "heads": {head: params["heads"][head]}}
+
+
+@pytest.mark.parametrize("head", ["original", "second"])
+def test_fused_and_vmapped_equal_the_loop_on_every_leaf(family, head):
+    name, checkpoint = family
+    batch, task = family_batch(name), Classify(head, ("a", "b", "c"))
+    expected = loop(checkpoint.model.apply, checkpoint.params, batch, cross_entropy(head))
+    for way in ("fused", "vmapped"):
+        settings = {"estimator": "empirical", "way": way, "chunk": 2}
+        got = diagonal_fisher(
+            checkpoint.model, task, checkpoint.params, [batch], jax.random.key(0), **settings
+        ).diagonal
+        close(without(got, head), without(expected, head))
+        other = "second" if head == "original" else "original"
+        assert all(float(jnp.abs(leaf).max()) == 0 for leaf in jax.tree.leaves(got["heads"][other]))
+
+
+@pytest.mark.parametrize("settings", [{"estimator": "exact"}, {"estimator": "mc", "draws": 3}], ids=["exact", "mc"])
+def test_fused_equals_vmapped_for_labels_of_the_model(family, settings):
+    name, checkpoint = family
+    batch, task = family_batch(name), Classify("original", ("a", "b", "c"))
+    arguments = (checkpoint.model, task, checkpoint.params, [batch, batch], jax.random.key(1))
+    fused_way, vmapped = (diagonal_fisher(*arguments, way=way, **settings) for way in ("fused", "vmapped"))
+    close(without(fused_way.diagonal, "original"), without(vmapped.diagonal, "original"))
+    assert fused_way[1:] == vmapped[1:] and fused_way.examples == 8
+
+
+def test_fused_equals_torch_autograd_on_the_same_weights(tmp_path):
+    model = theirs.make("bert", num_labels=3)
+    checkpoint = models.load(theirs.save(model, tmp_path))
+    batch = family_batch("bert")
+    total = {}
+    inputs = theirs.inputs("bert", batch)
+    for b in range(4):
+        model.zero_grad()
+        logits = model(**{name: value[b : b + 1] for name, value in inputs.items()}).logits
+        torch.nn.functional.cross_entropy(logits, torch.tensor(batch["label"][b : b + 1]).long()).backward()
+        for name, parameter in model.named_parameters():
+            total[name] = total.get(name, 0) + parameter.grad.double().numpy() ** 2 / 4
+    got = diagonal_fisher(
+        checkpoint.model,
+        Classify("original", ("a", "b", "c")),
+        checkpoint.params,
+        [batch],
+        jax.random.key(0),
+        estimator="empirical",
+    ).diagonal
+    pairs = {
+        "bert.embeddings.word_embeddings.weight": got["embed"]["word"]["embedding"],
+        "bert.embeddings.token_type_embeddings.weight": got["embed"]["type"]["embedding"],
+        "bert.encoder.layer.0.attention.self.query.weight": got["layers"]["0"]["attention"]["query"]["kernel"].T,
+        "bert.encoder.layer.1.output.dense.weight": got["layers"]["1"]["mlp"]["down"]["kernel"].T,
+        "bert.encoder.layer.1.output.LayerNorm.weight": got["layers"]["1"]["mlp_norm"]["scale"],
+        "bert.pooler.dense.bias": got["pooler"]["bias"],
+        "classifier.weight": got["heads"]["original"]["out"]["kernel"].T,
+    }
+    close({name.replace("/", "."): leaf for name, leaf in pairs.items()}, {name: total[name] for name in pairs})
+
+
+# --- a tiny decoder: no biases, fused projections, RMS norm, tied output embeddings ---
+
+
+class Decoder(nn.Module):
+    """A causal language model [B, T] -> logits [B, T, V]."""
+
+    tied: bool = True
+
+    @nn.compact
+    def __call__(self, ids):
+        table = nn.Embed(11, 8, name="embed")
+        x = table(ids)
+        query, key, value = jnp.split(nn.Dense(24, use_bias=False, name="qkv")(nn.RMSNorm(name="norm")(x)), 3, -1)
+        scores = jnp.where(jnp.tril(jnp.ones((ids.shape[1],) * 2)) > 0, query @ key.swapaxes(-1, -2), -1e9)
+        x = x + nn.Dense(8, use_bias=False, name="out")(jax.nn.softmax(scores) @ value)
+        return table.attend(x) if self.tied else nn.Dense(11, use_bias=False, name="head")(x)
+
+
+class LanguageModel:
+    """Next-token prediction; the nll of a sequence is the sum over its tokens."""
+
+    name, kind = "lm", "language"
+
+    @staticmethod
+    def apply(params, batch, key=None):
+        return {"logits": {"lm": Decoder(tied="head" not in params).apply({"params": params}, batch["ids"])}}
+
+    @staticmethod
+    def loss(outputs, batch):
+        logp = jax.nn.log_softmax(outputs["logits"]["lm"][:, :-1].astype(jnp.float32))
+        nll = -jnp.take_along_axis(logp, batch["label"][:, 1:, None], axis=-1)[..., 0]
+        return jnp.sum(nll * batch["mask"][:, 1:], axis=1) * (batch["weight"] > 0), batch["weight"]
+
+    @staticmethod
+    def sample(key, logits):
+        drawn = jax.random.categorical(key, logits)
+        return jnp.concatenate([jnp.zeros_like(drawn[:, :1]), drawn[:, :-1]], axis=1)
+
+
+def decoder(tied=True):
+    """(params, batch) with repeated tokens, padding and a filler row."""
+    rng = np.random.default_rng(0)
+    ids = rng.integers(0, 11, (4, 7)).astype(np.int32)
+    ids[:, 3] = ids[:, 1]
+    params = Decoder(tied).init(jax.random.key(0), ids)["params"]
+    params = jax.tree.map(lambda x: x + 0.3 * jax.random.normal(jax.random.key(x.size), x.shape), params)
+    mask = (np.arange(7)[None] < np.array([7, 5, 6, 7])[:, None]).astype(np.int32)
+    return params, {"ids": ids, "label": ids, "mask": mask, "weight": np.array([1, 1, 1, 0], np.float32)}
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_language_model_squares_the_summed_nll_of_a_sequence(tied):
+    params, batch = decoder(tied)
+
+    def nll(outputs, row):
+        return LanguageModel.loss(outputs, row)[0][0]
+
+    expected = loop(LanguageModel.apply, params, batch, nll)
+    for way in ("fused", "vmapped"):
+        got = diagonal_fisher(
+            LanguageModel, LanguageModel, params, [batch], jax.random.key(0), estimator="empirical", way=way
+        ).diagonal
+        close(got, expected)
+
+
+def test_a_language_model_draws_the_same_tokens_either_way():
+    params, batch = decoder()
+    ways = [
+        diagonal_fisher(LanguageModel, LanguageModel, params, [batch], jax.random.key(0), draws=2, way=way).diagonal
+        for way in ("fused", "vmapped")
+    ]
+    close(*ways)
+
+
+# --- what is refused, and the two traps ---
+
+
+class Twice(nn.Module):
+    """A layer used twice."""
+
+    @nn.compact
+    def __call__(self, x):
+        layer = Dense(3, name="layer")
+        return layer(jnp.tanh(layer(x)))
+
+
+class Raw(nn.Module):
+    """A rule's layer, and its kernel read a second time without one."""
+
+    @nn.compact
+    def __call__(self, x):
+        layer = Dense(3, name="layer")
+        y = layer(x)
+        return y + jnp.sum(layer.get_variable("params", "kernel"))
+
+
+class Unknown(nn.Module):
+    """A parameter of a module that no rule knows."""
+
+    @nn.compact
+    def __call__(self, x):
+        return x * self.param("scale", nn.initializers.ones, (3,))
+
+
+class Shared(nn.Module):
+    """A dense layer on one row for the whole batch."""
+
+    @nn.compact
+    def __call__(self, x):
+        return x + Dense(3, name="layer")(jnp.ones((1, 3)))
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (Twice(), "cannot cover layer/(kernel|bias): 2 rules consume it, expected 1"),
+        (Raw(), "reads layer/kernel without a rule"),
+        (Unknown(), "cannot cover scale: 0 rules consume it, expected 1"),
+        (Shared(), "one row an example at layer; it has 1 rows for 2"),
+    ],
+    ids=["twice", "raw", "unknown", "shared"],
+)
+def test_what_is_not_covered_exactly_once_is_refused_by_name(module, message):
+    batch = {"x": np.ones((2, 3), np.float32), "label": np.zeros(2, np.int32), "weight": np.ones(2, np.float32)}
+    params = module.init(jax.random.key(0), batch["x"])["params"]
+
+    class Model:
+        @staticmethod
+        def apply(params, batch, key=None):
+            return {"logits": {"original": module.apply({"params": params}, batch["x"])}}
+
+    arguments = (Model, Classify("original", ("a", "b", "c")), params, [batch], jax.random.key(0))
+    with pytest.raises(InputError, match=message):
+        diagonal_fisher(*arguments)
+    assert diagonal_fisher(*arguments, way="vmapped").examples == 2
+
+
+def test_the_pass_and_training_do_not_see_each_others_programs(family):
+    """Interception is invisible to jit's cache: the gradient and the Fisher stay bit for bit."""
+    name, checkpoint = family
+    batch, task = family_batch(name), Classify("original", ("a", "b", "c"))
+
+    def loss(params):
+        return jnp.sum(task.loss(checkpoint.model.apply(params, batch), batch)[0])
+
+    def fisher():
+        arguments = (checkpoint.model, task, checkpoint.params, [batch], jax.random.key(0))
+        return diagonal_fisher(*arguments, estimator="empirical").diagonal
+
+    first = fisher()
+    plain = jax.grad(loss)(checkpoint.params)
+    second = fisher()
+    again = jax.grad(loss)(checkpoint.params)
+    for a, b in ((first, second), (plain, again)):
+        assert all(x.tobytes() == y.tobytes() for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
+
+def test_only_the_leaves_asked_for(family):
+    name, checkpoint = family
+    arguments = (checkpoint.model, Classify("original", ("a", "b", "c")), checkpoint.params, [family_batch(name)])
+    whole = diagonal_fisher(*arguments, jax.random.key(0)).diagonal
+    some = diagonal_fisher(*arguments, jax.random.key(0), where=lambda path: path.startswith("layers/1")).diagonal
+    assert list(some) == ["layers"] and list(some["layers"]) == ["1"]
+    close(some, {"layers": {"1": whole["layers"]["1"]}})
+
+
+def test_rules_name_every_module_they_know():
+    assert {module.__name__ for module, _ in fused.RULES} == {"Dense", "LayerNorm", "RMSNorm", "Embed"}
