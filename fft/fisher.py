@@ -66,7 +66,7 @@ def diagonal_fisher(
     package's models; `vmapped` takes `vmap(grad)` over `chunk` rows at a time and works for any function.
 
     Errors: InputError for an unknown estimator or way, for no examples, for a model that the fused way does not
-    cover, and for a gradient that is not finite, by path and row. Warns of `batched`.
+    cover, and for a gradient that is not finite, by path. Warns of `batched`.
     """
     for what, value, known in (("estimator", estimator, ESTIMATORS), ("way", way, WAYS)):
         if value not in known:
@@ -82,18 +82,21 @@ def diagonal_fisher(
     for batch in batches:
         poll()
         numbered = {**batch, "row": np.arange(rows, rows + len(batch["weight"]), dtype=np.int32)}
-        if rows == 0 and squares is _squares_fused:
-            fused.check_forward(model.apply, params, batch)
         total = add(total, asked, params, numbered, key)
+        if rows == 0 and squares is _squares_fused and not _finite(total):
+            fused.refuse_raw_readers(model.apply, params, batch)
         rows += len(batch["weight"])
         examples += int(np.sum(batch["weight"] > 0))
     if examples == 0:
         raise InputError("the Fisher information needs at least one example of the original task, got none")
     diagonal = jax.tree.map(lambda leaf: leaf / examples, total)
-    bad = [path for path, leaf in flatten(diagonal).items() if not bool(jnp.isfinite(leaf).all())]
-    if bad:
+    if bad := [path for path, leaf in flatten(diagonal).items() if not _finite(leaf)]:
         raise InputError(f"the Fisher information of {bad[0]} is not finite (and {len(bad) - 1} more leaves)")
     return Fisher(diagonal, estimator, examples, draws if estimator in ("mc", "gnb") else 1)
+
+
+def _finite(tree):
+    return all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(tree))
 
 
 def _add(squares, model, task, estimator, draws, chunk, total, asked, params, batch, key):

@@ -249,7 +249,7 @@ class Shared(nn.Module):
     ("module", "message"),
     [
         (Twice(), "cannot cover layer/(kernel|bias): 2 rules consume it, expected 1"),
-        (Raw(), "reads layer/kernel without a rule"),
+        (Raw(), "the model reads layer/kernel without a rule"),
         (Unknown(), "cannot cover scale: 0 rules consume it, expected 1"),
         (Shared(), "one row an example at layer; it has 1 rows for 2"),
     ],

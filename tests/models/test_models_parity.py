@@ -57,8 +57,12 @@ def mean_loss(params, model, batch, label):
 @pytest.mark.parametrize(("family", "overrides"), CASES)
 def test_logits_gradients_and_the_way_back(family, overrides, tmp_path):
     theirs = oracle.make(family, **overrides)
-    checkpoint = models.load(oracle.save(theirs, tmp_path / "theirs"))
-    batch = case_batch(family, overrides)
+    folder = oracle.save(theirs, tmp_path / "theirs")
+    agree(theirs, models.load(folder), family, case_batch(family, overrides), tmp_path / "ours")
+
+
+def agree(theirs, checkpoint, family, batch, folder):
+    """Logits, the gradient of the mean loss leaf by leaf, and the logits of what torch loads of what we save."""
     expected = oracle.logits(theirs, family, batch)
     label = targets(expected.shape[1], len(expected))
     slope = jax.jit(jax.grad(mean_loss, has_aux=True), static_argnums=1)
@@ -66,7 +70,7 @@ def test_logits_gradients_and_the_way_back(family, overrides, tmp_path):
     oracle.close(logits, expected)
     compare_gradients(theirs, checkpoint, family, batch, label, flatten(gradients))
 
-    saved = models.save(checkpoint, tmp_path / "ours")
+    saved = models.save(checkpoint, folder)
     back = AutoModelForSequenceClassification.from_pretrained(saved).eval()
     np.testing.assert_array_equal(oracle.logits(back, family, batch), expected)
 
@@ -138,7 +142,7 @@ def test_activations(activation):
     np.testing.assert_allclose(ACTIVATIONS[activation](x), ACT2FN[activation](torch.tensor(x)).numpy(), atol=2e-6)
 
 
-def test_minilm_parity():
+def test_minilm_parity(tmp_path):
     from transformers import AutoModel
 
     from fft.errors import MachineError
@@ -160,3 +164,12 @@ def test_minilm_parity():
         pooled = theirs(**oracle.inputs("bert", batch)).pooler_output.numpy()
     oracle.close(outputs["pooled"], pooled)
     oracle.close(outputs["logits"]["new"], pooled @ np.asarray(head["out"]["kernel"]))
+
+    heads = {"params": {**checkpoint.params, "heads": {"original": head}}, "primary": "original"}
+    checkpoint = checkpoint._replace(**heads, heads={"original": models.Head("classification", ("a", "b", "c"))})
+    models.save(checkpoint, tmp_path / "head")
+    theirs = AutoModelForSequenceClassification.from_pretrained(tmp_path / "head").eval()
+    agree(theirs, models.load(tmp_path / "head"), "bert", batch, tmp_path / "back")
+    wider = {name: np.pad(value, ((0, 0), (0, 8))) for name, value in batch.items()}
+    short, long = (checkpoint.model.apply(checkpoint.params, each)["logits"]["original"] for each in (batch, wider))
+    oracle.close(long, short, 1e-6)

@@ -1,0 +1,157 @@
+"""The diagonal Fisher of one batch by several roads, in units of one ordinary gradient of the same batch.
+
+    python -m experiments.benchmarks.fisher [--rounds 7] [--steps 2]
+
+MiniLM with a head of two classes, B = 32 rows, T = 40 tokens with padding, float32, dropout off, labels of the data,
+2 threads. The contenders take turns in one process; each one's peak memory is that of a process of its own, less what
+the process held before the first pass. `torch.func` is vmap(grad) over the whole batch, `loop` the gradients of one
+row after another in torch, `batched` the loop at the batch's own size: as cheap as a gradient, and not the Fisher.
+"""
+
+import json
+import resource
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from experiments.benchmarks import step as step_benchmark
+from experiments.benchmarks.step import LABELS, THREADS, alternate, make_batch
+from fft import models
+from fft.allocator import keep_freed_memory
+from fft.fisher import _add, _squares_fused, _squares_vmapped
+from fft.paths import flatten
+from fft.tasks import Classify
+from fft.tasks.demo import minilm_folder
+
+T, CHUNKS = 40, (1, 4)
+
+
+def ours(way: str, chunk: int = 1) -> Callable[[], dict]:
+    """Σ_b g_b² of the batch with the data's labels by path, or with `unit` the ordinary gradient."""
+    checkpoint = models.load(minilm_folder())
+    head = checkpoint.model.init_head(jax.random.key(0), len(LABELS))
+    params, task = {**checkpoint.params, "heads": {"new": head}}, Classify("new", LABELS)
+    batch = {**make_batch(), "row": np.arange(step_benchmark.B, dtype=np.int32)}
+    key = jax.random.key(1)
+
+    def unit(total, asked, params, batch, key):
+        return jax.grad(lambda p: jnp.sum(task.loss(checkpoint.model.apply(p, batch), batch)[0]))(params)
+
+    def squares(total, asked, params, batch, key):
+        road = _squares_fused if way == "fused" else _squares_vmapped
+        return _add(road, checkpoint.model, task, "empirical", 1, chunk, total, asked, params, batch, key)
+
+    run = jax.jit(unit if way == "unit" else squares)
+    total = jax.tree.map(jnp.zeros_like, params)
+    return lambda: flatten(jax.block_until_ready(run(total, params, params, batch, key)))
+
+
+def theirs(road: str) -> Callable[[], object]:
+    """The same in torch: vmap(grad), the loop over rows, or the squared gradient of the batch's mean."""
+    from transformers import AutoModelForSequenceClassification
+
+    options = {"num_labels": len(LABELS), "attn_implementation": "eager"}
+    model = AutoModelForSequenceClassification.from_pretrained(minilm_folder(), **options).eval()
+    names = {"input_ids": "ids", "attention_mask": "mask", "token_type_ids": "types"}
+    batch = make_batch()
+    inputs = {name: torch.tensor(batch[ours]).long() for name, ours in names.items()}
+    labels = torch.tensor(batch["label"]).long()
+    params = {name: parameter.detach() for name, parameter in model.named_parameters()}
+
+    def nll(params, inputs, label):
+        row = {name: value[None] for name, value in inputs.items()}
+        logits = torch.func.functional_call(model, params, (), row).logits
+        return torch.nn.functional.cross_entropy(logits, label[None])
+
+    def vmapped():
+        per_row = torch.func.vmap(torch.func.grad(nll), in_dims=(None, 0, 0))(params, inputs, labels)
+        return {name: gradient.square().sum(0) for name, gradient in per_row.items()}
+
+    def looped(rows: int):
+        total = {name: torch.zeros_like(value) for name, value in params.items()}
+        for start in range(0, len(labels), rows):
+            model.zero_grad()
+            picked = {name: value[start : start + rows] for name, value in inputs.items()}
+            model(**picked, labels=labels[start : start + rows]).loss.backward()
+            for name, parameter in model.named_parameters():
+                total[name] += parameter.grad.square()
+        return total
+
+    return {"torch.func": vmapped, "loop": lambda: looped(1), "batched": lambda: looped(len(labels))}[road]
+
+
+CONTENDERS = {
+    "unit": lambda: ours("unit"),
+    "fused": lambda: ours("fused"),
+    **{f"vmapped, chunk {chunk}": lambda chunk=chunk: ours("vmapped", chunk) for chunk in CHUNKS},
+    "torch.func": lambda: theirs("torch.func"),
+    "loop": lambda: theirs("loop"),
+    "batched": lambda: theirs("batched"),
+}
+
+
+def peak(name: str) -> float:
+    """MB that three passes of a contender add to a process that has loaded and compiled nothing else."""
+    command = [sys.executable, "-m", "experiments.benchmarks.fisher", "--only", name]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return float(done.stdout.splitlines()[-1])
+
+
+def main(rounds: int = 7, steps: int = 2, only: str | None = None) -> None:
+    """Measure, print the table and, last, the figures as JSON. `only` prints the peak memory of one contender."""
+    keep_freed_memory()
+    torch.set_num_threads(THREADS)
+    step_benchmark.T = T
+    if only:
+        take = CONTENDERS[only]()
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        for _ in range(3):
+            take()
+        print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+        return
+    memory = {name: peak(name) for name in CONTENDERS}
+    made = {name: make() for name, make in CONTENDERS.items()}
+    reference, fused = (made[name]() for name in ("vmapped, chunk 1", "fused"))
+    worst = max(
+        (float(jnp.linalg.norm(fused[path] - leaf) / jnp.linalg.norm(leaf)), path)
+        for path, leaf in reference.items()
+        if not path.endswith("attention/key/bias")
+    )
+    seconds = alternate(made, rounds, steps)
+    table = Table("road", "median ms", "min-max ms", "units (quartiles over rounds)", "MB added", "of a gradient's")
+    units = {}
+    for name, times in seconds.items():
+        paired = [mine / unit for mine, unit in zip(times, seconds["unit"], strict=True)]
+        units[name] = statistics.median(paired)
+        low, _, high = statistics.quantiles(paired)
+        table.add_row(
+            name,
+            f"{1e3 * statistics.median(times):.0f}",
+            f"{1e3 * min(times):.0f}-{1e3 * max(times):.0f}",
+            f"{units[name]:.2f} ({low:.2f}-{high:.2f})",
+            f"{memory[name]:.0f}",
+            f"{memory[name] / memory['unit']:.2f}",
+        )
+    Console(width=110).print(table)
+    print(f"fused against vmapped, worst leaf: {worst[0]:.1e} ({worst[1]})")
+    figures = {
+        "fused_time": units["fused"],
+        "fused_memory": memory["fused"] / memory["unit"],
+        "vmapped_time": min(units[f"vmapped, chunk {chunk}"] for chunk in CHUNKS),
+        "torch_func_time": units["torch.func"],
+        "loop_time": units["loop"],
+    }
+    print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
