@@ -113,7 +113,7 @@ def _run(job: Job, directory: Path, journal: Journal, stop: StopFlag, known: dic
     steps, kept_step, skipped = int(state.step), int(state.step), int(state.skipped)
     if job.experiment.retention.keep == "best" and best_step != steps:
         del state  # the restored step takes its place in memory
-        state, kept_step = checkpoints.restore(jax.eval_shape(job.trainable.init), best_step).tree, best_step
+        kept_step, state = _restore_best(best_step, jax.eval_shape(job.trainable.init), checkpoints, journal)
     params = finished_params(job.experiment.method, job.base, state.theta)
     with journal.clock("scoring"):
         after = scorer.test(params)
@@ -144,6 +144,16 @@ def _start(job: Job, checkpoints: Checkpoints, journal: Journal) -> tuple[TrainS
     journal.resume(step, extra["seconds"])
     journal.say(f"resuming at step {step} of {job.steps}")
     return state, extra["history"]
+
+
+def _restore_best(step: int, like: TrainState, checkpoints: Checkpoints, journal: Journal) -> tuple[int, TrainState]:
+    """The saved state of the best step, or of the latest good one where the best is damaged on disk."""
+    try:
+        return step, checkpoints.restore(like, step).tree
+    except InputError as error:
+        journal.say(f"warning: the best step cannot be kept, the latest good one is: {error}")
+    found = checkpoints.restore(like)
+    return found.step, found.tree
 
 
 def _train(

@@ -11,7 +11,7 @@ import pytest
 import tiny_checkpoint
 from tiny_runs import events, fft, finish, outcome, start, tune
 
-from fft import restore, run
+from fft import restore, retention, run
 from fft.checkpoint import Checkpoints
 from fft.record import RunLock
 
@@ -160,17 +160,37 @@ def stopped(tiny, tmp_path, monkeypatch):
     return tmp_path / "run"
 
 
-def test_a_damaged_step_is_passed_over_with_a_warning_and_the_end_is_the_same(tiny, whole, stopped):
-    arrays = stopped / "checkpoints" / "00000006" / "arrays"
-    largest = max((path for path in arrays.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+def damage(step):
+    """Flip a bit of the largest file of a saved step."""
+    files = [path for path in (step / "arrays").rglob("*") if path.is_file()]
+    largest = max(files, key=lambda path: path.stat().st_size)
     content = bytearray(largest.read_bytes())
     content[len(content) // 2] ^= 1
     largest.write_bytes(content)
+
+
+def test_a_damaged_step_is_passed_over_with_a_warning_and_the_end_is_the_same(tiny, whole, stopped):
+    damage(stopped / "checkpoints" / "00000006")
     answer = tune(tiny, stopped, *FLAGS)
     assert answer.code == 0 and "warning: step 6" in answer.err and "resuming at step 3" in answer.err
     assert outcome(stopped) == outcome(whole)
     scores = [event["step"] for event in events(stopped) if event["event"] == "score"]
     assert scores == [0, 3, 6, 9, 12]
+
+
+def test_where_the_best_step_is_damaged_the_latest_is_kept_with_a_warning(tiny, tmp_path, monkeypatch):
+    out, train = tmp_path / "run", run._train
+
+    def train_and_damage(*arguments):
+        ended = train(*arguments)
+        damage(out / "checkpoints" / "00000003")
+        return ended
+
+    monkeypatch.setattr(retention, "best", lambda history: min(1, len(history) - 1))
+    monkeypatch.setattr(run, "_train", train_and_damage)
+    answer = tune(tiny, out, *FLAGS[:-1], "best")
+    assert answer.code == 0 and "the best step cannot be kept, the latest good one is" in answer.err
+    assert (answer.json["best_step"], answer.json["kept_step"]) == (3, STEPS)
 
 
 # --- changes ---
