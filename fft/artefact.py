@@ -12,6 +12,8 @@ from fft.errors import InputError
 from fft.paths import Params, flatten, unflatten
 from fft.record import replace_file, write_json, writing
 
+_AGAIN = "remove the folder, and the command that made it makes it again"
+
 
 def save_artefact(folder: str | Path, tree: Params, provenance: Mapping[str, Any]) -> None:
     """Write `tree` to FOLDER/tensors.safetensors and `provenance` with its sha256 to FOLDER/provenance.json.
@@ -42,10 +44,10 @@ def load_artefact(folder: str | Path) -> tuple[Params, dict[str, Any]]:
         provenance = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
         payload = (folder / "tensors.safetensors").read_bytes()
     except OSError as error:
-        raise InputError(f"{folder} is not a finished artefact: {error.strerror}: {error.filename}") from None
+        raise InputError(f"{folder} is not a finished artefact: {error.strerror}: {error.filename}; {_AGAIN}") from None
     except ValueError as error:
-        raise InputError(f"{folder}/provenance.json is not JSON: {error}") from None
+        raise InputError(f"{folder}/provenance.json is not JSON: {error}; {_AGAIN}") from None
     wanted = provenance.get("sha256") if isinstance(provenance, dict) else None
     if hashlib.sha256(payload).hexdigest() != wanted:
-        raise InputError(f"{folder}/tensors.safetensors is not the file that was written: its sha256 differs")
+        raise InputError(f"{folder}/tensors.safetensors is not the file that was written: its sha256 differs; {_AGAIN}")
     return unflatten({path: jnp.asarray(array) for path, array in load(payload).items()}), provenance

@@ -55,6 +55,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         if as_json and left.code:
             _print_json({"error": "wrong usage, as told on standard error", "exit_code": left.code})
         return left.code or 0  # the parsers have printed the help, or what is wrong with the flags
+    except RuntimeError as error:
+        if "out of memory" not in str(error).lower():
+            raise
+        reason = MachineError(
+            f"{str(error).splitlines()[0]} Lower --batch-size or --max-length, or use a larger machine."
+        )
+        return _fail(str(reason), reason.exit_code, as_json)
     except OSError as error:
         if error.errno not in DISK:
             raise

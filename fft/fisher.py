@@ -35,6 +35,10 @@ ESTIMATORS = (*PER_EXAMPLE, *PER_BATCH)
 WAYS = ("fused", "vmapped")
 
 
+class FisherWarning(UserWarning):
+    """An estimate that is not the Fisher information."""
+
+
 class Fisher(NamedTuple):
     """The diagonal, shaped like the parameters asked for, and what it was estimated from."""
 
@@ -72,7 +76,8 @@ def diagonal_fisher(
         if value not in known:
             raise InputError(f"unknown Fisher {what} {value!r}; known are {', '.join(known)}")
     if estimator == "batched":
-        warnings.warn("the batched estimator squares a mean: its scale shrinks with the batch", stacklevel=2)
+        text = "the batched estimator squares a mean: its scale shrinks with the batch, and the best λ moves with it"
+        warnings.warn(text, FisherWarning, stacklevel=2)
     leaves = flatten(params)
     asked = unflatten({path: leaf for path, leaf in leaves.items() if where(path)})
     total = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), asked)
@@ -176,6 +181,7 @@ def _squares_of_a_batch(model, task, labels_of, chunk, asked, params, batch):
 def _in_chunks(batch, chunk):
     """A batch [B, ...] as [chunks, chunk, 1, ...]; the last chunk is filled up with rows of weight 0."""
     size = len(batch["weight"])
+    chunk = min(chunk, size)
     take = np.minimum(np.arange(-(-size // chunk) * chunk), size - 1)
     filler = np.arange(len(take)) >= size
     rows = {name: jnp.asarray(values)[take] for name, values in batch.items()}

@@ -109,6 +109,10 @@ def _run(job: Job, directory: Path, journal: Journal, stop: StopFlag, known: dic
         _score(job, state, history, scorer, journal, None)
         _save(state, history, checkpoints, journal)
     state, stopped = _train(job, state, history, checkpoints, scorer, journal, stop)
+    if int(state.skipped):
+        journal.say(
+            f"warning: {int(state.skipped)} of {int(state.step)} steps were skipped: loss or gradient not finite"
+        )
     best_step = history[retention.best(history)]["step"]
     steps, kept_step, skipped = int(state.step), int(state.step), int(state.skipped)
     if job.experiment.retention.keep == "best" and best_step != steps:

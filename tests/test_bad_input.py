@@ -274,6 +274,15 @@ def test_a_full_disk_ends_with_exit_code_3_and_the_run_can_go_on(tiny, tmp_path)
     assert tune(tiny, run, *QUICK).code == 0 and outcome(run) == outcome(tmp_path / "whole")
 
 
+def test_no_memory_ends_with_exit_code_3(tiny, tmp_path, monkeypatch):
+    def full(*_):
+        raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1792058943192 bytes.")
+
+    monkeypatch.setattr("fft.run._train", full)
+    answer = tune(tiny, tmp_path / "run", *QUICK)
+    assert answer.code == 3 and "Out of memory allocating 1792058943192 bytes. Lower --batch-size" in answer.err
+
+
 def test_no_network(tiny, tmp_path):
     nowhere = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_CACHE": str(tmp_path / "hub")}
     arguments = ("--model", "hf:some/model", "--new", tiny / "new.csv", "--out", tmp_path / "run")

@@ -330,3 +330,11 @@ def test_a_chain_finishes_with_every_member(base):
 
     moved = jax.tree.map(lambda x: x + 1.0, base)
     assert max_difference((LoRA() + Halfway()).finish(base, moved), jax.tree.map(lambda x: x + 0.5, base)) < 1e-6
+
+
+def test_ewc_notes_that_batched_is_not_the_fisher_and_bounds_its_draws(base):
+    notes = []
+    EWC(estimator="batched").prepare(context(base)._replace(note=notes.append), jax.random.key(0))
+    assert any("warning: the batched estimator squares a mean" in note for note in notes)
+    with pytest.raises(InputError, match=r"ewc\.draws must be between 1 and 10000"):
+        EWC(draws=10**20)

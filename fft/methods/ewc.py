@@ -1,6 +1,7 @@
 """Elastic weight consolidation: parameters that the original task depends on are held where they were."""
 
 import math
+import warnings
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -8,10 +9,12 @@ import jax
 import jax.numpy as jnp
 
 from fft.errors import InputError
-from fft.fisher import diagonal_fisher
+from fft.fisher import FisherWarning, diagonal_fisher
 from fft.methods.base import Context, Method, leaf_sum
 from fft.paths import Params, flatten
 from fft.schema import at_least, between
+
+MOST_DRAWS = 10_000  # they are drawn, and held, all at once
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,9 @@ class EWC(Method):
 
     def __post_init__(self):
         between("ewc.strength", self.strength, 0.0, math.inf)
-        for name in ("samples", "draws", "chunk"):
-            at_least(f"ewc.{name}", getattr(self, name), 1)
+        at_least("ewc.samples", self.samples, 1)
+        at_least("ewc.chunk", self.chunk, 1)
+        between("ewc.draws", self.draws, 1, MOST_DRAWS)
 
     def prepare(self, context: Context, key: jax.Array) -> Params:
         """The diagonal Fisher [leaf shapes] over every parameter but fresh heads."""
@@ -51,19 +55,23 @@ class EWC(Method):
             raise InputError("EWC measures the original task: give --original")
         fresh = tuple(f"heads/{name}/" for name in context.fresh_heads)
         task = context.original.calibrated(lambda: context.predictions(self.samples))
-        fisher = diagonal_fisher(
-            context.model,
-            task,
-            context.base,
-            context.batches(self.samples),
-            key,
-            estimator=self.estimator,
-            draws=self.draws,
-            way=self.way,
-            chunk=self.chunk,
-            where=lambda path: not path.startswith(fresh),
-            poll=context.poll,
-        )
+        with warnings.catch_warnings(record=True) as told:
+            fisher = diagonal_fisher(
+                context.model,
+                task,
+                context.base,
+                context.batches(self.samples),
+                key,
+                estimator=self.estimator,
+                draws=self.draws,
+                way=self.way,
+                chunk=self.chunk,
+                where=lambda path: not path.startswith(fresh),
+                poll=context.poll,
+            )
+        for warning in told:
+            if warning.category is FisherWarning:
+                context.note(f"warning: {warning.message}")
         trace = sum(float(jnp.sum(leaf)) for leaf in jax.tree.leaves(fisher.diagonal))
         sigma = f", residual sd {task.sigma:.4g}" if task.kind == "regression" else ""
         context.note(f"Fisher ({fisher.estimator}) over {fisher.examples} original rows: trace {trace:.4g}{sigma}")
