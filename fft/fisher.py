@@ -26,7 +26,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fft import fused
 from fft.errors import InputError
 from fft.paths import Params, flatten, overlay, unflatten
 
@@ -89,7 +88,9 @@ def diagonal_fisher(
         numbered = {**batch, "row": np.arange(rows, rows + len(batch["weight"]), dtype=np.int32)}
         total = add(total, asked, params, numbered, key)
         if rows == 0 and squares is _squares_fused and not _finite(total):
-            fused.refuse_raw_readers(model.apply, params, batch)
+            from fft.fused import refuse_raw_readers
+
+            refuse_raw_readers(model.apply, params, batch)
         rows += len(batch["weight"])
         examples += int(np.sum(batch["weight"] > 0))
     if examples == 0:
@@ -146,8 +147,10 @@ def _zeros(asked):
 
 
 def _squares_fused(model, task, labels_of, chunk, asked, params, batch):
+    from fft.fused import forward  # flax, which `fft tune --help` does without
+
     def logits_of(asked):
-        return fused.forward(model.apply, params, asked, batch)["logits"][task.name]
+        return forward(model.apply, params, asked, batch)["logits"][task.name]
 
     logits, pull_back = jax.vjp(logits_of, asked)
     return _over_labels(task, labels_of, logits, batch, lambda d: pull_back(d)[0], _zeros(asked))

@@ -109,7 +109,7 @@ def assemble(
         names,
         accepted.served,
         lambda: batches_of(len(original.splits["train"].ids)),
-        key_for(experiment.seed, "heads"),
+        _heads_key(experiment.seed, accepted),
         directory / "heads",
         poll,
         say,
@@ -156,6 +156,14 @@ def key_for(seed: int, purpose: str) -> jax.Array:
     Of the kind threefry, whose draws do not depend on how they are batched: the Fisher is the same for every chunk.
     """
     return jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), PURPOSES.index(purpose))
+
+
+def _heads_key(seed: int, accepted: Accepted) -> jax.Array:
+    """The key of fresh heads. Heads that the base has may have started from the draws of this very seed, and after a
+    short training still be close to them: the base's hash keeps a fresh head from being an old one.
+    """
+    key = key_for(seed, "heads")
+    return jax.random.fold_in(key, int(accepted.identity["base_sha256"][:8], 16)) if accepted.checkpoint.heads else key
 
 
 def total_steps(experiment: Experiment, rows: int) -> int:

@@ -118,6 +118,8 @@ def _run(job: Job, directory: Path, journal: Journal, stop: StopFlag, known: dic
     if job.experiment.retention.keep == "best" and best_step != steps:
         del state  # the restored step takes its place in memory
         kept_step, state = _restore_best(best_step, jax.eval_shape(job.trainable.init), checkpoints, journal)
+    if kept_step == 0:
+        journal.say("no scored step beat the base: the base is kept, step 0; --keep latest would keep the last step")
     params = finished_params(job.experiment.method, job.base, state.theta)
     with journal.clock("scoring"):
         after = scorer.test(params)
