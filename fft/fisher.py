@@ -86,11 +86,11 @@ def diagonal_fisher(
     for batch in batches:
         poll()
         numbered = {**batch, "row": np.arange(rows, rows + len(batch["weight"]), dtype=np.int32)}
-        total = add(total, asked, params, numbered, key)
-        if rows == 0 and squares is _squares_fused and not _finite(total):
+        if rows == 0 and squares is _squares_fused:
             from fft.fused import refuse_raw_readers
 
-            refuse_raw_readers(model.apply, params, batch)
+            refuse_raw_readers(model.apply, params, asked, batch)
+        total = add(total, asked, params, numbered, key)
         rows += len(batch["weight"])
         examples += int(np.sum(batch["weight"] > 0))
     if examples == 0:
