@@ -220,3 +220,16 @@ def test_runs_that_share_a_base_and_its_rows_score_it_once(tiny, tmp_path, monke
     assert scores("alone", None) == scores("first", known) == scores("again", known)
     assert len(counted) == 5 and len(known) == 1
     assert scores("shorter", known, max_length=4) and len(known) == 2
+
+
+def test_a_fresh_head_is_not_the_noise_that_the_heads_of_the_base_started_from(tiny, tmp_path):
+    def fresh_kernel(model, out):
+        assert tune(tiny, out, "--steps", 1, "--batch-size", 8, model=model, original=None).code == 0
+        (kernel,) = (
+            leaf for path, leaf in flatten(load_artefact(out / "heads")[0]).items() if path.endswith("out/kernel")
+        )
+        return np.asarray(kernel).ravel()
+
+    first = fresh_kernel(tiny / "bare", tmp_path / "first")
+    second = fresh_kernel(tmp_path / "first" / "model", tmp_path / "second")
+    assert abs(np.corrcoef(first, second)[0, 1]) < 0.7
