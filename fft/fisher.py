@@ -34,10 +34,6 @@ ESTIMATORS = (*PER_EXAMPLE, *PER_BATCH)
 WAYS = ("fused", "vmapped")
 
 
-class FisherWarning(UserWarning):
-    """An estimate that is not the Fisher information."""
-
-
 class Fisher(NamedTuple):
     """The diagonal, shaped like the parameters asked for, and what it was estimated from."""
 
@@ -60,34 +56,36 @@ def diagonal_fisher(
     chunk: int = 1,
     where: Callable[[str], bool] = lambda path: True,
     poll: Callable[[], None] = lambda: None,
+    warn: Callable[[str], None] = warnings.warn,
 ) -> Fisher:
     """The mean over examples of squared per-example gradients.
 
     `batches` are host batches (rows of weight 0 are filler); `where` says by path which leaves are asked for;
     `draws` labels a row are drawn by `mc` and `gnb`: row i draws its labels from fold_in(key, i). Two ways, one result
-    beyond rounding: `fused` takes one backward pass a batch (see fft.fused) and knows the operations of this
+    beyond rounding: `fused` takes one backward pass a batch (see fft.models.fused) and knows the operations of this
     package's models; `vmapped` takes `vmap(grad)` over `chunk` rows at a time and works for any function.
 
     Errors: InputError for an unknown estimator or way, for no examples, for a model that the fused way does not
-    cover, and for a gradient that is not finite, by path. Warns of `batched`.
+    cover, and for a gradient that is not finite, by path. `warn` is told of `batched`.
     """
     for what, value, known in (("estimator", estimator, ESTIMATORS), ("way", way, WAYS)):
         if value not in known:
             raise InputError(f"unknown Fisher {what} {value!r}; known are {', '.join(known)}")
     if estimator == "batched":
-        text = "the batched estimator squares a mean: its scale shrinks with the batch, and the best λ moves with it"
-        warnings.warn(text, FisherWarning, stacklevel=2)
+        warn("the batched estimator squares a mean: its scale shrinks with the batch, and the best λ moves with it")
+    fused = way == "fused" and estimator in PER_EXAMPLE
     leaves = flatten(params)
     asked = unflatten({path: leaf for path, leaf in leaves.items() if where(path)})
-    total = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), asked)
-    squares = _squares_of_a_batch if estimator in PER_BATCH else _squares_fused if way == "fused" else _squares_vmapped
-    add = jax.jit(partial(_add, squares, model, task, estimator, draws, chunk), donate_argnums=0)
+    total = _zeros(asked)
+    per_example = _squares_fused if fused else partial(_squares_vmapped, chunk)
+    squares = _squares_of_a_batch if estimator in PER_BATCH else per_example
+    add = jax.jit(partial(_add, squares, model, task, estimator, draws), donate_argnums=0)
     rows = examples = 0
     for batch in batches:
         poll()
         numbered = {**batch, "row": np.arange(rows, rows + len(batch["weight"]), dtype=np.int32)}
-        if rows == 0 and squares is _squares_fused:
-            from fft.fused import refuse_raw_readers
+        if rows == 0 and fused:
+            from fft.models.fused import refuse_raw_readers
 
             refuse_raw_readers(model.apply, params, asked, batch)
         total = add(total, asked, params, numbered, key)
@@ -96,19 +94,15 @@ def diagonal_fisher(
     if examples == 0:
         raise InputError("the Fisher information needs at least one example of the original task, got none")
     diagonal = jax.tree.map(lambda leaf: leaf / examples, total)
-    if bad := [path for path, leaf in flatten(diagonal).items() if not _finite(leaf)]:
+    if bad := [path for path, leaf in flatten(diagonal).items() if not bool(jnp.isfinite(leaf).all())]:
         raise InputError(f"the Fisher information of {bad[0]} is not finite (and {len(bad) - 1} more leaves)")
     return Fisher(diagonal, estimator, examples, draws if estimator in ("mc", "gnb") else 1)
 
 
-def _finite(tree):
-    return all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(tree))
-
-
-def _add(squares, model, task, estimator, draws, chunk, total, asked, params, batch, key):
+def _add(squares, model, task, estimator, draws, total, asked, params, batch, key):
     """`total` plus Σ_b g_b² over the rows of a batch, arrays [B, ...]."""
     labels_of = partial(_labels, task, estimator, draws, key)
-    return jax.tree.map(jnp.add, total, squares(model, task, labels_of, chunk, asked, params, batch))
+    return jax.tree.map(jnp.add, total, squares(model, task, labels_of, asked, params, batch))
 
 
 def _labels(task, estimator, draws, key, logits, batch):
@@ -127,8 +121,9 @@ def _labels(task, estimator, draws, key, logits, batch):
     return batch["label"][None], jnp.full((1, rows), weight)
 
 
-def _over_labels(task, labels_of, logits, batch, pull_back, zeros):
-    """Σ_s pull_back(∂ Σ_b √w_sb nll_b(y_sb) / ∂ logits): squared gradients carry the weight itself."""
+def _over_labels(outputs_of, each, task, labels_of, asked, batch):
+    """Σ_s each(∂ Σ_b √w_sb nll_b(y_sb) / ∂ asked), leaf by leaf: a squared gradient then carries the weight itself."""
+    logits, pull_back = jax.vjp(lambda asked: outputs_of(asked)["logits"][task.name], asked)
 
     def add(total, label_and_weight):
         label, weight = label_and_weight
@@ -137,28 +132,28 @@ def _over_labels(task, labels_of, logits, batch, pull_back, zeros):
             nll, _ = task.loss({"logits": {task.name: logits}}, {**batch, "label": label})
             return jnp.sum(jnp.sqrt(weight) * nll)
 
-        return jax.tree.map(jnp.add, total, pull_back(jax.grad(scaled_nll)(logits))), None
+        (gradient,) = pull_back(jax.grad(scaled_nll)(logits))
+        return jax.tree.map(lambda t, g: t + each(g), total, gradient), None
 
-    return jax.lax.scan(add, zeros, labels_of(logits, batch))[0]
+    return jax.lax.scan(add, _zeros(asked), labels_of(logits, batch))[0]
 
 
 def _zeros(asked):
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), asked)
 
 
-def _squares_fused(model, task, labels_of, chunk, asked, params, batch):
-    from fft.fused import forward  # flax, which `fft tune --help` does without
+def _squares_fused(model, task, labels_of, asked, params, batch):
+    from fft.models.fused import forward  # flax, which `fft tune --help` does without
 
-    def logits_of(asked):
-        return forward(model.apply, params, asked, batch)["logits"][task.name]
+    def outputs_of(asked):
+        return forward(model.apply, params, asked, batch)
 
-    logits, pull_back = jax.vjp(logits_of, asked)
-    return _over_labels(task, labels_of, logits, batch, lambda d: pull_back(d)[0], _zeros(asked))
+    return _over_labels(outputs_of, lambda squares: squares, task, labels_of, asked, batch)
 
 
-def _squares_vmapped(model, task, labels_of, chunk, asked, params, batch):
+def _squares_vmapped(chunk, model, task, labels_of, asked, params, batch):
     def of_row(row):
-        return _squares_of_a_batch(model, task, labels_of, chunk, asked, params, row)
+        return _squares_of_a_batch(model, task, labels_of, asked, params, row)
 
     def of_chunk(total, rows):
         squares = jax.vmap(of_row)(rows)
@@ -167,18 +162,13 @@ def _squares_vmapped(model, task, labels_of, chunk, asked, params, batch):
     return jax.lax.scan(of_chunk, _zeros(asked), _in_chunks(batch, chunk))[0]
 
 
-def _squares_of_a_batch(model, task, labels_of, chunk, asked, params, batch):
+def _squares_of_a_batch(model, task, labels_of, asked, params, batch):
     """Σ_s (Σ_b √w_sb g_sb)²: of one row its squared gradient; of B rows B² (gradient of the mean)²."""
 
-    def logits_of(asked):
-        return model.apply(overlay(params, asked), batch)["logits"][task.name]
+    def outputs_of(asked):
+        return model.apply(overlay(params, asked), batch)
 
-    logits, pull_back = jax.vjp(logits_of, asked)
-
-    def squared(d):
-        return jax.tree.map(lambda g: jnp.square(g.astype(jnp.float32)), pull_back(d)[0])
-
-    return _over_labels(task, labels_of, logits, batch, squared, _zeros(asked))
+    return _over_labels(outputs_of, lambda g: jnp.square(g.astype(jnp.float32)), task, labels_of, asked, batch)
 
 
 def _in_chunks(batch, chunk):

@@ -48,7 +48,15 @@ def make_train_step(
     Two compiled programs, because only the first depends on the padded length T: the gradient of the batch, compiled
     once a length, and penalty and update, compiled once.
     """
+    gradient, update = _make_gradient(model, task, method, multiplier), _make_update(method, tx)
 
+    def step(state, base, aux, batch):
+        return update(state, *gradient(state.theta, base, batch["new"], state.key, state.step), base, aux)
+
+    return step
+
+
+def _make_gradient(model, task, method, multiplier):
     def summed_loss(theta, base, micro, key):
         inject_key, apply_key = jax.random.split(key)
         outputs = model.apply(method.inject(base, theta, inject_key), micro, apply_key)
@@ -73,6 +81,10 @@ def make_train_step(
             ((loss, weight), grads), _ = jax.lax.scan(add, zeros, (batch, jnp.arange(micros)))
         return loss, weight, {path: g for path, g in flatten(grads).items() if multiplier[path] != 0.0}
 
+    return gradient
+
+
+def _make_update(method, tx):
     def penalty_of(theta, base, aux):
         return jnp.asarray(method.penalty(base, method.merge(base, theta), aux), jnp.float32)
 
@@ -99,10 +111,7 @@ def make_train_step(
         metrics = {"loss": loss, "penalty": penalty, "grad_norm": grad_norm, "skipped_in_a_row": in_a_row}
         return TrainState(state.step + 1, theta, opt_state, state.key, state.skipped + missed, in_a_row), metrics
 
-    def step(state, base, aux, batch):
-        return update(state, *gradient(state.theta, base, batch["new"], state.key, state.step), base, aux)
-
-    return step
+    return update
 
 
 def finished_params(method: Method, base: Params, theta: Params) -> Params:

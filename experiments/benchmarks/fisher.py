@@ -14,6 +14,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -23,8 +24,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from experiments.benchmarks import step as step_benchmark
-from experiments.benchmarks.step import LABELS, THREADS, alternate, make_batch
+from experiments.benchmarks.step import LABELS, THREADS, alternate, make_batch, paired_ratio
 from fft import models
 from fft.allocator import keep_freed_memory
 from fft.fisher import _add, _squares_fused, _squares_vmapped
@@ -40,15 +40,15 @@ def ours(way: str, chunk: int = 1) -> Callable[[], dict]:
     checkpoint = models.load(minilm_folder())
     head = checkpoint.model.init_head(jax.random.key(0), len(LABELS))
     params, task = {**checkpoint.params, "heads": {"new": head}}, Classify("new", LABELS)
-    batch = {**make_batch(), "row": np.arange(step_benchmark.B, dtype=np.int32)}
-    key = jax.random.key(1)
+    batch = make_batch(T)
+    batch["row"], key = np.arange(len(batch["label"]), dtype=np.int32), jax.random.key(1)
 
     def unit(total, asked, params, batch, key):
         return jax.grad(lambda p: jnp.sum(task.loss(checkpoint.model.apply(p, batch), batch)[0]))(params)
 
     def squares(total, asked, params, batch, key):
-        road = _squares_fused if way == "fused" else _squares_vmapped
-        return _add(road, checkpoint.model, task, "empirical", 1, chunk, total, asked, params, batch, key)
+        road = _squares_fused if way == "fused" else partial(_squares_vmapped, chunk)
+        return _add(road, checkpoint.model, task, "empirical", 1, total, asked, params, batch, key)
 
     run = jax.jit(unit if way == "unit" else squares)
     total = jax.tree.map(jnp.zeros_like, params)
@@ -62,7 +62,7 @@ def theirs(road: str) -> Callable[[], object]:
     options = {"num_labels": len(LABELS), "attn_implementation": "eager"}
     model = AutoModelForSequenceClassification.from_pretrained(minilm_folder(), **options).eval()
     names = {"input_ids": "ids", "attention_mask": "mask", "token_type_ids": "types"}
-    batch = make_batch()
+    batch = make_batch(T)
     inputs = {name: torch.tensor(batch[ours]).long() for name, ours in names.items()}
     labels = torch.tensor(batch["label"]).long()
     params = {name: parameter.detach() for name, parameter in model.named_parameters()}
@@ -110,7 +110,6 @@ def main(rounds: int = 7, steps: int = 2, only: str | None = None) -> None:
     """Measure, print the table and, last, the figures as JSON. `only` prints the peak memory of one contender."""
     keep_freed_memory()
     torch.set_num_threads(THREADS)
-    step_benchmark.T = T
     if only:
         take = CONTENDERS[only]()
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -130,14 +129,12 @@ def main(rounds: int = 7, steps: int = 2, only: str | None = None) -> None:
     table = Table("road", "median ms", "min-max ms", "units (quartiles over rounds)", "MB added", "of a gradient's")
     units = {}
     for name, times in seconds.items():
-        paired = [mine / unit for mine, unit in zip(times, seconds["unit"], strict=True)]
-        units[name] = statistics.median(paired)
-        low, _, high = statistics.quantiles(paired)
+        units[name], quartiles = paired_ratio(times, seconds["unit"])
         table.add_row(
             name,
             f"{1e3 * statistics.median(times):.0f}",
             f"{1e3 * min(times):.0f}-{1e3 * max(times):.0f}",
-            f"{units[name]:.2f} ({low:.2f}-{high:.2f})",
+            f"{units[name]:.3f} {quartiles}",
             f"{memory[name]:.0f}",
             f"{memory[name] / memory['unit']:.2f}",
         )

@@ -37,12 +37,12 @@ RANK, ALPHA, DROP = 8, 16, 0.1
 LABELS = ("negative", "positive")
 
 
-def make_batch() -> dict[str, np.ndarray]:
-    """Random tokens with lengths spread over 12 .. T, and random labels."""
+def make_batch(tokens: int = T) -> dict[str, np.ndarray]:
+    """B rows of random tokens with lengths spread over 12 .. `tokens`, and random labels."""
     rng = np.random.default_rng(0)
-    lengths = rng.integers(12, T + 1, B)
-    mask = (np.arange(T)[None] < lengths[:, None]).astype(np.int32)
-    ids = (rng.integers(1000, 30000, (B, T)) * mask).astype(np.int32)
+    lengths = rng.integers(12, tokens + 1, B)
+    mask = (np.arange(tokens)[None] < lengths[:, None]).astype(np.int32)
+    ids = (rng.integers(1000, 30000, (B, tokens)) * mask).astype(np.int32)
     label = rng.integers(0, len(LABELS), B).astype(np.int32)
     return {"ids": ids, "mask": mask, "types": 0 * ids, "label": label, "weight": np.ones(B, np.float32)}
 
@@ -114,6 +114,13 @@ def alternate(contenders: dict[str, Callable], rounds: int, steps: int) -> dict[
     return seconds
 
 
+def paired_ratio(times: list[float], reference: list[float]) -> tuple[float, str]:
+    """The median over rounds of times / reference, and the quartiles as text."""
+    ratios = [mine / other for mine, other in zip(times, reference, strict=True)]
+    low, _, high = statistics.quantiles(ratios)
+    return statistics.median(ratios), f"({low:.3f}-{high:.3f})"
+
+
 def main(rounds: int = 15, steps: int = 3) -> None:
     """Measure, print the table and, last, the ratios as JSON."""
     keep_freed_memory()
@@ -135,12 +142,9 @@ def main(rounds: int = 15, steps: int = 3) -> None:
     ratios = {}
     for name, times in seconds.items():
         against = "PEFT" if "LoRA" in name or name == "PEFT" else "transformers"
-        paired = [ours / theirs for ours, theirs in zip(times, seconds[against], strict=True)]
-        ratios[name] = statistics.median(paired)
-        low, _, high = statistics.quantiles(paired)
+        ratios[name], quartiles = paired_ratio(times, seconds[against])
         spread = f"{1e3 * min(times):.0f}-{1e3 * max(times):.0f}"
-        share = f"{ratios[name]:.3f} ({low:.3f}-{high:.3f})"
-        table.add_row(name, f"{1e3 * statistics.median(times):.0f}", spread, share)
+        table.add_row(name, f"{1e3 * statistics.median(times):.0f}", spread, f"{ratios[name]:.3f} {quartiles}")
     Console(width=100).print(table)
     print(json.dumps({"full_ratio": ratios["fft full"], "lora_ratio": ratios["fft LoRA factored"]}))
 

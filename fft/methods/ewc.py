@@ -1,7 +1,6 @@
 """Elastic weight consolidation: parameters that the original task depends on are held where they were."""
 
 import math
-import warnings
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -9,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from fft.errors import InputError
-from fft.fisher import FisherWarning, diagonal_fisher
+from fft.fisher import diagonal_fisher
 from fft.methods.base import Context, Method, leaf_sum
 from fft.paths import Params, flatten
 from fft.schema import at_least, between
@@ -55,23 +54,20 @@ class EWC(Method):
             raise InputError("EWC measures the original task: give --original")
         fresh = tuple(f"heads/{name}/" for name in context.fresh_heads)
         task = context.original.calibrated(lambda: context.predictions(self.samples))
-        with warnings.catch_warnings(record=True) as told:
-            fisher = diagonal_fisher(
-                context.model,
-                task,
-                context.base,
-                context.batches(self.samples),
-                key,
-                estimator=self.estimator,
-                draws=self.draws,
-                way=self.way,
-                chunk=self.chunk,
-                where=lambda path: not path.startswith(fresh),
-                poll=context.poll,
-            )
-        for warning in told:
-            if warning.category is FisherWarning:
-                context.note(f"warning: {warning.message}")
+        fisher = diagonal_fisher(
+            context.model,
+            task,
+            context.base,
+            context.batches(self.samples),
+            key,
+            estimator=self.estimator,
+            draws=self.draws,
+            way=self.way,
+            chunk=self.chunk,
+            where=lambda path: not path.startswith(fresh),
+            poll=context.poll,
+            warn=lambda text: context.note(f"warning: {text}"),
+        )
         trace = sum(float(jnp.sum(leaf)) for leaf in jax.tree.leaves(fisher.diagonal))
         sigma = f", residual sd {task.sigma:.4g}" if task.kind == "regression" else ""
         context.note(f"Fisher ({fisher.estimator}) over {fisher.examples} original rows: trace {trace:.4g}{sigma}")

@@ -8,9 +8,10 @@ import torch
 import torch_models as theirs
 from flax import linen as nn
 
-from fft import fused, models
+from fft import models
 from fft.errors import InputError
 from fft.fisher import diagonal_fisher
+from fft.models import fused
 from fft.models.layers import Dense
 from fft.paths import flatten
 from fft.tasks import Classify

@@ -25,7 +25,7 @@ import numpy as np
 from flax import linen as nn
 
 from fft.errors import InputError
-from fft.models.layers import Dense
+from fft.models.layers import Dense, matmul
 from fft.paths import flatten, unflatten
 
 
@@ -57,11 +57,11 @@ def _product_squares(x: jax.Array, d: jax.Array) -> jax.Array:
 @jax.custom_vjp
 def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """x W: [B, ..., I] [I, O] -> [B, ..., O]."""
-    return x @ kernel
+    return matmul(x, kernel)
 
 
 def _product_forward(x, kernel):
-    return x @ kernel, (x, kernel)
+    return matmul(x, kernel), (x, kernel)
 
 
 def _product_backward(saved, d):
