@@ -90,6 +90,17 @@ def test_runs_side_by_side(swept, tmp_path):
     assert [run["name"] for run in answer.json["runs"]] == ["full", "lora"]
     assert {path.name for path in tmp_path.iterdir()} == {"front.md", "front.svg", "front.png"}
     assert "lora" in (tmp_path / "front.md").read_text() and "lora" in answer.err
+    assert f"wrote {tmp_path}/front.md, {tmp_path}/front.svg, {tmp_path}/front.png\n" in answer.err
+
+
+def test_runs_without_an_original_have_a_table_and_no_picture(swept, tmp_path):
+    (tmp_path / "run").mkdir()
+    unwatched = record(swept[2] / "full") | {"original": None, "verdict": None}
+    (tmp_path / "run" / "run.json").write_text(json.dumps(unwatched))
+    answer = fft("compare", tmp_path / "run", "--out", tmp_path / "out" / "front.v1")
+    assert answer.code == 0 and f"wrote {tmp_path}/out/front.v1.md\n" in answer.out
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["front.v1.md"]
+    assert "wrote" not in fft("compare", tmp_path / "run").out
 
 
 def test_a_folder_that_is_no_run_cannot_be_compared(tmp_path):
@@ -108,6 +119,7 @@ def test_eval_scores_a_run_and_writes_each_prediction(swept, tiny, tmp_path):
     assert answer.code == 0 and found["n"] == len(lines) == 240 and found["head"] == "new"
     assert found["score"] == pytest.approx(np.mean([line["label"] == line["prediction"] for line in lines]))
     assert found["interval"][0] < found["score"] < found["interval"][1]
+    assert f"wrote {file}\n" in answer.err
     rows = (tiny / "mixed.csv").read_text().splitlines()[1:]
     assert [line["row"] for line in lines] == list(range(1, 241))
     assert [line["label"] for line in lines] == [row.split(",")[1] for row in rows]

@@ -55,7 +55,7 @@ def differences(records: list[dict]) -> list[str]:
 
 
 def show(records: list[dict], console: Console, stem: Path | None) -> None:
-    """Print the table of some runs; with a path also write the table and the picture."""
+    """Print the table of some runs; with a path also write the table and the picture, and say so."""
     from fft.record import replace_file
     from fft.report import plots, tables
 
@@ -63,5 +63,7 @@ def show(records: list[dict], console: Console, stem: Path | None) -> None:
     if stem is None:
         return
     stem.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(stem.with_suffix(".md"), tables.markdown(records).encode())
-    plots.front_of_runs(records, stem)
+    table = stem.with_name(stem.name + ".md")
+    replace_file(table, tables.markdown(records).encode())
+    written = [table, *plots.front_of_runs(records, stem)]
+    console.out(f"wrote {', '.join(map(str, written))}", highlight=False)

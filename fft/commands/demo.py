@@ -63,8 +63,7 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     seconds = {"base": ready - start, "methods": time.monotonic() - ready}
     console.out(
         f"one epoch of {NEW_ROWS:,} rows of {NEW}, Fisher on 512 rows, a probe of 256 rows (128 a task), one seed; "
-        f"base {seconds['base']:.0f} s, methods {seconds['methods']:.0f} s; "
-        f"table {flags.out}/front.md, picture {flags.out}/front.svg and .png",
+        f"base {seconds['base']:.0f} s, methods {seconds['methods']:.0f} s",
         highlight=False,
     )
     return {"runs": records, "seconds": seconds}, 0

@@ -69,6 +69,8 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
         f"{metric.name} {score.value:.4f} [{score.low:.4f}, {score.high:.4f}] on {score.n} rows, head {name}",
         highlight=False,
     )
+    if flags.predictions:
+        console.out(f"wrote {flags.predictions}", highlight=False)
     return result | {"n": score.n, "interval": [score.low, score.high], "source": flags.task.source}, 0
 
 
