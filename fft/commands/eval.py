@@ -64,14 +64,15 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     score = interval(metric, rows.labels, predicted)
     if flags.predictions:
         _write_predictions(flags.predictions, data.task, rows, predicted, logits)
-    result = {"head": name, "metric": metric.name, "score": score.value, "low": score.low, "high": score.high}
     console.out(
         f"{metric.name} {score.value:.4f} [{score.low:.4f}, {score.high:.4f}] on {score.n} rows, head {name}",
         highlight=False,
     )
     if flags.predictions:
         console.out(f"wrote {flags.predictions}", highlight=False)
-    return result | {"n": score.n, "interval": [score.low, score.high], "source": flags.task.source}, 0
+    ends = {"low": score.low, "high": score.high}
+    scored = {"head": name, "metric": metric.name, "score": score.value, **ends, "n": score.n}
+    return scored | {"source": flags.task.source}, 0
 
 
 def _write_predictions(path: Path, task, rows, predicted, logits) -> None:
