@@ -120,7 +120,7 @@ def test_regression_beside_a_classification_that_is_kept(tmp_path, tiny):
     assert combined[0] == -found["history"][0]["new"], "a smaller error must be a better combined score"
     task = ("--task", tmp_path / "targets.csv", "--task-kind", "regression", "--task-label", "score")
     scored = fft("eval", "--model", tmp_path / "run", *task, "--json").json
-    assert scored["metric"] == "pearson" and scored["interval"][0] < scored["score"] < scored["interval"][1]
+    assert scored["metric"] == "pearson" and scored["low"] < scored["score"] < scored["high"]
     config = json.loads((tmp_path / "run" / "model" / "config.json").read_text())
     assert config["problem_type"] == "regression" and len(config["id2label"]) == 1
 
