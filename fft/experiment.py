@@ -100,7 +100,7 @@ class Retention:
     keep: Literal["best", "latest"] = "best"
     """the step that becomes the model: the best combined score on the probe, or the last one trained"""
     eval_every: int | None = None
-    """steps between scorings (default: an eighth of the run)"""
+    """steps between scorings (default: eight, evenly over the run)"""
     probe: int = 128
     """validation rows of each task that every scoring uses"""
     __pydantic_config__ = STRICT

@@ -177,7 +177,6 @@ def _train(
     batches = TrainBatches(
         data.splits["train"], optim.batch_size * optim.accumulate, job.experiment.seed, data.train_lengths, data.pad_id
     )
-    every = settings.eval_every or max(1, job.steps // SCORINGS)
     step, waiting, values = int(state.step), None, None
     while step < job.steps:
         if retention.should_stop(history, settings.patience):
@@ -189,7 +188,7 @@ def _train(
             # Read one step late, the numbers do not keep the device waiting for the host.
             values = _look_at(step, waiting, job, journal) or values
             step, waiting = step + 1, metrics
-            due = step % every == 0 or step == job.steps
+            due = is_scored(step, job.steps, settings.eval_every)
             if due or stop.requested:
                 values, waiting = _look_at(step, waiting, job, journal), None
         broken = values is not None and values["skipped_in_a_row"] >= MOST_SKIPPED_IN_A_ROW
@@ -204,6 +203,17 @@ def _train(
                 f"lower --lr (now {optim.lr:g}). The last good state is kept in {checkpoints.folder}"
             )
     return state, "steps"
+
+
+def is_scored(step: int, steps: int, every: int | None) -> bool:
+    """Whether both tasks are scored after `step` of `steps`: every so many and the last, or SCORINGS times evenly.
+
+    >>> [step for step in range(1, 21) if is_scored(step, 20, None)], [s for s in (1, 2, 3) if is_scored(s, 3, 2)]
+    ([3, 5, 8, 10, 13, 15, 18, 20], [2, 3])
+    """
+    if every is not None:
+        return step % every == 0 or step == steps
+    return step * SCORINGS // steps > (step - 1) * SCORINGS // steps
 
 
 def _look_at(step: int, metrics: dict | None, job: Job, journal: Journal) -> dict[str, float] | None:

@@ -7,12 +7,13 @@ import numpy as np
 
 from fft import retention
 from fft.evaluate import Change, make_predict, paired_change, predict, predictions, unchanged
-from fft.job import EVAL_BATCH, Job, base_sha256, chosen_rows
+from fft.job import Job, base_sha256, chosen_rows
 from fft.metrics import METRICS, Metric
 from fft.paths import Params
 from fft.tasks import Encoded, TaskData, bucket_lengths, eval_batches
 
-PROBE_SEED, MOST_LENGTHS = 0, 4
+PROBE_SEED, MOST_LENGTHS = 0, 5
+SCORE_BATCH = 16  # a row costs as much as in a larger batch, and less of the batch is padding
 
 
 class Scorer:
@@ -86,5 +87,5 @@ class Scorer:
         return None if scores[name] is None else self.metric(name).sign * scores[name]
 
     def _logits(self, params: Params, data: TaskData, rows: Encoded, poll: Callable[[], None]) -> np.ndarray:
-        batches = eval_batches(rows, EVAL_BATCH, self._lengths, data.pad_id)
+        batches = eval_batches(rows, SCORE_BATCH, self._lengths, data.pad_id)
         return predict(self._predictors[data.task.name], params, batches, len(rows.ids), poll)

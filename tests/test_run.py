@@ -8,6 +8,8 @@ import tiny_checkpoint
 from safetensors.numpy import load_file
 from tiny_runs import events, finish, outcome, record, start, tune
 
+from fft.run import is_scored
+
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 
@@ -84,6 +86,19 @@ def test_both_tasks_are_scored_at_least_eight_times_beside_the_base(default):
     assert history[0]["original"] == 1.0 and history[0]["loss"] is None
     for entry in history[1:]:
         assert 0 <= entry["new"] <= 1 and 0 <= entry["original"] <= 1 and entry["loss"] > 0
+
+
+@pytest.mark.parametrize(
+    ("steps", "every", "scored"),
+    [
+        (16, None, [2, 4, 6, 8, 10, 12, 14, 16]),
+        (20, None, [3, 5, 8, 10, 13, 15, 18, 20]),
+        (3, None, [1, 2, 3]),
+        (7, 3, [3, 6, 7]),
+    ],
+)
+def test_scorings_are_spread_evenly_and_the_last_step_is_one(steps, every, scored):
+    assert [step for step in range(1, steps + 1) if is_scored(step, steps, every)] == scored
 
 
 def test_before_and_after_are_on_the_test_split_with_their_intervals(default):
