@@ -13,7 +13,7 @@ from fft.errors import InputError
 from fft.methods import Full, Method
 from fft.methods import from_json as method_from_json
 from fft.methods import to_json as method_to_json
-from fft.schema import at_least, between, validated
+from fft.schema import TELLS_DEFAULT, at_least, between, validated
 
 STRICT = {"extra": "forbid"}
 
@@ -22,7 +22,7 @@ STRICT = {"extra": "forbid"}
 class Data:
     """One task's data: where it is and which columns hold what."""
 
-    source: Annotated[str, tyro.conf.arg(name="", metavar="SRC")]
+    source: Annotated[str, tyro.conf.arg(name="", metavar="SRC", help_behavior_hint="")]
     """file:PATH (or a bare path: CSV, TSV, JSONL, Parquet), demo:NAME, tfds:NAME or hf:NAME"""
     validation: str | None = None
     """a source for validation rows; without it they are split off by a hash of their text"""
@@ -36,9 +36,9 @@ class Data:
     """the column that holds the label or the target"""
     kind: Literal["classification", "regression"] = "classification"
     """what the label is"""
-    metric: str | None = None
+    metric: Annotated[str | None, TELLS_DEFAULT] = None
     """accuracy, macro_f1, mcc; pearson, spearman, rmse (default: accuracy, or pearson for regression)"""
-    name: str | None = None
+    name: Annotated[str | None, TELLS_DEFAULT] = None
     """what the head of this task is called in the checkpoint (default: new or original)"""
     train_rows: int | None = None
     """use at most this many training rows, chosen by the seed"""
@@ -53,7 +53,7 @@ class Data:
 class Optim:
     """How the new task is optimised: AdamW, a schedule, clipping."""
 
-    lr: float | None = None
+    lr: Annotated[float | None, TELLS_DEFAULT] = None
     """peak learning rate (default: the method's own: 5e-5 for whole weights, 5e-4 for LoRA)"""
     epochs: float = 3.0
     """passes over the new training rows"""
@@ -99,7 +99,7 @@ class Retention:
     """stop after this many scorings without a better combined score; 0 is off"""
     keep: Literal["best", "latest"] = "best"
     """the step that becomes the model: the best combined score on the probe, or the last one trained"""
-    eval_every: int | None = None
+    eval_every: Annotated[int | None, TELLS_DEFAULT] = None
     """steps between scorings (default: eight, evenly over the run)"""
     probe: int = 128
     """validation rows of each task that every scoring uses"""

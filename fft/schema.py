@@ -1,10 +1,15 @@
-"""Settings read from JSON are checked against the types of the dataclasses they become."""
+"""Settings: how the help shows their defaults, and how those read from JSON are checked against their types."""
 
 import json
 import math
 from typing import Any
 
+import tyro
+
 from fft.errors import InputError
+
+TELLS_DEFAULT = tyro.conf.arg(help_behavior_hint="")
+"""Marks a setting whose text says what its default comes to; the help then adds no `(default: None)` of its own."""
 
 
 def validated(kind: Any, data: Any, where: str) -> Any:

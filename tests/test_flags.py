@@ -1,6 +1,7 @@
 """Flags: what they mean, what is refused, and what the help does not wait for."""
 
 import json
+import re
 import subprocess
 import sys
 import textwrap
@@ -8,7 +9,7 @@ import textwrap
 import pytest
 from tiny_runs import fft, finish, start
 
-from fft.cli import dotted
+from fft.cli import COMMANDS, dotted
 from fft.commands import data, tune
 from fft.experiment import Data, Experiment, Optim, Retention
 from fft.methods import LoRA
@@ -81,6 +82,28 @@ def test_wrong_usage_is_told_with_exit_code_2(tmp_path, arguments, message):
         assert answer.code == 2 and message in answer.err and "Traceback" not in answer.err
         assert not (tmp_path / "x").exists()
     assert answer.json["exit_code"] == 2
+
+
+# --- the help ---
+
+
+def help_of(command):
+    """The help of a command as one line, its frames left out."""
+    answer = fft(command, "--help")
+    assert answer.code == 0
+    return " ".join(re.sub("[─│╭╮╰╯]", " ", answer.out).split())
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_help_names_a_default_once_and_no_empty_one(command):
+    found = help_of(command)
+    assert not re.findall(r"\(default: [^()]*\) \(default", found)
+    assert "(default: '')" not in found and "(default: )" not in found
+
+
+def test_the_help_of_tune_marks_what_must_be_given():
+    required = re.findall(r"(--[\w.-]+) [A-Z]+ (?:(?!--\w).)*?\(required\)", help_of("tune"))
+    assert required == ["--out", "--model", "--new"]
 
 
 # --- what is imported ---

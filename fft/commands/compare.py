@@ -3,20 +3,22 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 from rich.console import Console
 
 from fft.errors import InputError
 from fft.record import read_object
+from fft.schema import TELLS_DEFAULT
 
 
 @dataclass(frozen=True)
 class Flags:
     """Put finished runs side by side: one table, and one picture of original against new score."""
 
-    runs: tyro.conf.Positional[tuple[Path, ...]]
-    """run folders"""
+    runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], TELLS_DEFAULT]
+    """run folders, at least one"""
     out: Path | None = None
     """write the picture to OUT.svg and OUT.png and the table to OUT.md"""
     json: bool = False

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
 from rich.console import Console
 from rich.table import Table
 
 from fft.experiment import Data
+from fft.schema import TELLS_DEFAULT
 from fft.tasks.prepare import DEFAULT_LENGTH
 
 
@@ -15,7 +17,7 @@ class Flags:
     """Look into a data source: rows, labels, lengths, what would be cut, and what is wrong with it."""
 
     task: Data
-    model: str | None = None
+    model: Annotated[str | None, TELLS_DEFAULT] = None
     """a checkpoint folder whose tokenizer counts the tokens (default: lengths are in words)"""
     max_length: int = DEFAULT_LENGTH
     """tokens of a text; longer ones are cut and counted"""

@@ -4,11 +4,13 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from rich.console import Console
 
 from fft.errors import InputError
 from fft.experiment import Data, Experiment
+from fft.schema import TELLS_DEFAULT
 
 
 @dataclass(frozen=True)
@@ -21,13 +23,13 @@ class Flags:
     model: str
     """a folder with a Hugging Face checkpoint, a run folder, or hf:NAME"""
     task: Data
-    metric: str | None = None
+    metric: Annotated[str | None, TELLS_DEFAULT] = None
     """the score (default: accuracy, or pearson for regression)"""
-    head: str | None = None
+    head: Annotated[str | None, TELLS_DEFAULT] = None
     """which head, where the checkpoint has several (default: its classifier)"""
     predictions: Path | None = None
     """write one JSON line an example to this file: row, label, prediction, logits"""
-    max_length: int | None = Experiment.max_length
+    max_length: Annotated[int | None, TELLS_DEFAULT] = Experiment.max_length
     """tokens of a text; longer ones are cut and counted (default: 128, or as many as the model takes)"""
     json: bool = False
     """print the result as one JSON object on standard output, everything else on standard error"""

@@ -3,11 +3,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from rich.console import Console
 
 from fft.errors import InputError
+from fft.schema import TELLS_DEFAULT
 
 
 @dataclass(frozen=True)
@@ -20,9 +21,9 @@ class Flags:
     """the folder to write; it must not exist yet, or be an earlier export"""
     to: Literal["hf"] = "hf"
     """the format"""
-    head: str | None = None
+    head: Annotated[str | None, TELLS_DEFAULT] = None
     """the head to export as the classifier (default: the new task's)"""
-    step: Literal["best", "latest"] | None = None
+    step: Annotated[Literal["best", "latest"] | None, TELLS_DEFAULT] = None
     """which step of the run (default: the one the run keeps, its setting `keep`)"""
     json: bool = False
     """print the result as one JSON object on standard output, everything else on standard error"""

@@ -14,6 +14,7 @@ from fft.errors import InputError
 from fft.experiment import Data, Experiment, Optim, Retention, load
 from fft.methods import METHODS, parse_chain
 from fft.metrics import METRICS
+from fft.schema import TELLS_DEFAULT
 
 NO_DATA = Data("")
 Settings = dataclasses.make_dataclass(
@@ -37,15 +38,15 @@ class Flags:
     """a folder with a Hugging Face checkpoint (safetensors), or hf:NAME"""
     new: Data = NO_DATA
     original: Data = NO_DATA
-    metric: str | None = None
+    metric: Annotated[str | None, TELLS_DEFAULT] = None
     """the score of both tasks, where it fits (default: accuracy, or pearson for regression)"""
     method: str = "full"
     """methods joined by +, as in lora+ewc"""
     head: Literal["new", "shared"] = Experiment.head
     """the new task's head: a fresh one, or the original's where the labels are the same"""
-    original_head: str | None = Experiment.original_head
+    original_head: Annotated[str | None, TELLS_DEFAULT] = Experiment.original_head
     """the original task's head: a name, or `fit` to train one on the frozen base (default: the checkpoint's)"""
-    max_length: int | None = Experiment.max_length
+    max_length: Annotated[int | None, TELLS_DEFAULT] = Experiment.max_length
     """tokens of a text; longer ones are cut and counted (default: 128, or as many as the model takes)"""
     seed: int = Experiment.seed
     """seeds the data order, dropout, fresh parameters and draws"""
@@ -119,9 +120,9 @@ def _flags_to_start_from(start: _Start) -> Flags:
 
 
 def parse(args: list[str], cli: Callable) -> Flags:
-    """The flags; those of --config are the defaults of the others."""
+    """The flags; those of --config are the defaults of the others, so only the help calls --model and --new required."""
     if "--help" in args or "-h" in args:
-        return cli(Flags, args=args)
+        return cli(Flags, args=args, default=Flags(tyro.MISSING, tyro.MISSING, Data(tyro.MISSING)))
     start = cli(_Start, args=args, return_unknown_args=True)[0]
     if start.config is None:
         return cli(Flags, args=args)

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from fft.errors import InputError
 from fft.methods.base import Method
 from fft.paths import Rules, depth_of
+from fft.schema import TELLS_DEFAULT
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class Freeze(Method):
     """
 
     name: ClassVar[str] = "freeze"
-    blocks: int | None = None
+    blocks: Annotated[int | None, TELLS_DEFAULT] = None
     """freeze the embeddings and this many blocks from below (default: half of them)"""
     pattern: str | None = None
     """freeze the parameters whose whole path matches this regular expression, instead of by depth"""
