@@ -120,7 +120,7 @@ def _flags_to_start_from(start: _Start) -> Flags:
 
 
 def parse(args: list[str], cli: Callable) -> Flags:
-    """The flags; those of --config are the defaults of the others, so only the help calls --model and --new required."""
+    """The flags; those of --config are the defaults of the others: only the help calls --model and --new required."""
     if "--help" in args or "-h" in args:
         return cli(Flags, args=args, default=Flags(tyro.MISSING, tyro.MISSING, Data(tyro.MISSING)))
     start = cli(_Start, args=args, return_unknown_args=True)[0]
