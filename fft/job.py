@@ -23,6 +23,7 @@ from fft.tasks import TaskData
 from fft.train import TrainState, init_state, make_train_step
 
 EVAL_BATCH = 32
+MOST_LENGTHS, STEPS_A_LENGTH = 5, 14
 PURPOSES = ("train", "init", "prepare", "heads")
 
 
@@ -172,6 +173,16 @@ def total_steps(experiment: Experiment, rows: int) -> int:
     if optim.steps is not None:
         return optim.steps
     return max(1, -(-int(optim.epochs * rows) // (optim.batch_size * optim.accumulate)))
+
+
+def training_batches(job: Job) -> tasks.TrainBatches:
+    """The host batches a run trains on, of accumulate · batch_size rows, padded to at most MOST_LENGTHS lengths.
+
+    A short run has fewer: compiling the step for a length takes as long as about STEPS_A_LENGTH steps.
+    """
+    optim, rows = job.experiment.optim, job.new.splits["train"]
+    lengths = tasks.bucket_lengths(rows.lengths(), min(MOST_LENGTHS, 1 + job.steps // STEPS_A_LENGTH))
+    return tasks.TrainBatches(rows, optim.batch_size * optim.accumulate, job.experiment.seed, lengths, job.new.pad_id)
 
 
 def original_batches(original: TaskData, n: int, seed: int) -> Iterator[dict]:

@@ -20,12 +20,11 @@ from fft import models, record, retention
 from fft.checkpoint import Checkpoints
 from fft.errors import InputError
 from fft.experiment import Experiment
-from fft.job import Job, accept, assemble, parameter_counts, resolved
+from fft.job import Job, accept, assemble, parameter_counts, resolved, training_batches
 from fft.journal import Journal
 from fft.outcome import run_record, write_outcome
 from fft.scoring import Scorer
 from fft.signals import StopFlag
-from fft.tasks import TrainBatches
 from fft.train import TrainState, finished_params
 
 SCORINGS = 8
@@ -173,10 +172,7 @@ def _train(
 ) -> tuple[TrainState, str]:
     """The only loop: step, and every so often score both tasks, save, and decide whether to stop."""
     optim, settings = job.experiment.optim, job.experiment.retention
-    data = job.new
-    batches = TrainBatches(
-        data.splits["train"], optim.batch_size * optim.accumulate, job.experiment.seed, data.train_lengths, data.pad_id
-    )
+    batches = training_batches(job)
     step, waiting, values = int(state.step), None, None
     while step < job.steps:
         if retention.should_stop(history, settings.patience):

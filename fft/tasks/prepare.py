@@ -23,16 +23,14 @@ DEFAULT_METRICS = {"classification": "accuracy", "regression": "pearson"}
 class TaskData(NamedTuple):
     """One task, ready to train on and to be scored.
 
-    `splits` holds train, validation, test (test alone when only scored). `train_lengths` are the at most 5 padded
-    lengths that suit the training rows, `lengths` those that hold the rows of every split. `identity` is
-    {split: {'rows', 'sha256'}}, the same for the same texts and labels in the same order. `keys` are the text keys of
-    every split, by which rows of two tasks are compared.
+    `splits` holds train, validation, test (test alone when only scored). `lengths` are the at most 5 padded
+    lengths that suit the rows of all splits. `identity` is {split: {'rows', 'sha256'}}, the same for the same texts
+    and labels in the same order. `keys` are the text keys of every split, by which rows of two tasks are compared.
     """
 
     task: Task
     splits: dict[str, Encoded]
     lengths: tuple[int, ...]
-    train_lengths: tuple[int, ...]
     pad_id: int
     identity: dict[str, dict]
     warnings: tuple[str, ...]
@@ -148,10 +146,9 @@ def _encoded(task: Task, rows: dict[str, Rows], checkpoint: Any, max_length: int
             total = len(part.texts)
             warnings.append(f"{role}: {cut} of {total} texts are longer than {max_length} tokens and are cut")
     lengths = bucket_lengths(np.concatenate([part.lengths() for part in splits.values()]))
-    train_lengths = bucket_lengths(splits["train"].lengths()) if "train" in splits else ()
     keys = {role: text_keys(part) for role, part in rows.items()}
     identity = _identity(task, splits, keys)
-    return TaskData(task, splits, lengths, train_lengths, tokenizer.pad_id, identity, tuple(warnings), keys)
+    return TaskData(task, splits, lengths, tokenizer.pad_id, identity, tuple(warnings), keys)
 
 
 def _check_training(task: Task, rows: dict[str, Rows], splits: dict[str, Encoded]) -> list[str]:

@@ -2,13 +2,17 @@
 
 from collections import Counter
 from itertools import combinations
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from tiny_tasks import encoded
 
 import fft.tasks.batches as module
+from fft.commands.demo import NEW_ROWS
 from fft.errors import InputError
+from fft.experiment import Data, Experiment
+from fft.job import training_batches
 from fft.tasks.batches import TrainBatches, bucket_lengths, eval_batches, padding_waste
 
 
@@ -130,6 +134,13 @@ def test_troubles():
         TrainBatches(data.take(np.zeros(0, int)), 2, 0, (4,), 0)
 
 
+@pytest.mark.parametrize(("steps", "most"), [(1, 1), (42, 4), (252, 5)])
+def test_a_short_run_is_padded_to_fewer_lengths(steps, most):
+    data = SimpleNamespace(splits={"train": encoded(lengths_of(64))}, pad_id=0)
+    job = SimpleNamespace(experiment=Experiment("base/", Data("new.csv")), new=data, steps=steps)
+    assert len(training_batches(job).lengths) == most
+
+
 def test_padding_waste_on_the_demo_data(minilm, demo_data):
     from fft.tasks.rows import Columns
     from fft.tasks.sources import open_source
@@ -139,7 +150,10 @@ def test_padding_waste_on_the_demo_data(minilm, demo_data):
     for domain in ("tweets", "movie"):
         rows = open_source(f"demo:{domain}").read("train", Columns())
         data, _ = encode(tokenizer, rows, np.zeros(len(rows.texts), np.int32), 128, 30522, 512)
-        batches = TrainBatches(data, 32, 0, bucket_lengths(data.lengths()), 0)
-        epoch = [batches.batch(step) for step in range(len(batches))]
-        assert padding_waste(epoch) <= 0.20
-        assert len({batch["ids"].shape for batch in epoch}) <= 5
+        default = 3 * len(data.ids) // 32
+        for rows, steps, most in ((len(data.ids), default, 0.20), (NEW_ROWS, NEW_ROWS // 32, 0.25)):
+            new = SimpleNamespace(splits={"train": data.take(np.arange(rows))}, pad_id=0)
+            batches = training_batches(SimpleNamespace(experiment=Experiment("", Data("")), new=new, steps=steps))
+            epoch = [batches.batch(step) for step in range(len(batches))]
+            assert padding_waste(epoch) <= most
+            assert len({batch["ids"].shape for batch in epoch}) <= 5

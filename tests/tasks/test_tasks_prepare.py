@@ -43,7 +43,7 @@ def test_classification(model, tmp_path):
             text, name = wanted[number - 1].split(",")
             assert ids.tolist() == [2, *(4 + int(word[1:]) for word in text.split()), 3]
             assert found.task.labels[label] == name
-    batch = TrainBatches(found.splits["train"], 4, 0, found.train_lengths, found.pad_id).batch(0)
+    batch = TrainBatches(found.splits["train"], 4, 0, found.lengths, found.pad_id).batch(0)
     assert batch["ids"].shape[0] == 4
 
 
@@ -139,7 +139,7 @@ def test_only_scored(model, tmp_path):
     source = write_csv(tmp_path / "a.csv", lines(30))
     head = Head("classification", ("no", "yes"))
     found = prepare_scored(Data(source), model, "original", head, 16)
-    assert found.splits["test"].numbers.tolist() == list(range(1, 31)) and found.train_lengths == ()
+    assert found.splits["test"].numbers.tolist() == list(range(1, 31))
     other = write_csv(tmp_path / "t.csv", lines(3))
     assert prepare_scored(Data(source, test=other), model, "original", head, 16).identity["test"]["rows"] == 3
 
