@@ -113,7 +113,7 @@ def _spread(values: np.ndarray) -> str:
 def write(records: dict[str, dict], stem: Path) -> None:
     """The table and the picture, means with the range over seeds as bars."""
     from fft.record import replace_file
-    from fft.report.plots import Point, axis_title, front
+    from fft.report.front import Point, axis_title, front
 
     rows, record = rows_of(records), next(iter(records.values()))
     stem.parent.mkdir(parents=True, exist_ok=True)
@@ -122,7 +122,8 @@ def write(records: dict[str, dict], stem: Path) -> None:
     for row in rows:
         ranges = ((float(v.min()), float(v.max())) for v in (row.original, row.new))
         points.append(Point(row.recipe, float(row.original.mean()), float(row.new.mean()), *ranges))
-    front(points, stem, axis_title(record, "original"), axis_title(record, "new"))
+    said = f"marks: mean of {len(SEEDS)} seeds; bars: the lowest to the highest of them"
+    front(points, stem, axis_title(record, "original"), axis_title(record, "new"), said)
 
 
 def main(out: Path = Path("runs/article")) -> None:

@@ -50,8 +50,9 @@ def run_record(
 
 def write_outcome(directory: Path, result: dict) -> None:
     """The pictures, the page and, last, run.json: a folder that has it is a finished run."""
-    from fft.report import page, plots
+    from fft.report import page
+    from fft.report.history import history
 
-    plots.history(result, directory / "history")
+    history(result, directory / "history")
     page.write_page(result, directory / "report.html")
     record.write_json(directory / "run.json", result)

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from fft.errors import MachineError
-from fft.report import drawing, labels, plots, style, tables
+from fft.report import drawing, front, history, labels, style, tables
 from fft.report.page import page, sentence, write_page
 
 HOSTILE = "<script>alert('&amp;\"x')</script>"
@@ -201,27 +201,39 @@ def svg_texts(path):
 
 def test_the_front_names_every_point_and_both_axes(tmp_path):
     runs = [make_run("full", "fail", 0.823), make_run(HOSTILE), make_run("ewc", "pass", 0.886)]
-    vector, pixels = plots.front_of_runs([make_run(original=False), *runs], tmp_path / "front.v1")
+    vector, pixels = front.front_of_runs([make_run(original=False), *runs], tmp_path / "front.v1")
     assert (vector.name, pixels.name) == ("front.v1.svg", "front.v1.png")
     assert pixels.read_bytes().startswith(b"\x89PNG")
     found = svg_texts(vector)
     for text in ("base", "full", HOSTILE, "ewc", "original task: accuracy on test, N = 1,005"):
         assert text in found
     assert "new task: accuracy on test, N = 337" in found
+    assert any("bars: 95 % interval of the change from the base" in text for text in found)
+
+
+def test_many_points_of_a_front_each_have_a_look_of_their_own(tmp_path):
+    points = [front.Point(f"run-{i}", 0.8 + 0.001 * (i % 4), 0.9 + 0.001 * (i // 4)) for i in range(17)]
+    vector, _ = front.front(points, tmp_path / "many", bars="bars: least and greatest of 3")
+    found = svg_texts(vector)
+    assert all(point.name in found for point in points) and any("least and greatest" in text for text in found)
+    assert len({front.looks(number) for number in range(64)}) == 64
+    data = json.dumps(front.front_chart(points, "original", "new", "bars").to_dict())
+    drawn = re.findall(r'"name": "(run-\d+)"[^{}]*"colour": "(#\w+)", "shape": "([\w-]+)"', data)
+    assert len({(colour, shape) for _, colour, shape in drawn}) == len({name for name, *_ in drawn}) == 17
 
 
 def test_front_points_are_scores_with_the_paired_interval():
     run = make_run("full", after=0.86)
-    base, point = plots.front_points([make_run(original=False), run])
+    base, point = front.front_points([make_run(original=False), run])
     assert (base.original, base.new) == (0.886, 0.732)
     assert (point.original, point.new) == (0.86, 0.957)
     np.testing.assert_allclose(point.original_interval, (0.86 - 0.015, 0.86 + 0.013))
     run["new"] = change(0.5, 0.995)
-    assert plots.front_points([run])[1].new_interval[1] == 1.0, "an accuracy is at most 1"
+    assert front.front_points([run])[1].new_interval[1] == 1.0, "an accuracy is at most 1"
     run["original"] = change(1.0, 1.2, metric="rmse", sign=-1)
-    np.testing.assert_allclose(plots.front_points([run])[1].original_interval, (1.2 - 0.013, 1.2 + 0.015))
-    assert plots.front_points([make_run(original=False)]) == []
-    assert plots.front_of_runs([make_run(original=False)], "nowhere") == []
+    np.testing.assert_allclose(front.front_points([run])[1].original_interval, (1.2 - 0.013, 1.2 + 0.015))
+    assert front.front_points([make_run(original=False)]) == []
+    assert front.front_of_runs([make_run(original=False)], "nowhere") == []
 
 
 def test_labels_cover_neither_marks_nor_each_other():
@@ -234,6 +246,20 @@ def test_labels_cover_neither_marks_nor_each_other():
         for i, box in enumerate(placed):
             assert labels.overlap(box, frame) == pytest.approx(60 * 16)
             assert not any(labels.overlap(box, other) for other in (*marks, *placed[:i]))
+
+
+def test_labels_are_at_their_points_and_not_at_others():
+    rng = np.random.default_rng(0)
+    frame, away, all_of_them = labels.Box(0, 0, 784, 532), 0, 0
+    for _ in range(20):
+        at = [(float(x), float(y)) for x, y in rng.uniform((500, 100), (740, 480), (15, 2))]
+        marks = [labels.Box(x - 7, y - 7, x + 7, y + 7) for x, y in at]
+        placed = labels.place([(70.0, 16.0)] * 15, at, marks, frame)
+        for i, box in enumerate(placed):
+            nearest = min(range(15), key=lambda other: labels.distance(box, at[other]))
+            away, all_of_them = away + (nearest != i), all_of_them + 1
+            assert labels.distance(box, at[i]) < 90
+    assert away < 0.05 * all_of_them
 
 
 def test_overlap_by_counting_pixels():
@@ -257,13 +283,13 @@ def test_ticks_are_round_and_never_past_1():
 
 
 def test_the_history_marks_the_crossover_and_the_best_step(tmp_path):
-    vector, pixels = plots.history(make_run(), tmp_path / "history")
+    vector, pixels = history.history(make_run(), tmp_path / "history")
     found = svg_texts(vector)
     for text in ("best step 200", "crossover 300", "original task accuracy, validation probe", "step"):
         assert text in found
     assert any("accepted drop of 0.01" in text for text in found)
     assert pixels.read_bytes().startswith(b"\x89PNG")
-    alone = svg_texts(plots.history(make_run(original=False), tmp_path / "alone")[0])
+    alone = svg_texts(history.history(make_run(original=False), tmp_path / "alone")[0])
     assert "best step 200" in alone
     assert not any("original" in text or "crossover" in text for text in alone)
 
@@ -272,7 +298,7 @@ def test_the_band_of_rmse_is_above_and_a_lost_score_is_left_out():
     run = make_run()
     run["original"]["metric"] = "rmse"
     run["history"][2]["original"] = None
-    spec = json.dumps(plots.history_chart(run).to_dict())
+    spec = json.dumps(history.history_chart(run).to_dict())
     assert re.search(r'"score": 0.886, "edge": 0.896', spec)
     assert '"score": null' not in spec
 
@@ -357,7 +383,7 @@ def test_the_page_loads_nothing_and_its_colours_are_the_pictures():
     assert Outline(text).loads == []
     assert "url(" not in text
     assert "@import" not in text
-    drawn = set(re.findall(r'(?:fill|stroke)="(#\w{6})"', plots.history_svg(make_run())))
+    drawn = set(re.findall(r'(?:fill|stroke)="(#\w{6})"', history.history_svg(make_run())))
     replaced = set(re.findall(r'svg \[\w+="(#\w{6})"\]', style.STYLE))
     assert replaced <= drawn, "a colour of the pictures changed; the dark page would not follow"
     assert "prefers-color-scheme: dark" in text
@@ -380,4 +406,4 @@ def test_a_page_is_written_whole_or_says_why(tmp_path):
     with pytest.raises(MachineError, match="cannot write"):
         write_page(make_run(), tmp_path / "file" / "report.html")
     with pytest.raises(MachineError, match="cannot write"):
-        plots.history(make_run(), tmp_path / "file" / "history")
+        history.history(make_run(), tmp_path / "file" / "history")

@@ -59,7 +59,8 @@ def differences(records: list[dict]) -> list[str]:
 def show(records: list[dict], console: Console, stem: Path | None) -> None:
     """Print the table of some runs; with a path also write the table and the picture, and say so."""
     from fft.record import replace_file
-    from fft.report import plots, tables
+    from fft.report import tables
+    from fft.report.front import front_of_runs
 
     console.print(tables.before_after(records))
     if stem is None:
@@ -67,5 +68,5 @@ def show(records: list[dict], console: Console, stem: Path | None) -> None:
     stem.parent.mkdir(parents=True, exist_ok=True)
     table = stem.with_name(stem.name + ".md")
     replace_file(table, tables.markdown(records).encode())
-    written = [table, *plots.front_of_runs(records, stem)]
+    written = [table, *front_of_runs(records, stem)]
     console.out(f"wrote {', '.join(map(str, written))}", highlight=False)

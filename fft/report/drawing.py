@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 # Okabe and Ito's colours, which every kind of colour vision tells apart, darkened until letters in them read on white.
-COLOURS = ("#0072B2", "#C44E00", "#00795A", "#A8447F", "#8A6500", "#1F78A8", "#6A4690", "#7A4038")
+COLOURS = ("#0072B2", "#C44E00", "#00795A", "#A8447F", "#8A6500", "#5B6770", "#6A4690", "#7A4038")
 SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "triangle-right", "triangle-left")
 INK, FAINT, BAND = "#333333", "#767676", "#009E73"
 FONT = "Helvetica, Arial, sans-serif"
@@ -22,6 +22,13 @@ def ticks(values: Sequence[float], most: int = 8) -> list[float]:
     step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough)
     first, last = math.floor(low / step), math.ceil(high / step - 1e-9)
     return [round(number * step, 10) for number in range(first, last + 1)]
+
+
+def domain(values: Sequence[float]) -> tuple[float, float]:
+    """The least and greatest value with room around them for labels."""
+    low, high = min(values), max(values)
+    room = 0.12 * (high - low) or 0.05
+    return low - room, high + room
 
 
 def styled(chart: Any) -> Any:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-GAPS = (12, 20, 32, 48)  # pixels between a point and its label; nearer is better
+GAPS = (12, 20, 32, 48, 66, 90)  # pixels between a point and its label
+FAR = 3  # what a pixel of distance between label and point costs, in pixels covered
+ASTRAY = 400  # what it costs to be nearer to another point
+SWEEPS = 4  # how often every label is placed anew, seeing all the others
 
 
 class Box(NamedTuple):
@@ -22,18 +26,22 @@ def place(
 ) -> list[Box]:
     """A box for each label: sizes (width, height) of the labels, `at` their points (x, y), marks what not to cover.
 
-    Greedy, in order: of the places right, left, above, below and at the corners, at growing distance, the first of
-    the least overlap with marks, labels already placed and the outside of the frame.
+    Of the places right, left, above, below and at the corners, at growing distance, each label takes the cheapest:
+    little overlap with marks, other labels and the outside of the frame, near its point, and nearer to it than to
+    other points. The labels are placed in order, and then again in view of all others.
     """
-    placed: list[Box] = []
-    for (width, height), (x, y) in zip(sizes, at, strict=True):
-        candidates = [box for gap in GAPS for box in _around(x, y, width, height, gap)]
-        placed.append(min(candidates, key=lambda box: _cost(box, [*marks, *placed], frame)))
-    return placed
+    placed: dict[int, Box] = {}
+    for number in [*range(len(sizes))] * SWEEPS:
+        taken = [*marks, *(box for other, box in placed.items() if other != number)]
+        others = [point for other, point in enumerate(at) if other != number]
+        candidates = [box for gap in GAPS for box in _around(*at[number], *sizes[number], gap)]
+        costs = [_cost(box, taken, frame) + _strangeness(box, at[number], others) for box in candidates]
+        placed[number] = candidates[costs.index(min(costs))]
+    return [placed[number] for number in range(len(sizes))]
 
 
 def _around(x: float, y: float, width: float, height: float, gap: float) -> list[Box]:
-    """The eight places at this distance from a point, the preferred first."""
+    """The places at about this distance from a point, the preferred first."""
     slant = 0.7 * gap
     corners = [
         (x + gap, y - height / 2),
@@ -44,6 +52,10 @@ def _around(x: float, y: float, width: float, height: float, gap: float) -> list
         (x + slant, y + slant),
         (x - slant - width, y - slant - height),
         (x - slant - width, y + slant),
+        (x - gap - width, y - 1.2 * height),
+        (x - gap - width, y + 0.2 * height),
+        (x + gap, y - 1.2 * height),
+        (x + gap, y + 0.2 * height),
     ]
     return [Box(left, top, left + width, top + height) for left, top in corners]
 
@@ -52,6 +64,19 @@ def _cost(box: Box, taken: Sequence[Box], frame: Box) -> float:
     """Pixels of the box that are covered or outside the frame."""
     area = (box.right - box.left) * (box.bottom - box.top)
     return 10 * (area - overlap(box, frame)) + sum(overlap(box, other) for other in taken)
+
+
+def _strangeness(box: Box, point: tuple[float, float], others: Sequence[tuple[float, float]]) -> float:
+    """What it costs that a label is far from its point, or nearer to another one."""
+    own = distance(box, point)
+    astray = any(distance(box, other) <= own for other in others)
+    return FAR * own + ASTRAY * astray
+
+
+def distance(box: Box, point: tuple[float, float]) -> float:
+    """Pixels from a point to the nearest spot of a box; 0 inside."""
+    x, y = point
+    return math.hypot(max(box.left - x, 0, x - box.right), max(box.top - y, 0, y - box.bottom))
 
 
 def overlap(a: Box, b: Box) -> float:

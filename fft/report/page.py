@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fft.record import replace_file
-from fft.report.plots import history_svg
+from fft.report.history import history_svg
 from fft.report.style import STYLE
 from fft.report.tables import BEFORE_AFTER, PARAMETERS, Column, caption, cells, groups, percent, score, signed
 

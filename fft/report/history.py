@@ -1,0 +1,114 @@
+"""The picture of a run: both tasks' scores on the validation probe against the step. SVG and PNG, no browser."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fft.metrics import METRICS
+from fft.report.drawing import BAND, COLOURS, FAINT, INK, domain, save, styled, svg, ticks
+
+if TYPE_CHECKING:
+    import altair
+
+WIDTH, PANEL = 560, 200  # a panel's data area, in pixels
+NEAR = 130  # marks nearer than this many pixels have their names on opposite sides
+
+
+def history(run: dict[str, Any], path_stem: str | Path) -> list[Path]:
+    """Draw both tasks' scores on the validation probe against the step; writes path_stem.svg and path_stem.png.
+
+    The upper panel is the original task with the base's score, the band of what may be lost, and the crossover; the
+    lower one the new task. A dotted line in both marks the best step, the one that is kept.
+    """
+    return save(history_chart(run), path_stem)
+
+
+def history_svg(run: dict[str, Any]) -> str:
+    """The picture of `history` as SVG text, for a page."""
+    return svg(history_chart(run))
+
+
+def history_chart(run: dict[str, Any]) -> altair.VConcatChart:
+    """The picture of `history` as an altair chart."""
+    import altair as alt
+
+    tasks = [task for task in ("original", "new") if run[task] and run["history"][0][task] is not None]
+    panels = [_panel(run, task, last=task == tasks[-1]) for task in tasks]
+    return styled(alt.vconcat(*panels, spacing=14))
+
+
+def _panel(run: dict[str, Any], task: str, last: bool) -> altair.LayerChart:
+    """One task's scores against the step."""
+    import altair as alt
+
+    colour = COLOURS[0] if task == "original" else COLOURS[1]
+    rows = [{"step": entry["step"], "score": entry[task]} for entry in run["history"] if entry[task] is not None]
+    steps = [0, max(entry["step"] for entry in run["history"])]
+    metric = METRICS[run[task]["metric"]]
+    bounds = [row["score"] for row in rows]
+    tolerance = run["verdict"]["tolerance"] if task == "original" and run["verdict"] else None
+    if tolerance is not None:
+        bounds.append(rows[0]["score"] - metric.sign * tolerance)
+    low, high = domain(bounds)
+    x = alt.X(
+        "step:Q",
+        title="step" if last else None,
+        axis=alt.Axis(labels=last, tickMinStep=1, tickCount=8),
+        scale=alt.Scale(domain=steps, nice=False),
+    )
+    y = alt.Y(
+        "score:Q",
+        title=[f"{task} task", f"{metric.name}, validation probe"],
+        scale=alt.Scale(domain=[low, high], nice=False),
+        axis=alt.Axis(values=ticks(bounds)),
+    )
+    data = alt.Chart(alt.Data(values=rows))
+    layers = [] if tolerance is None else _tolerance_band(rows[0]["score"], metric.sign, tolerance, steps, x, y)
+    layers += _step_marks(run, task, x)
+    layers += [
+        data.mark_line(strokeWidth=2.5, color=colour).encode(x=x, y=y),
+        data.mark_point(size=45, filled=True, opacity=1, color=colour).encode(x=x, y=y),
+    ]
+    panel = alt.layer(*layers).properties(width=WIDTH, height=PANEL)
+    if tolerance is None:
+        return panel
+    said = f"dashed: the base's score; shaded: the accepted drop of {tolerance:g}"
+    return panel.properties(title=alt.Title(said, anchor="start", offset=20))
+
+
+def _tolerance_band(base: float, sign: int, tolerance: float, steps: Sequence[int], x: Any, y: Any) -> list:
+    """The base's score as a dashed line, and the band between it and what may be lost of it."""
+    import altair as alt
+
+    edge = base - sign * tolerance
+    chart = alt.Chart(alt.Data(values=[{"step": step, "score": base, "edge": edge} for step in steps]))
+    return [
+        chart.mark_area(color=BAND, opacity=0.18).encode(x=x, y=y, y2="edge:Q"),
+        chart.mark_line(color=FAINT, strokeDash=[4, 4], strokeWidth=1).encode(x=x, y=y),
+    ]
+
+
+def _step_marks(run: dict[str, Any], task: str, x: Any) -> list:
+    """Vertical lines at the best step and, for the original, at the crossover; the first panel has their names on top.
+
+    Two names that would meet stand on opposite sides of their lines.
+    """
+    import altair as alt
+
+    marks = [(run["best_step"], "best step", INK, [1, 3])]
+    if task == "original":
+        marks.append((run["crossover"], "crossover", COLOURS[3], [6, 3]))
+    marks = sorted((mark for mark in marks if mark[0] is not None), key=lambda mark: mark[0])
+    pixels = [WIDTH * mark[0] / max(1, run["history"][-1]["step"]) for mark in marks]
+    near = len(marks) == 2 and pixels[1] - pixels[0] < NEAR
+    layers = []
+    for number, (step, name, colour, dash) in enumerate(marks):
+        data = alt.Chart(alt.Data(values=[{"step": step, "name": f"{name} {step}"}]))
+        layers.append(data.mark_rule(color=colour, strokeDash=dash, strokeWidth=1.5).encode(x=x))
+        if task == "original" or not run["original"]:
+            before = near and number == 0
+            text = data.mark_text(align="right" if before else "left", dx=-3 if before else 3, color=colour)
+            layers.append(text.encode(x=x, y=alt.value(-8), text="name:N"))
+    return layers
