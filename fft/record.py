@@ -289,12 +289,15 @@ _ABSENT = object()
 def diff(old: dict, new: dict) -> list[str]:
     """What changed between two nested JSON objects, one line a value: `optim.lr: 2e-05 -> 0.0001`.
 
-    A key on one side alone reads `(absent)`; lists are compared whole; an empty list means equal.
+    A key on one side alone reads `(absent)`; lists are compared whole, but those of named objects, such as a chain of
+    methods, name by name where both hold the same names in the same order; an empty list means equal.
     """
     return _diff(plain(old), plain(new), "")
 
 
 def _diff(old, new, path: str) -> list[str]:
+    if (names := _names(old)) and names == _names(new):
+        old, new = (dict(zip(names, objects, strict=True)) for objects in (old, new))
     if isinstance(old, dict) and isinstance(new, dict):
         keys = [*old, *(key for key in new if key not in old)]
         lines = [_diff(old.get(key, _ABSENT), new.get(key, _ABSENT), f"{path}.{key}") for key in keys]
@@ -302,6 +305,12 @@ def _diff(old, new, path: str) -> list[str]:
     if old is not _ABSENT and new is not _ABSENT and old == new and isinstance(old, bool) == isinstance(new, bool):
         return []
     return [f"{path.lstrip('.')}: {_show(old)} -> {_show(new)}"]
+
+
+def _names(value) -> list[str]:
+    """The names of a list of named objects; none of any other value."""
+    named = isinstance(value, list) and all(isinstance(item, dict) and "name" in item for item in value)
+    return [item["name"] for item in value] if named else []
 
 
 def _show(value) -> str:

@@ -230,6 +230,15 @@ def test_diff_names_each_change_by_its_dotted_path():
     assert diff(old, json.loads(json.dumps(old))) == []
 
 
+def test_diff_of_a_method_chain_names_the_setting_that_changed():
+    lora, ewc = {"name": "lora", "rank": 8}, {"name": "ewc", "strength": 1e3, "samples": 512}
+    weaker = {**ewc, "strength": 10.0}
+    assert diff({"method": [lora, ewc]}, {"method": [lora, weaker]}) == ["method.ewc.strength: 1000.0 -> 10.0"]
+    (turned,) = diff({"method": [lora, ewc]}, {"method": [ewc, lora]})
+    assert turned.startswith("method: [") and " -> [" in turned, "another order is another chain"
+    assert len(diff({"method": [lora]}, {"method": [lora, ewc]})) == 1
+
+
 # --- signals ---
 
 
