@@ -1,7 +1,7 @@
 """What a run tells while it goes."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,8 +34,16 @@ class Journal:
         finally:
             self.seconds[part] = self.seconds.get(part, 0.0) + time.monotonic() - start
 
-    def resume(self, step: int, seconds: dict[str, float]) -> None:
-        """Forget events after `step` (-1: all of them) and add the seconds of the run so far."""
+    def resume(self, step: int, seconds: dict[str, float], told: Collection[tuple[str, int]] = ()) -> None:
+        """Forget events after `step` (-1: all of them) and add the seconds of the run so far.
+
+        `told` are events up to `step` as (name, step); a warning says how many of them the log has lost.
+        """
         self.log.truncate_after(step)
+        if lost := len(set(told) - self.log.events()):
+            self.say(
+                f"warning: {self.log.path} has lost {lost} of the {len(told)} steps and scores up to step {step}; "
+                "the run goes on, its scores are kept with the saved steps"
+            )
         for part, spent in seconds.items():
             self.seconds[part] = self.seconds.get(part, 0.0) + spent

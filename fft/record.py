@@ -185,6 +185,11 @@ class MetricsLog:
                 self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115 held until close()
         return len(lines) - len(kept)
 
+    def events(self) -> set[tuple[str, int]]:
+        """The events that can be read, as (name, step)."""
+        lines = self.path.read_bytes().splitlines()
+        return {(json.loads(line).get("event"), step) for line in lines if (step := _step_of(line)) is not None}
+
     def _drop_torn_line(self) -> None:
         content = self.path.read_bytes()
         whole = content.rfind(b"\n") + 1

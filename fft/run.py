@@ -146,7 +146,9 @@ def _start(job: Job, checkpoints: Checkpoints, journal: Journal) -> tuple[TrainS
     step, state, extra = checkpoints.restore(jax.eval_shape(job.trainable.init))
     for warning in checkpoints.warnings:
         journal.say(f"warning: {warning}")
-    journal.resume(step, extra["seconds"])
+    told = [("score", entry["step"]) for entry in extra["history"]]
+    told += [("step", kept) for kept in range(1, step + 1) if _is_logged(kept, job)]
+    journal.resume(step, extra["seconds"], told)
     journal.say(f"resuming at step {step} of {job.steps}")
     return state, extra["history"]
 
@@ -213,16 +215,21 @@ def is_scored(step: int, steps: int, every: int | None) -> bool:
 
 
 def _look_at(step: int, metrics: dict | None, job: Job, journal: Journal) -> dict[str, float] | None:
-    """Tell the metrics of a step, and return them as numbers; one step in a hundredth of the run is kept."""
+    """Tell the metrics of a step, and return them as numbers."""
     if metrics is None:
         return None
     values = {name: float(value) for name, value in metrics.items()}
     fields = {"steps": job.steps, **values}
-    if step % max(1, job.steps // LOGGED_STEPS) == 0:
+    if _is_logged(step, job):
         journal.tell("step", step, **fields)
     else:
         journal.emit({"event": "step", "step": step, **fields})
     return values
+
+
+def _is_logged(step: int, job: Job) -> bool:
+    """Whether the metrics of a step are kept: those of about LOGGED_STEPS steps of a run are."""
+    return step % max(1, job.steps // LOGGED_STEPS) == 0
 
 
 def _score(

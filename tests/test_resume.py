@@ -178,6 +178,29 @@ def test_a_damaged_step_is_passed_over_with_a_warning_and_the_end_is_the_same(ti
     assert scores == [0, 3, 6, 9, 12]
 
 
+def test_a_torn_last_line_of_the_log_goes_without_a_word(tiny, whole, stopped):
+    log = stopped / "metrics.jsonl"
+    log.write_bytes(log.read_bytes() + b'{"event": "step", "st')
+    answer = tune(tiny, stopped, *FLAGS)
+    assert answer.code == 0 and outcome(stopped) == outcome(whole)
+    assert "metrics.jsonl" not in answer.err
+    told, wanted = ([(e["event"], e["step"]) for e in events(out) if e["event"] != "start"] for out in (stopped, whole))
+    assert told == wanted
+
+
+@pytest.mark.parametrize("cut", ["the middle", "all", "half of the last line"])
+def test_events_that_the_log_lost_are_missed_with_a_warning(tiny, whole, stopped, cut):
+    log = stopped / "metrics.jsonl"
+    lines = log.read_bytes().splitlines(keepends=True)
+    assert json.loads(lines[-1])["event"] == "score"
+    kept = {"the middle": lines[:2] + lines[4:], "all": [], "half of the last line": [*lines[:-1], lines[-1][:30]]}[cut]
+    log.write_bytes(b"".join(kept))
+    answer = tune(tiny, stopped, *FLAGS)
+    assert answer.code == 0 and outcome(stopped) == outcome(whole)
+    missing = {"the middle": "2 of the 9", "all": "9 of the 9", "half of the last line": "1 of the 9"}[cut]
+    assert f"metrics.jsonl has lost {missing} steps and scores up to step 6" in answer.err
+
+
 def test_where_the_best_step_is_damaged_the_latest_is_kept_with_a_warning(tiny, tmp_path, monkeypatch):
     out, train = tmp_path / "run", run._train
 
