@@ -10,7 +10,7 @@ import jax
 
 from fft.artefact import load_artefact, save_artefact
 from fft.errors import InputError
-from fft.experiment import Experiment
+from fft.experiment import Data, Experiment
 from fft.headfit import fit_head
 from fft.models import Checkpoint, Head
 from fft.models.heads import check_name
@@ -25,7 +25,7 @@ class HeadNames(NamedTuple):
 
 
 def head_names(experiment: Experiment, checkpoint: Checkpoint) -> HeadNames:
-    """The heads the experiment asks for; InputError where the checkpoint does not have them."""
+    """The heads the experiment asks for; InputError where the checkpoint lacks them or has them of another kind."""
     names, wanted = list(checkpoint.heads), experiment.original_head
     if experiment.original is None:
         return HeadNames(None, _unused(experiment.new.name, "new", names))
@@ -40,7 +40,17 @@ def head_names(experiment: Experiment, checkpoint: Checkpoint) -> HeadNames:
         )
     else:
         name = wanted or checkpoint.primary
+        _check_kind(experiment.original, name, checkpoint.heads[name].kind)
     return HeadNames(name, name if experiment.head == "shared" else _unused(experiment.new.name, "new", [*names, name]))
+
+
+def _check_kind(data: Data, name: str, kind: str) -> None:
+    """Refuse original data of another kind than the head that is there, with the ways out."""
+    if data.kind != kind:
+        raise InputError(
+            f"{data.source}: the head {name!r} is for {kind}, the data are named as {data.kind}. Give --original.kind "
+            f"{kind}, or --original-head fit to train a head for these data on the frozen base first"
+        )
 
 
 def _unused(given: str | None, default: str, taken: list[str]) -> str:

@@ -57,6 +57,8 @@ def test_a_taken_default_name_is_numbered(bert):
     assert names(renamed(bert, "new")) == HeadNames("new", "new_2")
     assert names(renamed(bert, "new", "new_2"), original=None) == HeadNames(None, "new_3")
     assert names(bert, original_head="fit") == HeadNames("original_2", "new")
+    targets = Data("targets.csv", kind="regression")
+    assert names(bert, original=targets, original_head="fit") == HeadNames("original_2", "new")
 
 
 @pytest.mark.parametrize(
@@ -67,6 +69,10 @@ def test_a_taken_default_name_is_numbered(bert):
         ({"new": Data("n", name="a/b")}, "cannot be called 'a/b'"),
         ({"new": Data("n", name="v1.5")}, "cannot be called 'v1.5'"),
         ({"original": Data("o", name=""), "original_head": "fit"}, "cannot be called ''"),
+        (
+            {"original": Data("o.csv", kind="regression")},
+            "o.csv: .* --original.kind classification, or --original-head fit",
+        ),
     ],
 )
 def test_names_that_do_not_fit_are_refused(bert, settings, message):
