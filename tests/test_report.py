@@ -58,6 +58,7 @@ def make_run(name="lora+ewc", outcome="undecided", after=0.868, original=True):
         "notes": ["a note"],
         "steps": 400,
         "best_step": 200,
+        "kept_step": 400,
         "stopped": "steps",
         "skipped_steps": 0,
         "history": [
@@ -343,6 +344,7 @@ def test_the_page_begins_with_the_verdict(outcome):
     assert text.index("Before and after") > text.index(said[1:])
     order = ("Before and after", "Course", "Notes and warnings", "Parameters", "Data", "Settings", "To repeat")
     assert sorted(order, key=text.index) == list(order)
+    assert "kept is step 400;" in text, "with --keep latest it is not the best step"
     repeat = "fft tune --config RUN/experiment.json"
     for words in ("a note", "original: 3 cut", "optim.lr 0.0001", repeat, "c" * 40, "cpu"):
         assert words in text.replace("\n", " ")

@@ -20,7 +20,7 @@ def history(run: dict[str, Any], path_stem: str | Path) -> list[Path]:
     """Draw both tasks' scores on the validation probe against the step; writes path_stem.svg and path_stem.png.
 
     The upper panel is the original task with the base's score, the band of what may be lost, and the crossover; the
-    lower one the new task. A dotted line in both marks the best step, the one that is kept.
+    lower one the new task. A dotted line in both marks the best step.
     """
     return save(history_chart(run), path_stem)
 

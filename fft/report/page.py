@@ -104,7 +104,7 @@ def _history(run: dict[str, Any]) -> str:
     if run["crossover"] is not None:
         crossed = f"from step {run['crossover']} on the original's drop on the probe exceeds what is accepted"
     ended = {"patience": ", stopped for lack of progress", "non-finite": ", stopped by steps that were not finite"}
-    course = f"{run['steps']:,} steps{ended.get(run['stopped'], '')}; kept is step {run['best_step']}"
+    course = f"{run['steps']:,} steps{ended.get(run['stopped'], '')}; kept is step {run['kept_step']}"
     said = f"{course}; {crossed}" if run["original"] else course
     return f"<h2>Course</h2>\n<figure>{history_svg(run)}<figcaption>{escape(said)}.</figcaption></figure>"
 
