@@ -1,7 +1,6 @@
-"""What a run writes down beside its weights: JSON files, the event log, the surroundings, and who owns the folder."""
+"""What a run writes down beside its weights: JSON files, the event log, the surroundings."""
 
 import contextlib
-import fcntl
 import hashlib
 import importlib.metadata
 import json
@@ -248,44 +247,6 @@ def _git(source: Path) -> dict:
         return {"commit": ask("rev-parse", "HEAD"), "dirty": bool(ask("status", "--porcelain", "--", "."))}
     except (OSError, subprocess.SubprocessError):
         return {"commit": None, "dirty": None}
-
-
-class RunLock:
-    """Holds DIRECTORY/lock for as long as the block runs; the system lets go of it when the process ends or is killed.
-
-    Raises InputError naming the other process when the folder is in use, MachineError when it cannot be written.
-
-        with RunLock(run_folder):
-            ...
-    """
-
-    def __init__(self, directory):
-        self.directory = Path(directory)
-        self._file = None
-
-    def __enter__(self):
-        path = self.directory / "lock"
-        with writing(path):
-            self.directory.mkdir(parents=True, exist_ok=True)
-            file = open(path, "a+")
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.seek(0)
-                holder = file.read().strip() or "unknown"
-                file.close()
-                raise InputError(
-                    f"{self.directory} is in use by process {holder}: wait for it to end, or choose another folder"
-                ) from None
-            file.truncate(0)
-            file.write(f"{os.getpid()}\n")
-            file.flush()
-        self._file = file
-        return self
-
-    def __exit__(self, *_):
-        self._file.truncate(0)
-        self._file.close()
 
 
 _ABSENT = object()

@@ -20,6 +20,7 @@ from fft import models, record, retention
 from fft.checkpoint import Checkpoints
 from fft.errors import InputError
 from fft.experiment import Experiment
+from fft.folder import FolderLock, agree
 from fft.job import Job, accept, assemble, parameter_counts, resolved, training_batches
 from fft.journal import Journal
 from fft.outcome import run_record, write_outcome
@@ -63,17 +64,17 @@ def run(
     experiment = resolved(experiment)
     with StopFlag() as stop:
         if (directory / "experiment.json").exists():
-            with record.RunLock(directory):
+            with FolderLock(directory):
                 if finished := _claim(directory, experiment):
                     return finished
         start = time.monotonic()
         accepted = accept(experiment, lambda text: emit({"event": "say", "text": text}))
         stop.check()
         # Input that is refused leaves no trace, so that the corrected call may name the same folder.
-        with record.RunLock(directory):
+        with FolderLock(directory):
             if finished := _claim(directory, experiment):
                 return finished
-            _agree(directory / "identity.json", accepted.identity, "a run on other weights or data")
+            agree(directory / "identity.json", accepted.identity, "a run on other weights or data")
             journal = Journal(directory / "metrics.jsonl", emit, {"prepare": time.monotonic() - start})
             with journal.clock("prepare"):
                 job = assemble(accepted, directory, stop.check, journal.say)
@@ -82,19 +83,9 @@ def run(
 
 def _claim(directory: Path, experiment: Experiment) -> Run | None:
     """Make the folder the experiment's own, or refuse; the run if it is finished already."""
-    _agree(directory / "experiment.json", experiment.to_json(), "another experiment")
+    agree(directory / "experiment.json", experiment.to_json(), "another experiment")
     path = directory / "run.json"
     return Run(directory, record.read_object(path)) if path.exists() else None
-
-
-def _agree(path: Path, wanted: dict, what: str) -> None:
-    """Write `wanted` to `path`, or find it there already; refuse a folder that holds something else, with the diff."""
-    wanted = record.plain(wanted)
-    if not path.exists():
-        record.write_json(path, wanted)
-    elif changes := record.diff(record.read_object(path), wanted):
-        lines = "\n  ".join(changes)
-        raise InputError(f"{path.parent} holds {what}; choose another --out, or undo the change:\n  {lines}")
 
 
 def _run(job: Job, directory: Path, journal: Journal, stop: StopFlag, known: dict[str, dict]) -> dict:

@@ -15,7 +15,8 @@ import pytest
 
 import fft.record as record
 from fft.errors import InputError, MachineError
-from fft.record import MetricsLog, RunLock, diff, environment, experiment_hash, plain, write_json
+from fft.folder import FolderLock
+from fft.record import MetricsLog, diff, environment, experiment_hash, plain, write_json
 from fft.signals import StopFlag, Stopped
 
 
@@ -92,7 +93,8 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_no_other(tmp_path, monkeyp
 def test_what_cannot_be_written_below_a_file_is_the_machines_fault(tmp_path):
     (tmp_path / "file").write_text("")
     below = tmp_path / "file" / "run"
-    for action in (lambda: write_json(below, {}), lambda: MetricsLog(below / "m"), lambda: RunLock(below).__enter__()):
+    lock = FolderLock(below)
+    for action in (lambda: write_json(below, {}), lambda: MetricsLog(below / "m"), lock.__enter__):
         with pytest.raises(MachineError, match="Not a directory"):
             action()
 
@@ -193,23 +195,23 @@ def test_a_second_process_is_refused_and_named_and_a_kill_frees_the_folder(tmp_p
     holder = python(
         """
         import sys, time
-        from fft.record import RunLock
-        with RunLock(sys.argv[1]):
+        from fft.folder import FolderLock
+        with FolderLock(sys.argv[1]):
             print('held', flush=True)
             time.sleep(60)
         """,
         tmp_path / "run",
     )
     assert holder.stdout.readline() == "held\n"
-    with pytest.raises(InputError, match=f"in use by process {holder.pid}:"), RunLock(tmp_path / "run"):
+    with pytest.raises(InputError, match=f"in use by process {holder.pid}:"), FolderLock(tmp_path / "run"):
         pass
     holder.kill()
     holder.communicate()
-    with RunLock(tmp_path / "run"):
+    with FolderLock(tmp_path / "run"):
         assert (tmp_path / "run" / "lock").read_text() == f"{os.getpid()}\n"
-        with pytest.raises(InputError, match=str(os.getpid())), RunLock(tmp_path / "run"):
+        with pytest.raises(InputError, match=str(os.getpid())), FolderLock(tmp_path / "run"):
             pass
-    with RunLock(tmp_path / "run"):
+    with FolderLock(tmp_path / "run"):
         pass
 
 

@@ -13,7 +13,7 @@ from tiny_runs import events, fft, finish, outcome, start, tune
 
 from fft import restore, retention, run
 from fft.checkpoint import Checkpoints
-from fft.record import RunLock
+from fft.folder import FolderLock
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 STEPS = 12
@@ -255,11 +255,11 @@ def test_other_weights_under_the_same_name_are_refused(tiny, stopped):
 
 
 def test_a_second_process_on_the_same_folder_is_refused(tiny, whole, tmp_path):
-    with RunLock(tmp_path / "run"):
+    with FolderLock(tmp_path / "run"):
         answer = finish(begin(tiny, tmp_path / "run"))
     assert answer.code == 2 and f"is in use by process {os.getpid()}" in answer.err
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"lock"}
-    with RunLock(whole):
+    with FolderLock(whole):
         answer = finish(begin(tiny, whole))
     assert answer.code == 2 and "reading the checkpoint" not in answer.out, "it need not read anything to know"
 

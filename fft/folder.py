@@ -1,0 +1,56 @@
+"""Whose folder it is: one process at a time, and one experiment for good."""
+
+import fcntl
+import os
+from pathlib import Path
+
+from fft.errors import InputError
+from fft.record import diff, plain, read_object, write_json, writing
+
+
+class FolderLock:
+    """Holds DIRECTORY/lock for as long as the block runs; the system lets go of it when the process ends or is killed.
+
+    Raises InputError naming the other process when the folder is in use, MachineError when it cannot be written.
+
+        with FolderLock(run_folder):
+            ...
+    """
+
+    def __init__(self, directory):
+        self.directory = Path(directory)
+        self._file = None
+
+    def __enter__(self):
+        path = self.directory / "lock"
+        with writing(path):
+            self.directory.mkdir(parents=True, exist_ok=True)
+            file = open(path, "a+")
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                holder = file.read().strip() or "unknown"
+                file.close()
+                raise InputError(
+                    f"{self.directory} is in use by process {holder}: wait for it to end, or choose another folder"
+                ) from None
+            file.truncate(0)
+            file.write(f"{os.getpid()}\n")
+            file.flush()
+        self._file = file
+        return self
+
+    def __exit__(self, *_):
+        self._file.truncate(0)
+        self._file.close()
+
+
+def agree(path: Path, wanted: dict, what: str) -> None:
+    """Write `wanted` to `path`, or find it there already; refuse a folder that holds something else, with the diff."""
+    wanted = plain(wanted)
+    if not path.exists():
+        write_json(path, wanted)
+    elif changes := diff(read_object(path), wanted):
+        lines = "\n  ".join(changes)
+        raise InputError(f"{path.parent} holds {what}; choose another --out, or undo the change:\n  {lines}")
