@@ -1,0 +1,252 @@
+"""EWC's λ by the estimator of the Fisher: handwritten digits, then the same digits with their pixels permuted.
+
+python -m experiments.fisher_estimators digits          writes experiments/results/fisher_digits.{md,svg,png}
+
+A perceptron with two hidden layers learns digits (8 x 8 pixels, sklearn), then, with EWC and the same head, the
+permuted ones. A seed draws the split, the permutation, the weights and every batch. Scores are on test rows; λ is
+chosen by the mean of both accuracies on validation rows.
+"""
+
+from __future__ import annotations
+
+import warnings
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from scipy.stats import spearmanr
+
+from fft.fisher import diagonal_fisher
+from fft.methods import EWC
+from fft.paths import Params, flatten
+from fft.tasks import Classify
+
+SEEDS = tuple(range(5))
+STRENGTHS = tuple(float(10**power) for power in np.arange(-1, 8.5, 0.5))
+# estimator by the rows of a batch of the Fisher pass; the per-example ones do not depend on it
+PER_EXAMPLE, PER_BATCH, SIZES = ("exact", "mc", "empirical"), ("gnb", "batched"), (8, 32, 128)
+ESTIMATORS = tuple((name, 32) for name in PER_EXAMPLE) + tuple((name, size) for name in PER_BATCH for size in SIZES)
+WIDTH, CLASSES, SAMPLES = 64, 10, 1024
+STEPS, BATCH, RATE = 400, 32, 1e-3
+TASK = Classify("digits", tuple(str(digit) for digit in range(CLASSES)))
+
+
+class Perceptron:
+    """64 pixels, two hidden layers of tanh, ten classes."""
+
+    @staticmethod
+    def apply(params: Params, batch: dict, key: Any = None) -> dict:
+        """{"logits": {"digits": [B, 10]}} of pixels x [B, 64]."""
+        x = batch["x"]
+        for name in ("0", "1"):
+            x = jnp.tanh(x @ params["layers"][name]["kernel"] + params["layers"][name]["bias"])
+        head = params["heads"]["digits"]
+        return {"logits": {"digits": x @ head["kernel"] + head["bias"]}}
+
+    @staticmethod
+    def init(key: jax.Array) -> Params:
+        """Random weights, of variance 1 / fan-in."""
+        keys = jax.random.split(key, 3)
+
+        def dense(key, fan_in, fan_out):
+            return {"kernel": jax.random.normal(key, (fan_in, fan_out)) / fan_in**0.5, "bias": jnp.zeros(fan_out)}
+
+        layers = {"0": dense(keys[0], 64, WIDTH), "1": dense(keys[1], WIDTH, WIDTH)}
+        return {"layers": layers, "heads": {"digits": dense(keys[2], WIDTH, CLASSES)}}
+
+
+class Split(NamedTuple):
+    """Rows x [N, 64] and labels [N]."""
+
+    x: np.ndarray
+    label: np.ndarray
+
+
+def splits(seed: int) -> dict[str, Split]:
+    """train (60 %), validation and test rows of the digits, and `permute(x)` of the second task."""
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    order = np.random.default_rng(seed).permutation(len(data.target))
+    x, label = data.data[order].astype(np.float32) / 16, data.target[order].astype(np.int32)
+    cuts = (len(x) * 3 // 5, len(x) * 4 // 5)
+    parts = zip(np.split(x, cuts), np.split(label, cuts), strict=True)
+    return dict(zip(("train", "validation", "test"), (Split(*part) for part in parts), strict=True))
+
+
+def permuted(split: Split, seed: int) -> Split:
+    """The rows with their pixels in another order."""
+    return Split(split.x[:, np.random.default_rng([seed, 1]).permutation(64)], split.label)
+
+
+@partial(jax.jit, static_argnums=4)
+def train(start: Params, aux: Params, split: Split, key: jax.Array, method: EWC | None) -> Params:
+    """STEPS steps of Adam from `start`, with the method's penalty around it where there is a method."""
+    tx = optax.adam(RATE)
+
+    def loss(params, rows):
+        batch = {"x": split.x[rows], "label": split.label[rows], "weight": jnp.ones(len(rows))}
+        nll, _ = TASK.loss(Perceptron.apply(params, batch), batch)
+        return jnp.mean(nll) + (0.0 if method is None else method.penalty(start, params, aux))
+
+    def step(carry, key):
+        params, state = carry
+        gradient = jax.grad(loss)(params, jax.random.randint(key, (BATCH,), 0, len(split.label)))
+        updates, state = tx.update(gradient, state)
+        return (optax.apply_updates(params, updates), state), None
+
+    return jax.lax.scan(step, (start, tx.init(start)), jax.random.split(key, STEPS))[0][0]
+
+
+@jax.jit
+def accuracy(params: Params, split: Split) -> jax.Array:
+    """The share of rows that are right."""
+    logits = Perceptron.apply(params, {"x": split.x})["logits"]["digits"]
+    return jnp.mean(jnp.argmax(logits, -1) == split.label)
+
+
+def fisher_of(base: Params, split: Split, estimator: str, size: int, key: jax.Array) -> Params:
+    """The diagonal over SAMPLES training rows."""
+    batches = [
+        {"x": split.x[at : at + size], "label": split.label[at : at + size], "weight": np.ones(size, np.float32)}
+        for at in range(0, SAMPLES, size)
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # batched says what it is; here it is the point
+        return diagonal_fisher(
+            Perceptron, TASK, base, batches, key, estimator=estimator, way="vmapped", chunk=size
+        ).diagonal
+
+
+class Grid(NamedTuple):
+    """What every seed, estimator and λ gave; arrays [seeds, estimators, strengths] of accuracies."""
+
+    first: dict[str, np.ndarray]
+    """by split, on the first task after the second"""
+    second: dict[str, np.ndarray]
+    trace: np.ndarray
+    """[seeds, estimators], relative to exact"""
+    rank: np.ndarray
+    """[seeds, estimators], Spearman's correlation with exact"""
+    before: np.ndarray
+    """[seeds], test accuracy of the base on the first task"""
+
+
+def grid() -> Grid:
+    """Train it all."""
+    shape = (len(SEEDS), len(ESTIMATORS), len(STRENGTHS))
+    first, second = ({name: np.zeros(shape) for name in ("validation", "test")} for _ in range(2))
+    trace, rank, before = np.zeros(shape[:2]), np.zeros(shape[:2]), np.zeros(len(SEEDS))
+    method = EWC(strength=1.0)
+    for s, seed in enumerate(SEEDS):
+        parts = splits(seed)
+        others = {name: permuted(part, seed) for name, part in parts.items()}
+        keys = jax.random.split(jax.random.key(seed), 4)
+        base = train(Perceptron.init(keys[0]), {}, parts["train"], keys[1], None)
+        before[s] = accuracy(base, parts["test"])
+        exact = None
+        for e, (estimator, size) in enumerate(ESTIMATORS):
+            fisher = fisher_of(base, parts["train"], estimator, size, keys[2])
+            numbers = np.concatenate([np.ravel(leaf) for leaf in flatten(fisher).values()])
+            exact = numbers if exact is None else exact
+            trace[s, e], rank[s, e] = numbers.sum() / exact.sum(), spearmanr(numbers, exact).statistic
+            tuned = jax.vmap(
+                lambda strength, base=base, fisher=fisher, other=others["train"], key=keys[3]: train(
+                    base, {"fisher": fisher, "unit": strength}, other, key, method
+                )
+            )(jnp.asarray(STRENGTHS))
+            for name in ("validation", "test"):
+                first[name][s, e] = jax.vmap(partial(accuracy, split=parts[name]))(tuned)
+                second[name][s, e] = jax.vmap(partial(accuracy, split=others[name]))(tuned)
+    return Grid(first, second, trace, rank, before)
+
+
+def at_matched(first: np.ndarray, second: np.ndarray, wanted: float) -> float:
+    """The first task's accuracy at a given accuracy on the second, between neighbouring λ; nan where none reaches it.
+
+    `first`, `second` [strengths], λ rising: the second's accuracy falls with λ, noise aside, and the first's rises.
+    """
+    reach = np.flatnonzero(second >= wanted)
+    if not len(reach):
+        return float("nan")
+    at = reach[-1]
+    if at + 1 == len(second):
+        return float(first[at])
+    share = (second[at] - wanted) / max(second[at] - second[at + 1], 1e-9)
+    return float(first[at] + share * (first[at + 1] - first[at]))
+
+
+def label_of(estimator: str, size: int) -> str:
+    """`mc`, or `batched, B = 32` where the batch size matters."""
+    return f"{estimator}, B = {size}" if estimator in PER_BATCH else estimator
+
+
+def write(found: Grid, stem: Path) -> None:
+    """The table and the picture."""
+    from fft.record import replace_file
+
+    plain = found.second["test"][:, 0, 0].mean()  # exact at the smallest λ: next to no penalty
+    wanted = plain - 0.05
+    combined = (found.first["validation"] + found.second["validation"]) / 2
+    best = combined.argmax(axis=2)  # [seeds, estimators]
+    lines = [
+        "# EWC's λ by the estimator of the Fisher, on digits",
+        "",
+        f"Digits ({100 * found.before.mean():.1f} % right on test), then permuted digits for {STEPS} steps of {BATCH} "
+        f"with EWC and the same head; Fisher over {SAMPLES} rows; {len(STRENGTHS)} λ from {STRENGTHS[0]:g} to "
+        f"{STRENGTHS[-1]:g}; {len(SEEDS)} seeds, mean ± standard deviation. Trace and Spearman's rank correlation are "
+        "against `exact`. The best λ (median over seeds, and its range) is chosen on validation rows. Matched: the "
+        f"first task's accuracy where the second's is {wanted:.3f}, .05 under that of nearly no penalty. By "
+        "`python -m experiments.fisher_estimators digits`.",
+        "",
+        "| estimator | trace | rank | best λ | first | second | first, matched |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for e, (estimator, size) in enumerate(ESTIMATORS):
+        chosen = np.array(STRENGTHS)[best[:, e]]
+        scores = [
+            np.array([tests["test"][s, e, best[s, e]] for s in range(len(SEEDS))])
+            for tests in (found.first, found.second)
+        ]
+        matched = [at_matched(found.first["test"][s, e], found.second["test"][s, e], wanted) for s in range(len(SEEDS))]
+        lines.append(
+            f"| {label_of(estimator, size)} | {found.trace[:, e].mean():.3g} | {found.rank[:, e].mean():.2f} | "
+            f"{np.median(chosen):.2g} ({chosen.min():.2g} to {chosen.max():.2g}) | "
+            + " | ".join(f"{values.mean():.3f} ± {values.std(ddof=1):.3f}" for values in (*scores, np.array(matched)))
+            + " |"
+        )
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(stem.with_suffix(".md"), ("\n".join(lines) + "\n").encode())
+    _draw(found, stem)
+
+
+def _draw(found: Grid, stem: Path) -> None:
+    """The mean of both accuracies over λ, a line an estimator."""
+    import altair as alt
+
+    from fft.report.drawing import COLOURS, save, styled
+
+    both = (found.first["test"] + found.second["test"]).mean(axis=0) / 2
+    names = [label_of(*each) for each in ESTIMATORS]
+    rows = [
+        {"estimator": name, "strength": strength, "both": float(both[e, at])}
+        for e, name in enumerate(names)
+        for at, strength in enumerate(STRENGTHS)
+    ]
+    dashes = [[1, 0]] * 3 + [[6, 3]] * 3 + [[2, 2]] * 3
+    colours = [*COLOURS[:3], *COLOURS[3:6], *COLOURS[3:6]]
+    chart = (
+        alt.Chart(alt.Data(values=rows), width=560, height=320)
+        .mark_line()
+        .encode(
+            x=alt.X("strength:Q", scale=alt.Scale(type="log"), title="λ", axis=alt.Axis(format="~e", tickCount=10)),
+            y=alt.Y("both:Q", scale=alt.Scale(zero=False), title="mean accuracy of both tasks on test"),
+            color=alt.Color("estimator:N", sort=names, scale=alt.Scale(domain=names, range=colours), title="estimator"),
+            strokeDash=alt.StrokeDash("estimator:N", sort=names, scale=alt.Scale(domain=names, range=dashes)),
+        )
+    )
+    save(styled(chart.properties(title=f"digits, then permuted digits: mean of {len(SEEDS)} seeds")), stem)
