@@ -10,13 +10,16 @@ import numpy as np
 
 from fft.errors import InputError
 from fft.paths import Params, flatten, unflatten
-from fft.record import replace_file, write_json, writing
+from fft.record import canonical, plain, replace_file, write_json, writing
 
+_OWN = "provenance_sha256"
+# safetensors' own numpy reader does not know bfloat16
+_DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "U8": "uint8", "I32": "int32", "U32": "uint32"}
 _AGAIN = "remove the folder, and the command that made it makes it again"
 
 
 def save_artefact(folder: str | Path, tree: Params, provenance: Mapping[str, Any]) -> None:
-    """Write `tree` to FOLDER/tensors.safetensors and `provenance` with its sha256 to FOLDER/provenance.json.
+    """Write `tree` to FOLDER/tensors.safetensors, and `provenance` with its sha256 and one of its own beside it.
 
     The JSON comes last, so a folder without it is an unfinished one. A tree without leaves has an empty file.
     Errors: MachineError when the disk is full or the folder cannot be written.
@@ -28,7 +31,8 @@ def save_artefact(folder: str | Path, tree: Params, provenance: Mapping[str, Any
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     replace_file(folder / "tensors.safetensors", payload)
-    write_json(folder / "provenance.json", {**provenance, "sha256": hashlib.sha256(payload).hexdigest()})
+    told = plain({**provenance, "sha256": hashlib.sha256(payload).hexdigest()})
+    write_json(folder / "provenance.json", {**told, _OWN: hashlib.sha256(canonical(told)).hexdigest()})
 
 
 def load_artefact(folder: str | Path) -> tuple[Params, dict[str, Any]]:
@@ -37,7 +41,7 @@ def load_artefact(folder: str | Path) -> tuple[Params, dict[str, Any]]:
     Errors: InputError when a file is missing, is not what was written, or is not JSON.
     """
     import jax.numpy as jnp
-    from safetensors.numpy import load
+    from safetensors import deserialize
 
     folder = Path(folder)
     try:
@@ -47,7 +51,13 @@ def load_artefact(folder: str | Path) -> tuple[Params, dict[str, Any]]:
         raise InputError(f"{folder} is not a finished artefact: {error.strerror}: {error.filename}; {_AGAIN}") from None
     except ValueError as error:
         raise InputError(f"{folder}/provenance.json is not JSON: {error}; {_AGAIN}") from None
-    wanted = provenance.get("sha256") if isinstance(provenance, dict) else None
-    if hashlib.sha256(payload).hexdigest() != wanted:
+    own = provenance.pop(_OWN, None) if isinstance(provenance, dict) else None
+    if own is None or own != hashlib.sha256(canonical(provenance)).hexdigest():
+        raise InputError(f"{folder}/provenance.json is not the file that was written: its sha256 differs; {_AGAIN}")
+    if hashlib.sha256(payload).hexdigest() != provenance["sha256"]:
         raise InputError(f"{folder}/tensors.safetensors is not the file that was written: its sha256 differs; {_AGAIN}")
-    return unflatten({path: jnp.asarray(array) for path, array in load(payload).items()}), provenance
+    arrays = {
+        path: jnp.asarray(np.frombuffer(found["data"], jnp.dtype(_DTYPES[found["dtype"]])).reshape(found["shape"]))
+        for path, found in deserialize(payload)
+    }
+    return unflatten(arrays), provenance

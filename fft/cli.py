@@ -24,6 +24,7 @@ COMMANDS = {
     "eval": "score a checkpoint on a task",
     "compare": "put finished runs side by side",
     "export": "write a run's model as a Hugging Face checkpoint",
+    "fisher": "measure the Fisher information of a task, for EWC, and show where it sits",
     "data": "look into a data source: rows, labels, lengths, trouble",
     "sweep": "run the experiments of a Python file that are not finished yet",
     "demo": "the whole story on real data: four methods, one table, one picture",

@@ -17,10 +17,13 @@ per EXAMPLE, dropout off, in float32. The estimators differ in whose labels they
 References: Kirkpatrick et al. 2017, arXiv 1612.00796; Martens 2014, arXiv 1412.1193; van de Ven 2025, arXiv 2502.11756.
 """
 
+import math
 import warnings
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from itertools import islice
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,10 +31,69 @@ import numpy as np
 
 from fft.errors import InputError
 from fft.paths import Params, flatten, overlay, unflatten
+from fft.schema import at_least, between
+from fft.sharding import sharded, split_rows
 
 PER_EXAMPLE, PER_BATCH = ("exact", "mc", "empirical"), ("gnb", "batched")
 ESTIMATORS = (*PER_EXAMPLE, *PER_BATCH)
 WAYS = ("fused", "vmapped")
+MOST_DRAWS = 10_000  # they are drawn, and held, all at once
+MOST_EXACT = 1_000  # outputs of a task; each costs a backward pass a batch
+FEWEST_BATCHES = 8  # before the trace over batches is said to have converged
+
+
+@dataclass(frozen=True)
+class FisherPass:
+    """How the Fisher information is estimated, and from how much."""
+
+    estimator: Literal["exact", "mc", "empirical", "gnb", "batched"] = "mc"
+    """whose labels: drawn from the model (mc), all of them weighted by the model (exact), the data's (empirical, not
+    the Fisher); gnb squares a batch's gradient for drawn labels, batched for the data's (to reproduce such code)"""
+    samples: int = 512
+    """original training rows the Fisher pass reads, chosen by the seed"""
+    draws: int = 1
+    """labels drawn per row by `mc` and `gnb`"""
+    batch_size: int = 32
+    """rows of one forward pass"""
+    way: Literal["fused", "vmapped"] = "fused"
+    """one backward pass a batch, or vmap(grad) over `chunk` rows at a time, which works for any model"""
+    chunk: int = 1
+    """rows whose gradients `vmapped` holds at once"""
+    converged: float = 0.0
+    """stop before `samples` once the 95 % half-width of the trace over batches is this share of it; 0 reads them all"""
+
+    prefix: ClassVar[str] = ""
+    """of the flags, where errors name them"""
+
+    def __post_init__(self):
+        for name in ("samples", "chunk", "batch_size"):
+            at_least(self.prefix + name.replace("_", "-"), getattr(self, name), 1)
+        between(self.prefix + "draws", self.draws, 1, MOST_DRAWS)
+        between(self.prefix + "converged", self.converged, 0.0, 1.0)
+
+    def measure(self, context: Any, key: jax.Array, **streaming: Any) -> tuple["Fisher", Any]:
+        """The Fisher information of the original task of a fft.methods.Context at its base, and the task with its σ.
+
+        Fresh heads take no part. `streaming` are `diagonal_fisher`'s mesh, start and watch.
+        """
+        fresh = tuple(f"heads/{name}/" for name in context.fresh_heads)
+        task = context.original.calibrated(lambda: context.predictions(self.samples))
+        fisher = diagonal_fisher(
+            context.model,
+            task,
+            context.base,
+            context.batches(self.samples, self.batch_size),
+            key,
+            estimator=self.estimator,
+            draws=self.draws,
+            way=self.way,
+            chunk=self.chunk,
+            converged=self.converged,
+            where=lambda path: not path.startswith(fresh),
+            warn=lambda text: context.note(f"warning: {text}"),
+            **{"watch": lambda running: context.poll()} | streaming,
+        )
+        return fisher, task
 
 
 class Fisher(NamedTuple):
@@ -41,6 +103,22 @@ class Fisher(NamedTuple):
     estimator: str
     examples: int
     draws: int
+    trace: float
+    """Σ of the diagonal"""
+    trace_error: float
+    """the 95 % half-width of the trace over batches as a share of it; inf where the batches are fewer than 8"""
+
+
+class Running(NamedTuple):
+    """A pass on its way: what a later call needs to go on after a kill."""
+
+    total: Params
+    """Σ g² over the rows read, float32; the next batch donates it, so a copy must be taken to keep it"""
+    rows: int
+    """rows read, filler included"""
+    examples: int
+    traces: tuple[float, ...]
+    """the trace of the mean over each batch's examples"""
 
 
 def diagonal_fisher(
@@ -54,8 +132,11 @@ def diagonal_fisher(
     draws: int = 1,
     way: str = "fused",
     chunk: int = 1,
+    converged: float = 0.0,
     where: Callable[[str], bool] = lambda path: True,
-    poll: Callable[[], None] = lambda: None,
+    mesh: jax.sharding.Mesh | None = None,
+    start: Running | None = None,
+    watch: Callable[[Running], None] = lambda running: None,
     warn: Callable[[str], None] = warnings.warn,
 ) -> Fisher:
     """The mean over examples of squared per-example gradients.
@@ -65,44 +146,111 @@ def diagonal_fisher(
     beyond rounding: `fused` takes one backward pass a batch (see fft.models.fused) and knows the operations of this
     package's models; `vmapped` takes `vmap(grad)` over `chunk` rows at a time and works for any function.
 
-    Errors: InputError for an unknown estimator or way, for no examples, for a model that the fused way does not
-    cover, and for a gradient that is not finite, by path. `warn` is told of `batched`.
+    `watch` sees the pass after every batch; a pass that gets one of these as `start`, and the same batches from the
+    first on, goes on behind it to the same bits. `converged` > 0 stops early, see `relative_error`. On a `mesh` every
+    device takes its share of a batch's rows, and parameters that are sharded over the mesh stay so, as does the
+    diagonal (see fft.sharding).
+
+    Errors: InputError for an unknown estimator or way, for no examples, for `exact` of a task with more than
+    MOST_EXACT outputs, for a model that the fused way does not cover, and for a gradient that is not finite, by row
+    and path. `warn` is told of `batched`, and of a
+    trace of 0.
     """
     for what, value, known in (("estimator", estimator, ESTIMATORS), ("way", way, WAYS)):
         if value not in known:
             raise InputError(f"unknown Fisher {what} {value!r}; known are {', '.join(known)}")
+    if estimator == "exact" and task.outputs > MOST_EXACT:
+        raise InputError(
+            f"exact would take {task.outputs:,} backward passes a batch, one for each output of {task.name!r}; "
+            "mc is unbiased and takes one for each draw"
+        )
     if estimator == "batched":
         warn("the batched estimator squares a mean: its scale shrinks with the batch, and the best λ moves with it")
-    fused = way == "fused" and estimator in PER_EXAMPLE
-    leaves = flatten(params)
-    asked = unflatten({path: leaf for path, leaf in leaves.items() if where(path)})
-    total = _zeros(asked)
-    per_example = _squares_fused if fused else partial(_squares_vmapped, chunk)
-    squares = _squares_of_a_batch if estimator in PER_BATCH else per_example
-    add = jax.jit(partial(_add, squares, model, task, estimator, draws), donate_argnums=0)
-    rows = examples = 0
-    for batch in batches:
-        poll()
-        numbered = {**batch, "row": np.arange(rows, rows + len(batch["weight"]), dtype=np.int32)}
-        if rows == 0 and fused:
+    asked = unflatten({path: leaf for path, leaf in flatten(params).items() if where(path)})
+    squares = squares_of(model, task, estimator=estimator, draws=draws, way=way, chunk=chunk)
+    add = _adder(squares, mesh, asked, params, estimator)
+    running = start or Running(jax.tree.map(partial(jnp.zeros_like, dtype=jnp.float32), asked), 0, 0, ())
+    for batch in islice(batches, len(running.traces), None):
+        numbered = {**batch, "row": np.arange(running.rows, running.rows + len(batch["weight"]), dtype=np.int32)}
+        if not running.rows and way == "fused" and estimator in PER_EXAMPLE:
             from fft.models.fused import refuse_raw_readers
 
             refuse_raw_readers(model.apply, params, asked, batch)
-        total = add(total, asked, params, numbered, key)
-        rows += len(batch["weight"])
-        examples += int(np.sum(batch["weight"] > 0))
-    if examples == 0:
+        rows = split_rows(numbered, mesh) if mesh is not None else numbered
+        total, trace = add(running.total, asked, params, rows, key)
+        if not math.isfinite(trace):
+            raise InputError(_blame(squares, asked, params, numbered, key))
+        real = int(np.sum(batch["weight"] > 0))
+        traces = (*running.traces, float(trace) / max(real, 1))
+        running = Running(total, running.rows + len(batch["weight"]), running.examples + real, traces)
+        watch(running)
+        if converged and relative_error(traces) <= converged:
+            break
+    if running.examples == 0:
         raise InputError("the Fisher information needs at least one example of the original task, got none")
-    diagonal = jax.tree.map(lambda leaf: leaf / examples, total)
-    if bad := [path for path, leaf in flatten(diagonal).items() if not bool(jnp.isfinite(leaf).all())]:
-        raise InputError(f"the Fisher information of {bad[0]} is not finite (and {len(bad) - 1} more leaves)")
-    return Fisher(diagonal, estimator, examples, draws if estimator in ("mc", "gnb") else 1)
+    diagonal = jax.tree.map(lambda leaf: leaf / running.examples, running.total)
+    trace = float(sum(jnp.sum(leaf) for leaf in jax.tree.leaves(diagonal)))
+    if trace == 0:
+        warn("the Fisher information is 0 everywhere: the model is certain of every answer, and EWC will hold nothing")
+    drawn = draws if estimator in ("mc", "gnb") else 1
+    return Fisher(diagonal, estimator, running.examples, drawn, trace, relative_error(running.traces))
 
 
-def _add(squares, model, task, estimator, draws, total, asked, params, batch, key):
-    """`total` plus Σ_b g_b² over the rows of a batch, arrays [B, ...]."""
-    labels_of = partial(_labels, task, estimator, draws, key)
-    return jax.tree.map(jnp.add, total, squares(model, task, labels_of, asked, params, batch))
+def relative_error(traces: tuple[float, ...]) -> float:
+    """The 95 % half-width of the mean of some batches' traces as a share of it: 1.96 sd / (√k mean).
+
+    inf for fewer than FEWEST_BATCHES. The batches must come in random order, as `fft.job.original_batches` are.
+    """
+    if len(traces) < FEWEST_BATCHES or not sum(traces):
+        return math.inf
+    return 1.96 * float(np.std(traces, ddof=1)) / math.sqrt(len(traces)) / float(np.mean(traces))
+
+
+def squares_of(
+    model: Any, task: Any, *, estimator: str, draws: int = 1, way: str = "fused", chunk: int = 1
+) -> Callable[[Params, Params, dict, jax.Array], Params]:
+    """The pure function (asked, params, batch, key) -> Σ_b g_b² over the rows of a batch [B, ...], float32.
+
+    The result is shaped like `asked`, some of the leaves of `params`; the batch holds "row" int32 [B], the numbers
+    that draws are made from. For `gnb` and `batched` it is B² (gradient of the batch's mean)², for `batched` over B.
+    """
+    per_example = _squares_fused if way == "fused" else partial(_squares_vmapped, chunk)
+    road = _squares_of_a_batch if estimator in PER_BATCH else per_example
+
+    def squares(asked, params, batch, key):
+        return road(model, task, partial(_labels, task, estimator, draws, key), asked, params, batch)
+
+    return squares
+
+
+def _adder(squares, mesh, asked, params, estimator):
+    """The compiled (total, asked, params, batch, key) -> (total + Σ_b g_b², its trace); `total` is donated."""
+    if mesh is not None:
+        if estimator in PER_BATCH:
+            raise InputError(f"{estimator} squares a whole batch's gradient and takes one device; use mc or empirical")
+        squares = sharded(squares, mesh, asked, params)
+
+    @partial(jax.jit, donate_argnums=0)
+    def add(total, asked, params, batch, key):
+        more = squares(asked, params, batch, key)
+        return jax.tree.map(jnp.add, total, more), sum(jnp.sum(leaf) for leaf in jax.tree.leaves(more))
+
+    return add
+
+
+def _blame(squares, asked, params, batch, key):
+    """Which example and which leaf of a batch is not finite, as a sentence."""
+    of_row = jax.jit(squares)
+    for at in np.flatnonzero(batch["weight"] > 0):
+        row = {name: value[at : at + 1] for name, value in batch.items()}
+        leaves = flatten(of_row(asked, params, row, key))
+        if bad := [path for path, leaf in leaves.items() if not bool(jnp.isfinite(leaf).all())]:
+            name = f"row {row['number'][0]}" if "number" in row else f"example {row['row'][0]} of the pass"
+            return (
+                f"the Fisher information is not finite: the squared gradient of {name} overflows or is not a number "
+                f"at {bad[0]} (and {len(bad) - 1} more leaves). Is the checkpoint whole?"
+            )
+    return "the Fisher information is not finite: the sum over a batch overflows. Is the checkpoint whole?"
 
 
 def _labels(task, estimator, draws, key, logits, batch):

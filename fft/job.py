@@ -102,21 +102,31 @@ def assemble(
     """The job of an accepted experiment; its slow parts (a fitted head, the statistics) are kept in DIRECTORY."""
     experiment, _, names, new, original, identity, notes = accepted
 
-    def batches_of(n: int) -> Iterator[dict]:
-        return original_batches(original, n, experiment.seed)
+    def batches_of(n: int, size: int) -> Iterator[dict]:
+        return original_batches(original, n, experiment.seed, size)
 
     checkpoint = make_heads(
         accepted.checkpoint,
         names,
         accepted.served,
-        lambda: batches_of(len(original.splits["train"].ids)),
+        lambda: batches_of(len(original.splits["train"].ids), EVAL_BATCH),
         _heads_key(experiment.seed, accepted),
         directory / "heads",
         poll,
         say,
     )
     fresh = (names.new,) if names.new != names.original else ()
-    context = Context(checkpoint.model, checkpoint.params, fresh, original and original.task, batches_of, poll=poll)
+    rows = {name: len(data.splits["train"].ids) for name, data in (("new", new), ("original", original)) if data}
+    context = Context(
+        checkpoint.model,
+        checkpoint.params,
+        fresh,
+        original and original.task,
+        batches_of,
+        rows,
+        identity["base_sha256"],
+        poll=poll,
+    )
     aux, prepared_notes = _prepared(experiment, context, directory / "prepared", say)
     steps = total_steps(experiment, len(new.splits["train"].ids))
     trainable = make_trainable(experiment, checkpoint, aux, steps)
@@ -185,15 +195,21 @@ def training_batches(job: Job) -> tasks.TrainBatches:
     return tasks.TrainBatches(rows, optim.batch_size * optim.accumulate, job.experiment.seed, lengths, job.new.pad_id)
 
 
-def original_batches(original: TaskData, n: int, seed: int) -> Iterator[dict]:
-    """Host batches of at most `n` training rows of the original task, chosen by the seed, padded to two lengths."""
+def original_batches(original: TaskData, n: int, seed: int, size: int = EVAL_BATCH) -> Iterator[dict]:
+    """Host batches of `size` rows, at most `n` training rows of the original task in all, padded to two lengths.
+
+    Rows of like length share a batch; the batches come in a seeded order, so that the first few stand for all. A
+    batch holds "number" int32 [B] besides, the rows' places in their source.
+    """
     rows = original.splits["train"]
     if not len(rows.ids):
         raise InputError("the original task has no training rows: its source must hold some beside its evaluation rows")
     chosen = rows.take(chosen_rows(len(rows.ids), n, seed))
     lengths = tasks.bucket_lengths(chosen.lengths(), most=2)
-    for batch, _ in tasks.eval_batches(chosen, EVAL_BATCH, lengths, original.pad_id):
-        yield batch
+    made = list(tasks.eval_batches(chosen, size, lengths, original.pad_id))
+    for at in np.random.default_rng(seed).permutation(len(made)):
+        batch, picked = made[at]
+        yield {**batch, "number": np.resize(chosen.numbers[picked], size).astype(np.int32)}
 
 
 def chosen_rows(size: int, n: int, seed: int) -> np.ndarray:

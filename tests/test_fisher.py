@@ -1,12 +1,14 @@
 """The Fisher pass against closed forms, plain float64 loops and its own definition."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from fft.errors import InputError
-from fft.fisher import diagonal_fisher
+from fft.fisher import diagonal_fisher, relative_error
 from fft.paths import flatten
 from fft.tasks.classify import Classify
 from fft.tasks.regress import Regress
@@ -130,6 +132,47 @@ def test_regression_is_gauss_newton_over_sigma_squared():
     assert_leaves_close(out, expected)
 
 
+def test_a_linear_model_with_gaussian_noise_has_the_closed_form():
+    """For y ~ N(w·z, σ²) the Fisher of w is mean z² / σ², of the intercept 1 / σ²; the labels play no part."""
+    params, batch = toy_params(heads={"original": 1}), toy_batch(rows=16, filler=2)
+    found = fisher([batch], params, Regress("original", sigma=0.3), estimator="exact")
+    out = found.diagonal["heads"]["original"]["out"]
+    z = np.asarray(MODEL.apply(params, batch)["pooled"], np.float64)[:14]
+    np.testing.assert_allclose(out["kernel"][:, 0], (z**2).mean(0) / 0.09, rtol=1e-5)
+    np.testing.assert_allclose(out["bias"], [1 / 0.09], rtol=1e-5)
+
+
+def three_batches():
+    return [toy_batch(seed, rows=8, filler=seed) for seed in range(3)]
+
+
+def test_a_pass_goes_on_behind_any_batch_to_the_same_bits():
+    kept = []
+
+    def keep(running):
+        kept.append(running._replace(total=jax.tree.map(jnp.copy, running.total)))
+
+    whole = fisher(three_batches(), toy_params(), draws=2, watch=keep)
+    assert [running.examples for running in kept] == [8, 15, 21]
+    for running in kept:
+        start = running._replace(total=jax.tree.map(jnp.copy, running.total))
+        again = fisher(three_batches(), toy_params(), draws=2, start=start)
+        assert again[1:5] == whole[1:5]
+        assert_leaves_close(again.diagonal, flatten(whole.diagonal), 0)
+
+
+def test_a_pass_stops_when_its_trace_has_converged():
+    batches = [toy_batch(seed, rows=8) for seed in range(40)]
+    traces = []
+    found = fisher(batches, toy_params(), estimator="exact", converged=0.1, watch=lambda r: traces.append(r.traces))
+    half_width = 1.96 * np.std(traces[-1], ddof=1) / np.sqrt(len(traces[-1]))
+    assert 8 <= len(traces) < 40 and found.examples == 8 * len(traces)
+    assert half_width <= 0.1 * np.mean(traces[-1]) and relative_error(traces[-2]) > 0.1
+    assert found.trace_error == pytest.approx(half_width / np.mean(traces[-1]))
+    assert found.trace == pytest.approx(np.mean(traces[-1]), rel=1e-5)
+    assert fisher(batches, toy_params(), estimator="exact").examples == 320
+
+
 def test_only_the_leaves_asked_for():
     out = fisher([toy_batch()], toy_params(), where=lambda p: p.endswith("kernel") and p.startswith("layers/1"))
     assert list(flatten(out.diagonal)) == ["layers/1/attention/query/kernel"]
@@ -142,8 +185,21 @@ def test_no_examples_and_unknown_estimators_are_refused():
         fisher([toy_batch()], toy_params(), estimator="emprical")
 
 
-def test_a_gradient_that_is_not_finite_is_named():
+def test_exact_of_very_many_outputs_is_refused_with_its_cost():
+    many = SimpleNamespace(name="words", outputs=50_000)
+    with pytest.raises(InputError, match=r"exact would take 50,000 backward passes a batch.*mc is unbiased"):
+        fisher([toy_batch()], toy_params(), many, estimator="exact")
+
+
+def test_a_gradient_that_is_not_finite_is_named_by_row_and_leaf():
+    batch = toy_batch(rows=8)
+    batch["x"][5] = np.nan
+    with pytest.raises(InputError, match=r"gradient of example 13 of the pass .* at embed/scale"):
+        fisher([toy_batch(1), batch], toy_params())
+    batch["number"] = np.arange(100, 108, dtype=np.int32)
+    with pytest.raises(InputError, match="gradient of row 105"):
+        fisher([batch], toy_params())
     params = toy_params()
     params["layers"]["1"]["attention"]["query"]["bias"] = jnp.full(4, jnp.nan)
-    with pytest.raises(InputError, match="not finite"):
+    with pytest.raises(InputError, match="example 0 of the pass"):
         fisher([toy_batch()], params)

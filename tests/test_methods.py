@@ -11,6 +11,7 @@ import pytest
 from fft.artefact import load_artefact, save_artefact
 from fft.errors import InputError
 from fft.experiment import Optim
+from fft.information import save_fisher
 from fft.methods import EWC, L2SP, METHODS, Context, Freeze, Full, Layerwise, LoRA, from_json, parse_chain, to_json
 from fft.optim import make_optimizer, multipliers
 from fft.paths import flatten
@@ -28,7 +29,7 @@ def task(name="new", classes=3):
 
 
 def context(base):
-    return Context(MODEL, base, ("new",), task("original"), lambda n: [toy_batch(rows=8, filler=3)])
+    return Context(MODEL, base, ("new",), task("original"), lambda n, size: [toy_batch(rows=8, filler=3)])
 
 
 @pytest.fixture
@@ -212,9 +213,9 @@ def test_l2sp_penalty_by_plain_loops(base):
 def test_ewc_penalty_has_the_half_and_leaves_fresh_heads_out(base):
     method = EWC(strength=7.0, way="vmapped")
     aux = method.prepare(context(base), jax.random.key(0))
-    assert "new" not in aux["heads"] and "original" in aux["heads"]
+    assert "new" not in aux["fisher"]["heads"] and "original" in aux["fisher"]["heads"]
     params = jax.tree.map(lambda x: x + 0.1, base)
-    expected = 0.5 * 7.0 * 0.01 * sum(float(jnp.sum(f)) for f in jax.tree.leaves(aux))
+    expected = 0.5 * 7.0 * 0.01 * sum(float(jnp.sum(f)) for f in jax.tree.leaves(aux["fisher"]))
     assert float(method.penalty(base, params, aux)) == pytest.approx(expected, rel=1e-4)
     narrow = toy_params(heads={"original": 1, "new": 3})
     with pytest.raises(InputError, match="heads/original/out/bias"):
@@ -230,7 +231,7 @@ def test_ewc_with_lora_penalises_the_merged_update(base):
     aux = method.prepare(context(base), jax.random.key(0))
     q = theta["layers"]["0"]["attention"]["query"]
     update = lora.scale * q["lora_a"] @ q["lora_b"]
-    fisher = aux["ewc"]["layers"]["0"]["attention"]["query"]["kernel"]
+    fisher = aux["ewc"]["fisher"]["layers"]["0"]["attention"]["query"]["kernel"]
     expected = 1.5 * float(jnp.sum(fisher * update**2))
     assert float(method.penalty(base, method.merge(base, theta), aux)) == pytest.approx(expected, rel=1e-4)
 
@@ -311,12 +312,12 @@ def test_ewc_on_regression_takes_the_residual_variance_of_the_base():
     batch = toy_batch(rows=8, filler=3)
     batch["label"] = batch["x"][:, 0]
     notes = []
-    context = Context(MODEL, base, ("new",), Regress("original"), lambda n: [batch], notes.append)
+    context = Context(MODEL, base, ("new",), Regress("original"), lambda n, size: [batch], note=notes.append)
     aux = EWC(estimator="exact", way="vmapped").prepare(context, jax.random.key(0))
     predicted = np.asarray(MODEL.apply(base, batch)["logits"]["original"][:5, 0], np.float64)
     sigma = np.sqrt(np.mean((predicted - batch["label"][:5]) ** 2))
     # The head's bias has ∂f/∂b = 1 on every row.
-    np.testing.assert_allclose(aux["heads"]["original"]["out"]["bias"], 1 / sigma**2, rtol=1e-5)
+    np.testing.assert_allclose(aux["fisher"]["heads"]["original"]["out"]["bias"], 1 / sigma**2, rtol=1e-5)
     assert f"residual sd {sigma:.4g}" in notes[0] and "over 5 original rows" in notes[0]
 
 
@@ -338,3 +339,42 @@ def test_ewc_notes_that_batched_is_not_the_fisher_and_bounds_its_draws(base):
     assert any("warning: the batched estimator squares a mean" in note for note in notes)
     with pytest.raises(InputError, match=r"ewc\.draws must be between 1 and 10000"):
         EWC(draws=10**20)
+
+
+def test_ewc_takes_its_strength_in_the_unit_of_rows(base):
+    """λ = strength · N_original / N_new."""
+    plain, ratio = EWC(strength=3.0, way="vmapped"), EWC(strength=3.0, unit="ratio", way="vmapped")
+    rows = context(base)._replace(rows={"original": 80, "new": 20})
+    params = jax.tree.map(lambda x: x + 0.1, base)
+    penalties = [float(m.penalty(base, params, m.prepare(rows, jax.random.key(0)))) for m in (plain, ratio)]
+    assert penalties[1] == pytest.approx(4 * penalties[0], rel=1e-6)
+    with pytest.raises(InputError, match="needs the rows of both tasks"):
+        ratio.prepare(context(base), jax.random.key(0))
+
+
+@pytest.mark.parametrize(("storage", "tolerance"), [("bfloat16", 2**-8), ("int8", 0.02)])
+def test_ewc_with_a_small_fisher_pulls_nearly_the_same(base, storage, tolerance):
+    params = jax.tree.map(lambda x: x + 0.1, base)
+    penalties = []
+    for kept in ("float32", storage):
+        method = EWC(storage=kept, way="vmapped")
+        penalties.append(float(method.penalty(base, params, method.prepare(context(base), jax.random.key(0)))))
+    assert penalties[1] == pytest.approx(penalties[0], rel=tolerance) and penalties[1] != penalties[0]
+
+
+def test_ewc_reads_an_artefact_of_this_base_and_of_no_other(base, tmp_path):
+    here = context(base)._replace(base_sha256="this")
+    own = EWC(way="vmapped").prepare(here, jax.random.key(0))["fisher"]
+    told = {"base_sha256": "this", "model": "base/", "estimator": "mc", "examples": 5, "trace": 1.0}
+    save_fisher(tmp_path, own, "float32", told | {"data": {"train_rows": 80}})
+    method, notes = EWC(fisher=str(tmp_path), unit="ratio"), []
+    assert not method.needs_original and EWC().needs_original
+    alone = here._replace(original=None, batches=None, rows={"new": 20}, note=notes.append)
+    aux = method.prepare(alone, jax.random.key(1))
+    assert max_difference(aux["fisher"], own) == 0 and float(aux["unit"]) == 4
+    assert "Fisher (mc) over 5 original rows" in notes[0]
+    with pytest.raises(InputError, match="was measured at other weights, those of base/"):
+        method.prepare(alone._replace(base_sha256="other"), jax.random.key(1))
+    wider = toy_params(heads={"original": 4, "new": 3})
+    with pytest.raises(InputError, match="of another architecture: it has heads/original/out/bias"):
+        method.prepare(alone._replace(base=wider), jax.random.key(1))

@@ -42,6 +42,8 @@ class Flags:
     """the score of both tasks, where it fits (default: accuracy, or pearson for regression)"""
     method: str = "full"
     """methods joined by +, as in lora+ewc"""
+    fisher: Annotated[str | None, TELLS_DEFAULT] = None
+    """what `fft fisher` wrote: ewc reads it in place of a pass of its own (the same as --ewc.fisher)"""
     head: Literal["new", "shared"] = Experiment.head
     """the new task's head: a fresh one, or the original's where the labels are the same"""
     original_head: Annotated[str | None, TELLS_DEFAULT] = Experiment.original_head
@@ -68,6 +70,10 @@ class Flags:
             raise InputError("--new is missing: the new task's data, such as new.csv")
         new, original = (with_metric(data, self.metric) for data in (self.new, self.original))
         settings = {f.name: getattr(self.settings, f.name) for f in dataclasses.fields(self.settings)}
+        if self.fisher is not None:
+            if "ewc" not in self.method.split("+"):
+                raise InputError(f"--fisher is read by ewc, which is not in --method {self.method}")
+            settings["ewc"] = dataclasses.replace(settings["ewc"], fisher=self.fisher)
         return Experiment(
             self.model,
             new,

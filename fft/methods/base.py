@@ -1,7 +1,8 @@
 """The protocol every method follows, and the chain that composes methods."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import jax
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     import optax  # a seventh of the time that `fft tune --help` takes
 
 
+PREDICT_BATCH = 32
+
+
 class Context(NamedTuple):
     """What `Method.prepare` may look at: the base model and the original task, before step 1."""
 
@@ -26,8 +30,12 @@ class Context(NamedTuple):
     """names of the heads that start from noise: they have no original value to keep"""
     original: Any = None
     """the original task, or None"""
-    batches: Callable[[int], Iterable[dict]] | None = None
-    """batches(n): a seeded choice of at most n training rows of the original task, as host batches"""
+    batches: Callable[[int, int], Iterable[dict]] | None = None
+    """batches(n, B): a seeded choice of at most n training rows of the original task, as host batches of B rows"""
+    rows: Mapping[str, int] = MappingProxyType({})
+    """training rows of the tasks "original" and "new", where there are such tasks"""
+    base_sha256: str = ""
+    """of the base's weights as they were loaded"""
     note: Callable[[str], None] = lambda text: None
     """keeps a sentence for the run's record"""
     poll: Callable[[], None] = lambda: None
@@ -37,7 +45,7 @@ class Context(NamedTuple):
         """The base's logits [N, C] and the labels [N] of at most `n` training rows of the original task."""
         apply = jax.jit(lambda params, batch: self.model.apply(params, batch)["logits"][self.original.name])
         logits, labels = [], []
-        for batch in self.batches(n):
+        for batch in self.batches(n, PREDICT_BATCH):
             self.poll()
             real = batch["weight"] > 0
             logits.append(np.asarray(apply(self.base, batch))[real])

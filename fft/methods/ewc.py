@@ -2,76 +2,75 @@
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 
 from fft.errors import InputError
-from fft.fisher import diagonal_fisher
+from fft.fisher import FisherPass
+from fft.information import load_fisher
 from fft.methods.base import Context, Method, leaf_sum
 from fft.paths import Params, flatten
-from fft.schema import at_least, between
-
-MOST_DRAWS = 10_000  # they are drawn, and held, all at once
+from fft.schema import TELLS_DEFAULT, between
+from fft.storage import Storage, pack, unpack
 
 
 @dataclass(frozen=True)
-class EWC(Method):
+class EWC(FisherPass, Method):
     """Add  ½ λ Σ F ⊙ (θ − θ*)²  with the diagonal Fisher information F of the original task at the base θ*.
 
-    The sum runs over the MERGED parameters, so with LoRA it is ½ λ Σ F ⊙ (s·B·A)². A fresh head has no
-    original-task loss and takes no part. The Laplace argument with mean losses puts λ near N_original / N_new; the
-    useful λ is larger, so search it on a logarithmic grid.
+    The sum runs over the MERGED parameters, so with LoRA it is ½ λ Σ F ⊙ (s·A·B)² and the frozen base is the anchor.
+    A fresh head has no original-task loss and takes no part. The Laplace argument with mean losses puts λ near
+    N_original / N_new, the unit `ratio`; the useful λ is larger, so search it on a logarithmic grid.
 
     Reference: Kirkpatrick et al. 2017, arXiv 1612.00796, equation 3.
     """
 
     name: ClassVar[str] = "ewc"
-    needs_original: ClassVar[bool] = True
+    prefix: ClassVar[str] = "ewc."
     strength: float = 1000.0
     """λ"""
-    estimator: Literal["exact", "mc", "empirical", "gnb", "batched"] = "mc"
-    """labels of the Fisher pass: all of them weighted by the model, drawn from the model, or the data's"""
-    way: Literal["fused", "vmapped"] = "fused"
-    """one backward pass a batch, or vmap(grad) over `chunk` rows at a time, which works for any model"""
-    samples: int = 512
-    """original training rows the Fisher pass reads"""
-    draws: int = 1
-    """labels drawn per row by `mc` and `gnb`"""
-    chunk: int = 1
-    """rows whose gradients `vmapped` holds at once"""
+    unit: Literal["plain", "ratio"] = "plain"
+    """λ is the strength itself, or the strength times (original training rows / new training rows)"""
+    fisher: Annotated[str | None, TELLS_DEFAULT] = None
+    """what `fft fisher` wrote, in place of a pass of the run's own; then no original data are needed"""
+    storage: Storage = "float32"
+    """how the pass of the run's own is kept: float32, bfloat16, or int8 in blocks"""
 
     def __post_init__(self):
+        super().__post_init__()
         between("ewc.strength", self.strength, 0.0, math.inf)
-        at_least("ewc.samples", self.samples, 1)
-        at_least("ewc.chunk", self.chunk, 1)
-        between("ewc.draws", self.draws, 1, MOST_DRAWS)
+
+    @property
+    def needs_original(self) -> bool:
+        """Whether the original task's data are needed before step 1."""
+        return self.fisher is None
 
     def prepare(self, context: Context, key: jax.Array) -> Params:
-        """The diagonal Fisher [leaf shapes] over every parameter but fresh heads."""
+        """{"fisher": the diagonal over every parameter but fresh heads, as stored, "unit": what λ is multiplied by}.
+
+        Errors: InputError without original data and without a Fisher, for a Fisher of another base, and where the
+        unit is a ratio and a number of rows is not known.
+        """
+        if self.fisher is None:
+            stored, original_rows = self._measured(context, key), context.rows.get("original")
+        else:
+            stored, told = load_fisher(self.fisher, context.base, context.base_sha256)
+            original_rows = told["data"]["train_rows"]
+            _note(context, told["estimator"], told["examples"], told["trace"], f", from {self.fisher}")
+        unit = 1.0 if self.unit == "plain" else _ratio(original_rows, context.rows.get("new"))
+        if self.unit == "ratio":
+            context.note(f"EWC: λ = {self.strength:g} · N_original / N_new = {self.strength * unit:.6g}")
+        return {"fisher": stored, "unit": jnp.float32(unit)}
+
+    def _measured(self, context, key):
         if context.original is None:
-            raise InputError("EWC measures the original task: give --original")
-        fresh = tuple(f"heads/{name}/" for name in context.fresh_heads)
-        task = context.original.calibrated(lambda: context.predictions(self.samples))
-        fisher = diagonal_fisher(
-            context.model,
-            task,
-            context.base,
-            context.batches(self.samples),
-            key,
-            estimator=self.estimator,
-            draws=self.draws,
-            way=self.way,
-            chunk=self.chunk,
-            where=lambda path: not path.startswith(fresh),
-            poll=context.poll,
-            warn=lambda text: context.note(f"warning: {text}"),
-        )
-        trace = sum(float(jnp.sum(leaf)) for leaf in jax.tree.leaves(fisher.diagonal))
+            raise InputError("EWC measures the original task: give --original, or --fisher")
+        fisher, task = self.measure(context, key)
         sigma = f", residual sd {task.sigma:.4g}" if task.kind == "regression" else ""
-        context.note(f"Fisher ({fisher.estimator}) over {fisher.examples} original rows: trace {trace:.4g}{sigma}")
-        return fisher.diagonal
+        _note(context, fisher.estimator, fisher.examples, fisher.trace, sigma)
+        return pack(fisher.diagonal, self.storage)
 
     def penalty(self, base: Params, params: Params, aux: Params) -> jax.Array:
         anchors, values = flatten(base), flatten(params)
@@ -81,4 +80,15 @@ class EWC(Method):
                 raise InputError(f"the Fisher of {path} is {fisher.shape}, the parameter {values[path].shape}")
             return jnp.sum(fisher * jnp.square(values[path] - anchors[path]))
 
-        return 0.5 * self.strength * leaf_sum(of_leaf(path, f) for path, f in flatten(aux).items())
+        total = leaf_sum(of_leaf(path, fisher) for path, fisher in flatten(unpack(aux["fisher"])).items())
+        return 0.5 * self.strength * aux["unit"] * total
+
+
+def _note(context, estimator, examples, trace, more):
+    context.note(f"Fisher ({estimator}) over {examples} original rows: trace {trace:.4g}{more}")
+
+
+def _ratio(original_rows: int | None, new_rows: int | None) -> float:
+    if not original_rows or not new_rows:
+        raise InputError("--ewc.unit ratio needs the rows of both tasks, original and new")
+    return original_rows / new_rows

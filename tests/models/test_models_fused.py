@@ -99,7 +99,7 @@ def test_fused_equals_vmapped_for_labels_of_the_model(family, settings):
     arguments = (checkpoint.model, task, checkpoint.params, [batch, batch], jax.random.key(1))
     fused_way, vmapped = (diagonal_fisher(*arguments, way=way, **settings) for way in ("fused", "vmapped"))
     close(without(fused_way.diagonal, "original"), without(vmapped.diagonal, "original"))
-    assert fused_way[1:] == vmapped[1:] and fused_way.examples == 8
+    assert fused_way[1:4] == vmapped[1:4] and fused_way.examples == 8
 
 
 def test_fused_equals_torch_autograd_on_the_same_weights(tmp_path):

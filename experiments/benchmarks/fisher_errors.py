@@ -1,0 +1,79 @@
+"""How far the two ways of the Fisher pass are from float64 gradients taken one example at a time, family by family.
+
+    python -m experiments.benchmarks.fisher_errors
+
+Random small models with padding, repeated tokens and a filler row, two heads where there are heads, all in float32;
+the data's labels. The figure is the worst leaf's |a - b| / |b|, key biases left out (their true gradient is 0).
+"""
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import jax
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "models"))
+
+import test_models_fused as reference
+import torch_models as theirs
+
+from fft import models
+from fft.fisher import diagonal_fisher
+from fft.paths import flatten
+from fft.tasks import Classify
+
+Case = tuple[object, object, dict, dict, object]
+
+
+def encoder(family: str) -> Case:
+    """(model, task, params, batch, nll) of a random model of a family, with a second head beside the task's."""
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = models.load(theirs.save(theirs.make(family, num_labels=3), Path(folder)))
+    second = checkpoint.model.init_head(jax.random.key(3), 3)
+    params = {**checkpoint.params, "heads": {**checkpoint.params["heads"], "second": second}}
+    task, nll = Classify("original", ("a", "b", "c")), reference.cross_entropy("original")
+    return checkpoint.model, task, params, reference.family_batch(family, rows=9), nll
+
+
+def decoder(tied: bool) -> Case:
+    """The same of a tiny decoder: fused projection, RMS norm, and an output layer that is the embedding or its own."""
+    model = reference.LanguageModel
+    return model, model, *reference.decoder(tied), lambda outputs, row: model.loss(outputs, row)[0][0]
+
+
+def worst(case: Case, way: str) -> tuple[float, str]:
+    """The worst leaf's error and its path."""
+    model, task, params, batch, nll = case
+    expected = flatten(reference.loop(model.apply, params, batch, nll))
+    found = diagonal_fisher(model, task, params, [batch], jax.random.key(0), estimator="empirical", way=way)
+    errors = []
+    for path, leaf in flatten(found.diagonal).items():
+        norm = np.linalg.norm(expected[path])
+        if norm > 0 and not path.endswith(reference.KEY_BIAS):
+            errors.append((float(np.linalg.norm(np.asarray(leaf, np.float64) - expected[path]) / norm), path))
+    return max(errors)
+
+
+def main() -> None:
+    """Print the table and, last, the figures as JSON."""
+    cases = {family: lambda family=family: encoder(family) for family in sorted(theirs.FAMILIES)}
+    cases |= {"decoder, tied": lambda: decoder(True), "decoder, untied": lambda: decoder(False)}
+    table, figures = Table("model", "way", "worst leaf's error", "leaf"), {}
+    for name, make in cases.items():
+        case = make()
+        for way in ("fused", "vmapped"):
+            error, path = worst(case, way)
+            figures[f"{name} {way}"] = error
+            table.add_row(name, way, f"{error:.1e}", path)
+    Console(width=110).print(table)
+    print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

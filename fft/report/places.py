@@ -1,0 +1,58 @@
+"""Where Fisher information sits: layer by role, as a table and as a picture."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from fft.report.drawing import save, styled
+
+CELL = 34  # pixels of a cell's height; it is twice as wide
+MOST = 4  # operations named beside a layer
+ORDER = ("word", "position", "type", "norm", "query", "key", "value", "out")
+ORDER += ("attention_norm", "up", "down", "mlp_norm", "pooler")
+
+
+def places_table(places: Sequence[dict[str, Any]]) -> Table:
+    """The share of the trace of every layer, its mean per parameter, and the operations that hold the most of it."""
+    table = Table("layer", "of the trace", "mean per parameter", "most of it in")
+    for layer in dict.fromkeys(place["layer"] for place in places):
+        mine = [place for place in places if place["layer"] == layer]
+        share, size = (sum(place[name] for place in mine) for name in ("share", "parameters"))
+        mean = sum(place["mean"] * place["parameters"] for place in mine) / size
+        most = sorted(mine, key=lambda place: -place["share"])[:MOST]
+        named = ", ".join(f"{place['role']} {100 * place['share']:.2g} %" for place in most)
+        table.add_row(layer, f"{100 * share:.3g} %", f"{mean:.2e}", named)
+    return table
+
+
+def places_chart(places: Sequence[dict[str, Any]], title: str) -> Any:
+    """The mean information of a parameter in every layer and role, on a logarithmic scale, and its share as text."""
+    import altair as alt
+
+    layers, roles = (list(dict.fromkeys(place[name] for place in places)) for name in ("layer", "role"))
+    roles.sort(key=lambda role: ORDER.index(role) if role in ORDER else len(ORDER))
+    informed = [place for place in places if place["mean"] > 0]
+    rows = [{**place, "log": math.log10(place["mean"]), "text": f"{100 * place['share']:.2g} %"} for place in informed]
+    middle = sum(row["log"] for row in rows) / max(len(rows), 1)
+    x = alt.X("role:N", sort=roles, title="operation", axis=alt.Axis(labelAngle=-35, grid=False))
+    y = alt.Y("layer:N", sort=layers[::-1], title="layer", axis=alt.Axis(grid=False))
+    chart = alt.Chart(alt.Data(values=rows)).encode(x=x, y=y)
+    legend = alt.Legend(title="log10 of the mean per parameter", orient="bottom", gradientLength=260, titleLimit=400)
+    squares = chart.mark_rect().encode(
+        color=alt.Color("log:Q", scale=alt.Scale(scheme="viridis"), legend=legend),
+    )
+    shares = chart.mark_text(fontSize=11).encode(
+        text="text:N", color=alt.condition(f"datum.log > {middle}", alt.value("black"), alt.value("white"))
+    )
+    size = {"width": 2 * CELL * len(roles), "height": CELL * len(layers)}
+    return styled((squares + shares).properties(title=title, **size))
+
+
+def draw_places(places: Sequence[dict[str, Any]], title: str, path_stem: str | Path) -> list[Path]:
+    """Write `places_chart` as path_stem.svg and path_stem.png and return the two paths."""
+    return save(places_chart(places, title), path_stem)

@@ -1,0 +1,55 @@
+"""A tree of non-negative numbers kept in fewer bytes: float32, bfloat16, or 8 bits in blocks.
+
+Eight bits code the SQUARE ROOT of a number as a share of the largest in its block of BLOCK neighbours: Fisher
+information is a squared gradient and spans many powers of ten, of which the root halves the number. The error of
+code c is at most 1/c of the number, .4 % at the top of a block; below 3.8e-6 of the block's largest a number is 0.
+Blocks as in Dettmers et al. 2022, arXiv 2110.02861.
+"""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from fft.errors import InputError
+from fft.paths import Params, flatten, map_leaves, unflatten
+
+Storage = Literal["float32", "bfloat16", "int8"]
+BLOCK = 256
+
+
+def pack(tree: Params, storage: str) -> Params:
+    """The tree in a storage; a leaf in 8 bits becomes {"codes": uint8 [leaf's shape], "scales": float32 [blocks]}.
+
+    Errors: InputError for an unknown storage.
+    """
+    if storage == "int8":
+        return map_leaves(lambda path, leaf: _coded(leaf), tree)
+    if storage not in ("float32", "bfloat16"):
+        raise InputError(f"unknown storage {storage!r}; known are float32, bfloat16, int8")
+    return jax.tree.map(lambda leaf: leaf.astype(storage), tree)
+
+
+def unpack(tree: Params) -> Params:
+    """The float32 tree that `pack` was given, up to its rounding; inside jit the numbers are made as they are used."""
+    leaves = flatten(tree)
+    plain = {path: leaf.astype(jnp.float32) for path, leaf in leaves.items() if not path.endswith(_PARTS)}
+    coded = [path.removesuffix("/codes") for path in leaves if path.endswith("/codes")]
+    return unflatten(plain | {path: _decoded(leaves[f"{path}/codes"], leaves[f"{path}/scales"]) for path in coded})
+
+
+_PARTS = ("/codes", "/scales")
+
+
+def _coded(leaf):
+    flat = jnp.ravel(leaf).astype(jnp.float32)
+    blocks = jnp.pad(flat, (0, -flat.size % BLOCK)).reshape(-1, BLOCK)
+    scales = blocks.max(axis=1)
+    shares = blocks / jnp.where(scales > 0, scales, 1.0)[:, None]
+    codes = jnp.round(255 * jnp.sqrt(shares)).astype(jnp.uint8)
+    return {"codes": codes.ravel()[: flat.size].reshape(leaf.shape), "scales": scales}
+
+
+def _decoded(codes, scales):
+    of_each = jnp.repeat(scales, BLOCK, total_repeat_length=scales.size * BLOCK)[: codes.size].reshape(codes.shape)
+    return jnp.square(codes.astype(jnp.float32) / 255) * of_each
