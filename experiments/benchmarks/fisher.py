@@ -2,6 +2,10 @@
 
     python -m experiments.benchmarks.fisher [--rounds 7] [--steps 2]
 
+Then the cost of a row against the rows of a batch and against their tokens, drawn to
+experiments/results/fisher_cost.{svg,png}, and the whole command `fft fisher` over 2,048 movie snippets, imports,
+reading, tokenizing, compiling (nothing is taken from a cache) and writing included.
+
 MiniLM with a head of two classes, B = 32 rows, T = 40 tokens with padding, float32, dropout off, labels of the data,
 2 threads. The contenders take turns in one process; each one's peak memory is that of a process of its own, less what
 the process held before the first pass. `torch.func` is vmap(grad) over the whole batch, `loop` the gradients of one
@@ -9,12 +13,15 @@ row after another in torch, `batched` the loop at the batch's own size: as cheap
 """
 
 import json
+import os
 import resource
 import statistics
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Callable
-from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -24,35 +31,36 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from experiments.benchmarks.step import LABELS, THREADS, alternate, make_batch, paired_ratio
+from experiments.benchmarks.step import LABELS, THREADS, B, alternate, make_batch, paired_ratio
 from fft import models
 from fft.allocator import keep_freed_memory
-from fft.fisher import _add, _squares_fused, _squares_vmapped
+from fft.fisher import squares_of
 from fft.paths import flatten
 from fft.tasks import Classify
 from fft.tasks.demo import minilm_folder
 
 T, CHUNKS = 40, (1, 4)
+ROWS, TOKENS, FEW = (1, 2, 4, 8, 16, 32, 64, 128), (16, 32, 64, 128, 256), 8
+SAMPLES = 2048
+PICTURE = Path(__file__).parents[1] / "results" / "fisher_cost"
 
 
-def ours(way: str, chunk: int = 1) -> Callable[[], dict]:
-    """Σ_b g_b² of the batch with the data's labels by path, or with `unit` the ordinary gradient."""
+def ours(way: str, chunk: int = 1, rows: int = B, tokens: int = T) -> Callable[[], dict]:
+    """Σ_b g_b² of a batch with the data's labels by path, or with `unit` the ordinary gradient."""
     checkpoint = models.load(minilm_folder())
     head = checkpoint.model.init_head(jax.random.key(0), len(LABELS))
     params, task = {**checkpoint.params, "heads": {"new": head}}, Classify("new", LABELS)
-    batch = make_batch(T)
-    batch["row"], key = np.arange(len(batch["label"]), dtype=np.int32), jax.random.key(1)
+    batch = make_batch(tokens, rows)
+    batch["row"], key = np.arange(rows, dtype=np.int32), jax.random.key(1)
 
-    def unit(total, asked, params, batch, key):
+    def unit(params, batch):
         return jax.grad(lambda p: jnp.sum(task.loss(checkpoint.model.apply(p, batch), batch)[0]))(params)
 
-    def squares(total, asked, params, batch, key):
-        road = _squares_fused if way == "fused" else partial(_squares_vmapped, chunk)
-        return _add(road, checkpoint.model, task, "empirical", 1, total, asked, params, batch, key)
-
-    run = jax.jit(unit if way == "unit" else squares)
-    total = jax.tree.map(jnp.zeros_like, params)
-    return lambda: flatten(jax.block_until_ready(run(total, params, params, batch, key)))
+    if way == "unit":
+        run = jax.jit(unit)
+        return lambda: flatten(jax.block_until_ready(run(params, batch)))
+    squares = jax.jit(squares_of(checkpoint.model, task, estimator="empirical", way=way, chunk=chunk))
+    return lambda: flatten(jax.block_until_ready(squares(params, params, batch, key)))
 
 
 def theirs(road: str) -> Callable[[], object]:
@@ -106,6 +114,57 @@ def peak(name: str) -> float:
     return float(done.stdout.splitlines()[-1])
 
 
+def costs(rounds: int) -> list[dict]:
+    """Milliseconds a row of the fused pass and of a gradient, for batches of ROWS rows and rows of TOKENS tokens."""
+    found = []
+    shapes = [("rows of a batch (T = 40)", rows, rows, T) for rows in ROWS]
+    shapes += [(f"tokens of a row (B = {FEW})", tokens, FEW, tokens) for tokens in TOKENS]
+    for panel, at, rows, tokens in shapes:
+        pair = {way: ours(way, rows=rows, tokens=tokens) for way in ("unit", "fused")}
+        for way, seconds in alternate(pair, rounds, max(1, 32 // rows)).items():
+            label = {"unit": "gradient", "fused": "Fisher, fused"}[way]
+            cost = 1e3 * statistics.median(seconds) / rows
+            found.append({"panel": panel, "at": at, "way": label, "cost": cost})
+    return found
+
+
+def draw_costs(found: list[dict]) -> None:
+    """Two panels: milliseconds a row over the batch's rows, and over a row's tokens."""
+    import altair as alt
+
+    from fft.report.drawing import save, styled
+
+    def panel(name):
+        rows = [row for row in found if row["panel"] == name]
+        return (
+            alt.Chart(alt.Data(values=rows), width=300, height=240)
+            .mark_line(point=True)
+            .encode(
+                x=alt.X("at:Q", scale=alt.Scale(type="log", base=2), title=name),
+                y=alt.Y("cost:Q", title="ms a row", scale=alt.Scale(domainMin=0)),
+                color=alt.Color("way:N", title=None),
+                shape=alt.Shape("way:N", title=None),
+            )
+        )
+
+    panels = [panel(name) for name in dict.fromkeys(row["panel"] for row in found)]
+    save(styled(alt.hconcat(*panels).properties(title="MiniLM, float32, 2 threads: the cost of a row")), PICTURE)
+
+
+def command_seconds() -> float:
+    """Wall seconds of `fft fisher` over SAMPLES movie snippets, as a process that compiles everything itself."""
+    from fft.commands.demo import ORIGINAL, trained_base
+
+    base = trained_base(Console(stderr=True))
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "fft", "fisher", "--model", str(base), "--original", ORIGINAL]
+        command += ["--samples", str(SAMPLES), "--out", f"{folder}/fisher"]
+        environment = os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false"}
+        start = time.monotonic()
+        subprocess.run(command, check=True, capture_output=True, env=environment)
+        return time.monotonic() - start
+
+
 def main(rounds: int = 7, steps: int = 2, only: str | None = None) -> None:
     """Measure, print the table and, last, the figures as JSON. `only` prints the peak memory of one contender."""
     keep_freed_memory()
@@ -140,12 +199,20 @@ def main(rounds: int = 7, steps: int = 2, only: str | None = None) -> None:
         )
     Console(width=110).print(table)
     print(f"fused against vmapped, worst leaf: {worst[0]:.1e} ({worst[1]})")
+    found = costs(rounds)
+    draw_costs(found)
+    for row in found:
+        print(f"{row['panel']}: {row['at']}: {row['way']} {row['cost']:.2f} ms a row")
+    command = [command_seconds() for _ in range(3)]
+    print("fft fisher, seconds:", ", ".join(f"{seconds:.1f}" for seconds in command))
+    batches = SAMPLES / B
     figures = {
         "fused_time": units["fused"],
         "fused_memory": memory["fused"] / memory["unit"],
         "vmapped_time": min(units[f"vmapped, chunk {chunk}"] for chunk in CHUNKS),
         "torch_func_time": units["torch.func"],
         "loop_time": units["loop"],
+        "command_units": statistics.median(command) / statistics.median(seconds["unit"]) / batches,
     }
     print(json.dumps(figures))
 

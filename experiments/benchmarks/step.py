@@ -37,14 +37,14 @@ RANK, ALPHA, DROP = 8, 16, 0.1
 LABELS = ("negative", "positive")
 
 
-def make_batch(tokens: int = T) -> dict[str, np.ndarray]:
-    """B rows of random tokens with lengths spread over 12 .. `tokens`, and random labels."""
+def make_batch(tokens: int = T, rows: int = B) -> dict[str, np.ndarray]:
+    """Rows of random tokens with lengths spread over 12 .. `tokens`, and random labels."""
     rng = np.random.default_rng(0)
-    lengths = rng.integers(12, tokens + 1, B)
+    lengths = rng.integers(12, tokens + 1, rows)
     mask = (np.arange(tokens)[None] < lengths[:, None]).astype(np.int32)
-    ids = (rng.integers(1000, 30000, (B, tokens)) * mask).astype(np.int32)
-    label = rng.integers(0, len(LABELS), B).astype(np.int32)
-    return {"ids": ids, "mask": mask, "types": 0 * ids, "label": label, "weight": np.ones(B, np.float32)}
+    ids = (rng.integers(1000, 30000, (rows, tokens)) * mask).astype(np.int32)
+    label = rng.integers(0, len(LABELS), rows).astype(np.int32)
+    return {"ids": ids, "mask": mask, "types": 0 * ids, "label": label, "weight": np.ones(rows, np.float32)}
 
 
 def our_step(method: Method, batch: dict) -> Callable[[], float]:
