@@ -11,7 +11,7 @@ import tiny_checkpoint
 from safetensors.numpy import load_file, save_file
 from tiny_runs import fft, outcome, record, tune
 
-from fft.commands import fisher as command
+from fft import measure as module
 
 SETTINGS = ("--samples", 96, "--batch-size", 16)
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -81,18 +81,18 @@ def test_a_second_call_finds_it_finished_and_another_request_is_refused(made, ti
 
 @pytest.mark.parametrize("how", ["SIGTERM", "killed"])
 def test_a_stopped_pass_goes_on_to_the_same_bits(made, tiny, tmp_path, monkeypatch, how):
-    show, calls = command._Progress.show, []
+    call, calls = module._Saver.__call__, []
 
-    def stop(self, examples):
-        calls.append(examples)
+    def stop(self, running):
+        calls.append(running.examples)
         if len(calls) == 4 and how == "SIGTERM":
             os.kill(os.getpid(), signal.SIGTERM)
         elif len(calls) == 4:
             raise SystemExit(9)
-        show(self, examples)
+        call(self, running)
 
-    monkeypatch.setattr(command._Progress, "show", stop)
-    monkeypatch.setattr(command, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(module._Saver, "__call__", stop)
+    monkeypatch.setattr(module, "SAVE_SECONDS", 0.0)
     assert measure(tiny, tmp_path / "f", *SETTINGS).code == (143 if how == "SIGTERM" else 9)
     assert not (tmp_path / "f" / "provenance.json").exists()
     again = measure(tiny, tmp_path / "f", *SETTINGS)

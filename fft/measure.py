@@ -1,0 +1,158 @@
+"""A Fisher pass into a folder: made once, saved on its way, refused where the folder holds another.
+
+OUT/request.json            what was asked for, of what
+    partial/                a pass on its way
+    tensors.safetensors provenance.json
+"""
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from fft import models, tasks
+from fft.checkpoint import Checkpoints
+from fft.errors import InputError
+from fft.experiment import Data, Experiment
+from fft.fisher import FisherPass, Running
+from fft.folder import FolderLock, agree
+from fft.information import accumulated, load_fisher, save_fisher
+from fft.job import base_sha256, key_for, original_batches
+from fft.methods import Context
+from fft.paths import flatten, unflatten
+from fft.record import environment
+from fft.sharding import fully_sharded
+from fft.signals import StopFlag
+from fft.storage import Storage, unpack
+
+SAVE_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Request:
+    """Which Fisher information: of which checkpoint, on which data, estimated and kept how."""
+
+    model: str
+    original: Data
+    head: str | None = None
+    max_length: int | None = Experiment.max_length
+    settings: FisherPass = field(default_factory=FisherPass)
+    storage: Storage = "float32"
+    previous: Path | None = None
+    gamma: float = 1.0
+    mesh: Literal["none", "data", "fsdp"] = "none"
+    seed: int = 0
+
+
+def measure(
+    request: Request,
+    out: Path,
+    say: Callable[[str], None] = lambda text: None,
+    watch: Callable[[int, int], None] = lambda examples, rows: None,
+) -> None:
+    """Make the artefact in `out`, or go on making it; nothing to do where it is finished.
+
+    `watch(examples, rows)` is told after every batch how many of the rows are done.
+    Errors: InputError for a checkpoint without the head, for data that do not fit it, and for a folder that holds
+    something else; Stopped after SIGTERM or SIGINT, once the pass is saved.
+    """
+    checkpoint = models.load(request.model)
+    name = request.head or checkpoint.primary
+    if name not in checkpoint.heads:
+        heads = ", ".join(checkpoint.heads) or "none"
+        raise InputError(f"{request.model} has no head {name or 'to measure'}; its heads are: {heads}")
+    data = tasks.prepare(request.original, checkpoint, name, checkpoint.heads[name], request)
+    before = load_fisher(request.previous) if request.previous else None
+    wanted = _identity(request, checkpoint, data, before)
+    with StopFlag() as stop, FolderLock(out):
+        agree(out / "request.json", wanted, "another Fisher pass")
+        if (out / "provenance.json").exists():
+            return
+        for warning in data.warnings:
+            say(f"note: {warning}")
+        mesh, params = _placed(request.mesh, checkpoint.params)
+        context = Context(
+            checkpoint.model,
+            params,
+            tuple(head for head in checkpoint.heads if head != name),
+            data.task,
+            lambda n, size: original_batches(data, n, request.seed, size),
+            note=say,
+            poll=stop.check,
+        )
+        partial = Checkpoints(out / "partial")
+        rows = min(request.settings.samples, wanted["data"]["train_rows"])
+        fisher, task = request.settings.measure(
+            context,
+            key_for(request.seed, "prepare"),
+            mesh=mesh,
+            start=_resumed(partial, context, say),
+            watch=_Saver(partial, stop, lambda examples: watch(examples, rows)),
+        )
+        diagonal = fisher.diagonal
+        if before:
+            diagonal = accumulated(unpack(before[0]), request.gamma, diagonal)
+        found = {"examples": fisher.examples, "trace": fisher.trace, "trace_error": fisher.trace_error}
+        sigma = {"sigma": task.sigma} if task.kind == "regression" else {}
+        told = {**wanted, "task": wanted["task"] | sigma, "model": request.model, **found, **environment()}
+        save_fisher(out, diagonal, request.storage, told)
+        shutil.rmtree(partial.folder, ignore_errors=True)
+
+
+def _identity(request: Request, checkpoint: models.Checkpoint, data: tasks.TaskData, before: tuple | None) -> dict:
+    """What two calls on one folder must agree in."""
+    task = data.task
+    return {
+        "base_sha256": base_sha256(checkpoint),
+        "task": {"name": task.name, "kind": task.kind, "labels": list(task.labels)},
+        "data": {"source": request.original.source, "train_rows": len(data.splits["train"].ids), **data.identity},
+        **asdict(request.settings),
+        "storage": request.storage,
+        "seed": request.seed,
+        "previous": before and {"gamma": request.gamma, "sha256": before[1]["sha256"]},
+    }
+
+
+def _placed(mesh: str, params: Any) -> tuple[jax.sharding.Mesh | None, Any]:
+    """The mesh over all devices, or None, and the parameters as they lie on it."""
+    if mesh == "none":
+        return None, params
+    devices = jax.sharding.Mesh(jax.devices(), ("data",))
+    return devices, fully_sharded(params, devices) if mesh == "fsdp" else params
+
+
+def _resumed(partial: Checkpoints, context: Context, say: Callable[[str], None]) -> Running | None:
+    """The pass as it was last saved, or None."""
+    if not partial.steps():
+        return None
+    others = tuple(f"heads/{name}/" for name in context.fresh_heads)
+    like = {
+        path: jax.ShapeDtypeStruct(leaf.shape, jnp.float32)
+        for path, leaf in flatten(context.base).items()
+        if not path.startswith(others)
+    }
+    found = partial.restore(unflatten(like))
+    say(f"resuming behind {found.extra['examples']:,} rows")
+    return Running(found.tree, found.extra["rows"], found.extra["examples"], tuple(found.extra["traces"]))
+
+
+class _Saver:
+    """Saves a pass every SAVE_SECONDS, and stops it, saved, when that is asked for."""
+
+    def __init__(self, partial: Checkpoints, stop: StopFlag, show: Callable[[int], None]):
+        self.partial, self.stop, self.show, self.saved = partial, stop, show, time.monotonic()
+
+    def __call__(self, running: Running) -> None:
+        self.show(running.examples)
+        if self.stop.requested or time.monotonic() - self.saved > SAVE_SECONDS:
+            total, *counts = running
+            self.partial.save(
+                len(running.traces), total, dict(zip(("rows", "examples", "traces"), counts, strict=True))
+            )
+            self.saved = time.monotonic()
+            self.stop.check()
