@@ -175,7 +175,7 @@ def diagonal_fisher(
         if not running.rows and way == "fused" and estimator in PER_EXAMPLE:
             from fft.models.fused import refuse_raw_readers
 
-            refuse_raw_readers(model.apply, params, asked, batch)
+            refuse_raw_readers(model.apply, params, _zeros(asked), batch)
         rows = split_rows(numbered, mesh) if mesh is not None else numbered
         total, trace = add(running.total, asked, params, rows, key)
         if not math.isfinite(trace):
@@ -269,9 +269,9 @@ def _labels(task, estimator, draws, key, logits, batch):
     return batch["label"][None], jnp.full((1, rows), weight)
 
 
-def _over_labels(outputs_of, each, task, labels_of, asked, batch):
-    """Σ_s each(∂ Σ_b √w_sb nll_b(y_sb) / ∂ asked), leaf by leaf: a squared gradient then carries the weight itself."""
-    logits, pull_back = jax.vjp(lambda asked: outputs_of(asked)["logits"][task.name], asked)
+def _over_labels(outputs_of, each, task, labels_of, at, batch):
+    """Σ_s each(∂ Σ_b √w_sb nll_b(y_sb) / ∂ at), leaf by leaf: a squared gradient then carries the weight itself."""
+    logits, pull_back = jax.vjp(lambda at: outputs_of(at)["logits"][task.name], at)
 
     def add(total, label_and_weight):
         label, weight = label_and_weight
@@ -283,7 +283,7 @@ def _over_labels(outputs_of, each, task, labels_of, asked, batch):
         (gradient,) = pull_back(jax.grad(scaled_nll)(logits))
         return jax.tree.map(lambda t, g: t + each(g), total, gradient), None
 
-    return jax.lax.scan(add, _zeros(asked), labels_of(logits, batch))[0]
+    return jax.lax.scan(add, _zeros(at), labels_of(logits, batch))[0]
 
 
 def _zeros(asked):
@@ -293,10 +293,10 @@ def _zeros(asked):
 def _squares_fused(model, task, labels_of, asked, params, batch):
     from fft.models.fused import forward  # flax, which `fft tune --help` does without
 
-    def outputs_of(asked):
-        return forward(model.apply, params, asked, batch)
+    def outputs_of(sinks):
+        return forward(model.apply, overlay(params, asked), sinks, batch)
 
-    return _over_labels(outputs_of, lambda squares: squares, task, labels_of, asked, batch)
+    return _over_labels(outputs_of, lambda squares: squares, task, labels_of, _zeros(asked), batch)
 
 
 def _squares_vmapped(chunk, model, task, labels_of, asked, params, batch):

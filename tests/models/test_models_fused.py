@@ -134,6 +134,31 @@ def test_fused_equals_torch_autograd_on_the_same_weights(tmp_path):
     close({name.replace("/", "."): leaf for name, leaf in pairs.items()}, {name: total[name] for name in pairs})
 
 
+def test_sums_are_float32_whatever_the_model_computes_in(family):
+    """The squares of bfloat16 gradients are added up in float32: 40 equal batches give the mean of one, to float32."""
+    name, checkpoint = family
+    params = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), checkpoint.params)
+    arguments = (checkpoint.model, Classify("original", ("a", "b", "c")), params)
+    batch = family_batch(name)
+
+    def fisher(batches, way):
+        settings = {"estimator": "empirical", "way": way}
+        return diagonal_fisher(*arguments, batches, jax.random.key(0), **settings).diagonal
+
+    once, often = fisher([batch], "fused"), fisher([batch] * 40, "fused")
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(once))
+    close(without(often, "original"), without(once, "original"), 1e-6)
+    whole = diagonal_fisher(
+        checkpoint.model, arguments[1], checkpoint.params, [batch], jax.random.key(0), estimator="empirical"
+    )
+    for way in ("fused", "vmapped"):
+        total, wanted = (
+            np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)])
+            for tree in (fisher([batch], way), whole.diagonal)
+        )
+        assert np.linalg.norm(total - wanted) <= 0.2 * np.linalg.norm(wanted), "bfloat16 has 8 bits"
+
+
 # --- a tiny decoder: no biases, fused projections, RMS norm, tied output embeddings ---
 
 
