@@ -51,7 +51,7 @@ def sharded(squares: Callable, mesh: Mesh, asked: Params, params: Params) -> Cal
 
     def of_shard(asked, params, batch, key):
         sums = squares(_gather(asked, asked_specs), _gather(params, params_specs), batch, key)
-        return map_leaves(lambda path, leaf: _scatter(leaf, asked_specs[path], mesh), sums)
+        return _scatter(sums, asked_specs, mesh)
 
     return jax.shard_map(
         of_shard,
@@ -82,12 +82,15 @@ def _gather(tree, specs):
     return map_leaves(whole, tree)
 
 
-def _scatter(leaf, spec, mesh):
-    """The sum over the devices of a whole leaf, each device keeping the part that `spec` gives it."""
-    summed = set()
-    for axis, names in enumerate(spec):
-        if names is not None:
-            leaf = jax.lax.psum_scatter(leaf, names, scatter_dimension=axis, tiled=True)
-            summed |= set(names) if isinstance(names, tuple) else {names}
-    rest = tuple(name for name in mesh.axis_names if name not in summed)
-    return jax.lax.psum(leaf, rest) if rest else leaf
+def _scatter(tree, specs, mesh):
+    """The sum over the devices of whole leaves, each device keeping the part that a leaf's spec gives it."""
+    waiting: dict[tuple, dict] = {}  # leaves by the axes that they are still to be summed over, in one call each
+    for path, leaf in flatten(tree).items():
+        summed = set()
+        for axis, names in enumerate(specs[path]):
+            if names is not None:
+                leaf = jax.lax.psum_scatter(leaf, names, scatter_dimension=axis, tiled=True)
+                summed |= set(names) if isinstance(names, tuple) else {names}
+        waiting.setdefault(tuple(name for name in mesh.axis_names if name not in summed), {})[path] = leaf
+    parts = [jax.lax.psum(leaves, axes) if axes else leaves for axes, leaves in waiting.items()]
+    return unflatten({path: leaf for part in parts for path, leaf in part.items()})
