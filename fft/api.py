@@ -85,6 +85,14 @@ def restore(directory: str | Path, which: str | None = None) -> models.Checkpoin
     return checkpoint._replace(params=finished_params(experiment.method, checkpoint.params, state.theta))
 
 
+def kept_base(directory: str | Path, which: str | None = None) -> bool:
+    """Whether the step that `restore` gives is step 0, the base itself with a fresh head."""
+    checkpoints = Checkpoints(Path(directory) / "checkpoints")
+    which = which or from_json(read_object(Path(directory) / "experiment.json")).retention.keep
+    step, extra = checkpoints.read_extra()
+    return (step if which == "latest" else extra["best"]) == 0
+
+
 def model_folder(folder: str) -> str:
     """The checkpoint that a path names: a finished run's model/, else the path itself.
 

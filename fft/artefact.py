@@ -48,8 +48,8 @@ def load_artefact(folder: str | Path) -> tuple[Params, dict[str, Any]]:
         provenance = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
         payload = (folder / "tensors.safetensors").read_bytes()
     except OSError as error:
-        raise InputError(f"{folder} is not a finished artefact: {error.strerror}: {error.filename}; {_AGAIN}") from None
-    except ValueError as error:
+        raise InputError(f"{folder} is not a finished artefact: {error.strerror}: {error.filename}") from None
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{folder}/provenance.json is not JSON: {error}; {_AGAIN}") from None
     own = provenance.pop(_OWN, None) if isinstance(provenance, dict) else None
     if own is None or own != hashlib.sha256(canonical(provenance)).hexdigest():

@@ -138,7 +138,7 @@ class Checkpoints:
                     *troubles,
                     f"other steps there: {', '.join(map(str, others))}"
                     if step is not None and others
-                    else "start again in a new run folder",
+                    else f"remove {self.folder} to start again, or choose a new folder",
                 ]
             )
         )

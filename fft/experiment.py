@@ -13,7 +13,7 @@ from fft.errors import InputError
 from fft.methods import Full, Method
 from fft.methods import from_json as method_from_json
 from fft.methods import to_json as method_to_json
-from fft.schema import TELLS_DEFAULT, at_least, between, validated
+from fft.schema import MOST_SEED, TELLS_DEFAULT, at_least, between, validated
 
 STRICT = {"extra": "forbid"}
 
@@ -140,7 +140,7 @@ class Experiment:
     def __post_init__(self):
         if self.max_length is not None:
             at_least("max-length", self.max_length, 3)
-        between("seed", self.seed, 0, 2**31 - 1)
+        between("seed", self.seed, 0, MOST_SEED)
         if self.original is None and self.method.needs_original:
             raise InputError(f"the method {self.method.label} needs data of the original task: give --original")
         if self.original is None and self.head == "shared":

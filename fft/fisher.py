@@ -90,7 +90,7 @@ class FisherPass:
             chunk=self.chunk,
             converged=self.converged,
             where=lambda path: not path.startswith(fresh),
-            warn=lambda text: context.note(f"warning: {text}"),
+            say=context.note,
             **{"watch": lambda running: context.poll()} | streaming,
         )
         return fisher, task
@@ -137,7 +137,7 @@ def diagonal_fisher(
     mesh: jax.sharding.Mesh | None = None,
     start: Running | None = None,
     watch: Callable[[Running], None] = lambda running: None,
-    warn: Callable[[str], None] = warnings.warn,
+    say: Callable[[str], None] = warnings.warn,
 ) -> Fisher:
     """The mean over examples of squared per-example gradients.
 
@@ -153,8 +153,8 @@ def diagonal_fisher(
 
     Errors: InputError for an unknown estimator or way, for no examples, for `exact` of a task with more than
     MOST_EXACT outputs, for a model that the fused way does not cover, and for a gradient that is not finite, by row
-    and path. `warn` is told of `batched`, and of a
-    trace of 0.
+    and path. `say` is told of `batched`, of a
+    trace of 0, and of an early stop.
     """
     for what, value, known in (("estimator", estimator, ESTIMATORS), ("way", way, WAYS)):
         if value not in known:
@@ -165,7 +165,10 @@ def diagonal_fisher(
             "mc is unbiased and takes one for each draw"
         )
     if estimator == "batched":
-        warn("the batched estimator squares a mean: its scale shrinks with the batch, and the best λ moves with it")
+        say(
+            "warning: the batched estimator squares a mean: its scale shrinks with the batch, and the best λ moves "
+            "with it"
+        )
     asked = unflatten({path: leaf for path, leaf in flatten(params).items() if where(path)})
     squares = squares_of(model, task, estimator=estimator, draws=draws, way=way, chunk=chunk)
     add = _adder(squares, mesh, asked, params, estimator)
@@ -185,13 +188,17 @@ def diagonal_fisher(
         running = Running(total, running.rows + len(batch["weight"]), running.examples + real, traces)
         watch(running)
         if converged and relative_error(traces) <= converged:
+            say(f"converged after {running.examples:,} rows: the trace is known to {relative_error(traces):.3g} of it")
             break
     if running.examples == 0:
         raise InputError("the Fisher information needs at least one example of the original task, got none")
     diagonal = jax.tree.map(lambda leaf: leaf / running.examples, running.total)
     trace = float(sum(jnp.sum(leaf) for leaf in jax.tree.leaves(diagonal)))
     if trace == 0:
-        warn("the Fisher information is 0 everywhere: the model is certain of every answer, and EWC will hold nothing")
+        say(
+            "warning: the Fisher information is 0 everywhere: the model is certain of every answer, and EWC will "
+            "hold nothing"
+        )
     drawn = draws if estimator in ("mc", "gnb") else 1
     return Fisher(diagonal, estimator, running.examples, drawn, trace, relative_error(running.traces))
 

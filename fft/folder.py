@@ -22,6 +22,8 @@ class FolderLock:
         self._file = None
 
     def __enter__(self):
+        if self.directory.is_file():
+            raise InputError(f"{self.directory} is a file; choose a folder that is new, or one that this command made")
         path = self.directory / "lock"
         with writing(path):
             self.directory.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ from fft.errors import InputError
 from fft.paths import Params, depth_of, flatten, unflatten
 from fft.storage import pack, unpack
 
-KIND = "fisher"
+KIND, REQUEST = "fisher", "request.json"
 
 
 def save_fisher(folder: str | Path, diagonal: Params, storage: str, provenance: dict[str, Any]) -> None:
@@ -30,6 +30,9 @@ def load_fisher(
     `params` [the base's leaves] and `base_sha256` are what it must have been measured at; None asks for nothing.
     Errors: InputError for a folder that holds something else, is damaged, or was measured at another base.
     """
+    if not (Path(folder) / "provenance.json").is_file():
+        going = "a pass that is not finished: repeat its command" if (Path(folder) / REQUEST).is_file() else "none"
+        raise InputError(f"expected Fisher information in {folder}, as `fft fisher --out` writes it; there is {going}")
     stored, told = load_artefact(folder)
     if told.get("kind") != KIND:
         raise InputError(f"{folder} holds no Fisher information; `fft fisher` writes it")
@@ -43,15 +46,34 @@ def load_fisher(
     return stored, told
 
 
-def _refuse_other_shapes(folder, stored, params):
+def _refuse_other_shapes(folder, stored, params, but=()):
+    """Every leaf must be one of `params`, of its shape; leaves whose path starts with one of `but` may be missing."""
     leaves = flatten(params)
     for path, leaf in flatten(unpack(stored)).items():
+        if path not in leaves and path.startswith(but):
+            continue
         if path not in leaves or leaf.shape != leaves[path].shape:
             found = f"is {leaves[path].shape}" if path in leaves else "is missing"
             raise InputError(
                 f"the Fisher information in {folder} is of another architecture: it has {path} {leaf.shape}, which "
                 f"{found} in this base"
             )
+
+
+def load_previous(folder: str | Path, params: Params) -> tuple[Params, dict[str, Any]]:
+    """`load_fisher` of an earlier task for `accumulated` at `params`: other weights of the same architecture.
+
+    Errors: InputError as load_fisher, and for leaves, heads aside, that these parameters do not have.
+    """
+    stored, told = load_fisher(folder)
+    _refuse_other_shapes(folder, stored, params, but=("heads/",))
+    return stored, told
+
+
+def tasks_of(told: dict[str, Any]) -> str:
+    """The tasks of an artefact in words: `'b', added to 0.9 x that of 'a'`."""
+    *earlier, last = (repr(name) for name in told["tasks"])
+    return last if not earlier else f"{last}, added to {told['previous']['gamma']:g} x that of {', '.join(earlier)}"
 
 
 def accumulated(previous: Params, gamma: float, diagonal: Params) -> Params:
@@ -73,7 +95,10 @@ def by_place(diagonal: Params, blocks: int) -> list[dict[str, Any]]:
     Leaves of one operation (kernel and bias) are one place. `share` is of the trace; `mean` is per parameter.
     """
     places: dict[tuple[str, str], list] = {}
-    for path, leaf in sorted(flatten(diagonal).items(), key=lambda pair: depth_of(pair[0], blocks)):
+    order = sorted(
+        flatten(diagonal).items(), key=lambda pair: (depth_of(pair[0], blocks), pair[0].startswith("heads/"))
+    )
+    for path, leaf in order:
         places.setdefault(_place(path), []).append(leaf)
     sums = {place: sum(float(jnp.sum(leaf)) for leaf in leaves) for place, leaves in places.items()}
     trace = sum(sums.values())
@@ -91,5 +116,5 @@ def _place(path: str) -> tuple[str, str]:
     if parts[0] == "layers":
         return f"block {parts[1]}", parts[-2]
     if parts[0] == "heads":
-        return f"head {parts[1]}", parts[-2] if len(parts) > 3 else parts[-1]
+        return f"head {parts[1]}", f"head {parts[-2]}"
     return ("embeddings", parts[-2]) if parts[0] == "embed" else ("top", parts[0])

@@ -90,8 +90,11 @@ def accept(experiment: Experiment, say: Callable[[str], None] = lambda text: Non
     checkpoint = models.load(experiment.model)
     names = head_names(experiment, checkpoint)
     original, new, crossing = _data(experiment, checkpoint, names)
-    notes = (*crossing, *_data_notes(new, original))
-    accepted = Accepted(experiment, checkpoint, names, new, original, _identity(checkpoint, new, original), notes)
+    identity = _identity(checkpoint, new, original)
+    fitted = names.original is not None and names.original not in checkpoint.heads
+    checked = experiment.method.check(checkpoint.params, identity["base_sha256"], original, fitted)
+    notes = (*crossing, *_data_notes(new, original), *checked)
+    accepted = Accepted(experiment, checkpoint, names, new, original, identity, notes)
     trained_leaves(experiment, abstract_heads(checkpoint, names.new, accepted.served))
     return accepted
 

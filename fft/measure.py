@@ -5,6 +5,7 @@ OUT/request.json            what was asked for, of what
     tensors.safetensors provenance.json
 """
 
+import contextlib
 import shutil
 import time
 from collections.abc import Callable
@@ -21,11 +22,12 @@ from fft.errors import InputError
 from fft.experiment import Data, Experiment
 from fft.fisher import FisherPass, Running
 from fft.folder import FolderLock, agree
-from fft.information import accumulated, load_fisher, save_fisher
+from fft.information import REQUEST, accumulated, load_previous, save_fisher
 from fft.job import base_sha256, key_for, original_batches
 from fft.methods import Context
 from fft.paths import flatten, unflatten
 from fft.record import environment
+from fft.schema import MOST_SEED, between
 from fft.sharding import fully_sharded
 from fft.signals import StopFlag
 from fft.storage import Storage, unpack
@@ -48,6 +50,12 @@ class Request:
     mesh: Literal["none", "data", "fsdp"] = "none"
     seed: int = 0
 
+    def __post_init__(self):
+        between("gamma", self.gamma, 0.0, 1.0)
+        between("seed", self.seed, 0, MOST_SEED)
+        if self.gamma != 1.0 and self.previous is None:
+            raise InputError("--gamma fades the artefact of an earlier task: give --previous")
+
 
 def measure(
     request: Request,
@@ -67,10 +75,11 @@ def measure(
         heads = ", ".join(checkpoint.heads) or "none"
         raise InputError(f"{request.model} has no head {name or 'to measure'}; its heads are: {heads}")
     data = tasks.prepare(request.original, checkpoint, name, checkpoint.heads[name], request)
-    before = load_fisher(request.previous) if request.previous else None
+    before = load_previous(request.previous, checkpoint.params) if request.previous else None
     wanted = _identity(request, checkpoint, data, before)
-    with StopFlag() as stop, FolderLock(out):
-        agree(out / "request.json", wanted, "another Fisher pass")
+    _refuse_foreign(out)
+    with StopFlag() as stop, FolderLock(out), _unclaimed_if_refused(out):
+        agree(out / REQUEST, wanted, "another Fisher pass")
         if (out / "provenance.json").exists():
             return
         for warning in data.warnings:
@@ -94,14 +103,33 @@ def measure(
             start=_resumed(partial, context, say),
             watch=_Saver(partial, stop, lambda examples: watch(examples, rows)),
         )
-        diagonal = fisher.diagonal
+        diagonal, trace, error = fisher.diagonal, fisher.trace, fisher.trace_error
         if before:
             diagonal = accumulated(unpack(before[0]), request.gamma, diagonal)
-        found = {"examples": fisher.examples, "trace": fisher.trace, "trace_error": fisher.trace_error}
+            trace, error = float(sum(jnp.sum(leaf) for leaf in jax.tree.leaves(diagonal))), None
+        found = {"examples": fisher.examples, "trace": trace, "trace_error": error}
         sigma = {"sigma": task.sigma} if task.kind == "regression" else {}
         told = {**wanted, "task": wanted["task"] | sigma, "model": request.model, **found, **environment()}
         save_fisher(out, diagonal, request.storage, told)
         shutil.rmtree(partial.folder, ignore_errors=True)
+
+
+def _refuse_foreign(out: Path) -> None:
+    for name, what in (("experiment.json", "a run"), ("config.json", "a checkpoint")):
+        if (out / name).exists():
+            raise InputError(f"{out} holds {what}; choose another --out for the Fisher information")
+
+
+@contextlib.contextmanager
+def _unclaimed_if_refused(out: Path):
+    """Input that is refused leaves no request behind, so that the corrected call may name the same folder."""
+    claimed = (out / REQUEST).exists()
+    try:
+        yield
+    except InputError:
+        if not claimed:
+            (out / REQUEST).unlink(missing_ok=True)
+        raise
 
 
 def _identity(request: Request, checkpoint: models.Checkpoint, data: tasks.TaskData, before: tuple | None) -> dict:
@@ -113,7 +141,9 @@ def _identity(request: Request, checkpoint: models.Checkpoint, data: tasks.TaskD
         "data": {"source": request.original.source, "train_rows": len(data.splits["train"].ids), **data.identity},
         **asdict(request.settings),
         "storage": request.storage,
+        "mesh": request.mesh,
         "seed": request.seed,
+        "tasks": [*(before[1]["tasks"] if before else []), task.name],
         "previous": before and {"gamma": request.gamma, "sha256": before[1]["sha256"]},
     }
 

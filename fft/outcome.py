@@ -7,6 +7,8 @@ from fft.evaluate import Change
 from fft.job import Job, parameter_counts
 from fft.metrics import METRICS
 
+KEPT_BASE = "no scored step beat the base: the base is kept, step 0; --keep latest would keep the last step"
+
 
 def run_record(
     job: Job, changes: dict[str, Change], history: list[dict], ended: dict, seconds: dict[str, float]
@@ -36,7 +38,7 @@ def run_record(
         },
         "heads": {name: head._asdict() for name, head in job.checkpoint.heads.items()},
         "parameters": parameter_counts(job),
-        "notes": list(job.notes),
+        "notes": [*job.notes, *([KEPT_BASE] if ended["kept_step"] == 0 else [])],
         **ended,
         "history": history,
         "crossover": retention.crossover(history, tolerance, sign),

@@ -21,9 +21,10 @@ from fft.checkpoint import Checkpoints
 from fft.errors import InputError
 from fft.experiment import Experiment
 from fft.folder import FolderLock, agree
+from fft.information import REQUEST
 from fft.job import Job, accept, assemble, parameter_counts, resolved, training_batches
 from fft.journal import Journal
-from fft.outcome import run_record, write_outcome
+from fft.outcome import KEPT_BASE, run_record, write_outcome
 from fft.scoring import Scorer
 from fft.signals import StopFlag
 from fft.train import TrainState, finished_params
@@ -62,6 +63,8 @@ def run(
     """
     directory = Path(directory)
     experiment = resolved(experiment)
+    if (directory / REQUEST).exists():
+        raise InputError(f"{directory} holds Fisher information; choose another --out for the run")
     with StopFlag() as stop:
         if (directory / "experiment.json").exists():
             with FolderLock(directory):
@@ -109,7 +112,7 @@ def _run(job: Job, directory: Path, journal: Journal, stop: StopFlag, known: dic
         del state  # the restored step takes its place in memory
         kept_step, state = _restore_best(best_step, jax.eval_shape(job.trainable.init), checkpoints, journal)
     if kept_step == 0:
-        journal.say("no scored step beat the base: the base is kept, step 0; --keep latest would keep the last step")
+        journal.say(KEPT_BASE)
     params = finished_params(job.experiment.method, job.base, state.theta)
     with journal.clock("scoring"):
         after = scorer.test(params)

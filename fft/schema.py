@@ -8,6 +8,7 @@ import tyro
 
 from fft.errors import InputError
 
+MOST_SEED = 2**31 - 1
 TELLS_DEFAULT = tyro.conf.arg(help_behavior_hint="")
 """Marks a setting whose text says what its default comes to; the help then adds no `(default: None)` of its own."""
 

@@ -63,12 +63,58 @@ def test_ewc_with_an_artefact_needs_no_original_data(made, tiny, tmp_path):
     assert answer.code == 2 and "original" in answer.err
 
 
-def test_a_run_refuses_the_fisher_of_another_base(made, tiny, tmp_path):
+def test_a_run_refuses_the_fisher_of_another_base_before_it_writes_anything(made, tiny, tmp_path):
     tiny_checkpoint.write_checkpoint(tmp_path / "other", seed=1)
     answer = tune(tiny, tmp_path / "run", "--method", "ewc", "--fisher", made[0], model=tmp_path / "other")
     assert answer.code == 2 and "was measured at other weights" in answer.err
-    answer = tune(tiny, tmp_path / "run2", "--method", "full", "--fisher", made[0])
-    assert answer.code == 2 and "--fisher is read by ewc" in answer.err
+    for flags, message in (
+        (("--method", "full"), "--fisher is read by ewc"),
+        (("--method", "ewc", "--original-head", "fit"), "--original-head fit trains a head"),
+        (("--method", "ewc", "--ewc.samples", 64), "ewc.samples is of the run's own Fisher pass"),
+        (("--method", "ewc", "--ewc.fisher", tmp_path), "differ; give one"),
+    ):
+        answer = tune(tiny, tmp_path / "run", *flags, "--fisher", made[0])
+        assert answer.code == 2 and message in answer.err, answer.err
+    answer = tune(tiny, tmp_path / "run", "--method", "ewc", "--fisher", tmp_path / "nowhere")
+    assert answer.code == 2 and "there is none" in answer.err and not (tmp_path / "run").exists()
+
+
+def test_a_run_refuses_the_fisher_of_another_task_and_warns_of_other_rows(made, tiny, tmp_path):
+    flags = ("--method", "full", "--steps", 2, "--batch-size", 16, "--keep", "latest", "--tolerance", 1)
+    assert tune(tiny, tmp_path / "run", *flags).code == 0
+    both = tmp_path / "run"  # heads original and new
+    answer = measure(tiny, tmp_path / "new", *SETTINGS, "--head", "new", model=both, original="new.csv")
+    assert answer.code == 0, answer.err
+    flags = ("--method", "ewc", "--steps", 2, "--original-head", "original", "--fisher", tmp_path / "new")
+    answer = tune(tiny, tmp_path / "again", *flags, model=both / "model")
+    assert answer.code == 2 and "is of the task new, the original task of this run is original" in answer.err
+    tiny_checkpoint.write_original(tmp_path / "other.csv", seed=9)
+    flags = ("--method", "ewc", "--steps", 2, "--batch-size", 16, "--tolerance", 1, "--fisher", made[0])
+    assert tune(tiny, tmp_path / "rows", *flags, original=tmp_path / "other.csv").code == 0
+    assert any("read other rows than" in note for note in record(tmp_path / "rows")["notes"])
+
+
+def test_a_refused_pass_leaves_its_folder_to_the_corrected_call(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr("fft.fisher.MOST_EXACT", 1)
+    answer = measure(tiny, tmp_path / "f", *SETTINGS, "--estimator", "exact")
+    assert answer.code == 2 and "exact would take 2 backward passes" in answer.err
+    assert measure(tiny, tmp_path / "f", *SETTINGS).code == 0
+
+
+def test_folders_of_others_are_left_alone(made, tiny, tmp_path):
+    answer = measure(tiny, tiny / "bert")
+    assert answer.code == 2 and "holds a checkpoint" in answer.err
+    answer = tune(tiny, made[0], "--steps", 2)
+    assert answer.code == 2 and "holds Fisher information" in answer.err
+    (tmp_path / "file").write_text("")
+    answer = measure(tiny, tmp_path / "file")
+    assert answer.code == 2 and "is a file" in answer.err
+
+
+def test_a_pass_that_is_not_finished_is_said_to_be_so(tiny, tmp_path):
+    (tmp_path / "request.json").write_text("{}")
+    answer = fft("fisher", "--out", tmp_path, "--show")
+    assert answer.code == 2 and "a pass that is not finished: repeat its command" in answer.err
 
 
 def test_a_second_call_finds_it_finished_and_another_request_is_refused(made, tiny):
@@ -128,6 +174,8 @@ def test_the_fisher_of_an_earlier_task_is_faded_and_added(made, tiny, tmp_path):
         np.testing.assert_allclose(more[name], 1.5 * leaf, rtol=1e-6)
     told = json.loads((tmp_path / "f" / "provenance.json").read_text())
     assert told["previous"]["gamma"] == 0.5 and len(told["previous"]["sha256"]) == 64
+    assert told["tasks"] == ["original", "original"] and told["trace_error"] is None
+    assert told["trace"] == pytest.approx(sum(float(leaf.sum()) for leaf in more.values()), rel=1e-5)
 
 
 def test_show_prints_and_draws_where_the_information_sits(made, tmp_path):
@@ -152,9 +200,11 @@ KNOWN = ("--model", "{tiny}/bert", "--original", "{tiny}/original.csv")
         ((*KNOWN, "--head", "b"), "has no head b"),
         ((*KNOWN, "--samples", "0"), "--samples must be at least"),
         ((*KNOWN, "--gamma", "2"), "--gamma must be between"),
-        ((*KNOWN, "--previous", "{tiny}"), "not a finished artefact"),
+        ((*KNOWN, "--previous", "{tiny}"), "expected Fisher information in"),
+        ((*KNOWN, "--gamma", "0.5"), "give --previous"),
+        ((*KNOWN, "--seed=-1"), "--seed must be between 0"),
         ((*KNOWN[:3], "{tiny}/new.csv"), "unknown label"),
-        (("--show",), "not a finished artefact"),
+        (("--show",), "expected Fisher information in"),
     ],
 )
 def test_what_is_refused(tiny, tmp_path, flags, message):

@@ -6,7 +6,7 @@ import pytest
 
 from fft.artefact import save_artefact
 from fft.errors import InputError
-from fft.information import accumulated, by_place, load_fisher, save_fisher
+from fft.information import accumulated, by_place, load_fisher, load_previous, save_fisher, tasks_of
 from fft.paths import flatten
 from fft.storage import unpack
 
@@ -36,6 +36,8 @@ def test_what_is_saved_is_loaded(tmp_path, storage):
 
 def test_what_is_refused(tmp_path):
     save_artefact(tmp_path / "other", DIAGONAL, {"method": "ewc"})
+    with pytest.raises(InputError, match=r"expected Fisher information in .*; there is none"):
+        load_fisher(tmp_path / "nowhere")
     with pytest.raises(InputError, match="holds no Fisher information"):
         load_fisher(tmp_path / "other")
     save_fisher(tmp_path / "f", DIAGONAL, "float32", TOLD)
@@ -65,13 +67,26 @@ def test_online_ewc_fades_the_past_and_keeps_leaves_of_either_task():
         accumulated(tasks[0], 1.0, {"layers": {"0": {"kernel": jnp.ones(3)}}})
 
 
+def test_a_previous_fisher_may_differ_in_heads_alone(tmp_path):
+    save_fisher(tmp_path, DIAGONAL, "float32", TOLD)
+    other_head = {**DIAGONAL, "heads": {"b": {"out": {"kernel": jnp.ones((2, 4))}}}}
+    assert flatten(load_previous(tmp_path, other_head)[0]).keys() == flatten(DIAGONAL).keys()
+    with pytest.raises(InputError, match="another architecture: it has layers/1/attention/query/kernel"):
+        load_previous(tmp_path, {**DIAGONAL, "layers": {"0": DIAGONAL["layers"]["0"]}})
+
+
+def test_the_tasks_in_words():
+    assert tasks_of({"tasks": ["a"]}) == "'a'"
+    assert tasks_of({"tasks": ["a", "b"], "previous": {"gamma": 0.9}}) == "'b', added to 0.9 x that of 'a'"
+
+
 def test_places_from_the_embeddings_up_with_their_share_of_the_trace():
     places = by_place(DIAGONAL, 2)
     assert [(place["layer"], place["role"]) for place in places] == [
         ("embeddings", "word"),
         ("block 0", "query"),
         ("block 1", "query"),
-        ("head original", "out"),
+        ("head original", "head out"),
     ]
     assert [place["share"] for place in places] == pytest.approx([6 / 21, 4 / 21, 8 / 21, 3 / 21])
     assert [place["mean"] for place in places] == pytest.approx([1, 1, 2, 1.5])

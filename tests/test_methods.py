@@ -365,7 +365,7 @@ def test_ewc_with_a_small_fisher_pulls_nearly_the_same(base, storage, tolerance)
 def test_ewc_reads_an_artefact_of_this_base_and_of_no_other(base, tmp_path):
     here = context(base)._replace(base_sha256="this")
     own = EWC(way="vmapped").prepare(here, jax.random.key(0))["fisher"]
-    told = {"base_sha256": "this", "model": "base/", "estimator": "mc", "examples": 5, "trace": 1.0}
+    told = {"base_sha256": "this", "model": "base/", "estimator": "mc", "examples": 5, "trace": 1.0, "tasks": ["o"]}
     save_fisher(tmp_path, own, "float32", told | {"data": {"train_rows": 80}})
     method, notes = EWC(fisher=str(tmp_path), unit="ratio"), []
     assert not method.needs_original and EWC().needs_original

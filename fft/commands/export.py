@@ -39,12 +39,14 @@ def parse(args: list[str], cli: Callable) -> Flags:
 def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     """Restore the step and write it."""
     from fft import models
-    from fft.api import restore
+    from fft.api import kept_base, restore
 
     restored = restore(flags.run, flags.step)
     head = flags.head or restored.primary
     if head not in restored.heads:
         raise InputError(f"{flags.run} has no head {head}; its heads are: {', '.join(restored.heads)}")
     folder = models.save(restored, flags.out, primary=head)
+    if kept_base(flags.run, flags.step):
+        console.out(f"warning: {flags.run} kept the base, step 0: this is not fine-tuned", highlight=False)
     console.out(f"wrote {folder} with the head {head} as its classifier", highlight=False)
     return {"folder": str(folder), "head": head, "heads": list(restored.heads)}, 0

@@ -11,7 +11,7 @@ from rich.console import Console
 from fft.errors import InputError
 from fft.experiment import Data, Experiment
 from fft.fisher import FisherPass
-from fft.schema import TELLS_DEFAULT, between
+from fft.schema import TELLS_DEFAULT
 from fft.storage import Storage
 
 NO_DATA = Data("")
@@ -51,9 +51,6 @@ class Flags:
     json: bool = False
     """print the result as one JSON object on standard output, everything else on standard error"""
 
-    def __post_init__(self):
-        between("gamma", self.gamma, 0.0, 1.0)
-
 
 def parse(args: list[str], cli: Callable) -> Flags:
     """The flags."""
@@ -62,16 +59,16 @@ def parse(args: list[str], cli: Callable) -> Flags:
 
 def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     """Measure, unless it is done; then show, where that is asked for."""
-    from fft.information import load_fisher
+    from fft.information import load_fisher, tasks_of
 
     if flags.model:
         _measure(flags, console)
     elif not flags.show:
         raise InputError("--model and --original are missing; with --show alone the artefact in --out is shown")
     stored, told = load_fisher(flags.out)
-    spread = "" if told["trace_error"] is None else f" ± {100 * told['trace_error']:.2g} %"
+    spread = "" if told["trace_error"] is None else f" ± {100 * told['trace_error']:.3g} %"
     console.out(
-        f"Fisher ({told['estimator']}) of {told['task']['name']!r} over {told['examples']:,} rows: trace "
+        f"Fisher ({told['estimator']}) of {tasks_of(told)}, over {told['examples']:,} rows: trace "
         f"{told['trace']:.4g}{spread}; {told['storage']}, in {flags.out}",
         highlight=False,
     )
@@ -105,14 +102,14 @@ def _measure(flags: Flags, console: Console) -> None:
 
 def _show(folder: Path, stored: Any, told: dict, console: Console) -> dict:
     """Print the table and draw the picture; {"places": ..., "picture": paths}."""
-    from fft.information import by_place
+    from fft.information import by_place, tasks_of
     from fft.report.places import draw_places, places_table
     from fft.storage import unpack
 
     diagonal = unpack(stored)
     places = by_place(diagonal, len(diagonal.get("layers", {})))
     console.print(places_table(places))
-    title = f"Fisher information of {told['task']['name']!r} ({told['estimator']}, {told['examples']:,} rows)"
+    title = f"Fisher information of {tasks_of(told)} ({told['estimator']}, {told['examples']:,} rows)"
     pictures = draw_places(places, title, folder / "places")
     console.out("wrote " + ", ".join(map(str, pictures)), highlight=False)
     return {"places": places, "pictures": [str(path) for path in pictures]}

@@ -73,6 +73,8 @@ class Flags:
         if self.fisher is not None:
             if "ewc" not in self.method.split("+"):
                 raise InputError(f"--fisher is read by ewc, which is not in --method {self.method}")
+            if settings["ewc"].fisher not in (None, self.fisher):
+                raise InputError(f"--fisher {self.fisher} and --ewc.fisher {settings['ewc'].fisher} differ; give one")
             settings["ewc"] = dataclasses.replace(settings["ewc"], fisher=self.fisher)
         return Experiment(
             self.model,

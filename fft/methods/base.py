@@ -76,6 +76,12 @@ class Method:
         """The methods this one is composed of."""
         return (self,)
 
+    def check(self, base: Params, base_sha256: str, original: Any, fitted: bool) -> tuple[str, ...]:
+        """Refuse what does not fit the base as loaded or the original task (a TaskData, or None), before a run writes
+        anything; `fitted` says that the original's head is still to be fitted. Returns notes for the run's record.
+        """
+        return ()
+
     def prepare(self, context: Context, key: jax.Array) -> Params:
         """Statistics of the base and the original task, as arrays; computed once, stored with the run."""
         return {}
@@ -139,6 +145,9 @@ class Chain(Method):
     def _carrier(self) -> Method:
         """The member that owns the trainable tree."""
         return next((method for method in self.methods if method.reparametrizes), self.methods[0])
+
+    def check(self, base: Params, base_sha256: str, original: Any, fitted: bool) -> tuple[str, ...]:
+        return tuple(note for m in self.methods for note in m.check(base, base_sha256, original, fitted))
 
     def prepare(self, context: Context, key: jax.Array) -> Params:
         keys = jax.random.split(key, len(self.methods))

@@ -1,19 +1,21 @@
 """Elastic weight consolidation: parameters that the original task depends on are held where they were."""
 
-import math
+import dataclasses
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 
 from fft.errors import InputError
 from fft.fisher import FisherPass
-from fft.information import load_fisher
+from fft.information import load_fisher, tasks_of
 from fft.methods.base import Context, Method, leaf_sum
 from fft.paths import Params, flatten
 from fft.schema import TELLS_DEFAULT, between
 from fft.storage import Storage, pack, unpack
+
+LARGEST = 3e38  # a float32
 
 
 @dataclass(frozen=True)
@@ -40,12 +42,36 @@ class EWC(FisherPass, Method):
 
     def __post_init__(self):
         super().__post_init__()
-        between("ewc.strength", self.strength, 0.0, math.inf)
+        between("ewc.strength", self.strength, 0.0, LARGEST)
+        own = [*dataclasses.fields(FisherPass), *(f for f in dataclasses.fields(self) if f.name == "storage")]
+        unused = [f.name for f in own if self.fisher is not None and getattr(self, f.name) != f.default]
+        if unused:
+            raise InputError(f"ewc.{unused[0]} is of the run's own Fisher pass, which --fisher replaces: leave one out")
 
     @property
     def needs_original(self) -> bool:
         """Whether the original task's data are needed before step 1."""
         return self.fisher is None
+
+    def check(self, base: Params, base_sha256: str, original: Any, fitted: bool) -> tuple[str, ...]:
+        """Whether the artefact named is one of this base, of a head as it stands there, and of the original task."""
+        if self.fisher is None:
+            return ()
+        _, told = load_fisher(self.fisher, base, base_sha256)
+        if fitted:
+            raise InputError(
+                f"--original-head fit trains a head that the Fisher information in {self.fisher} knows nothing of: "
+                "leave --fisher out, and the run measures its own"
+            )
+        if original is None:
+            return ()
+        if original.task.name not in told["tasks"]:
+            raise InputError(
+                f"the Fisher information in {self.fisher} is of the task {', '.join(told['tasks'])}, the original task "
+                f"of this run is {original.task.name}"
+            )
+        same = told["task"]["name"] != original.task.name or told["data"]["train"] == original.identity["train"]
+        return () if same else (f"warning: {self.fisher} read other rows than this run's original training rows",)
 
     def prepare(self, context: Context, key: jax.Array) -> Params:
         """{"fisher": the diagonal over every parameter but fresh heads, as stored, "unit": what λ is multiplied by}.
@@ -58,7 +84,13 @@ class EWC(FisherPass, Method):
         else:
             stored, told = load_fisher(self.fisher, context.base, context.base_sha256)
             original_rows = told["data"]["train_rows"]
-            _note(context, told["estimator"], told["examples"], told["trace"], f", from {self.fisher}")
+            _note(
+                context,
+                told["estimator"],
+                told["examples"],
+                told["trace"],
+                f", of {tasks_of(told)}, from {self.fisher}",
+            )
         unit = 1.0 if self.unit == "plain" else _ratio(original_rows, context.rows.get("new"))
         if self.unit == "ratio":
             context.note(f"EWC: λ = {self.strength:g} · N_original / N_new = {self.strength * unit:.6g}")

@@ -39,7 +39,12 @@ def places_chart(places: Sequence[dict[str, Any]], title: str) -> Any:
     informed = [place for place in places if place["mean"] > 0]
     rows = [{**place, "log": math.log10(place["mean"]), "text": f"{100 * place['share']:.2g} %"} for place in informed]
     middle = sum(row["log"] for row in rows) / max(len(rows), 1)
-    x = alt.X("role:N", sort=roles, title="operation", axis=alt.Axis(labelAngle=-35, grid=False))
+    x = alt.X(
+        "role:N",
+        sort=roles,
+        title="operation (number: its share of the trace)",
+        axis=alt.Axis(labelAngle=-35, grid=False),
+    )
     y = alt.Y("layer:N", sort=layers[::-1], title="layer", axis=alt.Axis(grid=False))
     chart = alt.Chart(alt.Data(values=rows)).encode(x=x, y=y)
     legend = alt.Legend(title="log10 of the mean per parameter", orient="bottom", gradientLength=260, titleLimit=400)

@@ -91,8 +91,9 @@ def _change(task: str, sign: int) -> Callable[[dict], str]:
 
 
 def outcome(run: dict[str, Any]) -> str:
-    """The outcome of a run's verdict; a dash where there is no original task."""
-    return run["verdict"]["outcome"] if run["verdict"] else NONE
+    """The outcome of a run's verdict, and whether it is the base's own; a dash where there is no original task."""
+    kept = " (base kept)" if run["kept_step"] == 0 else ""
+    return run["verdict"]["outcome"] + kept if run["verdict"] else NONE + kept
 
 
 BEFORE_AFTER = (
@@ -103,7 +104,7 @@ BEFORE_AFTER = (
     Column("gained", _change("new", +1)),
     Column("trained", lambda run: percent(run["parameters"]["percent"])),
     Column("seconds", lambda run: f"{run['seconds']['total']:,.0f}"),
-    Column("verdict", outcome, number=False, style=lambda run: STYLES.get(outcome(run), "")),
+    Column("verdict", outcome, number=False, style=lambda run: STYLES.get(outcome(run).split()[0], "")),
 )
 
 
