@@ -73,6 +73,9 @@ def theirs(road: str) -> Callable[[], object]:
     batch = make_batch(T)
     inputs = {name: torch.tensor(batch[ours]).long() for name, ours in names.items()}
     labels = torch.tensor(batch["label"]).long()
+    if road == "torch.func":  # transformers makes its mask with a branch on the data, which vmap refuses
+        hidden = (1 - torch.tensor(batch["mask"]).float())[:, None, None] * torch.finfo(torch.float32).min
+        inputs["attention_mask"] = hidden.expand(-1, 1, T, T)
     params = {name: parameter.detach() for name, parameter in model.named_parameters()}
 
     def nll(params, inputs, label):
