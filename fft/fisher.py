@@ -192,8 +192,8 @@ def diagonal_fisher(
             break
     if running.examples == 0:
         raise InputError("the Fisher information needs at least one example of the original task, got none")
-    diagonal = jax.tree.map(lambda leaf: leaf / running.examples, running.total)
-    trace = float(sum(jnp.sum(leaf) for leaf in jax.tree.leaves(diagonal)))
+    diagonal, trace = _finished(running.total, running.examples)
+    trace = float(trace)
     if trace == 0:
         say(
             "warning: the Fisher information is 0 everywhere: the model is certain of every answer, and EWC will "
@@ -201,6 +201,15 @@ def diagonal_fisher(
         )
     drawn = draws if estimator in ("mc", "gnb") else 1
     return Fisher(diagonal, estimator, running.examples, drawn, trace, relative_error(running.traces))
+
+
+@jax.jit
+def _finished(total, examples):
+    """The diagonal and its trace. One program: on a mesh every sum is a collective, and many small ones in flight at
+    once can wait for each other for ever on simulated devices.
+    """
+    diagonal = jax.tree.map(lambda leaf: leaf / examples, total)
+    return diagonal, sum(jnp.sum(leaf) for leaf in jax.tree.leaves(diagonal))
 
 
 def relative_error(traces: tuple[float, ...]) -> float:

@@ -68,7 +68,7 @@ def test_the_fisher_information_is_kept_and_pulls_from_the_second_step_on(lora_e
     tree, _ = load_artefact(lora_ewc[1] / "prepared")
     fisher = flatten(tree)
     assert all(np.all(np.asarray(leaf) >= 0) for leaf in fisher.values())
-    assert "ewc/layers/0/attention/query/kernel" in fisher and not any("heads/new" in path for path in fisher)
+    assert "ewc/fisher/layers/0/attention/query/kernel" in fisher and not any("heads/new" in path for path in fisher)
     penalties = [event["penalty"] for event in events(lora_ewc[1]) if event["event"] == "step"]
     assert penalties[0] == 0 and all(penalty > 0 for penalty in penalties[1:])
 

@@ -10,7 +10,7 @@ import pytest
 import tiny_checkpoint
 
 PROGRAM = """
-import json, sys
+import faulthandler, json, sys
 import jax, numpy as np
 from jax.sharding import Mesh, PartitionSpec as P, NamedSharding
 from fft import models
@@ -20,6 +20,7 @@ from fft.paths import flatten
 from fft.sharding import fully_sharded
 from fft.tasks import Classify
 
+faulthandler.dump_traceback_later(400, exit=True)  # says where devices wait for each other
 checkpoint = models.load(sys.argv[1])
 task = Classify("original", ("negative", "positive"))
 rng = np.random.default_rng(0)
@@ -75,7 +76,12 @@ def answer(tmp_path_factory):
     folder = tiny_checkpoint.write_checkpoint(tmp_path_factory.mktemp("sharding") / "bert")
     # Eight devices on few cores wait for each other; on a busy machine longer than XLA's 40 seconds.
     flags = "--xla_force_host_platform_device_count=8 --xla_cpu_collective_call_terminate_timeout_seconds=600"
-    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    environment = os.environ | {
+        "XLA_FLAGS": flags,
+        "JAX_PLATFORMS": "cpu",
+        "JAX_CPU_ENABLE_ASYNC_DISPATCH": "false",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    }
     command = [sys.executable, "-c", PROGRAM, folder]
     done = subprocess.run(
         command, capture_output=True, text=True, env=environment, cwd=Path(__file__).parents[1], timeout=900
