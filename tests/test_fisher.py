@@ -164,7 +164,10 @@ def test_a_pass_goes_on_behind_any_batch_to_the_same_bits():
 def test_a_pass_stops_when_its_trace_has_converged():
     batches = [toy_batch(seed, rows=8) for seed in range(40)]
     traces = []
-    found = fisher(batches, toy_params(), estimator="exact", converged=0.1, watch=lambda r: traces.append(r.traces))
+    said = []
+    settings = {"estimator": "exact", "converged": 0.1, "say": said.append}
+    found = fisher(batches, toy_params(), **settings, watch=lambda running: traces.append(running.traces))
+    assert said[0].startswith(f"converged after {found.examples} rows")
     half_width = 1.96 * np.std(traces[-1], ddof=1) / np.sqrt(len(traces[-1]))
     assert 8 <= len(traces) < 40 and found.examples == 8 * len(traces)
     assert half_width <= 0.1 * np.mean(traces[-1]) and relative_error(traces[-2]) > 0.1
