@@ -20,7 +20,7 @@ from fft.paths import flatten
 from fft.sharding import fully_sharded
 from fft.tasks import Classify
 
-faulthandler.dump_traceback_later(400, exit=True)  # says where devices wait for each other
+faulthandler.dump_traceback_later(240, exit=True)  # says where devices wait for each other
 checkpoint = models.load(sys.argv[1])
 task = Classify("original", ("negative", "positive"))
 rng = np.random.default_rng(0)
@@ -83,9 +83,10 @@ def answer(tmp_path_factory):
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
     }
     command = [sys.executable, "-c", PROGRAM, folder]
-    done = subprocess.run(
-        command, capture_output=True, text=True, env=environment, cwd=Path(__file__).parents[1], timeout=900
-    )
+    for _ in range(3):  # on a loaded machine XLA's simulated devices can wait for each other for ever
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=Path(__file__).parents[1])
+        if "Timeout" not in done.stderr:
+            break
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
 
