@@ -99,13 +99,14 @@ def markdown(rows: list[Row], record: dict) -> str:
         drops = base_original - row.original
         each = ", ".join(f"{drop:+.3f}" for drop in drops)
         lines.append(
-            f"| {row.recipe} | {row.what} | {_spread(row.original)} | {_spread(drops)} | {each} | {_spread(row.new)} "
+            f"| {row.recipe} | {row.what} | {spread(row.original)} | {spread(drops)} | {each} | {spread(row.new)} "
             f"| {row.trained:.3g} % |"
         )
     return "\n".join(lines) + "\n"
 
 
-def _spread(values: np.ndarray) -> str:
+def spread(values: np.ndarray) -> str:
+    """Mean ± standard deviation over seeds, three digits; the mean alone of one."""
     deviation = f" ± {values.std(ddof=1):.3f}" if len(values) > 1 else ""
     return f"{values.mean():.3f}{deviation}"
 

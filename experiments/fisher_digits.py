@@ -20,6 +20,7 @@ import numpy as np
 import optax
 from scipy.stats import spearmanr
 
+from experiments.article import spread
 from fft.fisher import diagonal_fisher
 from fft.methods import EWC
 from fft.paths import Params, flatten
@@ -216,7 +217,7 @@ def write(found: Grid, stem: Path) -> None:
         lines.append(
             f"| {label_of(estimator, size)} | {found.trace[:, e].mean():.3g} | {found.rank[:, e].mean():.2f} | "
             f"{np.median(chosen):.2g} ({chosen.min():.2g} to {chosen.max():.2g}) | "
-            + " | ".join(f"{values.mean():.3f} ± {values.std(ddof=1):.3f}" for values in (*scores, np.array(matched)))
+            + " | ".join(spread(values) for values in (*scores, np.array(matched)))
             + " |"
         )
     stem.parent.mkdir(parents=True, exist_ok=True)

@@ -16,6 +16,7 @@ import tyro
 from rich.console import Console
 from scipy.stats import spearmanr
 
+from experiments.article import spread
 from experiments.fisher_digits import at_matched, grid, write
 from fft.commands.demo import NEW, ORIGINAL, trained_base
 from fft.commands.sweep import run_missing
@@ -151,17 +152,13 @@ def _write_minilm(records: dict, exact: dict[str, tuple[float, float]]) -> None:
             continue
         best = _best(records, name)
         runs = [records[key] for key in (f"{name}-{best:g}-seed{seed}" for seed in SEEDS) if key in records]
-        scores = [_spread(np.array([run[task]["after"] for run in runs])) for task in ("original", "new")]
+        scores = [spread(np.array([run[task]["after"] for run in runs])) for task in ("original", "new")]
         grid_of = [records[key] for key in (f"{name}-{s:g}-seed0" for s in STRENGTHS) if key in records]
         first, second = (np.array([run[task]["after"] for run in grid_of]) for task in ("original", "new"))
         matched = at_matched(first, second, MATCHED)
         lines.append(f"| {name} | {best:g} | {len(runs)} | {scores[0]} | {scores[1]} | {matched:.3f} |")
     RESULTS.mkdir(parents=True, exist_ok=True)
     replace_file(RESULTS / "fisher_minilm.md", ("\n".join(lines) + "\n").encode())
-
-
-def _spread(values: np.ndarray) -> str:
-    return f"{values.mean():.3f}" + (f" ± {values.std(ddof=1):.3f}" if len(values) > 1 else "")
 
 
 if __name__ == "__main__":

@@ -49,6 +49,10 @@ class Data:
             at_least("train_rows", self.train_rows, 1)
 
 
+NO_DATA = Data("")
+"""A source that a command line did not name."""
+
+
 @dataclass(frozen=True)
 class Optim:
     """How the new task is optimised: AdamW, a schedule, clipping."""

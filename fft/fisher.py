@@ -30,7 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fft.errors import InputError
-from fft.paths import Params, flatten, overlay, unflatten
+from fft.paths import Params, flatten, overlay, sum_of, unflatten
 from fft.schema import at_least, between
 from fft.sharding import sharded, split_rows
 
@@ -76,7 +76,6 @@ class FisherPass:
 
         Fresh heads take no part. `streaming` are `diagonal_fisher`'s mesh, start and watch.
         """
-        fresh = tuple(f"heads/{name}/" for name in context.fresh_heads)
         task = context.original.calibrated(lambda: context.predictions(self.samples))
         fisher = diagonal_fisher(
             context.model,
@@ -89,7 +88,7 @@ class FisherPass:
             way=self.way,
             chunk=self.chunk,
             converged=self.converged,
-            where=lambda path: not path.startswith(fresh),
+            where=lambda path: not context.is_fresh(path),
             say=context.note,
             **{"watch": lambda running: context.poll()} | streaming,
         )
@@ -209,7 +208,7 @@ def _finished(total, examples):
     once can wait for each other for ever on simulated devices.
     """
     diagonal = jax.tree.map(lambda leaf: leaf / examples, total)
-    return diagonal, sum(jnp.sum(leaf) for leaf in jax.tree.leaves(diagonal))
+    return diagonal, sum_of(diagonal)
 
 
 def relative_error(traces: tuple[float, ...]) -> float:
@@ -249,7 +248,7 @@ def _adder(squares, mesh, asked, params, estimator):
     @partial(jax.jit, donate_argnums=0)
     def add(total, asked, params, batch, key):
         more = squares(asked, params, batch, key)
-        return jax.tree.map(jnp.add, total, more), sum(jnp.sum(leaf) for leaf in jax.tree.leaves(more))
+        return jax.tree.map(jnp.add, total, more), sum_of(more)
 
     return add
 

@@ -53,6 +53,15 @@ def _check_kind(data: Data, name: str, kind: str) -> None:
         )
 
 
+def chosen_head(checkpoint: Checkpoint, wanted: str | None, folder: str, purpose: str) -> str:
+    """The head asked for, or the checkpoint's classifier; InputError where FOLDER's checkpoint does not have it."""
+    name = wanted or checkpoint.primary
+    if name not in checkpoint.heads:
+        heads = ", ".join(checkpoint.heads) or "none"
+        raise InputError(f"{folder} has no head {name or purpose}; its heads are: {heads}")
+    return name
+
+
 def _unused(given: str | None, default: str, taken: list[str]) -> str:
     """The name given for a new head, or the first of default, default_2, default_3, … that is not taken."""
     if given in taken:

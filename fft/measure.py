@@ -22,10 +22,11 @@ from fft.errors import InputError
 from fft.experiment import Data, Experiment
 from fft.fisher import FisherPass, Running
 from fft.folder import FolderLock, agree
+from fft.heads import chosen_head
 from fft.information import REQUEST, accumulated, load_previous, save_fisher
 from fft.job import base_sha256, key_for, original_batches
 from fft.methods import Context
-from fft.paths import flatten, unflatten
+from fft.paths import flatten, sum_of, unflatten
 from fft.record import environment
 from fft.schema import MOST_SEED, between
 from fft.sharding import fully_sharded
@@ -70,10 +71,7 @@ def measure(
     something else; Stopped after SIGTERM or SIGINT, once the pass is saved.
     """
     checkpoint = models.load(request.model)
-    name = request.head or checkpoint.primary
-    if name not in checkpoint.heads:
-        heads = ", ".join(checkpoint.heads) or "none"
-        raise InputError(f"{request.model} has no head {name or 'to measure'}; its heads are: {heads}")
+    name = chosen_head(checkpoint, request.head, request.model, "to measure")
     data = tasks.prepare(request.original, checkpoint, name, checkpoint.heads[name], request)
     before = load_previous(request.previous, checkpoint.params) if request.previous else None
     wanted = _identity(request, checkpoint, data, before)
@@ -106,7 +104,7 @@ def measure(
         diagonal, trace, error = fisher.diagonal, fisher.trace, fisher.trace_error
         if before:
             diagonal = accumulated(unpack(before[0]), request.gamma, diagonal)
-            trace, error = float(sum(jnp.sum(leaf) for leaf in jax.tree.leaves(diagonal))), None
+            trace, error = float(sum_of(diagonal)), None
         found = {"examples": fisher.examples, "trace": trace, "trace_error": error}
         sigma = {"sigma": task.sigma} if task.kind == "regression" else {}
         told = {**wanted, "task": wanted["task"] | sigma, "model": request.model, **found, **environment()}
@@ -160,11 +158,10 @@ def _resumed(partial: Checkpoints, context: Context, say: Callable[[str], None])
     """The pass as it was last saved, or None."""
     if not partial.steps():
         return None
-    others = tuple(f"heads/{name}/" for name in context.fresh_heads)
     like = {
         path: jax.ShapeDtypeStruct(leaf.shape, jnp.float32)
         for path, leaf in flatten(context.base).items()
-        if not path.startswith(others)
+        if not context.is_fresh(path)
     }
     found = partial.restore(unflatten(like))
     say(f"resuming behind {found.extra['examples']:,} rows")

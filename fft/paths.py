@@ -104,6 +104,11 @@ def count(tree: Mapping) -> int:
     return sum(math.prod(leaf.shape) for leaf in flatten(tree).values())
 
 
+def sum_of(tree: Mapping) -> Any:
+    """The sum of all numbers in a tree of arrays."""
+    return sum(leaf.sum() for leaf in flatten(tree).values())
+
+
 def _matches_nothing(pattern: str, paths: Iterable[str]) -> str:
     paths = list(paths)
     plain = re.sub(r"[^\w/]+", "", pattern)

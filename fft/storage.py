@@ -16,6 +16,7 @@ from fft.paths import Params, flatten, map_leaves, unflatten
 
 Storage = Literal["float32", "bfloat16", "int8"]
 BLOCK = 256
+_PARTS = ("/codes", "/scales")
 
 
 def pack(tree: Params, storage: str) -> Params:
@@ -36,9 +37,6 @@ def unpack(tree: Params) -> Params:
     plain = {path: leaf.astype(jnp.float32) for path, leaf in leaves.items() if not path.endswith(_PARTS)}
     coded = [path.removesuffix("/codes") for path in leaves if path.endswith("/codes")]
     return unflatten(plain | {path: _decoded(leaves[f"{path}/codes"], leaves[f"{path}/scales"]) for path in coded})
-
-
-_PARTS = ("/codes", "/scales")
 
 
 def _coded(leaf):

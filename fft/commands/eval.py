@@ -8,7 +8,6 @@ from typing import Annotated
 
 from rich.console import Console
 
-from fft.errors import InputError
 from fft.experiment import Data, Experiment
 from fft.schema import TELLS_DEFAULT
 
@@ -46,14 +45,12 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     from fft.api import model_folder
     from fft.commands.tune import with_metric
     from fft.evaluate import interval, make_predict, predict, predictions
+    from fft.heads import chosen_head
     from fft.job import EVAL_BATCH
     from fft.metrics import METRICS
 
     checkpoint = models.load(model_folder(flags.model))
-    name = flags.head or checkpoint.primary
-    if name not in checkpoint.heads:
-        heads = ", ".join(checkpoint.heads) or "none"
-        raise InputError(f"{flags.model} has no head {name or 'to score with'}; its heads are: {heads}")
+    name = chosen_head(checkpoint, flags.head, flags.model, "to score with")
     data = tasks.prepare_scored(
         with_metric(flags.task, flags.metric), checkpoint, name, checkpoint.heads[name], flags.max_length
     )

@@ -9,12 +9,11 @@ import tyro
 from rich.console import Console
 
 from fft.errors import InputError
-from fft.experiment import Data, Experiment
+from fft.experiment import NO_DATA, Data, Experiment
 from fft.fisher import FisherPass
 from fft.schema import TELLS_DEFAULT
 from fft.storage import Storage
 
-NO_DATA = Data("")
 SAID = 20  # lines of progress where there is no terminal
 
 

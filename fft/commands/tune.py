@@ -11,12 +11,11 @@ import tyro
 from rich.console import Console
 
 from fft.errors import InputError
-from fft.experiment import Data, Experiment, Optim, Retention, load
+from fft.experiment import NO_DATA, Data, Experiment, Optim, Retention, load
 from fft.methods import METHODS, parse_chain
 from fft.metrics import METRICS
 from fft.schema import TELLS_DEFAULT
 
-NO_DATA = Data("")
 Settings = dataclasses.make_dataclass(
     "Settings",
     [(name, kind, field(default_factory=kind)) for name, kind in METHODS.items() if dataclasses.fields(kind)],

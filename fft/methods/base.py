@@ -41,6 +41,10 @@ class Context(NamedTuple):
     poll: Callable[[], None] = lambda: None
     """called between batches; raises when the run is asked to stop"""
 
+    def is_fresh(self, path: str) -> bool:
+        """Whether a parameter belongs to a fresh head."""
+        return path.startswith(tuple(f"heads/{name}/" for name in self.fresh_heads))
+
     def predictions(self, n: int) -> tuple[np.ndarray, np.ndarray]:
         """The base's logits [N, C] and the labels [N] of at most `n` training rows of the original task."""
         apply = jax.jit(lambda params, batch: self.model.apply(params, batch)["logits"][self.original.name])

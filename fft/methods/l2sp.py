@@ -31,8 +31,7 @@ class L2SP(Method):
 
     def prepare(self, context: Context, key: jax.Array) -> Params:
         """One scalar a leaf: 1 where the base value is worth keeping, 0 in fresh heads."""
-        fresh = tuple(f"heads/{name}/" for name in context.fresh_heads)
-        return map_leaves(lambda path, leaf: jnp.float32(not path.startswith(fresh)), context.base)
+        return map_leaves(lambda path, leaf: jnp.float32(not context.is_fresh(path)), context.base)
 
     def penalty(self, base: Params, params: Params, aux: Params) -> jax.Array:
         anchors, kept = flatten(base), flatten(aux)
