@@ -30,13 +30,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from fft.errors import InputError
-from fft.paths import Params, flatten, overlay, sum_of, unflatten
+from fft.paths import Params, flatten, sum_of, unflatten
 from fft.schema import at_least, between
 from fft.sharding import sharded, split_rows
+from fft.squares import ESTIMATORS, PER_BATCH, PER_EXAMPLE, WAYS, squares_of, zeros_like
 
-PER_EXAMPLE, PER_BATCH = ("exact", "mc", "empirical"), ("gnb", "batched")
-ESTIMATORS = (*PER_EXAMPLE, *PER_BATCH)
-WAYS = ("fused", "vmapped")
 MOST_DRAWS = 10_000  # they are drawn, and held, all at once
 MOST_EXACT = 1_000  # outputs of a task; each costs a backward pass a batch
 FEWEST_BATCHES = 8  # before the trace over batches is said to have converged
@@ -171,13 +169,13 @@ def diagonal_fisher(
     asked = unflatten({path: leaf for path, leaf in flatten(params).items() if where(path)})
     squares = squares_of(model, task, estimator=estimator, draws=draws, way=way, chunk=chunk)
     add = _adder(squares, mesh, asked, params, estimator)
-    running = start or Running(jax.tree.map(partial(jnp.zeros_like, dtype=jnp.float32), asked), 0, 0, ())
+    running = start or Running(zeros_like(asked), 0, 0, ())
     for batch in islice(batches, len(running.traces), None):
         numbered = {**batch, "row": np.arange(running.rows, running.rows + len(batch["weight"]), dtype=np.int32)}
         if not running.rows and way == "fused" and estimator in PER_EXAMPLE:
             from fft.models.fused import refuse_raw_readers
 
-            refuse_raw_readers(model.apply, params, _zeros(asked), batch)
+            refuse_raw_readers(model.apply, params, zeros_like(asked), batch)
         rows = split_rows(numbered, mesh) if mesh is not None else numbered
         total, trace = add(running.total, asked, params, rows, key)
         if not math.isfinite(trace):
@@ -221,23 +219,6 @@ def relative_error(traces: tuple[float, ...]) -> float:
     return 1.96 * float(np.std(traces, ddof=1)) / math.sqrt(len(traces)) / float(np.mean(traces))
 
 
-def squares_of(
-    model: Any, task: Any, *, estimator: str, draws: int = 1, way: str = "fused", chunk: int = 1
-) -> Callable[[Params, Params, dict, jax.Array], Params]:
-    """The pure function (asked, params, batch, key) -> Σ_b g_b² over the rows of a batch [B, ...], float32.
-
-    The result is shaped like `asked`, some of the leaves of `params`; the batch holds "row" int32 [B], the numbers
-    that draws are made from. For `gnb` and `batched` it is B² (gradient of the batch's mean)², for `batched` over B.
-    """
-    per_example = _squares_fused if way == "fused" else partial(_squares_vmapped, chunk)
-    road = _squares_of_a_batch if estimator in PER_BATCH else per_example
-
-    def squares(asked, params, batch, key):
-        return road(model, task, partial(_labels, task, estimator, draws, key), asked, params, batch)
-
-    return squares
-
-
 def _adder(squares, mesh, asked, params, estimator):
     """The compiled (total, asked, params, batch, key) -> (total + Σ_b g_b², its trace); `total` is donated."""
     if mesh is not None:
@@ -266,80 +247,3 @@ def _blame(squares, asked, params, batch, key):
                 f"at {bad[0]} (and {len(bad) - 1} more leaves). Is the checkpoint whole?"
             )
     return "the Fisher information is not finite: the sum over a batch overflows. Is the checkpoint whole?"
-
-
-def _labels(task, estimator, draws, key, logits, batch):
-    """The estimator's labels [S, B, ...] for a batch and their weights [S, B]."""
-    rows = len(batch["weight"])
-    if estimator in ("mc", "gnb"):
-
-        def of_row(row, logits):
-            keys = jax.random.split(jax.random.fold_in(key, row), draws)
-            return jax.vmap(lambda k: task.sample(k, logits[None])[0])(keys)
-
-        return jnp.moveaxis(jax.vmap(of_row)(batch["row"], logits), 0, 1), jnp.full((draws, rows), 1 / draws)
-    if estimator == "exact":
-        return task.support(logits)
-    weight = 1 / jnp.sum(batch["weight"] > 0) if estimator == "batched" else 1.0
-    return batch["label"][None], jnp.full((1, rows), weight)
-
-
-def _over_labels(outputs_of, each, task, labels_of, at, batch):
-    """Σ_s each(∂ Σ_b √w_sb nll_b(y_sb) / ∂ at), leaf by leaf: a squared gradient then carries the weight itself."""
-    logits, pull_back = jax.vjp(lambda at: outputs_of(at)["logits"][task.name], at)
-
-    def add(total, label_and_weight):
-        label, weight = label_and_weight
-
-        def scaled_nll(logits):
-            nll, _ = task.loss({"logits": {task.name: logits}}, {**batch, "label": label})
-            return jnp.sum(jnp.sqrt(weight) * nll)
-
-        (gradient,) = pull_back(jax.grad(scaled_nll)(logits))
-        return jax.tree.map(lambda t, g: t + each(g), total, gradient), None
-
-    return jax.lax.scan(add, _zeros(at), labels_of(logits, batch))[0]
-
-
-def _zeros(asked):
-    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), asked)
-
-
-def _squares_fused(model, task, labels_of, asked, params, batch):
-    from fft.models.fused import forward  # flax, which `fft tune --help` does without
-
-    def outputs_of(sinks):
-        return forward(model.apply, overlay(params, asked), sinks, batch)
-
-    return _over_labels(outputs_of, lambda squares: squares, task, labels_of, _zeros(asked), batch)
-
-
-def _squares_vmapped(chunk, model, task, labels_of, asked, params, batch):
-    def of_row(row):
-        return _squares_of_a_batch(model, task, labels_of, asked, params, row)
-
-    def of_chunk(total, rows):
-        squares = jax.vmap(of_row)(rows)
-        return jax.tree.map(lambda t, s: t + jnp.sum(s, axis=0), total, squares), None
-
-    return jax.lax.scan(of_chunk, _zeros(asked), _in_chunks(batch, chunk))[0]
-
-
-def _squares_of_a_batch(model, task, labels_of, asked, params, batch):
-    """Σ_s (Σ_b √w_sb g_sb)²: of one row its squared gradient; of B rows B² (gradient of the mean)²."""
-
-    def outputs_of(asked):
-        return model.apply(overlay(params, asked), batch)
-
-    return _over_labels(outputs_of, lambda g: jnp.square(g.astype(jnp.float32)), task, labels_of, asked, batch)
-
-
-def _in_chunks(batch, chunk):
-    """A batch [B, ...] as [chunks, chunk, 1, ...]; the last chunk is filled up with rows of weight 0."""
-    size = len(batch["weight"])
-    chunk = min(chunk, size)
-    take = np.minimum(np.arange(-(-size // chunk) * chunk), size - 1)
-    filler = np.arange(len(take)) >= size
-    rows = {name: jnp.asarray(values)[take] for name, values in batch.items()}
-    rows["weight"] = jnp.where(filler, 0.0, rows["weight"])
-    return {name: values.reshape(-1, chunk, 1, *values.shape[1:]) for name, values in rows.items()}

@@ -73,6 +73,8 @@ class Accepted(NamedTuple):
     original: TaskData | None
     identity: dict
     notes: tuple[str, ...]
+    checked: tuple[str, ...]
+    """what the method noted of the base and the original task"""
 
     @property
     def served(self) -> dict[str, tasks.Classify | tasks.Regress]:
@@ -80,8 +82,10 @@ class Accepted(NamedTuple):
         return {data.task.name: data.task for data in (self.original, self.new) if data}
 
 
-def accept(experiment: Experiment, say: Callable[[str], None] = lambda text: None) -> Accepted:
+def accept(experiment: Experiment, directory: Path, say: Callable[[str], None] = lambda text: None) -> Accepted:
     """Read the checkpoint and the data and check them against each other and the method; writes nothing.
+
+    What the method was checked against, it no longer needs once DIRECTORY holds what it prepared.
 
     Errors: InputError for whatever in the checkpoint, the data or the method does not fit, before anything trains.
     """
@@ -92,9 +96,11 @@ def accept(experiment: Experiment, say: Callable[[str], None] = lambda text: Non
     original, new, crossing = _data(experiment, checkpoint, names)
     identity = _identity(checkpoint, new, original)
     fitted = names.original is not None and names.original not in checkpoint.heads
-    checked = experiment.method.check(checkpoint.params, identity["base_sha256"], original, fitted)
-    notes = (*crossing, *_data_notes(new, original), *checked)
-    accepted = Accepted(experiment, checkpoint, names, new, original, identity, notes)
+    checked = ()
+    if not _is_prepared(directory):
+        checked = experiment.method.check(checkpoint.params, identity["base_sha256"], original, fitted)
+    notes = (*crossing, *_data_notes(new, original))
+    accepted = Accepted(experiment, checkpoint, names, new, original, identity, notes, checked)
     trained_leaves(experiment, abstract_heads(checkpoint, names.new, accepted.served))
     return accepted
 
@@ -103,7 +109,7 @@ def assemble(
     accepted: Accepted, directory: Path, poll: Callable[[], None], say: Callable[[str], None] = lambda text: None
 ) -> Job:
     """The job of an accepted experiment; its slow parts (a fitted head, the statistics) are kept in DIRECTORY."""
-    experiment, _, names, new, original, identity, notes = accepted
+    experiment, _, names, new, original, identity, notes, checked = accepted
 
     def batches_of(n: int, size: int) -> Iterator[dict]:
         return original_batches(original, n, experiment.seed, size)
@@ -130,7 +136,7 @@ def assemble(
         identity["base_sha256"],
         poll=poll,
     )
-    aux, prepared_notes = _prepared(experiment, context, directory / "prepared", say)
+    aux, prepared_notes = _prepared(experiment, context, checked, directory, say)
     steps = total_steps(experiment, len(new.splits["train"].ids))
     trainable = make_trainable(experiment, checkpoint, aux, steps)
     step = make_train_step(checkpoint.model, new.task, experiment.method, trainable.tx, trainable.multiplier)
@@ -271,13 +277,18 @@ def _identity(checkpoint: Checkpoint, new: TaskData, original: TaskData | None) 
     return {"base_sha256": base_sha256(checkpoint), "data": data}
 
 
+def _is_prepared(directory: Path) -> bool:
+    return (directory / "prepared" / "provenance.json").exists()
+
+
 def _prepared(
-    experiment: Experiment, context: Context, folder: Path, say: Callable[[str], None]
+    experiment: Experiment, context: Context, checked: tuple[str, ...], directory: Path, say: Callable[[str], None]
 ) -> tuple[Params, list[str]]:
-    """The method's statistics and what it noted of them, computed once and then read from FOLDER."""
-    if not (folder / "provenance.json").exists():
+    """The method's statistics and what was noted of them, computed once and then read from DIRECTORY."""
+    folder = directory / "prepared"
+    if not _is_prepared(directory):
         say(f"preparing {experiment.method.label}")
-        notes: list[str] = []
+        notes = list(checked)
         aux = experiment.method.prepare(context._replace(note=notes.append), key_for(experiment.seed, "prepare"))
         provenance = {"method": experiment.method.label, "scalars": count(aux), "notes": notes}
         save_artefact(folder, aux, provenance)

@@ -71,7 +71,7 @@ def run(
                 if finished := _claim(directory, experiment):
                     return finished
         start = time.monotonic()
-        accepted = accept(experiment, lambda text: emit({"event": "say", "text": text}))
+        accepted = accept(experiment, directory, lambda text: emit({"event": "say", "text": text}))
         stop.check()
         # Input that is refused leaves no trace, so that the corrected call may name the same folder.
         with FolderLock(directory):

@@ -94,6 +94,18 @@ def test_a_run_refuses_the_fisher_of_another_task_and_warns_of_other_rows(made, 
     assert any("read other rows than" in note for note in record(tmp_path / "rows")["notes"])
 
 
+def test_a_run_that_has_read_its_fisher_goes_on_without_the_folder(made, tiny, tmp_path):
+    shutil.copytree(made[0], tmp_path / "fisher")
+    flags = ("--method", "ewc", "--steps", 2, "--batch-size", 16, "--tolerance", 1, "--fisher", tmp_path / "fisher")
+    assert tune(tiny, tmp_path / "run", *flags).code == 0
+    notes = record(tmp_path / "run")["notes"]
+    shutil.rmtree(tmp_path / "fisher")
+    (tmp_path / "run" / "run.json").unlink()  # as a kill before the last word leaves it
+    again = tune(tiny, tmp_path / "run", *flags)
+    assert again.code == 0, again.err
+    assert record(tmp_path / "run")["notes"] == notes
+
+
 def test_a_refused_pass_leaves_its_folder_to_the_corrected_call(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr("fft.fisher.MOST_EXACT", 1)
     answer = measure(tiny, tmp_path / "f", *SETTINGS, "--estimator", "exact")

@@ -296,6 +296,28 @@ def test_what_is_not_covered_exactly_once_is_refused_by_name(module, message):
     assert diagonal_fisher(*arguments, way="vmapped").examples == 2
 
 
+def test_a_leaf_that_is_read_without_a_rule_and_not_asked_for_does_no_harm():
+    class Scaled(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return Dense(3, name="layer")(x) * self.param("scale", nn.initializers.ones, (3,))
+
+    batch = {"x": np.ones((2, 3), np.float32), "label": np.zeros(2, np.int32), "weight": np.ones(2, np.float32)}
+    params = {**Scaled().init(jax.random.key(0), batch["x"])["params"], "scale": jnp.array([1.0, 2.0, 3.0])}
+
+    class Model:
+        @staticmethod
+        def apply(params, batch, key=None):
+            return {"logits": {"original": Scaled().apply({"params": params}, batch["x"])}}
+
+    arguments = (Model, Classify("original", ("a", "b", "c")), params, [batch], jax.random.key(0))
+    ways = [
+        diagonal_fisher(*arguments, way=way, where=lambda path: path != "scale").diagonal
+        for way in ("fused", "vmapped")
+    ]
+    close(*ways)
+
+
 def test_the_pass_and_training_do_not_see_each_others_programs(family):
     """Interception is invisible to jit's cache: the gradient and the Fisher stay bit for bit."""
     name, checkpoint = family

@@ -1,0 +1,142 @@
+"""The operations that consume a parameter, each with a backward pass that squares gradients example by example.
+
+Forward they are the plain operation. Backward the input gets its true cotangent, the parameter none, and its SINK, a
+float32 array of the parameter's shape whose value is never read, Σ_b (gradient of example b)².
+
+Letters: B examples, T tokens, I inputs, O outputs, V rows of an embedding table, D its width.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from fft.models.layers import matmul
+
+
+def _rows(x: jax.Array) -> jax.Array:
+    """[B, ..., D] as float32 [B, T, D]; T is 1 for [B, D]."""
+    return x.reshape(x.shape[0], -1, x.shape[-1]).astype(jnp.float32)
+
+
+def _sum_squares(x: jax.Array) -> jax.Array:
+    """Σ_b (Σ_t x)²: [B, ..., D] -> [D]."""
+    return jnp.sum(jnp.square(jnp.sum(_rows(x), axis=1)), axis=0)
+
+
+def _product_squares(x: jax.Array, d: jax.Array) -> jax.Array:
+    """Σ_b (X_bᵀ Δ_b)² of x [B, ..., I] and d [B, ..., O] -> [I, O], one example's product at a time."""
+    x, d = _rows(x), _rows(d)
+    if x.shape[1] == 1:
+        return jnp.square(x[:, 0]).T @ jnp.square(d[:, 0])
+
+    def add(total, pair):
+        return total + jnp.square(pair[0].T @ pair[1]), None
+
+    return jax.lax.scan(add, jnp.zeros((x.shape[-1], d.shape[-1])), (x, d))[0]
+
+
+@jax.custom_vjp
+def product(x: jax.Array, kernel: jax.Array, sink: jax.Array) -> jax.Array:
+    """x W: [B, ..., I] [I, O] -> [B, ..., O]."""
+    return matmul(x, kernel)
+
+
+def _product_forward(x, kernel, sink):
+    return matmul(x, kernel), (x, kernel)
+
+
+def _product_backward(saved, d):
+    x, kernel = saved
+    return (d @ kernel.T).astype(x.dtype), None, _product_squares(x, d)
+
+
+product.defvjp(_product_forward, _product_backward)
+
+
+@jax.custom_vjp
+def shift(x: jax.Array, bias: jax.Array, sink: jax.Array) -> jax.Array:
+    """x + c: [B, ..., O] [O] -> [B, ..., O]."""
+    return x + bias
+
+
+def _shift_forward(x, bias, sink):
+    return x + bias, jnp.zeros((), x.dtype)
+
+
+def _shift_backward(like, d):
+    return d.astype(like.dtype), None, _sum_squares(d)
+
+
+shift.defvjp(_shift_forward, _shift_backward)
+
+
+@jax.custom_vjp
+def rescale(x: jax.Array, scale: jax.Array, sink: jax.Array) -> jax.Array:
+    """x ⊙ s: [B, ..., D] [D] -> [B, ..., D]."""
+    return x * scale
+
+
+def _rescale_forward(x, scale, sink):
+    return x * scale, (x, scale)
+
+
+def _rescale_backward(saved, d):
+    x, scale = saved
+    return (d * scale).astype(x.dtype), None, _sum_squares(x.astype(jnp.float32) * d)
+
+
+rescale.defvjp(_rescale_forward, _rescale_backward)
+
+
+@jax.custom_vjp
+def lookup(ids: jax.Array, table: jax.Array, carrier: jax.Array, sink: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Rows `ids` [B, T] of a table [V, D] -> [B, T, D], and `carrier` [B, T, D], float32, handed on.
+
+    Equal ids of one example share a row, so their cotangents are summed before they are squared. The carrier is zero;
+    where the table is also an output layer, what comes back along it is that layer's gradient of the rows looked up,
+    and the cross term of (g_in + g_out)² = g_in² + 2 g_in g_out + g_out² is added here.
+    """
+    return table[ids], carrier
+
+
+def _lookup_forward(ids, table, carrier, sink):
+    return (table[ids], carrier), (ids, jnp.zeros((table.shape[0], 0)))
+
+
+def _lookup_backward(saved, cotangents):
+    ids, rows = saved
+    d, out = (_rows(c) for c in cotangents)
+    equal = ids[:, :, None] == ids[:, None, :]
+    first = jnp.argmax(equal, axis=-1) == jnp.arange(ids.shape[1])
+    whole = jnp.einsum("bst,btd->bsd", equal.astype(jnp.float32), d)
+    squares = jnp.where(first[..., None], jnp.square(whole) + 2.0 * whole * out, 0.0)
+    width = squares.shape[-1]
+    total = jnp.zeros((rows.shape[0], width)).at[ids.reshape(-1)].add(squares.reshape(-1, width))
+    return None, None, jnp.zeros_like(cotangents[1]), total
+
+
+lookup.defvjp(_lookup_forward, _lookup_backward)
+
+
+@jax.custom_vjp
+def tied_product(x: jax.Array, table: jax.Array, ids: jax.Array, carrier: jax.Array, sink: jax.Array) -> jax.Array:
+    """x Eᵀ: [B, T, D] [V, D] -> [B, T, V], for a table that `lookup` read with ids [B, T] and this carrier."""
+    return x @ table.T
+
+
+def _tied_forward(x, table, ids, carrier, sink):
+    return x @ table.T, (x, table, ids)
+
+
+def _tied_backward(saved, d):
+    x, table, ids = saved
+
+    def add(total, example):
+        d, x, ids = example
+        gradient = d.T @ x
+        return total + jnp.square(gradient), gradient[ids]
+
+    total, rows = jax.lax.scan(add, jnp.zeros(table.shape), (_rows(d), _rows(x), ids))
+    return (d @ table).astype(x.dtype), None, None, rows, total
+
+
+tied_product.defvjp(_tied_forward, _tied_backward)
