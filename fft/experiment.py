@@ -13,7 +13,7 @@ from fft.errors import InputError
 from fft.methods import Full, Method
 from fft.methods import from_json as method_from_json
 from fft.methods import to_json as method_to_json
-from fft.schema import MOST_SEED, TELLS_DEFAULT, at_least, between, validated
+from fft.schema import MOST_SEED, TELLS_DEFAULT, at_least, between, positive, validated
 
 STRICT = {"extra": "forbid"}
 
@@ -49,8 +49,28 @@ class Data:
             at_least("train_rows", self.train_rows, 1)
 
 
+@dataclass(frozen=True)
+class Texts:
+    """Texts without labels, of the kind that the checkpoint knew before."""
+
+    source: Annotated[str, tyro.conf.arg(name="", metavar="SRC", help_behavior_hint="")]
+    """file:PATH (or a bare path: .txt with a text a line, CSV, TSV, JSONL, Parquet), demo:NAME, tfds:NAME or hf:NAME"""
+    text: str = "text"
+    """the column that holds the text"""
+    pair: str | None = None
+    """the column that holds the second text of a pair"""
+    rows: int | None = None
+    """use at most this many, chosen by the seed"""
+    __pydantic_config__ = STRICT
+
+    def __post_init__(self):
+        if self.rows is not None:
+            at_least("unlabelled.rows", self.rows, 1)
+
+
 NO_DATA = Data("")
-"""A source that a command line did not name."""
+NO_TEXTS = Texts("")
+"""Sources that a command line did not name."""
 
 
 @dataclass(frozen=True)
@@ -78,10 +98,9 @@ class Optim:
     __pydantic_config__ = STRICT
 
     def __post_init__(self):
-        if self.lr is not None and not (math.isfinite(self.lr) and self.lr > 0):
-            raise InputError(f"--lr must be a positive number, not {self.lr}")
-        if not (math.isfinite(self.epochs) and self.epochs > 0):
-            raise InputError(f"--epochs must be a positive number, not {self.epochs}")
+        if self.lr is not None:
+            positive("lr", self.lr)
+        positive("epochs", self.epochs)
         if self.steps is not None:
             at_least("steps", self.steps, 1)
         at_least("batch-size", self.batch_size, 1)
@@ -140,6 +159,8 @@ class Experiment:
     """tokens of a text; longer ones are cut and counted (default: 128, or as many as the model takes)"""
     seed: int = 0
     """seeds the data order, dropout, fresh parameters and draws"""
+    unlabelled: Texts | None = None
+    """texts without labels for methods that read some"""
 
     def __post_init__(self):
         if self.max_length is not None:
@@ -147,6 +168,10 @@ class Experiment:
         between("seed", self.seed, 0, MOST_SEED)
         if self.original is None and self.method.needs_original:
             raise InputError(f"the method {self.method.label} needs data of the original task: give --original")
+        if self.unlabelled is None and "unlabelled" in self.method.streams:
+            raise InputError(f"the method {self.method.label} reads texts without labels: give --unlabelled")
+        if self.unlabelled is not None and "unlabelled" not in self.method.streams:
+            raise InputError(f"--unlabelled is read by kl and distill with `on unlabelled`, not by {self.method.label}")
         if self.original is None and self.head == "shared":
             raise InputError("--head shared continues with the original task's head: give --original")
 
@@ -168,7 +193,7 @@ def from_json(data: Any, where: str = "experiment") -> Experiment:
         raise InputError(f"{where}: unknown {', '.join(unknown)}; known are {', '.join(sorted(names))}")
     if missing := sorted({"model", "new"} - set(data)):
         raise InputError(f"{where}: {', '.join(missing)} is missing")
-    types = {"new": Data, "original": Data | None, "optim": Optim, "retention": Retention}
+    types = {"new": Data, "original": Data | None, "unlabelled": Texts | None, "optim": Optim, "retention": Retention}
     parts = {name: validated(kind, data[name], f"{where}.{name}") for name, kind in types.items() if name in data}
     if "method" in data:
         parts["method"] = method_from_json(data["method"], f"{where}.method")

@@ -15,15 +15,15 @@ from fft.artefact import load_artefact, save_artefact
 from fft.errors import InputError
 from fft.experiment import Experiment
 from fft.heads import HeadNames, abstract_heads, fitting_note, head_names, make_heads
-from fft.methods import Context
+from fft.methods import Context, Given
 from fft.models import Checkpoint
 from fft.optim import make_optimizer, multipliers
 from fft.paths import Params, count, flatten
+from fft.streams import base_outputs, training_batches
 from fft.tasks import TaskData
 from fft.train import TrainState, init_state, make_train_step
 
 EVAL_BATCH = 32
-MOST_LENGTHS, STEPS_A_LENGTH = 5, 14
 PURPOSES = ("train", "init", "prepare", "heads")
 
 
@@ -47,6 +47,8 @@ class Job(NamedTuple):
     trainable: Trainable
     aux: Params
     step: Callable
+    batches: dict[str, tasks.TrainBatches]
+    """of every stream that a step reads"""
     steps: int
     identity: dict
     """hashes of the base weights and of every split: what a resumed run must find again"""
@@ -71,6 +73,7 @@ class Accepted(NamedTuple):
     names: HeadNames
     new: TaskData
     original: TaskData | None
+    unlabelled: TaskData | None
     identity: dict
     notes: tuple[str, ...]
     checked: tuple[str, ...]
@@ -80,6 +83,12 @@ class Accepted(NamedTuple):
     def served(self) -> dict[str, tasks.Classify | tasks.Regress]:
         """The tasks by the name of their head."""
         return {data.task.name: data.task for data in (self.original, self.new) if data}
+
+    @property
+    def streams(self) -> dict[str, TaskData]:
+        """The training rows that there are, by stream."""
+        given = {"new": self.new, "original": self.original, "unlabelled": self.unlabelled}
+        return {name: data for name, data in given.items() if data}
 
 
 def accept(experiment: Experiment, directory: Path, say: Callable[[str], None] = lambda text: None) -> Accepted:
@@ -94,13 +103,16 @@ def accept(experiment: Experiment, directory: Path, say: Callable[[str], None] =
     checkpoint = models.load(experiment.model)
     names = head_names(experiment, checkpoint)
     original, new, crossing = _data(experiment, checkpoint, names)
-    identity = _identity(checkpoint, new, original)
+    unlabelled, spared = _unlabelled(experiment, checkpoint, [data for data in (new, original) if data])
+    identity = _identity(checkpoint, {"new": new, "original": original, "unlabelled": unlabelled})
     fitted = names.original is not None and names.original not in checkpoint.heads
     checked = ()
     if not _is_prepared(directory):
-        checked = experiment.method.check(checkpoint.params, identity["base_sha256"], original, fitted)
-    notes = (*crossing, *_data_notes(new, original))
-    accepted = Accepted(experiment, checkpoint, names, new, original, identity, notes, checked)
+        kept = kept_task(experiment, checkpoint, original)
+        given = Given(checkpoint.params, identity["base_sha256"], original, kept, fitted)
+        checked = experiment.method.check(given)
+    notes = (*crossing, *spared, *_data_notes(new, original))
+    accepted = Accepted(experiment, checkpoint, names, new, original, unlabelled, identity, notes, checked)
     trained_leaves(experiment, abstract_heads(checkpoint, names.new, accepted.served))
     return accepted
 
@@ -109,7 +121,7 @@ def assemble(
     accepted: Accepted, directory: Path, poll: Callable[[], None], say: Callable[[str], None] = lambda text: None
 ) -> Job:
     """The job of an accepted experiment; its slow parts (a fitted head, the statistics) are kept in DIRECTORY."""
-    experiment, _, names, new, original, identity, notes, checked = accepted
+    experiment, _, names, new, original, _, identity, notes, checked = accepted
 
     def batches_of(n: int, size: int) -> Iterator[dict]:
         return original_batches(original, n, experiment.seed, size)
@@ -125,23 +137,45 @@ def assemble(
         say,
     )
     fresh = (names.new,) if names.new != names.original else ()
-    rows = {name: len(data.splits["train"].ids) for name, data in (("new", new), ("original", original)) if data}
+    steps = total_steps(experiment, len(new.splits["train"].ids))
+    shares = {"new": 1.0, **experiment.method.streams}
+    batches = training_batches(experiment.optim, shares, accepted.streams, steps, experiment.seed)
+    kept = kept_task(experiment, accepted.checkpoint, original)
+
+    def outputs(stream: str, part: str) -> np.ndarray:
+        def apply(params, batch):
+            found = checkpoint.model.apply(params, batch)
+            return found["logits"][kept.name] if part == "logits" else found["pooled"]
+
+        return base_outputs(apply, checkpoint.params, batches[stream], steps, poll)
+
     context = Context(
         checkpoint.model,
         checkpoint.params,
         fresh,
-        original and original.task,
-        batches_of,
-        rows,
+        kept,
+        batches_of if original else None,
+        {name: len(data.splits["train"].ids) for name, data in accepted.streams.items()},
         identity["base_sha256"],
+        outputs=outputs,
         poll=poll,
     )
     aux, prepared_notes = _prepared(experiment, context, checked, directory, say)
-    steps = total_steps(experiment, len(new.splits["train"].ids))
     trainable = make_trainable(experiment, checkpoint, aux, steps)
-    step = make_train_step(checkpoint.model, new.task, experiment.method, trainable.tx, trainable.multiplier)
+    method, tx, multiplier = experiment.method, trainable.tx, trainable.multiplier
+    step = make_train_step(checkpoint.model, new.task, method, tx, multiplier, kept)
     notes = (*notes, *fitting_note(directory / "heads"), *prepared_notes)
-    return Job(experiment, checkpoint, new, original, trainable, aux, step, steps, identity, notes)
+    return Job(experiment, checkpoint, new, original, trainable, aux, step, batches, steps, identity, notes)
+
+
+def kept_task(
+    experiment: Experiment, checkpoint: Checkpoint, original: TaskData | None
+) -> tasks.Classify | tasks.Regress | None:
+    """The original task: of the original data, or, without any, what the base's own head serves; None for neither."""
+    if original:
+        return original.task
+    name = experiment.original_head or checkpoint.primary
+    return tasks.task_of(name, checkpoint.heads[name]) if name in checkpoint.heads else None
 
 
 def trained_leaves(experiment: Experiment, checkpoint: Checkpoint) -> tuple[Params, dict[str, float]]:
@@ -192,16 +226,6 @@ def total_steps(experiment: Experiment, rows: int) -> int:
     if optim.steps is not None:
         return optim.steps
     return max(1, -(-int(optim.epochs * rows) // (optim.batch_size * optim.accumulate)))
-
-
-def training_batches(job: Job) -> tasks.TrainBatches:
-    """The host batches a run trains on, of accumulate · batch_size rows, padded to at most MOST_LENGTHS lengths.
-
-    A short run has fewer: compiling the step for a length takes as long as about STEPS_A_LENGTH steps.
-    """
-    optim, rows = job.experiment.optim, job.new.splits["train"]
-    lengths = tasks.bucket_lengths(rows.lengths(), min(MOST_LENGTHS, 1 + job.steps // STEPS_A_LENGTH))
-    return tasks.TrainBatches(rows, optim.batch_size * optim.accumulate, job.experiment.seed, lengths, job.new.pad_id)
 
 
 def original_batches(original: TaskData, n: int, seed: int, size: int = EVAL_BATCH) -> Iterator[dict]:
@@ -256,6 +280,18 @@ def _data(experiment, checkpoint, names):
     return original, new, (*from_new, *from_original)
 
 
+def _unlabelled(experiment, checkpoint, scored):
+    """The texts without labels (or None), without those that a task is scored on, and notes."""
+    if experiment.unlabelled is None:
+        return None, ()
+    found = tasks.prepare_unlabelled(experiment.unlabelled, checkpoint, experiment)
+    notes = tuple(f"unlabelled: {text}" for text in found.warnings)
+    for data in scored:
+        found, dropped = tasks.drop_overlap(found, data)
+        notes += dropped
+    return found, notes
+
+
 def _data_notes(new: TaskData, original: TaskData | None) -> Iterator[str]:
     for name, data in (("new", new), ("original", original)):
         yield from (f"{name}: {text}" for text in (data.warnings if data else ()))
@@ -272,9 +308,11 @@ def base_sha256(checkpoint: Checkpoint) -> str:
     return digest.hexdigest()
 
 
-def _identity(checkpoint: Checkpoint, new: TaskData, original: TaskData | None) -> dict:
-    data = {"new": new.identity} | ({"original": original.identity} if original else {})
-    return {"base_sha256": base_sha256(checkpoint), "data": data}
+def _identity(checkpoint: Checkpoint, given: dict[str, TaskData | None]) -> dict:
+    return {
+        "base_sha256": base_sha256(checkpoint),
+        "data": {name: data.identity for name, data in given.items() if data},
+    }
 
 
 def _is_prepared(directory: Path) -> bool:

@@ -22,11 +22,12 @@ from fft.errors import InputError
 from fft.experiment import Experiment
 from fft.folder import FolderLock, agree
 from fft.information import REQUEST
-from fft.job import Job, accept, assemble, parameter_counts, resolved, training_batches
+from fft.job import Job, accept, assemble, parameter_counts, resolved
 from fft.journal import Journal
 from fft.outcome import KEPT_BASE, run_record, write_outcome
 from fft.scoring import Scorer
 from fft.signals import StopFlag
+from fft.streams import step_batch
 from fft.train import TrainState, finished_params
 
 SCORINGS = 8
@@ -168,15 +169,13 @@ def _train(
 ) -> tuple[TrainState, str]:
     """The only loop: step, and every so often score both tasks, save, and decide whether to stop."""
     optim, settings = job.experiment.optim, job.experiment.retention
-    batches = training_batches(job)
     step, waiting, values = int(state.step), None, None
     while step < job.steps:
         if retention.should_stop(history, settings.patience):
             return state, "patience"
         with journal.clock("train"):
-            host = batches.batch(step)
-            micro = {k: v.reshape(optim.accumulate, optim.batch_size, *v.shape[1:]) for k, v in host.items()}
-            state, metrics = job.step(state, job.base, job.aux, {"new": micro})
+            batch = step_batch(job.batches, step, optim.accumulate)
+            state, metrics = job.step(state, job.base, job.aux, batch)
             # Read one step late, the numbers do not keep the device waiting for the host.
             values = _look_at(step, waiting, job, journal) or values
             step, waiting = step + 1, metrics

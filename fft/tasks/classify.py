@@ -49,6 +49,14 @@ class Classify:
         """The task itself: class probabilities have no scale to fit."""
         return self
 
+    def divergence(self, teacher: jax.Array, logits: jax.Array, temperature: float) -> jax.Array:
+        """τ² KL(softmax(teacher / τ) ‖ softmax(logits / τ)) in nats of every example; [B, C] twice -> float32 [B].
+
+        τ² keeps the size of the gradient (Hinton et al. 2015, arXiv 1503.02531, section 2).
+        """
+        before, now = (jax.nn.log_softmax(z.astype(jnp.float32) / temperature) for z in (teacher, logits))
+        return temperature**2 * jnp.sum(jnp.exp(before) * (before - now), axis=-1)
+
     def sample(self, key: jax.Array, logits: jax.Array) -> jax.Array:
         """Labels int32 [B] drawn from the model's own distribution softmax(logits [B, C])."""
         return jax.random.categorical(key, logits)
