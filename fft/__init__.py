@@ -24,6 +24,7 @@ _HOMES = {
     "L2SP": "fft.methods",
     "Layerwise": "fft.methods",
     "LoRA": "fft.methods",
+    "Wise": "fft.methods",
     "Method": "fft.methods",
     "FFTError": "fft.errors",
     "InputError": "fft.errors",

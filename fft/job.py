@@ -42,6 +42,7 @@ class Job(NamedTuple):
 
     experiment: Experiment
     checkpoint: Checkpoint
+    fresh_heads: tuple[str, ...]
     new: TaskData
     original: TaskData | None
     trainable: Trainable
@@ -124,12 +125,11 @@ def assemble(
         poll,
         say,
     )
-    fresh = (names.new,) if names.new != names.original else ()
     rows = {name: len(data.splits["train"].ids) for name, data in (("new", new), ("original", original)) if data}
     context = Context(
         checkpoint.model,
         checkpoint.params,
-        fresh,
+        names.fresh,
         original and original.task,
         batches_of,
         rows,
@@ -141,7 +141,7 @@ def assemble(
     trainable = make_trainable(experiment, checkpoint, aux, steps)
     step = make_train_step(checkpoint.model, new.task, experiment.method, trainable.tx, trainable.multiplier)
     notes = (*notes, *fitting_note(directory / "heads"), *prepared_notes)
-    return Job(experiment, checkpoint, new, original, trainable, aux, step, steps, identity, notes)
+    return Job(experiment, checkpoint, names.fresh, new, original, trainable, aux, step, steps, identity, notes)
 
 
 def trained_leaves(experiment: Experiment, checkpoint: Checkpoint) -> tuple[Params, dict[str, float]]:

@@ -11,6 +11,7 @@ from fft.methods.full import Full
 from fft.methods.l2sp import L2SP
 from fft.methods.layerwise import Layerwise
 from fft.methods.lora import LoRA
+from fft.methods.wise import Wise
 from fft.schema import validated
 
 METHODS: dict[str, type[Method]] = {
@@ -20,6 +21,7 @@ METHODS: dict[str, type[Method]] = {
     "l2sp": L2SP,
     "ewc": EWC,
     "lora": LoRA,
+    "wise": Wise,
 }
 
 __all__ = [
@@ -33,6 +35,7 @@ __all__ = [
     "Layerwise",
     "LoRA",
     "Method",
+    "Wise",
     "chain",
     "parse_chain",
 ]
