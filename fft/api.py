@@ -11,7 +11,7 @@ from fft import models
 from fft.checkpoint import Checkpoints
 from fft.errors import InputError
 from fft.experiment import Data, Experiment, Optim, Retention, Texts, from_json
-from fft.heads import load_heads
+from fft.heads import fresh_heads, load_heads
 from fft.job import base_sha256, make_trainable
 from fft.methods import Method, parse_chain
 from fft.record import read_object
@@ -84,7 +84,8 @@ def restore(directory: str | Path, which: str | None = None) -> models.Checkpoin
     which = which or experiment.retention.keep
     step = None if which == "latest" else checkpoints.read_extra()[1]["best"]
     state = checkpoints.restore(jax.eval_shape(trainable.init), step).tree
-    return checkpoint._replace(params=finished_params(experiment.method, checkpoint.params, state.theta))
+    fresh = fresh_heads(directory / "heads")
+    return checkpoint._replace(params=finished_params(experiment.method, checkpoint.params, state.theta, fresh))
 
 
 def kept_base(directory: str | Path, which: str | None = None) -> bool:

@@ -23,6 +23,11 @@ class HeadNames(NamedTuple):
     original: str | None
     new: str
 
+    @property
+    def fresh(self) -> tuple[str, ...]:
+        """The heads that start from noise."""
+        return () if self.new == self.original else (self.new,)
+
 
 def head_names(experiment: Experiment, checkpoint: Checkpoint) -> HeadNames:
     """The heads the experiment asks for; InputError where the checkpoint lacks them or has them of another kind."""
@@ -120,6 +125,11 @@ def load_heads(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
     added = {name: Head(head["kind"], tuple(head["labels"])) for name, head in provenance["heads"].items()}
     params = overlay(checkpoint.params, {"heads": tree}) if tree else checkpoint.params
     return checkpoint._replace(params=params, heads={**checkpoint.heads, **added}, primary=provenance["names"]["new"])
+
+
+def fresh_heads(folder: Path) -> tuple[str, ...]:
+    """The heads of a run that started from noise, from the FOLDER of `make_heads`."""
+    return HeadNames(**load_artefact(folder)[1]["names"]).fresh
 
 
 def fitting_note(folder: Path) -> tuple[str, ...]:

@@ -42,6 +42,7 @@ class Job(NamedTuple):
 
     experiment: Experiment
     checkpoint: Checkpoint
+    fresh_heads: tuple[str, ...]
     new: TaskData
     original: TaskData | None
     trainable: Trainable
@@ -136,7 +137,6 @@ def assemble(
         poll,
         say,
     )
-    fresh = (names.new,) if names.new != names.original else ()
     steps = total_steps(experiment, len(new.splits["train"].ids))
     shares = {"new": 1.0, **experiment.method.streams}
     batches = training_batches(experiment.optim, shares, accepted.streams, steps, experiment.seed)
@@ -152,7 +152,7 @@ def assemble(
     context = Context(
         checkpoint.model,
         checkpoint.params,
-        fresh,
+        names.fresh,
         kept,
         batches_of if original else None,
         {name: len(data.splits["train"].ids) for name, data in accepted.streams.items()},
@@ -165,7 +165,9 @@ def assemble(
     method, tx, multiplier = experiment.method, trainable.tx, trainable.multiplier
     step = make_train_step(checkpoint.model, new.task, method, tx, multiplier, kept)
     notes = (*notes, *fitting_note(directory / "heads"), *prepared_notes)
-    return Job(experiment, checkpoint, new, original, trainable, aux, step, batches, steps, identity, notes)
+    return Job(
+        experiment, checkpoint, names.fresh, new, original, trainable, aux, step, batches, steps, identity, notes
+    )
 
 
 def kept_task(

@@ -114,7 +114,7 @@ def _run(job: Job, directory: Path, journal: Journal, stop: StopFlag, known: dic
         kept_step, state = _restore_best(best_step, jax.eval_shape(job.trainable.init), checkpoints, journal)
     if kept_step == 0:
         journal.say(KEPT_BASE)
-    params = finished_params(job.experiment.method, job.base, state.theta)
+    params = finished_params(job.experiment.method, job.base, state.theta, job.fresh_heads)
     with journal.clock("scoring"):
         after = scorer.test(params)
     with journal.clock("saving"):
@@ -230,7 +230,7 @@ def _score(
 ) -> None:
     """Append the scores of a state to the history."""
     with journal.clock("scoring"):
-        params = finished_params(job.experiment.method, job.base, state.theta)
+        params = finished_params(job.experiment.method, job.base, state.theta, job.fresh_heads)
         scores = scorer.probe(params, history[0] if history else None)
     entry = {"step": int(state.step), **scores, "loss": loss, "seconds": sum(journal.seconds.values())}
     history.append(entry)

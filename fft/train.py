@@ -149,6 +149,10 @@ def _make_update(method, tx):
     return update
 
 
-def finished_params(method: Method, base: Params, theta: Params) -> Params:
-    """The plain parameters that a trained tree stands for, after whatever the method does at the end."""
-    return method.finish(base, method.merge(base, theta))
+def finished_params(method: Method, base: Params, theta: Params, fresh_heads: tuple[str, ...]) -> Params:
+    """The plain parameters that a trained tree stands for, after whatever the method does at the end.
+
+    `finish` is shown the base without its fresh heads: what they started from is noise, and no value to go back to.
+    """
+    valued = {**base, "heads": {name: head for name, head in base["heads"].items() if name not in fresh_heads}}
+    return method.finish(valued, method.merge(base, theta))

@@ -15,6 +15,7 @@ from fft.methods.layerwise import Layerwise
 from fft.methods.lora import LoRA
 from fft.methods.lwf import LwF
 from fft.methods.replay import Replay
+from fft.methods.wise import Wise
 from fft.schema import validated
 
 METHODS: dict[str, type[Method]] = {
@@ -28,6 +29,7 @@ METHODS: dict[str, type[Method]] = {
     "kl": KL,
     "lwf": LwF,
     "distill": Distill,
+    "wise": Wise,
 }
 
 __all__ = [
@@ -46,6 +48,7 @@ __all__ = [
     "LwF",
     "Method",
     "Replay",
+    "Wise",
     "chain",
     "parse_chain",
 ]

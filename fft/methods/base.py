@@ -145,7 +145,7 @@ class Method:
         return tx
 
     def finish(self, base: Params, params: Params) -> Params:
-        """The parameters that are scored and kept, from the MERGED ones; outside the step."""
+        """The parameters that are scored and kept, from the MERGED ones; outside the step. `base` lacks fresh heads."""
         return params
 
     def __add__(self, other: "Method") -> "Chain":
