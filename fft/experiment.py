@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from fft.budget import Budget
 from fft.errors import InputError
 from fft.methods import Full, Method
 from fft.methods import from_json as method_from_json
@@ -120,6 +121,9 @@ class Retention:
     """how much a drop beyond the tolerance costs in the combined score that picks the best step"""
     patience: int = 0
     """stop after this many scorings without a better combined score; 0 is off"""
+    max_drop: Annotated[str | None, TELLS_DEFAULT] = None
+    """the contract: end within this drop of the original score, 0.01 in its units or 1% of what it was; strength or
+    rate are driven by held-out original rows (default: nothing is driven)"""
     keep: Literal["best", "latest"] = "best"
     """the step that becomes the model: the best combined score on the probe, or the last one trained"""
     eval_every: Annotated[int | None, TELLS_DEFAULT] = None
@@ -133,6 +137,10 @@ class Retention:
         between("drop-weight", self.drop_weight, 0.0, math.inf)
         at_least("patience", self.patience, 0)
         at_least("probe", self.probe, 1)
+        if self.max_drop is not None:
+            Budget.parse(self.max_drop)
+            if self.keep == "latest":
+                raise InputError("--keep latest keeps the last step whatever it lost; leave it or --max-drop out")
         if self.eval_every is not None:
             at_least("eval-every", self.eval_every, 1)
 
@@ -172,6 +180,8 @@ class Experiment:
             raise InputError(f"the method {self.method.label} reads texts without labels: give --unlabelled")
         if self.unlabelled is not None and "unlabelled" not in self.method.streams:
             raise InputError(f"--unlabelled is read by kl and distill with `on unlabelled`, not by {self.method.label}")
+        if self.original is None and self.retention.max_drop is not None:
+            raise InputError("--max-drop is measured on the original task: give --original")
         if self.original is None and self.head == "shared":
             raise InputError("--head shared continues with the original task's head: give --original")
 

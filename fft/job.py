@@ -2,28 +2,35 @@
 
 import dataclasses
 import hashlib
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
 from fft import models, tasks
 from fft.artefact import load_artefact, save_artefact
+from fft.budget import Budget
+from fft.contract import PROBED, Watch
 from fft.errors import InputError
+from fft.evaluate import predictions
 from fft.experiment import Experiment
 from fft.heads import HeadNames, abstract_heads, fitting_note, head_names, make_heads
 from fft.methods import Context, Given
+from fft.metrics import METRICS
 from fft.models import Checkpoint
 from fft.optim import make_optimizer, multipliers
 from fft.paths import Params, count, flatten
-from fft.streams import base_outputs, training_batches
+from fft.streams import ProbeBatches, base_outputs, training_batches
 from fft.tasks import TaskData
-from fft.train import TrainState, init_state, make_train_step
+from fft.train import PROBE, TrainState, finished_params, init_state, make_train_step
 
 EVAL_BATCH = 32
+WATCHED = 1024  # held-out original rows that the contract looks at, at most
 PURPOSES = ("train", "init", "prepare", "heads")
 
 
@@ -50,6 +57,8 @@ class Job(NamedTuple):
     step: Callable
     batches: dict[str, tasks.TrainBatches]
     """of every stream that a step reads"""
+    watch: Watch | None
+    """the contract, where there is one"""
     steps: int
     identity: dict
     """hashes of the base weights and of every split: what a resumed run must find again"""
@@ -59,6 +68,10 @@ class Job(NamedTuple):
     def base(self) -> Params:
         """θ*, the parameters before step 1."""
         return self.checkpoint.params
+
+    def finished(self, state: TrainState) -> Params:
+        """The plain parameters that a state stands for, after whatever the method does at the end."""
+        return finished_params(self.experiment.method, self.base, state.theta, self.fresh_heads)
 
     @property
     def tasks(self) -> dict[str, TaskData]:
@@ -106,6 +119,8 @@ def accept(experiment: Experiment, directory: Path, say: Callable[[str], None] =
     original, new, crossing = _data(experiment, checkpoint, names)
     unlabelled, spared = _unlabelled(experiment, checkpoint, [data for data in (new, original) if data])
     identity = _identity(checkpoint, {"new": new, "original": original, "unlabelled": unlabelled})
+    if experiment.retention.max_drop is not None:
+        _check_room(experiment.retention.max_drop, original)
     fitted = names.original is not None and names.original not in checkpoint.heads
     checked = ()
     if not _is_prepared(directory):
@@ -116,6 +131,16 @@ def accept(experiment: Experiment, directory: Path, say: Callable[[str], None] =
     accepted = Accepted(experiment, checkpoint, names, new, original, unlabelled, identity, notes, checked)
     trained_leaves(experiment, abstract_heads(checkpoint, names.new, accepted.served))
     return accepted
+
+
+def _check_room(max_drop: str, original: TaskData) -> None:
+    """Refuse a budget that the held-out rows are too few to see: one row of them is more."""
+    rows, least = len(original.splits["validation"].ids), math.ceil(1 / Budget.parse(max_drop).amount)
+    if original.task.kind == "classification" and rows < least:
+        raise InputError(
+            f"--max-drop {max_drop}: the original task has {rows} validation rows, one of them is a drop of "
+            f"{1 / rows:.3g}; it takes at least {least} of them to see {max_drop}. Give more, or a larger budget"
+        )
 
 
 def assemble(
@@ -141,14 +166,6 @@ def assemble(
     shares = {"new": 1.0, **experiment.method.streams}
     batches = training_batches(experiment.optim, shares, accepted.streams, steps, experiment.seed)
     kept = kept_task(experiment, accepted.checkpoint, original)
-
-    def outputs(stream: str, part: str) -> np.ndarray:
-        def apply(params, batch):
-            found = checkpoint.model.apply(params, batch)
-            return found["logits"][kept.name] if part == "logits" else found["pooled"]
-
-        return base_outputs(apply, checkpoint.params, batches[stream], steps, poll)
-
     context = Context(
         checkpoint.model,
         checkpoint.params,
@@ -157,17 +174,69 @@ def assemble(
         batches_of if original else None,
         {name: len(data.splits["train"].ids) for name, data in accepted.streams.items()},
         identity["base_sha256"],
-        outputs=outputs,
+        outputs=lambda stream, part: _outputs(checkpoint, kept, part, batches[stream], steps, poll),
         poll=poll,
     )
     aux, prepared_notes = _prepared(experiment, context, checked, directory, say)
+    watch = None
+    if experiment.retention.max_drop is not None:
+        watch, batches[PROBE] = _watched(experiment, checkpoint, original, steps, directory / "watched", poll)
     trainable = make_trainable(experiment, checkpoint, aux, steps)
     method, tx, multiplier = experiment.method, trainable.tx, trainable.multiplier
-    step = make_train_step(checkpoint.model, new.task, method, tx, multiplier, kept)
-    notes = (*notes, *fitting_note(directory / "heads"), *prepared_notes)
+    step = make_train_step(checkpoint.model, new.task, method, tx, multiplier, kept, watch)
     return Job(
-        experiment, checkpoint, names.fresh, new, original, trainable, aux, step, batches, steps, identity, notes
+        experiment,
+        checkpoint,
+        names.fresh,
+        new,
+        original,
+        trainable,
+        aux,
+        step,
+        batches,
+        watch,
+        steps,
+        identity,
+        (*notes, *fitting_note(directory / "heads"), *prepared_notes),
     )
+
+
+def _outputs(
+    checkpoint: Checkpoint, kept: Any, part: str, batches: tasks.TrainBatches, steps: int, poll: Callable[[], None]
+) -> np.ndarray:
+    """The base's "logits" of the original head or its "pooled" states at the places of a stream's rows."""
+
+    def apply(params, batch):
+        found = checkpoint.model.apply(params, batch)
+        return found["logits"][kept.name] if part == "logits" else found["pooled"]
+
+    return base_outputs(apply, checkpoint.params, batches, steps, poll)
+
+
+def _watched(
+    experiment: Experiment,
+    checkpoint: Checkpoint,
+    original: TaskData,
+    steps: int,
+    folder: Path,
+    poll: Callable[[], None],
+) -> tuple[Watch, ProbeBatches]:
+    """What the contract is watched by: held-out original rows with the base's credit, which is kept in FOLDER."""
+    rows = original.splits["validation"]
+    rows = rows.take(chosen_rows(len(rows.ids), WATCHED, experiment.seed))
+    lengths = tasks.bucket_lengths(rows.lengths(), most=2)
+    batches = ProbeBatches(rows, min(PROBED, len(rows.ids)), experiment.seed, lengths, original.pad_id)
+    task, spread = original.task, float(np.var(rows.labels))
+    if not (folder / "provenance.json").exists():
+        logits = _outputs(checkpoint, task, "logits", batches, len(batches), poll)
+        before = task.credit(jnp.asarray(logits), jnp.asarray(rows.labels), spread)
+        metric = METRICS[task.metric]
+        score = float(metric.function(rows.labels, predictions(metric.kind, logits)))
+        margin = Budget.parse(experiment.retention.max_drop).margin(score)
+        save_artefact(folder, {"before": before}, {"score": score, "margin": margin, "rows": len(rows.ids)})
+    tree, told = load_artefact(folder)
+    batches.before = np.asarray(tree["before"])
+    return Watch(task, told["margin"], spread, steps), batches
 
 
 def kept_task(

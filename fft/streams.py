@@ -14,6 +14,16 @@ MOST_LENGTHS, STEPS_A_LENGTH = 5, 14
 OUTPUTS_BATCH = 32
 
 
+class ProbeBatches(TrainBatches):
+    """Batches of held-out rows, each with "before" float32 [B], what the base was worth on it."""
+
+    before: np.ndarray
+
+    def batch(self, index: int) -> dict[str, np.ndarray]:
+        batch = super().batch(index)
+        return {**batch, "before": self.before[batch["row"]]}
+
+
 def training_batches(
     optim: Optim, shares: dict[str, float], data: dict[str, TaskData], steps: int, seed: int
 ) -> dict[str, TrainBatches]:

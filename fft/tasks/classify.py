@@ -57,6 +57,13 @@ class Classify:
         before, now = (jax.nn.log_softmax(z.astype(jnp.float32) / temperature) for z in (teacher, logits))
         return temperature**2 * jnp.sum(jnp.exp(before) * (before - now), axis=-1)
 
+    def credit(self, logits: jax.Array, label: jax.Array, spread: float) -> jax.Array:
+        """1 where the label is the likeliest class, else 0: the mean is the accuracy; [B, C], [B] -> float32 [B].
+
+        It stands for macro_f1 and mcc too, which have no score of one example.
+        """
+        return (jnp.argmax(logits, axis=-1) == label).astype(jnp.float32)
+
     def sample(self, key: jax.Array, logits: jax.Array) -> jax.Array:
         """Labels int32 [B] drawn from the model's own distribution softmax(logits [B, C])."""
         return jax.random.categorical(key, logits)

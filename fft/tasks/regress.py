@@ -55,6 +55,13 @@ class Regress:
         """
         return 0.5 * jnp.square((teacher - logits)[:, 0].astype(jnp.float32) / self.sigma)
 
+    def credit(self, logits: jax.Array, label: jax.Array, spread: float) -> jax.Array:
+        """−(y − f)² / 2 `spread`, with the variance of the labels; [B, 1], [B] -> float32 [B].
+
+        What its mean loses is what a correlation r loses, to first order and up to 1/r: r² = 1 − mean (y − f)² / var y.
+        """
+        return -0.5 * jnp.square(label - logits[:, 0]).astype(jnp.float32) / spread
+
     def sample(self, key: jax.Array, logits: jax.Array) -> jax.Array:
         """Targets float32 [B] drawn from the model's own distribution, normal around logits [B, 1] with sd σ."""
         return logits[:, 0] + self.sigma * jax.random.normal(key, logits.shape[:1])
