@@ -22,6 +22,7 @@ from fft.signals import Stopped
 COMMANDS = {
     "tune": "fine-tune a checkpoint on a new task and watch the original one",
     "eval": "score a checkpoint on a task",
+    "check": "say whether one checkpoint still does what another one could",
     "compare": "put finished runs side by side",
     "export": "write a run's model as a Hugging Face checkpoint",
     "fisher": "measure the Fisher information of a task, for EWC, and show where it sits",
