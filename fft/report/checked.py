@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from fft.check import Checked
 
-SHOWN, ON_PAGE = 10, 500  # examples of a list on the terminal, on the page
+SHOWN, ON_PAGE = 10, 500  # examples of a list on the terminal, on the page; labels on the terminal
 WIDTH = 60  # characters of a text on the terminal
 COLUMNS = "change: tuned less base, + is better, with its paired 95 % interval; p: McNemar's exact test"
 
@@ -154,8 +154,9 @@ def show(record: dict[str, Any], console: Console) -> None:
     console.print(scores)
     brief = (*EXAMPLES[:-1], Column("text", lambda row: one_line(_text(row)), number=False))
     for task in record["original"]:
-        if task["labels"]:
-            console.print(rich_table(LABELS, task["labels"]))
+        if labels := task["labels"]:
+            console.out(f"by label, {_listed(labels, SHOWN)}:", highlight=False)
+            console.print(rich_table(LABELS, labels[:SHOWN]))
         if task["worse"]:
             console.out(f"{_title(task, 'worse')}, {_listed(task['worse'], SHOWN)}:", highlight=False)
             console.print(rich_table(brief, task["worse"][:SHOWN]))
