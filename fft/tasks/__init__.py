@@ -16,6 +16,7 @@ from fft.tasks.prepare import (
     prepare,
     prepare_scored,
     prepare_unlabelled,
+    read_scored,
     task_of,
 )
 from fft.tasks.regress import Regress
@@ -48,6 +49,7 @@ __all__ = [
     "prepare",
     "prepare_scored",
     "prepare_unlabelled",
+    "read_scored",
     "read_source",
     "task_of",
 ]
