@@ -24,7 +24,7 @@ from fft.train import TrainState, init_state, make_train_step
 
 EVAL_BATCH = 32
 MOST_LENGTHS, STEPS_A_LENGTH = 5, 14
-PURPOSES = ("train", "init", "prepare", "heads")
+PURPOSES = ("train", "init", "prepare", "heads", "repair")
 
 
 class Trainable(NamedTuple):
