@@ -16,12 +16,13 @@ from collections.abc import Sequence
 
 from fft.allocator import keep_freed_memory
 from fft.cache import keep_compiled_programs
-from fft.errors import FFTError, MachineError
+from fft.errors import FFTError, InputError, MachineError
 from fft.signals import Stopped
 
 COMMANDS = {
     "tune": "fine-tune a checkpoint on a new task and watch the original one",
     "eval": "score a checkpoint on a task",
+    "check": "say whether one checkpoint still does what another one could",
     "repair": "win back what tuning lost by merging a checkpoint with its base, without training",
     "compare": "put finished runs side by side",
     "export": "write a run's model as a Hugging Face checkpoint",
@@ -77,14 +78,24 @@ def _execute(command: str, args: list[str], as_json: bool) -> tuple[dict, int]:
 
     keep_compiled_programs()
     keep_freed_memory()
+    refuse_empty_out(args)
     module = importlib.import_module(f"fft.commands.{command}")
+    shown = [tyro.conf.FlagCreatePairsOff, tyro.conf.PositionalMetavarFromFieldName]
+    if {"--help", "-h"} & set(args):  # the value None unsets what --config sets; not every flag need say so
+        shown.append(tyro.conf.DisallowNone)
     flags = module.parse(
-        dotted(args, module.Flags),
-        lambda kind, **more: tyro.cli(kind, prog=f"fft {command}", config=(tyro.conf.FlagCreatePairsOff,), **more),
+        dotted(args, module.Flags), lambda kind, **more: tyro.cli(kind, prog=f"fft {command}", config=shown, **more)
     )
     # Standard output belongs to the result; what libraries and sweep files print there goes the other way.
     with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
         return module.execute(flags, _console(as_json))
+
+
+def refuse_empty_out(args: Sequence[str]) -> None:
+    """Refuse `--out ""`, which an unset variable of a script makes: as a path it is the folder one happens to be in."""
+    pairs = zip(args, [*args[1:], None], strict=True)
+    if any(name == "--out=" or (name == "--out" and value == "") for name, value in pairs):
+        raise InputError("--out is empty; name a place, such as --out runs/1, or . for the folder you are in")
 
 
 def dotted(args: Sequence[str], flags: type) -> list[str]:
@@ -108,10 +119,17 @@ def _choose(argv: list[str]) -> str:
         description="Fine-tune a pre-trained transformer without forgetting what it knew, and prove it.",
         epilog="fft COMMAND --help tells a command's flags. The documentation is in docs/.",
     )
+    parser.add_argument("--version", action="version", version=_version() if "--version" in argv else "")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, text in COMMANDS.items():
         commands.add_parser(name, help=text, add_help=False)
     return parser.parse_args(argv).command
+
+
+def _version() -> str:
+    from fft.record import installed_version
+
+    return f"fft {installed_version('fft-jax') or '(not installed)'}"
 
 
 def _console(as_json: bool):

@@ -161,6 +161,13 @@ def paired_change(metric: Metric, labels: np.ndarray, before: np.ndarray, after:
     return Change(metric.name, *scores, change, float(low), float(high), len(labels), p, changed)
 
 
+def change_between(metric: Metric, labels: np.ndarray, before: np.ndarray, after: np.ndarray) -> Change:
+    """`paired_change` of two models' logits before, after [N, C]; `unchanged` where they agree bit for bit."""
+    if np.array_equal(before, after):
+        return unchanged(metric, labels, predictions(metric.kind, before))
+    return paired_change(metric, labels, predictions(metric.kind, before), predictions(metric.kind, after))
+
+
 def unchanged(metric: Metric, labels: np.ndarray, predictions: np.ndarray) -> Change:
     """The change of a model none of whose parameters were trained: exactly 0, by construction and not by sampling."""
     score = float(metric.function(*(np.asarray(values) for values in (labels, predictions))))

@@ -14,7 +14,7 @@ from fft.experiment import Data, Experiment
 from fft.headfit import fit_head
 from fft.models import Checkpoint, Head
 from fft.models.heads import check_name
-from fft.paths import overlay
+from fft.paths import Params, overlay
 
 
 class HeadNames(NamedTuple):
@@ -67,6 +67,11 @@ def chosen_head(checkpoint: Checkpoint, wanted: str | None, folder: str, purpose
         heads = ", ".join(checkpoint.heads) or "none"
         raise InputError(f"{folder} has no head {name or purpose}; its heads are: {heads}")
     return name
+
+
+def only_head(params: Params, head: str, name: str) -> Params:
+    """The parameters with one head alone, under another name: two checkpoints' trees are then alike."""
+    return {**params, "heads": {name: params["heads"][head]}}
 
 
 def unused_head(given: str | None, default: str, taken: list[str]) -> str:

@@ -214,7 +214,7 @@ def environment() -> dict:
     devices = jax.devices()
     return {
         "git": _git(Path(__file__).parent),
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        "versions": {"python": platform.python_version(), **{name: installed_version(name) for name in PACKAGES}},
         "device": {
             "platform": devices[0].platform,
             "kind": devices[0].device_kind,
@@ -224,7 +224,8 @@ def environment() -> dict:
     }
 
 
-def _version(package: str) -> str | None:
+def installed_version(package: str) -> str | None:
+    """The version of an installed distribution; None where it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

@@ -106,6 +106,15 @@ def verdict(change: Change, tolerance: float) -> Verdict:
     return Verdict(outcome, tolerance, drop, drop_low, drop_high, needed)
 
 
+def overall(outcomes: Sequence[str]) -> str:
+    """The outcome of several original tasks together: fail where one fails, else undecided where one is, else pass.
+
+    All of them must pass, each at its own level, so that the chance of a wrong pass is not greater than that of one
+    alone and needs no correction (the intersection-union test; Berger 1982).
+    """
+    return max(outcomes, key=("pass", "undecided", "fail").index)
+
+
 def examples_needed(change: Change, tolerance: float) -> int | None:
     """About how many examples would put the interval on one side of the tolerance, if the drop stays what it is.
 

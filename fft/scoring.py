@@ -1,4 +1,7 @@
-"""Scoring a run's tasks: both on a fixed validation probe while training, both on their test splits around it."""
+"""Scoring a run's tasks: both on a fixed validation probe while training, both on their test splits around it.
+
+`scored_logits` scores the test rows of any checkpoint and task.
+"""
 
 import hashlib
 from collections.abc import Callable
@@ -6,14 +9,20 @@ from collections.abc import Callable
 import numpy as np
 
 from fft import retention
-from fft.evaluate import Change, make_predict, paired_change, predict, predictions, unchanged
-from fft.job import Job, base_sha256, chosen_rows
+from fft.evaluate import Change, change_between, make_predict, predict, predictions
+from fft.job import EVAL_BATCH, Job, base_sha256, chosen_rows
 from fft.metrics import METRICS, Metric
 from fft.paths import Params
 from fft.tasks import Encoded, TaskData, bucket_lengths, eval_batches
 
 PROBE_SEED, MOST_LENGTHS = 0, 5
 SCORE_BATCH = 16  # a row costs as much as in a larger batch, and less of the batch is padding
+
+
+def scored_logits(predictor: Callable, params: Params, data: TaskData) -> np.ndarray:
+    """The logits [N, C] of the rows of data.splits["test"], in their order; `predictor` as of `make_predict`."""
+    rows = data.splits["test"]
+    return predict(predictor, params, eval_batches(rows, EVAL_BATCH, data.lengths, data.pad_id), len(rows.ids))
 
 
 class Scorer:
@@ -76,11 +85,7 @@ class Scorer:
 
     def change(self, name: str, before: np.ndarray, after: np.ndarray) -> Change:
         """Before and after of a task from its test logits, with the paired interval."""
-        metric = self.metric(name)
-        labels = self.job.tasks[name].splits["test"].labels
-        if np.array_equal(before, after):
-            return unchanged(metric, labels, predictions(metric.kind, before))
-        return paired_change(metric, labels, predictions(metric.kind, before), predictions(metric.kind, after))
+        return change_between(self.metric(name), self.job.tasks[name].splits["test"].labels, before, after)
 
     def _signed(self, name: str, scores: dict) -> float | None:
         """A score with higher better, whatever the metric."""

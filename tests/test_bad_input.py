@@ -10,20 +10,13 @@ import sys
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
-from tiny_runs import Answer, fft, finish, outcome, record, start, tune
+from tiny_runs import Answer, fft, finish, outcome, record, refused, start, tune
 
 from fft.checkpoint import Checkpoints
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 QUICK = ("--steps", 8, "--batch-size", 16, "--lr", 1e-2, "--tolerance", 1)
 ROWS = [f"the {word} {animal} film,{animal}" for animal in ("cat", "dog") for word in (*"abcdefghijkl",)]
-
-
-def refused(answer, message, code=2):
-    """The answer is one message and the exit code; nothing else went to standard error."""
-    assert answer.code == code, answer
-    assert answer.err.startswith("fft: ") and answer.err.endswith("\n"), answer.err
-    assert answer.err.count("\n") == 1 and message in answer.err, answer.err
 
 
 def tuned(tiny, tmp_path, *flags, model=None, new=None, original="original.csv"):

@@ -1,5 +1,6 @@
 """Flags: what they mean, what is refused, and what the help does not wait for."""
 
+import importlib.metadata
 import json
 import re
 import subprocess
@@ -104,6 +105,36 @@ def test_the_help_names_a_default_once_and_no_empty_one(command):
 def test_the_help_of_tune_marks_what_must_be_given():
     required = re.findall(r"(--[\w.-]+) [A-Z]+ (?:(?!--\w).)*?\(required\)", help_of("tune"))
     assert required == ["--out", "--model", "--new"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_help_does_not_offer_none_at_every_flag(command):
+    assert "{None}" not in help_of(command)
+
+
+def test_none_unsets_what_a_file_sets(tmp_path):
+    file = tmp_path / "experiment.json"
+    file.write_text(json.dumps(Experiment("m", Data("n.csv"), optim=Optim(steps=8)).to_json()))
+    assert experiment_of("--config", file, "--out", "x").optim.steps == 8
+    assert experiment_of("--config", file, "--out", "x", "--steps", "None").optim.steps is None
+
+
+def test_the_help_of_check_names_what_stands_without_a_flag():
+    assert help_of("check").startswith("usage: fft check [-h] [OPTIONS] BASE TUNED ")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("spelling", [("--out", ""), ("--out=",)])
+def test_an_empty_out_is_not_the_folder_one_is_in(command, spelling, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    answer = fft(command, *spelling)
+    assert (answer.code, list(tmp_path.iterdir())) == (2, [])
+    assert answer.err == "fft: --out is empty; name a place, such as --out runs/1, or . for the folder you are in\n"
+
+
+def test_the_version_is_that_of_the_distribution():
+    answer = fft("--version")
+    assert (answer.code, answer.out) == (0, f"fft {importlib.metadata.version('fft-jax')}\n")
 
 
 # --- what is imported ---

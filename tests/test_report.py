@@ -5,15 +5,16 @@ import json
 import math
 import re
 import xml.etree.ElementTree as ElementTree
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from outline import Outline
 from rich.console import Console
 
 from fft.errors import MachineError
 from fft.report import drawing, front, history, labels, style, tables
-from fft.report.page import page, sentence, write_page
+from fft.report.page import page, write_page
+from fft.report.verdict import sentence
 
 HOSTILE = "<script>alert('&amp;\"x')</script>"
 
@@ -305,33 +306,6 @@ def test_the_band_of_rmse_is_above_and_a_lost_score_is_left_out():
 
 
 # ---------------------------------------------------------------- the page
-
-
-class Outline(HTMLParser):
-    """Tags in order, balanced or not, with what could load something from elsewhere."""
-
-    VOID = frozenset({"meta", "path", "line"})
-
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.tags, self.loads, self.words = [], [], [], []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append(tag)
-        self.loads += [value for name, value in attributes if name in ("src", "href", "xlink:href", "srcset")]
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attributes):
-        self.tags.append(tag)
-
-    def handle_endtag(self, tag):
-        if tag not in self.VOID:
-            assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.words.append(data)
 
 
 @pytest.mark.parametrize("outcome", ["pass", "fail", "undecided"])

@@ -34,6 +34,13 @@ def fft(*arguments):
     return Answer(code, out.getvalue(), err.getvalue())
 
 
+def refused(answer, message, code=2):
+    """The answer is one message and the exit code; nothing else went to standard error."""
+    assert answer.code == code, answer
+    assert answer.err.startswith("fft: ") and answer.err.endswith("\n"), answer.err
+    assert answer.err.count("\n") == 1 and message in answer.err, answer.err
+
+
 def tune(tiny, out, *flags, model="bert", new="new.csv", original="original.csv"):
     """`fft tune --json` on the tiny base in this process; `original` None: no original task."""
     kept = ("--original", tiny / original) if original else ()

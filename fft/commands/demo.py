@@ -51,7 +51,7 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     """
     from fft.commands.compare import show
     from fft.commands.sweep import run_missing
-    from fft.report.page import sentence
+    from fft.report.verdict import sentence
 
     start = time.monotonic()
     base = trained_base(console)

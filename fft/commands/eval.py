@@ -1,6 +1,5 @@
 """`fft eval`: score a checkpoint on a task."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,27 +41,27 @@ def parse(args: list[str], cli: Callable) -> Flags:
 def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     """Score and print."""
     from fft import models, tasks
+    from fft.answers import answers, write_lines
     from fft.api import model_folder
     from fft.commands.tune import with_metric
-    from fft.evaluate import interval, make_predict, predict, predictions
+    from fft.evaluate import interval, make_predict, predictions
     from fft.heads import chosen_head
-    from fft.job import EVAL_BATCH
     from fft.metrics import METRICS
+    from fft.scoring import scored_logits
 
     checkpoint = models.load(model_folder(flags.model))
     name = chosen_head(checkpoint, flags.head, flags.model, "to score with")
+    task = with_metric(flags.task, flags.metric)
     data = tasks.prepare_scored(
-        with_metric(flags.task, flags.metric), checkpoint, name, checkpoint.heads[name], flags.max_length
+        task, tasks.read_scored(task), checkpoint, name, checkpoint.heads[name], flags.max_length
     )
     for warning in data.warnings:
         console.out(f"note: {warning}", highlight=False)
     rows, metric = data.splits["test"], METRICS[data.task.metric]
-    batches = tasks.eval_batches(rows, EVAL_BATCH, data.lengths, data.pad_id)
-    logits = predict(make_predict(checkpoint.model, name), checkpoint.params, batches, len(rows.ids))
-    predicted = predictions(metric.kind, logits)
-    score = interval(metric, rows.labels, predicted)
+    logits = scored_logits(make_predict(checkpoint.model, name), checkpoint.params, data)
+    score = interval(metric, rows.labels, predictions(metric.kind, logits))
     if flags.predictions:
-        _write_predictions(flags.predictions, data.task, rows, predicted, logits)
+        write_lines(flags.predictions, answers(data.task, rows, logits))
     console.out(
         f"{metric.name} {score.value:.4f} [{score.low:.4f}, {score.high:.4f}] on {score.n} rows, head {name}",
         highlight=False,
@@ -72,22 +71,3 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     ends = {"low": score.low, "high": score.high}
     scored = {"head": name, "metric": metric.name, "score": score.value, **ends, "n": score.n}
     return scored | {"source": flags.task.source}, 0
-
-
-def _write_predictions(path: Path, task, rows, predicted, logits) -> None:
-    """One JSON line an example, in the order of the source's rows; whole or not at all. What is not finite is null."""
-    from fft.record import plain, replace_file
-
-    def named(value):
-        if not task.labels:
-            return float(value)
-        return task.labels[int(value)] if value >= 0 else None
-
-    lines = [
-        json.dumps(
-            plain({"row": number, "label": named(label), "prediction": named(guess), "logits": row}),
-            ensure_ascii=False,
-        )
-        for number, label, guess, row in zip(rows.numbers, rows.labels, predicted, logits, strict=True)
-    ]
-    replace_file(path, ("\n".join(lines) + "\n").encode())

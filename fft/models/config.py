@@ -67,6 +67,8 @@ RATES = (
     "seq_classif_dropout",
 )
 
+ONLY_TRAINING = (*RATES, "initializer_range")  # what a forward pass without dropout does not depend on
+
 
 def read_json(path):
     """Return the object in a JSON file, or refuse the file by name."""

@@ -5,23 +5,16 @@ Self-contained: no script, no font, no picture from elsewhere. Every text of the
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from fft.record import replace_file
 from fft.report.history import history_svg
-from fft.report.style import STYLE
-from fft.report.tables import BEFORE_AFTER, PARAMETERS, Column, caption, cells, groups, percent, score, signed
-
-HEADLINES = {
-    "pass": "Kept: the original task is within the accepted drop",
-    "fail": "Lost: the original task dropped by more than is accepted",
-    "undecided": "Undecided: these test examples do not settle it",
-    None: "No original task was given: nothing is known about what was forgotten",
-}
+from fft.report.html import document, flat, notes, pairs, table
+from fft.report.tables import BEFORE_AFTER, PARAMETERS, Column, caption, groups, percent
+from fft.report.verdict import box
 
 
 def write_page(run: dict[str, Any], path: str | Path) -> None:
@@ -31,60 +24,15 @@ def write_page(run: dict[str, Any], path: str | Path) -> None:
 
 def page(run: dict[str, Any]) -> str:
     """The page of a run as HTML text."""
-    sections = "\n".join(f"<section>\n{text}\n</section>" for text in (section(run) for section in SECTIONS) if text)
-    name = escape(run["name"])
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{name}</title>
-<style>
-{STYLE}</style>
-</head>
-<body>
-<main>
-<h1>{name}</h1>
-{sections}
-</main>
-</body>
-</html>
-"""
-
-
-def sentence(run: dict[str, Any]) -> str:
-    """The verdict in words: the two scores, the drop with its interval, the tolerance, what would decide.
-
-    The same sentence serves the page and the last line of a command. Empty where there is no original task.
-    """
-    verdict, change = run["verdict"], run["original"]
-    if not verdict or not change:
-        return ""
-    said = f"original {change['metric']} {score(change['before'])} → {score(change['after'])}"
-    said += f" on {change['n']:,} test examples"
-    if verdict["drop"] is not None:
-        said += f", a drop of {signed(verdict['drop'])}"
-    if verdict["drop_low"] is not None and verdict["drop_high"] is not None:
-        said += f" (95 % interval {signed(verdict['drop_low'])} to {signed(verdict['drop_high'])})"
-    said += f"; accepted is {verdict['tolerance']:g}"
-    if verdict["needed"] is not None:
-        said += f"; about {verdict['needed']:,} test examples would decide"
-    return said
+    return document(run["name"], (section(run) for section in SECTIONS))
 
 
 # ---------------------------------------------------------------- sections
 
 
-def _verdict(run: dict[str, Any]) -> str:
-    outcome = run["verdict"]["outcome"] if run["verdict"] else None
-    said = sentence(run)
-    detail = f"<p>{escape(said[:1].upper() + said[1:])}.</p>" if said else ""
-    return f'<div class="verdict {outcome or "none"}"><h2>{HEADLINES[outcome]}</h2>{detail}</div>'
-
-
 def _scores(run: dict[str, Any]) -> str:
     said = f"<p class='note'>{escape(caption([run]))}</p>{_tests(run)}"
-    return f"<h2>Before and after</h2>\n{_table(BEFORE_AFTER, [run])}\n{said}"
+    return f"<h2>Before and after</h2>\n{table(BEFORE_AFTER, [run])}\n{said}"
 
 
 def _tests(run: dict[str, Any]) -> str:
@@ -103,8 +51,8 @@ def _history(run: dict[str, Any]) -> str:
     crossed = "the original's drop on the probe never exceeded what is accepted"
     if run["crossover"] is not None:
         crossed = f"from step {run['crossover']} on the original's drop on the probe exceeds what is accepted"
-    ended = {"patience": ", stopped for lack of progress", "non-finite": ", stopped by steps that were not finite"}
-    course = f"{run['steps']:,} steps{ended.get(run['stopped'], '')}; kept is step {run['kept_step']}"
+    ended = ", stopped for lack of progress" if run["stopped"] == "patience" else ""
+    course = f"{run['steps']:,} steps{ended}; kept is step {run['kept_step']}"
     said = f"{course}; {crossed}" if run["original"] else course
     return f"<h2>Course</h2>\n<figure>{history_svg(run)}<figcaption>{escape(said)}.</figcaption></figure>"
 
@@ -112,7 +60,7 @@ def _history(run: dict[str, Any]) -> str:
 def _parameters(run: dict[str, Any]) -> str:
     counts = run["parameters"]
     said = f"{counts['trained']:,} of {counts['total']:,} trained: {percent(counts['percent'])}"
-    return f"<h2>Parameters</h2>\n<p>{escape(said)}.</p>\n{_table(PARAMETERS, groups(counts['table']))}"
+    return f"<h2>Parameters</h2>\n<p>{escape(said)}.</p>\n{table(PARAMETERS, groups(counts['table']))}"
 
 
 def _trouble(run: dict[str, Any]) -> str:
@@ -123,8 +71,7 @@ def _trouble(run: dict[str, Any]) -> str:
     said += [
         f"{task}: {warning}" for task in ("original", "new") if run[task] for warning in run["data"][task]["warnings"]
     ]
-    items = "".join(f"<li>{escape(str(item))}</li>" for item in said)
-    return f"<h2>Notes and warnings</h2>\n<ul>{items}</ul>" if said else ""
+    return notes(said)
 
 
 def _data(run: dict[str, Any]) -> str:
@@ -141,11 +88,11 @@ def _data(run: dict[str, Any]) -> str:
         if run[task]
         for name, split in run["data"][task]["splits"].items()
     ]
-    return f"<h2>Data</h2>\n{_table(columns, rows)}"
+    return f"<h2>Data</h2>\n{table(columns, rows)}"
 
 
 def _settings(run: dict[str, Any]) -> str:
-    return f"<h2>Settings</h2>\n{_pairs(_flat(run['experiment']))}"
+    return f"<h2>Settings</h2>\n{pairs(flat(run['experiment']))}"
 
 
 def _repeat(run: dict[str, Any]) -> str:
@@ -153,15 +100,15 @@ def _repeat(run: dict[str, Any]) -> str:
     said = [("experiment hash", run["experiment_hash"])]
     if git["commit"]:
         said.append(("git commit", f"{git['commit']}{', with changes that are not committed' if git['dirty'] else ''}"))
-    said += [*_flat({"device": run["device"]}), *_flat({"seconds": run["seconds"]}), *run["versions"].items()]
+    said += [*flat({"device": run["device"]}), *flat({"seconds": run["seconds"]}), *run["versions"].items()]
     return (
         "<h2>To repeat</h2>\n<p>Where the run was started, so that paths in its settings still hold, with RUN this "
-        f"folder:</p>\n<pre>fft tune --config RUN/experiment.json --out again</pre>\n{_pairs(said)}"
+        f"folder:</p>\n<pre>fft tune --config RUN/experiment.json --out again</pre>\n{pairs(said)}"
     )
 
 
 SECTIONS: tuple[Callable[[dict[str, Any]], str], ...] = (
-    _verdict,
+    box,
     _scores,
     _history,
     _trouble,
@@ -170,41 +117,3 @@ SECTIONS: tuple[Callable[[dict[str, Any]], str], ...] = (
     _settings,
     _repeat,
 )
-
-
-# ---------------------------------------------------------------- pieces
-
-
-def _table(columns: Sequence[Column], rows: Sequence[Any]) -> str:
-    """The columns as an HTML table that scrolls sideways where the screen is narrow."""
-    kinds = [' class="number"' if column.number else "" for column in columns]
-    head = "".join(f"<th{kind}>{escape(column.header)}</th>" for kind, column in zip(kinds, columns, strict=True))
-    body = "\n".join(
-        "<tr>" + "".join(f"<td{kind}>{escape(text)}</td>" for kind, text in zip(kinds, line, strict=True)) + "</tr>"
-        for line in cells(columns, rows)
-    )
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>'
-
-
-def _pairs(pairs: Sequence[tuple[str, Any]]) -> str:
-    """Names and values as a description list."""
-    items = "\n".join(f"<dt>{escape(name)}</dt><dd>{escape(_plain(value))}</dd>" for name, value in pairs)
-    return f"<dl>{items}</dl>"
-
-
-def _plain(value: Any) -> str:
-    """A JSON value in words: a float with what digits count, a missing one as a dash."""
-    if value is None:
-        return "–"
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _flat(data: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested settings as (dotted name, value)."""
-    for name, value in data.items():
-        if isinstance(value, dict) and value:
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value

@@ -28,6 +28,8 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size
 th, td { padding: .3rem .8rem .3rem 0; text-align: left; white-space: nowrap; border-bottom: 1px solid var(--line); }
 th { color: var(--quiet); font-weight: 600; }
 .number { text-align: right; }
+.texts td { vertical-align: top; }
+.texts td:last-child { white-space: pre-wrap; overflow-wrap: anywhere; min-width: 18rem; }
 .note, figcaption { color: var(--quiet); font-size: .9rem; }
 figure { margin: 0; overflow-x: auto; }
 figure svg { width: 100%; min-width: 32rem; max-width: 44rem; height: auto; }

@@ -111,7 +111,7 @@ BEFORE_AFTER = (
 def before_after(runs: Sequence[dict[str, Any]]) -> Table:
     """A table of run.json data, one row a run: both tasks before and after, what was forgotten and gained with half
     the 95 % interval, the share of parameters trained, seconds, verdict."""
-    table = _rich(BEFORE_AFTER, runs)
+    table = rich_table(BEFORE_AFTER, runs)
     table.caption = caption(runs)
     return table
 
@@ -153,7 +153,7 @@ def parameter_table(table: Sequence[dict[str, Any]]) -> Table:
     subtrees of one multiplier do: layers/3/*. The last row is the sum, with the per cent trained.
     """
     found = groups(table)
-    made = _rich(PARAMETERS, found)
+    made = rich_table(PARAMETERS, found)
     total, trained = (sum(g.parameters for g in found if g.trained or every) for every in (True, False))
     made.caption = f"{trained:,} of {total:,} parameters trained: {percent(100 * trained / total)}"
     return made
@@ -223,7 +223,7 @@ def cells(columns: Sequence[Column], rows: Sequence[Any]) -> list[list[str]]:
     return [[column.cell(row) for column in columns] for row in rows]
 
 
-def _rich(columns: Sequence[Column], rows: Sequence[Any]) -> Table:
+def rich_table(columns: Sequence[Column], rows: Sequence[Any]) -> Table:
     """A rich table; cells are Text, so that a name with [brackets] is not read as markup.
 
     On a narrow terminal cells break at their spaces, never within a number.

@@ -8,7 +8,16 @@ nll, weight = task_data.task.loss(model.apply(params, batches.batch(0)), batches
 from fft.tasks.batches import TrainBatches, bucket_lengths, eval_batches, padding_waste
 from fft.tasks.classify import Classify
 from fft.tasks.describe import describe
-from fft.tasks.prepare import TaskData, columns_of, drop_overlap, head_of, prepare, prepare_held_out, prepare_scored
+from fft.tasks.prepare import (
+    TaskData,
+    columns_of,
+    drop_overlap,
+    head_of,
+    prepare,
+    prepare_held_out,
+    prepare_scored,
+    read_scored,
+)
 from fft.tasks.regress import Regress
 from fft.tasks.rows import Columns, Rows
 from fft.tasks.sources import open_source, read_source
@@ -39,5 +48,6 @@ __all__ = [
     "prepare",
     "prepare_held_out",
     "prepare_scored",
+    "read_scored",
     "read_source",
 ]

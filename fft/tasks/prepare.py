@@ -57,12 +57,14 @@ def prepare(data: Any, checkpoint: Any, name: str, head: Any, experiment: Any) -
     return prepared._replace(warnings=(*found.warnings, *notes, *prepared.warnings))
 
 
-def prepare_scored(data: Any, checkpoint: Any, name: str, head: Any, max_length: int | None) -> TaskData:
-    """The task of a head on rows that are only scored: one split, 'test'.
+def read_scored(data: Any, held_out: bool = False) -> Rows:
+    """The rows of `data` (fft.experiment.Data) that are scored where nothing is trained.
 
-    These are the rows of data.test where it is named, else all rows of a source with one split, else its split test, or
-    validation. Raises InputError as `prepare`.
+    Those of data.test where it is named, else all rows of a source with one split, else its split test, or validation.
+    With `held_out` the rows that `prepare` keeps for its split test: of a source with one split about a tenth.
     """
+    if held_out:
+        return make_splits(data.source, columns_of(data), data.validation, data.test).rows["test"]
     source = data.test or data.source
     opened = open_source(source)
     split = opened.splits[0] if len(opened.splits) == 1 else opened.spelled("test") or opened.spelled("validation")
@@ -70,8 +72,16 @@ def prepare_scored(data: Any, checkpoint: Any, name: str, head: Any, max_length:
         raise InputError(
             f"{source}: no split to score; there are {', '.join(opened.splits)}. Name one as SOURCE/SPLIT."
         )
-    rows = {"test": opened.read(split, columns_of(data))}
-    return _encoded(_task(data, name, head, rows["test"]), rows, checkpoint, max_length, numbers=head is not None)
+    return opened.read(split, columns_of(data))
+
+
+def prepare_scored(data: Any, rows: Rows, checkpoint: Any, name: str, head: Any, max_length: int | None) -> TaskData:
+    """The task of a head on rows that are only scored: one split, 'test', of `read_scored(data)`.
+
+    Raises InputError as `prepare`.
+    """
+    task = _task(data, name, head, rows)
+    return _encoded(task, {"test": rows}, checkpoint, max_length, numbers=head is not None)
 
 
 def prepare_held_out(data: Any, checkpoint: Any, name: str, head: Any, max_length: int | None) -> TaskData:

@@ -9,7 +9,7 @@ from tiny_tasks import checkpoint, tokenizer_folder, write_csv
 from fft.errors import InputError
 from fft.experiment import Data, Experiment
 from fft.models import Head
-from fft.tasks import TrainBatches, describe, drop_overlap, head_of, prepare, prepare_scored
+from fft.tasks import TrainBatches, describe, drop_overlap, head_of, prepare, prepare_scored, read_scored
 
 
 @pytest.fixture(scope="module")
@@ -131,17 +131,20 @@ def test_tokenizer_and_lengths_against_the_model(model, tmp_path):
         prepared(checkpoint(model.folder, vocab_size=43), data)
     with pytest.raises(InputError, match=r"max_length 129: the model in .* has 128 positions"):
         prepared(model, data, max_length=129)
-    scored = prepare_scored(data, checkpoint(model.folder, max_positions=5), "new", None, None)
+    scored = prepare_scored(data, read_scored(data), checkpoint(model.folder, max_positions=5), "new", None, None)
     assert scored.lengths[-1] == 5 and any("longer than 5 tokens" in warning for warning in scored.warnings)
 
 
 def test_only_scored(model, tmp_path):
     source = write_csv(tmp_path / "a.csv", lines(30))
     head = Head("classification", ("no", "yes"))
-    found = prepare_scored(Data(source), model, "original", head, 16)
+    data = Data(source)
+    found = prepare_scored(data, read_scored(data), model, "original", head, 16)
     assert found.splits["test"].numbers.tolist() == list(range(1, 31))
-    other = write_csv(tmp_path / "t.csv", lines(3))
-    assert prepare_scored(Data(source, test=other), model, "original", head, 16).identity["test"]["rows"] == 3
+    held_out = prepare_scored(data, read_scored(data, held_out=True), model, "original", head, 16)
+    assert held_out.identity["test"] == prepared(model, data, head=head).identity["test"]
+    named = Data(source, test=write_csv(tmp_path / "t.csv", lines(3)))
+    assert len(read_scored(named).texts) == len(read_scored(named, held_out=True).texts) == 3
 
 
 def test_drop_overlap(model, tmp_path):

@@ -1,0 +1,214 @@
+"""What `fft check` found, for people: tables on the terminal, and one HTML page. Both read check.json data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fft.metrics import METRICS
+from fft.record import replace_file, write_json, writing
+from fft.report.html import document, flat, notes, pairs, table
+from fft.report.tables import NONE, STYLES, Column, rich_table, score, signed
+from fft.report.verdict import box, sentence
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from fft.check import Checked
+
+SHOWN, ON_PAGE = 10, 500  # examples of a list on the terminal, on the page
+WIDTH = 60  # characters of a text on the terminal
+COLUMNS = "change: tuned less base, + is better, with its paired 95 % interval; p: McNemar's exact test"
+
+# ---------------------------------------------------------------- columns
+
+
+def _path(change: dict[str, Any]) -> str:
+    return f"{score(change['before'])} → {score(change['after'])}"
+
+
+def _interval(change: dict[str, Any]) -> str:
+    if change["low"] is None or change["high"] is None:
+        return "?"
+    return f"[{signed(change['low'])}, {signed(change['high'])}]"
+
+
+def _of_change(cell):
+    """A cell of a task's change; a dash where the base has no score."""
+    return lambda row: NONE if row[1]["change"] is None else cell(row[1]["change"])
+
+
+def _p(change: dict[str, Any]) -> str:
+    return NONE if change["mcnemar_p"] is None else f"{change['mcnemar_p']:.2g}"
+
+
+def _count(name: str):
+    return lambda row: f"{sum(label[name] for label in row[1]['labels']):,}" if row[1]["labels"] else NONE
+
+
+def _outcome(row: tuple[str, dict[str, Any]]) -> str:
+    return row[1]["verdict"]["outcome"] if "verdict" in row[1] else NONE
+
+
+def _scores(row: tuple[str, dict[str, Any]]) -> str:
+    change, alone = row[1]["change"], row[1]["score"]
+    return _path(change or {"before": None, "after": alone["value"]})
+
+
+SCORES = (
+    Column("task", lambda row: row[0], number=False),
+    Column("metric", lambda row: row[1]["score"]["metric"], number=False),
+    Column("rows", lambda row: f"{row[1]['score']['n']:,}"),
+    Column("base → tuned", _scores),
+    Column("change", _of_change(lambda change: signed(change["change"]))),
+    Column("95 % interval", _of_change(_interval)),
+    Column("p", _of_change(_p)),
+    Column("newly wrong", _count("lost")),
+    Column("newly right", _count("gained")),
+    Column("verdict", _outcome, number=False, style=lambda row: STYLES.get(_outcome(row), "")),
+)
+LABELS = (
+    Column("label", lambda row: one_line(row["label"]), number=False),
+    Column("rows", lambda row: f"{row['n']:,}"),
+    Column("base → tuned", _path),
+    Column("change", lambda row: signed(row["change"])),
+    Column("95 % interval", _interval),
+    Column("newly wrong", lambda row: f"{row['lost']:,}"),
+    Column("newly right", lambda row: f"{row['gained']:,}"),
+)
+
+
+def _answer(value: str | float | None) -> str:
+    return NONE if value is None else one_line(value) if isinstance(value, str) else f"{value:.4g}"
+
+
+def _text(example: dict[str, Any]) -> str:
+    return example["text"] if example["pair"] is None else f"{example['text']}\n{example['pair']}"
+
+
+EXAMPLES = (
+    Column("row", lambda row: f"{row['row']:,}"),
+    Column("label", lambda row: _answer(row["label"]), number=False),
+    Column("base", lambda row: _answer(row["base"]), number=False),
+    Column("tuned", lambda row: _answer(row["tuned"]), number=False),
+    Column("text", _text, number=False),
+)
+
+
+def one_line(text: str, most: int = WIDTH) -> str:
+    """A text for the terminal: on one line, cut, and without characters that would steer the terminal."""
+    whole = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+    return whole if len(whole) <= most else whole[: most - 1] + "…"
+
+
+# ---------------------------------------------------------------- in words
+
+
+def verdict_sentence(record: dict[str, Any], task: dict[str, Any]) -> str:
+    """The verdict of an original task in words; a budget that is a share is named beside what it comes to."""
+    return sentence(_as_run(task)) + _share(record)
+
+
+def _share(record: dict[str, Any]) -> str:
+    share = record["max_drop"].endswith("%")
+    return f"; the accepted drop is {record['max_drop']} of the base's score" if share else ""
+
+
+def all_notes(record: dict[str, Any]) -> list[str]:
+    """The notes of every task, with its name."""
+    return [f"{name}: {note}" for name, task in _tasks(record) for note in task["notes"]]
+
+
+def _title(task: dict[str, Any], which: str) -> str:
+    """What the examples in a task's `worse` or `better` are."""
+    if METRICS[task["score"]["metric"]].kind == "classification":
+        return {"worse": "newly wrong", "better": "newly right"}[which]
+    return {"worse": "further from the target", "better": "nearer to the target"}[which]
+
+
+def _listed(examples: Sequence[Any], most: int) -> str:
+    return f"{len(examples):,}" if len(examples) <= most else f"the first {most} of {len(examples):,}"
+
+
+def _as_run(task: dict[str, Any]) -> dict[str, Any]:
+    """The task as the original of a run, which is what sentences are made of."""
+    return {"original": task["change"], "verdict": task["verdict"]}
+
+
+def _tasks(record: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """Every task with what it is called."""
+    return [("original", task) for task in record["original"]] + ([("new", record["new"])] if record["new"] else [])
+
+
+# ---------------------------------------------------------------- the terminal
+
+
+def show(record: dict[str, Any], console: Console) -> None:
+    """Print the notes, the scores, the damage by label, the first examples of it, and the verdict."""
+    for note in all_notes(record):
+        console.out(f"note: {note}", highlight=False)
+    scores = rich_table(SCORES, _tasks(record))
+    scores.caption = COLUMNS
+    console.print(scores)
+    brief = (*EXAMPLES[:-1], Column("text", lambda row: one_line(_text(row)), number=False))
+    for task in record["original"]:
+        if task["labels"]:
+            console.print(rich_table(LABELS, task["labels"]))
+        if task["worse"]:
+            console.out(f"{_title(task, 'worse')}, {_listed(task['worse'], SHOWN)}:", highlight=False)
+            console.print(rich_table(brief, task["worse"][:SHOWN]))
+    for task in record["original"]:
+        console.out(f"{task['verdict']['outcome']}: {verdict_sentence(record, task)}", highlight=False)
+
+
+# ---------------------------------------------------------------- files
+
+
+def write(found: Checked, folder: Path) -> list[Path]:
+    """Write check.html, examples.jsonl and check.json into the folder; MachineError where that cannot be done."""
+    from fft.answers import write_lines
+
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    written = [folder / name for name in ("check.html", "examples.jsonl", "check.json")]
+    replace_file(written[0], page(found.record).encode())
+    write_lines(written[1], found.examples)
+    write_json(written[2], found.record)
+    return written
+
+
+def page(record: dict[str, Any]) -> str:
+    """The page of a check as HTML text."""
+    judged = record["original"]
+    listed = [_examples(task, which) for which in ("worse", "better") for task in judged]
+    sections = [*(box(_as_run(task), _share(record)) for task in judged), _table_of_scores(record)]
+    sections += [*map(_by_label, judged), *listed, notes(all_notes(record)), _compared(record)]
+    return document(f"{record['tuned']['folder']} against {record['base']['folder']}", sections)
+
+
+def _table_of_scores(record: dict[str, Any]) -> str:
+    return f"<h2>Scores</h2>\n{table(SCORES, _tasks(record))}\n<p class='note'>{escape(COLUMNS)}</p>"
+
+
+def _by_label(task: dict[str, Any]) -> str:
+    if not task["labels"]:
+        return ""
+    said = "Recall of each label, the greatest loss first. Of many intervals, one in twenty misses the true change."
+    return f"<h2>By label</h2>\n{table(LABELS, task['labels'])}\n<p class='note'>{said}</p>"
+
+
+def _examples(task: dict[str, Any], which: str) -> str:
+    examples = task[which]
+    title = f"{_title(task, which).capitalize()}: {_listed(examples, ON_PAGE)}"
+    held = table(EXAMPLES, examples[:ON_PAGE])
+    return f'<h2>{escape(title)}</h2>\n<div class="texts">{held}</div>' if examples else ""
+
+
+def _compared(record: dict[str, Any]) -> str:
+    said = {name: record[name] for name in ("base", "tuned", "max_drop", "held_out", "git", "device")}
+    found = [*flat(said)]
+    for name, task in _tasks(record):
+        found += flat({name: {part: task[part] for part in ("source", "sha256", "heads")}})
+    return f"<h2>What was compared</h2>\n{pairs([*found, *record['versions'].items()])}"

@@ -1,0 +1,44 @@
+"""A verdict in words: the headline, and the sentence with every figure behind it."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any
+
+from fft.report.tables import score, signed
+
+HEADLINES = {
+    "pass": "Kept: the original task is within the accepted drop",
+    "fail": "Lost: the original task dropped by more than is accepted",
+    "undecided": "Undecided: these test examples do not settle it",
+    None: "No original task was given: nothing is known about what was forgotten",
+}
+
+
+def sentence(run: dict[str, Any]) -> str:
+    """The verdict in words: the two scores, the drop with its interval, the tolerance, what would decide.
+
+    Reads "original" and "verdict" of a run.json or of a task of a check.json. The same sentence serves the pages and
+    the last line of a command. Empty where there is no original task.
+    """
+    verdict, change = run["verdict"], run["original"]
+    if not verdict or not change:
+        return ""
+    said = f"original {change['metric']} {score(change['before'])} → {score(change['after'])}"
+    said += f" on {change['n']:,} test examples"
+    if verdict["drop"] is not None:
+        said += f", a drop of {signed(verdict['drop'])}"
+    if verdict["drop_low"] is not None and verdict["drop_high"] is not None:
+        said += f" (95 % interval {signed(verdict['drop_low'])} to {signed(verdict['drop_high'])})"
+    said += f"; accepted is {verdict['tolerance']:g}"
+    if verdict["needed"] is not None:
+        said += f"; about {verdict['needed']:,} test examples would decide"
+    return said
+
+
+def box(run: dict[str, Any], more: str = "") -> str:
+    """The headline and the sentence, with what more there is to say, as the HTML that a page begins with."""
+    outcome = run["verdict"]["outcome"] if run["verdict"] else None
+    said = sentence(run) + more
+    detail = f"<p>{escape(said[:1].upper() + said[1:])}.</p>" if said else ""
+    return f'<div class="verdict {outcome or "none"}"><h2>{HEADLINES[outcome]}</h2>{detail}</div>'
