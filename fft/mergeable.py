@@ -9,7 +9,7 @@ from fft.experiment import Data
 from fft.heads import chosen_head, unused_head
 from fft.information import load_fisher
 from fft.job import base_sha256
-from fft.models import Checkpoint
+from fft.models import Checkpoint, Head
 from fft.pair import load_pair
 from fft.paths import Params
 from fft.storage import unpack
@@ -67,8 +67,8 @@ def load_sides(
     for head in old.heads.keys() & now.heads.keys():
         if old.heads[head] != now.heads[head]:
             raise InputError(
-                f"the head {head!r} is {old.heads[head]} in {base} and {now.heads[head]} in {tuned}; two heads of one "
-                "name are merged, so they must agree. Name the new task's head with --new-head"
+                f"the head {head!r} is for {_told(old.heads[head])} in {base} and for {_told(now.heads[head])} in "
+                f"{tuned}; two heads of one name are merged, so they must agree. Name the new task's with --new-head"
             )
     merged = now._replace(heads={**old.heads, **now.heads}, primary=name)
     data = {
@@ -91,6 +91,10 @@ def load_sides(
 
 def _fisher(folder: Path, checkpoint: Checkpoint) -> Params:
     return unpack(load_fisher(folder, checkpoint.params, base_sha256(checkpoint))[0])
+
+
+def _told(head: Head) -> str:
+    return f"{head.kind} into {', '.join(head.labels)}" if head.labels else head.kind
 
 
 def _renamed(tree: Params, old: str, new: str) -> Params:

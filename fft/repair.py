@@ -7,7 +7,7 @@ budget the one with the best new score is chosen, and confirmed once on the TEST
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,9 +108,9 @@ class Search:
         self.watch(self.tried[-1], len(self.tried))
         return self.tried[-1]
 
-    def score_line(self) -> None:
-        """One α for all depths, each of ALPHAS."""
-        for alpha in ALPHAS:
+    def score_line(self, alphas: Sequence[float]) -> None:
+        """One α for all depths."""
+        for alpha in alphas:
             self.score(self._blended("alpha", {"alpha": alpha}, np.full(self.depths, alpha)))
 
     def score_layers(self, margin: float, sweeps: int) -> None:
@@ -148,11 +148,10 @@ def repair(
     Where nothing within the budget beats the base no model is written. `watch(tried, count)` is told after every
     candidate.
     Errors: InputError for checkpoints of other shapes or vocabularies, heads or data that do not fit, a Fisher of
-    other weights, a budget that is a share of nothing, and a folder that holds something already.
+    other weights, a budget that bites nothing, and a folder that holds something already.
     """
     _refuse_taken(out)
     start = time.monotonic()
-    say("reading the checkpoints and the data")
     sides = load_sides(
         *(request.base, request.tuned, request.original, request.new, request.original_head, request.new_head),
         *(request.max_length, request.fisher, request.new_fisher),
@@ -178,9 +177,11 @@ def _refuse_taken(out: Path) -> None:
 def _search(request: Request, search: Search, say: Callable[[str], None]) -> float:
     """Try everything; returns the accepted drop in units of the original's score."""
     base, tuned = search.sides.base, search.sides.tuned.params
+    search.score_line(ALPHAS[:1])
+    metric = METRICS[search.sides.data["original"].task.metric]
+    margin = request.max_drop.biting_margin(metric, search.tried[0].original)
     say(f"one α for all layers: {len(ALPHAS)} candidates")
-    search.score_line()
-    margin = request.max_drop.margin(search.tried[0].original)
+    search.score_line(ALPHAS[1:])
     if "layers" in request.also:
         say("an α for every layer")
         search.score_layers(margin, request.sweeps)

@@ -84,8 +84,7 @@ VALIDATION = (
     Column("drop", lambda row: signed(row["drop"])),
     Column("new", lambda row: score(row["new"])),
     Column("gain", lambda row: signed(row["gain"])),
-    Column("accepted", lambda row: "yes" if row["within"] else "no", number=False),
-    Column("", lambda row: "chosen" if row["chosen"] else "", number=False),
+    Column("accepted", lambda row: "chosen" if row["chosen"] else "yes" if row["within"] else "no", number=False),
 )
 
 
