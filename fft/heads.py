@@ -33,9 +33,9 @@ def head_names(experiment: Experiment, checkpoint: Checkpoint) -> HeadNames:
     """The heads the experiment asks for; InputError where the checkpoint lacks them or has them of another kind."""
     names, wanted = list(checkpoint.heads), experiment.original_head
     if experiment.original is None:
-        return HeadNames(None, _unused(experiment.new.name, "new", names))
+        return HeadNames(None, unused_head(experiment.new.name, "new", names))
     if wanted == "fit":
-        name = _unused(experiment.original.name, "original", names)
+        name = unused_head(experiment.original.name, "original", names)
     elif wanted is not None and wanted not in names:
         raise InputError(f"--original-head {wanted}: the checkpoint's heads are: {', '.join(names) or 'none'}")
     elif wanted is None and checkpoint.primary is None:
@@ -46,7 +46,9 @@ def head_names(experiment: Experiment, checkpoint: Checkpoint) -> HeadNames:
     else:
         name = wanted or checkpoint.primary
         _check_kind(experiment.original, name, checkpoint.heads[name].kind)
-    return HeadNames(name, name if experiment.head == "shared" else _unused(experiment.new.name, "new", [*names, name]))
+    return HeadNames(
+        name, name if experiment.head == "shared" else unused_head(experiment.new.name, "new", [*names, name])
+    )
 
 
 def _check_kind(data: Data, name: str, kind: str) -> None:
@@ -72,7 +74,7 @@ def only_head(params: Params, head: str, name: str) -> Params:
     return {**params, "heads": {name: params["heads"][head]}}
 
 
-def _unused(given: str | None, default: str, taken: list[str]) -> str:
+def unused_head(given: str | None, default: str, taken: list[str]) -> str:
     """The name given for a new head, or the first of default, default_2, default_3, … that is not taken."""
     if given in taken:
         raise InputError(f"the checkpoint has a head named {given!r} already; its heads are: {', '.join(taken)}")

@@ -31,7 +31,7 @@ from fft.train import PROBE, TrainState, finished_params, init_state, make_train
 
 EVAL_BATCH = 32
 WATCHED = 1024  # held-out original rows that the contract looks at, at most
-PURPOSES = ("train", "init", "prepare", "heads")
+PURPOSES = ("train", "init", "prepare", "heads", "repair")
 
 
 class Trainable(NamedTuple):

@@ -100,6 +100,17 @@ def prepare_scored(data: Any, rows: Rows, checkpoint: Any, name: str, head: Any,
     return _encoded(task, {"test": rows}, checkpoint, max_length, numbers=head is not None)
 
 
+def prepare_held_out(data: Any, checkpoint: Any, name: str, head: Any, max_length: int | None) -> TaskData:
+    """The task of a head on the validation and test rows that `prepare` would hold out; nothing is trained.
+
+    Raises InputError as `prepare`.
+    """
+    found = make_splits(data.source, columns_of(data), data.validation, data.test)
+    rows = {role: found.rows[role] for role in ROLES if role != "train"}
+    prepared = _encoded(_task(data, name, head, rows["test"]), rows, checkpoint, max_length, numbers=True)
+    return prepared._replace(warnings=(*found.warnings, *prepared.warnings))
+
+
 def drop_overlap(trained: TaskData, scored: TaskData) -> tuple[TaskData, tuple[str, ...]]:
     """`trained` without training rows whose text the other task is scored on, and a note with their count.
 
