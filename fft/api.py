@@ -10,8 +10,8 @@ import jax
 from fft import models
 from fft.checkpoint import Checkpoints
 from fft.errors import InputError
-from fft.experiment import Data, Experiment, Optim, Retention, from_json
-from fft.heads import load_heads
+from fft.experiment import Data, Experiment, Optim, Retention, Texts, from_json
+from fft.heads import fresh_heads, load_heads
 from fft.job import base_sha256, make_trainable
 from fft.methods import Method, parse_chain
 from fft.record import read_object
@@ -30,6 +30,7 @@ def tune(
     original_head: str | None = Experiment.original_head,
     max_length: int | None = Experiment.max_length,
     seed: int = Experiment.seed,
+    unlabelled: str | Texts | None = None,
     emit: Callable[[dict], None] = lambda event: None,
     **settings: Any,
 ) -> Run:
@@ -56,6 +57,7 @@ def tune(
         original_head,
         max_length,
         seed,
+        unlabelled if isinstance(unlabelled, Texts | None) else Texts(unlabelled),
     )
     return run(experiment, out, emit)
 
@@ -82,7 +84,8 @@ def restore(directory: str | Path, which: str | None = None) -> models.Checkpoin
     which = which or experiment.retention.keep
     step = None if which == "latest" else checkpoints.read_extra()[1]["best"]
     state = checkpoints.restore(jax.eval_shape(trainable.init), step).tree
-    return checkpoint._replace(params=finished_params(experiment.method, checkpoint.params, state.theta))
+    fresh = fresh_heads(directory / "heads")
+    return checkpoint._replace(params=finished_params(experiment.method, checkpoint.params, state.theta, fresh))
 
 
 def kept_base(directory: str | Path, which: str | None = None) -> bool:

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 from fft.errors import InputError
+from fft.metrics import Metric
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,20 @@ class Budget:
                 "the score, such as 0.01"
             )
         return self.amount * abs(base_score)
+
+    def biting_margin(self, metric: Metric, base_score: float) -> float:
+        """`margin`, refusing one that even the loss of everything would keep: `1` where `1%` was meant.
+
+        Errors: InputError besides as `margin`.
+        """
+        margin = self.margin(base_score)
+        most = base_score - metric.bounds[0] if metric.sign > 0 else math.inf
+        if margin >= most:
+            raise InputError(
+                f"--max-drop {self}: the base's {metric.name} is {base_score:.3g} and cannot drop by more than "
+                f"{most:.3g}, so nothing would fail; one per cent of the base's score is 1%, a point of accuracy 0.01"
+            )
+        return margin
 
     def __str__(self) -> str:
         return f"{100 * self.amount:g}%" if self.relative else f"{self.amount:g}"

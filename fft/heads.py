@@ -23,14 +23,19 @@ class HeadNames(NamedTuple):
     original: str | None
     new: str
 
+    @property
+    def fresh(self) -> tuple[str, ...]:
+        """The heads that start from noise."""
+        return () if self.new == self.original else (self.new,)
+
 
 def head_names(experiment: Experiment, checkpoint: Checkpoint) -> HeadNames:
     """The heads the experiment asks for; InputError where the checkpoint lacks them or has them of another kind."""
     names, wanted = list(checkpoint.heads), experiment.original_head
     if experiment.original is None:
-        return HeadNames(None, _unused(experiment.new.name, "new", names))
+        return HeadNames(None, unused_head(experiment.new.name, "new", names))
     if wanted == "fit":
-        name = _unused(experiment.original.name, "original", names)
+        name = unused_head(experiment.original.name, "original", names)
     elif wanted is not None and wanted not in names:
         raise InputError(f"--original-head {wanted}: the checkpoint's heads are: {', '.join(names) or 'none'}")
     elif wanted is None and checkpoint.primary is None:
@@ -41,7 +46,9 @@ def head_names(experiment: Experiment, checkpoint: Checkpoint) -> HeadNames:
     else:
         name = wanted or checkpoint.primary
         _check_kind(experiment.original, name, checkpoint.heads[name].kind)
-    return HeadNames(name, name if experiment.head == "shared" else _unused(experiment.new.name, "new", [*names, name]))
+    return HeadNames(
+        name, name if experiment.head == "shared" else unused_head(experiment.new.name, "new", [*names, name])
+    )
 
 
 def _check_kind(data: Data, name: str, kind: str) -> None:
@@ -67,7 +74,7 @@ def only_head(params: Params, head: str, name: str) -> Params:
     return {**params, "heads": {name: params["heads"][head]}}
 
 
-def _unused(given: str | None, default: str, taken: list[str]) -> str:
+def unused_head(given: str | None, default: str, taken: list[str]) -> str:
     """The name given for a new head, or the first of default, default_2, default_3, … that is not taken."""
     if given in taken:
         raise InputError(f"the checkpoint has a head named {given!r} already; its heads are: {', '.join(taken)}")
@@ -125,6 +132,11 @@ def load_heads(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
     added = {name: Head(head["kind"], tuple(head["labels"])) for name, head in provenance["heads"].items()}
     params = overlay(checkpoint.params, {"heads": tree}) if tree else checkpoint.params
     return checkpoint._replace(params=params, heads={**checkpoint.heads, **added}, primary=provenance["names"]["new"])
+
+
+def fresh_heads(folder: Path) -> tuple[str, ...]:
+    """The heads of a run that started from noise, from the FOLDER of `make_heads`."""
+    return HeadNames(**load_artefact(folder)[1]["names"]).fresh
 
 
 def fitting_note(folder: Path) -> tuple[str, ...]:

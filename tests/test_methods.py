@@ -12,16 +12,39 @@ from fft.artefact import load_artefact, save_artefact
 from fft.errors import InputError
 from fft.experiment import Optim
 from fft.information import save_fisher
-from fft.methods import EWC, L2SP, METHODS, Context, Freeze, Full, Layerwise, LoRA, from_json, parse_chain, to_json
+from fft.methods import (
+    EWC,
+    L2SP,
+    METHODS,
+    Context,
+    Freeze,
+    Full,
+    Layerwise,
+    LoRA,
+    Wise,
+    from_json,
+    parse_chain,
+    to_json,
+)
 from fft.optim import make_optimizer, multipliers
 from fft.paths import flatten
 from fft.tasks.classify import Classify
 from fft.tasks.regress import Regress
-from fft.train import init_state, make_train_step
+from fft.train import finished_params, init_state, make_train_step
 from tests.toy import Toy, max_difference, toy_batch, toy_params
 
 MODEL = Toy()
-CHAINS = ["lora+ewc", "freeze+layerwise+ewc", "layerwise+freeze", "full+l2sp", "lora+l2sp+freeze"]
+CHAINS = [
+    "lora+ewc",
+    "freeze+layerwise+ewc",
+    "layerwise+freeze",
+    "full+l2sp",
+    "lora+l2sp+freeze",
+    "full+wise",
+    "lora+ewc+wise",
+    "lora+kl+replay",
+    "freeze+lwf+distill+ewc",
+]
 
 
 def task(name="new", classes=3):
@@ -29,7 +52,22 @@ def task(name="new", classes=3):
 
 
 def context(base):
-    return Context(MODEL, base, ("new",), task("original"), lambda n, size: [toy_batch(rows=8, filler=3)])
+    def outputs(stream, part):
+        found = MODEL.apply(base, stream_batch(stream))
+        return np.asarray(found["logits"]["original"] if part == "logits" else found["pooled"])
+
+    batches = {"batches": lambda n, size: [toy_batch(rows=8, filler=3)]}
+    return Context(MODEL, base, ("new",), task("original"), **batches, outputs=outputs)
+
+
+def stream_batch(stream, seed=0):
+    """Eight rows of a stream, the same in every step but those of the new task."""
+    return toy_batch(seed if stream == "new" else 50, filler=0 if stream == "new" else 2)
+
+
+def step_batch(method, seed=0):
+    """What one step of a method reads."""
+    return {name: {k: v[None] for k, v in stream_batch(name, seed).items()} for name in ("new", *method.streams)}
 
 
 @pytest.fixture
@@ -43,15 +81,14 @@ def stepper(method, base, lr=0.05, steps=10, **optim):
     tx = make_optimizer(theta, multiplier, Optim(lr=lr, warmup=0.0, **optim), steps)
     aux = method.prepare(context(base), jax.random.key(2))
     tx = method.transform(tx, aux)
-    step = make_train_step(MODEL, task(), method, tx, multiplier)
+    step = make_train_step(MODEL, task(), method, tx, multiplier, task("original"))
     return step, init_state(theta, tx, jax.random.key(3)), aux, multiplier
 
 
 def trained(method, base, steps=3, **optim):
     step, state, aux, multiplier = stepper(method, base, **optim)
     for i in range(steps):
-        batch = {"new": {k: v[None] for k, v in toy_batch(i).items()}}
-        state, metrics = step(state, base, aux, batch)
+        state, metrics = step(state, base, aux, step_batch(method, i))
     return state, metrics, multiplier
 
 
@@ -331,6 +368,27 @@ def test_a_chain_finishes_with_every_member(base):
 
     moved = jax.tree.map(lambda x: x + 1.0, base)
     assert max_difference((LoRA() + Halfway()).finish(base, moved), jax.tree.map(lambda x: x + 0.5, base)) < 1e-6
+
+
+@pytest.mark.parametrize("names", ["full+wise", "lora+wise"])
+def test_wise_goes_back_a_part_of_the_way_with_all_but_a_fresh_head(names, base):
+    method = parse_chain(names, {"wise": Wise(alpha=0.25)})
+    state, _, _ = trained(method, base)
+    merged, start = flatten(method.merge(base, state.theta)), flatten(base)
+    found = flatten(finished_params(method, base, state.theta, ("new",)))
+    assert found.keys() == start.keys()
+    for path, leaf in found.items():
+        if path.startswith("heads/new/"):
+            np.testing.assert_array_equal(leaf, merged[path], path)
+            assert max_difference(leaf, start[path]) > 0
+        else:
+            old, new = (np.asarray(x, np.float64) for x in (start[path], merged[path]))
+            np.testing.assert_allclose(leaf, 0.75 * old + 0.25 * new, atol=1e-6, err_msg=path)
+    moved = [path for path in found if not path.startswith("heads/") and max_difference(found[path], start[path]) > 0]
+    assert moved, "the body moved"
+    shared = flatten(finished_params(method, base, state.theta, ()))["heads/new/out/kernel"]
+    old, new = (np.asarray(x["heads/new/out/kernel"], np.float64) for x in (start, merged))
+    np.testing.assert_allclose(shared, 0.75 * old + 0.25 * new, atol=1e-6, err_msg="a shared head is interpolated too")
 
 
 def test_ewc_notes_that_batched_is_not_the_fisher_and_bounds_its_draws(base):

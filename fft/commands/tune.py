@@ -11,7 +11,7 @@ import tyro
 from rich.console import Console
 
 from fft.errors import InputError
-from fft.experiment import NO_DATA, Data, Experiment, Optim, Retention, load
+from fft.experiment import NO_DATA, NO_TEXTS, Data, Experiment, Optim, Retention, Texts, load
 from fft.methods import METHODS, parse_chain
 from fft.metrics import METRICS
 from fft.schema import TELLS_DEFAULT
@@ -37,6 +37,7 @@ class Flags:
     """a folder with a Hugging Face checkpoint (safetensors), or hf:NAME"""
     new: Data = NO_DATA
     original: Data = NO_DATA
+    unlabelled: Texts = NO_TEXTS
     metric: Annotated[str | None, TELLS_DEFAULT] = None
     """the score of both tasks, where it fits (default: accuracy, or pearson for regression)"""
     method: str = "full"
@@ -86,6 +87,7 @@ class Flags:
             self.original_head,
             self.max_length,
             self.seed,
+            self.unlabelled if self.unlabelled.source else None,
         )
 
 
@@ -97,6 +99,7 @@ def flags_of(experiment: Experiment, out: Path) -> Flags:
         out,
         **{name: getattr(experiment, name) for name in same},
         original=experiment.original or NO_DATA,
+        unlabelled=experiment.unlabelled or NO_TEXTS,
         method=experiment.method.label,
         settings=dataclasses.replace(Settings(), **members),
     )

@@ -8,7 +8,18 @@ nll, weight = task_data.task.loss(model.apply(params, batches.batch(0)), batches
 from fft.tasks.batches import TrainBatches, bucket_lengths, eval_batches, padding_waste
 from fft.tasks.classify import Classify
 from fft.tasks.describe import describe
-from fft.tasks.prepare import TaskData, columns_of, drop_overlap, head_of, prepare, prepare_scored, read_scored
+from fft.tasks.prepare import (
+    TaskData,
+    columns_of,
+    drop_overlap,
+    head_of,
+    prepare,
+    prepare_held_out,
+    prepare_scored,
+    prepare_unlabelled,
+    read_scored,
+    task_of,
+)
 from fft.tasks.regress import Regress
 from fft.tasks.rows import Columns, Rows
 from fft.tasks.sources import open_source, read_source
@@ -37,7 +48,10 @@ __all__ = [
     "open_source",
     "padding_waste",
     "prepare",
+    "prepare_held_out",
     "prepare_scored",
+    "prepare_unlabelled",
     "read_scored",
     "read_source",
+    "task_of",
 ]

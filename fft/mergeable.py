@@ -1,0 +1,116 @@
+"""Two checkpoints that can be merged: of one shape and vocabulary, with heads that agree; and their tasks."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fft import tasks
+from fft.errors import InputError
+from fft.experiment import Data
+from fft.heads import chosen_head, unused_head
+from fft.information import load_fisher
+from fft.job import base_sha256
+from fft.models import Checkpoint, Head
+from fft.pair import load_pair
+from fft.paths import Params
+from fft.storage import unpack
+from fft.tasks.tokenize import load_tokenizer
+
+
+class Sides(NamedTuple):
+    """The two models with heads of one naming, and the held-out rows of their tasks.
+
+    `tuned` is the checkpoint that a merged model takes the place in: its heads are those of both, its primary one is
+    the new task's. `base` and `tuned.params` are what is merged; `data` has the tasks "original" and "new".
+    """
+
+    base: Params
+    tuned: Checkpoint
+    data: dict[str, tasks.TaskData]
+    fishers: tuple[Params, Params | None] | None
+    told: dict[str, Any]
+    """base, tuned, heads, data, fisher and notes of repair.json"""
+
+
+def load_sides(
+    base: str,
+    tuned: str,
+    original: Data,
+    new: Data,
+    original_head: str | None,
+    new_head: str | None,
+    max_length: int | None,
+    fisher: Path | None = None,
+    new_fisher: Path | None = None,
+) -> Sides:
+    """Load and check everything. A head of the same name and labels in both is one head, and merged like any leaf. A
+    classifier of TUNED that has the name of one of BASE and other labels gets a name of its own.
+
+    Errors: InputError for other shapes or vocabularies, heads that are not there, data that do not fit, and Fisher
+    information of other weights.
+    """
+    pair = load_pair(base, tuned)
+    old, now = pair.base.checkpoint, pair.tuned.checkpoint
+    _refuse_other_vocabulary(base, old, tuned, now)
+    kept = chosen_head(old, original_head, base, "to score the original task with")
+    learned = chosen_head(now, new_head, tuned, "to score the new task with")
+    # What the artefacts are compared with are the weights as they were loaded, so before a head has another name.
+    known = fisher and _fisher(fisher, old)
+    known_new = new_fisher and _fisher(new_fisher, now)
+    name = learned
+    if learned in old.heads and old.heads[learned] != now.heads[learned]:
+        name = unused_head(None, "new", [*old.heads, *now.heads])
+        now = now._replace(
+            params=_renamed(now.params, learned, name),
+            heads={name if head == learned else head: kind for head, kind in now.heads.items()},
+        )
+        known_new = known_new and _renamed(known_new, learned, name)
+    for head in old.heads.keys() & now.heads.keys():
+        if old.heads[head] != now.heads[head]:
+            raise InputError(
+                f"the head {head!r} is for {_told(old.heads[head])} in {base} and for {_told(now.heads[head])} in "
+                f"{tuned}; two heads of one name are merged, so they must agree. Name the new task's with --new-head"
+            )
+    merged = now._replace(heads={**old.heads, **now.heads}, primary=name)
+    data = {
+        role: tasks.prepare_held_out(source, merged, head, merged.heads[head], max_length)
+        for role, source, head in (("original", original, kept), ("new", new, name))
+    }
+    told = {
+        "base": {"folder": base, "sha256": base_sha256(old)},
+        "tuned": {"folder": tuned, "sha256": base_sha256(pair.tuned.checkpoint)},
+        "heads": {"original": kept, "new": name, "shared": name in old.heads},
+        "fisher": {"base": fisher, "tuned": new_fisher},
+        "data": {
+            role: {"source": source.source, "splits": data[role].identity}
+            for role, source in (("original", original), ("new", new))
+        },
+        "notes": [f"{role}: {warning}" for role, found in data.items() for warning in found.warnings],
+    }
+    return Sides(old.params, merged, data, (known, known_new) if known else None, told)
+
+
+def _fisher(folder: Path, checkpoint: Checkpoint) -> Params:
+    return unpack(load_fisher(folder, checkpoint.params, base_sha256(checkpoint))[0])
+
+
+def _told(head: Head) -> str:
+    return f"{head.kind} into {', '.join(head.labels)}" if head.labels else head.kind
+
+
+def _renamed(tree: Params, old: str, new: str) -> Params:
+    """The tree with one of its heads under another name."""
+    return {**tree, "heads": {new if name == old else name: head for name, head in tree.get("heads", {}).items()}}
+
+
+def _refuse_other_vocabulary(base: str, old: Checkpoint, tuned: str, now: Checkpoint) -> None:
+    vocabularies = [
+        load_tokenizer(one.folder, one.model.config.vocab_size).backend.get_vocab(with_added_tokens=True)
+        for one in (old, now)
+    ]
+    first, second = ({number: token for token, number in vocabulary.items()} for vocabulary in vocabularies)
+    for number in sorted(first.keys() | second.keys()):
+        if first.get(number) != second.get(number):
+            raise InputError(
+                f"only checkpoints of one vocabulary can be merged: token {number} is {first.get(number)!r} in {base}, "
+                f"{second.get(number)!r} in {tuned}"
+            )

@@ -1,0 +1,187 @@
+"""New parameters out of trained ones, without training: interpolation, soups, task arithmetic, TIES, DARE, Fisher.
+
+Models of one architecture, as trees of arrays. `base` is the tree the others were tuned from, θ*; θ or θ_i are tuned
+ones. Heads need not agree: one that the base alone has stays as it is, one that tuned models alone have is theirs (the
+mean of those that have it). Every other leaf must be in all of them, of one shape; InputError where it is not.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fft.errors import InputError
+from fft.paths import Params, depth_of, flatten, map_leaves, overlay, unflatten
+from fft.schema import between
+
+# ---------------------------------------------------------------- interpolation
+
+
+def interpolate(base: Params, tuned: Params, alpha: Any) -> Params:
+    """θ* + α (θ − θ*): the base at α = 0, the tuned model at α = 1, both to the last bit.
+
+    Where the two agree (a frozen leaf) the result is their value to the last bit too, for every α.
+    Reference: Wortsman et al. 2021 (WiSE-FT), arXiv 2109.01903, equation 1.
+    """
+    return _interpolated(base, tuned, lambda path: alpha)
+
+
+def interpolate_layers(base: Params, tuned: Params, alphas: Any, blocks: int) -> Params:
+    """`interpolate` with an α for every depth: alphas [blocks + 2], of the embeddings, each block, all above them."""
+    return _interpolated(base, tuned, lambda path: alphas[depth_of(path, blocks)])
+
+
+def _interpolated(base: Params, tuned: Params, alpha_of: Callable[[str], Any]) -> Params:
+    def of_leaf(path, old, new):
+        alpha = alpha_of(path)
+        return jnp.where(alpha == 1, new, old + alpha * (new - old))
+
+    return _with_own_heads(base, [tuned], map_leaves(of_leaf, *shared(base, tuned)))
+
+
+# ---------------------------------------------------------------- soups
+
+
+def uniform_soup(models: Sequence[Params]) -> Params:
+    """Σ_i θ_i / M over M ≥ 1 tuned models; a head is averaged over those that have it.
+
+    Reference: Wortsman et al. 2022 (model soups), arXiv 2203.05482, section 2.
+    """
+    common = shared(*models)
+    return _with_own_heads({}, models, jax.tree.map(lambda *leaves: sum(leaves) / len(leaves), *common))
+
+
+def greedy_soup(models: Sequence[Params], score: Callable[[Params], float]) -> tuple[Params, tuple[int, ...]]:
+    """A soup of some of the models, and their places in `models`: from the best down, each stays in the soup unless it
+    lowers the soup's score (higher is better, on held-out rows).
+
+    Never worse on those rows than the best model alone. Reference: arXiv 2203.05482, recipe 1.
+    """
+    alone = [score(model) for model in models]
+    best, *others = sorted(range(len(models)), key=lambda at: -alone[at])
+    chosen, soup, reached = [best], models[best], alone[best]
+    for at in others:
+        larger = uniform_soup([models[i] for i in (*chosen, at)])
+        if (found := score(larger)) >= reached:
+            chosen, soup, reached = [*chosen, at], larger, found
+    return soup, tuple(chosen)
+
+
+# ---------------------------------------------------------------- task vectors
+
+
+def task_vector(base: Params, tuned: Params) -> Params:
+    """τ = θ − θ* over the leaves that both have. Reference: Ilharco et al. 2022, arXiv 2212.04089, section 2."""
+    old, new = shared(base, tuned)
+    return jax.tree.map(jnp.subtract, new, old)
+
+
+def add_vectors(base: Params, tuned: Sequence[Params], vectors: Sequence[Params], scale: float = 1.0) -> Params:
+    """θ* + λ Σ_i τ_i with the tuned models' own heads beside; λ < 0 unlearns.
+
+    Reference: arXiv 2212.04089, section 2.
+    """
+    moved = jax.tree.map(lambda *leaves: scale * sum(leaves), *vectors)
+    return _with_own_heads(base, tuned, map_leaves(lambda path, v, old: old + v, moved, base))
+
+
+def trimmed(vector: Params, density: float) -> Params:
+    """The task vector with all but its ⌊density · d⌋ (at least 1) entries of largest magnitude set to 0.
+
+    d counts the entries of the whole vector, not of a leaf; entries as large as the smallest that is kept stay too.
+    Reference: Yadav et al. 2023 (TIES), arXiv 2306.01708, algorithm 1, step 1; the paper keeps a density of .2.
+    """
+    between("density", density, 0.0, 1.0)
+    magnitudes = np.concatenate([np.abs(np.ravel(leaf)) for leaf in flatten(vector).values()])
+    kept = max(1, math.floor(density * len(magnitudes) + 1e-9))
+    threshold = np.partition(magnitudes, len(magnitudes) - kept)[len(magnitudes) - kept]
+    return jax.tree.map(lambda leaf: jnp.where(jnp.abs(leaf) >= threshold, leaf, 0.0), vector)
+
+
+def elected(vectors: Sequence[Params]) -> Params:
+    """One task vector of several trimmed ones: entry by entry γ = sgn Σ_i τ_i, and the mean of the τ_i whose sign is γ.
+
+    Where the sum is 0 no sign is elected and the result is 0. Of one vector it is that vector.
+    Reference: arXiv 2306.01708, algorithm 1, steps 2 and 3.
+    """
+
+    def of_leaf(*leaves):
+        values = jnp.stack(leaves)
+        agree = jnp.sign(values) == jnp.sign(values.sum(0))
+        return jnp.sum(values * agree, axis=0) / jnp.maximum(agree.sum(0), 1)
+
+    return jax.tree.map(of_leaf, *vectors)
+
+
+def dropped(vector: Params, rate: float, key: jax.Array) -> Params:
+    """m ⊙ τ / (1 − p), m drawn entry by entry, 0 with chance p = `rate`: DARE. Its mean over draws is τ.
+
+    Reference: Yu et al. 2023, arXiv 2311.03099, section 3.
+    """
+    between("rate", rate, 0.0, 0.999)
+    leaves, tree = jax.tree.flatten(vector)
+    keys = jax.random.split(key, len(leaves))
+    kept = [jax.random.bernoulli(each, 1 - rate, leaf.shape) for each, leaf in zip(keys, leaves, strict=True)]
+    return jax.tree.unflatten(
+        tree, [jnp.where(m, leaf / (1 - rate), 0.0) for m, leaf in zip(kept, leaves, strict=True)]
+    )
+
+
+# ---------------------------------------------------------------- Fisher
+
+
+def fisher_merge(models: Sequence[Params], fishers: Sequence[Params], weights: Sequence[float]) -> Params:
+    """Entry by entry Σ_i λ_i F_i θ_i / Σ_i λ_i F_i: the mode of a product of Gaussians with precisions λ_i F_i.
+
+    F_i is the diagonal Fisher information at θ_i, λ_i > 0 its weight. A leaf that F_i lacks has no information. Where
+    all are 0 it is the limit of equal information, Σ_i λ_i θ_i / Σ_i λ_i.
+    Errors: InputError besides for a Fisher of another shape.
+    Reference: Matena and Raffel 2021, arXiv 2111.09832, section 2.
+    """
+    known = [flatten(fisher) for fisher in fishers]
+
+    def of_leaf(path, *leaves):
+        found = [fisher.get(path, np.zeros(leaf.shape, np.float32)) for fisher, leaf in zip(known, leaves, strict=True)]
+        for fisher, leaf in zip(found, leaves, strict=True):
+            if fisher.shape != leaf.shape:
+                raise InputError(f"the Fisher information of {path} is {fisher.shape}, the parameter {leaf.shape}")
+        precisions = jnp.stack([weight * fisher for weight, fisher in zip(weights, found, strict=True)])
+        total = precisions.sum(0)
+        equal = jnp.reshape(jnp.asarray(weights) / sum(weights), (-1, *[1] * leaves[0].ndim))
+        shares = jnp.where(total > 0, precisions / jnp.where(total > 0, total, 1.0), equal)
+        return jnp.sum(shares * jnp.stack(leaves), axis=0)
+
+    return _with_own_heads(models[0], models[1:], map_leaves(of_leaf, *shared(*models)))
+
+
+# ---------------------------------------------------------------- which leaves
+
+
+def shared(*models: Params) -> list[Params]:
+    """The models' trees cut down to the leaves that all of them have.
+
+    Errors: InputError for a leaf other than a head's that some lack, and for one of different shapes.
+    """
+    trees = [flatten(model) for model in models]
+    common = [path for path in trees[0] if all(path in tree for tree in trees)]
+    for path in sorted({path for tree in trees for path in tree}):
+        shapes = sorted({tuple(tree[path].shape) for tree in trees if path in tree})
+        if len(shapes) > 1:
+            raise InputError(f"the models differ in their shapes: {path} is {' and '.join(map(str, shapes))}")
+        if path not in common and not path.startswith("heads/"):
+            raise InputError(f"the models are of different architectures: not all of them have {path}")
+    return [unflatten({path: tree[path] for path in common}) for tree in trees]
+
+
+def _with_own_heads(base: Params, tuned: Sequence[Params], merged: Params) -> Params:
+    """The merged leaves, the heads that only the base has, and of each other head the mean over those that have it."""
+    kept = flatten(overlay(base, merged))
+    owned: dict[str, list] = {}
+    for model in tuned:
+        for path, leaf in flatten(model).items():
+            if path not in kept:
+                owned.setdefault(path, []).append(leaf)
+    return unflatten({**kept, **{path: sum(leaves) / len(leaves) for path, leaves in owned.items()}})

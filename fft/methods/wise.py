@@ -1,0 +1,29 @@
+"""WiSE-FT: after training, go back a part of the way to the base."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from fft.merging import interpolate
+from fft.methods.base import Method
+from fft.paths import Params
+from fft.schema import between
+
+
+@dataclass(frozen=True)
+class Wise(Method):
+    """Keep  θ* + α (θ − θ*)  of the trained θ and the base θ*. A fresh head has no original value and is kept whole.
+
+    Training is not changed, but every scoring is of the interpolated parameters, and the best step is theirs.
+
+    Reference: Wortsman et al. 2021, arXiv 2109.01903, equation 1.
+    """
+
+    name: ClassVar[str] = "wise"
+    alpha: float = 0.5
+    """α: 0 is the base, 1 what was trained"""
+
+    def __post_init__(self):
+        between("wise.alpha", self.alpha, 0.0, 1.0)
+
+    def finish(self, base: Params, params: Params) -> Params:
+        return interpolate(base, params, self.alpha)

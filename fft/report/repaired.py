@@ -1,0 +1,239 @@
+"""What `fft repair` found, for people: a table on the terminal, a picture, one HTML page. All read repair.json data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fft.metrics import METRICS
+from fft.record import replace_file
+from fft.report.drawing import COLOURS, FAINT, INK, SHAPES, domain, save, styled, svg, ticks
+from fft.report.html import document, flat, notes, pairs, table
+from fft.report.labels import Box, place
+from fft.report.tables import Column, half_width, rich_table, score, signed
+from fft.report.verdict import box, sentence
+
+if TYPE_CHECKING:
+    import altair
+    from rich.console import Console
+
+KINDS = {
+    "alpha": "one α",
+    "layers": "α by layer",
+    "ties": "TIES",
+    "dare": "DARE",
+    "fisher": "Fisher",
+}
+NAMED = (0.0, 0.25, 0.5, 0.75, 1.0)  # the points of one α that have their α beside them
+WIDTH, HEIGHT = 560, 380  # of the data area, in pixels
+
+# ---------------------------------------------------------------- in words
+
+
+def described(candidate: dict[str, Any]) -> str:
+    """A candidate in a few words: `α 0.35`, `TIES density 0.2, scale 0.5`."""
+    settings = candidate["settings"]
+    if candidate["kind"] == "alpha":
+        return {0.0: "the base (α 0)", 1.0: "the tuned model (α 1)"}.get(settings["alpha"], f"α {settings['alpha']:g}")
+    if candidate["kind"] == "layers":
+        return "α by layer " + " ".join(f"{alpha:g}" for alpha in settings["alphas"])
+    return f"{KINDS[candidate['kind']]} " + ", ".join(f"{name} {value:.3g}" for name, value in settings.items())
+
+
+def headline(record: dict[str, Any]) -> str:
+    """What was chosen on the validation rows, or by how much everything missed the budget."""
+    tried = record["candidates"]
+    if record["chosen"] is not None:
+        found = tried[record["chosen"]]
+        return (
+            f"chosen of {len(tried)} on the validation rows: {described(found)}, original {score(found['original'])} "
+            f"(drop {signed(found['drop'])}), new {score(found['new'])}"
+        )
+    said = f"nothing better than the base was found: of {len(tried)} candidates none that gains on the new task keeps "
+    said += f"the original's drop within {record['margin']:.3g} on the validation rows"
+    if record["nearest"] is None:
+        return said
+    near = tried[record["nearest"]]
+    over = near["drop"] - record["margin"]
+    return f"{said}; the nearest is {described(near)}, whose drop of {near['drop']:.4f} is {over:.4f} too much"
+
+
+def tuned_sentence(record: dict[str, Any]) -> str:
+    """What tuning had cost, and what of it the repair gives back and takes away, on the test rows."""
+    tuned, given_up = record["tuned_change"], record["given_up"]
+    said = (
+        f"the tuned model's original {tuned['original']['metric']} is {score(tuned['original']['after'])}, a drop of "
+        f"{signed(0.0 - tuned['original']['change'])} {half_width(tuned['original'])}"
+    )
+    if given_up is None:
+        return said
+    return (
+        f"{said}; the repaired model's new {given_up['metric']} is {score(given_up['after'])} in place of "
+        f"{score(given_up['before'])}, a change of {signed(given_up['change'])} {half_width(given_up)}"
+    )
+
+
+# ---------------------------------------------------------------- tables
+
+
+VALIDATION = (
+    Column("candidate", described, number=False),
+    Column("original", lambda row: score(row["original"])),
+    Column("drop", lambda row: signed(row["drop"])),
+    Column("new", lambda row: score(row["new"])),
+    Column("gain", lambda row: signed(row["gain"])),
+    Column("accepted", lambda row: "chosen" if row["chosen"] else "yes" if row["within"] else "no", number=False),
+)
+
+
+def _marked(record: dict[str, Any]) -> list[dict[str, Any]]:
+    return [{**one, "chosen": at == record["chosen"]} for at, one in enumerate(record["candidates"])]
+
+
+def _best_of_kinds(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """The base, the tuned model, the best of every kind within the budget, and what was chosen; each once."""
+    rows = _marked(record)
+    line = [row for row in rows if row["kind"] == "alpha"]
+    picked = [line[0], line[-1]]
+    for kind in KINDS:
+        within = [row for row in rows if row["kind"] == kind and row["within"] and row["gain"] is not None]
+        picked += [max(within, key=lambda row: (row["gain"], -row["drop"]))] if within else []
+    picked += [row for row in rows if row["chosen"]]
+    return [row for at, row in enumerate(picked) if row not in picked[:at]]
+
+
+def show(record: dict[str, Any], console: Console) -> None:
+    """Print the notes, the best of every kind, what was chosen, and the verdict."""
+    for note in record["notes"]:
+        console.out(f"note: {note}", highlight=False)
+    made = rich_table(VALIDATION, _best_of_kinds(record))
+    made.caption = "scores on the validation rows; the best of each kind within the accepted drop"
+    console.print(made)
+    for said in (headline(record), sentence(record), tuned_sentence(record)):
+        if said:
+            console.out(said, highlight=False)
+
+
+# ---------------------------------------------------------------- the picture
+
+
+def chart(record: dict[str, Any]) -> altair.LayerChart:
+    """New score (across) against original score (up) of everything tried, on the validation rows."""
+    import altair as alt
+
+    rows = [
+        {**one, "label": KINDS[one["kind"]], "order": at}
+        for at, one in enumerate(_marked(record))
+        if one["original"] is not None and one["new"] is not None
+    ]
+    limit = record["candidates"][0]["original"] - METRICS[_metric(record, "original")].sign * record["margin"]
+    kinds = [label for label in KINDS.values() if any(row["label"] == label for row in rows)]
+    news, originals = [row["new"] for row in rows], [*(row["original"] for row in rows), limit]
+    x, y = (
+        alt.X("new:Q", title=_axis(record, "new"), **_scaled(news)),
+        alt.Y("original:Q", title=_axis(record, "original"), **_scaled(originals)),
+    )
+    looks = {
+        "color": alt.Color("label:N", legend=alt.Legend(title=None, orient="bottom"), scale=_range(kinds, COLOURS)),
+        "shape": alt.Shape("label:N", scale=_range(kinds, SHAPES)),
+    }
+    everything, line = (alt.Chart(alt.Data(values=kept)) for kept in (rows, [r for r in rows if r["kind"] == "alpha"]))
+    chosen = alt.Chart(alt.Data(values=[row for row in rows if row["chosen"]]))
+    layers = [
+        alt.Chart(alt.Data(values=[{"original": limit}])).mark_rule(strokeDash=[4, 4], color=FAINT).encode(y=y),
+        line.mark_line(strokeWidth=1.5, color=COLOURS[0], opacity=0.6).encode(x=x, y=y, order="order:Q"),
+        everything.mark_point(size=55, filled=True, opacity=0.85).encode(x=x, y=y, **looks),
+        chosen.mark_point(size=320, shape="circle", strokeWidth=2, color=INK).encode(x=x, y=y),
+        *_names(rows, domain(news), domain(originals)),
+    ]
+    said = alt.Title("dashed: the original score that is just accepted; ring: chosen", anchor="start", offset=12)
+    return styled(alt.layer(*layers).properties(width=WIDTH, height=HEIGHT, title=said))
+
+
+def _metric(record: dict[str, Any], task: str) -> str:
+    return record["tuned_change"][task]["metric"]
+
+
+def _axis(record: dict[str, Any], task: str) -> str:
+    rows = record["data"][task]["splits"]["validation"]["rows"]
+    return f"{task} task: {_metric(record, task)} on validation, N = {rows:,}"
+
+
+def _scaled(values: list[float]) -> dict[str, Any]:
+    import altair as alt
+
+    return {"scale": alt.Scale(domain=domain(values), nice=False), "axis": alt.Axis(values=ticks(values))}
+
+
+def _range(kinds: list[str], looks: Sequence[str]) -> Any:
+    import altair as alt
+
+    return alt.Scale(domain=kinds, range=list(looks[: len(kinds)]))
+
+
+def _names(rows: list[dict[str, Any]], across: tuple[float, float], up: tuple[float, float]) -> list[Any]:
+    """Text layers: α beside the points of NAMED, those of one place together."""
+    import altair as alt
+
+    def pixels(row: dict[str, Any]) -> tuple[float, float]:
+        right = WIDTH * (row["new"] - across[0]) / (across[1] - across[0])
+        return right, HEIGHT - HEIGHT * (row["original"] - up[0]) / (up[1] - up[0])
+
+    names: dict[tuple[float, float], list[str]] = {}
+    for row in rows:
+        if row["kind"] == "alpha" and (row["settings"]["alpha"] in NAMED or row["chosen"]):
+            names.setdefault(pixels(row), []).append(f"{row['settings']['alpha']:g}")
+    marks = [Box(x - 5, y - 5, x + 5, y + 5) for x, y in map(pixels, rows)]
+    texts = [f"α {', '.join(found)}" for found in names.values()]
+    boxes = place([(7 * len(text), 15) for text in texts], list(names), marks, Box(0, 0, WIDTH, HEIGHT))
+    layers = []
+    for text, at in zip(texts, boxes, strict=True):
+        one = alt.Chart(alt.Data(values=[{"name": text}])).mark_text(color=INK)
+        middle = {"x": alt.value((at.left + at.right) / 2), "y": alt.value((at.top + at.bottom) / 2)}
+        layers.append(one.encode(**middle, text="name:N"))
+    return layers
+
+
+# ---------------------------------------------------------------- the page
+
+
+def page(record: dict[str, Any]) -> str:
+    """The page of a repair as HTML text; it loads nothing."""
+    return document("fft repair", (section(record) for section in SECTIONS))
+
+
+def _verdict(record: dict[str, Any]) -> str:
+    if record["verdict"]:
+        return box(record)
+    said = escape(headline(record))
+    return f'<div class="verdict fail"><h2>Nothing better than the base was found</h2><p>{said}.</p></div>'
+
+
+def _choice(record: dict[str, Any]) -> str:
+    said = [headline(record), tuned_sentence(record)] if record["verdict"] else [tuned_sentence(record)]
+    return "<h2>Choice</h2>\n" + "".join(f"<p>{escape(text[:1].upper() + text[1:])}.</p>" for text in said)
+
+
+def _picture(record: dict[str, Any]) -> str:
+    said = "Everything that was tried, on the validation rows, by which it was chosen; the verdict is of the test rows."
+    return f"<h2>Front</h2>\n<figure>{svg(chart(record))}<figcaption>{said}</figcaption></figure>"
+
+
+def _everything(record: dict[str, Any]) -> str:
+    return f"<h2>Tried</h2>\n{table(VALIDATION, _marked(record))}"
+
+
+def _settings(record: dict[str, Any]) -> str:
+    names = ("base", "tuned", "heads", "fisher", "data", "max_drop", "seed", "device", "seconds", "versions")
+    return f"<h2>Settings</h2>\n{pairs(list(flat({name: record[name] for name in names})))}"
+
+
+SECTIONS = (_verdict, _choice, _picture, lambda record: notes(record["notes"]), _everything, _settings)
+
+
+def write(record: dict[str, Any], out: Path) -> None:
+    """Write front.svg, front.png and report.html of a repair into `out`; MachineError where they cannot be written."""
+    save(chart(record), out / "front")
+    replace_file(out / "report.html", page(record).encode())
