@@ -97,4 +97,9 @@ def show_fronts(records: list[dict], console: Console, stem: Path | None) -> dic
         written += draw_steps(records, stem.with_name(f"{stem.name}-steps"))
     if written:
         console.out(f"wrote {', '.join(map(str, written))}", highlight=False)
-    return plain({"matched": matched, "methods": {front.method: front._asdict() for front in found}})
+    methods = {
+        front.method: front._asdict()
+        | {"hypervolume": front.hypervolume._asdict(), "original": front.original._asdict()}
+        for front in found
+    }
+    return plain({"matched": matched, "methods": methods})
