@@ -10,7 +10,7 @@ import jax
 from fft import models
 from fft.checkpoint import Checkpoints
 from fft.errors import InputError
-from fft.experiment import Data, Experiment, Optim, Retention, from_json
+from fft.experiment import Data, Experiment, Optim, Retention, Texts, from_json
 from fft.heads import fresh_heads, load_heads
 from fft.job import base_sha256, make_trainable
 from fft.methods import Method, parse_chain
@@ -30,6 +30,7 @@ def tune(
     original_head: str | None = Experiment.original_head,
     max_length: int | None = Experiment.max_length,
     seed: int = Experiment.seed,
+    unlabelled: str | Texts | None = None,
     emit: Callable[[dict], None] = lambda event: None,
     **settings: Any,
 ) -> Run:
@@ -56,6 +57,7 @@ def tune(
         original_head,
         max_length,
         seed,
+        unlabelled if isinstance(unlabelled, Texts | None) else Texts(unlabelled),
     )
     return run(experiment, out, emit)
 

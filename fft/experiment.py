@@ -9,11 +9,12 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from fft.budget import Budget
 from fft.errors import InputError
 from fft.methods import Full, Method
 from fft.methods import from_json as method_from_json
 from fft.methods import to_json as method_to_json
-from fft.schema import MOST_SEED, TELLS_DEFAULT, at_least, between, validated
+from fft.schema import MOST_SEED, TELLS_DEFAULT, at_least, between, positive, validated
 
 STRICT = {"extra": "forbid"}
 
@@ -49,8 +50,28 @@ class Data:
             at_least("train_rows", self.train_rows, 1)
 
 
+@dataclass(frozen=True)
+class Texts:
+    """Texts without labels, of the kind that the checkpoint knew before."""
+
+    source: Annotated[str, tyro.conf.arg(name="", metavar="SRC", help_behavior_hint="")]
+    """file:PATH (or a bare path: .txt with a text a line, CSV, TSV, JSONL, Parquet), demo:NAME, tfds:NAME or hf:NAME"""
+    text: str = "text"
+    """the column that holds the text"""
+    pair: str | None = None
+    """the column that holds the second text of a pair"""
+    rows: int | None = None
+    """use at most this many, chosen by the seed"""
+    __pydantic_config__ = STRICT
+
+    def __post_init__(self):
+        if self.rows is not None:
+            at_least("unlabelled.rows", self.rows, 1)
+
+
 NO_DATA = Data("")
-"""A source that a command line did not name."""
+NO_TEXTS = Texts("")
+"""Sources that a command line did not name."""
 
 
 @dataclass(frozen=True)
@@ -78,10 +99,9 @@ class Optim:
     __pydantic_config__ = STRICT
 
     def __post_init__(self):
-        if self.lr is not None and not (math.isfinite(self.lr) and self.lr > 0):
-            raise InputError(f"--lr must be a positive number, not {self.lr}")
-        if not (math.isfinite(self.epochs) and self.epochs > 0):
-            raise InputError(f"--epochs must be a positive number, not {self.epochs}")
+        if self.lr is not None:
+            positive("lr", self.lr)
+        positive("epochs", self.epochs)
         if self.steps is not None:
             at_least("steps", self.steps, 1)
         at_least("batch-size", self.batch_size, 1)
@@ -101,6 +121,9 @@ class Retention:
     """how much a drop beyond the tolerance costs in the combined score that picks the best step"""
     patience: int = 0
     """stop after this many scorings without a better combined score; 0 is off"""
+    max_drop: Annotated[str | None, TELLS_DEFAULT] = None
+    """the contract: end within this drop of the original score, 0.01 in its units or 1% of what it was; strength or
+    rate are driven by held-out original rows (default: nothing is driven)"""
     keep: Literal["best", "latest"] = "best"
     """the step that becomes the model: the best combined score on the probe, or the last one trained"""
     eval_every: Annotated[int | None, TELLS_DEFAULT] = None
@@ -114,6 +137,10 @@ class Retention:
         between("drop-weight", self.drop_weight, 0.0, math.inf)
         at_least("patience", self.patience, 0)
         at_least("probe", self.probe, 1)
+        if self.max_drop is not None:
+            Budget.parse(self.max_drop)
+            if self.keep == "latest":
+                raise InputError("--keep latest keeps the last step whatever it lost; leave it or --max-drop out")
         if self.eval_every is not None:
             at_least("eval-every", self.eval_every, 1)
 
@@ -140,6 +167,8 @@ class Experiment:
     """tokens of a text; longer ones are cut and counted (default: 128, or as many as the model takes)"""
     seed: int = 0
     """seeds the data order, dropout, fresh parameters and draws"""
+    unlabelled: Texts | None = None
+    """texts without labels for methods that read some"""
 
     def __post_init__(self):
         if self.max_length is not None:
@@ -147,6 +176,12 @@ class Experiment:
         between("seed", self.seed, 0, MOST_SEED)
         if self.original is None and self.method.needs_original:
             raise InputError(f"the method {self.method.label} needs data of the original task: give --original")
+        if self.unlabelled is None and "unlabelled" in self.method.streams:
+            raise InputError(f"the method {self.method.label} reads texts without labels: give --unlabelled")
+        if self.unlabelled is not None and "unlabelled" not in self.method.streams:
+            raise InputError(f"--unlabelled is read by kl and distill with `on unlabelled`, not by {self.method.label}")
+        if self.original is None and self.retention.max_drop is not None:
+            raise InputError("--max-drop is measured on the original task: give --original")
         if self.original is None and self.head == "shared":
             raise InputError("--head shared continues with the original task's head: give --original")
 
@@ -168,7 +203,7 @@ def from_json(data: Any, where: str = "experiment") -> Experiment:
         raise InputError(f"{where}: unknown {', '.join(unknown)}; known are {', '.join(sorted(names))}")
     if missing := sorted({"model", "new"} - set(data)):
         raise InputError(f"{where}: {', '.join(missing)} is missing")
-    types = {"new": Data, "original": Data | None, "optim": Optim, "retention": Retention}
+    types = {"new": Data, "original": Data | None, "unlabelled": Texts | None, "optim": Optim, "retention": Retention}
     parts = {name: validated(kind, data[name], f"{where}.{name}") for name, kind in types.items() if name in data}
     if "method" in data:
         parts["method"] = method_from_json(data["method"], f"{where}.method")

@@ -2,28 +2,35 @@
 
 import dataclasses
 import hashlib
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
 from fft import models, tasks
 from fft.artefact import load_artefact, save_artefact
+from fft.budget import Budget
+from fft.contract import PROBED, Watch
 from fft.errors import InputError
+from fft.evaluate import predictions
 from fft.experiment import Experiment
 from fft.heads import HeadNames, abstract_heads, fitting_note, head_names, make_heads
-from fft.methods import Context
+from fft.methods import Context, Given
+from fft.metrics import METRICS
 from fft.models import Checkpoint
 from fft.optim import make_optimizer, multipliers
 from fft.paths import Params, count, flatten
+from fft.streams import ProbeBatches, base_outputs, training_batches
 from fft.tasks import TaskData
-from fft.train import TrainState, init_state, make_train_step
+from fft.train import PROBE, TrainState, finished_params, init_state, make_train_step
 
 EVAL_BATCH = 32
-MOST_LENGTHS, STEPS_A_LENGTH = 5, 14
+WATCHED = 1024  # held-out original rows that the contract looks at, at most
 PURPOSES = ("train", "init", "prepare", "heads", "repair")
 
 
@@ -48,6 +55,10 @@ class Job(NamedTuple):
     trainable: Trainable
     aux: Params
     step: Callable
+    batches: dict[str, tasks.TrainBatches]
+    """of every stream that a step reads"""
+    watch: Watch | None
+    """the contract, where there is one"""
     steps: int
     identity: dict
     """hashes of the base weights and of every split: what a resumed run must find again"""
@@ -57,6 +68,10 @@ class Job(NamedTuple):
     def base(self) -> Params:
         """θ*, the parameters before step 1."""
         return self.checkpoint.params
+
+    def finished(self, state: TrainState) -> Params:
+        """The plain parameters that a state stands for, after whatever the method does at the end."""
+        return finished_params(self.experiment.method, self.base, state.theta, self.fresh_heads)
 
     @property
     def tasks(self) -> dict[str, TaskData]:
@@ -72,6 +87,7 @@ class Accepted(NamedTuple):
     names: HeadNames
     new: TaskData
     original: TaskData | None
+    unlabelled: TaskData | None
     identity: dict
     notes: tuple[str, ...]
     checked: tuple[str, ...]
@@ -81,6 +97,12 @@ class Accepted(NamedTuple):
     def served(self) -> dict[str, tasks.Classify | tasks.Regress]:
         """The tasks by the name of their head."""
         return {data.task.name: data.task for data in (self.original, self.new) if data}
+
+    @property
+    def streams(self) -> dict[str, TaskData]:
+        """The training rows that there are, by stream."""
+        given = {"new": self.new, "original": self.original, "unlabelled": self.unlabelled}
+        return {name: data for name, data in given.items() if data}
 
 
 def accept(experiment: Experiment, directory: Path, say: Callable[[str], None] = lambda text: None) -> Accepted:
@@ -95,22 +117,37 @@ def accept(experiment: Experiment, directory: Path, say: Callable[[str], None] =
     checkpoint = models.load(experiment.model)
     names = head_names(experiment, checkpoint)
     original, new, crossing = _data(experiment, checkpoint, names)
-    identity = _identity(checkpoint, new, original)
+    unlabelled, spared = _unlabelled(experiment, checkpoint, [data for data in (new, original) if data])
+    identity = _identity(checkpoint, {"new": new, "original": original, "unlabelled": unlabelled})
+    if experiment.retention.max_drop is not None:
+        _check_room(experiment.retention.max_drop, original)
     fitted = names.original is not None and names.original not in checkpoint.heads
     checked = ()
     if not _is_prepared(directory):
-        checked = experiment.method.check(checkpoint.params, identity["base_sha256"], original, fitted)
-    notes = (*crossing, *_data_notes(new, original))
-    accepted = Accepted(experiment, checkpoint, names, new, original, identity, notes, checked)
+        kept = kept_task(experiment, checkpoint, original)
+        given = Given(checkpoint.params, identity["base_sha256"], original, kept, fitted)
+        checked = experiment.method.check(given)
+    notes = (*crossing, *spared, *_data_notes(new, original))
+    accepted = Accepted(experiment, checkpoint, names, new, original, unlabelled, identity, notes, checked)
     trained_leaves(experiment, abstract_heads(checkpoint, names.new, accepted.served))
     return accepted
+
+
+def _check_room(max_drop: str, original: TaskData) -> None:
+    """Refuse a budget that the held-out rows are too few to see: one row of them is more."""
+    rows, least = len(original.splits["validation"].ids), math.ceil(1 / Budget.parse(max_drop).amount)
+    if original.task.kind == "classification" and rows < least:
+        raise InputError(
+            f"--max-drop {max_drop}: the original task has {rows} validation rows, one of them is a drop of "
+            f"{1 / rows:.3g}; it takes at least {least} of them to see {max_drop}. Give more, or a larger budget"
+        )
 
 
 def assemble(
     accepted: Accepted, directory: Path, poll: Callable[[], None], say: Callable[[str], None] = lambda text: None
 ) -> Job:
     """The job of an accepted experiment; its slow parts (a fitted head, the statistics) are kept in DIRECTORY."""
-    experiment, _, names, new, original, identity, notes, checked = accepted
+    experiment, _, names, new, original, _, identity, notes, checked = accepted
 
     def batches_of(n: int, size: int) -> Iterator[dict]:
         return original_batches(original, n, experiment.seed, size)
@@ -125,23 +162,91 @@ def assemble(
         poll,
         say,
     )
-    rows = {name: len(data.splits["train"].ids) for name, data in (("new", new), ("original", original)) if data}
+    steps = total_steps(experiment, len(new.splits["train"].ids))
+    shares = {"new": 1.0, **experiment.method.streams}
+    batches = training_batches(experiment.optim, shares, accepted.streams, steps, experiment.seed)
+    kept = kept_task(experiment, accepted.checkpoint, original)
     context = Context(
         checkpoint.model,
         checkpoint.params,
         names.fresh,
-        original and original.task,
-        batches_of,
-        rows,
+        kept,
+        batches_of if original else None,
+        {name: len(data.splits["train"].ids) for name, data in accepted.streams.items()},
         identity["base_sha256"],
+        outputs=lambda stream, part: _outputs(checkpoint, kept, part, batches[stream], steps, poll),
         poll=poll,
     )
     aux, prepared_notes = _prepared(experiment, context, checked, directory, say)
-    steps = total_steps(experiment, len(new.splits["train"].ids))
+    watch = None
+    if experiment.retention.max_drop is not None:
+        watch, batches[PROBE] = _watched(experiment, checkpoint, original, steps, directory / "watched", poll)
     trainable = make_trainable(experiment, checkpoint, aux, steps)
-    step = make_train_step(checkpoint.model, new.task, experiment.method, trainable.tx, trainable.multiplier)
-    notes = (*notes, *fitting_note(directory / "heads"), *prepared_notes)
-    return Job(experiment, checkpoint, names.fresh, new, original, trainable, aux, step, steps, identity, notes)
+    method, tx, multiplier = experiment.method, trainable.tx, trainable.multiplier
+    step = make_train_step(checkpoint.model, new.task, method, tx, multiplier, kept, watch)
+    return Job(
+        experiment,
+        checkpoint,
+        names.fresh,
+        new,
+        original,
+        trainable,
+        aux,
+        step,
+        batches,
+        watch,
+        steps,
+        identity,
+        (*notes, *fitting_note(directory / "heads"), *prepared_notes),
+    )
+
+
+def _outputs(
+    checkpoint: Checkpoint, kept: Any, part: str, batches: tasks.TrainBatches, steps: int, poll: Callable[[], None]
+) -> np.ndarray:
+    """The base's "logits" of the original head or its "pooled" states at the places of a stream's rows."""
+
+    def apply(params, batch):
+        found = checkpoint.model.apply(params, batch)
+        return found["logits"][kept.name] if part == "logits" else found["pooled"]
+
+    return base_outputs(apply, checkpoint.params, batches, steps, poll)
+
+
+def _watched(
+    experiment: Experiment,
+    checkpoint: Checkpoint,
+    original: TaskData,
+    steps: int,
+    folder: Path,
+    poll: Callable[[], None],
+) -> tuple[Watch, ProbeBatches]:
+    """What the contract is watched by: held-out original rows with the base's credit, which is kept in FOLDER."""
+    rows = original.splits["validation"]
+    rows = rows.take(chosen_rows(len(rows.ids), WATCHED, experiment.seed))
+    lengths = tasks.bucket_lengths(rows.lengths(), most=2)
+    batches = ProbeBatches(rows, min(PROBED, len(rows.ids)), experiment.seed, lengths, original.pad_id)
+    task, spread = original.task, float(np.var(rows.labels))
+    if not (folder / "provenance.json").exists():
+        logits = _outputs(checkpoint, task, "logits", batches, len(batches), poll)
+        before = task.credit(jnp.asarray(logits), jnp.asarray(rows.labels), spread)
+        metric = METRICS[task.metric]
+        score = float(metric.function(rows.labels, predictions(metric.kind, logits)))
+        margin = Budget.parse(experiment.retention.max_drop).margin(score)
+        save_artefact(folder, {"before": before}, {"score": score, "margin": margin, "rows": len(rows.ids)})
+    tree, told = load_artefact(folder)
+    batches.before = np.asarray(tree["before"])
+    return Watch(task, told["margin"], spread, steps), batches
+
+
+def kept_task(
+    experiment: Experiment, checkpoint: Checkpoint, original: TaskData | None
+) -> tasks.Classify | tasks.Regress | None:
+    """The original task: of the original data, or, without any, what the base's own head serves; None for neither."""
+    if original:
+        return original.task
+    name = experiment.original_head or checkpoint.primary
+    return tasks.task_of(name, checkpoint.heads[name]) if name in checkpoint.heads else None
 
 
 def trained_leaves(experiment: Experiment, checkpoint: Checkpoint) -> tuple[Params, dict[str, float]]:
@@ -192,16 +297,6 @@ def total_steps(experiment: Experiment, rows: int) -> int:
     if optim.steps is not None:
         return optim.steps
     return max(1, -(-int(optim.epochs * rows) // (optim.batch_size * optim.accumulate)))
-
-
-def training_batches(job: Job) -> tasks.TrainBatches:
-    """The host batches a run trains on, of accumulate · batch_size rows, padded to at most MOST_LENGTHS lengths.
-
-    A short run has fewer: compiling the step for a length takes as long as about STEPS_A_LENGTH steps.
-    """
-    optim, rows = job.experiment.optim, job.new.splits["train"]
-    lengths = tasks.bucket_lengths(rows.lengths(), min(MOST_LENGTHS, 1 + job.steps // STEPS_A_LENGTH))
-    return tasks.TrainBatches(rows, optim.batch_size * optim.accumulate, job.experiment.seed, lengths, job.new.pad_id)
 
 
 def original_batches(original: TaskData, n: int, seed: int, size: int = EVAL_BATCH) -> Iterator[dict]:
@@ -256,6 +351,18 @@ def _data(experiment, checkpoint, names):
     return original, new, (*from_new, *from_original)
 
 
+def _unlabelled(experiment, checkpoint, scored):
+    """The texts without labels (or None), without those that a task is scored on, and notes."""
+    if experiment.unlabelled is None:
+        return None, ()
+    found = tasks.prepare_unlabelled(experiment.unlabelled, checkpoint, experiment)
+    notes = tuple(f"unlabelled: {text}" for text in found.warnings)
+    for data in scored:
+        found, dropped = tasks.drop_overlap(found, data)
+        notes += dropped
+    return found, notes
+
+
 def _data_notes(new: TaskData, original: TaskData | None) -> Iterator[str]:
     for name, data in (("new", new), ("original", original)):
         yield from (f"{name}: {text}" for text in (data.warnings if data else ()))
@@ -272,9 +379,11 @@ def base_sha256(checkpoint: Checkpoint) -> str:
     return digest.hexdigest()
 
 
-def _identity(checkpoint: Checkpoint, new: TaskData, original: TaskData | None) -> dict:
-    data = {"new": new.identity} | ({"original": original.identity} if original else {})
-    return {"base_sha256": base_sha256(checkpoint), "data": data}
+def _identity(checkpoint: Checkpoint, given: dict[str, TaskData | None]) -> dict:
+    return {
+        "base_sha256": base_sha256(checkpoint),
+        "data": {name: data.identity for name, data in given.items() if data},
+    }
 
 
 def _is_prepared(directory: Path) -> bool:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from fft import record, retention
+from fft import record, retention, selection
 from fft.evaluate import Change
 from fft.job import Job, parameter_counts
 from fft.metrics import METRICS
@@ -15,11 +15,11 @@ def run_record(
 ) -> dict:
     """What run.json says, as plain JSON data.
 
-    `changes` are before and after of each task on its test split, `ended` holds steps, best_step, kept_step, stopped
-    and skipped_steps, `seconds` the wall time of each part.
+    `changes` are before and after of each task on its test split, `ended` holds steps, best_step, kept_step, stopped,
+    skipped_steps and contract (None without one), `seconds` the wall time of each part.
     """
     experiment, original = job.experiment, changes.get("original")
-    tolerance = experiment.retention.tolerance
+    tolerance = experiment.retention.tolerance if job.watch is None else job.watch.margin
     verdict = retention.verdict(original, tolerance) if original else None
     sign = METRICS[job.original.task.metric].sign if original else 1
     result = {
@@ -38,7 +38,7 @@ def run_record(
         },
         "heads": {name: head._asdict() for name, head in job.checkpoint.heads.items()},
         "parameters": parameter_counts(job),
-        "notes": [*job.notes, *([KEPT_BASE] if ended["kept_step"] == 0 else [])],
+        "notes": [*job.notes, *_kept_note(ended)],
         **ended,
         "history": history,
         "crossover": retention.crossover(history, tolerance, sign),
@@ -48,6 +48,12 @@ def run_record(
         "seconds": {**seconds, "total": sum(seconds.values())},
     }
     return record.plain(result)
+
+
+def _kept_note(ended: dict) -> list[str]:
+    if ended["contract"] is not None:
+        return [selection.sentence(ended["contract"])]
+    return [KEPT_BASE] if ended["kept_step"] == 0 else []
 
 
 def write_outcome(directory: Path, result: dict) -> None:

@@ -15,19 +15,22 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
-from fft import models, record, retention
+from fft import models, record, retention, selection
 from fft.checkpoint import Checkpoints
 from fft.errors import InputError
 from fft.experiment import Experiment
 from fft.folder import FolderLock, agree
 from fft.information import REQUEST
-from fft.job import Job, accept, assemble, parameter_counts, resolved, training_batches
+from fft.job import Job, accept, assemble, parameter_counts, resolved
 from fft.journal import Journal
 from fft.outcome import KEPT_BASE, run_record, write_outcome
+from fft.paths import Params
 from fft.scoring import Scorer
 from fft.signals import StopFlag
-from fft.train import TrainState, finished_params
+from fft.streams import step_batch
+from fft.train import TrainState
 
 SCORINGS = 8
 MOST_SKIPPED_IN_A_ROW = 10
@@ -43,7 +46,9 @@ class Run(NamedTuple):
     @property
     def exit_code(self) -> int:
         """0 the original task was kept (or none was watched), 1 it was not, 4 undecided."""
-        verdict = self.record["verdict"]
+        verdict, contract = self.record["verdict"], self.record["contract"]
+        if contract is not None and not contract["met"]:
+            return retention.EXIT_CODES["fail"]
         return 0 if verdict is None else retention.EXIT_CODES[verdict["outcome"]]
 
 
@@ -107,13 +112,13 @@ def _run(job: Job, directory: Path, journal: Journal, stop: StopFlag, known: dic
             f"warning: {int(state.skipped)} of {int(state.step)} steps were skipped: loss or gradient not finite"
         )
     best_step = history[retention.best(history)]["step"]
-    steps, kept_step, skipped = int(state.step), int(state.step), int(state.skipped)
-    if job.experiment.retention.keep == "best" and best_step != steps:
-        del state  # the restored step takes its place in memory
-        kept_step, state = _restore_best(best_step, jax.eval_shape(job.trainable.init), checkpoints, journal)
-    if kept_step == 0:
-        journal.say(KEPT_BASE)
-    params = finished_params(job.experiment.method, job.base, state.theta, job.fresh_heads)
+    steps, skipped = int(state.step), int(state.skipped)
+    if job.watch is None:
+        kept_step, params = _kept(job, state, best_step, checkpoints, journal)
+        contract = None
+    else:
+        kept_step, params, contract = _kept_by_contract(job, state, best_step, checkpoints, scorer, journal)
+    del state
     with journal.clock("scoring"):
         after = scorer.test(params)
     with journal.clock("saving"):
@@ -125,6 +130,7 @@ def _run(job: Job, directory: Path, journal: Journal, stop: StopFlag, known: dic
         "kept_step": kept_step,
         "stopped": stopped,
         "skipped_steps": skipped,
+        "contract": contract,
     }
     result = run_record(job, changes, history, ended, journal.seconds)
     write_outcome(directory, result)
@@ -145,6 +151,38 @@ def _start(job: Job, checkpoints: Checkpoints, journal: Journal) -> tuple[TrainS
     journal.resume(step, extra["seconds"], told)
     journal.say(f"resuming at step {step} of {job.steps}")
     return state, extra["history"]
+
+
+def _kept(
+    job: Job, state: TrainState, best_step: int, checkpoints: Checkpoints, journal: Journal
+) -> tuple[int, Params]:
+    """The step that is kept, the best or the last one, and its parameters."""
+    kept_step = int(state.step)
+    if job.experiment.retention.keep == "best" and best_step != kept_step:
+        del state  # the restored step takes its place in memory
+        kept_step, state = _restore_best(best_step, jax.eval_shape(job.trainable.init), checkpoints, journal)
+    if kept_step == 0:
+        journal.say(KEPT_BASE)
+    return kept_step, job.finished(state)
+
+
+def _kept_by_contract(
+    job: Job, state: TrainState, best_step: int, checkpoints: Checkpoints, scorer: Scorer, journal: Journal
+) -> tuple[int, Params, dict]:
+    """The step that is kept, the parameters at it or on the way to it, and what run.json says of the contract."""
+
+    def restored() -> Params:
+        return job.finished(_restore_best(best_step, jax.eval_shape(job.trainable.init), checkpoints, journal)[1])
+
+    trained = {best_step: restored} if best_step else {}
+    trained[int(state.step)] = lambda: job.finished(state)
+    signs = {name: scorer.metric(name).sign for name in job.tasks}
+    with journal.clock("scoring"):
+        chosen = selection.choose(job.base, job.fresh_heads, trained, scorer.judge, signs, job.watch.margin)
+    strength = float(jnp.exp(state.dual.log_strength))
+    contract = selection.told(chosen, job.experiment.retention.max_drop, job.watch.margin, strength)
+    journal.say(selection.sentence(contract))
+    return chosen.point.step, chosen.params, contract
 
 
 def _restore_best(step: int, like: TrainState, checkpoints: Checkpoints, journal: Journal) -> tuple[int, TrainState]:
@@ -168,15 +206,13 @@ def _train(
 ) -> tuple[TrainState, str]:
     """The only loop: step, and every so often score both tasks, save, and decide whether to stop."""
     optim, settings = job.experiment.optim, job.experiment.retention
-    batches = training_batches(job)
     step, waiting, values = int(state.step), None, None
     while step < job.steps:
         if retention.should_stop(history, settings.patience):
             return state, "patience"
         with journal.clock("train"):
-            host = batches.batch(step)
-            micro = {k: v.reshape(optim.accumulate, optim.batch_size, *v.shape[1:]) for k, v in host.items()}
-            state, metrics = job.step(state, job.base, job.aux, {"new": micro})
+            batch = step_batch(job.batches, step, optim.accumulate)
+            state, metrics = job.step(state, job.base, job.aux, batch)
             # Read one step late, the numbers do not keep the device waiting for the host.
             values = _look_at(step, waiting, job, journal) or values
             step, waiting = step + 1, metrics
@@ -231,7 +267,7 @@ def _score(
 ) -> None:
     """Append the scores of a state to the history."""
     with journal.clock("scoring"):
-        params = finished_params(job.experiment.method, job.base, state.theta, job.fresh_heads)
+        params = job.finished(state)
         scores = scorer.probe(params, history[0] if history else None)
     entry = {"step": int(state.step), **scores, "loss": loss, "seconds": sum(journal.seconds.values())}
     history.append(entry)

@@ -34,6 +34,13 @@ def at_least(flag: str, value: int, low: int) -> None:
         raise InputError(f"--{flag} must be at least {low}, not {value}")
 
 
+def positive(flag: str, value: float, high: float = math.inf) -> None:
+    """Refuse a setting that is not above 0, or above `high`; infinity and NaN included."""
+    if not (math.isfinite(value) and 0 < value <= high):
+        bounds = "" if high == math.inf else f" of at most {high:g}"
+        raise InputError(f"--{flag} must be a positive number{bounds}, not {value}")
+
+
 def between(flag: str, value: float, low: float, high: float) -> None:
     """Refuse a setting outside [low, high], infinities and NaN included."""
     if not (math.isfinite(value) and low <= value <= high):

@@ -16,6 +16,8 @@ from fft.paths import Params
 from fft.tasks import Encoded, TaskData, bucket_lengths, eval_batches
 
 PROBE_SEED, MOST_LENGTHS = 0, 5
+JUDGED = 512  # validation rows of each task that decide which point of a run under a contract is kept
+BEYOND = 1e6  # what a drop beyond the contract costs in the combined score: no new score makes up for it
 SCORE_BATCH = 16  # a row costs as much as in a larger batch, and less of the batch is padding
 
 
@@ -37,8 +39,12 @@ class Scorer:
             name: rows.take(chosen_rows(len(rows.ids), size, PROBE_SEED))
             for name, rows in ((name, data.splits["validation"]) for name, data in job.tasks.items())
         }
+        self._judged = {
+            name: rows.take(chosen_rows(len(rows.ids), JUDGED, PROBE_SEED))
+            for name, rows in ((name, data.splits["validation"]) for name, data in job.tasks.items())
+        }
         # The same lengths for both tasks: what one head has compiled serves the other task too where it is shared.
-        scored = [*self._probes.values(), *(data.splits["test"] for data in job.tasks.values())]
+        scored = [*self._probes.values(), *self._judged.values(), *(data.splits["test"] for data in job.tasks.values())]
         self._lengths = bucket_lengths(np.concatenate([rows.lengths() for rows in scored]), MOST_LENGTHS)
 
     def metric(self, name: str) -> Metric:
@@ -55,15 +61,24 @@ class Scorer:
             metric = self.metric(name)
             logits = self._logits(params, self.job.tasks[name], rows, lambda: None)
             scores[name] = float(metric.function(rows.labels, predictions(metric.kind, logits)))
-        settings = self.job.experiment.retention
+        settings, watch = self.job.experiment.retention, self.job.watch
         combined = retention.combined_score(
             self._signed("new", scores),
             self._signed("original", scores),
             self._signed("original", base or scores),
-            settings.drop_weight,
-            settings.tolerance,
+            settings.drop_weight if watch is None else BEYOND,
+            settings.tolerance if watch is None else watch.margin,
         )
         return {**scores, "combined": combined}
+
+    def judge(self, params: Params) -> dict[str, float]:
+        """The score of each task on up to JUDGED of its validation rows."""
+        found = {}
+        for name, rows in self._judged.items():
+            metric = self.metric(name)
+            logits = self._logits(params, self.job.tasks[name], rows, self.poll)
+            found[name] = float(metric.function(rows.labels, predictions(metric.kind, logits)))
+        return found
 
     def test(self, params: Params) -> dict[str, np.ndarray]:
         """The logits [N, C] of each task's test split."""

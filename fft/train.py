@@ -8,8 +8,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from fft.contract import Dual, Watch, first_dual, is_held
 from fft.methods import Method
 from fft.paths import Params, flatten, map_leaves
+
+STREAMS, PROBE = ("new", "original", "unlabelled"), "probe"
+MOST_STEPS = 2**31
 
 
 class TrainState(NamedTuple):
@@ -25,82 +29,134 @@ class TrainState(NamedTuple):
     """int32 []: steps skipped in all, because loss or gradient was not finite"""
     skipped_in_a_row: jax.Array
     """int32 []"""
+    dual: Dual
+    """the multiplier of what the method adds; 1 for ever where nothing drives it"""
 
 
 def init_state(theta: Params, tx: optax.GradientTransformation, key: jax.Array) -> TrainState:
     """The state before step 1."""
     zero = jnp.zeros((), jnp.int32)
-    return TrainState(zero, theta, tx.init(theta), key, zero.copy(), zero.copy())
+    return TrainState(zero, theta, tx.init(theta), key, zero.copy(), zero.copy(), first_dual())
+
+
+class Slope(NamedTuple):
+    """What a step's forward and backward pass over the rows of one stream gives."""
+
+    loss: jax.Array
+    """Σ nll of the new task, 0 for other streams; []"""
+    term: jax.Array
+    """Σ of the method's own terms, times m; []"""
+    weight: jax.Array
+    """Σ weight of the rows; []"""
+    gradient: dict[str, jax.Array]
+    """of Σ nll + Σ terms for the trained leaves, by path"""
 
 
 def make_train_step(
-    model: Any, task: Any, method: Method, tx: optax.GradientTransformation, multiplier: dict[str, float]
+    model: Any,
+    task: Any,
+    method: Method,
+    tx: optax.GradientTransformation,
+    multiplier: dict[str, float],
+    original: Any = None,
+    watch: Watch | None = None,
 ) -> Callable:
     """The `step(state, base, aux, batch) -> (state, metrics)` of a method on a task; `state` is donated.
 
-    `batch` holds {"new": arrays [A, B, ...]}: A micro-batches whose gradients are accumulated. The objective is
+    `batch` holds {"new": arrays [A, B, ...]}, A micro-batches whose gradients are accumulated, and the same for every
+    stream that the method reads. `original` is the original task, for methods that need to know its head. With the
+    method's own terms t of a stream's rows the objective is
 
-        Σ nll / Σ weight over all A·B rows  +  penalty(merged parameters)
+        Σ nll / Σ weight over the new rows  +  m · ( Σ_streams Σ t / Σ weight  +  penalty(merged parameters) )
 
-    A step whose loss or gradient norm is not finite changes nothing but the counters. `metrics`: loss (without the
-    penalty), penalty, grad_norm (over trained leaves, before the clip), skipped_in_a_row; scalars.
+    m is 1, or with a `watch` driven by the drop on the rows of the batch "probe" (see fft.contract).
 
-    Two compiled programs, because only the first depends on the padded length T: the gradient of the batch, compiled
-    once a length, and penalty and update, compiled once.
+    A step whose objective or gradient norm is not finite changes nothing but the counters. `metrics`: loss (of the new
+    task alone), penalty (all the rest), grad_norm (over trained leaves, before the clip), skipped_in_a_row, with a
+    watch also strength (m) and drop (on the probe's rows); scalars.
+
+    One compiled program a stream and padded length T, and one more: penalty and update do not depend on T.
     """
-    gradient, update = _make_gradient(model, task, method, multiplier), _make_update(method, tx)
+    slope = _make_slope(model, task, method, multiplier, original)
+    update = _make_update(method, tx, watch)
+
+    @jax.jit
+    def look(theta, base, rows):
+        return watch.drop(model.apply(method.merge(base, theta), rows), rows)
 
     def step(state, base, aux, batch):
-        return update(state, *gradient(state.theta, base, batch["new"], state.key, state.step), base, aux)
+        slopes = {
+            stream: slope(stream, state.theta, base, aux, rows, state.key, state.step, state.dual)
+            for stream, rows in batch.items()
+            if stream != PROBE
+        }
+        drop = look(state.theta, base, jax.tree.map(lambda x: x[0], batch[PROBE])) if watch else None
+        return update(state, slopes, drop, base, aux)
 
     return step
 
 
-def _make_gradient(model, task, method, multiplier):
-    def summed_loss(theta, base, micro, key):
+def _make_slope(model, task, method, multiplier, original):
+    def summed_loss(theta, base, aux, stream, micro, key, strength):
         inject_key, apply_key = jax.random.split(key)
         outputs = model.apply(method.inject(base, theta, inject_key), micro, apply_key)
-        nll, weight = task.loss(outputs, micro)
-        return jnp.sum(nll), jnp.sum(weight)
+        real = micro["weight"] > 0
+        nll = task.loss(outputs, micro)[0] if stream == "new" else jnp.zeros(real.shape)
+        terms = jnp.where(real, method.loss(stream, outputs, micro, aux, original), 0.0)
+        loss, term = jnp.sum(nll), jnp.sum(terms)
+        return loss + strength * term, (loss, strength * term, jnp.sum(micro["weight"]))
 
-    @jax.jit
-    def gradient(theta, base, batch, key, step):
-        """Over one step's micro-batches: Σ nll, Σ weight, and the trained leaves' gradients of Σ nll by path."""
+    @partial(jax.jit, static_argnums=0)
+    def slope(stream, theta, base, aux, batch, key, step, dual):
+        """The Slope of one step's micro-batches of a stream."""
+        if stream != "new":  # draws of its own
+            key = jax.random.fold_in(key, MOST_STEPS + STREAMS.index(stream))
         key = jax.random.fold_in(key, step)
-        slope = jax.value_and_grad(summed_loss, has_aux=True)
-        micros = batch["label"].shape[0]
+        backward = partial(jax.grad(summed_loss, has_aux=True), strength=jnp.exp(dual.log_strength))
+        micros = batch["weight"].shape[0]
         if micros == 1:
-            (loss, weight), grads = slope(theta, base, jax.tree.map(lambda x: x[0], batch), key)
+            grads, sums = backward(theta, base, aux, stream, jax.tree.map(lambda x: x[0], batch), key=key)
         else:
 
             def add(total, micro_and_index):
                 micro, index = micro_and_index
-                return jax.tree.map(jnp.add, total, slope(theta, base, micro, jax.random.fold_in(key, index))), None
+                more = backward(theta, base, aux, stream, micro, key=jax.random.fold_in(key, index))
+                return jax.tree.map(jnp.add, total, more), None
 
-            zeros = ((jnp.zeros(()), jnp.zeros(())), jax.tree.map(jnp.zeros_like, theta))
-            ((loss, weight), grads), _ = jax.lax.scan(add, zeros, (batch, jnp.arange(micros)))
-        return loss, weight, {path: g for path, g in flatten(grads).items() if multiplier[path] != 0.0}
+            zeros = (jax.tree.map(jnp.zeros_like, theta), (jnp.zeros(()),) * 3)
+            (grads, sums), _ = jax.lax.scan(add, zeros, (batch, jnp.arange(micros)))
+        return Slope(*sums, {path: g for path, g in flatten(grads).items() if multiplier[path] != 0.0})
 
-    return gradient
+    return slope
 
 
-def _make_update(method, tx):
-    def penalty_of(theta, base, aux):
-        return jnp.asarray(method.penalty(base, method.merge(base, theta), aux), jnp.float32)
+def _make_update(method, tx, watch):
+    def penalty_of(theta, base, aux, strength):
+        return strength * jnp.asarray(method.penalty(base, method.merge(base, theta), aux), jnp.float32)
+
+    # A method that adds nothing is held by smaller updates.
+    slows = watch is not None and not is_held(method)
 
     @partial(jax.jit, donate_argnums=0)
-    def update(state, loss, weight, grads, base, aux):
-        """The state after one step on what `gradient` gave, and the metrics."""
-        loss = loss / weight
-        penalty, pull = jax.value_and_grad(penalty_of)(state.theta, base, aux)
-        pulls = flatten(pull)
-        grads = {path: g / weight + pulls[path] for path, g in grads.items()}
+    def update(state, slopes, drop, base, aux):
+        """The state after one step on the slopes of its streams, and the metrics."""
+        loss = slopes["new"].loss / slopes["new"].weight
+        strength = jnp.exp(state.dual.log_strength)
+        penalty, pull = jax.value_and_grad(penalty_of)(state.theta, base, aux, strength)
+        penalty += sum(slope.term / slope.weight for slope in slopes.values())
+        grads = flatten(pull)
+        for slope in slopes.values():
+            grads |= {path: grads[path] + g / slope.weight for path, g in slope.gradient.items()}
+        trained = slopes["new"].gradient
+        grads = {path: grads[path] for path in trained}
         grad_norm = optax.tree.norm(grads)
         # Frozen leaves get a zero that no optimizer group looks at: their gradient was never computed.
         whole = map_leaves(lambda path, leaf: grads.get(path, jnp.zeros((), leaf.dtype)), state.theta)
 
         def take():
             updates, opt_state = tx.update(whole, state.opt_state, state.theta)
+            if slows:
+                updates = jax.tree.map(lambda u: u / jnp.maximum(strength, 1.0), updates)
             return optax.apply_updates(state.theta, updates), opt_state
 
         finite = jnp.isfinite(loss) & jnp.isfinite(penalty) & jnp.isfinite(grad_norm)
@@ -109,7 +165,12 @@ def _make_update(method, tx):
         missed = 1 - finite.astype(jnp.int32)
         in_a_row = (state.skipped_in_a_row + 1) * missed
         metrics = {"loss": loss, "penalty": penalty, "grad_norm": grad_norm, "skipped_in_a_row": in_a_row}
-        return TrainState(state.step + 1, theta, opt_state, state.key, state.skipped + missed, in_a_row), metrics
+        dual = state.dual
+        if watch is not None:
+            metrics |= {"strength": strength, "drop": drop}
+            dual = watch.advance(dual, drop)
+        skipped = state.skipped + missed
+        return TrainState(state.step + 1, theta, opt_state, state.key, skipped, in_a_row, dual), metrics
 
     return update
 

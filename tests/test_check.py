@@ -1,5 +1,6 @@
 """`fft check`: the same figures as a run's own, a verdict for any two checkpoints, and what is refused."""
 
+import io
 import json
 import shutil
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import tiny_checkpoint
 from outline import Outline
+from rich.console import Console
 from safetensors.numpy import load_file, save_file
 from tiny_runs import fft, record, refused, tune
 
@@ -14,7 +16,7 @@ import fft.pair as fft_pair
 from fft.budget import Budget
 from fft.check import Asked, Request, check
 from fft.experiment import Data
-from fft.report.checked import one_line, page
+from fft.report.checked import one_line, page, show
 from fft.retention import overall
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -131,6 +133,19 @@ def test_what_was_lost_is_named_by_label_and_by_row_with_its_text(tiny, hurt, tm
     assert worst["label"] == "negative" and worst["lost"] == len(wrong) and least["lost"] == 0
     assert "the first 10 of" in answer.err and found["worse"][9]["text"] in answer.err
     assert found["worse"][10]["text"] not in answer.err
+
+
+def test_the_tables_fit_80_columns_and_lose_nothing(tiny, hurt):
+    found = check(Request(str(tiny / "bert"), str(hurt), (Asked(Data(str(tiny / "original.csv"))),), Budget(0.01)))
+    change = found.record["original"][0]["change"]
+    console = Console(width=80, file=io.StringIO(), color_system=None)
+    show(found.record, console)
+    text = console.file.getvalue()
+    table = text[: text.index("fail:")]
+    assert max(len(line.rstrip()) for line in table.splitlines()) <= 80
+    low, high = (f"{change[end]:+.3f}".replace("-", "−") for end in ("low", "high"))
+    assert f"[{low},{high}]" in table.split() and "fail" in table.split()
+    assert f"original: accuracy, p = {change['mcnemar_p']:.2g};" in text
 
 
 def test_without_out_nothing_is_written(tiny, hurt, tmp_path, monkeypatch):

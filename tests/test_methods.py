@@ -42,6 +42,8 @@ CHAINS = [
     "lora+l2sp+freeze",
     "full+wise",
     "lora+ewc+wise",
+    "lora+kl+replay",
+    "freeze+lwf+distill+ewc",
 ]
 
 
@@ -50,7 +52,22 @@ def task(name="new", classes=3):
 
 
 def context(base):
-    return Context(MODEL, base, ("new",), task("original"), lambda n, size: [toy_batch(rows=8, filler=3)])
+    def outputs(stream, part):
+        found = MODEL.apply(base, stream_batch(stream))
+        return np.asarray(found["logits"]["original"] if part == "logits" else found["pooled"])
+
+    batches = {"batches": lambda n, size: [toy_batch(rows=8, filler=3)]}
+    return Context(MODEL, base, ("new",), task("original"), **batches, outputs=outputs)
+
+
+def stream_batch(stream, seed=0):
+    """Eight rows of a stream, the same in every step but those of the new task."""
+    return toy_batch(seed if stream == "new" else 50, filler=0 if stream == "new" else 2)
+
+
+def step_batch(method, seed=0):
+    """What one step of a method reads."""
+    return {name: {k: v[None] for k, v in stream_batch(name, seed).items()} for name in ("new", *method.streams)}
 
 
 @pytest.fixture
@@ -64,15 +81,14 @@ def stepper(method, base, lr=0.05, steps=10, **optim):
     tx = make_optimizer(theta, multiplier, Optim(lr=lr, warmup=0.0, **optim), steps)
     aux = method.prepare(context(base), jax.random.key(2))
     tx = method.transform(tx, aux)
-    step = make_train_step(MODEL, task(), method, tx, multiplier)
+    step = make_train_step(MODEL, task(), method, tx, multiplier, task("original"))
     return step, init_state(theta, tx, jax.random.key(3)), aux, multiplier
 
 
 def trained(method, base, steps=3, **optim):
     step, state, aux, multiplier = stepper(method, base, **optim)
     for i in range(steps):
-        batch = {"new": {k: v[None] for k, v in toy_batch(i).items()}}
-        state, metrics = step(state, base, aux, batch)
+        state, metrics = step(state, base, aux, step_batch(method, i))
     return state, metrics, multiplier
 
 

@@ -29,7 +29,7 @@ FLAGS = (
     "--eval-every",
     3,
     "--method",
-    "full+ewc",
+    "full+ewc+replay",
 )
 FLAGS = (*FLAGS, "--ewc.samples", 32, "--keep", "latest")
 

@@ -42,8 +42,9 @@ def refused(answer, message, code=2):
 
 
 def tune(tiny, out, *flags, model="bert", new="new.csv", original="original.csv"):
-    """`fft tune --json` on the tiny base in this process; `original` None: no original task."""
+    """`fft tune --json` on the tiny base in this process; `original` None: no original task; full unless said."""
     kept = ("--original", tiny / original) if original else ()
+    kept += () if {"--method", "--config"} & set(flags) else ("--method", "full")
     return fft("tune", "--model", tiny / model, "--new", tiny / new, *kept, "--out", out, *flags, "--json")
 
 

@@ -43,6 +43,7 @@ def toy_batch(seed=0, rows=8, width=4, classes=3, filler=0):
     return {
         "x": rng.normal(size=(rows, width)).astype(np.float32),
         "label": rng.integers(0, classes, rows).astype(np.int32),
+        "row": np.arange(rows, dtype=np.int32),
         "weight": weight,
     }
 

@@ -15,12 +15,16 @@ from fft.schema import TELLS_DEFAULT
 
 @dataclass(frozen=True)
 class Flags:
-    """Put finished runs side by side: one table, and one picture of original against new score."""
+    """Put finished runs side by side: one table, and one picture of original against new score.
+
+    Where a method has several strengths, also its whole front: hypervolume, and the original score at the same new
+    score, with intervals over seeds.
+    """
 
     runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], TELLS_DEFAULT]
     """run folders, at least one"""
     out: Path | None = None
-    """write the picture to OUT.svg and OUT.png and the table to OUT.md"""
+    """write the picture to OUT.svg and OUT.png and the table to OUT.md; fronts to OUT-fronts, courses to OUT-steps"""
     json: bool = False
     """print the result as one JSON object on standard output, everything else on standard error"""
 
@@ -38,7 +42,8 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     for warning in differences(records):
         console.out(f"warning: {warning}", highlight=False)
     show(records, console, flags.out)
-    return {"runs": records, "warnings": differences(records)}, 0
+    found = show_fronts(records, console, flags.out)
+    return {"runs": records, "fronts": found, "warnings": differences(records)}, 0
 
 
 def differences(records: list[dict]) -> list[str]:
@@ -70,3 +75,31 @@ def show(records: list[dict], console: Console, stem: Path | None) -> None:
     replace_file(table, tables.markdown(records).encode())
     written = [table, *front_of_runs(records, stem)]
     console.out(f"wrote {', '.join(map(str, written))}", highlight=False)
+
+
+def show_fronts(records: list[dict], console: Console, stem: Path | None) -> dict:
+    """Print the table of the methods' fronts where one has several settings; with a path write it, and the pictures
+    over strengths and over steps. {"matched", "methods"} of what was found.
+    """
+    from fft.fronts import fronts
+    from fft.record import plain, replace_file
+    from fft.report.fronts import draw_fronts, draw_steps, fronts_markdown, fronts_table
+
+    found, matched = fronts(records)
+    written = []
+    if any(front.settings > 1 for front in found):
+        console.print(fronts_table(found, matched))
+        if stem is not None:
+            table = stem.with_name(f"{stem.name}-fronts.md")
+            replace_file(table, fronts_markdown(found, matched).encode())
+            written += [table, *draw_fronts(found, matched, records, stem.with_name(f"{stem.name}-fronts"))]
+    if stem is not None:
+        written += draw_steps(records, stem.with_name(f"{stem.name}-steps"))
+    if written:
+        console.out(f"wrote {', '.join(map(str, written))}", highlight=False)
+    methods = {
+        front.method: front._asdict()
+        | {"hypervolume": front.hypervolume._asdict(), "original": front.original._asdict()}
+        for front in found
+    }
+    return plain({"matched": matched, "methods": methods})

@@ -10,12 +10,14 @@ from typing import Annotated, Literal
 import tyro
 from rich.console import Console
 
+from fft import auto
 from fft.errors import InputError
-from fft.experiment import NO_DATA, Data, Experiment, Optim, Retention, load
+from fft.experiment import NO_DATA, NO_TEXTS, Data, Experiment, Optim, Retention, Texts, load
 from fft.methods import METHODS, parse_chain
 from fft.metrics import METRICS
 from fft.schema import TELLS_DEFAULT
 
+AUTO = "auto"
 Settings = dataclasses.make_dataclass(
     "Settings",
     [(name, kind, field(default_factory=kind)) for name, kind in METHODS.items() if dataclasses.fields(kind)],
@@ -37,10 +39,11 @@ class Flags:
     """a folder with a Hugging Face checkpoint (safetensors), or hf:NAME"""
     new: Data = NO_DATA
     original: Data = NO_DATA
+    unlabelled: Texts = NO_TEXTS
     metric: Annotated[str | None, TELLS_DEFAULT] = None
     """the score of both tasks, where it fits (default: accuracy, or pearson for regression)"""
-    method: str = "full"
-    """methods joined by +, as in lora+ewc"""
+    method: str = AUTO
+    """methods joined by +, as in lora+ewc; auto chooses by what there is of the original task, and says why"""
     fisher: Annotated[str | None, TELLS_DEFAULT] = None
     """what `fft fisher` wrote: ewc reads it in place of a pass of its own (the same as --ewc.fisher)"""
     head: Literal["new", "shared"] = Experiment.head
@@ -61,6 +64,10 @@ class Flags:
     retention: tyro.conf.OmitArgPrefixes[Retention] = field(default_factory=Retention)
     settings: Annotated[Settings, tyro.conf.arg(name="")] = field(default_factory=Settings)
 
+    def choice(self) -> auto.Choice | None:
+        """What `--method auto` comes to; None for methods that were named."""
+        return auto.choose(bool(self.original.source), bool(self.unlabelled.source)) if self.method == AUTO else None
+
     def experiment(self) -> Experiment:
         """The experiment these flags describe."""
         if not self.model:
@@ -75,17 +82,22 @@ class Flags:
             if settings["ewc"].fisher not in (None, self.fisher):
                 raise InputError(f"--fisher {self.fisher} and --ewc.fisher {settings['ewc'].fisher} differ; give one")
             settings["ewc"] = dataclasses.replace(settings["ewc"], fisher=self.fisher)
+        method, choice = self.method, self.choice()
+        if choice:
+            method = choice.method
+            settings[method] = dataclasses.replace(settings[method], **choice.settings)
         return Experiment(
             self.model,
             new,
             original if self.original.source else None,
-            parse_chain(self.method, settings),
+            parse_chain(method, settings),
             self.optim,
             self.retention,
             self.head,
             self.original_head,
             self.max_length,
             self.seed,
+            self.unlabelled if self.unlabelled.source else None,
         )
 
 
@@ -97,6 +109,7 @@ def flags_of(experiment: Experiment, out: Path) -> Flags:
         out,
         **{name: getattr(experiment, name) for name in same},
         original=experiment.original or NO_DATA,
+        unlabelled=experiment.unlabelled or NO_TEXTS,
         method=experiment.method.label,
         settings=dataclasses.replace(Settings(), **members),
     )
@@ -144,6 +157,8 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     from fft.run import run
 
     experiment = flags.experiment()
+    if choice := flags.choice():
+        console.out(choice, highlight=False)
     board = Board(flags.out / "tensorboard") if flags.tensorboard else None
     with Display(console) as display, board or nullcontext():
         finished = run(experiment, flags.out, tee(display.show, board.show) if board else display.show)

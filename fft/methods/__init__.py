@@ -4,13 +4,17 @@ import dataclasses
 from typing import Any
 
 from fft.errors import InputError
-from fft.methods.base import Chain, Context, Method, chain
+from fft.methods.base import Chain, Context, Given, Method, chain
+from fft.methods.distill import Distill
 from fft.methods.ewc import EWC
 from fft.methods.freeze import Freeze
 from fft.methods.full import Full
+from fft.methods.kl import KL
 from fft.methods.l2sp import L2SP
 from fft.methods.layerwise import Layerwise
 from fft.methods.lora import LoRA
+from fft.methods.lwf import LwF
+from fft.methods.replay import Replay
 from fft.methods.wise import Wise
 from fft.schema import validated
 
@@ -21,20 +25,29 @@ METHODS: dict[str, type[Method]] = {
     "l2sp": L2SP,
     "ewc": EWC,
     "lora": LoRA,
+    "replay": Replay,
+    "kl": KL,
+    "lwf": LwF,
+    "distill": Distill,
     "wise": Wise,
 }
 
 __all__ = [
     "EWC",
+    "KL",
     "L2SP",
     "METHODS",
     "Chain",
     "Context",
+    "Distill",
     "Freeze",
     "Full",
+    "Given",
     "Layerwise",
     "LoRA",
+    "LwF",
     "Method",
+    "Replay",
     "Wise",
     "chain",
     "parse_chain",

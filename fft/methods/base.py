@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 
 PREDICT_BATCH = 32
+MOST_RATIO = 16.0
+"""rows of a stream that a step reads for each new row, at most"""
 
 
 class Context(NamedTuple):
@@ -38,6 +40,9 @@ class Context(NamedTuple):
     """of the base's weights as they were loaded"""
     note: Callable[[str], None] = lambda text: None
     """keeps a sentence for the run's record"""
+    outputs: Callable[[str, str], np.ndarray] | None = None
+    """outputs(stream, "logits" of the original's head, [N, C], or "pooled", [N, D]): the base's, dropout off, at the
+    places of a stream's training rows; zeros for rows that no step of the run will see"""
     poll: Callable[[], None] = lambda: None
     """called between batches; raises when the run is asked to stop"""
 
@@ -55,6 +60,20 @@ class Context(NamedTuple):
             logits.append(np.asarray(apply(self.base, batch))[real])
             labels.append(batch["label"][real])
         return np.concatenate(logits), np.concatenate(labels)
+
+
+class Given(NamedTuple):
+    """What `Method.check` may look at: what a run is to be made of, before it writes anything."""
+
+    base: Params
+    """the base parameters as loaded, without heads that the run will make"""
+    base_sha256: str
+    original: Any = None
+    """the TaskData of the original task, or None"""
+    kept: Any = None
+    """the original task: that of the original data, else what the base's own head serves, else None"""
+    fitted: bool = False
+    """whether the original's head is still to be fitted"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,14 +95,17 @@ class Method:
         return self.name
 
     @property
+    def streams(self) -> Mapping[str, float]:
+        """What a step reads beside the new task's batch: {"original" or "unlabelled": rows of it for each new row}."""
+        return {}
+
+    @property
     def members(self) -> tuple["Method", ...]:
         """The methods this one is composed of."""
         return (self,)
 
-    def check(self, base: Params, base_sha256: str, original: Any, fitted: bool) -> tuple[str, ...]:
-        """Refuse what does not fit the base as loaded or the original task (a TaskData, or None), before a run writes
-        anything; `fitted` says that the original's head is still to be fitted. Returns notes for the run's record.
-        """
+    def check(self, given: Given) -> tuple[str, ...]:
+        """Refuse what does not fit the base or the original task. Returns notes for the run's record."""
         return ()
 
     def prepare(self, context: Context, key: jax.Array) -> Params:
@@ -104,6 +126,14 @@ class Method:
 
     def penalty(self, base: Params, params: Params, aux: Params) -> jax.Array | float:
         """A scalar added to the mean loss, as a function of the MERGED parameters."""
+        return 0.0
+
+    def loss(self, stream: str, outputs: dict, batch: dict, aux: Params, task: Any) -> jax.Array | float:
+        """Terms [B] of the rows of a stream, "new" or one of `streams`: Σ / Σ weight of them joins the objective.
+
+        `outputs` are the model's on `batch`, which holds "row" int32 [B], the rows' places in the stream's training
+        rows; `task` is the original task, which names its head.
+        """
         return 0.0
 
     def rules(self, paths: Iterable[str], depth: int) -> Rules:
@@ -142,6 +172,12 @@ class Chain(Method):
         return any(method.needs_original for method in self.methods)
 
     @property
+    def streams(self) -> Mapping[str, float]:
+        """Every stream that a member reads; where several do, they share the rows of the one that asks for most."""
+        read = [pair for method in self.methods for pair in method.streams.items()]
+        return {name: max(share for other, share in read if other == name) for name, _ in read}
+
+    @property
     def default_lr(self) -> float:
         return self._carrier.default_lr
 
@@ -150,8 +186,8 @@ class Chain(Method):
         """The member that owns the trainable tree."""
         return next((method for method in self.methods if method.reparametrizes), self.methods[0])
 
-    def check(self, base: Params, base_sha256: str, original: Any, fitted: bool) -> tuple[str, ...]:
-        return tuple(note for m in self.methods for note in m.check(base, base_sha256, original, fitted))
+    def check(self, given: Given) -> tuple[str, ...]:
+        return tuple(note for method in self.methods for note in method.check(given))
 
     def prepare(self, context: Context, key: jax.Array) -> Params:
         keys = jax.random.split(key, len(self.methods))
@@ -169,6 +205,9 @@ class Chain(Method):
 
     def penalty(self, base: Params, params: Params, aux: Params) -> jax.Array | float:
         return sum((m.penalty(base, params, aux.get(m.name, {})) for m in self.methods), 0.0)
+
+    def loss(self, stream: str, outputs: dict, batch: dict, aux: Params, task: Any) -> jax.Array | float:
+        return sum((m.loss(stream, outputs, batch, aux.get(m.name, {}), task) for m in self.methods), 0.0)
 
     def transform(self, tx: "optax.GradientTransformation", aux: Params) -> "optax.GradientTransformation":
         for method in self.methods:

@@ -2,7 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from fft.errors import InputError
 from fft.fisher import FisherPass
 from fft.information import load_fisher, tasks_of
-from fft.methods.base import Context, Method, leaf_sum
+from fft.methods.base import Context, Given, Method, leaf_sum
 from fft.paths import Params, flatten
 from fft.schema import TELLS_DEFAULT, between
 from fft.storage import Storage, pack, unpack
@@ -53,16 +53,17 @@ class EWC(FisherPass, Method):
         """Whether the original task's data are needed before step 1."""
         return self.fisher is None
 
-    def check(self, base: Params, base_sha256: str, original: Any, fitted: bool) -> tuple[str, ...]:
+    def check(self, given: Given) -> tuple[str, ...]:
         """Whether the artefact named is one of this base, of a head as it stands there, and of the original task."""
         if self.fisher is None:
             return ()
-        _, told = load_fisher(self.fisher, base, base_sha256)
-        if fitted:
+        _, told = load_fisher(self.fisher, given.base, given.base_sha256)
+        if given.fitted:
             raise InputError(
                 f"--original-head fit trains a head that the Fisher information in {self.fisher} knows nothing of: "
                 "leave --fisher out, and the run measures its own"
             )
+        original = given.original
         if original is None:
             return ()
         if original.task.name not in told["tasks"]:
@@ -97,7 +98,7 @@ class EWC(FisherPass, Method):
         return {"fisher": stored, "unit": jnp.float32(unit)}
 
     def _measured(self, context, key):
-        if context.original is None:
+        if context.batches is None:
             raise InputError("EWC measures the original task: give --original, or --fisher")
         fisher, task = self.measure(context, key)
         sigma = f", residual sd {task.sigma:.4g}" if task.kind == "regression" else ""

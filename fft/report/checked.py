@@ -18,9 +18,12 @@ if TYPE_CHECKING:
 
     from fft.check import Checked
 
-SHOWN, ON_PAGE = 10, 500  # examples of a list on the terminal, on the page
+SHOWN, ON_PAGE = 10, 500  # examples of a list on the terminal, on the page; labels on the terminal
 WIDTH = 60  # characters of a text on the terminal
-COLUMNS = "change: tuned less base, + is better, with its paired 95 % interval; p: McNemar's exact test"
+COLUMNS = (
+    "change: tuned less base, + is better, with its paired 95 % interval; lost, gained: examples that are newly wrong, "
+    "newly right; p: McNemar's exact test of a change"
+)
 
 # ---------------------------------------------------------------- columns
 
@@ -32,16 +35,12 @@ def _path(change: dict[str, Any]) -> str:
 def _interval(change: dict[str, Any]) -> str:
     if change["low"] is None or change["high"] is None:
         return "?"
-    return f"[{signed(change['low'])}, {signed(change['high'])}]"
+    return f"[{signed(change['low'])},{signed(change['high'])}]"  # no space: a narrow terminal would break it there
 
 
 def _of_change(cell):
     """A cell of a task's change; a dash where the base has no score."""
     return lambda row: NONE if row[1]["change"] is None else cell(row[1]["change"])
-
-
-def _p(change: dict[str, Any]) -> str:
-    return NONE if change["mcnemar_p"] is None else f"{change['mcnemar_p']:.2g}"
 
 
 def _count(name: str):
@@ -59,14 +58,12 @@ def _scores(row: tuple[str, dict[str, Any]]) -> str:
 
 SCORES = (
     Column("task", lambda row: row[0], number=False),
-    Column("metric", lambda row: row[1]["score"]["metric"], number=False),
     Column("rows", lambda row: f"{row[1]['score']['n']:,}"),
     Column("base → tuned", _scores),
     Column("change", _of_change(lambda change: signed(change["change"]))),
     Column("95 % interval", _of_change(_interval)),
-    Column("p", _of_change(_p)),
-    Column("newly wrong", _count("lost")),
-    Column("newly right", _count("gained")),
+    Column("lost", _count("lost")),
+    Column("gained", _count("gained")),
     Column("verdict", _outcome, number=False, style=lambda row: STYLES.get(_outcome(row), "")),
 )
 LABELS = (
@@ -75,8 +72,8 @@ LABELS = (
     Column("base → tuned", _path),
     Column("change", lambda row: signed(row["change"])),
     Column("95 % interval", _interval),
-    Column("newly wrong", lambda row: f"{row['lost']:,}"),
-    Column("newly right", lambda row: f"{row['gained']:,}"),
+    Column("lost", lambda row: f"{row['lost']:,}"),
+    Column("gained", lambda row: f"{row['gained']:,}"),
 )
 
 
@@ -104,6 +101,15 @@ def one_line(text: str, most: int = WIDTH) -> str:
 
 
 # ---------------------------------------------------------------- in words
+
+
+def caption(record: dict[str, Any]) -> str:
+    """The metric and McNemar's p of every task, and what the columns mean."""
+    said = []
+    for name, task in _tasks(record):
+        p = task["change"] and task["change"]["mcnemar_p"]
+        said.append(f"{name}: {task['score']['metric']}" + ("" if p is None else f", p = {p:.2g}"))
+    return "; ".join([*said, COLUMNS])
 
 
 def verdict_sentence(record: dict[str, Any], task: dict[str, Any]) -> str:
@@ -150,12 +156,13 @@ def show(record: dict[str, Any], console: Console) -> None:
     for note in all_notes(record):
         console.out(f"note: {note}", highlight=False)
     scores = rich_table(SCORES, _tasks(record))
-    scores.caption = COLUMNS
+    scores.caption = caption(record)
     console.print(scores)
     brief = (*EXAMPLES[:-1], Column("text", lambda row: one_line(_text(row)), number=False))
     for task in record["original"]:
-        if task["labels"]:
-            console.print(rich_table(LABELS, task["labels"]))
+        if labels := task["labels"]:
+            console.out(f"by label, {_listed(labels, SHOWN)}:", highlight=False)
+            console.print(rich_table(LABELS, labels[:SHOWN]))
         if task["worse"]:
             console.out(f"{_title(task, 'worse')}, {_listed(task['worse'], SHOWN)}:", highlight=False)
             console.print(rich_table(brief, task["worse"][:SHOWN]))
@@ -189,7 +196,7 @@ def page(record: dict[str, Any]) -> str:
 
 
 def _table_of_scores(record: dict[str, Any]) -> str:
-    return f"<h2>Scores</h2>\n{table(SCORES, _tasks(record))}\n<p class='note'>{escape(COLUMNS)}</p>"
+    return f"<h2>Scores</h2>\n{table(SCORES, _tasks(record))}\n<p class='note'>{escape(caption(record))}</p>"
 
 
 def _by_label(task: dict[str, Any]) -> str:

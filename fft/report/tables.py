@@ -118,7 +118,7 @@ def before_after(runs: Sequence[dict[str, Any]]) -> Table:
 
 def markdown(runs: Sequence[dict[str, Any]]) -> str:
     """The table of `before_after` as Markdown, its caption below it."""
-    return f"{_markdown(BEFORE_AFTER, runs)}\n\n{caption(runs)}\n"
+    return f"{markdown_table(BEFORE_AFTER, runs)}\n\n{caption(runs)}\n"
 
 
 def caption(runs: Sequence[dict[str, Any]]) -> str:
@@ -161,7 +161,7 @@ def parameter_table(table: Sequence[dict[str, Any]]) -> Table:
 
 def parameter_markdown(table: Sequence[dict[str, Any]]) -> str:
     """The table of `parameter_table` as Markdown."""
-    return _markdown(PARAMETERS, groups(table)) + "\n"
+    return markdown_table(PARAMETERS, groups(table)) + "\n"
 
 
 def groups(table: Sequence[dict[str, Any]]) -> list[Group]:
@@ -253,7 +253,7 @@ def _broken(name: str) -> str:
     return name.replace("+", "+\n") if len(name) > 12 else name
 
 
-def _markdown(columns: Sequence[Column], rows: Sequence[Any]) -> str:
+def markdown_table(columns: Sequence[Column], rows: Sequence[Any]) -> str:
     """A Markdown table; a | within a cell is escaped, a line break becomes a space."""
     lines = [[column.header for column in columns], ["---:" if column.number else "---" for column in columns]]
     lines += [[" ".join(text.replace("|", "\\|").split()) for text in line] for line in cells(columns, rows)]

@@ -16,7 +16,9 @@ from fft.tasks.prepare import (
     prepare,
     prepare_held_out,
     prepare_scored,
+    prepare_unlabelled,
     read_scored,
+    task_of,
 )
 from fft.tasks.regress import Regress
 from fft.tasks.rows import Columns, Rows
@@ -48,6 +50,8 @@ __all__ = [
     "prepare",
     "prepare_held_out",
     "prepare_scored",
+    "prepare_unlabelled",
     "read_scored",
     "read_source",
+    "task_of",
 ]

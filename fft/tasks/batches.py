@@ -85,10 +85,11 @@ class TrainBatches:
         return -(-len(self.encoded.ids) // self.batch_size)
 
     def batch(self, index: int) -> Batch:
-        """Batch number `index`, counted from 0 over all epochs."""
+        """Batch number `index`, counted from 0 over all epochs; also "row" int32 [B], the rows' positions."""
         picked = self.rows(index)
         length = _shortest_room(int(self._tokens[picked].max()), self.lengths)
-        return collate(self.encoded, picked, self.batch_size, length, self.pad_id)
+        batch = collate(self.encoded, picked, self.batch_size, length, self.pad_id)
+        return {**batch, "row": picked.astype(np.int32)}
 
     def rows(self, index: int) -> np.ndarray:
         """Positions of the rows of batch `index`, int64 [B]."""

@@ -49,6 +49,21 @@ class Classify:
         """The task itself: class probabilities have no scale to fit."""
         return self
 
+    def divergence(self, teacher: jax.Array, logits: jax.Array, temperature: float) -> jax.Array:
+        """τ² KL(softmax(teacher / τ) ‖ softmax(logits / τ)) in nats of every example; [B, C] twice -> float32 [B].
+
+        τ² keeps the size of the gradient (Hinton et al. 2015, arXiv 1503.02531, section 2).
+        """
+        before, now = (jax.nn.log_softmax(z.astype(jnp.float32) / temperature) for z in (teacher, logits))
+        return temperature**2 * jnp.sum(jnp.exp(before) * (before - now), axis=-1)
+
+    def credit(self, logits: jax.Array, label: jax.Array, spread: float) -> jax.Array:
+        """1 where the label is the likeliest class, else 0: the mean is the accuracy; [B, C], [B] -> float32 [B].
+
+        It stands for macro_f1 and mcc too, which have no score of one example.
+        """
+        return (jnp.argmax(logits, axis=-1) == label).astype(jnp.float32)
+
     def sample(self, key: jax.Array, logits: jax.Array) -> jax.Array:
         """Labels int32 [B] drawn from the model's own distribution softmax(logits [B, C])."""
         return jax.random.categorical(key, logits)

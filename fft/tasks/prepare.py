@@ -12,10 +12,20 @@ from fft.tasks.classify import Classify, encode_labels, numbers_for_names
 from fft.tasks.regress import Regress, encode_targets
 from fft.tasks.rows import Columns, Rows
 from fft.tasks.sources import ROLES, open_source
-from fft.tasks.splits import Splits, make_splits, text_keys
+from fft.tasks.splits import Splits, make_splits, text_keys, training_split
 from fft.tasks.tokenize import Encoded, Tokenizer, encode, load_tokenizer
 
 Task = Classify | Regress
+
+
+class Unlabelled(NamedTuple):
+    """What texts without labels have in place of a task."""
+
+    name: str = "unlabelled"
+    kind: str = "texts"
+    labels: tuple[str, ...] = ()
+
+
 DEFAULT_LENGTH = 128
 DEFAULT_METRICS = {"classification": "accuracy", "regression": "pearson"}
 
@@ -49,12 +59,18 @@ def prepare(data: Any, checkpoint: Any, name: str, head: Any, experiment: Any) -
     found = make_splits(data.source, columns_of(data), data.validation, data.test)
     task = _task(data, name, head, _labelling_rows(found))
     rows = dict(found.rows)
-    if data.train_rows is not None and data.train_rows < len(rows["train"].texts):
-        order = np.random.default_rng(experiment.seed).permutation(len(rows["train"].texts))
-        rows["train"] = rows["train"].take(np.sort(order[: data.train_rows]).tolist())
+    rows["train"] = _at_most(data.train_rows, rows["train"], experiment.seed)
     prepared = _encoded(task, rows, checkpoint, experiment.max_length, numbers=head is not None)
     notes = _check_training(task, rows, prepared.splits)
     return prepared._replace(warnings=(*found.warnings, *notes, *prepared.warnings))
+
+
+def prepare_unlabelled(texts: Any, checkpoint: Any, experiment: Any) -> TaskData:
+    """Texts without labels (fft.experiment.Texts), all of them in the split 'train'. Raises InputError as `prepare`."""
+    opened = open_source(texts.source)
+    rows = opened.read(training_split(opened), Columns(texts.text, texts.pair, None))
+    rows = {"train": _at_most(texts.rows, rows, experiment.seed)}
+    return _encoded(Unlabelled(), rows, checkpoint, experiment.max_length, numbers=False)
 
 
 def read_scored(data: Any, held_out: bool = False) -> Rows:
@@ -115,6 +131,11 @@ def drop_overlap(trained: TaskData, scored: TaskData) -> tuple[TaskData, tuple[s
     return trained._replace(splits=splits, keys=keys, identity=_identity(trained.task, splits, keys)), (note,)
 
 
+def task_of(name: str, head: Any) -> Task:
+    """The task that a head serves, for what needs no data of it."""
+    return Regress(name) if head.kind == "regression" else Classify(name, tuple(head.labels))
+
+
 def head_of(task: Task) -> Any:
     """The fft.models.Head that serves `task`."""
     from fft.models.model import Head
@@ -125,6 +146,13 @@ def head_of(task: Task) -> Any:
 def columns_of(data: Any) -> Columns:
     """The columns that a Data setting names."""
     return Columns(data.text, data.pair, data.label)
+
+
+def _at_most(most: int | None, rows: Rows, seed: int) -> Rows:
+    """A seeded choice of at most so many rows, in their order."""
+    if most is None or most >= len(rows.texts):
+        return rows
+    return rows.take(np.sort(np.random.default_rng(seed).permutation(len(rows.texts))[:most]).tolist())
 
 
 def _labelling_rows(found: Splits) -> Rows:
@@ -155,7 +183,7 @@ def _encoded(task: Task, rows: dict[str, Rows], checkpoint: Any, max_length: int
     max_length = min(DEFAULT_LENGTH, config.max_positions) if max_length is None else max_length
     tokenizer: Tokenizer = load_tokenizer(checkpoint.folder, config.vocab_size)
     for role, part in rows.items():
-        if task.kind == "regression":
+        if task.kind != "classification":
             labels = encode_targets(part)
         else:
             labels, _ = encode_labels(part, task.labels, numbers)

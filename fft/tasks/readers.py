@@ -19,9 +19,10 @@ _LONGEST_FIELD = 2**31 - 1
 
 
 def read_file(path: Path, columns: Columns) -> Rows:
-    """The rows of one file; its ending decides the format: .csv, .tsv, .jsonl or .ndjson, .parquet.
+    """The rows of one file; its ending decides the format: .csv, .tsv, .jsonl or .ndjson, .parquet, .txt.
 
-    CSV and TSV have a header line; a field may be quoted with " and then hold delimiters and line ends.
+    CSV and TSV have a header line; a field may be quoted with " and then hold delimiters and line ends. A .txt file
+    has a text a line, in a column called text, and no labels.
     Raises InputError naming file, row and column.
     """
     readers = {
@@ -30,6 +31,7 @@ def read_file(path: Path, columns: Columns) -> Rows:
         ".jsonl": _read_jsonl,
         ".ndjson": _read_jsonl,
         ".parquet": _read_parquet,
+        ".txt": _read_lines,
     }
     ending = path.suffix.lower()
     if ending not in readers:
@@ -66,7 +68,8 @@ def _read_delimited(path: Path, columns: Columns, delimiter: str) -> Rows:
         if header.count(name) > 1:
             raise InputError(f"{path}: two columns are named {name!r}")
     require_columns(str(path), header, columns)
-    swallowed = _Swallowed(path, header.index(columns.label), len(header), delimiter)
+    label = None if columns.label is None else header.index(columns.label)
+    swallowed = _Swallowed(path, label, len(header), delimiter)
 
     def rows() -> Iterator[tuple[str, dict]]:
         for number, (line, raw, fields) in enumerate(records, 1):
@@ -116,15 +119,17 @@ class _Swallowed:
     """Finds a pair of stray quotes that makes one legal field out of several rows.
 
     Suspect: a record over several lines, each of which, its quotes taken as plain characters, is a row with as many
-    fields as the header and a label that one-line rows have too.
+    fields as the header and a label that one-line rows have too. Rows without labels are never suspect.
     """
 
-    def __init__(self, path: Path, label: int, width: int, delimiter: str):
+    def __init__(self, path: Path, label: int | None, width: int, delimiter: str):
         self.path, self.label, self.width, self.delimiter = path, label, width, delimiter
         self.labels: set[str] = set()
         self.suspects: list[tuple[int, int, list[str]]] = []
 
     def see(self, number: int, line: int, raw: str, fields: list[str]) -> None:
+        if self.label is None:
+            return
         parts = [part for part in re.split(r"[\r\n]+", raw) if part]
         if len(parts) < 2:
             self.labels.add(fields[self.label])
@@ -160,6 +165,14 @@ def _read_jsonl(path: Path, columns: Columns) -> Rows:
             yield place, record
 
     return collect(str(path), columns, rows())
+
+
+def _read_lines(path: Path, columns: Columns) -> Rows:
+    require_columns(str(path), [Columns().text], columns)
+    lines = enumerate(_decoded(path).splitlines(), 1)
+    return collect(
+        str(path), columns, ((f"line {number}", {columns.text: line}) for number, line in lines if line.strip())
+    )
 
 
 def _read_parquet(path: Path, columns: Columns) -> Rows:

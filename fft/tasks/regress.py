@@ -48,6 +48,20 @@ class Regress:
         sigma = float(np.sqrt(np.mean((logits[:, 0] - targets) ** 2, dtype=np.float64)))
         return dataclasses.replace(self, sigma=max(sigma, SMALLEST_SIGMA))
 
+    def divergence(self, teacher: jax.Array, logits: jax.Array, temperature: float) -> jax.Array:
+        """KL between the normals around two predictions, (f* - f)² / 2σ²; [B, 1] twice -> float32 [B].
+
+        The temperature plays no part: it would widen both normals by τ², which the factor τ² takes back.
+        """
+        return 0.5 * jnp.square((teacher - logits)[:, 0].astype(jnp.float32) / self.sigma)
+
+    def credit(self, logits: jax.Array, label: jax.Array, spread: float) -> jax.Array:
+        """−(y − f)² / 2 `spread`, with the variance of the labels; [B, 1], [B] -> float32 [B].
+
+        What its mean loses is what a correlation r loses, to first order and up to 1/r: r² = 1 − mean (y − f)² / var y.
+        """
+        return -0.5 * jnp.square(label - logits[:, 0]).astype(jnp.float32) / spread
+
     def sample(self, key: jax.Array, logits: jax.Array) -> jax.Array:
         """Targets float32 [B] drawn from the model's own distribution, normal around logits [B, 1] with sd σ."""
         return logits[:, 0] + self.sigma * jax.random.normal(key, logits.shape[:1])

@@ -34,15 +34,15 @@ class Rows(NamedTuple):
 
 
 class Columns(NamedTuple):
-    """Which columns of a source hold the text, the second text of a pair (None: there is none) and the label."""
+    """Which columns of a source hold the text, the second text of a pair and the label; None: there is none."""
 
     text: str = "text"
     pair: str | None = None
-    label: str = "label"
+    label: str | None = "label"
 
     def named(self) -> tuple[str, ...]:
         """The columns that are read."""
-        return (self.text, self.label) if self.pair is None else (self.text, self.pair, self.label)
+        return tuple(name for name in self if name is not None)
 
 
 def require_columns(source: str, there: Sequence[str], columns: Columns) -> None:
@@ -61,7 +61,8 @@ def require_columns(source: str, there: Sequence[str], columns: Columns) -> None
 def collect(source: str, columns: Columns, records: Iterable[tuple[str, Mapping]]) -> Rows:
     """Rows of (place, {column: value}) records, where place says "row 3 (line 5)" in messages.
 
-    Raises InputError for a text that is missing, empty or no text, a missing label, labels of several types, or no row.
+    Without a label column every label is 0. Raises InputError for a text that is missing, empty or no text, a missing
+    label, labels of several types, or no row.
     """
     texts, pairs, labels, kinds = [], [], [], {}
     for place, values in records:
@@ -69,8 +70,9 @@ def collect(source: str, columns: Columns, records: Iterable[tuple[str, Mapping]
         texts.append(_text(values[columns.text], f"{where}, column {columns.text!r}"))
         if columns.pair is not None:
             pairs.append(_text(values[columns.pair], f"{where}, column {columns.pair!r}"))
-        label = values[columns.label]
-        label, kind = _label(label, f"{where}, column {columns.label!r}")
+        label, kind = 0, ""
+        if columns.label is not None:
+            label, kind = _label(values[columns.label], f"{where}, column {columns.label!r}")
         labels.append(label)
         kinds.setdefault(kind, (place, label))
     if not texts:

@@ -115,7 +115,7 @@ def _from_builder(source: str, builder, split: str) -> Source:
     def read(name: str, columns: Columns) -> Rows:
         features = builder.info.features
         require_columns(source, sorted(features), columns)  # tfds keeps no order
-        names = getattr(features[columns.label], "names", None)
+        names = _class_names(features, columns)
         try:
             records = builder.as_data_source(name)
         except NotImplementedError as error:
@@ -127,13 +127,18 @@ def _from_builder(source: str, builder, split: str) -> Source:
     return Source(source, (split,) if split else splits, read)
 
 
+def _class_names(features, columns: Columns) -> list[str] | None:
+    """The names of the classes where the label column holds their numbers."""
+    return None if columns.label is None else getattr(features[columns.label], "names", None)
+
+
 def _collect_named(source: str, columns: Columns, records, names: list[str] | None) -> Rows:
     """Rows of dict records; class numbers become their names."""
 
     def rows():
         for number, record in enumerate(records, 1):
             record = {name: record[name] for name in columns.named()}
-            label = record[columns.label]
+            label = record.get(columns.label)
             if names is not None and label is not None:
                 if not 0 <= label < len(names):
                     raise InputError(
@@ -172,7 +177,7 @@ def _open_hf(source: str, rest: str) -> Source:
     def read(part: str, columns: Columns) -> Rows:
         table = loaded[part]
         require_columns(source, table.column_names, columns)
-        names = getattr(table.features[columns.label], "names", None)
+        names = _class_names(table.features, columns)
         return _collect_named(source if split else f"{source}/{part}", columns, table, names)
 
     return Source(source, (split,) if split else splits, read)

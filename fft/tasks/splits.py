@@ -67,7 +67,7 @@ def make_splits(
             missing.append(role)
         else:
             rows[role] = opened.read(own, columns)
-    train, first = drop_shared(opened.read(_training_split(opened), columns), rows.values())
+    train, first = drop_shared(opened.read(training_split(opened), columns), rows.values())
     rows |= _carve(train, missing, seed)
     return Splits({role: rows[role] for role in ROLES}, tuple(missing), _warnings(rows, first))
 
@@ -92,7 +92,8 @@ def _explicit(source: str, role: str, columns: Columns) -> Rows:
     return opened.read(split, columns)
 
 
-def _training_split(opened: Source) -> str:
+def training_split(opened: Source) -> str:
+    """The split of a source whose rows are trained on: its only one, or the one called train."""
     split = opened.splits[0] if len(opened.splits) == 1 else opened.spelled("train")
     if split is None:
         raise InputError(

@@ -11,8 +11,8 @@ from tiny_tasks import encoded
 import fft.tasks.batches as module
 from fft.commands.demo import NEW_ROWS
 from fft.errors import InputError
-from fft.experiment import Data, Experiment
-from fft.job import training_batches
+from fft.experiment import Optim
+from fft.streams import training_batches
 from fft.tasks.batches import TrainBatches, bucket_lengths, eval_batches, padding_waste
 
 
@@ -81,7 +81,7 @@ def test_content_and_shapes():
     for step in range(80):
         batch, rows = batches.batch(step), batches.rows(step)
         assert {name: array.dtype.name for name, array in batch.items()} == {
-            "ids": "int32", "mask": "int32", "types": "int32", "label": "int32", "weight": "float32",
+            "ids": "int32", "mask": "int32", "types": "int32", "label": "int32", "weight": "float32", "row": "int32",
         }  # fmt: skip
         for at, row in enumerate(rows):
             tokens = len(data.ids[row])
@@ -137,8 +137,7 @@ def test_troubles():
 @pytest.mark.parametrize(("steps", "most"), [(1, 1), (42, 4), (252, 5)])
 def test_a_short_run_is_padded_to_fewer_lengths(steps, most):
     data = SimpleNamespace(splits={"train": encoded(lengths_of(64))}, pad_id=0)
-    job = SimpleNamespace(experiment=Experiment("base/", Data("new.csv")), new=data, steps=steps)
-    assert len(training_batches(job).lengths) == most
+    assert len(training_batches(Optim(), {"new": 1.0}, {"new": data}, steps, 0)["new"].lengths) == most
 
 
 def test_padding_waste_on_the_demo_data(minilm, demo_data):
@@ -153,7 +152,7 @@ def test_padding_waste_on_the_demo_data(minilm, demo_data):
         default = 3 * len(data.ids) // 32
         for rows, steps, most in ((len(data.ids), default, 0.20), (NEW_ROWS, NEW_ROWS // 32, 0.25)):
             new = SimpleNamespace(splits={"train": data.take(np.arange(rows))}, pad_id=0)
-            batches = training_batches(SimpleNamespace(experiment=Experiment("", Data("")), new=new, steps=steps))
+            batches = training_batches(Optim(), {"new": 1.0}, {"new": new}, steps, 0)["new"]
             epoch = [batches.batch(step) for step in range(len(batches))]
             assert padding_waste(epoch) <= most
             assert len({batch["ids"].shape for batch in epoch}) <= 5

@@ -30,6 +30,18 @@ def test_tsv_pairs_and_named_columns(tmp_path):
     assert (rows.texts, rows.pairs, rows.labels) == (["a, b"], ['say "c"'], ["yes"])
 
 
+def test_texts_without_labels(tmp_path):
+    bare = Columns(label=None)
+    lines = read(tmp_path, "a.txt", 'one, "two"\n\n  three\r\n', bare)
+    assert (lines.texts, lines.labels, lines.numbers) == (['one, "two"', "  three"], [0, 0], [1, 2])
+    assert read(tmp_path, "a.csv", 'text\n"a\nb"\nc\n', bare).texts == ["a\nb", "c"]
+    assert read(tmp_path, "a.jsonl", '{"text": "a"}', bare).texts == ["a"]
+    pq.write_table(pa.table({"text": ["a"]}), tmp_path / "a.parquet")
+    assert read_file(tmp_path / "a.parquet", bare).texts == ["a"]
+    with pytest.raises(InputError, match="no column 'label' for the label"):
+        read(tmp_path, "a.txt", "one")
+
+
 def test_long_field(tmp_path):
     assert len(read(tmp_path, "a.csv", "text,label\n" + "x" * 200_000 + ",1\n").texts[0]) == 200_000
 

@@ -1,0 +1,111 @@
+"""The front of a method: what it keeps against what it learns, over its strengths; compared at equal new-task score.
+
+Pure functions on arrays of points [N, 2], new score and original score, both with higher better.
+
+References: Zitzler and Thiele 1999, IEEE TEC 3(4) (hypervolume).
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fft.metrics import METRICS
+from fft.record import experiment_hash
+
+LEVEL = 0.95
+
+
+class Spread(NamedTuple):
+    """A mean over seeds and its 95 % interval (None for one seed)."""
+
+    mean: float
+    interval: tuple[float, float] | None
+
+
+class Front(NamedTuple):
+    """One method over its strengths."""
+
+    method: str
+    settings: int
+    seeds: int
+    points: np.ndarray
+    """[settings, 2]: new and original score on test, means over seeds, by rising new score"""
+    hypervolume: Spread
+    original: Spread
+    """at `matched`"""
+
+
+def fronts(records: Sequence[dict[str, Any]]) -> tuple[list[Front], float | None]:
+    """The front of every method among finished runs, and the new score `matched` at which they are compared.
+
+    Runs that differ in their seed alone are one setting. `matched` is the highest new score that every front reaches
+    with every seed. Hypervolumes are over the worst scores seen, the base's among them.
+    """
+    records = [record for record in records if record["original"] and record["original"]["after"] is not None]
+    if not records:
+        return [], None
+    base = _signed(records[0], "before")
+    runs: dict[str, dict[int, dict[str, np.ndarray]]] = {}
+    for record in records:
+        seed = record["experiment"]["seed"]
+        setting = experiment_hash(record["experiment"] | {"seed": None})
+        runs.setdefault(_method(record), {}).setdefault(seed, {})[setting] = _signed(record, "after")
+    by_seed = {name: [np.stack(list(of.values())) for of in seeds.values()] for name, seeds in runs.items()}
+    every = np.concatenate([base[None], *(points for seeds in by_seed.values() for points in seeds)])
+    matched = float(min(points[:, 0].max() for seeds in by_seed.values() for points in seeds))
+    found = []
+    for name, seeds in by_seed.items():
+        settings = {key: None for of in runs[name].values() for key in of}
+        means = [np.mean([of[key] for of in runs[name].values() if key in of], axis=0) for key in settings]
+        points = np.stack(sorted(means, key=lambda point: point[0]))
+        volumes = [hypervolume(points, every.min(axis=0)) for points in seeds]
+        kept = [original_at(points, matched) for points in seeds]
+        found.append(Front(name, len(settings), len(seeds), points, spread(volumes), spread(kept)))
+    return found, matched
+
+
+def best(points: np.ndarray) -> np.ndarray:
+    """The points [M, 2] that no other one beats in one score and equals in the other, by falling new score."""
+    kept: list[np.ndarray] = []
+    for point in sorted(points, key=lambda point: (-point[0], -point[1])):
+        if not kept or point[1] > kept[-1][1]:
+            kept.append(point)
+    return np.array(kept)
+
+
+def hypervolume(points: np.ndarray, reference: np.ndarray) -> float:
+    """The area that some points [N, 2] dominate above a reference point [2]."""
+    area, reached = 0.0, reference[1]
+    for new, original in best(points):
+        area += max(0.0, new - reference[0]) * max(0.0, original - reached)
+        reached = max(reached, original)
+    return float(area)
+
+
+def original_at(points: np.ndarray, new: float) -> float:
+    """The original score of a front at a new score: the best points joined by lines; nan beyond the highest."""
+    front = best(points)[::-1]
+    if new > front[-1, 0] + 1e-12:
+        return float("nan")
+    return float(np.interp(new, front[:, 0], front[:, 1]))
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """The mean over seeds and its 95 % t interval."""
+    from scipy import stats
+
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return Spread(mean, None)
+    error = stats.sem(values)
+    low, high = stats.t.interval(LEVEL, len(values) - 1, mean, error) if error > 0 else (mean, mean)
+    return Spread(mean, (float(low), float(high)))
+
+
+def _method(record: dict[str, Any]) -> str:
+    return "+".join(member["name"] for member in record["experiment"]["method"])
+
+
+def _signed(record: dict[str, Any], when: str) -> np.ndarray:
+    return np.array([METRICS[record[task]["metric"]].sign * record[task][when] for task in ("new", "original")])

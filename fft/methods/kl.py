@@ -1,0 +1,81 @@
+"""KL to the base: on original or unlabelled inputs the original head goes on saying what the base said."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+
+from fft.errors import InputError
+from fft.methods.base import MOST_RATIO, Context, Given, Method
+from fft.paths import Params
+from fft.schema import between, positive
+
+
+@dataclass(frozen=True)
+class KL(Method):
+    """Add  λ τ² mean KL(p* ‖ p)  over a batch of inputs; p* and p are what the original head says in the base and now.
+
+    Labels are not used. The base's logits are computed once, before step 1, for the rows that the run will see.
+
+    References: Hinton et al. 2015, arXiv 1503.02531; Li and Hoiem 2016, arXiv 1606.09282, who take new inputs (lwf).
+    """
+
+    name: ClassVar[str] = "kl"
+    strength: float = 1.0
+    """λ"""
+    on: Literal["original", "unlabelled"] = "original"
+    """whose inputs: the original task's training rows, or the texts of --unlabelled"""
+    ratio: float = 0.25
+    """such inputs of a step for each new row"""
+    temperature: float = 1.0
+    """τ; above 1 the unlikely answers weigh more"""
+
+    def __post_init__(self):
+        between("kl.strength", self.strength, 0.0, math.inf)
+        positive("kl.ratio", self.ratio, MOST_RATIO)
+        positive("kl.temperature", self.temperature)
+
+    @property
+    def streams(self) -> Mapping[str, float]:
+        return {self.on: self.ratio}
+
+    @property
+    def needs_original(self) -> bool:
+        """Whether the original task's data are needed."""
+        return self.on == "original"
+
+    def check(self, given: Given) -> tuple[str, ...]:
+        """Whether there is a head whose answers can be kept."""
+        return require_head(given, self.name)
+
+    def prepare(self, context: Context, key: jax.Array) -> Params:
+        """{"logits": the base's [N, C] at the places of the stream's rows}."""
+        return base_logits(context, self.on)
+
+    def loss(self, stream: str, outputs: dict, batch: dict, aux: Params, task: Any) -> jax.Array | float:
+        if stream != self.on:
+            return 0.0
+        return self.strength * divergence(outputs, batch, aux, task, self.temperature)
+
+
+def require_head(given: Given, method: str) -> tuple[str, ...]:
+    """Refuse a base without an original head; no notes."""
+    if given.kept is None:
+        raise InputError(
+            f"{method} keeps what the original head says, and the checkpoint has none, or none that is its classifier: "
+            "name it with --original-head, or give --original with --original-head fit"
+        )
+    return ()
+
+
+def base_logits(context: Context, stream: str) -> Params:
+    """{"logits": [N, C]}, the base's own of the original head on a stream."""
+    return {"logits": jnp.asarray(context.outputs(stream, "logits"))}
+
+
+def divergence(outputs: dict, batch: dict, aux: Params, task: Any, temperature: float) -> jax.Array:
+    """KL of the original head's answers from the base's [B]; `aux` is what `base_logits` gave."""
+    return task.divergence(aux["logits"][batch["row"]], outputs["logits"][task.name], temperature)

@@ -1,0 +1,46 @@
+"""Learning without forgetting: on the NEW inputs the original head goes on saying what the base said."""
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import jax
+
+from fft.methods.base import Context, Given, Method
+from fft.methods.kl import base_logits, divergence, require_head
+from fft.paths import Params
+from fft.schema import between, positive
+
+
+@dataclass(frozen=True)
+class LwF(Method):
+    """Add  λ τ² mean KL(p* ‖ p)  over the new task's own batch, p* and p the base's and the model's answers of the
+    original head. It needs no original data, and no second forward pass.
+
+    How much it keeps depends on how much the new inputs say about the original ones.
+
+    Reference: Li and Hoiem 2016, arXiv 1606.09282, equation 2 (with KL for their cross-entropy: the same gradient).
+    """
+
+    name: ClassVar[str] = "lwf"
+    strength: float = 1.0
+    """λ"""
+    temperature: float = 2.0
+    """τ; above 1 the unlikely answers weigh more"""
+
+    def __post_init__(self):
+        between("lwf.strength", self.strength, 0.0, math.inf)
+        positive("lwf.temperature", self.temperature)
+
+    def check(self, given: Given) -> tuple[str, ...]:
+        """Whether there is a head whose answers can be kept."""
+        return require_head(given, self.name)
+
+    def prepare(self, context: Context, key: jax.Array) -> Params:
+        """{"logits": the base's [N, C] at the places of the new training rows}."""
+        return base_logits(context, "new")
+
+    def loss(self, stream: str, outputs: dict, batch: dict, aux: Params, task: Any) -> jax.Array | float:
+        if stream != "new":
+            return 0.0
+        return self.strength * divergence(outputs, batch, aux, task, self.temperature)

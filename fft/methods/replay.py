@@ -1,0 +1,41 @@
+"""Replay: original training rows are mixed into every step, with their labels."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import jax
+
+from fft.methods.base import MOST_RATIO, Method
+from fft.paths import Params
+from fft.schema import between, positive
+
+
+@dataclass(frozen=True)
+class Replay(Method):
+    """Add  λ · mean nll  of a batch of original rows, drawn anew for every step in a seeded order.
+
+    `ratio` original rows stand beside each new one. With λ = `ratio` every row counts the same, as if the rows were
+    mixed into one batch.
+
+    Reference: Robins 1995, Connection Science 7(2); Chaudhry et al. 2019, arXiv 1902.10486.
+    """
+
+    name: ClassVar[str] = "replay"
+    needs_original: ClassVar[bool] = True
+    strength: float = 1.0
+    """λ"""
+    ratio: float = 0.25
+    """original rows of a step for each new row"""
+
+    def __post_init__(self):
+        between("replay.strength", self.strength, 0.0, math.inf)
+        positive("replay.ratio", self.ratio, MOST_RATIO)
+
+    @property
+    def streams(self) -> Mapping[str, float]:
+        return {"original": self.ratio}
+
+    def loss(self, stream: str, outputs: dict, batch: dict, aux: Params, task: Any) -> jax.Array | float:
+        return self.strength * task.loss(outputs, batch)[0] if stream == "original" else 0.0
