@@ -29,7 +29,7 @@ class HeldOut:
     def __init__(self, model: Any, data: dict[str, TaskData], poll: Callable[[], None] = lambda: None):
         self.data, self.poll = data, poll
         self.program = jax.jit(lambda params, batch: model.apply(params, batch)["logits"])
-        self.blend = jax.jit(partial(interpolate_layers, blocks=model.depth))
+        self.blend = partial(interpolate_layers, blocks=model.depth)
         rows = {(name, role): task.splits[role] for name, task in data.items() for role in ROLES}
         lengths = bucket_lengths(np.concatenate([encoded.lengths() for encoded in rows.values()]), MOST_LENGTHS)
         self._batches = {

@@ -3,10 +3,13 @@
 Models of one architecture, as trees of arrays. `base` is the tree the others were tuned from, θ*; θ or θ_i are tuned
 ones. Heads need not agree: one that the base alone has stays as it is, one that tuned models alone have is theirs (the
 mean of those that have it). Every other leaf must be in all of them, of one shape; InputError where it is not.
+
+Each way is one compiled program: hundreds of small ones would take longer to compile than to run.
 """
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -20,6 +23,7 @@ from fft.schema import between
 # ---------------------------------------------------------------- interpolation
 
 
+@jax.jit
 def interpolate(base: Params, tuned: Params, alpha: Any) -> Params:
     """θ* + α (θ − θ*): the base at α = 0, the tuned model at α = 1, both to the last bit.
 
@@ -29,6 +33,7 @@ def interpolate(base: Params, tuned: Params, alpha: Any) -> Params:
     return _interpolated(base, tuned, lambda path: alpha)
 
 
+@partial(jax.jit, static_argnames="blocks")
 def interpolate_layers(base: Params, tuned: Params, alphas: Any, blocks: int) -> Params:
     """`interpolate` with an α for every depth: alphas [blocks + 2], of the embeddings, each block, all above them."""
     return _interpolated(base, tuned, lambda path: alphas[depth_of(path, blocks)])
@@ -45,6 +50,7 @@ def _interpolated(base: Params, tuned: Params, alpha_of: Callable[[str], Any]) -
 # ---------------------------------------------------------------- soups
 
 
+@jax.jit
 def uniform_soup(models: Sequence[Params]) -> Params:
     """Σ_i θ_i / M over M ≥ 1 tuned models; a head is averaged over those that have it.
 
@@ -73,12 +79,14 @@ def greedy_soup(models: Sequence[Params], score: Callable[[Params], float]) -> t
 # ---------------------------------------------------------------- task vectors
 
 
+@jax.jit
 def task_vector(base: Params, tuned: Params) -> Params:
     """τ = θ − θ* over the leaves that both have. Reference: Ilharco et al. 2022, arXiv 2212.04089, section 2."""
     old, new = shared(base, tuned)
     return jax.tree.map(jnp.subtract, new, old)
 
 
+@jax.jit
 def add_vectors(base: Params, tuned: Sequence[Params], vectors: Sequence[Params], scale: float = 1.0) -> Params:
     """θ* + λ Σ_i τ_i with the tuned models' own heads beside; λ < 0 unlearns.
 
@@ -98,9 +106,15 @@ def trimmed(vector: Params, density: float) -> Params:
     magnitudes = np.concatenate([np.abs(np.ravel(leaf)) for leaf in flatten(vector).values()])
     kept = max(1, math.floor(density * len(magnitudes) + 1e-9))
     threshold = np.partition(magnitudes, len(magnitudes) - kept)[len(magnitudes) - kept]
+    return _at_least(vector, threshold)
+
+
+@jax.jit
+def _at_least(vector: Params, threshold: jax.Array) -> Params:
     return jax.tree.map(lambda leaf: jnp.where(jnp.abs(leaf) >= threshold, leaf, 0.0), vector)
 
 
+@jax.jit
 def elected(vectors: Sequence[Params]) -> Params:
     """One task vector of several trimmed ones: entry by entry γ = sgn Σ_i τ_i, and the mean of the τ_i whose sign is γ.
 
@@ -122,17 +136,23 @@ def dropped(vector: Params, rate: float, key: jax.Array) -> Params:
     Reference: Yu et al. 2023, arXiv 2311.03099, section 3.
     """
     between("rate", rate, 0.0, 0.999)
+    return _dropped(vector, rate, key)
+
+
+@jax.jit
+def _dropped(vector: Params, rate: jax.Array, key: jax.Array) -> Params:
     leaves, tree = jax.tree.flatten(vector)
-    keys = jax.random.split(key, len(leaves))
-    kept = [jax.random.bernoulli(each, 1 - rate, leaf.shape) for each, leaf in zip(keys, leaves, strict=True)]
-    return jax.tree.unflatten(
-        tree, [jnp.where(m, leaf / (1 - rate), 0.0) for m, leaf in zip(kept, leaves, strict=True)]
-    )
+    # One draw for all leaves: a draw for each would be most of what there is to compile.
+    drawn = jax.random.bernoulli(key, 1 - rate, (sum(leaf.size for leaf in leaves),))
+    parts = jnp.split(drawn, np.cumsum([leaf.size for leaf in leaves])[:-1])
+    thinned = [jnp.where(m.reshape(leaf.shape), leaf / (1 - rate), 0.0) for m, leaf in zip(parts, leaves, strict=True)]
+    return jax.tree.unflatten(tree, thinned)
 
 
 # ---------------------------------------------------------------- Fisher
 
 
+@jax.jit
 def fisher_merge(models: Sequence[Params], fishers: Sequence[Params], weights: Sequence[float]) -> Params:
     """Entry by entry Σ_i λ_i F_i θ_i / Σ_i λ_i F_i: the mode of a product of Gaussians with precisions λ_i F_i.
 

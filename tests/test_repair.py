@@ -171,7 +171,7 @@ def test_every_model_is_scored_by_one_program_a_length(tiny, tuned):
     assert len(traces) == len(lengths), "one trace a length, whatever the weights and the task"
     rows.line(sides.base, sides.tuned.params, [0.5] * 4, "test")
     assert len(traces) == len({shape[1] for shape in traces})
-    assert rows.blend._cache_size() == 1
+    assert rows.program._cache_size() == len(traces)
 
 
 # --- the ends ---

@@ -55,6 +55,18 @@ def test_lora_changes_the_targeted_kernels_and_nothing_else_of_the_base(lora_ewc
     assert changed(tiny, lora_ewc[1]) == wanted
 
 
+def test_wise_at_0_is_the_base_with_the_trained_head_in_every_score_and_when_restored(tiny, tmp_path):
+    out = tmp_path / "wise"
+    answer = tune(tiny, out, *QUICK, "--method", "full+wise", "--wise.alpha", 0, "--keep", "latest")
+    assert answer.code == 0 and changed(tiny, out) == set()
+    told = record(out)
+    assert all(entry["original"] == told["history"][0]["original"] for entry in told["history"])
+    fresh = flatten(load_artefact(out / "heads")[0])["new/out/kernel"]
+    assert np.abs(leaves(out / "model")["heads/new/out/kernel"] - fresh).max() > 1e-3
+    saved, restored = leaves(out / "model"), {p: np.asarray(v) for p, v in flatten(restore(out).params).items()}
+    assert all(saved[path].tobytes() == value.tobytes() for path, value in restored.items())
+
+
 def test_lora_trains_adapter_and_head_alone(lora_ewc):
     parameters = record(lora_ewc[1])["parameters"]
     trained = {row["path"] for row in parameters["table"] if row["trained"]}
