@@ -5,12 +5,17 @@ from typing import Any
 
 from fft.errors import InputError
 from fft.methods.base import Chain, Context, Method, chain
+from fft.methods.bitfit import BitFit
+from fft.methods.dora import DoRA
 from fft.methods.ewc import EWC
 from fft.methods.freeze import Freeze
 from fft.methods.full import Full
+from fft.methods.ia3 import IA3
 from fft.methods.l2sp import L2SP
 from fft.methods.layerwise import Layerwise
 from fft.methods.lora import LoRA
+from fft.methods.norm import NormTuning
+from fft.methods.rslora import RsLoRA
 from fft.schema import validated
 
 METHODS: dict[str, type[Method]] = {
@@ -20,19 +25,29 @@ METHODS: dict[str, type[Method]] = {
     "l2sp": L2SP,
     "ewc": EWC,
     "lora": LoRA,
+    "rslora": RsLoRA,
+    "dora": DoRA,
+    "ia3": IA3,
+    "bitfit": BitFit,
+    "norm": NormTuning,
 }
 
 __all__ = [
     "EWC",
+    "IA3",
     "L2SP",
     "METHODS",
+    "BitFit",
     "Chain",
     "Context",
+    "DoRA",
     "Freeze",
     "Full",
     "Layerwise",
     "LoRA",
     "Method",
+    "NormTuning",
+    "RsLoRA",
     "chain",
     "parse_chain",
 ]

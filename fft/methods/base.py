@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fft.errors import InputError
-from fft.paths import Params, Rules
+from fft.paths import Params, Rules, compile_pattern, flatten
 
 if TYPE_CHECKING:
     import optax  # a seventh of the time that `fft tune --help` takes
@@ -200,3 +200,22 @@ def chain(*methods: Method) -> Method:
 def leaf_sum(values: Iterator[jax.Array]) -> jax.Array:
     """The sum of some scalars, 0 when there are none."""
     return sum(values, jnp.zeros(()))
+
+
+def copied_heads(base: Params) -> dict[str, jax.Array]:
+    """Copies of every head's parameters by path: what an adapter trains whole beside its own."""
+    return {path: jnp.copy(leaf) for path, leaf in flatten(base).items() if path.startswith("heads/")}
+
+
+def trained_alone(name: str, pattern: str, paths: Iterable[str]) -> Rules:
+    """The rules of a method that trains what `pattern` matches, and the heads, and nothing else.
+
+    Errors: InputError where the pattern matches nothing below the heads.
+    """
+    compiled = compile_pattern(pattern)
+    if not any(compiled.fullmatch(path) for path in paths if not path.startswith("heads/")):
+        raise InputError(
+            f"{name} chooses among the base's own parameters, and here are none that it would train: in a chain with a "
+            "method that replaces the trainable tree, such as lora, it has nothing to say"
+        )
+    return ((pattern, 1.0), ("heads/.*", 1.0), (".*", 0.0))
