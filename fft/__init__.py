@@ -11,6 +11,10 @@ Names are imported when they are first used, so that `import fft` costs nothing.
 import importlib
 
 _HOMES = {
+    "Adapter": "fft.adapters",
+    "Adapters": "fft.adapters",
+    "load_adapter": "fft.peft",
+    "save_adapter": "fft.peft",
     "tune": "fft.api",
     "restore": "fft.api",
     "Run": "fft.run",

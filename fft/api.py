@@ -8,12 +8,14 @@ from typing import Any
 import jax
 
 from fft import models
+from fft.adapters import Adapter
 from fft.checkpoint import Checkpoints
 from fft.errors import InputError
 from fft.experiment import Data, Experiment, Optim, Retention, from_json
 from fft.heads import load_heads
 from fft.job import base_sha256, make_trainable
 from fft.methods import Method, parse_chain
+from fft.paths import Params, flatten
 from fft.record import read_object
 from fft.run import Run, run
 from fft.train import finished_params
@@ -70,7 +72,30 @@ def restore(directory: str | Path, which: str | None = None) -> models.Checkpoin
 
     Errors: InputError for a folder that is no run, or in which no good step is left.
     """
-    directory = Path(directory)
+    experiment, base, theta = _trained(Path(directory), which)
+    return base._replace(params=finished_params(experiment.method, base.params, theta))
+
+
+def adapter_of(directory: str | Path, which: str | None = None) -> tuple[models.Checkpoint, Adapter, str]:
+    """What a run trained as an adapter: (its base, the Adapter, what the experiment calls the base's source).
+
+    Errors: as `restore`; InputError where the run's method changes the merged weights at its end, because then they
+    are not the base with its adapter any more.
+    """
+    experiment, base, theta = _trained(Path(directory), which)
+    method = experiment.method
+    merged = method.merge(base.params, theta)
+    finished = flatten(method.finish(base.params, merged))
+    if not all(bool((leaf == finished[path]).all()) for path, leaf in flatten(merged).items()):
+        raise InputError(
+            f"{method.label} changes the merged weights at the end of a run, so that they are no longer the base and "
+            "an adapter; export the whole model with --to hf"
+        )
+    return base, Adapter(method.carrier, theta, base.heads, base.primary), experiment.model
+
+
+def _trained(directory: Path, which: str | None) -> tuple[Experiment, models.Checkpoint, Params]:
+    """(experiment, the base with every head the run used, the trainable tree at the step)."""
     path = directory / "experiment.json"
     experiment = from_json(read_object(path), where=str(path))
     base = models.load(experiment.model)
@@ -81,8 +106,7 @@ def restore(directory: str | Path, which: str | None = None) -> models.Checkpoin
     checkpoints = Checkpoints(directory / "checkpoints")
     which = which or experiment.retention.keep
     step = None if which == "latest" else checkpoints.read_extra()[1]["best"]
-    state = checkpoints.restore(jax.eval_shape(trainable.init), step).tree
-    return checkpoint._replace(params=finished_params(experiment.method, checkpoint.params, state.theta))
+    return experiment, checkpoint, checkpoints.restore(jax.eval_shape(trainable.init), step).tree.theta
 
 
 def kept_base(directory: str | Path, which: str | None = None) -> bool:

@@ -23,7 +23,7 @@ COMMANDS = {
     "tune": "fine-tune a checkpoint on a new task and watch the original one",
     "eval": "score a checkpoint on a task",
     "compare": "put finished runs side by side",
-    "export": "write a run's model as a Hugging Face checkpoint",
+    "export": "write a run's model as a Hugging Face checkpoint, or its adapter for PEFT",
     "fisher": "measure the Fisher information of a task, for EWC, and show where it sits",
     "data": "look into a data source: rows, labels, lengths, trouble",
     "sweep": "run the experiments of a Python file that are not finished yet",

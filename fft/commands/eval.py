@@ -22,6 +22,8 @@ class Flags:
     model: str
     """a folder with a Hugging Face checkpoint, a run folder, or hf:NAME"""
     task: Data
+    adapter: Path | None = None
+    """a folder with PEFT's files, put on the model"""
     metric: Annotated[str | None, TELLS_DEFAULT] = None
     """the score (default: accuracy, or pearson for regression)"""
     head: Annotated[str | None, TELLS_DEFAULT] = None
@@ -48,8 +50,11 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     from fft.heads import chosen_head
     from fft.job import EVAL_BATCH
     from fft.metrics import METRICS
+    from fft.peft import load_adapter
 
     checkpoint = models.load(model_folder(flags.model))
+    if flags.adapter:
+        checkpoint = load_adapter(flags.adapter, checkpoint).on(checkpoint)
     name = chosen_head(checkpoint, flags.head, flags.model, "to score with")
     data = tasks.prepare_scored(
         with_metric(flags.task, flags.metric), checkpoint, name, checkpoint.heads[name], flags.max_length

@@ -80,6 +80,11 @@ class Method:
         """The methods this one is composed of."""
         return (self,)
 
+    @property
+    def carrier(self) -> "Method":
+        """The member that owns the trainable tree."""
+        return self
+
     def check(self, base: Params, base_sha256: str, original: Any, fitted: bool) -> tuple[str, ...]:
         """Refuse what does not fit the base as loaded or the original task (a TaskData, or None), before a run writes
         anything; `fitted` says that the original's head is still to be fitted. Returns notes for the run's record.
@@ -143,11 +148,10 @@ class Chain(Method):
 
     @property
     def default_lr(self) -> float:
-        return self._carrier.default_lr
+        return self.carrier.default_lr
 
     @property
-    def _carrier(self) -> Method:
-        """The member that owns the trainable tree."""
+    def carrier(self) -> Method:
         return next((method for method in self.methods if method.reparametrizes), self.methods[0])
 
     def check(self, base: Params, base_sha256: str, original: Any, fitted: bool) -> tuple[str, ...]:
@@ -159,13 +163,13 @@ class Chain(Method):
         return {name: aux for name, aux in prepared.items() if aux}
 
     def init(self, base: Params, key: jax.Array) -> Params:
-        return self._carrier.init(base, key)
+        return self.carrier.init(base, key)
 
     def merge(self, base: Params, theta: Params) -> Params:
-        return self._carrier.merge(base, theta)
+        return self.carrier.merge(base, theta)
 
     def inject(self, base: Params, theta: Params, key: jax.Array | None = None) -> Params:
-        return self._carrier.inject(base, theta, key)
+        return self.carrier.inject(base, theta, key)
 
     def penalty(self, base: Params, params: Params, aux: Params) -> jax.Array | float:
         return sum((m.penalty(base, params, aux.get(m.name, {})) for m in self.methods), 0.0)
