@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_runs import record, tune
+from tiny_runs import fft, record, tune
 
-from fft import selection
+from fft import models, restore, selection
 from fft.artefact import load_artefact
 from fft.contract import Watch, first_dual, is_held
 from fft.experiment import Optim
@@ -174,6 +174,25 @@ def test_a_run_under_a_contract(tiny, tmp_path):
     assert told["contract"]["margin"] == pytest.approx(0.2 * load_artefact(tmp_path / "share" / "watched")[1]["score"])
 
 
+def same_as_the_model(run):
+    """Whether `restore` gives the weights of RUN/model."""
+    found, kept = restore(run), models.load(str(run / "model"))
+    return max_difference(found.params, kept.params) <= 1e-6
+
+
+@pytest.mark.usefixtures("quick_compiles")
+@pytest.mark.parametrize(("method", "drop", "whole"), [("lora", "0.9", True), ("full", "0.05", False)])
+def test_a_run_is_restored_as_its_model(tiny, tmp_path, method, drop, whole):
+    """The point that is kept: the last step, or one on the way to it."""
+    answer = tune(tiny, tmp_path / "run", *SHORT, "--method", method, "--max-drop", drop, new="opposite.csv")
+    kept = record(tmp_path / "run")["contract"]["kept"]
+    assert answer.code in (0, 4) and (kept["alpha"] == 1) == whole, answer.err
+    assert same_as_the_model(tmp_path / "run")
+    exported = fft("export", tmp_path / "run", "--to", "peft", "--out", tmp_path / "adapter")
+    assert exported.code == (0 if whole else 2), exported.err
+    assert whole or "of the way from the base to its last step" in exported.err
+
+
 @pytest.mark.usefixtures("quick_compiles")
 def test_a_contract_that_cannot_be_kept_ends_with_1(tiny, tmp_path):
     """The same texts with the opposite labels on the one head: what is learnt is lost."""
@@ -183,6 +202,9 @@ def test_a_contract_that_cannot_be_kept_ends_with_1(tiny, tmp_path):
     found = record(tmp_path / "run")
     assert not found["contract"]["met"] and found["kept_step"] == 0
     assert "the contract is not met" in answer.err and found["original"]["change"] == 0
+    assert same_as_the_model(tmp_path / "run")
+    exported = fft("export", tmp_path / "run", "--out", tmp_path / "out")
+    assert exported.code == 0 and "kept the base" in exported.err + exported.out
 
 
 @pytest.mark.usefixtures("quick_compiles")
