@@ -120,7 +120,7 @@ def accept(experiment: Experiment, directory: Path, say: Callable[[str], None] =
     unlabelled, spared = _unlabelled(experiment, checkpoint, [data for data in (new, original) if data])
     identity = _identity(checkpoint, {"new": new, "original": original, "unlabelled": unlabelled})
     if experiment.retention.max_drop is not None:
-        _check_room(experiment.retention.max_drop, original)
+        _check_budget(experiment.retention.max_drop, original)
     fitted = names.original is not None and names.original not in checkpoint.heads
     checked = ()
     if not _is_prepared(directory):
@@ -133,9 +133,12 @@ def accept(experiment: Experiment, directory: Path, say: Callable[[str], None] =
     return accepted
 
 
-def _check_room(max_drop: str, original: TaskData) -> None:
-    """Refuse a budget that the held-out rows are too few to see: one row of them is more."""
-    rows, least = len(original.splits["validation"].ids), math.ceil(1 / Budget.parse(max_drop).amount)
+def _check_budget(max_drop: str, original: TaskData) -> None:
+    """Refuse a budget that no drop could exceed, and one that the held-out rows are too few to see."""
+    budget, metric = Budget.parse(max_drop), METRICS[original.task.metric]
+    if math.isfinite(metric.bounds[1]):
+        budget.biting_margin(metric, metric.bounds[1])
+    rows, least = len(original.splits["validation"].ids), math.ceil(1 / budget.amount)
     if original.task.kind == "classification" and rows < least:
         raise InputError(
             f"--max-drop {max_drop}: the original task has {rows} validation rows, one of them is a drop of "

@@ -222,6 +222,7 @@ def test_a_contract_that_cannot_be_kept_ends_with_1(tiny, tmp_path):
         (("--max-drop", "0"), "original.csv", "expected a number above 0"),
         (("--max-drop", "-1%"), "original.csv", "expected a number above 0"),
         (("--max-drop", "some"), "original.csv", "expected a number above 0"),
+        (("--max-drop", "1"), "original.csv", "so nothing would fail"),
         (("--max-drop", "0.2"), None, "--max-drop is measured on the original task: give --original"),
         (("--max-drop", "0.0001"), "original.csv", "it takes at least 10000 of them to see 0.0001"),
         (("--max-drop", "0.2", "--keep", "latest"), "original.csv", "--keep latest keeps the last step whatever it"),
