@@ -285,6 +285,16 @@ def test_what_does_not_fit_is_refused_with_one_message_before_anything_is_writte
     vocabulary = words["model"]["vocab"]
     vocabulary["good"], vocabulary["bad"] = vocabulary["bad"], vocabulary["good"]
     (small / "tokenizer.json").write_text(json.dumps(words))
+    hasty = tmp_path / "hasty"
+    tiny_checkpoint.write_checkpoint(hasty)
+    words = json.loads((hasty / "tokenizer.json").read_text())
+    words["normalizer"] = {"type": "Replace", "pattern": {"String": "good"}, "content": "bad"}
+    (hasty / "tokenizer.json").write_text(json.dumps(words))
+    renamed = tmp_path / "renamed"
+    shutil.copytree(tuned / "model", renamed)
+    heads = json.loads((renamed / "fft_heads.json").read_text())
+    heads["heads"]["original"]["labels"] = ["no", "yes"]
+    (renamed / "fft_heads.json").write_text(json.dumps(heads))
     moved = tmp_path / "moved"
     shutil.copytree(tiny / "bert", moved)
     tensors = load_file(moved / "model.safetensors")
@@ -294,6 +304,8 @@ def test_what_does_not_fit_is_refused_with_one_message_before_anything_is_writte
     for arguments, message in (
         ((base, other, *given), "family is bert in"),
         ((base, small, *given), "only checkpoints of one vocabulary can be merged: token 4 is 'good' in"),
+        ((base, hasty, *given), "read it as different tokens, so their tokenizers differ"),
+        ((base, renamed, *given), "negative, positive in"),
         ((tiny / "bare", after, *given), "has no head to score the original task with"),
         ((base, after, *given, "--original-head", "nothing"), "has no head nothing; its heads are: original"),
         ((base, after, *given, "--new-head", "nothing"), "has no head nothing; its heads are: "),
