@@ -11,6 +11,10 @@ Names are imported when they are first used, so that `import fft` costs nothing.
 import importlib
 
 _HOMES = {
+    "Adapter": "fft.adapters",
+    "Adapters": "fft.adapters",
+    "load_adapter": "fft.peft",
+    "save_adapter": "fft.peft",
     "tune": "fft.api",
     "restore": "fft.api",
     "Run": "fft.run",
@@ -24,6 +28,9 @@ _HOMES = {
     "Freeze": "fft.methods",
     "Full": "fft.methods",
     "KL": "fft.methods",
+    "BitFit": "fft.methods",
+    "DoRA": "fft.methods",
+    "IA3": "fft.methods",
     "L2SP": "fft.methods",
     "Layerwise": "fft.methods",
     "LoRA": "fft.methods",
@@ -31,6 +38,8 @@ _HOMES = {
     "Wise": "fft.methods",
     "Method": "fft.methods",
     "Replay": "fft.methods",
+    "NormTuning": "fft.methods",
+    "RsLoRA": "fft.methods",
     "FFTError": "fft.errors",
     "InputError": "fft.errors",
     "MachineError": "fft.errors",

@@ -8,12 +8,15 @@ from typing import Any
 import jax
 
 from fft import models
+from fft.adapters import Adapter
 from fft.checkpoint import Checkpoints
 from fft.errors import InputError
 from fft.experiment import Data, Experiment, Optim, Retention, Texts, from_json
 from fft.heads import fresh_heads, load_heads
 from fft.job import base_sha256, make_trainable
+from fft.merging import interpolate
 from fft.methods import Method, parse_chain
+from fft.paths import Params, flatten, without_heads
 from fft.record import read_object
 from fft.run import Run, run
 from fft.train import finished_params
@@ -65,7 +68,8 @@ def tune(
 def restore(directory: str | Path, which: str | None = None) -> models.Checkpoint:
     """The model of a run's "best" or "latest" step: (model, params, heads, primary, folder, raw_config).
 
-    Without `which` it is the step the run itself keeps, that of RUN/model (Retention.keep).
+    Without `which` it is what the run itself keeps, as RUN/model: the step of Retention.keep, or under a contract the
+    point that was chosen.
 
     No data are read; the base checkpoint must still be where the experiment says, because steps hold only what was
     trained. A run that is still going may be read.
@@ -73,6 +77,41 @@ def restore(directory: str | Path, which: str | None = None) -> models.Checkpoin
     Errors: InputError for a folder that is no run, or in which no good step is left.
     """
     directory = Path(directory)
+    step, alpha = _kept(directory, which)
+    experiment, base, theta = _trained(directory, step)
+    if alpha == 0:
+        return base
+    fresh = fresh_heads(directory / "heads")
+    params = finished_params(experiment.method, base.params, theta, fresh)
+    return base._replace(params=interpolate(without_heads(base.params, fresh), params, alpha))
+
+
+def adapter_of(directory: str | Path, which: str | None = None) -> tuple[models.Checkpoint, Adapter, str]:
+    """What a run trained as an adapter: (its base, the Adapter, what the experiment calls the base's source).
+
+    Errors: as `restore`; InputError where the run's method changes the merged weights at its end, because then they
+    are not the base with its adapter any more.
+    """
+    step, alpha = _kept(Path(directory), which)
+    if alpha != 1:
+        raise InputError(
+            f"{directory} keeps a point {alpha:g} of the way from the base to its last step, which is not the base and "
+            "an adapter any more; export the whole model with --to hf, or name a --step"
+        )
+    experiment, base, theta = _trained(Path(directory), step)
+    method = experiment.method
+    merged = method.merge(base.params, theta)
+    finished = flatten(method.finish(base.params, merged))
+    if not all(bool((leaf == finished[path]).all()) for path, leaf in flatten(merged).items()):
+        raise InputError(
+            f"{method.label} changes the merged weights at the end of a run, so that they are no longer the base and "
+            "an adapter; export the whole model with --to hf"
+        )
+    return base, Adapter(method.carrier, theta, base.heads, base.primary), experiment.model
+
+
+def _trained(directory: Path, step: int | None) -> tuple[Experiment, models.Checkpoint, Params]:
+    """(experiment, the base with every head the run used, the trainable tree at the step, None for the latest)."""
     path = directory / "experiment.json"
     experiment = from_json(read_object(path), where=str(path))
     base = models.load(experiment.model)
@@ -80,20 +119,28 @@ def restore(directory: str | Path, which: str | None = None) -> models.Checkpoin
         raise InputError(f"{experiment.model} holds other weights than those that {directory} was trained from")
     checkpoint = load_heads(base, directory / "heads")
     trainable = make_trainable(experiment, checkpoint, {}, 1)
+    saved = Checkpoints(directory / "checkpoints").restore(jax.eval_shape(trainable.init), step)
+    return experiment, checkpoint, saved.tree.theta
+
+
+def _kept(directory: Path, which: str | None) -> tuple[int | None, float]:
+    """The step that `which` names (None: the latest) or that of the run's model, and how far from the base to it that
+    model is; (None, 0) for the base under a contract that was not met, whose own step may be gone."""
+    done = directory / "run.json"
+    contract = read_object(done)["contract"] if which is None and done.exists() else None
+    if contract is not None:
+        return contract["kept"]["step"] or None, contract["kept"]["alpha"]
+    which = which or from_json(read_object(directory / "experiment.json")).retention.keep
     checkpoints = Checkpoints(directory / "checkpoints")
-    which = which or experiment.retention.keep
-    step = None if which == "latest" else checkpoints.read_extra()[1]["best"]
-    state = checkpoints.restore(jax.eval_shape(trainable.init), step).tree
-    fresh = fresh_heads(directory / "heads")
-    return checkpoint._replace(params=finished_params(experiment.method, checkpoint.params, state.theta, fresh))
+    return None if which == "latest" else checkpoints.read_extra()[1]["best"], 1.0
 
 
 def kept_base(directory: str | Path, which: str | None = None) -> bool:
     """Whether the step that `restore` gives is step 0, the base itself with a fresh head."""
-    checkpoints = Checkpoints(Path(directory) / "checkpoints")
-    which = which or from_json(read_object(Path(directory) / "experiment.json")).retention.keep
-    step, extra = checkpoints.read_extra()
-    return (step if which == "latest" else extra["best"]) == 0
+    step, alpha = _kept(Path(directory), which)
+    if step is None and alpha:
+        step = Checkpoints(Path(directory) / "checkpoints").read_extra()[0]
+    return not step
 
 
 def model_folder(folder: str) -> str:

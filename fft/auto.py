@@ -3,30 +3,31 @@
 from typing import Any, NamedTuple
 
 EVIDENCE = "experiments/results/fronts.md"
-
-
-class Choice(NamedTuple):
-    """A method with settings of its own, why it was chosen, and the row of EVIDENCE that it was chosen from."""
-
-    method: str
-    settings: dict[str, Any]
-    why: str
-    row: str
-
-    def __str__(self) -> str:
-        return f"method auto: {self.method}, because {self.why}; chosen from {EVIDENCE}: {self.row}"
-
-
-KEEPS = "its head goes on saying what the base said"
 KL_ROW = ""
 LWF_ROW = ""
 
 
-def choose(original: bool, unlabelled: bool) -> Choice:
-    """What to train with, given original data, texts without labels, or neither."""
-    if unlabelled:
-        why = f"there are texts without labels: on a few of them in every step {KEEPS.replace('its', 'the original')}"
-        return Choice("kl", {"on": "unlabelled"}, why, KL_ROW)
+class Choice(NamedTuple):
+    """A method with settings of its own, why it was chosen, and the row of EVIDENCE that it was chosen from, if any."""
+
+    method: str
+    settings: dict[str, Any]
+    why: str
+    row: str | None
+
+    def __str__(self) -> str:
+        source = f"chosen from {EVIDENCE}: {self.row}" if self.row else "not measured: it needs a head to keep"
+        return f"method auto: {self.method}, because {self.why}; {source}"
+
+
+def choose(original: bool, unlabelled: bool, head: bool) -> Choice:
+    """What to train with, given original data, texts without labels, or neither; `head`: whether the base has one."""
     if original:
-        return Choice("kl", {}, f"there are original data: on a few of their rows in every step {KEEPS}", KL_ROW)
-    return Choice("lwf", {}, f"there is nothing of the original task but the base: on the new texts {KEEPS}", LWF_ROW)
+        why = "there are original data: on some of their rows in every step the head goes on saying what the base said"
+        return Choice("kl", {}, why, KL_ROW)
+    on = "unlabelled" if unlabelled else "new"
+    if not head:
+        why = f"the base has no head to keep: on the {on} texts its hidden state stays near what it was"
+        return Choice("distill", {"on": on}, why, None)
+    why = f"on the {on} texts the head goes on saying what the base said, and there are no original data"
+    return Choice("kl", {"on": on}, why, KL_ROW) if unlabelled else Choice("lwf", {}, why, LWF_ROW)

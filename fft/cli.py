@@ -25,7 +25,7 @@ COMMANDS = {
     "check": "say whether one checkpoint still does what another one could",
     "repair": "win back what tuning lost by merging a checkpoint with its base, without training",
     "compare": "put finished runs side by side",
-    "export": "write a run's model as a Hugging Face checkpoint",
+    "export": "write a run's model as a Hugging Face checkpoint, or its adapter for PEFT",
     "fisher": "measure the Fisher information of a task, for EWC, and show where it sits",
     "data": "look into a data source: rows, labels, lengths, trouble",
     "sweep": "run the experiments of a Python file that are not finished yet",

@@ -79,7 +79,7 @@ class Optim:
     """How the new task is optimised: AdamW, a schedule, clipping."""
 
     lr: Annotated[float | None, TELLS_DEFAULT] = None
-    """peak learning rate (default: the method's own: 5e-5 for whole weights, 5e-4 for LoRA)"""
+    """peak learning rate (default: the method's own: 5e-5 for whole weights, more for adapters)"""
     epochs: float = 3.0
     """passes over the new training rows"""
     steps: int | None = None

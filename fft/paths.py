@@ -7,7 +7,7 @@ pattern must match the whole path, the first rule that matches wins, and a rule 
 import difflib
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from fft.errors import InputError
@@ -97,6 +97,11 @@ def depth_of(path: str, blocks: int) -> int:
     if first == "layers":
         return int(rest.split("/", 1)[0]) + 1
     return blocks + 1
+
+
+def without_heads(params: Params, names: Collection[str]) -> Params:
+    """The parameters without some heads: fresh ones have no value of the base's to go back to."""
+    return {**params, "heads": {name: head for name, head in params["heads"].items() if name not in names}}
 
 
 def count(tree: Mapping) -> int:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from fft.merging import interpolate
-from fft.paths import Params
+from fft.paths import Params, without_heads
 from fft.retention import SAME
 
 HALVINGS = 4
@@ -70,7 +70,7 @@ def choose(
     last = max(trained)
     params = trained[last]()
     if not consider(last, 1.0, params):
-        known = {**base, "heads": {name: head for name, head in base["heads"].items() if name not in fresh_heads}}
+        known = without_heads(base, fresh_heads)
         low, high = 0.0, 1.0
         for _ in range(HALVINGS):
             middle = (low + high) / 2

@@ -10,7 +10,7 @@ import optax
 
 from fft.contract import Dual, Watch, first_dual, is_held
 from fft.methods import Method
-from fft.paths import Params, flatten, map_leaves
+from fft.paths import Params, flatten, map_leaves, without_heads
 
 STREAMS, PROBE = ("new", "original", "unlabelled"), "probe"
 MOST_STEPS = 2**31
@@ -180,5 +180,4 @@ def finished_params(method: Method, base: Params, theta: Params, fresh_heads: tu
 
     `finish` is shown the base without its fresh heads: what they started from is noise, and no value to go back to.
     """
-    valued = {**base, "heads": {name: head for name, head in base["heads"].items() if name not in fresh_heads}}
-    return method.finish(valued, method.merge(base, theta))
+    return method.finish(without_heads(base, fresh_heads), method.merge(base, theta))

@@ -88,7 +88,9 @@ def test_runs_side_by_side(swept, tmp_path):
     answer = fft("compare", runs / "full", runs / "lora", "--out", tmp_path / "front", "--json")
     assert answer.code == 0 and answer.json["warnings"] == []
     assert [run["name"] for run in answer.json["runs"]] == ["full", "lora"]
-    assert {path.name for path in tmp_path.iterdir()} == {"front.md", "front.svg", "front.png"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *("front.md", "front.svg", "front.png", "front-steps.svg", "front-steps.png")
+    }
     assert "lora" in (tmp_path / "front.md").read_text() and "lora" in answer.err
     assert f"wrote {tmp_path}/front.md, {tmp_path}/front.svg, {tmp_path}/front.png\n" in answer.err
 

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_runs import record, tune
+from tiny_runs import fft, record, tune
 
-from fft import selection
+from fft import models, restore, selection
 from fft.artefact import load_artefact
 from fft.contract import Watch, first_dual, is_held
 from fft.experiment import Optim
@@ -174,6 +174,33 @@ def test_a_run_under_a_contract(tiny, tmp_path):
     assert told["contract"]["margin"] == pytest.approx(0.2 * load_artefact(tmp_path / "share" / "watched")[1]["score"])
 
 
+def same_as_the_model(run):
+    """Whether `restore` gives the weights of RUN/model."""
+    found, kept = restore(run), models.load(str(run / "model"))
+    return max_difference(found.params, kept.params) <= 1e-6
+
+
+@pytest.mark.usefixtures("quick_compiles")
+@pytest.mark.parametrize(("loss", "alpha"), [(0.0, 1.0), (0.2, 0.25)])
+def test_a_run_is_restored_as_its_model(tiny, tmp_path, monkeypatch, loss, alpha):
+    """The last step, or a point on the way to it where that one loses .2 of the .05 that are allowed."""
+    seen = []
+
+    def judge(scorer, params):
+        kernel = params["pooler"]["kernel"]
+        seen.append(kernel)  # the base's first, then the last step's
+        part = float(jnp.linalg.norm(kernel - seen[0]) / jnp.linalg.norm(seen[min(1, len(seen) - 1)] - seen[0] + 1e-9))
+        return {"original": 1 - loss * part, "new": 0.5 + part}
+
+    monkeypatch.setattr("fft.scoring.Scorer.judge", judge)
+    answer = tune(tiny, tmp_path / "run", *SHORT, "--method", "full", "--max-drop", "0.05")
+    assert record(tmp_path / "run")["contract"]["kept"]["alpha"] == alpha, answer.err
+    assert same_as_the_model(tmp_path / "run")
+    exported = fft("export", tmp_path / "run", "--to", "peft", "--out", tmp_path / "adapter")
+    assert exported.code == 2
+    assert alpha == 1 or "keeps a point 0.25 of the way from the base to its last step" in exported.err
+
+
 @pytest.mark.usefixtures("quick_compiles")
 def test_a_contract_that_cannot_be_kept_ends_with_1(tiny, tmp_path):
     """The same texts with the opposite labels on the one head: what is learnt is lost."""
@@ -183,6 +210,9 @@ def test_a_contract_that_cannot_be_kept_ends_with_1(tiny, tmp_path):
     found = record(tmp_path / "run")
     assert not found["contract"]["met"] and found["kept_step"] == 0
     assert "the contract is not met" in answer.err and found["original"]["change"] == 0
+    assert same_as_the_model(tmp_path / "run")
+    exported = fft("export", tmp_path / "run", "--out", tmp_path / "out")
+    assert exported.code == 0 and "kept the base" in exported.err + exported.out
 
 
 @pytest.mark.usefixtures("quick_compiles")

@@ -14,13 +14,17 @@ from fft.experiment import Optim
 from fft.information import save_fisher
 from fft.methods import (
     EWC,
+    IA3,
     L2SP,
     METHODS,
+    BitFit,
     Context,
+    DoRA,
     Freeze,
     Full,
     Layerwise,
     LoRA,
+    NormTuning,
     Wise,
     from_json,
     parse_chain,
@@ -44,7 +48,12 @@ CHAINS = [
     "lora+ewc+wise",
     "lora+kl+replay",
     "freeze+lwf+distill+ewc",
+    "dora+ewc",
+    "ia3+ewc",
+    "rslora+l2sp",
+    "bitfit+layerwise",
 ]
+SETTINGS = {"ewc": EWC(way="vmapped"), "ia3": IA3(targets="query")}
 
 
 def task(name="new", classes=3):
@@ -94,7 +103,7 @@ def trained(method, base, steps=3, **optim):
 
 @pytest.mark.parametrize("names", [*METHODS, *CHAINS])
 def test_contract(names, base, tmp_path):
-    method = parse_chain(names, {"ewc": EWC(way="vmapped")} if "ewc" in names else {})
+    method = parse_chain(names, {name: SETTINGS[name] for name in names.split("+") if name in SETTINGS})
     before = jax.tree.map(jnp.copy, base)
 
     assert from_json(to_json(method)) == method
@@ -304,6 +313,57 @@ def test_merged_lora_dropout_keeps_the_mean(base):
     error = drawn.std(0).max() / np.sqrt(len(keys))
     assert float(drawn.std(0).max()) > 0
     np.testing.assert_allclose(mean, merged["layers"]["0"]["attention"]["query"]["kernel"], atol=5 * float(error))
+
+
+@pytest.mark.parametrize(
+    ("method", "expected"),
+    [
+        (BitFit(), {"layers/0/attention/query/bias", "layers/1/attention/query/bias"}),
+        (NormTuning(), {"embed/scale"}),
+    ],
+)
+def test_bitfit_trains_biases_and_norm_tuning_norms_and_both_the_new_head(base, method, expected):
+    state, _, multiplier = trained(method, base)
+    moved = {path for path, leaf in flatten(state.theta).items() if not bool((leaf == flatten(base)[path]).all())}
+    heads = {"heads/new/out/kernel", "heads/new/out/bias"}
+    assert moved == expected | heads == {path for path, value in multiplier.items() if value != 0}
+
+
+@pytest.mark.parametrize("names", ["lora+bitfit", "dora+norm"])
+def test_a_choice_among_parameters_that_another_method_replaced_is_refused(base, names):
+    method = parse_chain(names)
+    with pytest.raises(InputError, match=r"here are none that it would train.*such as lora"):
+        multipliers(method, method.init(base, jax.random.key(0)), MODEL.depth)
+
+
+def test_dora_starts_at_the_columns_lengths_and_leaves_columns_of_zeros(base):
+    """m = ‖W‖ by columns; a column of zeros has no direction, and its update no length."""
+    method = DoRA(targets="query")
+    query = base["layers"]["0"]["attention"]["query"]
+    query["kernel"] = query["kernel"].at[:, 1].set(0.0)
+    theta = method.init(base, jax.random.key(0))
+    adapter = theta["layers"]["0"]["attention"]["query"]
+    np.testing.assert_allclose(adapter["lora_magnitude"], np.linalg.norm(query["kernel"], axis=0), rtol=1e-6)
+    adapter["lora_b"] += 0.5
+    merged = method.merge(base, theta)["layers"]["0"]["attention"]["query"]["kernel"]
+    np.testing.assert_allclose(np.linalg.norm(merged, axis=0), adapter["lora_magnitude"], rtol=1e-5)
+    slope = jax.grad(lambda theta: jnp.sum(flatten(method.merge(base, theta))["layers/0/attention/query/kernel"]))
+    assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(slope(method.init(base, jax.random.key(0)))))
+
+
+def test_ia3_stretches_outputs_with_their_biases_and_inputs_without(base):
+    method = IA3(targets="query")
+    theta = method.init(base, jax.random.key(0))
+    vector = jnp.asarray([0.5, 1.0, 2.0, -1.0])
+    theta["layers"]["0"]["attention"]["query"]["ia3_out"] = vector
+    theta["layers"]["1"]["attention"]["query"] = {"ia3_in": vector}
+    merged, leaves = flatten(method.merge(base, theta)), flatten(base)
+    first, second = "layers/0/attention/query", "layers/1/attention/query"
+    x = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+    stretched = (x @ leaves[f"{first}/kernel"] + leaves[f"{first}/bias"]) * vector
+    np.testing.assert_allclose(x @ merged[f"{first}/kernel"] + merged[f"{first}/bias"], stretched, rtol=1e-5)
+    np.testing.assert_allclose(x @ merged[f"{second}/kernel"], (x * vector) @ leaves[f"{second}/kernel"], rtol=1e-5)
+    assert bool((merged[f"{second}/bias"] == leaves[f"{second}/bias"]).all())
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,8 @@ class Flags:
     model: str
     """a folder with a Hugging Face checkpoint, a run folder, or hf:NAME"""
     task: Data
+    adapter: Path | None = None
+    """a folder with PEFT's files, put on the model"""
     metric: Annotated[str | None, TELLS_DEFAULT] = None
     """the score (default: accuracy, or pearson for regression)"""
     head: Annotated[str | None, TELLS_DEFAULT] = None
@@ -47,9 +49,12 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     from fft.evaluate import interval, make_predict, predictions
     from fft.heads import chosen_head
     from fft.metrics import METRICS
+    from fft.peft import load_adapter
     from fft.scoring import scored_logits
 
     checkpoint = models.load(model_folder(flags.model))
+    if flags.adapter:
+        checkpoint = load_adapter(flags.adapter, checkpoint).on(checkpoint)
     name = chosen_head(checkpoint, flags.head, flags.model, "to score with")
     task = with_metric(flags.task, flags.metric)
     data = tasks.prepare_scored(

@@ -1,4 +1,4 @@
-"""`fft export`: write a run's model as a Hugging Face checkpoint."""
+"""`fft export`: write a run's model as a Hugging Face checkpoint, or its adapter as PEFT's files."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,14 +13,19 @@ from fft.schema import TELLS_DEFAULT
 
 @dataclass(frozen=True)
 class Flags:
-    """Write the model of a run as a Hugging Face checkpoint: weights, config, tokenizer, label names."""
+    """Write the model of a run as a Hugging Face checkpoint: weights, config, tokenizer, label names.
+
+    With --to peft, write the adapter that the run trained instead, for PEFT to load onto the run's base.
+    """
 
     run: Path
-    """the run folder"""
+    """the run folder; with --adapter, the base: a folder with a Hugging Face checkpoint, or hf:NAME"""
     out: Path
     """the folder to write; it must not exist yet, or be an earlier export"""
-    to: Literal["hf"] = "hf"
-    """the format"""
+    to: Literal["hf", "peft"] = "hf"
+    """a Hugging Face checkpoint, adapters merged, or the adapter alone in PEFT's files"""
+    adapter: Path | None = None
+    """a folder with PEFT's files, to be merged into the base"""
     head: Annotated[str | None, TELLS_DEFAULT] = None
     """the head to export as the classifier (default: the new task's)"""
     step: Annotated[Literal["best", "latest"] | None, TELLS_DEFAULT] = None
@@ -37,16 +42,57 @@ def parse(args: list[str], cli: Callable) -> Flags:
 
 
 def execute(flags: Flags, console: Console) -> tuple[dict, int]:
-    """Restore the step and write it."""
+    """Restore the step and write it, whole or as its adapter."""
+    if flags.to == "peft":
+        return _write_adapter(flags, console)
     from fft import models
-    from fft.api import kept_base, restore
+    from fft.heads import chosen_head
 
-    restored = restore(flags.run, flags.step)
-    head = flags.head or restored.primary
-    if head not in restored.heads:
-        raise InputError(f"{flags.run} has no head {head}; its heads are: {', '.join(restored.heads)}")
+    restored = _merged(flags) if flags.adapter else _restored(flags, console)
+    head = chosen_head(restored, flags.head, str(flags.run), "to export")
     folder = models.save(restored, flags.out, primary=head)
-    if kept_base(flags.run, flags.step):
-        console.out(f"warning: {flags.run} kept the base, step 0: this is not fine-tuned", highlight=False)
     console.out(f"wrote {folder} with the head {head} as its classifier", highlight=False)
     return {"folder": str(folder), "head": head, "heads": list(restored.heads)}, 0
+
+
+def _restored(flags: Flags, console: Console):
+    """The model of the run's step."""
+    from fft.api import restore
+
+    restored = restore(flags.run, flags.step)
+    _warn(flags, console)
+    return restored
+
+
+def _merged(flags: Flags):
+    """The base with the adapter merged into it."""
+    from fft import models
+    from fft.peft import load_adapter
+
+    if flags.step is not None:
+        raise InputError("--step is of a run; with --adapter the model is a base, which has no steps")
+    base = models.load(flags.run)
+    return load_adapter(flags.adapter, base).on(base)
+
+
+def _write_adapter(flags: Flags, console: Console) -> tuple[dict, int]:
+    """Write the run's adapter as PEFT's files."""
+    from fft.api import adapter_of
+    from fft.heads import chosen_head
+    from fft.peft import save_adapter
+
+    if flags.adapter:
+        raise InputError("--adapter names PEFT's files already; --to peft writes those of a run")
+    base, adapter, source = adapter_of(flags.run, flags.step)
+    head = chosen_head(base, flags.head, str(flags.run), "to export")
+    folder = save_adapter(adapter, base, flags.out, source.removeprefix("hf:"), head)
+    _warn(flags, console)
+    console.out(f"wrote {folder}: the adapter of {adapter.method.name} for {source}, head {head}", highlight=False)
+    return {"folder": str(folder), "head": head, "base": source}, 0
+
+
+def _warn(flags: Flags, console: Console) -> None:
+    from fft.api import kept_base
+
+    if kept_base(flags.run, flags.step):
+        console.out(f"warning: {flags.run} kept the base, step 0: this is not fine-tuned", highlight=False)

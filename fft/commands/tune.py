@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -64,9 +65,13 @@ class Flags:
     retention: tyro.conf.OmitArgPrefixes[Retention] = field(default_factory=Retention)
     settings: Annotated[Settings, tyro.conf.arg(name="")] = field(default_factory=Settings)
 
+    @cached_property
     def choice(self) -> auto.Choice | None:
         """What `--method auto` comes to; None for methods that were named."""
-        return auto.choose(bool(self.original.source), bool(self.unlabelled.source)) if self.method == AUTO else None
+        if self.method != AUTO:
+            return None
+        original = bool(self.original.source)
+        return auto.choose(original, bool(self.unlabelled.source), original or _has_head(self.model))
 
     def experiment(self) -> Experiment:
         """The experiment these flags describe."""
@@ -82,8 +87,8 @@ class Flags:
             if settings["ewc"].fisher not in (None, self.fisher):
                 raise InputError(f"--fisher {self.fisher} and --ewc.fisher {settings['ewc'].fisher} differ; give one")
             settings["ewc"] = dataclasses.replace(settings["ewc"], fisher=self.fisher)
-        method, choice = self.method, self.choice()
-        if choice:
+        method = self.method
+        if choice := self.choice:
             method = choice.method
             settings[method] = dataclasses.replace(settings[method], **choice.settings)
         return Experiment(
@@ -99,6 +104,13 @@ class Flags:
             self.seed,
             self.unlabelled if self.unlabelled.source else None,
         )
+
+
+def _has_head(model: str) -> bool:
+    """Whether a checkpoint has a classifier whose answers could be kept."""
+    from fft import models
+
+    return models.load(model).primary is not None
 
 
 def flags_of(experiment: Experiment, out: Path) -> Flags:
@@ -157,7 +169,7 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     from fft.run import run
 
     experiment = flags.experiment()
-    if choice := flags.choice():
+    if choice := flags.choice:
         console.out(choice, highlight=False)
     board = Board(flags.out / "tensorboard") if flags.tensorboard else None
     with Display(console) as display, board or nullcontext():

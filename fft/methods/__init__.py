@@ -5,16 +5,21 @@ from typing import Any
 
 from fft.errors import InputError
 from fft.methods.base import Chain, Context, Given, Method, chain
+from fft.methods.bitfit import BitFit
 from fft.methods.distill import Distill
+from fft.methods.dora import DoRA
 from fft.methods.ewc import EWC
 from fft.methods.freeze import Freeze
 from fft.methods.full import Full
+from fft.methods.ia3 import IA3
 from fft.methods.kl import KL
 from fft.methods.l2sp import L2SP
 from fft.methods.layerwise import Layerwise
 from fft.methods.lora import LoRA
 from fft.methods.lwf import LwF
+from fft.methods.norm import NormTuning
 from fft.methods.replay import Replay
+from fft.methods.rslora import RsLoRA
 from fft.methods.wise import Wise
 from fft.schema import validated
 
@@ -30,16 +35,24 @@ METHODS: dict[str, type[Method]] = {
     "lwf": LwF,
     "distill": Distill,
     "wise": Wise,
+    "rslora": RsLoRA,
+    "dora": DoRA,
+    "ia3": IA3,
+    "bitfit": BitFit,
+    "norm": NormTuning,
 }
 
 __all__ = [
     "EWC",
+    "IA3",
     "KL",
     "L2SP",
     "METHODS",
+    "BitFit",
     "Chain",
     "Context",
     "Distill",
+    "DoRA",
     "Freeze",
     "Full",
     "Given",
@@ -47,7 +60,9 @@ __all__ = [
     "LoRA",
     "LwF",
     "Method",
+    "NormTuning",
     "Replay",
+    "RsLoRA",
     "Wise",
     "chain",
     "parse_chain",

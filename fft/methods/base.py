@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fft.errors import InputError
-from fft.paths import Params, Rules
+from fft.paths import Params, Rules, compile_pattern, flatten
 
 if TYPE_CHECKING:
     import optax  # a seventh of the time that `fft tune --help` takes
@@ -104,6 +104,11 @@ class Method:
         """The methods this one is composed of."""
         return (self,)
 
+    @property
+    def carrier(self) -> "Method":
+        """The member that owns the trainable tree."""
+        return self
+
     def check(self, given: Given) -> tuple[str, ...]:
         """Refuse what does not fit the base or the original task. Returns notes for the run's record."""
         return ()
@@ -179,11 +184,10 @@ class Chain(Method):
 
     @property
     def default_lr(self) -> float:
-        return self._carrier.default_lr
+        return self.carrier.default_lr
 
     @property
-    def _carrier(self) -> Method:
-        """The member that owns the trainable tree."""
+    def carrier(self) -> Method:
         return next((method for method in self.methods if method.reparametrizes), self.methods[0])
 
     def check(self, given: Given) -> tuple[str, ...]:
@@ -195,13 +199,13 @@ class Chain(Method):
         return {name: aux for name, aux in prepared.items() if aux}
 
     def init(self, base: Params, key: jax.Array) -> Params:
-        return self._carrier.init(base, key)
+        return self.carrier.init(base, key)
 
     def merge(self, base: Params, theta: Params) -> Params:
-        return self._carrier.merge(base, theta)
+        return self.carrier.merge(base, theta)
 
     def inject(self, base: Params, theta: Params, key: jax.Array | None = None) -> Params:
-        return self._carrier.inject(base, theta, key)
+        return self.carrier.inject(base, theta, key)
 
     def penalty(self, base: Params, params: Params, aux: Params) -> jax.Array | float:
         return sum((m.penalty(base, params, aux.get(m.name, {})) for m in self.methods), 0.0)
@@ -239,3 +243,22 @@ def chain(*methods: Method) -> Method:
 def leaf_sum(values: Iterator[jax.Array]) -> jax.Array:
     """The sum of some scalars, 0 when there are none."""
     return sum(values, jnp.zeros(()))
+
+
+def copied_heads(base: Params) -> dict[str, jax.Array]:
+    """Copies of every head's parameters by path: what an adapter trains whole beside its own."""
+    return {path: jnp.copy(leaf) for path, leaf in flatten(base).items() if path.startswith("heads/")}
+
+
+def trained_alone(name: str, pattern: str, paths: Iterable[str]) -> Rules:
+    """The rules of a method that trains what `pattern` matches, and the heads, and nothing else.
+
+    Errors: InputError where the pattern matches nothing below the heads.
+    """
+    compiled = compile_pattern(pattern)
+    if not any(compiled.fullmatch(path) for path in paths if not path.startswith("heads/")):
+        raise InputError(
+            f"{name} chooses among the base's own parameters, and here are none that it would train: in a chain with a "
+            "method that replaces the trainable tree, such as lora, it has nothing to say"
+        )
+    return ((pattern, 1.0), ("heads/.*", 1.0), (".*", 0.0))

@@ -1,7 +1,6 @@
 """LoRA: a low-rank update of some kernels is trained, the base stays as it is underneath."""
 
 import math
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -9,20 +8,11 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from fft.errors import InputError
-from fft.methods.base import Method
-from fft.paths import Params, compile_pattern, flatten, overlay, unflatten
+from fft.methods.base import Method, copied_heads
+from fft.methods.targets import targeted
+from fft.paths import Params, flatten, overlay, unflatten
 from fft.schema import at_least, between
 
-ROLES = {
-    "query": "attention",
-    "key": "attention",
-    "value": "attention",
-    "out": "attention",
-    "up": "mlp",
-    "gate": "mlp",
-    "down": "mlp",
-}
 A, B = "lora_a", "lora_b"
 
 
@@ -45,7 +35,7 @@ class LoRA(Method):
     rank: int = 8
     """R"""
     alpha: float = 16.0
-    """α; the update is scaled by α/R"""
+    """α, which sets the scale s of the update"""
     dropout: float = 0.0
     """share of the adapter's inputs dropped in training"""
     targets: str = "query,value"
@@ -54,9 +44,9 @@ class LoRA(Method):
     """apply A and B as a side path instead of adding A·B to the kernel"""
 
     def __post_init__(self):
-        at_least("lora.rank", self.rank, 1)
-        between("lora.alpha", self.alpha, 0.0, math.inf)
-        between("lora.dropout", self.dropout, 0.0, 0.99)
+        at_least(f"{self.name}.rank", self.rank, 1)
+        between(f"{self.name}.alpha", self.alpha, 0.0, math.inf)
+        between(f"{self.name}.dropout", self.dropout, 0.0, 0.99)
 
     @property
     def scale(self) -> float:
@@ -65,29 +55,11 @@ class LoRA(Method):
 
     def modules(self, paths: Iterable[str]) -> list[str]:
         """The module paths (a kernel's path without `/kernel`) that get an update."""
-        linear = [p.removesuffix("/kernel") for p in paths if p.endswith("/kernel") and p.startswith("layers/")]
-        pattern = compile_pattern(self._pattern())
-        chosen = [path for path in linear if pattern.fullmatch(path)]
-        if not chosen:
-            raise InputError(
-                f"--lora.targets {self.targets!r} matches none of the {len(linear)} linear layers, such as {linear[0]}"
-            )
-        return chosen
-
-    def _pattern(self) -> str:
-        if self.targets == "all-linear":
-            return r"layers/\d+/.*"
-        names = [name.strip() for name in self.targets.split(",")]
-        if all(name in ROLES for name in names):
-            return r"layers/\d+/(" + "|".join(f"{ROLES[name]}/{name}" for name in names) + ")"
-        if re.fullmatch(r"[\w, -]*", self.targets):
-            unknown = ", ".join(name or "(empty)" for name in names if name not in ROLES)
-            raise InputError(f"--lora.targets: unknown role {unknown}; known are {', '.join(ROLES)} and all-linear")
-        return self.targets
+        return targeted(self.targets, paths, f"{self.name}.targets")
 
     def init(self, base: Params, key: jax.Array) -> Params:
         leaves = flatten(base)
-        theta = {path: jnp.copy(leaf) for path, leaf in leaves.items() if path.startswith("heads/")}
+        theta = copied_heads(base)
         modules = self.modules(leaves)
         for module, k in zip(modules, jax.random.split(key, len(modules)), strict=True):
             fan_in, fan_out = leaves[f"{module}/kernel"].shape
@@ -105,7 +77,7 @@ class LoRA(Method):
             return self._side_path(base, leaves)
         if key is None or self.dropout == 0:
             return self._merged(base, leaves)
-        modules = _modules_of(leaves)
+        modules = modules_of(leaves)
         for module, k in zip(modules, jax.random.split(key, len(modules)), strict=True):
             a = leaves[f"{module}/{A}"]
             keep = jax.random.bernoulli(k, 1 - self.dropout, (a.shape[0], 1))
@@ -115,18 +87,19 @@ class LoRA(Method):
     def _merged(self, base: Params, leaves: dict) -> Params:
         kernels = flatten(base)
         changed = {path: leaf for path, leaf in leaves.items() if not path.endswith((A, B))}
-        for module in _modules_of(leaves):
+        for module in modules_of(leaves):
             update = leaves[f"{module}/{A}"] @ leaves[f"{module}/{B}"]
             changed[f"{module}/kernel"] = kernels[f"{module}/kernel"] + self.scale * update
         return unflatten({**kernels, **changed})
 
     def _side_path(self, base: Params, leaves: dict) -> Params:
         siblings = {}
-        for module in _modules_of(leaves):
+        for module in modules_of(leaves):
             siblings[f"{module}/lora_scale"] = jnp.float32(self.scale)
             siblings[f"{module}/lora_dropout"] = jnp.float32(self.dropout)
         return overlay(base, unflatten({**leaves, **siblings}))
 
 
-def _modules_of(leaves: Iterable[str]) -> list[str]:
+def modules_of(leaves: Iterable[str]) -> list[str]:
+    """The modules that an adapter's leaves belong to, by path."""
     return sorted(path.removesuffix(f"/{A}") for path in leaves if path.endswith(f"/{A}"))

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -41,6 +42,18 @@ def save(checkpoint, folder, families, primary=None, shard_bytes=SHARD_BYTES):
     """
     folder = Path(os.path.abspath(folder))
     primary = choose_primary(checkpoint, primary)
+    with written_whole(folder) as partial:
+        write(checkpoint, partial, families[checkpoint.model.family], primary, shard_bytes)
+    return folder
+
+
+@contextmanager
+def written_whole(folder):
+    """Give an empty folder to write into; it takes the place of `folder`, or of what we wrote there, when all is in it.
+
+    Raises InputError for a folder with other things in it, MachineError where the disk fails; nothing is changed then.
+    """
+    folder = Path(os.path.abspath(folder))
     try:
         check_replaceable(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -48,7 +61,7 @@ def save(checkpoint, folder, families, primary=None, shard_bytes=SHARD_BYTES):
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
         try:
-            write(checkpoint, partial, families[checkpoint.model.family], primary, shard_bytes)
+            yield partial
             put_in_place(partial, folder)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
@@ -56,7 +69,6 @@ def save(checkpoint, folder, families, primary=None, shard_bytes=SHARD_BYTES):
         raise MachineError(
             f"the model could not be written to {folder}: {error.strerror}; nothing was changed"
         ) from None
-    return folder
 
 
 def choose_primary(checkpoint, primary):
@@ -76,7 +88,7 @@ def choose_primary(checkpoint, primary):
 
 
 def check_replaceable(folder):
-    """Refuse to replace a folder that holds anything but a checkpoint of ours."""
+    """Refuse to replace a folder that holds anything but a checkpoint or an adapter of ours."""
     if folder.is_dir() and any(folder.iterdir()) and not (folder / HEADS_JSON).exists():
         raise InputError(f"{folder} is not empty and holds no model written by fft; choose another folder or empty it")
     if folder.exists() and not folder.is_dir():

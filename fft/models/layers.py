@@ -85,8 +85,9 @@ class Dense(nn.Module):
 
     x [..., in] -> [..., out]; leaves `kernel` [in, out], `bias` [out]. Where the tree has `lora_a` [in, R] and
     `lora_b` [R, out] beside the kernel: y += lora_scale * (drop(x) a) b, with `lora_scale` [] and the optional
-    rate `lora_dropout` [], drawn anew for every token as PEFT does, and only when there is a seed.
-    Reference: Hu et al., LoRA, arXiv 2106.09685.
+    rate `lora_dropout` [], drawn anew for every token as PEFT does, and only when there is a seed. With `lora_gain`
+    g [out], DoRA's, y += (g - 1) * (drop(x) W) + g * lora_scale * (drop(x) a) b.
+    References: Hu et al., LoRA, arXiv 2106.09685; Liu et al., DoRA, arXiv 2402.09353.
     """
 
     features: int
@@ -96,13 +97,17 @@ class Dense(nn.Module):
         kernel = self.param("kernel", nn.initializers.zeros, (x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         y = matmul(x, kernel) + bias
-        return y + self.side(x, seed) if self.has_variable("params", "lora_a") else y
+        return y + self.side(x, kernel, seed) if self.has_variable("params", "lora_a") else y
 
-    def side(self, x, seed):
+    def side(self, x, kernel, seed):
         a, b, scale = (self.get_variable("params", name) for name in ("lora_a", "lora_b", "lora_scale"))
         if seed is not None and self.has_variable("params", "lora_dropout"):
             x = drop(x, jax.lax.stop_gradient(self.get_variable("params", "lora_dropout")), seed, salt_of(self))
-        return matmul(matmul(x, a) * scale, b)
+        side = matmul(matmul(x, a) * scale, b)
+        if not self.has_variable("params", "lora_gain"):
+            return side
+        gain = self.get_variable("params", "lora_gain")
+        return gain * side + (gain - 1.0) * matmul(x, kernel)
 
 
 def norm(epsilon, name):

@@ -1,0 +1,70 @@
+"""DoRA: the low-rank update turns the columns of a kernel, their lengths are trained on their own."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from fft.methods.lora import LoRA, modules_of
+from fft.paths import Params, flatten, overlay, unflatten
+
+MAGNITUDE, GAIN = "lora_magnitude", "lora_gain"
+
+
+@dataclass(frozen=True)
+class DoRA(LoRA):
+    """W' = m ⊙ V / ‖V‖  with V = W + (α/R) A·B and one length m and one norm for every output, a column of V [in, out].
+
+    m [out] starts at ‖W‖, so step 0 is the base. The norm is a constant to the gradient, as the reference proposes
+    (section 4.3) and PEFT does. Biases stay as they are. With dropout the norm is that of the whole V.
+
+    Reference: Liu et al. 2024, arXiv 2402.09353, equation 5.
+    """
+
+    name: ClassVar[str] = "dora"
+
+    def init(self, base: Params, key: jax.Array) -> Params:
+        theta, kernels = super().init(base, key), flatten(base)
+        lengths = {f"{m}/{MAGNITUDE}": _norm(kernels[f"{m}/kernel"]) for m in modules_of(flatten(theta))}
+        return overlay(theta, unflatten(lengths))
+
+    def merge(self, base: Params, theta: Params) -> Params:
+        adapter, magnitudes = _split(theta)
+        merged = super().merge(base, adapter)
+        return _lengthened(merged, _gains(merged, magnitudes))
+
+    def inject(self, base: Params, theta: Params, key: jax.Array | None = None) -> Params:
+        adapter, magnitudes = _split(theta)
+        gains = _gains(super().merge(base, adapter), magnitudes)
+        injected = super().inject(base, adapter, key)
+        if self.factored:
+            return overlay(injected, unflatten({f"{module}/{GAIN}": gain for module, gain in gains.items()}))
+        return _lengthened(injected, gains)
+
+
+def _norm(kernel: jax.Array) -> jax.Array:
+    """The length of every column: [in, out] -> [out]."""
+    return jnp.sqrt(jnp.sum(jnp.square(kernel), axis=0))
+
+
+def _split(theta: Params) -> tuple[Params, dict[str, jax.Array]]:
+    """LoRA's part of the trainable tree, and {module: m}."""
+    leaves = flatten(theta)
+    magnitudes = {path: leaves.pop(path) for path in list(leaves) if path.endswith(f"/{MAGNITUDE}")}
+    return unflatten(leaves), {path.removesuffix(f"/{MAGNITUDE}"): m for path, m in magnitudes.items()}
+
+
+def _gains(merged: Params, magnitudes: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """{module: m / ‖V‖ [out]}, the factor of every column of V, which `merged` holds as kernels."""
+    kernels = flatten(merged)
+    gains = {}
+    for module, magnitude in magnitudes.items():
+        norm = jax.lax.stop_gradient(_norm(kernels[f"{module}/kernel"]))
+        gains[module] = magnitude / jnp.where(norm > 0, norm, 1.0)  # a column of zeros stays one
+    return gains
+
+
+def _lengthened(params: Params, gains: dict[str, jax.Array]) -> Params:
+    kernels = flatten(params)
+    return overlay(params, unflatten({f"{m}/kernel": kernels[f"{m}/kernel"] * gain for m, gain in gains.items()}))

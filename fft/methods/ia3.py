@@ -1,0 +1,58 @@
+"""IA3: learned vectors stretch or inhibit keys, values and the MLP's inner activations; all kernels stay."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from fft.methods.base import Method, copied_heads
+from fft.methods.targets import targeted
+from fft.paths import Params, flatten, unflatten
+
+READERS = ("out", "down")
+IN, OUT = "ia3_in", "ia3_out"
+
+
+@dataclass(frozen=True)
+class IA3(Method):
+    """y' = l ⊙ (x·W + b) for a layer that makes activations, y' = (l ⊙ x)·W + b for one that reads inner ones.
+
+    With l [out] the merged layer has the kernel W·diag(l) and the bias l ⊙ b, with l [in] the kernel diag(l)·W. `out`
+    and `down` read what attention and the MLP have made inside; the other roles make. l starts at 1, so step 0 is the
+    base; heads are trained whole beside it.
+
+    Reference: Liu et al. 2022, arXiv 2205.05638, section 3.3.
+    """
+
+    name: ClassVar[str] = "ia3"
+    default_lr: ClassVar[float] = 3e-3
+    reparametrizes: ClassVar[bool] = True
+    targets: str = "key,value,down"
+    """roles (query, key, value, out, up, gate, down, comma-separated), all-linear, or a pattern over module paths"""
+
+    def modules(self, paths: Iterable[str]) -> list[str]:
+        """The module paths (a kernel's path without `/kernel`) that get a vector."""
+        return targeted(self.targets, paths, "ia3.targets")
+
+    def init(self, base: Params, key: jax.Array) -> Params:
+        leaves, theta = flatten(base), copied_heads(base)
+        for module in self.modules(leaves):
+            fan_in, fan_out = leaves[f"{module}/kernel"].shape
+            reads = module.rpartition("/")[2] in READERS
+            theta[f"{module}/{IN if reads else OUT}"] = jnp.ones(fan_in if reads else fan_out)
+        return unflatten(theta)
+
+    def merge(self, base: Params, theta: Params) -> Params:
+        merged = flatten(base)
+        for path, leaf in flatten(theta).items():
+            module, _, name = path.rpartition("/")
+            if name == IN:
+                merged[f"{module}/kernel"] = merged[f"{module}/kernel"] * leaf[:, None]
+            elif name == OUT:
+                merged[f"{module}/kernel"] = merged[f"{module}/kernel"] * leaf
+                merged[f"{module}/bias"] = merged[f"{module}/bias"] * leaf
+            else:
+                merged[path] = leaf
+        return unflatten(merged)

@@ -1,0 +1,25 @@
+"""Norm tuning: only the norms are trained."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from fft.methods.base import Method, trained_alone
+from fft.paths import Rules
+
+
+@dataclass(frozen=True)
+class NormTuning(Method):
+    """Train scale and bias of every layer norm, and the heads; freeze everything else.
+
+    Reference: Qi et al. 2022, arXiv 2211.08682, section 3.
+    """
+
+    name: ClassVar[str] = "norm"
+    default_lr: ClassVar[float] = 5e-4
+
+    def rules(self, paths: Iterable[str], depth: int) -> Rules:
+        paths = list(paths)
+        norms = [path.removesuffix("/scale") for path in paths if path.endswith("/scale")]
+        return trained_alone(self.name, "|".join(f"{re.escape(norm)}/(scale|bias)" for norm in norms), paths)

@@ -1,0 +1,45 @@
+"""Which linear layers an adapter sits on: roles, all of them, or a pattern over module paths."""
+
+import re
+from collections.abc import Iterable
+
+from fft.errors import InputError
+from fft.paths import compile_pattern
+
+ROLES = {
+    "query": "attention",
+    "key": "attention",
+    "value": "attention",
+    "out": "attention",
+    "up": "mlp",
+    "gate": "mlp",
+    "down": "mlp",
+}
+
+
+def targeted(targets: str, paths: Iterable[str], flag: str) -> list[str]:
+    """The module paths (a kernel's path without `/kernel`) in the blocks that `targets` names.
+
+    `targets` is roles (query, key, value, out, up, gate, down, comma-separated), all-linear, or a pattern over module
+    paths; `flag` is the setting it came from.
+
+    Errors: InputError for an unknown role and where nothing matches.
+    """
+    linear = [p.removesuffix("/kernel") for p in paths if p.endswith("/kernel") and p.startswith("layers/")]
+    pattern = compile_pattern(_pattern(targets, flag))
+    chosen = [path for path in linear if pattern.fullmatch(path)]
+    if not chosen:
+        raise InputError(f"--{flag} {targets!r} matches none of the {len(linear)} linear layers, such as {linear[0]}")
+    return chosen
+
+
+def _pattern(targets: str, flag: str) -> str:
+    if targets == "all-linear":
+        return r"layers/\d+/.*"
+    names = [name.strip() for name in targets.split(",")]
+    if all(name in ROLES for name in names):
+        return r"layers/\d+/(" + "|".join(f"{ROLES[name]}/{name}" for name in names) + ")"
+    if re.fullmatch(r"[\w, -]*", targets):
+        unknown = ", ".join(name or "(empty)" for name in names if name not in ROLES)
+        raise InputError(f"--{flag}: unknown role {unknown}; known are {', '.join(ROLES)} and all-linear")
+    return targets

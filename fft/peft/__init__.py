@@ -1,0 +1,23 @@
+"""Adapters in the files of Hugging Face's PEFT: adapter_config.json and adapter_model.safetensors, out and in.
+
+A peft_type is one file here and one line in FORMATS.
+"""
+
+from fft.peft import ia3, lora, reading, writing
+
+FORMATS = {
+    "LORA": lora.FORMAT,
+    "IA3": ia3.FORMAT,
+}
+
+__all__ = ["FORMATS", "load_adapter", "save_adapter"]
+
+
+def load_adapter(folder, base):
+    """The Adapter in a folder of PEFT's, checked against the Checkpoint `base`. See fft.peft.reading.load."""
+    return reading.load(folder, base, FORMATS)
+
+
+def save_adapter(adapter, base, folder, name, head=None):
+    """Write an Adapter of the Checkpoint `base` as PEFT's files and return the folder. See fft.peft.writing.save."""
+    return writing.save(adapter, base, folder, name, FORMATS, head)

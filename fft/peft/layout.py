@@ -1,0 +1,114 @@
+"""The names PEFT gives to what an adapter holds, and ours: one list of tensors that writing and reading share."""
+
+import re
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from fft.errors import InputError
+from fft.models.keys import body_keys, expected_shapes, head_keys
+from fft.paths import compile_pattern
+from fft.peft.config import Targeted
+
+TRANSPOSED = ("/kernel", "/lora_a", "/lora_b")
+
+
+class Tensor(NamedTuple):
+    """One tensor of an adapter: PEFT's key and shape, our path and shape.
+
+    Matrices that multiply are transposed between the two, whatever else differs in shape is a vector with an axis of 1.
+    """
+
+    key: str
+    shape: tuple[int, ...]
+    path: str
+    own: tuple[int, ...]
+
+    def theirs(self, leaf: Any) -> Any:
+        """A leaf of ours, laid out as PEFT stores it."""
+        return (leaf.T if self.path.endswith(TRANSPOSED) else leaf).reshape(self.shape)
+
+    def ours(self, value: Any) -> Any:
+        """A stored tensor, laid out as our leaf."""
+        return (value.T if self.path.endswith(TRANSPOSED) else value).reshape(self.own)
+
+
+class Layout(NamedTuple):
+    """A base as PEFT sees it: Hugging Face's names of encoder and one head, {name: our path}, and our shapes."""
+
+    names: dict[str, str]
+    shapes: dict[str, tuple[int, ...]]
+    prefix: str
+    """of the encoder's names"""
+
+    def linear(self) -> dict[str, tuple[str, int, int]]:
+        """{Hugging Face's module: (our module, fan in, fan out)} of the dense layers below the heads."""
+        return {
+            name.removesuffix(".weight"): (path.removesuffix("/kernel"), *self.shapes[path])
+            for name, path in self.names.items()
+            if path.endswith("/kernel") and not path.startswith("heads/")
+        }
+
+    def whole(self, prefix: str, modules: Iterable[str]) -> list[Tensor]:
+        """The tensors PEFT saves whole: those of a module, or inside one, whose name ends like one of `modules`."""
+        endings = tuple(modules)
+        return [
+            self.tensor(prefix, name, path)
+            for name, path in self.names.items()
+            if any(module.endswith(endings) for module in _around(name))
+        ]
+
+    def above(self) -> tuple[str, ...]:
+        """The modules above the blocks, pooler and head, by the names under which PEFT can save them whole."""
+        outside = [name for name, path in self.names.items() if not path.startswith(("embed/", "layers/"))]
+        return tuple(dict.fromkeys(name.removeprefix(f"{self.prefix}.").split(".")[0] for name in outside))
+
+    def tensor(self, prefix: str, name: str, path: str) -> Tensor:
+        """A whole parameter as PEFT stores it."""
+        own = self.shapes[path]
+        return Tensor(prefix + name, own[::-1] if path.endswith(TRANSPOSED) else own, path, own)
+
+
+def layout_of(family: Any, config: Any, head: str | None, classes: int) -> Layout:
+    """The layout of a family's model of this size with a head of `classes` outputs; without one, of the encoder."""
+    names = {f"{family.prefix}.{name}": path for name, path in body_keys(family, config).items()}
+    heads = {} if head is None else {head: classes}
+    names |= {} if head is None else head_keys(family, head)
+    return Layout(names, expected_shapes(family, config, heads), family.prefix)
+
+
+def targeted(config: Targeted, layout: Layout) -> dict[str, tuple[str, int, int]]:
+    """The dense layers that a config's target_modules name, by PEFT's rules: {module: (our module, fan in, fan out)}.
+
+    A text is a regular expression over whole names; a list holds names, or how names end after a dot. exclude_modules
+    is read likewise, modules_to_save are no targets, and layers_to_transform keeps the blocks of these numbers.
+    """
+    chosen = {
+        name: place
+        for name, place in layout.linear().items()
+        if _named(config.target_modules, name)
+        and not _named(config.exclude_modules or [], name)
+        and not any(f".{saved}." in f".{name}." for saved in config.modules_to_save or [])
+        and _in_layers(config.layers_to_transform, place[0])
+    }
+    if not chosen:
+        raise InputError(f"target_modules {config.target_modules!r} name no linear layer of this base")
+    return chosen
+
+
+def _named(wanted: str | list[str], name: str) -> bool:
+    if isinstance(wanted, str):
+        return bool(compile_pattern(wanted).fullmatch(name))
+    return any(name == each or name.endswith(f".{each}") for each in wanted)
+
+
+def _in_layers(wanted: int | list[int] | None, path: str) -> bool:
+    if wanted is None or wanted == []:
+        return True
+    found = re.match(r"layers/(\d+)/", path)
+    return found is not None and int(found[1]) in (wanted if isinstance(wanted, list) else [wanted])
+
+
+def _around(name: str) -> list[str]:
+    """The modules that a tensor is in: `a.b.weight` is in `a` and in `a.b`."""
+    parts = name.split(".")[:-1]
+    return [".".join(parts[: i + 1]) for i in range(len(parts))]

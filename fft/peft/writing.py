@@ -1,0 +1,57 @@
+"""Adapters out: a folder that `PeftModel.from_pretrained` loads onto the base, whole or not at all."""
+
+import numpy as np
+
+from fft.errors import InputError
+from fft.models import FAMILIES
+from fft.models.export import write_json, write_tensors, written_whole
+from fft.models.heads import HEADS_JSON, width, write_record
+from fft.paths import flatten
+from fft.peft.layout import layout_of
+from fft.schema import validated
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+
+
+def save(adapter, base, folder, name, formats, head=None):
+    """Write an adapter of `base` under PEFT's names and return the folder.
+
+    Beside the method's own tensors stand, whole, BERT's pooler and the head `head` (default: the adapter's): PEFT's
+    `modules_to_save`. `name` is the base's, for people and for PEFT's AutoPeftModel. HEADS_JSON keeps the labels.
+
+    Raises InputError for a method PEFT has no format for, an unknown head, a folder with other things in it.
+    """
+    head = head or adapter.primary
+    if head not in adapter.heads:
+        raise InputError(f"the adapter has no head {head!r}; its heads are: {', '.join(adapter.heads) or 'none'}")
+    kind, form = format_of(adapter.method, formats)
+    layout = layout_of(FAMILIES[base.model.family], base.model.config, head, width(adapter.heads[head]))
+    leaves = {**flatten(base.params), **flatten(adapter.theta)}
+    fields = {
+        "peft_type": kind,
+        "task_type": "SEQ_CLS",
+        "base_model_name_or_path": name,
+        "inference_mode": True,
+        **form.describe(adapter.method, layout, flatten(adapter.theta)),
+        "modules_to_save": list(layout.above()),
+    }
+    config = validated(form.config, fields, CONFIG)
+    places = [*form.tensors(config, layout), *layout.whole(form.prefix, config.saved)]
+    tensors = {place.key: np.ascontiguousarray(place.theirs(np.asarray(leaves[place.path]))) for place in places}
+    with written_whole(folder) as partial:
+        write_tensors(tensors, partial / WEIGHTS)
+        write_json(write_record({head: adapter.heads[head]}, head), partial / HEADS_JSON)
+        write_json(fields, partial / CONFIG)
+    return folder
+
+
+def format_of(method, formats):
+    """(peft_type, Format) of a method; InputError with the reason where PEFT has none."""
+    for kind, form in formats.items():
+        if type(method) in form.methods:
+            return kind, form
+    known = ", ".join(sorted(each.name for form in formats.values() for each in form.methods))
+    raise InputError(
+        f"{method.name} changes the base's own weights, which no PEFT adapter holds; --to peft writes {known}. "
+        "Export the whole model with --to hf"
+    )

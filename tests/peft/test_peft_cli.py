@@ -1,0 +1,103 @@
+"""Adapters on the command line: a run's adapter out, scored on its base, and merged into it."""
+
+import json
+
+import jax
+import numpy as np
+import peft
+import pytest
+import torch
+import transformers
+from safetensors.numpy import load_file
+from tiny_runs import fft, tune
+
+import fft as package
+
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
+
+@pytest.fixture(scope="module")
+def run(tiny, tmp_path_factory, quick_compiles):
+    """A finished run of DoRA with EWC."""
+    out = tmp_path_factory.mktemp("runs") / "dora+ewc"
+    quick = ("--steps", 12, "--batch-size", 16, "--lr", 1e-2, "--tolerance", 1)
+    assert tune(tiny, out, *quick, "--method", "dora+ewc", "--ewc.samples", 16).code == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def adapter(run, tmp_path_factory):
+    """The run's adapter in PEFT's files."""
+    out = tmp_path_factory.mktemp("adapters") / "a"
+    answer = fft("export", run, "--to", "peft", "--out", out, "--json")
+    assert answer.code == 0 and answer.json["head"] == "new"
+    return out
+
+
+def predictions(folder, task, file, *flags):
+    """The logits of `fft eval`, row by row."""
+    assert fft("eval", "--model", folder, "--task", task, "--predictions", file, *flags, "--json").code == 0
+    return [json.loads(line)["logits"] for line in file.read_text().splitlines()]
+
+
+def test_peft_scores_the_exported_adapter_as_we_score_the_run(run, adapter, tiny, tmp_path):
+    ours = np.array(predictions(run, tiny / "new.csv", tmp_path / "run.jsonl"))[:40]
+    plain = transformers.AutoModelForSequenceClassification.from_pretrained(
+        tiny / "bert", num_labels=3, ignore_mismatched_sizes=True
+    )
+    model = peft.PeftModel.from_pretrained(plain, adapter).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny / "bert")
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    texts = [row.split(",")[0] for row in (tiny / "new.csv").read_text().splitlines()[1:41]]
+    with torch.no_grad():
+        theirs = model(**tokenizer(texts, return_tensors="pt", padding=True)).logits.numpy()
+    np.testing.assert_allclose(ours, theirs, atol=1e-5 * max(1, np.abs(theirs).max()), rtol=0)
+
+
+def test_the_base_with_the_adapter_is_the_run_and_without_it_the_base(run, adapter, tiny, tmp_path):
+    task, on = tiny / "new.csv", ("--adapter", adapter)
+    assert predictions(tiny / "bert", task, tmp_path / "a", *on) == predictions(run, task, tmp_path / "b")
+    old, head = tiny / "original.csv", ("--head", "original")
+    moved = predictions(tiny / "bert", old, tmp_path / "c", *on, *head)
+    assert moved == predictions(run, old, tmp_path / "d", *head) != predictions(tiny / "bert", old, tmp_path / "e")
+
+
+def test_a_base_and_an_adapter_are_merged_into_a_checkpoint(run, adapter, tiny, tmp_path):
+    answer = fft("export", tiny / "bert", "--adapter", adapter, "--out", tmp_path / "hf", "--json")
+    assert answer.code == 0 and answer.json["head"] == "new"
+    merged, kept = (load_file(folder / "model.safetensors") for folder in (tmp_path / "hf", run / "model"))
+    assert merged.keys() == kept.keys()
+    for name, value in kept.items():
+        np.testing.assert_array_equal(merged[name], value, err_msg=name)
+
+
+def test_a_run_of_biases_has_no_adapter(tiny, tmp_path):
+    out = tmp_path / "bitfit"
+    tune(tiny, out, "--method", "bitfit", "--steps", 2, "--tolerance", 1)
+    answer = fft("export", out, "--to", "peft", "--out", tmp_path / "a", "--json")
+    assert answer.code == 2 and "bitfit changes the base's own weights" in answer.json["error"]
+    assert not (tmp_path / "a").exists()
+    assert fft("export", out, "--out", tmp_path / "a").code == 0
+
+
+def test_wrong_flags_and_folders_are_refused(run, adapter, tiny, tmp_path):
+    out = ("--out", tmp_path / "x", "--json")
+    for arguments, message in (
+        (("export", run, "--to", "peft", "--adapter", adapter, *out), "names PEFT's files already"),
+        (("export", tiny / "bert", "--adapter", adapter, "--step", "best", *out), "--step is of a run"),
+        (("export", tiny / "bert", "--adapter", run, *out), "has no adapter_config.json"),
+        (("export", run, "--to", "peft", "--head", "third", *out), "has no head third; its heads are: original, new"),
+        (
+            ("eval", "--model", tiny / "bert", "--task", tiny / "new.csv", "--adapter", tiny, "--json"),
+            "has no adapter_",
+        ),
+    ):
+        answer = fft(*arguments)
+        assert answer.code == 2 and message in answer.json["error"], arguments
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_method_that_changes_the_weights_at_the_end_has_no_adapter(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(package.EWC, "finish", lambda self, base, params: jax.tree.map(lambda x: x / 2, params))
+    answer = fft("export", run, "--to", "peft", "--out", tmp_path / "a", "--json")
+    assert answer.code == 2 and "changes the merged weights at the end" in answer.json["error"]
