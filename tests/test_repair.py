@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -14,13 +15,13 @@ from tiny_runs import fft, record, refused, tune
 from fft import merging, models
 from fft import repair as module
 from fft.budget import Budget
-from fft.candidates import ALPHAS
+from fft.candidates import ALPHAS, Candidate
 from fft.experiment import Data
 from fft.heldout import HeldOut
 from fft.mergeable import load_sides
 from fft.paths import flatten
 from fft.repair import Request, repair
-from fft.report.repaired import headline, page
+from fft.report.repaired import chart, headline, page
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 HOSTILE = "<script>alert('&amp;\"x')</script>"
@@ -172,6 +173,22 @@ def test_every_model_is_scored_by_one_program_a_length(tiny, tuned):
     rows.line(sides.base, sides.tuned.params, [0.5] * 4, "test")
     assert len(traces) == len({shape[1] for shape in traces})
     assert rows.program._cache_size() == len(traces)
+
+
+def test_a_higher_rmse_is_a_drop_and_what_is_accepted_lies_above_the_base(repaired):
+    scores = [{"original": 1.0, "new": 0.5}, {"original": 1.2, "new": 0.7}]
+    data = {name: SimpleNamespace(task=SimpleNamespace(metric=m)) for name, m in (("original", "rmse"), ("new", "mcc"))}
+    rows = SimpleNamespace(data=data, scores=lambda params: params)
+    search = module.Search(
+        SimpleNamespace(tuned=SimpleNamespace(model=SimpleNamespace(depth=1))), rows, lambda *_: None
+    )
+    base, worse = (search.score(Candidate("alpha", {}, lambda found=found: found)) for found in scores)
+    assert (base.drop, base.gain) == (0.0, 0.0) and worse[-2:] == (pytest.approx(0.2), pytest.approx(0.2))
+    found = told(repaired[1])
+    for metric, sign in (("accuracy", 1), ("rmse", -1)):
+        found["tuned_change"]["original"]["metric"] = metric
+        (accepted,) = chart(found).to_dict()["layer"][0]["data"]["values"]
+        assert accepted["original"] == pytest.approx(found["candidates"][0]["original"] - sign * 0.05)
 
 
 # --- the ends ---
