@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from fft import tasks
 from fft.errors import InputError
 from fft.experiment import Data
@@ -53,31 +55,21 @@ def load_sides(
     _refuse_other_vocabulary(base, old, tuned, now)
     kept = chosen_head(old, original_head, base, "to score the original task with")
     learned = chosen_head(now, new_head, tuned, "to score the new task with")
-    # What the artefacts are compared with are the weights as they were loaded, so before a head has another name.
-    known = fisher and _fisher(fisher, old)
-    known_new = new_fisher and _fisher(new_fisher, now)
+    known, known_new = (folder and _fisher(folder, one) for folder, one in ((fisher, old), (new_fisher, now)))
     name = learned
     if learned in old.heads and old.heads[learned] != now.heads[learned]:
         name = unused_head(None, "new", [*old.heads, *now.heads])
-        now = now._replace(
-            params=_renamed(now.params, learned, name),
-            heads={name if head == learned else head: kind for head, kind in now.heads.items()},
-        )
         known_new = known_new and _renamed(known_new, learned, name)
-    for head in old.heads.keys() & now.heads.keys():
-        if old.heads[head] != now.heads[head]:
-            raise InputError(
-                f"the head {head!r} is for {_told(old.heads[head])} in {base} and for {_told(now.heads[head])} in "
-                f"{tuned}; two heads of one name are merged, so they must agree. Name the new task's with --new-head"
-            )
-    merged = now._replace(heads={**old.heads, **now.heads}, primary=name)
+    renamed = {name if head == learned else head: kind for head, kind in now.heads.items()}
+    _refuse_other_labels(base, old.heads, tuned, renamed)
+    merged = now._replace(params=_renamed(now.params, learned, name), heads={**old.heads, **renamed}, primary=name)
     data = {
-        role: tasks.prepare_held_out(source, merged, head, merged.heads[head], max_length)
+        role: _read(base, old, tuned, merged, source, head, max_length)
         for role, source, head in (("original", original, kept), ("new", new, name))
     }
     told = {
         "base": {"folder": base, "sha256": base_sha256(old)},
-        "tuned": {"folder": tuned, "sha256": base_sha256(pair.tuned.checkpoint)},
+        "tuned": {"folder": tuned, "sha256": base_sha256(now)},
         "heads": {"original": kept, "new": name, "shared": name in old.heads},
         "fisher": {"base": fisher, "tuned": new_fisher},
         "data": {
@@ -91,6 +83,33 @@ def load_sides(
 
 def _fisher(folder: Path, checkpoint: Checkpoint) -> Params:
     return unpack(load_fisher(folder, checkpoint.params, base_sha256(checkpoint))[0])
+
+
+def _read(
+    base: str, old: Checkpoint, tuned: str, merged: Checkpoint, source: Data, head: str, max_length: int | None
+) -> tasks.TaskData:
+    """The held-out rows of a task, which both tokenizers must read alike."""
+    found, other = (
+        tasks.prepare_held_out(source, merged._replace(folder=folder), head, merged.heads[head], max_length)
+        for folder in (merged.folder, old.folder)
+    )
+    for role, rows in found.splits.items():
+        for number, ids, others in zip(rows.numbers, rows.ids, other.splits[role].ids, strict=True):
+            if not np.array_equal(ids, others):
+                raise InputError(
+                    f"{source.source}, row {number}: {base} and {tuned} read it as different tokens, so their "
+                    "tokenizers differ; only checkpoints with the same tokenizer can be merged"
+                )
+    return found
+
+
+def _refuse_other_labels(base: str, heads: dict[str, Head], tuned: str, others: dict[str, Head]) -> None:
+    for name in heads.keys() & others.keys():
+        if heads[name] != others[name]:
+            raise InputError(
+                f"the head {name!r} is for {_told(heads[name])} in {base} and for {_told(others[name])} in {tuned}; "
+                "two heads of one name are merged, so they must agree. Name the new task's with --new-head"
+            )
 
 
 def _told(head: Head) -> str:

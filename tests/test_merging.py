@@ -97,20 +97,20 @@ def test_a_uniform_soup_is_the_mean_and_a_head_is_averaged_over_those_that_have_
 
 def test_a_greedy_soup_takes_the_best_first_and_keeps_what_does_not_hurt():
     """One number a model; the score is the nearness to 1, on a grid so coarse that there are ties."""
-    places = [4.0, 1.4, 0.6, -2.0, 1.2]
+    places = [4.0, 1.4, 0.6, -2.0, 1.2, 1.2]  # the last changes nothing, and stays
     models = [{"embed": {"a": jnp.float32(place)}} for place in places]
 
     def score(model):
         return -round(abs(float(model["embed"]["a"]) - 1.0), 1)
 
     soup, chosen = merging.greedy_soup(models, score)
-    order, ingredients = sorted(range(5), key=lambda at: -score(models[at])), []
+    order, ingredients = sorted(range(6), key=lambda at: -score(models[at])), []
     for at in order:  # the paper's recipe, spelled out
         larger = [places[i] for i in (*ingredients, at)]
         now = [places[i] for i in ingredients]
         if not now or -round(abs(sum(larger) / len(larger) - 1), 1) >= -round(abs(sum(now) / len(now) - 1), 1):
             ingredients.append(at)
-    assert chosen == tuple(ingredients) and chosen[0] == 4 and 0 < len(chosen) < 5
+    assert chosen == tuple(ingredients) and chosen[:2] == (4, 5) and len(chosen) < 6
     assert float(soup["embed"]["a"]) == pytest.approx(np.mean([places[i] for i in chosen]))
     assert score(soup) >= max(map(score, models))
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -14,13 +15,13 @@ from tiny_runs import fft, record, refused, tune
 from fft import merging, models
 from fft import repair as module
 from fft.budget import Budget
-from fft.candidates import ALPHAS
+from fft.candidates import ALPHAS, Candidate
 from fft.experiment import Data
 from fft.heldout import HeldOut
 from fft.mergeable import load_sides
 from fft.paths import flatten
 from fft.repair import Request, repair
-from fft.report.repaired import headline, page
+from fft.report.repaired import chart, headline, page
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 HOSTILE = "<script>alert('&amp;\"x')</script>"
@@ -174,6 +175,22 @@ def test_every_model_is_scored_by_one_program_a_length(tiny, tuned):
     assert rows.program._cache_size() == len(traces)
 
 
+def test_a_higher_rmse_is_a_drop_and_what_is_accepted_lies_above_the_base(repaired):
+    scores = [{"original": 1.0, "new": 0.5}, {"original": 1.2, "new": 0.7}]
+    data = {name: SimpleNamespace(task=SimpleNamespace(metric=m)) for name, m in (("original", "rmse"), ("new", "mcc"))}
+    rows = SimpleNamespace(data=data, scores=lambda params: params)
+    search = module.Search(
+        SimpleNamespace(tuned=SimpleNamespace(model=SimpleNamespace(depth=1))), rows, lambda *_: None
+    )
+    base, worse = (search.score(Candidate("alpha", {}, lambda found=found: found)) for found in scores)
+    assert (base.drop, base.gain) == (0.0, 0.0) and worse[-2:] == (pytest.approx(0.2), pytest.approx(0.2))
+    found = told(repaired[1])
+    for metric, sign in (("accuracy", 1), ("rmse", -1)):
+        found["tuned_change"]["original"]["metric"] = metric
+        (accepted,) = chart(found).to_dict()["layer"][0]["data"]["values"]
+        assert accepted["original"] == pytest.approx(found["candidates"][0]["original"] - sign * 0.05)
+
+
 # --- the ends ---
 
 
@@ -285,6 +302,16 @@ def test_what_does_not_fit_is_refused_with_one_message_before_anything_is_writte
     vocabulary = words["model"]["vocab"]
     vocabulary["good"], vocabulary["bad"] = vocabulary["bad"], vocabulary["good"]
     (small / "tokenizer.json").write_text(json.dumps(words))
+    hasty = tmp_path / "hasty"
+    tiny_checkpoint.write_checkpoint(hasty)
+    words = json.loads((hasty / "tokenizer.json").read_text())
+    words["normalizer"] = {"type": "Replace", "pattern": {"String": "good"}, "content": "bad"}
+    (hasty / "tokenizer.json").write_text(json.dumps(words))
+    renamed = tmp_path / "renamed"
+    shutil.copytree(tuned / "model", renamed)
+    heads = json.loads((renamed / "fft_heads.json").read_text())
+    heads["heads"]["original"]["labels"] = ["no", "yes"]
+    (renamed / "fft_heads.json").write_text(json.dumps(heads))
     moved = tmp_path / "moved"
     shutil.copytree(tiny / "bert", moved)
     tensors = load_file(moved / "model.safetensors")
@@ -294,6 +321,8 @@ def test_what_does_not_fit_is_refused_with_one_message_before_anything_is_writte
     for arguments, message in (
         ((base, other, *given), "family is bert in"),
         ((base, small, *given), "only checkpoints of one vocabulary can be merged: token 4 is 'good' in"),
+        ((base, hasty, *given), "read it as different tokens, so their tokenizers differ"),
+        ((base, renamed, *given), "negative, positive in"),
         ((tiny / "bare", after, *given), "has no head to score the original task with"),
         ((base, after, *given, "--original-head", "nothing"), "has no head nothing; its heads are: original"),
         ((base, after, *given, "--new-head", "nothing"), "has no head nothing; its heads are: "),
