@@ -33,6 +33,8 @@ _HOMES = {
     "LoRA": "fft.methods",
     "Method": "fft.methods",
     "NormTuning": "fft.methods",
+    "PrefixTuning": "fft.methods",
+    "PromptTuning": "fft.methods",
     "RsLoRA": "fft.methods",
     "FFTError": "fft.errors",
     "InputError": "fft.errors",

@@ -2,11 +2,14 @@
 
 from pathlib import Path
 
-from fft import record, retention
+from fft import models, record, retention
+from fft.adapters import trained_adapter
 from fft.evaluate import Change
 from fft.job import Job, parameter_counts
 from fft.metrics import METRICS
+from fft.paths import Params
 
+MODEL, ADAPTER = "model", "adapter"
 KEPT_BASE = "no scored step beat the base: the base is kept, step 0; --keep latest would keep the last step"
 
 
@@ -48,6 +51,20 @@ def run_record(
         "seconds": {**seconds, "total": sum(seconds.values())},
     }
     return record.plain(result)
+
+
+def write_model(job: Job, directory: Path, params: Params, theta: Params) -> None:
+    """What the run keeps: MODEL, a checkpoint for transformers, or, where none can hold it, ADAPTER, PEFT's files.
+
+    `params` are the merged parameters, `theta` the tree they were merged from.
+    """
+    if job.experiment.method.plain or params is job.base:
+        models.save(job.checkpoint._replace(params=params), directory / MODEL, primary=job.new.task.name)
+        return
+    from fft.peft import save_adapter
+
+    adapter = trained_adapter(job.experiment.method, job.checkpoint, theta)
+    save_adapter(adapter, job.checkpoint, directory / ADAPTER, job.experiment.model.removeprefix("hf:"))
 
 
 def write_outcome(directory: Path, result: dict) -> None:

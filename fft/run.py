@@ -5,7 +5,8 @@ RUN/experiment.json       what was asked for, resolved; `fft tune --config` repe
     metrics.jsonl         one line an event
     heads/ prepared/      heads the run added and the method's statistics, made once
     checkpoints/          steps to resume from, the best among them
-    model/                the fine-tuned checkpoint in Hugging Face's format
+    model/                the fine-tuned checkpoint in Hugging Face's format,
+    adapter/              or, where no such checkpoint can hold it, what is put on the base, in PEFT's
     report.html history.svg history.png
 """
 
@@ -16,7 +17,7 @@ from typing import NamedTuple
 
 import jax
 
-from fft import models, record, retention
+from fft import record, retention
 from fft.checkpoint import Checkpoints
 from fft.errors import InputError
 from fft.experiment import Experiment
@@ -24,7 +25,7 @@ from fft.folder import FolderLock, agree
 from fft.information import REQUEST
 from fft.job import Job, accept, assemble, parameter_counts, resolved, training_batches
 from fft.journal import Journal
-from fft.outcome import KEPT_BASE, run_record, write_outcome
+from fft.outcome import KEPT_BASE, run_record, write_model, write_outcome
 from fft.scoring import Scorer
 from fft.signals import StopFlag
 from fft.train import TrainState, finished_params
@@ -113,11 +114,11 @@ def _run(job: Job, directory: Path, journal: Journal, stop: StopFlag, known: dic
         kept_step, state = _restore_best(best_step, jax.eval_shape(job.trainable.init), checkpoints, journal)
     if kept_step == 0:
         journal.say(KEPT_BASE)
-    params = finished_params(job.experiment.method, job.base, state.theta)
+    params = job.base if kept_step == 0 else finished_params(job.experiment.method, job.base, state.theta)
     with journal.clock("scoring"):
         after = scorer.test(params)
     with journal.clock("saving"):
-        models.save(job.checkpoint._replace(params=params), directory / "model", primary=job.new.task.name)
+        write_model(job, directory, params, state.theta)
     changes = {name: scorer.change(name, before[name], after[name]) for name in job.tasks}
     ended = {
         "steps": steps,
@@ -231,7 +232,7 @@ def _score(
 ) -> None:
     """Append the scores of a state to the history."""
     with journal.clock("scoring"):
-        params = finished_params(job.experiment.method, job.base, state.theta)
+        params = finished_params(job.experiment.method, job.base, state.theta) if history else job.base
         scores = scorer.probe(params, history[0] if history else None)
     entry = {"step": int(state.step), **scores, "loss": loss, "seconds": sum(journal.seconds.values())}
     history.append(entry)

@@ -15,6 +15,8 @@ from fft.methods.l2sp import L2SP
 from fft.methods.layerwise import Layerwise
 from fft.methods.lora import LoRA
 from fft.methods.norm import NormTuning
+from fft.methods.prefix import PrefixTuning
+from fft.methods.prompt import PromptTuning
 from fft.methods.rslora import RsLoRA
 from fft.schema import validated
 
@@ -30,6 +32,8 @@ METHODS: dict[str, type[Method]] = {
     "ia3": IA3,
     "bitfit": BitFit,
     "norm": NormTuning,
+    "prompt": PromptTuning,
+    "prefix": PrefixTuning,
 }
 
 __all__ = [
@@ -47,6 +51,8 @@ __all__ = [
     "LoRA",
     "Method",
     "NormTuning",
+    "PrefixTuning",
+    "PromptTuning",
     "RsLoRA",
     "chain",
     "parse_chain",
