@@ -38,8 +38,8 @@ TRIED = [
     *(Tried("ewc", strength, EWC(strength=strength)) for strength in (3e3, 3e4, 3e5)),
     *(Tried("l2sp", strength, L2SP(strength=strength)) for strength in (0.1, 1.0, 10.0)),
     *(Tried("replay", strength, Replay(strength=strength)) for strength in (0.3, 1.0, 3.0)),
-    *(Tried("kl", strength, KL(strength=strength)) for strength in (0.3, 1.0, 3.0)),
-    *(Tried("lwf", strength, LwF(strength=strength)) for strength in (0.03, 0.1, 0.3)),
+    *(Tried("kl", strength, KL(strength=strength)) for strength in (1.0, 10.0, 100.0)),
+    *(Tried("lwf", strength, LwF(strength=strength)) for strength in (0.1, 1.0, 10.0)),
     *(Tried("wise", alpha, Full() + Wise(alpha=alpha)) for alpha in (0.25, 0.5, 0.75)),
 ]
 

@@ -39,6 +39,8 @@ _HOMES = {
     "Method": "fft.methods",
     "Replay": "fft.methods",
     "NormTuning": "fft.methods",
+    "PrefixTuning": "fft.methods",
+    "PromptTuning": "fft.methods",
     "RsLoRA": "fft.methods",
     "FFTError": "fft.errors",
     "InputError": "fft.errors",

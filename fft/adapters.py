@@ -6,7 +6,7 @@ from typing import NamedTuple
 from fft.errors import InputError
 from fft.methods import Method
 from fft.models import Checkpoint, Head
-from fft.paths import Params
+from fft.paths import Params, flatten
 
 
 class Adapter(NamedTuple):
@@ -28,6 +28,21 @@ class Adapter(NamedTuple):
             heads={**base.heads, **self.heads},
             primary=self.primary or base.primary,
         )
+
+
+def trained_adapter(method: Method, base: Checkpoint, theta: Params) -> Adapter:
+    """The adapter that a method has trained on a base, which holds every head of `theta`.
+
+    Errors: InputError where the method changes the merged weights at its end: they are not base and adapter any more.
+    """
+    merged = method.merge(base.params, theta)
+    finished = flatten(method.finish(base.params, merged))
+    if not all(bool((leaf == finished[path]).all()) for path, leaf in flatten(merged).items()):
+        raise InputError(
+            f"{method.label} changes the merged weights at the end of a run, so that they are no longer the base and "
+            "an adapter; export the whole model with --to hf"
+        )
+    return Adapter(method.carrier, theta, base.heads, base.primary)
 
 
 class Adapters(NamedTuple):

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from fft import models
-from fft.adapters import Adapter
+from fft.adapters import Adapter, trained_adapter
 from fft.checkpoint import Checkpoints
 from fft.errors import InputError
 from fft.experiment import Data, Experiment, Optim, Retention, Texts, from_json
@@ -16,7 +16,8 @@ from fft.heads import fresh_heads, load_heads
 from fft.job import base_sha256, make_trainable
 from fft.merging import interpolate
 from fft.methods import Method, parse_chain
-from fft.paths import Params, flatten, without_heads
+from fft.outcome import ADAPTER, MODEL
+from fft.paths import Params, without_heads
 from fft.record import read_object
 from fft.run import Run, run
 from fft.train import finished_params
@@ -79,11 +80,13 @@ def restore(directory: str | Path, which: str | None = None) -> models.Checkpoin
     directory = Path(directory)
     step, alpha = _kept(directory, which)
     experiment, base, theta = _trained(directory, step)
-    if alpha == 0:
+    if kept_base(directory, which):
         return base
     fresh = fresh_heads(directory / "heads")
     params = finished_params(experiment.method, base.params, theta, fresh)
-    return base._replace(params=interpolate(without_heads(base.params, fresh), params, alpha))
+    if alpha != 1:
+        params = interpolate(without_heads(base.params, fresh), params, alpha)
+    return base._replace(params=params)
 
 
 def adapter_of(directory: str | Path, which: str | None = None) -> tuple[models.Checkpoint, Adapter, str]:
@@ -99,15 +102,9 @@ def adapter_of(directory: str | Path, which: str | None = None) -> tuple[models.
             "an adapter any more; export the whole model with --to hf, or name a --step"
         )
     experiment, base, theta = _trained(Path(directory), step)
-    method = experiment.method
-    merged = method.merge(base.params, theta)
-    finished = flatten(method.finish(base.params, merged))
-    if not all(bool((leaf == finished[path]).all()) for path, leaf in flatten(merged).items()):
-        raise InputError(
-            f"{method.label} changes the merged weights at the end of a run, so that they are no longer the base and "
-            "an adapter; export the whole model with --to hf"
-        )
-    return base, Adapter(method.carrier, theta, base.heads, base.primary), experiment.model
+    if not experiment.method.plain and kept_base(directory, which):
+        raise InputError(f"{directory} kept the base, step 0: there is no trained adapter. --step latest may have one")
+    return base, trained_adapter(experiment.method, base, theta), experiment.model
 
 
 def _trained(directory: Path, step: int | None) -> tuple[Experiment, models.Checkpoint, Params]:
@@ -143,13 +140,25 @@ def kept_base(directory: str | Path, which: str | None = None) -> bool:
     return not step
 
 
+def load_model(source: str) -> models.Checkpoint:
+    """The model that a path names: what a finished run has kept, else the checkpoint in a folder or of hf:NAME."""
+    if (Path(source) / "run.json").is_file() and (Path(source) / ADAPTER).is_dir():
+        return restore(source)
+    return models.load(model_folder(source))
+
+
 def model_folder(folder: str) -> str:
     """The checkpoint that a path names: a finished run's model/, else the path itself.
 
-    Errors: InputError for a run that is not finished.
+    Errors: InputError for a run that is not finished, and for one whose model is not a checkpoint.
     """
     if (Path(folder) / "run.json").is_file():
-        return str(Path(folder) / "model")
+        if (Path(folder) / ADAPTER).is_dir():
+            raise InputError(
+                f"the run {folder} keeps its model as base and adapter, in {ADAPTER}/, because no checkpoint holds it; "
+                "this command needs a checkpoint"
+            )
+        return str(Path(folder) / MODEL)
     if (Path(folder) / "experiment.json").is_file():
         raise InputError(
             f"the run {folder} is not finished: go on with `fft tune` and the same --out, or write what it has with "

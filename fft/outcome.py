@@ -2,11 +2,14 @@
 
 from pathlib import Path
 
-from fft import record, retention, selection
+from fft import models, record, retention, selection
+from fft.adapters import trained_adapter
 from fft.evaluate import Change
 from fft.job import Job, parameter_counts
 from fft.metrics import METRICS
+from fft.paths import Params
 
+MODEL, ADAPTER = "model", "adapter"
 KEPT_BASE = "no scored step beat the base: the base is kept, step 0; --keep latest would keep the last step"
 
 
@@ -54,6 +57,20 @@ def _kept_note(ended: dict) -> list[str]:
     if ended["contract"] is not None:
         return [selection.sentence(ended["contract"])]
     return [KEPT_BASE] if ended["kept_step"] == 0 else []
+
+
+def write_model(job: Job, directory: Path, params: Params, theta: Params) -> None:
+    """What the run keeps: MODEL, a checkpoint for transformers, or, where none can hold it, ADAPTER, PEFT's files.
+
+    `params` are the merged parameters, `theta` the tree they were merged from.
+    """
+    if job.experiment.method.plain or params is job.base:
+        models.save(job.checkpoint._replace(params=params), directory / MODEL, primary=job.new.task.name)
+        return
+    from fft.peft import save_adapter
+
+    adapter = trained_adapter(job.experiment.method, job.checkpoint, theta)
+    save_adapter(adapter, job.checkpoint, directory / ADAPTER, job.experiment.model.removeprefix("hf:"))
 
 
 def write_outcome(directory: Path, result: dict) -> None:

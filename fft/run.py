@@ -5,7 +5,8 @@ RUN/experiment.json       what was asked for, resolved; `fft tune --config` repe
     metrics.jsonl         one line an event
     heads/ prepared/      heads the run added and the method's statistics, made once
     checkpoints/          steps to resume from, the best among them
-    model/                the fine-tuned checkpoint in Hugging Face's format
+    model/                the fine-tuned checkpoint in Hugging Face's format,
+    adapter/              or, where no such checkpoint can hold it, what is put on the base, in PEFT's
     report.html history.svg history.png
 """
 
@@ -17,7 +18,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fft import models, record, retention, selection
+from fft import record, retention, selection
 from fft.checkpoint import Checkpoints
 from fft.errors import InputError
 from fft.experiment import Experiment
@@ -25,7 +26,7 @@ from fft.folder import FolderLock, agree
 from fft.information import REQUEST
 from fft.job import Job, accept, assemble, parameter_counts, resolved
 from fft.journal import Journal
-from fft.outcome import KEPT_BASE, run_record, write_outcome
+from fft.outcome import KEPT_BASE, run_record, write_model, write_outcome
 from fft.paths import Params
 from fft.scoring import Scorer
 from fft.signals import StopFlag
@@ -114,15 +115,15 @@ def _run(job: Job, directory: Path, journal: Journal, stop: StopFlag, known: dic
     best_step = history[retention.best(history)]["step"]
     steps, skipped = int(state.step), int(state.skipped)
     if job.watch is None:
-        kept_step, params = _kept(job, state, best_step, checkpoints, journal)
+        kept_step, params, theta = _kept(job, state, best_step, checkpoints, journal)
         contract = None
     else:
-        kept_step, params, contract = _kept_by_contract(job, state, best_step, checkpoints, scorer, journal)
+        kept_step, params, theta, contract = _kept_by_contract(job, state, best_step, checkpoints, scorer, journal)
     del state
     with journal.clock("scoring"):
         after = scorer.test(params)
     with journal.clock("saving"):
-        models.save(job.checkpoint._replace(params=params), directory / "model", primary=job.new.task.name)
+        write_model(job, directory, params, theta)
     changes = {name: scorer.change(name, before[name], after[name]) for name in job.tasks}
     ended = {
         "steps": steps,
@@ -155,34 +156,40 @@ def _start(job: Job, checkpoints: Checkpoints, journal: Journal) -> tuple[TrainS
 
 def _kept(
     job: Job, state: TrainState, best_step: int, checkpoints: Checkpoints, journal: Journal
-) -> tuple[int, Params]:
-    """The step that is kept, the best or the last one, and its parameters."""
+) -> tuple[int, Params, Params]:
+    """The step that is kept, the best or the last one, its parameters, and the tree they were merged from."""
     kept_step = int(state.step)
     if job.experiment.retention.keep == "best" and best_step != kept_step:
         del state  # the restored step takes its place in memory
         kept_step, state = _restore_best(best_step, jax.eval_shape(job.trainable.init), checkpoints, journal)
     if kept_step == 0:
         journal.say(KEPT_BASE)
-    return kept_step, job.finished(state)
+        return 0, job.base, state.theta
+    return kept_step, job.finished(state), state.theta
 
 
 def _kept_by_contract(
     job: Job, state: TrainState, best_step: int, checkpoints: Checkpoints, scorer: Scorer, journal: Journal
-) -> tuple[int, Params, dict]:
-    """The step that is kept, the parameters at it or on the way to it, and what run.json says of the contract."""
+) -> tuple[int, Params, Params, dict]:
+    """The step that is kept, the parameters at it or on the way to it, the tree of that step, and what run.json says
+    of the contract."""
+    thetas = {int(state.step): state.theta}
 
     def restored() -> Params:
-        return job.finished(_restore_best(best_step, jax.eval_shape(job.trainable.init), checkpoints, journal)[1])
+        best = _restore_best(best_step, jax.eval_shape(job.trainable.init), checkpoints, journal)[1]
+        thetas[best_step] = best.theta
+        return job.finished(best)
 
     trained = {best_step: restored} if best_step else {}
     trained[int(state.step)] = lambda: job.finished(state)
+    halvings = selection.HALVINGS if job.experiment.method.plain else 0
     signs = {name: scorer.metric(name).sign for name in job.tasks}
     with journal.clock("scoring"):
-        chosen = selection.choose(job.base, job.fresh_heads, trained, scorer.judge, signs, job.watch.margin)
+        chosen = selection.choose(job.base, job.fresh_heads, trained, scorer.judge, signs, job.watch.margin, halvings)
     strength = float(jnp.exp(state.dual.log_strength))
     contract = selection.told(chosen, job.experiment.retention.max_drop, job.watch.margin, strength)
     journal.say(selection.sentence(contract))
-    return chosen.point.step, chosen.params, contract
+    return chosen.point.step, chosen.params, thetas.get(chosen.point.step, state.theta), contract
 
 
 def _restore_best(step: int, like: TrainState, checkpoints: Checkpoints, journal: Journal) -> tuple[int, TrainState]:
@@ -267,7 +274,7 @@ def _score(
 ) -> None:
     """Append the scores of a state to the history."""
     with journal.clock("scoring"):
-        params = job.finished(state)
+        params = job.finished(state) if history else job.base
         scores = scorer.probe(params, history[0] if history else None)
     entry = {"step": int(state.step), **scores, "loss": loss, "seconds": sum(journal.seconds.values())}
     history.append(entry)

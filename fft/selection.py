@@ -44,13 +44,14 @@ def choose(
     judge: Callable[[Params], dict[str, float]],
     signs: dict[str, int],
     margin: float,
+    halvings: int = HALVINGS,
 ) -> Chosen:
     """The best new score among points whose drop is within `margin`: the steps in `trained`, the last step first, and
     where that one loses too much the largest part of the way to it that does not.
 
-    The part is found by halving, HALVINGS times; the drop is taken to grow along the way. `judge(params)` gives
-    {"original", "new"}, `signs` the sign by which each is better. Where no point within the margin is better than the
-    base on the new task, the base is kept, with step 0.
+    The part is found by halving, `halvings` times (0 where a tree has more than values of the base's own parameters);
+    the drop is taken to grow along the way. `judge(params)` gives {"original", "new"}, `signs` the sign by which each
+    is better. Where no point within the margin is better than the base on the new task, the base is kept, with step 0.
     """
     start = judge(base)
     tried: list[Point] = []
@@ -69,10 +70,10 @@ def choose(
 
     last = max(trained)
     params = trained[last]()
-    if not consider(last, 1.0, params):
+    if not consider(last, 1.0, params) and halvings:
         known = without_heads(base, fresh_heads)
         low, high = 0.0, 1.0
-        for _ in range(HALVINGS):
+        for _ in range(halvings):
             middle = (low + high) / 2
             within = consider(last, middle, interpolate(known, params, middle))
             low, high = (middle, high) if within else (low, middle)

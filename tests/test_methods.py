@@ -25,6 +25,8 @@ from fft.methods import (
     Layerwise,
     LoRA,
     NormTuning,
+    PrefixTuning,
+    PromptTuning,
     Wise,
     from_json,
     parse_chain,
@@ -52,6 +54,8 @@ CHAINS = [
     "ia3+ewc",
     "rslora+l2sp",
     "bitfit+layerwise",
+    "prompt+ewc+l2sp",
+    "prefix+ewc+l2sp",
 ]
 SETTINGS = {"ewc": EWC(way="vmapped"), "ia3": IA3(targets="query")}
 
@@ -102,13 +106,16 @@ def trained(method, base, steps=3, **optim):
 
 
 @pytest.mark.parametrize("names", [*METHODS, *CHAINS])
-def test_contract(names, base, tmp_path):
+def test_contract(names, tmp_path):
+    base = toy_params(heads={"original": 3, "new": 3}, words=7)
     method = parse_chain(names, {name: SETTINGS[name] for name in names.split("+") if name in SETTINGS})
     before = jax.tree.map(jnp.copy, base)
 
     assert from_json(to_json(method)) == method
     theta = method.init(base, jax.random.key(1))
-    assert max_difference(method.merge(base, theta), base) == 0, "step 0 is the base"
+    merged = {name: tree for name, tree in method.merge(base, theta).items() if name != "prompt"}
+    assert max_difference(merged, base) == 0, "step 0 is the base, beside a prompt"
+    assert method.plain == ("prompt" not in method.merge(base, theta))
     assert not {id(x) for x in jax.tree.leaves(theta)} & {id(x) for x in jax.tree.leaves(base)}, "theta is a copy"
     aux = method.prepare(context(base), jax.random.key(2))
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(aux))
@@ -125,6 +132,7 @@ def test_contract(names, base, tmp_path):
         if multiplier[path] == 0:
             assert bool((leaf == start[path]).all()), f"{path} is frozen"
     finished = method.finish(base, method.merge(base, state.theta))
+    finished.pop("prompt", None)
     assert flatten(finished).keys() == flatten(base).keys(), "finish gives plain parameters"
     assert max_difference(finished["heads"]["original"], base["heads"]["original"]) == 0
     assert max_difference(finished["heads"]["new"], base["heads"]["new"]) > 0
@@ -364,6 +372,19 @@ def test_ia3_stretches_outputs_with_their_biases_and_inputs_without(base):
     np.testing.assert_allclose(x @ merged[f"{first}/kernel"] + merged[f"{first}/bias"], stretched, rtol=1e-5)
     np.testing.assert_allclose(x @ merged[f"{second}/kernel"], (x * vector) @ leaves[f"{second}/kernel"], rtol=1e-5)
     assert bool((merged[f"{second}/bias"] == leaves[f"{second}/bias"]).all())
+
+
+@pytest.mark.parametrize("kind", [PromptTuning, PrefixTuning])
+def test_a_prompt_begins_at_words_and_a_prefix_small_and_both_need_a_place(kind):
+    base = toy_params(words=7)
+    prompt = kind(tokens=5).init(base, jax.random.key(0))["prompt"]
+    if kind is PromptTuning:
+        words = {tuple(word) for word in np.asarray(base["embed"]["word"]["embedding"]).tolist()}
+        assert {tuple(token) for token in prompt["tokens"].tolist()} <= words and prompt["tokens"].shape == (5, 4)
+    else:
+        assert prompt["prefix"].shape == (5, 2, 2, 4) and 0.01 < float(jnp.std(prompt["prefix"])) < 0.03
+    with pytest.raises(InputError, match=f"{kind.name}.tokens must be at least 1"):
+        kind(tokens=0)
 
 
 @pytest.mark.parametrize(

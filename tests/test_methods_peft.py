@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fft import models
-from fft.methods import IA3, DoRA, LoRA, RsLoRA
+from fft.methods import IA3, DoRA, LoRA, PrefixTuning, PromptTuning, RsLoRA
 from fft.models.layers import Dense
 from fft.paths import flatten, unflatten
 from tests.models import torch_models as oracle
@@ -125,6 +125,42 @@ def test_ia3_computes_what_peft_computes(family, tmp_path):
     readers = named(family, [role for role in roles if role in ("out", "down")])
     config = peft.IA3Config(target_modules=named(family, roles), feedforward_modules=readers)
     check(IA3(targets=",".join(roles)), with_peft(family, tmp_path, config), family, tmp_path, roles)
+
+
+PROMPTS = {
+    "prompt": (PromptTuning(tokens=3), peft.PromptTuningConfig, "tokens", (3, 48)),
+    "prefix": (PrefixTuning(tokens=3), peft.PrefixTuningConfig, "prefix", (3, 2, 2, 48)),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [("prompt", "bert"), ("prompt", "roberta"), ("prompt", "distilbert"), ("prefix", "bert"), ("prefix", "roberta")],
+)
+def test_prompts_and_prefixes_compute_what_peft_computes(name, family, tmp_path):
+    """Logits of rows with and without padding to 1e-5, and the gradient of Σ logits² in the virtual tokens."""
+    method, config, leaf, shape = PROMPTS[name]
+    torch_model = oracle.make(family)
+    oracle.save(torch_model, tmp_path)
+    sizes = {"token_dim": 48, "num_layers": 2, "num_attention_heads": 3}
+    torch_model = peft.get_peft_model(torch_model, config(task_type="SEQ_CLS", num_virtual_tokens=3, **sizes)).eval()
+    (values,) = torch_model.prompt_encoder.parameters()
+    with torch.no_grad():
+        values.copy_(torch.randn(values.shape, generator=torch.Generator().manual_seed(5)))
+    checkpoint, batch = models.load(tmp_path), oracle.batch(family)
+    theta = unflatten({f"prompt/{leaf}": jnp.asarray(values.detach().numpy()).reshape(shape)})
+
+    def logits(theta):
+        return checkpoint.model.apply(method.inject(checkpoint.params, theta), batch)["logits"]["original"]
+
+    outputs = torch_model(**oracle.inputs(family, batch)).logits
+    oracle.close(logits(theta), outputs.detach().numpy())
+    (outputs**2).sum().backward()
+    slope = jax.grad(lambda theta: jnp.sum(logits(theta) ** 2))(theta)["prompt"][leaf].reshape(values.shape)
+    largest = float(values.grad.abs().max())
+    np.testing.assert_allclose(slope, values.grad.numpy(), atol=1e-4 * largest, rtol=0)
+    hidden = checkpoint.model.encode(method.merge(checkpoint.params, theta), batch)
+    assert hidden.shape[1] == batch["ids"].shape[1] + (3 if name == "prompt" else 0)
 
 
 def test_dropout_of_the_factored_dora_is_pefts_in_the_mean(tmp_path):

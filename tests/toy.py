@@ -20,7 +20,7 @@ class Toy(NamedTuple):
         return {"pooled": x, "logits": logits}
 
 
-def toy_params(seed=0, width=4, heads=None):
+def toy_params(seed=0, width=4, heads=None, words=0):
     rng = np.random.default_rng(seed)
 
     def normal(*shape):
@@ -30,7 +30,7 @@ def toy_params(seed=0, width=4, heads=None):
         return {"kernel": normal(fan_in, fan_out), "bias": normal(fan_out)}
 
     return {
-        "embed": {"scale": normal(width)},
+        "embed": {"scale": normal(width)} | ({"word": {"embedding": normal(words, width)}} if words else {}),
         "layers": {str(i): {"attention": {"query": dense(width, width)}} for i in range(2)},
         "heads": {name: {"out": dense(width, c)} for name, c in (heads or {"original": 3}).items()},
     }

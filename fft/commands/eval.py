@@ -42,9 +42,9 @@ def parse(args: list[str], cli: Callable) -> Flags:
 
 def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     """Score and print."""
-    from fft import models, tasks
+    from fft import tasks
     from fft.answers import answers, write_lines
-    from fft.api import model_folder
+    from fft.api import load_model
     from fft.commands.tune import with_metric
     from fft.evaluate import interval, make_predict, predictions
     from fft.heads import chosen_head
@@ -52,7 +52,7 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     from fft.peft import load_adapter
     from fft.scoring import scored_logits
 
-    checkpoint = models.load(model_folder(flags.model))
+    checkpoint = load_model(flags.model)
     if flags.adapter:
         checkpoint = load_adapter(flags.adapter, checkpoint).on(checkpoint)
     name = chosen_head(checkpoint, flags.head, flags.model, "to score with")

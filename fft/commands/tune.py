@@ -164,6 +164,7 @@ def parse(args: list[str], cli: Callable) -> Flags:
 def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     """Run the experiment, print the table of before and after, and the verdict."""
     from fft.display import Board, Display, tee
+    from fft.outcome import ADAPTER, MODEL
     from fft.report.tables import before_after
     from fft.report.verdict import sentence
     from fft.run import run
@@ -176,5 +177,6 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
         finished = run(experiment, flags.out, tee(display.show, board.show) if board else display.show)
     console.print(before_after([finished.record]))
     console.out(sentence(finished.record), highlight=False)
-    console.out(f"model: {flags.out}/model   report: {flags.out}/report.html", highlight=False)
+    kept = next(name for name in (MODEL, ADAPTER) if (flags.out / name).is_dir())
+    console.out(f"{kept}: {flags.out}/{kept}   report: {flags.out}/report.html", highlight=False)
     return finished.record, finished.exit_code

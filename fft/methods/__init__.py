@@ -18,6 +18,8 @@ from fft.methods.layerwise import Layerwise
 from fft.methods.lora import LoRA
 from fft.methods.lwf import LwF
 from fft.methods.norm import NormTuning
+from fft.methods.prefix import PrefixTuning
+from fft.methods.prompt import PromptTuning
 from fft.methods.replay import Replay
 from fft.methods.rslora import RsLoRA
 from fft.methods.wise import Wise
@@ -40,6 +42,8 @@ METHODS: dict[str, type[Method]] = {
     "ia3": IA3,
     "bitfit": BitFit,
     "norm": NormTuning,
+    "prompt": PromptTuning,
+    "prefix": PrefixTuning,
 }
 
 __all__ = [
@@ -61,6 +65,8 @@ __all__ = [
     "LwF",
     "Method",
     "NormTuning",
+    "PrefixTuning",
+    "PromptTuning",
     "Replay",
     "RsLoRA",
     "Wise",

@@ -87,6 +87,8 @@ class Method:
     default_lr: ClassVar[float] = 5e-5
     reparametrizes: ClassVar[bool] = False
     needs_original: ClassVar[bool] = False
+    plain: ClassVar[bool] = True
+    """it ends in values of the base's own parameters, from which it starts; else the result is base and adapter"""
     __pydantic_config__: ClassVar[dict] = {"extra": "forbid"}
 
     @property
@@ -185,6 +187,10 @@ class Chain(Method):
     @property
     def default_lr(self) -> float:
         return self.carrier.default_lr
+
+    @property
+    def plain(self) -> bool:
+        return self.carrier.plain
 
     @property
     def carrier(self) -> Method:

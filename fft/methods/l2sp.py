@@ -34,11 +34,12 @@ class L2SP(Method):
         return map_leaves(lambda path, leaf: jnp.float32(not context.is_fresh(path)), context.base)
 
     def penalty(self, base: Params, params: Params, aux: Params) -> jax.Array:
-        anchors, kept = flatten(base), flatten(aux)
+        anchors, values, kept = flatten(base), flatten(params), flatten(aux)
 
-        def of_leaf(path, leaf):
+        def of_leaf(path):
+            leaf = values[path]
             towards_base = self.strength * jnp.sum(jnp.square(leaf - anchors[path]))
             towards_zero = self.head_strength * jnp.sum(jnp.square(leaf))
             return 0.5 * jnp.where(kept[path] > 0, towards_base, towards_zero)
 
-        return leaf_sum(of_leaf(path, leaf) for path, leaf in flatten(params).items())
+        return leaf_sum(of_leaf(path) for path in kept)

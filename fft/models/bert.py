@@ -59,9 +59,9 @@ class BertConfig:
         """classifier_dropout, or the hidden rate where it is None."""
         return self.hidden_dropout_prob if self.classifier_dropout is None else self.classifier_dropout
 
-    def positions(self, ids):
-        """Position ids [1, T]: 0, 1, 2, ..."""
-        return jnp.arange(ids.shape[1])[None]
+    def positions(self, ids, places=0):
+        """Position ids [1, T]: 0, 1, 2, ..., behind as many `places` before the text."""
+        return places + jnp.arange(ids.shape[1])[None]
 
 
 class BertHead(nn.Module):

@@ -55,9 +55,9 @@ class DistilBertConfig:
         """The longest row, in tokens."""
         return self.max_position_embeddings
 
-    def positions(self, ids):
-        """Position ids [1, T]: 0, 1, 2, ..."""
-        return jnp.arange(ids.shape[1])[None]
+    def positions(self, ids, places=0):
+        """Position ids [1, T]: 0, 1, 2, ..., behind as many `places` before the text."""
+        return places + jnp.arange(ids.shape[1])[None]
 
 
 class DistilBertHead(nn.Module):

@@ -74,6 +74,11 @@ def written_whole(folder):
 def choose_primary(checkpoint, primary):
     """Return the head to store as the classifier: the one asked for, else the checkpoint's, else the only one."""
     heads = checkpoint.heads
+    if "prompt" in checkpoint.params:
+        raise InputError(
+            "this model reads a trained prompt or prefix, which no Hugging Face checkpoint holds: keep it as its base "
+            "and an adapter (fft export --to peft)"
+        )
     if set(heads) != set(checkpoint.params.get("heads", {})):
         raise InputError(
             f"heads {sorted(heads)} do not match the parameters' {sorted(checkpoint.params.get('heads', {}))}"

@@ -51,7 +51,7 @@ def expected_shapes(family, config, classes):
     """{our path: shape} of the whole tree; `classes` is {head name: C}. Nothing is allocated."""
     network = Network(config.shape, family.head(config), tuple(classes.items()))
     ids = jax.ShapeDtypeStruct((1, 1), jnp.int32)
-    tree = jax.eval_shape(network.init, jax.random.key(0), ids, ids, ids, ids, None)["params"]
+    tree = jax.eval_shape(network.init, jax.random.key(0), ids, ids, ids, ids, None, {})["params"]
     return {path: leaf.shape for path, leaf in flatten(tree).items()}
 
 

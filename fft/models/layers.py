@@ -116,14 +116,19 @@ def norm(epsilon, name):
 
 
 class Embed(nn.Module):
-    """Sum of word, position and type embeddings, norm, dropout: ids, positions, types [B or 1, T] -> [B, T, D]."""
+    """Sum of word, position and type embeddings, norm, dropout: ids, positions, types [B or 1, T] -> [B, T, D].
+
+    Virtual `tokens` [P, D] stand before the words of every row; positions and types are those of P + T tokens then.
+    """
 
     shape: Shape
 
     @nn.compact
-    def __call__(self, ids, positions, types, seed):
+    def __call__(self, ids, positions, types, seed, tokens=None):
         shape = self.shape
         x = nn.Embed(shape.vocab, shape.dim, name="word")(ids)
+        if tokens is not None:
+            x = jnp.concatenate([jnp.broadcast_to(tokens, (x.shape[0], *tokens.shape)), x], axis=1)
         if shape.types:
             x = x + nn.Embed(shape.types, shape.dim, name="type")(types)
         x = x + nn.Embed(shape.positions, shape.dim, name="position")(positions)
@@ -133,13 +138,14 @@ class Embed(nn.Module):
 class Attention(nn.Module):
     """Multi-head attention of `rows` [B, t, D] to `x` [B, T, D]; bias [B, 1, 1, T] is 0 or MASKED -> [B, t, D].
 
-    softmax(q k^T / sqrt(K) + bias) v, dropout on the probabilities, then the output projection.
+    softmax(q k^T / sqrt(K) + bias) v, dropout on the probabilities, then the output projection. The P keys and values
+    of a `prefix` [P, 2, D] stand before those of x; bias is [B, 1, 1, P + T] then.
     """
 
     shape: Shape
 
     @nn.compact
-    def __call__(self, rows, x, bias, seed):
+    def __call__(self, rows, x, bias, seed, prefix=None):
         shape, width = self.shape, self.shape.dim // self.shape.heads
 
         def by_head(name, inputs):  # [B, T, D] -> [B, H, T, K]
@@ -147,6 +153,10 @@ class Attention(nn.Module):
             return y.reshape(*inputs.shape[:2], shape.heads, width).transpose(0, 2, 1, 3)
 
         query, key, value = by_head("query", rows) * (width**-0.5), by_head("key", x), by_head("value", x)
+        if prefix is not None:  # [P, 2, D] -> [2, 1, H, P, K]
+            front = prefix.reshape(-1, 2, 1, shape.heads, width).transpose(1, 2, 3, 0, 4)
+            front = jnp.broadcast_to(front, (2, x.shape[0], *front.shape[2:]))
+            key, value = (jnp.concatenate(pair, axis=2) for pair in ((front[0], key), (front[1], value)))
         scores = jnp.einsum("bhtk,bhsk->bhts", query, key) + bias
         weights = Dropout(shape.attention_dropout)(jax.nn.softmax(scores, axis=-1), seed)
         mixed = jnp.einsum("bhts,bhsk->bhtk", weights, value).transpose(0, 2, 1, 3).reshape(rows.shape)
@@ -172,9 +182,9 @@ class Block(nn.Module):
     shape: Shape
 
     @nn.compact
-    def __call__(self, rows, x, bias, seed):
+    def __call__(self, rows, x, bias, seed, prefix=None):
         shape = self.shape
-        mixed = Dropout(shape.dropout)(Attention(shape, name="attention")(rows, x, bias, seed), seed)
+        mixed = Dropout(shape.dropout)(Attention(shape, name="attention")(rows, x, bias, seed, prefix), seed)
         y = norm(shape.epsilon, "attention_norm")(rows + mixed)
         mixed = Dropout(shape.dropout)(Mlp(shape, name="mlp")(y, seed), seed)
         return norm(shape.epsilon, "mlp_norm")(y + mixed)
@@ -185,16 +195,18 @@ class Blocks(nn.Module):
 
     With `first`, the result is [B, 1, D], the first token alone: no other token's path through the last block
     reaches it, so that block is computed for one row. The numbers are the same, for a depth-th less work.
+    A `prefix` is [P, depth, 2, D].
     """
 
     shape: Shape
     first: bool
 
     @nn.compact
-    def __call__(self, x, bias, seed):
+    def __call__(self, x, bias, seed, prefix=None):
         for i in range(self.shape.depth):
             last = i == self.shape.depth - 1
-            x = Block(self.shape, name=str(i))(x[:, :1] if self.first and last else x, x, bias, seed)
+            front = None if prefix is None else prefix[:, i]
+            x = Block(self.shape, name=str(i))(x[:, :1] if self.first and last else x, x, bias, seed, front)
         return x
 
 
@@ -212,24 +224,25 @@ class Heads(nn.Module):
 class Encoder(nn.Module):
     """Embeddings and blocks: ids, mask, types int32 [B, T], positions int32 [B or 1, T] -> [B, T, D].
 
-    `seed` uint32 [2] turns dropout on, None turns it off. A base class: its two parts carry the top names of the
-    parameter tree, `embed` and `layers`.
+    `prompt` holds virtual `tokens` or a `prefix`, or nothing; mask, positions and types are then as
+    `fft.models.prompt.inputs` makes them. `seed` uint32 [2] turns dropout on, None turns it off. A base class: its
+    two parts carry the top names of the parameter tree, `embed` and `layers`.
     """
 
     shape: Shape
 
-    def encode(self, ids, mask, positions, types, seed, first):
+    def encode(self, ids, mask, positions, types, seed, prompt, first):
         bias = jnp.where(mask[:, None, None, :] > 0, 0.0, MASKED)
-        x = Embed(self.shape, name="embed")(ids, positions, types, seed)
-        return Blocks(self.shape, first, name="layers")(x, bias, seed)
+        x = Embed(self.shape, name="embed")(ids, positions, types, seed, prompt.get("tokens"))
+        return Blocks(self.shape, first, name="layers")(x, bias, seed, prompt.get("prefix"))
 
 
 class Tokens(Encoder):
     """The hidden states of every token [B, T, D]."""
 
     @nn.compact
-    def __call__(self, ids, mask, positions, types, seed):
-        return self.encode(ids, mask, positions, types, seed, first=False)
+    def __call__(self, ids, mask, positions, types, seed, prompt):
+        return self.encode(ids, mask, positions, types, seed, prompt, first=False)
 
 
 class Network(Encoder):
@@ -239,8 +252,8 @@ class Network(Encoder):
     classes: tuple[tuple[str, int], ...]
 
     @nn.compact
-    def __call__(self, ids, mask, positions, types, seed):
-        pooled = self.encode(ids, mask, positions, types, seed, first=True)[:, 0]
+    def __call__(self, ids, mask, positions, types, seed, prompt):
+        pooled = self.encode(ids, mask, positions, types, seed, prompt, first=True)[:, 0]
         if self.shape.pooler:
             pooled = jnp.tanh(Dense(self.shape.dim, name="pooler")(pooled, seed))
         logits = Heads(self.head, self.classes, name="heads")(pooled, seed) if self.classes else {}

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fft.errors import InputError
 from fft.models.layers import Network, Tokens
+from fft.models.prompt import inputs as prompted
 
 
 class Head(NamedTuple):
@@ -22,7 +22,8 @@ class Model(NamedTuple):
     """One encoder family at one size, as pure functions over a plain parameter tree.
 
     apply(params, batch, key=None) -> {'pooled': [B, D], 'logits': {head: [B, C]}}; batch holds 'ids', 'mask',
-    'types', int32 [B, T]; key None means no dropout; the heads are those of params['heads'].
+    'types', int32 [B, T]; key None means no dropout; the heads are those of params['heads']; params['prompt'], where
+    there is one, is as fft.models.prompt says.
     encode(params, batch, key=None) -> [B, T, D], the hidden states of all tokens, which `apply` does not compute.
     head(head_params, pooled, key=None) -> [B, C], one head alone on pooled features [B, D].
     init_head(key, classes) -> head_params, normal(0, initializer_range) kernels and zero biases.
@@ -78,17 +79,16 @@ def build(family, config):
     """
     shape, head = config.shape, family.head(config)
 
-    def inputs(batch):
-        check_length(batch["ids"].shape[1], config)
-        return batch["ids"], batch["mask"], config.positions(batch["ids"]), batch["types"]
+    def run(network, params, batch, key):
+        *arrays, prompt = prompted(params, batch, config)
+        return network.apply({"params": params}, *arrays, seed_of(key), prompt)
 
     def apply(params, batch, key=None):
         classes = tuple((name, tree["out"]["kernel"].shape[1]) for name, tree in params.get("heads", {}).items())
-        network = Network(shape, head, classes)
-        return network.apply({"params": params}, *inputs(batch), seed_of(key))
+        return run(Network(shape, head, classes), params, batch, key)
 
     def encode(params, batch, key=None):
-        return Tokens(shape).apply({"params": params}, *inputs(batch), seed_of(key))
+        return run(Tokens(shape), params, batch, key)
 
     def head_alone(head_params, pooled, key=None):
         module = head(classes=head_params["out"]["kernel"].shape[1])
@@ -109,11 +109,3 @@ def build(family, config):
 def seed_of(key):
     """The dropout seed uint32 [2] of one call, from a jax key of any implementation; None without a key."""
     return None if key is None else jax.random.bits(key, (2,), jnp.uint32)
-
-
-def check_length(tokens, config):
-    """Refuse, while tracing, a batch longer than the position table."""
-    if tokens > config.max_positions:
-        raise InputError(
-            f"a batch has {tokens} tokens a row; this model has positions for {config.max_positions}: truncate it"
-        )

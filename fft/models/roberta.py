@@ -25,10 +25,13 @@ class RobertaConfig(BertConfig):
         """The longest row: the table's first pad_token_id + 1 rows belong to padding."""
         return self.max_position_embeddings - self.pad_token_id - 1
 
-    def positions(self, ids):
-        """Position ids [B, T]: pad + 1, pad + 2, ... over the tokens that are not padding, pad on the padding."""
+    def positions(self, ids, places=0):
+        """Position ids [B, T]: pad + 1, pad + 2, ... over the tokens that are not padding, pad on the padding.
+
+        With `places` before the text they begin that much higher.
+        """
         real = (ids != self.pad_token_id).astype(jnp.int32)
-        return jnp.cumsum(real, axis=1) * real + self.pad_token_id
+        return (places + jnp.cumsum(real, axis=1)) * real + self.pad_token_id
 
 
 class RobertaHead(nn.Module):

@@ -3,19 +3,26 @@
 A peft_type is one file here and one line in FORMATS.
 """
 
-from fft.peft import ia3, lora, reading, writing
+from fft.peft import ia3, lora, prompt, reading, writing
 
 FORMATS = {
     "LORA": lora.FORMAT,
     "IA3": ia3.FORMAT,
+    "PROMPT_TUNING": prompt.PROMPT,
+    "PREFIX_TUNING": prompt.PREFIXES,
 }
 
-__all__ = ["FORMATS", "load_adapter", "save_adapter"]
+__all__ = ["FORMATS", "check_writable", "load_adapter", "save_adapter"]
 
 
 def load_adapter(folder, base):
     """The Adapter in a folder of PEFT's, checked against the Checkpoint `base`. See fft.peft.reading.load."""
     return reading.load(folder, base, FORMATS)
+
+
+def check_writable(method, family):
+    """Refuse a method that PEFT has no format for on a family. See fft.peft.writing.format_of."""
+    writing.format_of(method, family, FORMATS)
 
 
 def save_adapter(adapter, base, folder, name, head=None):

@@ -50,7 +50,8 @@ class Format(NamedTuple):
 
     methods: the methods that are stored so; config: the dataclass of its fields; prefix: of the keys of whole modules;
     describe(method, layout, paths) -> the fields that say what the method with leaves at `paths` is;
-    method(config) -> the Method of a config, as JSON data; tensors(config, layout) -> the adapter's own Tensors.
+    method(config) -> the Method of a config, as JSON data; tensors(config, layout) -> the adapter's own Tensors;
+    families: those on which PEFT computes it.
     """
 
     methods: tuple[type[Method], ...]
@@ -59,3 +60,4 @@ class Format(NamedTuple):
     describe: Callable[[Method, Any, Iterable[str]], dict]
     method: Callable[[Any], dict]
     tensors: Callable[[Any, Any], list]
+    families: tuple[str, ...] = ("bert", "roberta", "distilbert")

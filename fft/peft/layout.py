@@ -39,6 +39,10 @@ class Layout(NamedTuple):
     shapes: dict[str, tuple[int, ...]]
     prefix: str
     """of the encoder's names"""
+    dim: int
+    depth: int
+    heads: int
+    """of attention"""
 
     def linear(self) -> dict[str, tuple[str, int, int]]:
         """{Hugging Face's module: (our module, fan in, fan out)} of the dense layers below the heads."""
@@ -73,7 +77,9 @@ def layout_of(family: Any, config: Any, head: str | None, classes: int) -> Layou
     names = {f"{family.prefix}.{name}": path for name, path in body_keys(family, config).items()}
     heads = {} if head is None else {head: classes}
     names |= {} if head is None else head_keys(family, head)
-    return Layout(names, expected_shapes(family, config, heads), family.prefix)
+    sizes = config.shape
+    shapes = expected_shapes(family, config, heads)
+    return Layout(names, shapes, family.prefix, sizes.dim, sizes.depth, sizes.heads)
 
 
 def targeted(config: Targeted, layout: Layout) -> dict[str, tuple[str, int, int]]:

@@ -24,7 +24,7 @@ def save(adapter, base, folder, name, formats, head=None):
     head = head or adapter.primary
     if head not in adapter.heads:
         raise InputError(f"the adapter has no head {head!r}; its heads are: {', '.join(adapter.heads) or 'none'}")
-    kind, form = format_of(adapter.method, formats)
+    kind, form = format_of(adapter.method, base.model.family, formats)
     layout = layout_of(FAMILIES[base.model.family], base.model.config, head, width(adapter.heads[head]))
     leaves = {**flatten(base.params), **flatten(adapter.theta)}
     fields = {
@@ -45,11 +45,16 @@ def save(adapter, base, folder, name, formats, head=None):
     return folder
 
 
-def format_of(method, formats):
-    """(peft_type, Format) of a method; InputError with the reason where PEFT has none."""
+def format_of(method, family, formats):
+    """(peft_type, Format) of a method on a family; InputError with the reason where PEFT has none."""
     for kind, form in formats.items():
-        if type(method) in form.methods:
+        if type(method) in form.methods and family in form.families:
             return kind, form
+        if type(method) in form.methods:
+            raise InputError(
+                f"{method.name} on {family}: PEFT computes {kind} for {' and '.join(form.families)} only, so that no "
+                "file could hold the result for others to load"
+            )
     known = ", ".join(sorted(each.name for form in formats.values() for each in form.methods))
     raise InputError(
         f"{method.name} changes the base's own weights, which no PEFT adapter holds; --to peft writes {known}. "

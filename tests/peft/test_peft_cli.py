@@ -6,12 +6,15 @@ import jax
 import numpy as np
 import peft
 import pytest
+import tiny_checkpoint
 import torch
 import transformers
 from safetensors.numpy import load_file
-from tiny_runs import fft, tune
+from tiny_runs import fft, record, tune
 
 import fft as package
+from fft import models
+from fft.paths import flatten
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
@@ -101,3 +104,84 @@ def test_a_method_that_changes_the_weights_at_the_end_has_no_adapter(run, tmp_pa
     monkeypatch.setattr(package.EWC, "finish", lambda self, base, params: jax.tree.map(lambda x: x / 2, params))
     answer = fft("export", run, "--to", "peft", "--out", tmp_path / "a", "--json")
     assert answer.code == 2 and "changes the merged weights at the end" in answer.json["error"]
+
+
+@pytest.fixture(scope="module", params=["prompt", "prefix"])
+def prompted(request, tiny, tmp_path_factory, quick_compiles):
+    """A finished run whose model is no checkpoint, and what `fft tune` printed."""
+    out = tmp_path_factory.mktemp("runs") / request.param
+    quick = ("--steps", 40, "--batch-size", 16, "--lr", 3e-2, "--tolerance", 1, "--keep", "latest")
+    answer = tune(tiny, out, *quick, "--method", request.param, f"--{request.param}.tokens", 3)
+    assert answer.code == 0 and f"adapter: {out}/adapter" in answer.err
+    return request.param, out
+
+
+def test_a_prompt_is_kept_as_base_and_adapter_and_scored_so(prompted, tiny, tmp_path):
+    """eval of the run, eval of the base with what the run wrote, and the record agree."""
+    _, out = prompted
+    assert not (out / "model").exists() and (out / "adapter" / "adapter_config.json").is_file()
+    task, old = tiny / "new.csv", tiny / "original.csv"
+    run = predictions(out, task, tmp_path / "a")
+    assert run == predictions(tiny / "bert", task, tmp_path / "b", "--adapter", out / "adapter")
+    moved = predictions(out, old, tmp_path / "c", "--head", "original")
+    assert moved != predictions(tiny / "bert", old, tmp_path / "d")
+    assert fft("export", out, "--to", "peft", "--out", tmp_path / "peft").code == 0
+    assert (tmp_path / "peft" / "adapter_model.safetensors").read_bytes() == (
+        out / "adapter" / "adapter_model.safetensors"
+    ).read_bytes()
+
+
+def test_a_prompt_run_begins_at_the_base_and_learns(prompted, tiny):
+    """The history's first entry is the base without the prompt, and only the prompt and the new head are trained."""
+    kind, out = prompted
+    found = record(out)
+    trained = {row["path"] for row in found["parameters"]["table"] if row["trained"]}
+    leaf = {"prompt": "prompt/tokens", "prefix": "prompt/prefix"}[kind]
+    assert trained == {leaf, "heads/new/out/kernel", "heads/new/out/bias"}
+    assert found["history"][0]["original"] == found["original"]["before"] == 1.0
+    assert found["new"]["after"] > found["new"]["before"] + 0.1
+    same = package.restore(out).params
+    base = models.load(tiny / "bert").params
+    for path, value in flatten(base).items():
+        assert np.asarray(flatten(same)[path]).tobytes() == np.asarray(value).tobytes(), path
+
+
+def test_what_needs_a_checkpoint_says_that_a_prompt_has_none(prompted, tiny, tmp_path):
+    _, out = prompted
+    for arguments, message in (
+        (("export", out, "--to", "hf", "--out", tmp_path / "x"), "which no Hugging Face checkpoint holds"),
+        (
+            ("fisher", "--model", out, "--original", tiny / "original.csv", "--out", tmp_path / "x"),
+            "this command needs a",
+        ),
+    ):
+        answer = fft(*arguments, "--json")
+        assert answer.code == 2 and message in answer.json["error"], arguments
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_prompt_run_that_keeps_step_0_keeps_the_base(tiny, tmp_path):
+    """A rate of next to nothing: the untrained prompt is worse than the base, which is kept, as a plain checkpoint."""
+    quick = ("--steps", 2, "--batch-size", 16, "--lr", 1e-9, "--tolerance", 1, "--method", "prefix")
+    new = tune(tiny, tmp_path / "run", *quick, "--head", "shared", new="original.csv", original="opposite.csv")
+    assert new.json["kept_step"] == 0 and new.json["new"]["change"] == 0
+    assert (tmp_path / "run" / "model").is_dir() and not (tmp_path / "run" / "adapter").exists()
+    restored = flatten(package.restore(tmp_path / "run").params)
+    assert restored.keys() == flatten(models.load(tmp_path / "run" / "model").params).keys()
+    answer = fft("export", tmp_path / "run", "--to", "peft", "--out", tmp_path / "a", "--json")
+    assert answer.code == 2 and "kept the base, step 0: there is no trained adapter" in answer.json["error"]
+
+
+def test_a_prompt_that_cannot_be_kept_or_has_no_place_is_refused_before_anything_is_written(tiny, tmp_path):
+    tiny_checkpoint.write_checkpoint(tmp_path / "distil", family="distilbert")
+    for model, flags, message in (
+        (tmp_path / "distil", ("--method", "prefix"), "PEFT computes PREFIX_TUNING for bert and roberta only"),
+        (
+            tiny / "bert",
+            ("--method", "prompt", "--prompt.tokens", 157),
+            "157 virtual ones; this model has positions for 160",
+        ),
+    ):
+        answer = tune(tiny, tmp_path / "run", *flags, "--steps", 2, model=model)
+        assert answer.code == 2 and message in answer.json["error"], flags
+        assert not (tmp_path / "run").exists()

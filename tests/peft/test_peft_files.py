@@ -16,7 +16,7 @@ from transformers import AutoModelForSequenceClassification
 from fft import models
 from fft.adapters import Adapter, Adapters
 from fft.errors import InputError, MachineError
-from fft.methods import IA3, DoRA, Freeze, LoRA, RsLoRA
+from fft.methods import IA3, DoRA, Freeze, LoRA, PrefixTuning, PromptTuning, RsLoRA
 from fft.paths import flatten, overlay, unflatten
 from fft.peft import load_adapter, save_adapter
 from tests.models import torch_models as oracle
@@ -72,6 +72,10 @@ def in_peft(base, adapter, family, classes):
         ("roberta", DoRA(rank=2, targets="layers/1/.*")),
         ("bert", IA3(targets="key,value,out,down")),
         ("distilbert", IA3()),
+        ("bert", PromptTuning(tokens=3)),
+        ("distilbert", PromptTuning(tokens=4)),
+        ("roberta", PrefixTuning(tokens=3)),
+        ("bert", PrefixTuning(tokens=2)),
     ],
     ids=lambda value: getattr(value, "name", value),
 )
@@ -115,8 +119,15 @@ def test_another_head_can_be_the_classifier(bases, tmp_path):
 
 def test_what_peft_cannot_express_is_refused_and_nothing_is_written(bases, tmp_path):
     base, adapter = trained(models.load(bases["bert"]), LoRA())
-    with pytest.raises(InputError, match=r"freeze changes the base's own weights.*dora, ia3, lora, rslora.*--to hf"):
+    with pytest.raises(
+        InputError, match=r"freeze changes the base's own weights.*dora, ia3, lora, prefix, prompt, rslora.*--to hf"
+    ):
         save_adapter(adapter._replace(method=Freeze()), base, tmp_path / "a", "b")
+    with pytest.raises(InputError, match="prefix on distilbert: PEFT computes PREFIX_TUNING for bert and roberta only"):
+        save_adapter(*trained(models.load(bases["distilbert"]), PrefixTuning())[::-1], tmp_path / "a", "b")
+    prompted = trained(models.load(bases["bert"]), PromptTuning())
+    with pytest.raises(InputError, match="reads a trained prompt or prefix, which no Hugging Face checkpoint holds"):
+        models.save(prompted[1].on(prompted[0]), tmp_path / "a")
     with pytest.raises(InputError, match="no head 'old'; its heads are: original, new"):
         save_adapter(adapter, base, tmp_path / "a", "b", head="old")
     assert not list(tmp_path.iterdir())
@@ -154,6 +165,14 @@ THEIRS = {
     "rslora": ("distilbert", peft.LoraConfig(**LORA, target_modules=["v_lin"], use_rslora=True)),
     "dora": ("roberta", peft.LoraConfig(**LORA, use_dora=True)),
     "dora and rslora": ("bert", peft.LoraConfig(**LORA, use_dora=True, use_rslora=True, modules_to_save=["pooler"])),
+    "prompt": ("roberta", peft.PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=5)),
+    "prefix": ("bert", peft.PrefixTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=5)),
+    "a projected prefix": (
+        "bert",
+        peft.PrefixTuningConfig(
+            task_type="SEQ_CLS", num_virtual_tokens=4, prefix_projection=True, encoder_hidden_size=8
+        ),
+    ),
     "no head": ("bert", peft.LoraConfig(r=2, target_modules=["query"])),
     "ia3": ("bert", peft.IA3Config(task_type="SEQ_CLS")),
     "ia3 of distilbert": (
@@ -170,7 +189,7 @@ def made_by_peft(base, folder, config, seed=3):
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if any(word in name for word in ("lora", "ia3", "modules_to_save")):
+            if any(word in name for word in ("lora", "ia3", "prompt_encoder", "modules_to_save")):
                 parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
     model.save_pretrained(folder)
     return model
@@ -262,7 +281,7 @@ BROKEN = {
     "another rank": (config_with(r=4), r"lora_A\.weight is \[8, 48\], expected \[4, 48\]"),
     "an unknown peft_type": (
         config_with(peft_type="VERA"),
-        "peft_type 'VERA' is not supported; supported are LORA, IA3",
+        "peft_type 'VERA' is not supported; supported are LORA, IA3, PROMPT",
     ),
     "another task": (config_with(task_type="CAUSAL_LM"), r"adapter_config\.json\.task_type.*CAUSAL_LM"),
     "trained biases": (config_with(bias="all"), r"adapter_config\.json\.bias: .*'none'.*got 'all'"),
@@ -314,5 +333,8 @@ def test_an_adapter_of_another_base_is_refused(sound, bases, tmp_path):
     deeper = oracle.save(oracle.make("bert", num_hidden_layers=3), tmp_path / "deeper")
     with pytest.raises(InputError, match=r"lacks tensors .*layer\.2\."):
         load_adapter(sound, models.load(deeper))
+    made_by_peft(bases["bert"], tmp_path / "p", peft.PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=5))
+    with pytest.raises(InputError, match=r"prompt_embeddings is \[5, 48\], expected \[5, 60\]"):
+        load_adapter(tmp_path / "p", models.load(wider))
     with pytest.raises(InputError, match="does not exist"):
         load_adapter(tmp_path / "nowhere", models.load(bases["bert"]))

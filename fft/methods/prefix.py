@@ -1,0 +1,42 @@
+"""Prefix tuning: keys and values before those of the text are trained in every block, the model stays."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax
+
+from fft.methods.base import Method, copied_heads
+from fft.paths import Params, overlay, unflatten
+from fft.schema import at_least
+
+SPREAD = 0.02  # as BERT's own parameters start
+
+
+@dataclass(frozen=True)
+class PrefixTuning(Method):
+    """Let every block attend to P trained keys and values besides those of the text: [P, blocks, 2, D]; heads as well.
+
+    They are trained as they are, without the network that the reference trains them through, which only eases the
+    training. No kernel changes, but what the heads read does, from the first step on: step 0 of a run is scored and
+    kept as the base without them.
+
+    Reference: Li and Liang 2021, arXiv 2101.00190, section 4.2.
+    """
+
+    name: ClassVar[str] = "prefix"
+    default_lr: ClassVar[float] = 1e-2
+    reparametrizes: ClassVar[bool] = True
+    plain: ClassVar[bool] = False
+    tokens: int = 20
+    """P; they take places that are missing for the text, where the model has few positions"""
+
+    def __post_init__(self):
+        at_least("prefix.tokens", self.tokens, 1)
+
+    def init(self, base: Params, key: jax.Array) -> Params:
+        width = base["layers"]["0"]["attention"]["query"]["kernel"].shape[1]
+        shape = (self.tokens, len(base["layers"]), 2, width)
+        return unflatten(copied_heads(base) | {"prompt/prefix": SPREAD * jax.random.normal(key, shape)})
+
+    def merge(self, base: Params, theta: Params) -> Params:
+        return overlay(base, theta)

@@ -1,0 +1,39 @@
+"""Prompt tuning: virtual tokens before every text are trained, the model stays."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax
+
+from fft.methods.base import Method, copied_heads
+from fft.paths import Params, overlay, unflatten
+from fft.schema import at_least
+
+
+@dataclass(frozen=True)
+class PromptTuning(Method):
+    """Put P virtual tokens, trained embeddings [P, D], before the words of every text; heads are trained whole beside.
+
+    They begin as the embeddings of words drawn from the vocabulary. No kernel changes, but what the heads read does,
+    from the first step on: step 0 of a run is scored and kept as the base without them.
+
+    Reference: Lester et al. 2021, arXiv 2104.08691, section 2.
+    """
+
+    name: ClassVar[str] = "prompt"
+    default_lr: ClassVar[float] = 1e-3
+    reparametrizes: ClassVar[bool] = True
+    plain: ClassVar[bool] = False
+    tokens: int = 20
+    """P; they take places that are missing for the text, where the model has few positions"""
+
+    def __post_init__(self):
+        at_least("prompt.tokens", self.tokens, 1)
+
+    def init(self, base: Params, key: jax.Array) -> Params:
+        table = base["embed"]["word"]["embedding"]
+        words = jax.random.randint(key, (self.tokens,), 0, table.shape[0])
+        return unflatten(copied_heads(base) | {"prompt/tokens": table[words]})
+
+    def merge(self, base: Params, theta: Params) -> Params:
+        return overlay(base, theta)

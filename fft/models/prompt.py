@@ -1,0 +1,39 @@
+"""Virtual tokens before the input, and prefixes before the keys and values: what they ask of mask, positions and types.
+
+A parameter tree may hold a subtree `prompt`: `tokens` [P, D], or `prefix` [P, depth, 2, D], the keys and values of
+every block. As in PEFT the P places are never masked, have token type 0, and push the positions of the text P up.
+Virtual tokens are tokens like others, so the first one is what the heads read. References: Lester et al., arXiv
+2104.08691; Li and Liang, arXiv 2101.00190.
+"""
+
+import jax.numpy as jnp
+
+from fft.errors import InputError
+
+
+def inputs(params, batch, config):
+    """The network's inputs for a batch of ids, mask, types [B, T]: ids, mask, positions, types, prompt.
+
+    Returns ids [B, T], mask [B, P + T], positions and types [B or 1, T], or [.., P + T] with virtual tokens, and the
+    prompt. Refuses, while tracing, more places than there are positions.
+    """
+    prompt, ids, types = params.get("prompt", {}), batch["ids"], batch["types"]
+    places = next((len(leaf) for leaf in prompt.values()), 0)
+    check_length(ids.shape[1], places, config)
+    positions = config.positions(ids, places)
+    if "tokens" in prompt:
+        front = config.positions(jnp.full((1, places), -1), 0)  # -1: no id is padding
+        positions = jnp.concatenate([jnp.broadcast_to(front, (len(positions), places)), positions], axis=1)
+        types = jnp.pad(types, ((0, 0), (places, 0)))
+    mask = jnp.pad(batch["mask"], ((0, 0), (places, 0)), constant_values=1)
+    return ids, mask, positions, types, prompt
+
+
+def check_length(tokens, places, config):
+    """Refuse, while tracing, a batch longer than the position table."""
+    if tokens + places > config.max_positions:
+        virtual = f" beside {places} virtual ones" if places else ""
+        raise InputError(
+            f"a batch has {tokens} tokens a row{virtual}; this model has positions for {config.max_positions}: "
+            "truncate it"
+        )
