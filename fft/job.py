@@ -13,6 +13,7 @@ import numpy as np
 import optax
 
 from fft import models, tasks
+from fft.adapters import check_keepable
 from fft.artefact import load_artefact, save_artefact
 from fft.budget import Budget
 from fft.contract import PROBED, Watch
@@ -20,7 +21,7 @@ from fft.errors import InputError
 from fft.evaluate import predictions
 from fft.experiment import Experiment
 from fft.heads import HeadNames, abstract_heads, fitting_note, head_names, make_heads
-from fft.methods import Context, Given, Method
+from fft.methods import Context, Given
 from fft.metrics import METRICS
 from fft.models import Checkpoint
 from fft.optim import make_optimizer, multipliers
@@ -132,7 +133,7 @@ def accept(experiment: Experiment, directory: Path, say: Callable[[str], None] =
     complete = abstract_heads(checkpoint, names.new, accepted.served)
     theta, _ = trained_leaves(experiment, complete)
     if not experiment.method.plain:
-        _check_adapter(experiment.method, complete, theta, max(*new.lengths, *(original.lengths if original else ())))
+        check_keepable(experiment.method, complete, theta, max(*new.lengths, *(original.lengths if original else ())))
     return accepted
 
 
@@ -260,21 +261,6 @@ def trained_leaves(experiment: Experiment, checkpoint: Checkpoint) -> tuple[Para
     theta = jax.eval_shape(experiment.method.init, checkpoint.params, jax.random.key(0))
     unused = tuple(name for name in checkpoint.params["heads"] if name != checkpoint.primary)
     return theta, multipliers(experiment.method, theta, checkpoint.model.depth, unused)
-
-
-def _check_adapter(method: Method, checkpoint: Checkpoint, theta: Params, tokens: int) -> None:
-    """Refuse what could not be kept as an adapter in the end, and rows of `tokens` that leave a prompt no place."""
-    from fft.peft import check_writable
-
-    check_writable(method.carrier, checkpoint.model.family)
-    if changing := [member.name for member in method.members if type(member).finish is not Method.finish]:
-        raise InputError(f"{', '.join(changing)} changes merged weights at the end, {method.carrier.name} has none")
-    row = dict.fromkeys(("ids", "mask", "types"), jax.ShapeDtypeStruct((1, tokens), np.int32))
-
-    def apply(base, theta, row):
-        return checkpoint.model.apply(method.merge(base, theta), row)
-
-    jax.eval_shape(apply, checkpoint.params, theta, row)
 
 
 def make_trainable(experiment: Experiment, checkpoint: Checkpoint, aux: Params, steps: int) -> Trainable:

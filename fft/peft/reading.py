@@ -10,7 +10,7 @@ from fft.errors import InputError
 from fft.methods import from_json
 from fft.models import FAMILIES, Head
 from fft.models.config import read_json
-from fft.models.heads import HEADS_JSON, ORIGINAL, read_record, width
+from fft.models.heads import HEADS_JSON, ORIGINAL, check_name, read_record, width
 from fft.models.hf import read_tensors
 from fft.models.keys import listed
 from fft.models.sniff import check_not_pointer
@@ -87,6 +87,7 @@ def head_of(folder, stored, base, key):
     if (folder / HEADS_JSON).is_file():
         heads, primary = read_record(read_json(folder / HEADS_JSON), folder / HEADS_JSON)
         if primary is not None:
+            check_name(primary)
             return primary, heads[primary], True
     name, outputs = base.primary or ORIGINAL, stored[key].shape[0] if stored[key].ndim else 0
     if name in base.heads and width(base.heads[name]) == outputs:

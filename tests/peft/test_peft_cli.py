@@ -185,3 +185,10 @@ def test_a_prompt_that_cannot_be_kept_or_has_no_place_is_refused_before_anything
         answer = tune(tiny, tmp_path / "run", *flags, "--steps", 2, model=model)
         assert answer.code == 2 and message in answer.json["error"], flags
         assert not (tmp_path / "run").exists()
+
+
+def test_a_prompt_and_a_method_that_changes_merged_weights_are_refused_before_a_run(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(package.L2SP, "finish", lambda self, base, params: params)
+    answer = tune(tiny, tmp_path / "run", "--method", "prompt+l2sp", "--steps", 2)
+    assert answer.code == 2 and "l2sp changes merged weights at the end of a run" in answer.json["error"]
+    assert not (tmp_path / "run").exists()

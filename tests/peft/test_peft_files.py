@@ -293,6 +293,18 @@ BROKEN = {
     "no target": (config_with(target_modules=["q_proj"]), r"target_modules \['q_proj'\] name no linear layer"),
     "a malformed pattern": (config_with(target_modules="("), "is not a regular expression"),
     "no type": (config_with(peft_type=None), "has no peft_type"),
+    "a head named as a path": (
+        lambda folder: (folder / "fft_heads.json").write_text(
+            '{"primary": "a/b", "heads": {"a/b": {"kind": "classification", "labels": ["x", "y"]}}}'
+        ),
+        "a head cannot be called 'a/b'",
+    ),
+    "a head of other classes": (
+        lambda folder: (folder / "fft_heads.json").write_text(
+            '{"primary": "a", "heads": {"a": {"kind": "classification", "labels": ["x", "y", "z"]}}}'
+        ),
+        r"classifier\.weight is \[2, 48\], expected \[3, 48\]",
+    ),
     "a pickle": (as_pickle, r"only as pickle \(adapter_model\.bin\).*never read; convert it"),
     "no weights": (lambda folder: (folder / "adapter_model.safetensors").unlink(), "no weights to load"),
     "no config": (lambda folder: (folder / "adapter_config.json").unlink(), "has no adapter_config.json"),
