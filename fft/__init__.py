@@ -28,6 +28,7 @@ _HOMES = {
     "Layerwise": "fft.methods",
     "LoRA": "fft.methods",
     "LwF": "fft.methods",
+    "MAS": "fft.methods",
     "Wise": "fft.methods",
     "Method": "fft.methods",
     "Replay": "fft.methods",

@@ -15,6 +15,7 @@ from fft.information import save_fisher
 from fft.methods import (
     EWC,
     L2SP,
+    MAS,
     METHODS,
     Context,
     Freeze,
@@ -44,6 +45,7 @@ CHAINS = [
     "lora+ewc+wise",
     "lora+kl+replay",
     "freeze+lwf+distill+ewc",
+    "lora+mas",
 ]
 
 
@@ -245,6 +247,29 @@ def test_l2sp_penalty_by_plain_loops(base):
         for value, anchor in zip(np.ravel(leaf).astype(np.float64), np.ravel(anchors[path]), strict=True):
             expected += 0.1 * value**2 if path.startswith("heads/new/") else 0.15 * (value - anchor) ** 2
     assert float(method.penalty(base, params, aux)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_mas_is_the_mean_absolute_gradient_of_the_squared_answers(base):
+    """Against the chain rule in numpy, a row at a time: h = tanh(tanh(x s W₀ + b₀) W₁ + b₁), z = h V + c."""
+    method = MAS(strength=2.0)
+    aux = method.prepare(context(base), jax.random.key(0))
+    leaf = {path: np.asarray(value, np.float64) for path, value in flatten(base).items()}
+    w1 = leaf["layers/1/attention/query/kernel"]
+    head, shift = leaf["heads/original/out/kernel"], leaf["heads/original/out/bias"]
+    slopes = []
+    for x in toy_batch(rows=8, filler=3)["x"][:5].astype(np.float64):
+        x = x * leaf["embed/scale"]
+        low = np.tanh(x @ leaf["layers/0/attention/query/kernel"] + leaf["layers/0/attention/query/bias"])
+        high = np.tanh(low @ w1 + leaf["layers/1/attention/query/bias"])
+        down = (2 * (high @ head + shift) @ head.T * (1 - high**2) @ w1.T) * (1 - low**2)
+        slopes.append({"layers/0/attention/query/kernel": np.outer(x, down), "layers/0/attention/query/bias": down})
+    for path in slopes[0]:
+        expected = np.mean([np.abs(slope[path]) for slope in slopes], axis=0)
+        np.testing.assert_allclose(flatten(aux)[path], expected, rtol=1e-4, err_msg=path)
+    assert "new" not in aux["heads"]
+    params = jax.tree.map(lambda x: x + 0.1, base)
+    total = sum(float(jnp.sum(omega)) for omega in jax.tree.leaves(aux))
+    assert float(method.penalty(base, params, aux)) == pytest.approx(2.0 * 0.01 * total, rel=1e-4)
 
 
 def test_ewc_penalty_has_the_half_and_leaves_fresh_heads_out(base):

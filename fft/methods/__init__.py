@@ -14,6 +14,7 @@ from fft.methods.l2sp import L2SP
 from fft.methods.layerwise import Layerwise
 from fft.methods.lora import LoRA
 from fft.methods.lwf import LwF
+from fft.methods.mas import MAS
 from fft.methods.replay import Replay
 from fft.methods.wise import Wise
 from fft.schema import validated
@@ -24,6 +25,7 @@ METHODS: dict[str, type[Method]] = {
     "layerwise": Layerwise,
     "l2sp": L2SP,
     "ewc": EWC,
+    "mas": MAS,
     "lora": LoRA,
     "replay": Replay,
     "kl": KL,
@@ -36,6 +38,7 @@ __all__ = [
     "EWC",
     "KL",
     "L2SP",
+    "MAS",
     "METHODS",
     "Chain",
     "Context",
