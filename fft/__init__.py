@@ -19,6 +19,7 @@ _HOMES = {
     "Optim": "fft.experiment",
     "Retention": "fft.experiment",
     "Texts": "fft.experiment",
+    "AGEM": "fft.methods",
     "Distill": "fft.methods",
     "EWC": "fft.methods",
     "Freeze": "fft.methods",

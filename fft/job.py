@@ -41,6 +41,7 @@ class Trainable(NamedTuple):
     """jax.ShapeDtypeStructs"""
     multiplier: dict[str, float]
     tx: optax.GradientTransformation
+    """without what the method puts around it"""
     init: Callable[[], TrainState]
 
 
@@ -182,8 +183,8 @@ def assemble(
     if experiment.retention.max_drop is not None:
         watch, batches[PROBE] = _watched(experiment, checkpoint, original, steps, directory / "watched", poll)
     trainable = make_trainable(experiment, checkpoint, aux, steps)
-    method, tx, multiplier = experiment.method, trainable.tx, trainable.multiplier
-    step = make_train_step(checkpoint.model, new.task, method, tx, multiplier, kept, watch)
+    method, multiplier = experiment.method, trainable.multiplier
+    step = make_train_step(checkpoint.model, new.task, method, trainable.tx, multiplier, kept, watch)
     return Job(
         experiment,
         checkpoint,
@@ -260,10 +261,12 @@ def make_trainable(experiment: Experiment, checkpoint: Checkpoint, aux: Params, 
     """The trainable tree of the experiment's method on a checkpoint whose primary head is the new task's."""
     method, base = experiment.method, checkpoint.params
     theta, multiplier = trained_leaves(experiment, checkpoint)
-    tx = method.transform(make_optimizer(theta, multiplier, experiment.optim, steps), aux)
+    tx = make_optimizer(theta, multiplier, experiment.optim, steps)
+    wrapped = method.transform(tx, aux)
 
     def init() -> TrainState:
-        return init_state(method.init(base, key_for(experiment.seed, "init")), tx, key_for(experiment.seed, "train"))
+        theta = method.init(base, key_for(experiment.seed, "init"))
+        return init_state(theta, wrapped, key_for(experiment.seed, "train"))
 
     return Trainable(theta, multiplier, tx, init)
 

@@ -46,6 +46,7 @@ CHAINS = [
     "lora+kl+replay",
     "freeze+lwf+distill+ewc",
     "lora+mas",
+    "lora+agem+ewc",
 ]
 
 
@@ -82,9 +83,8 @@ def stepper(method, base, lr=0.05, steps=10, **optim):
     multiplier = multipliers(method, theta, MODEL.depth, ("original",))
     tx = make_optimizer(theta, multiplier, Optim(lr=lr, warmup=0.0, **optim), steps)
     aux = method.prepare(context(base), jax.random.key(2))
-    tx = method.transform(tx, aux)
     step = make_train_step(MODEL, task(), method, tx, multiplier, task("original"))
-    return step, init_state(theta, tx, jax.random.key(3)), aux, multiplier
+    return step, init_state(theta, method.transform(tx, aux), jax.random.key(3)), aux, multiplier
 
 
 def trained(method, base, steps=3, **optim):

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 from fft.errors import InputError
+from fft.methods.agem import AGEM
 from fft.methods.base import Chain, Context, Given, Method, chain
 from fft.methods.distill import Distill
 from fft.methods.ewc import EWC
@@ -28,6 +29,7 @@ METHODS: dict[str, type[Method]] = {
     "mas": MAS,
     "lora": LoRA,
     "replay": Replay,
+    "agem": AGEM,
     "kl": KL,
     "lwf": LwF,
     "distill": Distill,
@@ -35,6 +37,7 @@ METHODS: dict[str, type[Method]] = {
 }
 
 __all__ = [
+    "AGEM",
     "EWC",
     "KL",
     "L2SP",

@@ -136,12 +136,21 @@ class Method:
         """
         return 0.0
 
+    def combine(self, gradients: Mapping[str, dict[str, jax.Array]]) -> dict[str, jax.Array]:
+        """The gradient that is descended, of the trained leaves by path, from that of each part of the objective.
+
+        The parts are "penalty" and the streams that the step reads, "new" among them; each is the gradient of a mean.
+        """
+        return summed(gradients)
+
     def rules(self, paths: Iterable[str], depth: int) -> Rules:
         """Path pattern -> learning-rate multiplier, 0 for frozen; paths no rule matches have multiplier 1."""
         return ()
 
     def transform(self, tx: "optax.GradientTransformation", aux: Params) -> "optax.GradientTransformation":
-        """The optimizer, wrapped."""
+        """The optimizer, wrapped. Called while the step is traced, so the numbers in `aux` are not known; and without
+        any `aux` where a saved state is read, so the shape of its state must not depend on it.
+        """
         return tx
 
     def finish(self, base: Params, params: Params) -> Params:
@@ -209,6 +218,11 @@ class Chain(Method):
     def loss(self, stream: str, outputs: dict, batch: dict, aux: Params, task: Any) -> jax.Array | float:
         return sum((m.loss(stream, outputs, batch, aux.get(m.name, {}), task) for m in self.methods), 0.0)
 
+    def combine(self, gradients: Mapping[str, dict[str, jax.Array]]) -> dict[str, jax.Array]:
+        for method in filter(combines, self.methods):
+            return method.combine(gradients)
+        return summed(gradients)
+
     def transform(self, tx: "optax.GradientTransformation", aux: Params) -> "optax.GradientTransformation":
         for method in self.methods:
             tx = method.transform(tx, aux.get(method.name, {}))
@@ -223,7 +237,8 @@ class Chain(Method):
 def chain(*methods: Method) -> Method:
     """The chain of some methods; one method alone is itself.
 
-    Errors: InputError for a method named twice and for two methods that both re-parametrise.
+    Errors: InputError for a method named twice, for two methods that both re-parametrise, and for a method that
+    combines gradients beside one that reads a stream of it, or combines them as well.
     """
     if len(methods) == 1:
         return methods[0]
@@ -233,7 +248,25 @@ def chain(*methods: Method) -> Method:
     owners = [method.name for method in methods if method.reparametrizes]
     if len(owners) > 1:
         raise InputError(f"{' and '.join(owners)} each replace the trainable tree; a chain can hold one such method")
+    for method in filter(combines, methods):
+        for other in methods:
+            if other is not method and (combines(other) or set(other.streams) & set(method.streams)):
+                raise InputError(
+                    f"{method.name} says what becomes of the gradient on the rows that it reads, and {other.name} "
+                    "needs that gradient too: a chain can hold one of them"
+                )
     return Chain(tuple(methods))
+
+
+def combines(method: Method) -> bool:
+    """Whether a method makes something other than the sum of the parts' gradients."""
+    return type(method).combine is not Method.combine
+
+
+def summed(gradients: Mapping[str, dict[str, jax.Array]]) -> dict[str, jax.Array]:
+    """The sum of some parts' gradients, by path."""
+    first, *others = gradients.values()
+    return {path: sum((other[path] for other in others), g) for path, g in first.items()}
 
 
 def leaf_sum(values: Iterator[jax.Array]) -> jax.Array:
