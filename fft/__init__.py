@@ -33,6 +33,7 @@ _HOMES = {
     "Wise": "fft.methods",
     "Method": "fft.methods",
     "Replay": "fft.methods",
+    "SI": "fft.methods",
     "FFTError": "fft.errors",
     "InputError": "fft.errors",
     "MachineError": "fft.errors",

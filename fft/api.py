@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -16,7 +16,7 @@ from fft.job import base_sha256, make_trainable
 from fft.methods import Method, parse_chain
 from fft.record import read_object
 from fft.run import Run, run
-from fft.train import finished_params
+from fft.train import TrainState, finished_params
 
 
 def tune(
@@ -72,6 +72,21 @@ def restore(directory: str | Path, which: str | None = None) -> models.Checkpoin
 
     Errors: InputError for a folder that is no run, or in which no good step is left.
     """
+    found = restored(directory, which)
+    return found.checkpoint._replace(params=found.params)
+
+
+class Restored(NamedTuple):
+    """A run's experiment, its base with every head, a saved step of it, and the parameters that this stands for."""
+
+    experiment: Experiment
+    checkpoint: models.Checkpoint
+    state: TrainState
+    params: dict
+
+
+def restored(directory: str | Path, which: str | None = None) -> Restored:
+    """What `restore` gives, with the whole state behind it."""
     directory = Path(directory)
     path = directory / "experiment.json"
     experiment = from_json(read_object(path), where=str(path))
@@ -85,7 +100,8 @@ def restore(directory: str | Path, which: str | None = None) -> models.Checkpoin
     step = None if which == "latest" else checkpoints.read_extra()[1]["best"]
     state = checkpoints.restore(jax.eval_shape(trainable.init), step).tree
     fresh = fresh_heads(directory / "heads")
-    return checkpoint._replace(params=finished_params(experiment.method, checkpoint.params, state.theta, fresh))
+    params = finished_params(experiment.method, checkpoint.params, state.theta, fresh)
+    return Restored(experiment, checkpoint, state, params)
 
 
 def kept_base(directory: str | Path, which: str | None = None) -> bool:

@@ -17,6 +17,7 @@ from fft.methods.lora import LoRA
 from fft.methods.lwf import LwF
 from fft.methods.mas import MAS
 from fft.methods.replay import Replay
+from fft.methods.si import SI
 from fft.methods.wise import Wise
 from fft.schema import validated
 
@@ -27,6 +28,7 @@ METHODS: dict[str, type[Method]] = {
     "l2sp": L2SP,
     "ewc": EWC,
     "mas": MAS,
+    "si": SI,
     "lora": LoRA,
     "replay": Replay,
     "agem": AGEM,
@@ -43,6 +45,7 @@ __all__ = [
     "L2SP",
     "MAS",
     "METHODS",
+    "SI",
     "Chain",
     "Context",
     "Distill",

@@ -86,6 +86,8 @@ class Method:
     name: ClassVar[str]
     default_lr: ClassVar[float] = 5e-5
     reparametrizes: ClassVar[bool] = False
+    whole: ClassVar[bool] = False
+    """whether it speaks about the base's own leaves, so that no member of its chain may replace the trainable tree"""
     needs_original: ClassVar[bool] = False
     __pydantic_config__: ClassVar[dict] = {"extra": "forbid"}
 
@@ -237,8 +239,9 @@ class Chain(Method):
 def chain(*methods: Method) -> Method:
     """The chain of some methods; one method alone is itself.
 
-    Errors: InputError for a method named twice, for two methods that both re-parametrise, and for a method that
-    combines gradients beside one that reads a stream of it, or combines them as well.
+    Errors: InputError for a method named twice, for two methods that both re-parametrise, for a method of the base's
+    own leaves beside one that replaces them, and for a method that combines gradients beside one that reads a stream
+    of it, or combines them as well.
     """
     if len(methods) == 1:
         return methods[0]
@@ -248,6 +251,12 @@ def chain(*methods: Method) -> Method:
     owners = [method.name for method in methods if method.reparametrizes]
     if len(owners) > 1:
         raise InputError(f"{' and '.join(owners)} each replace the trainable tree; a chain can hold one such method")
+    for method in methods:
+        if owners and method.whole:
+            raise InputError(
+                f"{method.name} works on the base's own parameters, and {owners[0]} trains others in their place: "
+                "leave one of them out"
+            )
     for method in filter(combines, methods):
         for other in methods:
             if other is not method and (combines(other) or set(other.streams) & set(method.streams)):
