@@ -32,6 +32,7 @@ _HOMES = {
     "MAS": "fft.methods",
     "Wise": "fft.methods",
     "Method": "fft.methods",
+    "OGD": "fft.methods",
     "Replay": "fft.methods",
     "SI": "fft.methods",
     "FFTError": "fft.errors",

@@ -167,6 +167,7 @@ def assemble(
     shares = {"new": 1.0, **experiment.method.streams}
     batches = training_batches(experiment.optim, shares, accepted.streams, steps, experiment.seed)
     kept = kept_task(experiment, accepted.checkpoint, original)
+    multiplier = trained_leaves(experiment, checkpoint)[1]
     context = Context(
         checkpoint.model,
         checkpoint.params,
@@ -176,6 +177,7 @@ def assemble(
         {name: len(data.splits["train"].ids) for name, data in accepted.streams.items()},
         identity["base_sha256"],
         outputs=lambda stream, part: _outputs(checkpoint, kept, part, batches[stream], steps, poll),
+        is_trained=lambda path: multiplier.get(path, 0.0) != 0.0,
         poll=poll,
     )
     aux, prepared_notes = _prepared(experiment, context, checked, directory, say)
@@ -183,8 +185,7 @@ def assemble(
     if experiment.retention.max_drop is not None:
         watch, batches[PROBE] = _watched(experiment, checkpoint, original, steps, directory / "watched", poll)
     trainable = make_trainable(experiment, checkpoint, aux, steps)
-    method, multiplier = experiment.method, trainable.multiplier
-    step = make_train_step(checkpoint.model, new.task, method, trainable.tx, multiplier, kept, watch)
+    step = make_train_step(checkpoint.model, new.task, experiment.method, trainable.tx, multiplier, kept, watch)
     return Job(
         experiment,
         checkpoint,

@@ -47,6 +47,7 @@ CHAINS = [
     "freeze+lwf+distill+ewc",
     "lora+mas",
     "lora+agem+ewc",
+    "freeze+ogd+si",
 ]
 
 
@@ -54,12 +55,17 @@ def task(name="new", classes=3):
     return Classify(name=name, labels=tuple("abcdefgh"[:classes]))
 
 
-def context(base):
+def context(base, method=None):
     def outputs(stream, part):
         found = MODEL.apply(base, stream_batch(stream))
         return np.asarray(found["logits"]["original"] if part == "logits" else found["pooled"])
 
-    batches = {"batches": lambda n, size: [toy_batch(rows=8, filler=3)]}
+    theta = jax.eval_shape((method or Full()).init, base, jax.random.key(0))
+    multiplier = multipliers(method or Full(), theta, MODEL.depth, ("original",))
+    batches = {
+        "is_trained": lambda path: multiplier.get(path, 0.0) != 0,
+        "batches": lambda n, size: [toy_batch(rows=8, filler=3)],
+    }
     return Context(MODEL, base, ("new",), task("original"), **batches, outputs=outputs)
 
 
@@ -82,7 +88,7 @@ def stepper(method, base, lr=0.05, steps=10, **optim):
     theta = method.init(base, jax.random.key(1))
     multiplier = multipliers(method, theta, MODEL.depth, ("original",))
     tx = make_optimizer(theta, multiplier, Optim(lr=lr, warmup=0.0, **optim), steps)
-    aux = method.prepare(context(base), jax.random.key(2))
+    aux = method.prepare(context(base, method), jax.random.key(2))
     step = make_train_step(MODEL, task(), method, tx, multiplier, task("original"))
     return step, init_state(theta, method.transform(tx, aux), jax.random.key(3)), aux, multiplier
 
@@ -103,11 +109,11 @@ def test_contract(names, base, tmp_path):
     theta = method.init(base, jax.random.key(1))
     assert max_difference(method.merge(base, theta), base) == 0, "step 0 is the base"
     assert not {id(x) for x in jax.tree.leaves(theta)} & {id(x) for x in jax.tree.leaves(base)}, "theta is a copy"
-    aux = method.prepare(context(base), jax.random.key(2))
+    aux = method.prepare(context(base, method), jax.random.key(2))
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(aux))
     save_artefact(tmp_path, aux, {})
     assert max_difference(load_artefact(tmp_path)[0], aux) == 0, "prepare gives what a file can hold, scalars too"
-    again = method.prepare(context(base), jax.random.key(2))
+    again = method.prepare(context(base, method), jax.random.key(2))
     assert max_difference(aux, again) == 0, "prepare is a function of its key"
 
     state, metrics, multiplier = trained(method, base)

@@ -16,6 +16,7 @@ from fft.methods.layerwise import Layerwise
 from fft.methods.lora import LoRA
 from fft.methods.lwf import LwF
 from fft.methods.mas import MAS
+from fft.methods.ogd import OGD
 from fft.methods.replay import Replay
 from fft.methods.si import SI
 from fft.methods.wise import Wise
@@ -29,6 +30,7 @@ METHODS: dict[str, type[Method]] = {
     "ewc": EWC,
     "mas": MAS,
     "si": SI,
+    "ogd": OGD,
     "lora": LoRA,
     "replay": Replay,
     "agem": AGEM,
@@ -45,6 +47,7 @@ __all__ = [
     "L2SP",
     "MAS",
     "METHODS",
+    "OGD",
     "SI",
     "Chain",
     "Context",

@@ -43,6 +43,8 @@ class Context(NamedTuple):
     outputs: Callable[[str, str], np.ndarray] | None = None
     """outputs(stream, "logits" of the original's head, [N, C], or "pooled", [N, D]): the base's, dropout off, at the
     places of a stream's training rows; zeros for rows that no step of the run will see"""
+    is_trained: Callable[[str], bool] = lambda path: True
+    """whether the run trains the leaf of this path"""
     poll: Callable[[], None] = lambda: None
     """called between batches; raises when the run is asked to stop"""
 
@@ -88,6 +90,10 @@ class Method:
     reparametrizes: ClassVar[bool] = False
     whole: ClassVar[bool] = False
     """whether it speaks about the base's own leaves, so that no member of its chain may replace the trainable tree"""
+    confines: ClassVar[bool] = False
+    """whether its transform keeps every update within bounds, which another such member would leave"""
+    outermost: ClassVar[bool] = False
+    """whether its transform looks at the update that is applied, so that those of all other members are inside"""
     needs_original: ClassVar[bool] = False
     __pydantic_config__: ClassVar[dict] = {"extra": "forbid"}
 
@@ -226,7 +232,7 @@ class Chain(Method):
         return summed(gradients)
 
     def transform(self, tx: "optax.GradientTransformation", aux: Params) -> "optax.GradientTransformation":
-        for method in self.methods:
+        for method in sorted(self.methods, key=lambda method: method.outermost):
             tx = method.transform(tx, aux.get(method.name, {}))
         return tx
 
@@ -240,8 +246,8 @@ def chain(*methods: Method) -> Method:
     """The chain of some methods; one method alone is itself.
 
     Errors: InputError for a method named twice, for two methods that both re-parametrise, for a method of the base's
-    own leaves beside one that replaces them, and for a method that combines gradients beside one that reads a stream
-    of it, or combines them as well.
+    own leaves beside one that replaces them, for two that confine the updates, and for a method that combines gradients
+    beside one that reads a stream of it, or combines them as well.
     """
     if len(methods) == 1:
         return methods[0]
@@ -257,6 +263,11 @@ def chain(*methods: Method) -> Method:
                 f"{method.name} works on the base's own parameters, and {owners[0]} trains others in their place: "
                 "leave one of them out"
             )
+    if len(confining := [method.name for method in methods if method.confines]) > 1:
+        raise InputError(
+            f"{' and '.join(confining)} each keep the updates within bounds of their own, and the one undoes what the "
+            "other keeps: a chain can hold one such method"
+        )
     for method in filter(combines, methods):
         for other in methods:
             if other is not method and (combines(other) or set(other.streams) & set(method.streams)):

@@ -38,6 +38,7 @@ class SI(Method):
 
     name: ClassVar[str] = "si"
     whole: ClassVar[bool] = True
+    outermost: ClassVar[bool] = True
     strength: float = 1.0
     """c"""
     damping: float = 1e-3
