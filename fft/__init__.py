@@ -24,6 +24,7 @@ _HOMES = {
     "EWC": "fft.methods",
     "Freeze": "fft.methods",
     "Full": "fft.methods",
+    "GPM": "fft.methods",
     "KL": "fft.methods",
     "L2SP": "fft.methods",
     "Layerwise": "fft.methods",

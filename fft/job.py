@@ -177,6 +177,7 @@ def assemble(
         {name: len(data.splits["train"].ids) for name, data in accepted.streams.items()},
         identity["base_sha256"],
         outputs=lambda stream, part: _outputs(checkpoint, kept, part, batches[stream], steps, poll),
+        steps=steps,
         is_trained=lambda path: multiplier.get(path, 0.0) != 0.0,
         poll=poll,
     )

@@ -32,7 +32,7 @@ from fft.paths import flatten
 from fft.tasks.classify import Classify
 from fft.tasks.regress import Regress
 from fft.train import finished_params, init_state, make_train_step
-from tests.toy import Toy, max_difference, toy_batch, toy_params
+from tests.toy import LayeredToy, Toy, max_difference, toy_batch, toy_params
 
 MODEL = Toy()
 CHAINS = [
@@ -48,6 +48,7 @@ CHAINS = [
     "lora+mas",
     "lora+agem+ewc",
     "freeze+ogd+si",
+    "freeze+gpm+ewc",
 ]
 
 
@@ -66,7 +67,7 @@ def context(base, method=None):
         "is_trained": lambda path: multiplier.get(path, 0.0) != 0,
         "batches": lambda n, size: [toy_batch(rows=8, filler=3)],
     }
-    return Context(MODEL, base, ("new",), task("original"), **batches, outputs=outputs)
+    return Context(LayeredToy(), base, ("new",), task("original"), **batches, outputs=outputs)
 
 
 def stream_batch(stream, seed=0):

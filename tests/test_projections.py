@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from fft.errors import InputError
-from fft.methods import OGD, Freeze, Full, LoRA, chain
+from fft.methods import GPM, OGD, SI, Freeze, Full, LoRA, chain
 from fft.paths import flatten
+from tests import test_methods
 from tests.test_methods import MODEL, context, task, trained
 from tests.toy import max_difference, toy_batch, toy_params
 
@@ -97,7 +98,95 @@ def test_statistics_are_arguments_of_the_compiled_step_and_not_part_of_it(base):
     assert max_difference(*ended) > 1e-3
 
 
-@pytest.mark.parametrize("method", [OGD()])
+@pytest.mark.parametrize("method", [OGD(), GPM()])
 def test_the_base_s_own_parameters_are_needed(method):
     with pytest.raises(InputError, match=f"{method.name} works on the base's own parameters, and lora"):
         chain(LoRA(), method)
+
+
+def test_one_method_confines_the_updates_and_one_that_looks_at_them_sees_the_result(base):
+    with pytest.raises(InputError, match="ogd and gpm each keep the updates within bounds"):
+        chain(OGD(), GPM())
+    sums = [trained(method, base)[0].opt_state.omega for method in (SI() + OGD(), OGD() + SI())]
+    assert max_difference(*sums) == 0
+
+
+# --- gpm ---
+
+
+def rows_of_rank(rows):
+    """The context's rows, of which only the first few count."""
+    return {**ROWS, "weight": np.float32(np.arange(8) < rows)}
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.9, 0.99])
+def test_gpm_protects_the_first_singular_vectors_of_a_layer_s_inputs(base, threshold):
+    """Against numpy's SVD of the inputs (x, 1) themselves, and the smallest k by a loop."""
+    aux = GPM(threshold=threshold).prepare(context(base), jax.random.key(0))
+    leaf = {path: np.asarray(value, np.float64) for path, value in flatten(base).items()}
+    x = ROWS["x"][:5] * leaf["embed/scale"]
+    for i in range(2):
+        layer = f"layers/{i}/attention/query"
+        left, values, _ = np.linalg.svd(np.concatenate([x, np.ones((5, 1))], axis=1).T)
+        k = next(k for k in range(1, 6) if np.sum(values[:k] ** 2) >= threshold * np.sum(values**2))
+        found = np.asarray(flatten(aux["inputs"])[layer], np.float64)
+        assert found.shape == (5, k)
+        np.testing.assert_allclose(found @ found.T, left[:, :k] @ left[:, :k].T, atol=1e-5)
+        x = np.tanh(x @ leaf[f"{layer}/kernel"] + leaf[f"{layer}/bias"])
+    assert set(flatten(aux["inputs"])) == {"layers/0/attention/query", "layers/1/attention/query"}
+    keep = {path: float(value) for path, value in flatten(aux["keep"]).items()}
+    assert keep == {"embed/scale": 0.0, "heads/new/out/bias": 1.0, "heads/new/out/kernel": 1.0}
+
+
+@pytest.mark.parametrize("frozen", [None, "layers/./.*/bias", "layers/0/.*", "layers/0/.*/kernel"])
+def test_adamw_under_gpm_leaves_the_answers_of_the_protected_rows_whatever_the_steps(base, frozen, monkeypatch):
+    """Three rows of the five dimensions, all of their span: not only to first order, because each layer's output stays
+    what it was, and so do the inputs of the next.
+    """
+    three = rows_of_rank(3)
+
+    def of_context(*given, **named):
+        return three if "rows" in named else toy_batch(*given, **named)
+
+    monkeypatch.setattr(test_methods, "toy_batch", of_context)
+    method = GPM(threshold=1.0) if frozen is None else Freeze(pattern=frozen) + GPM(threshold=1.0)
+    state, _, _ = trained(method, base, steps=6, weight_decay=0.1)
+    before, after = (MODEL.apply(params, three)["logits"]["original"][:3] for params in (base, state.theta))
+    np.testing.assert_allclose(after, before, atol=2e-5)
+    others = [MODEL.apply(params, three)["logits"]["original"][3:] for params in (base, state.theta)]
+    assert max_difference(*others) > 5e-3, "answers of other rows are free"
+    assert bool((state.theta["embed"]["scale"] == base["embed"]["scale"]).all())
+    assert max_difference(state.theta["heads"]["new"], base["heads"]["new"]) > 0.05
+
+
+def test_the_inputs_are_those_of_every_dense_layer_of_a_real_model(tiny):
+    from fft import models
+    from fft.models.inputs import dense_inputs, second_moments
+
+    found = models.load(tiny / "bert")
+    ids = np.arange(12, dtype=np.int32).reshape(2, 6) % 5
+    batch = {
+        "ids": ids,
+        "mask": np.int32([[1] * 6, [1, 1, 1, 1, 0, 0]]),
+        "types": 0 * ids,
+        "weight": np.ones(2, np.float32),
+    }
+    inputs, outputs = dense_inputs(found.model.apply, found.params, batch), found.model.apply(found.params, batch)
+    assert {f"{path}/kernel" for path in inputs} == {path for path in flatten(found.params) if path.endswith("/kernel")}
+    np.testing.assert_allclose(
+        np.tanh(inputs["pooler"] @ found.params["pooler"]["kernel"] + found.params["pooler"]["bias"]),
+        outputs["pooled"],
+        atol=1e-5,
+    )
+    x = np.asarray(inputs["layers/0/mlp/up"], np.float64)
+    real = np.concatenate([x[0], x[1, :4]])
+    np.testing.assert_allclose(
+        second_moments(inputs, batch)["layers/0/mlp/up"][:-1, :-1], real.T @ real, rtol=1e-4, atol=1e-4
+    )
+    (first,) = {second_moments(inputs, batch)[path][-1, -1].item() for path in ("pooler", "layers/1/mlp/up")}
+    assert first == 2.0, "the last block reads the first token alone"
+
+
+def test_a_model_without_dense_layers_is_refused(base):
+    with pytest.raises(InputError, match="no dense layer that is trained reads original rows"):
+        GPM().prepare(context(base)._replace(model=MODEL), jax.random.key(0))

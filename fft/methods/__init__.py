@@ -10,6 +10,7 @@ from fft.methods.distill import Distill
 from fft.methods.ewc import EWC
 from fft.methods.freeze import Freeze
 from fft.methods.full import Full
+from fft.methods.gpm import GPM
 from fft.methods.kl import KL
 from fft.methods.l2sp import L2SP
 from fft.methods.layerwise import Layerwise
@@ -31,6 +32,7 @@ METHODS: dict[str, type[Method]] = {
     "mas": MAS,
     "si": SI,
     "ogd": OGD,
+    "gpm": GPM,
     "lora": LoRA,
     "replay": Replay,
     "agem": AGEM,
@@ -43,6 +45,7 @@ METHODS: dict[str, type[Method]] = {
 __all__ = [
     "AGEM",
     "EWC",
+    "GPM",
     "KL",
     "L2SP",
     "MAS",

@@ -43,6 +43,8 @@ class Context(NamedTuple):
     outputs: Callable[[str, str], np.ndarray] | None = None
     """outputs(stream, "logits" of the original's head, [N, C], or "pooled", [N, D]): the base's, dropout off, at the
     places of a stream's training rows; zeros for rows that no step of the run will see"""
+    steps: int = 1
+    """optimizer steps of the run"""
     is_trained: Callable[[str], bool] = lambda path: True
     """whether the run trains the leaf of this path"""
     poll: Callable[[], None] = lambda: None
