@@ -49,6 +49,8 @@ CHAINS = [
     "lora+agem+ewc",
     "freeze+ogd+si",
     "freeze+gpm+ewc",
+    "lora+unfreeze",
+    "lpft+layerwise+si",
 ]
 
 
@@ -64,6 +66,7 @@ def context(base, method=None):
     theta = jax.eval_shape((method or Full()).init, base, jax.random.key(0))
     multiplier = multipliers(method or Full(), theta, MODEL.depth, ("original",))
     batches = {
+        "steps": 10,
         "is_trained": lambda path: multiplier.get(path, 0.0) != 0,
         "batches": lambda n, size: [toy_batch(rows=8, filler=3)],
     }

@@ -15,11 +15,13 @@ from fft.methods.kl import KL
 from fft.methods.l2sp import L2SP
 from fft.methods.layerwise import Layerwise
 from fft.methods.lora import LoRA
+from fft.methods.lpft import LPFT
 from fft.methods.lwf import LwF
 from fft.methods.mas import MAS
 from fft.methods.ogd import OGD
 from fft.methods.replay import Replay
 from fft.methods.si import SI
+from fft.methods.unfreeze import Unfreeze
 from fft.methods.wise import Wise
 from fft.schema import validated
 
@@ -27,6 +29,8 @@ METHODS: dict[str, type[Method]] = {
     "full": Full,
     "freeze": Freeze,
     "layerwise": Layerwise,
+    "unfreeze": Unfreeze,
+    "lpft": LPFT,
     "l2sp": L2SP,
     "ewc": EWC,
     "mas": MAS,
@@ -48,6 +52,7 @@ __all__ = [
     "GPM",
     "KL",
     "L2SP",
+    "LPFT",
     "MAS",
     "METHODS",
     "OGD",
@@ -63,6 +68,7 @@ __all__ = [
     "LwF",
     "Method",
     "Replay",
+    "Unfreeze",
     "Wise",
     "chain",
     "parse_chain",

@@ -43,8 +43,8 @@ class GPM(Method):
         at_least("gpm.samples", self.samples, 1)
 
     def prepare(self, context: Context, key: jax.Array) -> Params:
-        """{"inputs": M [in + 1, k] of each dense layer that is trained, "keep": of other trained leaves, 1 for those of a
-        fresh head and 0 for the rest}.
+        """{"inputs": M [in + 1, k] of each dense layer that is trained, "keep": for any other trained leaf 1 (a
+        fresh head's) or 0}.
 
         Errors: InputError for a model without dense layers that original rows reach.
         """
