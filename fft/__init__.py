@@ -32,6 +32,7 @@ _HOMES = {
     "LoRA": "fft.methods",
     "LwF": "fft.methods",
     "MAS": "fft.methods",
+    "Sparse": "fft.methods",
     "Unfreeze": "fft.methods",
     "Wise": "fft.methods",
     "Method": "fft.methods",

@@ -22,6 +22,7 @@ from fft.methods import (
     Full,
     Layerwise,
     LoRA,
+    Sparse,
     Wise,
     from_json,
     parse_chain,
@@ -50,8 +51,12 @@ CHAINS = [
     "freeze+ogd+si",
     "freeze+gpm+ewc",
     "lora+unfreeze",
+    "sparse+agem",
     "lpft+layerwise+si",
 ]
+
+
+VMAPPED = {"ewc": EWC(way="vmapped"), "sparse": Sparse(way="vmapped")}
 
 
 def task(name="new", classes=3):
@@ -106,7 +111,7 @@ def trained(method, base, steps=3, **optim):
 
 @pytest.mark.parametrize("names", [*METHODS, *CHAINS])
 def test_contract(names, base, tmp_path):
-    method = parse_chain(names, {"ewc": EWC(way="vmapped")} if "ewc" in names else {})
+    method = parse_chain(names, {n: kind for n, kind in VMAPPED.items() if n in names.split("+")})
     before = jax.tree.map(jnp.copy, base)
 
     assert from_json(to_json(method)) == method

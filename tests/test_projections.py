@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fft.errors import InputError
-from fft.methods import GPM, OGD, SI, Freeze, Full, LoRA, chain
+from fft.methods import GPM, OGD, SI, Freeze, Full, LoRA, Sparse, chain
 from fft.paths import flatten
 from tests import test_methods
 from tests.test_methods import MODEL, context, task, trained
@@ -98,7 +98,7 @@ def test_statistics_are_arguments_of_the_compiled_step_and_not_part_of_it(base):
     assert max_difference(*ended) > 1e-3
 
 
-@pytest.mark.parametrize("method", [OGD(), GPM()])
+@pytest.mark.parametrize("method", [OGD(), GPM(), Sparse()])
 def test_the_base_s_own_parameters_are_needed(method):
     with pytest.raises(InputError, match=f"{method.name} works on the base's own parameters, and lora"):
         chain(LoRA(), method)
@@ -190,3 +190,37 @@ def test_the_inputs_are_those_of_every_dense_layer_of_a_real_model(tiny):
 def test_a_model_without_dense_layers_is_refused(base):
     with pytest.raises(InputError, match="no dense layer that is trained reads original rows"):
         GPM().prepare(context(base)._replace(model=MODEL), jax.random.key(0))
+
+
+# --- sparse ---
+
+
+def test_sparse_trains_the_share_with_the_smallest_fisher_and_nothing_else(base):
+    """The exact Fisher information by a loop over rows and labels, sorted; then bits after six steps of AdamW."""
+    method = Sparse(share=0.3, estimator="exact", way="vmapped")
+    fisher = {path: np.zeros(leaf.shape) for path, leaf in flatten(base).items()}
+    for row in range(5):
+        one = {"x": ROWS["x"][row : row + 1]}
+        logits = np.asarray(MODEL.apply(base, one)["logits"]["original"][0], np.float64)
+        for label, p in enumerate(np.exp(logits) / np.sum(np.exp(logits))):
+
+            def nll(params, one=one, label=label):
+                return -jax.nn.log_softmax(MODEL.apply(params, one)["logits"]["original"][0])[label]
+
+            for path, slope in flatten(jax.grad(nll)(base)).items():
+                fisher[path] += p * np.asarray(slope, np.float64) ** 2 / 5
+    notes = []
+    aux = flatten(method.prepare(context(base)._replace(note=notes.append), jax.random.key(0)))
+    state, _, _ = trained(method, base, steps=6, weight_decay=0.1)
+    for path, mask in aux.items():
+        most = np.sort(np.ravel(fisher[path]))[int(np.ceil(0.3 * mask.size)) - 1]
+        assert np.array_equal(np.asarray(mask) > 0, fisher[path] <= most * (1 + 1e-6)), path
+        moved = np.asarray(flatten(state.theta)[path] != flatten(base)[path])
+        assert np.array_equal(moved, np.asarray(mask) > 0), path
+    assert not any(path.startswith("heads/") for path in aux)
+    assert max_difference(state.theta["heads"]["new"], base["heads"]["new"]) > 0.05
+    assert f"{sum(int(mask.sum()) for mask in aux.values())} of 44 parameters are trained" in notes[-1]
+    with pytest.raises(InputError, match=r"--sparse\.share must be a positive number of at most 1"):
+        Sparse(share=0.0)
+    with pytest.raises(InputError, match=r"sparse\.samples is of the run's own Fisher pass"):
+        Sparse(fisher="folder", samples=3)

@@ -21,6 +21,7 @@ from fft.methods.mas import MAS
 from fft.methods.ogd import OGD
 from fft.methods.replay import Replay
 from fft.methods.si import SI
+from fft.methods.sparse import Sparse
 from fft.methods.unfreeze import Unfreeze
 from fft.methods.wise import Wise
 from fft.schema import validated
@@ -29,6 +30,7 @@ METHODS: dict[str, type[Method]] = {
     "full": Full,
     "freeze": Freeze,
     "layerwise": Layerwise,
+    "sparse": Sparse,
     "unfreeze": Unfreeze,
     "lpft": LPFT,
     "l2sp": L2SP,
@@ -68,6 +70,7 @@ __all__ = [
     "LwF",
     "Method",
     "Replay",
+    "Sparse",
     "Unfreeze",
     "Wise",
     "chain",
