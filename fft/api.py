@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -17,10 +17,10 @@ from fft.job import base_sha256, make_trainable
 from fft.merging import interpolate
 from fft.methods import Method, parse_chain
 from fft.outcome import ADAPTER, MODEL
-from fft.paths import Params, without_heads
+from fft.paths import without_heads
 from fft.record import read_object
 from fft.run import Run, run
-from fft.train import finished_params
+from fft.train import TrainState, finished_params
 
 
 def tune(
@@ -77,16 +77,31 @@ def restore(directory: str | Path, which: str | None = None) -> models.Checkpoin
 
     Errors: InputError for a folder that is no run, or in which no good step is left.
     """
+    found = restored(directory, which)
+    return found.checkpoint._replace(params=found.params)
+
+
+class Restored(NamedTuple):
+    """A run's experiment, its base with every head, a saved step of it, and the parameters that this stands for."""
+
+    experiment: Experiment
+    checkpoint: models.Checkpoint
+    state: TrainState
+    params: dict
+
+
+def restored(directory: str | Path, which: str | None = None) -> Restored:
+    """What `restore` gives, with the whole state behind it."""
     directory = Path(directory)
     step, alpha = _kept(directory, which)
-    experiment, base, theta = _trained(directory, step)
+    experiment, base, state = _trained(directory, step)
     if kept_base(directory, which):
-        return base
+        return Restored(experiment, base, state, base.params)
     fresh = fresh_heads(directory / "heads")
-    params = finished_params(experiment.method, base.params, theta, fresh)
+    params = finished_params(experiment.method, base.params, state.theta, fresh)
     if alpha != 1:
         params = interpolate(without_heads(base.params, fresh), params, alpha)
-    return base._replace(params=params)
+    return Restored(experiment, base, state, params)
 
 
 def adapter_of(directory: str | Path, which: str | None = None) -> tuple[models.Checkpoint, Adapter, str]:
@@ -101,14 +116,14 @@ def adapter_of(directory: str | Path, which: str | None = None) -> tuple[models.
             f"{directory} keeps a point {alpha:g} of the way from the base to its last step, which is not the base and "
             "an adapter any more; export the whole model with --to hf, or name a --step"
         )
-    experiment, base, theta = _trained(Path(directory), step)
+    experiment, base, state = _trained(Path(directory), step)
     if not experiment.method.plain and kept_base(directory, which):
         raise InputError(f"{directory} kept the base, step 0: there is no trained adapter. --step latest may have one")
-    return base, trained_adapter(experiment.method, base, theta), experiment.model
+    return base, trained_adapter(experiment.method, base, state.theta), experiment.model
 
 
-def _trained(directory: Path, step: int | None) -> tuple[Experiment, models.Checkpoint, Params]:
-    """(experiment, the base with every head the run used, the trainable tree at the step, None for the latest)."""
+def _trained(directory: Path, step: int | None) -> tuple[Experiment, models.Checkpoint, TrainState]:
+    """(experiment, the base with every head the run used, the state at the step, None for the latest)."""
     path = directory / "experiment.json"
     experiment = from_json(read_object(path), where=str(path))
     base = models.load(experiment.model)
@@ -117,7 +132,7 @@ def _trained(directory: Path, step: int | None) -> tuple[Experiment, models.Chec
     checkpoint = load_heads(base, directory / "heads")
     trainable = make_trainable(experiment, checkpoint, {}, 1)
     saved = Checkpoints(directory / "checkpoints").restore(jax.eval_shape(trainable.init), step)
-    return experiment, checkpoint, saved.tree.theta
+    return experiment, checkpoint, saved.tree
 
 
 def _kept(directory: Path, which: str | None) -> tuple[int | None, float]:

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from fft.methods import Method
+from fft.methods.base import combines
 
 PROBED = 32
 """held-out original rows that a step looks at"""
@@ -77,5 +78,11 @@ def first_dual() -> Dual:
 
 
 def is_held(method: Method) -> bool:
-    """Whether a method adds something to the objective, whose strength m can multiply."""
-    return any(type(m).penalty is not Method.penalty or type(m).loss is not Method.loss for m in method.members)
+    """Whether a method adds something to the objective, whose strength m can multiply.
+
+    The terms of a method that combines gradients are not added: only their direction counts.
+    """
+    return any(
+        type(m).penalty is not Method.penalty or (type(m).loss is not Method.loss and not combines(m))
+        for m in method.members
+    )

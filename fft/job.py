@@ -42,6 +42,7 @@ class Trainable(NamedTuple):
     """jax.ShapeDtypeStructs"""
     multiplier: dict[str, float]
     tx: optax.GradientTransformation
+    """without what the method puts around it"""
     init: Callable[[], TrainState]
 
 
@@ -173,6 +174,7 @@ def assemble(
     shares = {"new": 1.0, **experiment.method.streams}
     batches = training_batches(experiment.optim, shares, accepted.streams, steps, experiment.seed)
     kept = kept_task(experiment, accepted.checkpoint, original)
+    multiplier = trained_leaves(experiment, checkpoint)[1]
     context = Context(
         checkpoint.model,
         checkpoint.params,
@@ -182,6 +184,8 @@ def assemble(
         {name: len(data.splits["train"].ids) for name, data in accepted.streams.items()},
         identity["base_sha256"],
         outputs=lambda stream, part: _outputs(checkpoint, kept, part, batches[stream], steps, poll),
+        steps=steps,
+        is_trained=lambda path: multiplier.get(path, 0.0) != 0.0,
         poll=poll,
     )
     aux, prepared_notes = _prepared(experiment, context, checked, directory, say)
@@ -189,8 +193,7 @@ def assemble(
     if experiment.retention.max_drop is not None:
         watch, batches[PROBE] = _watched(experiment, checkpoint, original, steps, directory / "watched", poll)
     trainable = make_trainable(experiment, checkpoint, aux, steps)
-    method, tx, multiplier = experiment.method, trainable.tx, trainable.multiplier
-    step = make_train_step(checkpoint.model, new.task, method, tx, multiplier, kept, watch)
+    step = make_train_step(checkpoint.model, new.task, experiment.method, trainable.tx, multiplier, kept, watch)
     return Job(
         experiment,
         checkpoint,
@@ -267,10 +270,12 @@ def make_trainable(experiment: Experiment, checkpoint: Checkpoint, aux: Params, 
     """The trainable tree of the experiment's method on a checkpoint whose primary head is the new task's."""
     method, base = experiment.method, checkpoint.params
     theta, multiplier = trained_leaves(experiment, checkpoint)
-    tx = method.transform(make_optimizer(theta, multiplier, experiment.optim, steps), aux)
+    tx = make_optimizer(theta, multiplier, experiment.optim, steps)
+    wrapped = method.transform(tx, aux)
 
     def init() -> TrainState:
-        return init_state(method.init(base, key_for(experiment.seed, "init")), tx, key_for(experiment.seed, "train"))
+        theta = method.init(base, key_for(experiment.seed, "init"))
+        return init_state(theta, wrapped, key_for(experiment.seed, "train"))
 
     return Trainable(theta, multiplier, tx, init)
 

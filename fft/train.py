@@ -69,6 +69,9 @@ def make_train_step(
 
         Σ nll / Σ weight over the new rows  +  m · ( Σ_streams Σ t / Σ weight  +  penalty(merged parameters) )
 
+    and what is descended is `method.combine` of the gradients of its parts, their sum unless a method says otherwise.
+    `tx` is the plain optimizer; the method's `transform` is put around it here.
+
     m is 1, or with a `watch` driven by the drop on the rows of the batch "probe" (see fft.contract).
 
     A step whose objective or gradient norm is not finite changes nothing but the counters. `metrics`: loss (of the new
@@ -144,17 +147,18 @@ def _make_update(method, tx, watch):
         strength = jnp.exp(state.dual.log_strength)
         penalty, pull = jax.value_and_grad(penalty_of)(state.theta, base, aux, strength)
         penalty += sum(slope.term / slope.weight for slope in slopes.values())
-        grads = flatten(pull)
-        for slope in slopes.values():
-            grads |= {path: grads[path] + g / slope.weight for path, g in slope.gradient.items()}
-        trained = slopes["new"].gradient
-        grads = {path: grads[path] for path in trained}
+        pull = flatten(pull)
+        parts = {"penalty": {path: pull[path] for path in slopes["new"].gradient}}
+        for stream, slope in slopes.items():
+            parts[stream] = {path: g / slope.weight for path, g in slope.gradient.items()}
+        grads = method.combine(parts)
         grad_norm = optax.tree.norm(grads)
         # Frozen leaves get a zero that no optimizer group looks at: their gradient was never computed.
         whole = map_leaves(lambda path, leaf: grads.get(path, jnp.zeros((), leaf.dtype)), state.theta)
 
         def take():
-            updates, opt_state = tx.update(whole, state.opt_state, state.theta)
+            # Here, because statistics that a transform closes over outside would be baked into the program.
+            updates, opt_state = method.transform(tx, aux).update(whole, state.opt_state, state.theta)
             if slows:
                 updates = jax.tree.map(lambda u: u / jnp.maximum(strength, 1.0), updates)
             return optax.apply_updates(state.theta, updates), opt_state

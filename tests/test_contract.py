@@ -12,7 +12,7 @@ from fft import models, restore, selection
 from fft.artefact import load_artefact
 from fft.contract import Watch, first_dual, is_held
 from fft.experiment import Optim
-from fft.methods import EWC, KL, L2SP, Context, Freeze, Full, LoRA, LwF, Replay, chain
+from fft.methods import AGEM, EWC, KL, L2SP, Context, Freeze, Full, LoRA, LwF, Replay, chain
 from fft.optim import make_optimizer, multipliers
 from fft.tasks.classify import Classify
 from fft.tasks.regress import Regress
@@ -59,7 +59,8 @@ def test_credit_is_accuracy_or_what_a_correlation_loses():
 
 def test_what_holds_is_a_penalty_or_a_term():
     assert all(is_held(method) for method in (EWC(), L2SP(), Replay(), KL(), LwF(), LoRA() + KL()))
-    assert not any(is_held(method) for method in (Full(), LoRA(), chain(Freeze(), LoRA())))
+    assert not any(is_held(method) for method in (Full(), LoRA(), chain(Freeze(), LoRA()), AGEM()))
+    assert is_held(chain(AGEM(), EWC()))
 
 
 # --- in the step ---

@@ -16,6 +16,7 @@ from fft.methods import (
     EWC,
     IA3,
     L2SP,
+    MAS,
     METHODS,
     BitFit,
     Context,
@@ -27,6 +28,7 @@ from fft.methods import (
     NormTuning,
     PrefixTuning,
     PromptTuning,
+    Sparse,
     Wise,
     from_json,
     parse_chain,
@@ -37,7 +39,7 @@ from fft.paths import flatten
 from fft.tasks.classify import Classify
 from fft.tasks.regress import Regress
 from fft.train import finished_params, init_state, make_train_step
-from tests.toy import Toy, max_difference, toy_batch, toy_params
+from tests.toy import LayeredToy, Toy, max_difference, toy_batch, toy_params
 
 MODEL = Toy()
 CHAINS = [
@@ -56,21 +58,34 @@ CHAINS = [
     "bitfit+layerwise",
     "prompt+ewc+l2sp",
     "prefix+ewc+l2sp",
+    "lora+mas",
+    "lora+agem+ewc",
+    "freeze+ogd+si",
+    "freeze+gpm+ewc",
+    "lora+unfreeze",
+    "sparse+agem",
+    "lpft+layerwise+si",
 ]
-SETTINGS = {"ewc": EWC(way="vmapped"), "ia3": IA3(targets="query")}
+SETTINGS = {"ewc": EWC(way="vmapped"), "sparse": Sparse(way="vmapped"), "ia3": IA3(targets="query")}
 
 
 def task(name="new", classes=3):
     return Classify(name=name, labels=tuple("abcdefgh"[:classes]))
 
 
-def context(base):
+def context(base, method=None):
     def outputs(stream, part):
         found = MODEL.apply(base, stream_batch(stream))
         return np.asarray(found["logits"]["original"] if part == "logits" else found["pooled"])
 
-    batches = {"batches": lambda n, size: [toy_batch(rows=8, filler=3)]}
-    return Context(MODEL, base, ("new",), task("original"), **batches, outputs=outputs)
+    theta = jax.eval_shape((method or Full()).init, base, jax.random.key(0))
+    multiplier = multipliers(method or Full(), theta, MODEL.depth, ("original",))
+    batches = {
+        "steps": 10,
+        "is_trained": lambda path: multiplier.get(path, 0.0) != 0,
+        "batches": lambda n, size: [toy_batch(rows=8, filler=3)],
+    }
+    return Context(LayeredToy(), base, ("new",), task("original"), **batches, outputs=outputs)
 
 
 def stream_batch(stream, seed=0):
@@ -92,10 +107,9 @@ def stepper(method, base, lr=0.05, steps=10, **optim):
     theta = method.init(base, jax.random.key(1))
     multiplier = multipliers(method, theta, MODEL.depth, ("original",))
     tx = make_optimizer(theta, multiplier, Optim(lr=lr, warmup=0.0, **optim), steps)
-    aux = method.prepare(context(base), jax.random.key(2))
-    tx = method.transform(tx, aux)
+    aux = method.prepare(context(base, method), jax.random.key(2))
     step = make_train_step(MODEL, task(), method, tx, multiplier, task("original"))
-    return step, init_state(theta, tx, jax.random.key(3)), aux, multiplier
+    return step, init_state(theta, method.transform(tx, aux), jax.random.key(3)), aux, multiplier
 
 
 def trained(method, base, steps=3, **optim):
@@ -117,11 +131,11 @@ def test_contract(names, tmp_path):
     assert max_difference(merged, base) == 0, "step 0 is the base, beside a prompt"
     assert method.plain == ("prompt" not in method.merge(base, theta))
     assert not {id(x) for x in jax.tree.leaves(theta)} & {id(x) for x in jax.tree.leaves(base)}, "theta is a copy"
-    aux = method.prepare(context(base), jax.random.key(2))
+    aux = method.prepare(context(base, method), jax.random.key(2))
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(aux))
     save_artefact(tmp_path, aux, {})
     assert max_difference(load_artefact(tmp_path)[0], aux) == 0, "prepare gives what a file can hold, scalars too"
-    again = method.prepare(context(base), jax.random.key(2))
+    again = method.prepare(context(base, method), jax.random.key(2))
     assert max_difference(aux, again) == 0, "prepare is a function of its key"
 
     state, metrics, multiplier = trained(method, base)
@@ -262,6 +276,29 @@ def test_l2sp_penalty_by_plain_loops(base):
         for value, anchor in zip(np.ravel(leaf).astype(np.float64), np.ravel(anchors[path]), strict=True):
             expected += 0.1 * value**2 if path.startswith("heads/new/") else 0.15 * (value - anchor) ** 2
     assert float(method.penalty(base, params, aux)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_mas_is_the_mean_absolute_gradient_of_the_squared_answers(base):
+    """Against the chain rule in numpy, a row at a time: h = tanh(tanh(x s W₀ + b₀) W₁ + b₁), z = h V + c."""
+    method = MAS(strength=2.0)
+    aux = method.prepare(context(base), jax.random.key(0))
+    leaf = {path: np.asarray(value, np.float64) for path, value in flatten(base).items()}
+    w1 = leaf["layers/1/attention/query/kernel"]
+    head, shift = leaf["heads/original/out/kernel"], leaf["heads/original/out/bias"]
+    slopes = []
+    for x in toy_batch(rows=8, filler=3)["x"][:5].astype(np.float64):
+        x = x * leaf["embed/scale"]
+        low = np.tanh(x @ leaf["layers/0/attention/query/kernel"] + leaf["layers/0/attention/query/bias"])
+        high = np.tanh(low @ w1 + leaf["layers/1/attention/query/bias"])
+        down = (2 * (high @ head + shift) @ head.T * (1 - high**2) @ w1.T) * (1 - low**2)
+        slopes.append({"layers/0/attention/query/kernel": np.outer(x, down), "layers/0/attention/query/bias": down})
+    for path in slopes[0]:
+        expected = np.mean([np.abs(slope[path]) for slope in slopes], axis=0)
+        np.testing.assert_allclose(flatten(aux)[path], expected, rtol=1e-4, err_msg=path)
+    assert "new" not in aux["heads"]
+    params = jax.tree.map(lambda x: x + 0.1, base)
+    total = sum(float(jnp.sum(omega)) for omega in jax.tree.leaves(aux))
+    assert float(method.penalty(base, params, aux)) == pytest.approx(2.0 * 0.01 * total, rel=1e-4)
 
 
 def test_ewc_penalty_has_the_half_and_leaves_fresh_heads_out(base):

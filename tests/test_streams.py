@@ -6,8 +6,9 @@ import numpy as np
 import optax
 import pytest
 
+from fft.errors import InputError
 from fft.experiment import Optim
-from fft.methods import KL, Distill, Full, LwF, Replay, chain
+from fft.methods import AGEM, EWC, KL, L2SP, Distill, Full, LwF, Replay, chain
 from fft.optim import make_optimizer, multipliers
 from fft.paths import flatten
 from fft.streams import base_outputs, step_batch, training_batches
@@ -150,3 +151,52 @@ def test_base_outputs_stand_at_the_places_of_the_rows_that_are_read():
     read = {int(row) for step in range(3) for row in batches.rows(step)}
     wanted = [[2.0 * length if row in read else 0.0] for row, length in enumerate(rows.lengths())]
     assert found.tolist() == wanted and len(read) == 6
+
+
+@pytest.mark.parametrize("micros", [1, 2])
+@pytest.mark.parametrize("added", [Full(), L2SP(strength=3.0)])
+def test_agem_takes_out_what_points_against_the_original_rows(micros, added):
+    """One step of plain gradient descent against the projection in numpy, over one long vector of trained leaves."""
+    base, moved = toy_params(heads={"original": 3, "new": 3}), toy_params(1, heads={"original": 3, "new": 3})
+    method, tx = chain(added, AGEM()), optax.sgd(LR)
+    multiplier = {path: 0.0 if path.startswith(("embed", "heads/original")) else 1.0 for path in flatten(base)}
+    kept = {"l2sp": jax.tree.map(lambda _: jnp.ones(()), base)} if added.name == "l2sp" else {}
+    step = make_train_step(MODEL, NEW, method, tx, multiplier, ORIGINAL)
+    seen = set()
+    for seed in range(6):
+        new, other = toy_batch(seed, rows=8, filler=1), toy_batch(20 + seed, rows=6, filler=2)
+
+        def objective(params, new=new):
+            penalty = added.penalty(base, params, kept.get("l2sp", {}))
+            return mean_nll(MODEL.apply(params, new)["logits"]["new"], new) + penalty
+
+        def long(function):
+            slope = flatten(jax.grad(function)(moved))
+            return np.concatenate([np.ravel(slope[path]) for path in slope if multiplier[path]]).astype(np.float64)
+
+        g = long(objective)
+        g_o = long(lambda params, other=other: mean_nll(MODEL.apply(params, other)["logits"]["original"], other))
+        seen.add(against := bool(g @ g_o < 0))
+        expected = g - (g @ g_o) / (g_o @ g_o) * g_o if against else g
+        batch = {"new": {k: v.reshape(micros, -1, *v.shape[1:]) for k, v in new.items()}}
+        batch |= {"original": {k: v[None] for k, v in other.items()}}
+        state, metrics = step(init_state(jax.tree.map(jnp.copy, moved), tx, jax.random.key(0)), base, kept, batch)
+        paths, start = [path for path in flatten(moved) if multiplier[path]], flatten(moved)
+        went = np.concatenate([np.ravel(start[path] - flatten(state.theta)[path]) for path in paths]) / LR
+        np.testing.assert_allclose(went, expected, atol=2e-5)
+        assert float(metrics["grad_norm"]) == pytest.approx(np.linalg.norm(expected), rel=1e-4), "the clip's norm"
+        assert abs(min(went @ g_o, 0.0)) < 1e-4 * np.linalg.norm(g_o) * np.linalg.norm(g)
+    assert seen == {True, False}, "both sides were met"
+
+
+def test_agem_is_plain_descent_where_the_original_rows_ask_for_nothing():
+    zero = {"a": jnp.zeros(3)}
+    found = AGEM().combine({"penalty": zero, "new": {"a": jnp.ones(3)}, "original": zero})
+    assert found["a"].tolist() == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("other", [Replay(), KL(), Distill()])
+def test_agem_shares_its_rows_with_no_other_method(other):
+    with pytest.raises(InputError, match=f"agem says what becomes of the gradient.*and {other.name} needs"):
+        chain(other, AGEM())
+    assert chain(LwF(), AGEM(), EWC()).streams == {"original": 0.25}

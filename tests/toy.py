@@ -5,6 +5,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
+
+from fft.models.layers import Dense
 
 
 class Toy(NamedTuple):
@@ -18,6 +21,32 @@ class Toy(NamedTuple):
             x = jnp.tanh(x @ layer["kernel"] + layer["bias"])
         logits = {name: x @ head["out"]["kernel"] + head["out"]["bias"] for name, head in params["heads"].items()}
         return {"pooled": x, "logits": logits}
+
+
+class LayeredToy(Toy):
+    """The same with flax's dense layers, for what looks into a model's modules."""
+
+    def apply(self, params, batch, key=None):
+        def dense(x, path):
+            return Under(tuple(path.split("/"))).apply({"params": params}, x)
+
+        x = jnp.asarray(batch["x"]) * params["embed"]["scale"]
+        for i in range(self.depth):
+            x = jnp.tanh(dense(x, f"layers/{i}/attention/query"))
+        return {"pooled": x, "logits": {name: dense(x, f"heads/{name}/out") for name in params["heads"]}}
+
+
+class Under(nn.Module):
+    """A dense layer at the end of a path of names, as wide as its kernel in the tree."""
+
+    names: tuple[str, ...]
+
+    @nn.compact
+    def __call__(self, x):
+        name, *rest = self.names
+        if rest:
+            return Under(tuple(rest), name=name)(x)
+        return Dense(self.get_variable("params", name)["bias"].shape[0], name=name)(x)
 
 
 def toy_params(seed=0, width=4, heads=None, words=0):

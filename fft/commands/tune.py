@@ -46,7 +46,7 @@ class Flags:
     method: str = AUTO
     """methods joined by +, as in lora+ewc; auto chooses by what there is of the original task, and says why"""
     fisher: Annotated[str | None, TELLS_DEFAULT] = None
-    """what `fft fisher` wrote: ewc reads it in place of a pass of its own (the same as --ewc.fisher)"""
+    """what `fft fisher` wrote: ewc and sparse read it in place of a pass of their own (the same as --ewc.fisher)"""
     head: Literal["new", "shared"] = Experiment.head
     """the new task's head: a fresh one, or the original's where the labels are the same"""
     original_head: Annotated[str | None, TELLS_DEFAULT] = Experiment.original_head
@@ -82,11 +82,14 @@ class Flags:
         new, original = (with_metric(data, self.metric) for data in (self.new, self.original))
         settings = {f.name: getattr(self.settings, f.name) for f in dataclasses.fields(self.settings)}
         if self.fisher is not None:
-            if "ewc" not in self.method.split("+"):
-                raise InputError(f"--fisher is read by ewc, which is not in --method {self.method}")
-            if settings["ewc"].fisher not in (None, self.fisher):
-                raise InputError(f"--fisher {self.fisher} and --ewc.fisher {settings['ewc'].fisher} differ; give one")
-            settings["ewc"] = dataclasses.replace(settings["ewc"], fisher=self.fisher)
+            readers = [name for name in self.method.split("+") if hasattr(settings.get(name), "fisher")]
+            if not readers:
+                raise InputError(f"--fisher is read by ewc and sparse, neither of which is in --method {self.method}")
+            for name in readers:
+                if settings[name].fisher not in (None, self.fisher):
+                    other = f"--{name}.fisher {settings[name].fisher}"
+                    raise InputError(f"--fisher {self.fisher} and {other} differ; give one")
+                settings[name] = dataclasses.replace(settings[name], fisher=self.fisher)
         method = self.method
         if choice := self.choice:
             method = choice.method

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 from fft.errors import InputError
+from fft.methods.agem import AGEM
 from fft.methods.base import Chain, Context, Given, Method, chain
 from fft.methods.bitfit import BitFit
 from fft.methods.distill import Distill
@@ -11,17 +12,24 @@ from fft.methods.dora import DoRA
 from fft.methods.ewc import EWC
 from fft.methods.freeze import Freeze
 from fft.methods.full import Full
+from fft.methods.gpm import GPM
 from fft.methods.ia3 import IA3
 from fft.methods.kl import KL
 from fft.methods.l2sp import L2SP
 from fft.methods.layerwise import Layerwise
 from fft.methods.lora import LoRA
+from fft.methods.lpft import LPFT
 from fft.methods.lwf import LwF
+from fft.methods.mas import MAS
 from fft.methods.norm import NormTuning
+from fft.methods.ogd import OGD
 from fft.methods.prefix import PrefixTuning
 from fft.methods.prompt import PromptTuning
 from fft.methods.replay import Replay
 from fft.methods.rslora import RsLoRA
+from fft.methods.si import SI
+from fft.methods.sparse import Sparse
+from fft.methods.unfreeze import Unfreeze
 from fft.methods.wise import Wise
 from fft.schema import validated
 
@@ -29,10 +37,18 @@ METHODS: dict[str, type[Method]] = {
     "full": Full,
     "freeze": Freeze,
     "layerwise": Layerwise,
+    "sparse": Sparse,
+    "unfreeze": Unfreeze,
+    "lpft": LPFT,
     "l2sp": L2SP,
     "ewc": EWC,
+    "mas": MAS,
+    "si": SI,
+    "ogd": OGD,
+    "gpm": GPM,
     "lora": LoRA,
     "replay": Replay,
+    "agem": AGEM,
     "kl": KL,
     "lwf": LwF,
     "distill": Distill,
@@ -47,11 +63,17 @@ METHODS: dict[str, type[Method]] = {
 }
 
 __all__ = [
+    "AGEM",
     "EWC",
+    "GPM",
     "IA3",
     "KL",
     "L2SP",
+    "LPFT",
+    "MAS",
     "METHODS",
+    "OGD",
+    "SI",
     "BitFit",
     "Chain",
     "Context",
@@ -69,6 +91,8 @@ __all__ = [
     "PromptTuning",
     "Replay",
     "RsLoRA",
+    "Sparse",
+    "Unfreeze",
     "Wise",
     "chain",
     "parse_chain",

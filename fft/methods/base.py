@@ -43,6 +43,10 @@ class Context(NamedTuple):
     outputs: Callable[[str, str], np.ndarray] | None = None
     """outputs(stream, "logits" of the original's head, [N, C], or "pooled", [N, D]): the base's, dropout off, at the
     places of a stream's training rows; zeros for rows that no step of the run will see"""
+    steps: int = 1
+    """optimizer steps of the run"""
+    is_trained: Callable[[str], bool] = lambda path: True
+    """whether the run trains the leaf of this path"""
     poll: Callable[[], None] = lambda: None
     """called between batches; raises when the run is asked to stop"""
 
@@ -86,6 +90,12 @@ class Method:
     name: ClassVar[str]
     default_lr: ClassVar[float] = 5e-5
     reparametrizes: ClassVar[bool] = False
+    whole: ClassVar[bool] = False
+    """whether it speaks about the base's own leaves, so that no member of its chain may replace the trainable tree"""
+    confines: ClassVar[bool] = False
+    """whether its transform keeps every update within bounds, which another such member would leave"""
+    outermost: ClassVar[bool] = False
+    """whether its transform looks at the update that is applied, so that those of all other members are inside"""
     needs_original: ClassVar[bool] = False
     plain: ClassVar[bool] = True
     """it ends in values of the base's own parameters, from which it starts; else the result is base and adapter"""
@@ -143,12 +153,21 @@ class Method:
         """
         return 0.0
 
+    def combine(self, gradients: Mapping[str, dict[str, jax.Array]]) -> dict[str, jax.Array]:
+        """The gradient that is descended, of the trained leaves by path, from that of each part of the objective.
+
+        The parts are "penalty" and the streams that the step reads, "new" among them; each is the gradient of a mean.
+        """
+        return summed(gradients)
+
     def rules(self, paths: Iterable[str], depth: int) -> Rules:
         """Path pattern -> learning-rate multiplier, 0 for frozen; paths no rule matches have multiplier 1."""
         return ()
 
     def transform(self, tx: "optax.GradientTransformation", aux: Params) -> "optax.GradientTransformation":
-        """The optimizer, wrapped."""
+        """The optimizer, wrapped. Called while the step is traced, so the numbers in `aux` are not known; and without
+        any `aux` where a saved state is read, so the shape of its state must not depend on it.
+        """
         return tx
 
     def finish(self, base: Params, params: Params) -> Params:
@@ -219,8 +238,13 @@ class Chain(Method):
     def loss(self, stream: str, outputs: dict, batch: dict, aux: Params, task: Any) -> jax.Array | float:
         return sum((m.loss(stream, outputs, batch, aux.get(m.name, {}), task) for m in self.methods), 0.0)
 
+    def combine(self, gradients: Mapping[str, dict[str, jax.Array]]) -> dict[str, jax.Array]:
+        for method in filter(combines, self.methods):
+            return method.combine(gradients)
+        return summed(gradients)
+
     def transform(self, tx: "optax.GradientTransformation", aux: Params) -> "optax.GradientTransformation":
-        for method in self.methods:
+        for method in sorted(self.methods, key=lambda method: method.outermost):
             tx = method.transform(tx, aux.get(method.name, {}))
         return tx
 
@@ -233,7 +257,9 @@ class Chain(Method):
 def chain(*methods: Method) -> Method:
     """The chain of some methods; one method alone is itself.
 
-    Errors: InputError for a method named twice and for two methods that both re-parametrise.
+    Errors: InputError for a method named twice, for two methods that both re-parametrise, for a method of the base's
+    own leaves beside one that replaces them, for two that confine the updates, and for a method that combines gradients
+    beside one that reads a stream of it, or combines them as well.
     """
     if len(methods) == 1:
         return methods[0]
@@ -243,7 +269,36 @@ def chain(*methods: Method) -> Method:
     owners = [method.name for method in methods if method.reparametrizes]
     if len(owners) > 1:
         raise InputError(f"{' and '.join(owners)} each replace the trainable tree; a chain can hold one such method")
+    for method in methods:
+        if owners and method.whole:
+            raise InputError(
+                f"{method.name} works on the base's own parameters, and {owners[0]} trains others in their place: "
+                "leave one of them out"
+            )
+    if len(confining := [method.name for method in methods if method.confines]) > 1:
+        raise InputError(
+            f"{' and '.join(confining)} each keep the updates within bounds of their own, and the one undoes what the "
+            "other keeps: a chain can hold one such method"
+        )
+    for method in filter(combines, methods):
+        for other in methods:
+            if other is not method and (combines(other) or set(other.streams) & set(method.streams)):
+                raise InputError(
+                    f"{method.name} says what becomes of the gradient on the rows that it reads, and {other.name} "
+                    "needs that gradient too: a chain can hold one of them"
+                )
     return Chain(tuple(methods))
+
+
+def combines(method: Method) -> bool:
+    """Whether a method makes something other than the sum of the parts' gradients."""
+    return type(method).combine is not Method.combine
+
+
+def summed(gradients: Mapping[str, dict[str, jax.Array]]) -> dict[str, jax.Array]:
+    """The sum of some parts' gradients, by path."""
+    first, *others = gradients.values()
+    return {path: sum((other[path] for other in others), g) for path, g in first.items()}
 
 
 def leaf_sum(values: Iterator[jax.Array]) -> jax.Array:

@@ -1,0 +1,47 @@
+"""A-GEM: a step of the new task that would raise the loss on original rows loses what points that way."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from fft.methods.base import MOST_RATIO, Method, leaf_sum, summed
+from fft.paths import Params
+from fft.schema import positive
+
+
+@dataclass(frozen=True)
+class AGEM(Method):
+    """Descend  g − min(0, ⟨g, g_o⟩) / ⟨g_o, g_o⟩ · g_o  in place of g, the gradient of the objective. g_o is the
+    gradient of the mean nll of original rows, drawn anew for every step; nothing descends it.
+
+    The inner products run over the trained leaves, before the clip.
+
+    Reference: Chaudhry et al. 2019, arXiv 1812.00420, equation 11.
+    """
+
+    name: ClassVar[str] = "agem"
+    needs_original: ClassVar[bool] = True
+    ratio: float = 0.25
+    """original rows of a step for each new row"""
+
+    def __post_init__(self):
+        positive("agem.ratio", self.ratio, MOST_RATIO)
+
+    @property
+    def streams(self) -> Mapping[str, float]:
+        return {"original": self.ratio}
+
+    def loss(self, stream: str, outputs: dict, batch: dict, aux: Params, task: Any) -> jax.Array | float:
+        return task.loss(outputs, batch)[0] if stream == "original" else 0.0
+
+    def combine(self, gradients: Mapping[str, dict[str, jax.Array]]) -> dict[str, jax.Array]:
+        reference = gradients["original"]
+        gradient = summed({part: g for part, g in gradients.items() if part != "original"})
+        agreement = leaf_sum(jnp.vdot(gradient[path], g) for path, g in reference.items())
+        length = leaf_sum(jnp.vdot(g, g) for g in reference.values())
+        # Where the original rows ask for nothing there is nothing to remove.
+        against = jnp.where(length > 0, jnp.minimum(agreement, 0.0) / jnp.where(length > 0, length, 1.0), 0.0)
+        return {path: g - against * reference[path] for path, g in gradient.items()}

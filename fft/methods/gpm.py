@@ -1,0 +1,110 @@
+"""Gradient projection memory: layers do not change what they make of the inputs that original rows give them."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fft.errors import InputError
+from fft.methods.base import PREDICT_BATCH, Context, Method
+from fft.paths import Params, flatten, overlay, unflatten
+from fft.schema import at_least, positive
+
+if TYPE_CHECKING:
+    import optax
+
+PARTS = ("kernel", "bias")
+
+
+@dataclass(frozen=True)
+class GPM(Method):
+    """Apply  U − M Mᵀ U  in place of a dense layer's update U, its kernel's [in, out] with the bias's as one more row.
+
+    The columns of M are the first left singular vectors of the layer's inputs (x, 1) over the tokens of original rows
+    in the base, as few as hold the share ε of the inputs' squared length. Then x W + b stays what it was for all x in
+    their span. Embeddings and norms, for which there is no such M, keep their values; a fresh head is free.
+
+    Reference: Saha, Garg and Roy 2021, arXiv 2103.09762, which project the gradient.
+    """
+
+    name: ClassVar[str] = "gpm"
+    needs_original: ClassVar[bool] = True
+    whole: ClassVar[bool] = True
+    confines: ClassVar[bool] = True
+    threshold: float = 0.95
+    """ε; 1 protects every direction that the inputs have"""
+    samples: int = 128
+    """original training rows whose inputs are looked at, chosen by the seed"""
+
+    def __post_init__(self):
+        positive("gpm.threshold", self.threshold, 1.0)
+        at_least("gpm.samples", self.samples, 1)
+
+    def prepare(self, context: Context, key: jax.Array) -> Params:
+        """{"inputs": M [in + 1, k] of each dense layer that is trained, "keep": for any other trained leaf 1 (a
+        fresh head's) or 0}.
+
+        Errors: InputError for a model without dense layers that original rows reach.
+        """
+        leaves = [path for path in flatten(context.base) if context.is_trained(path)]
+        total = _moments(context, self.samples)
+        bases, keep = {}, {}
+        for path in leaves:
+            layer, _, part = path.rpartition("/")
+            if context.is_fresh(path) or part not in PARTS or layer not in total:
+                keep[path] = jnp.float32(context.is_fresh(path))
+            elif layer not in bases:
+                rows = [f"{layer}/{part}" in leaves for part in PARTS]
+                bases[layer] = self._basis(total[layer], *rows)
+        if not bases:
+            raise InputError("gpm: no dense layer that is trained reads original rows: nothing to protect")
+        held, size = (sum(basis.shape[axis] for basis in bases.values()) for axis in (1, 0))
+        context.note(f"GPM: {held} of the {size} input directions of {len(bases)} dense layers are protected")
+        return {"inputs": unflatten(bases), "keep": unflatten(keep)}
+
+    def _basis(self, moments, kernel, bias):
+        """The first eigenvectors of the second moments, which are the left singular vectors of the inputs."""
+        if not (kernel and bias):
+            moments = moments[:-1, :-1] if kernel else moments[-1:, -1:]
+        values, vectors = np.linalg.eigh(np.asarray(moments, np.float64))
+        share = np.cumsum(values[::-1].clip(min=0.0)) / values.clip(min=0.0).sum()
+        # A sum of float32 products knows its small eigenvalues to about this share of the largest.
+        enough = min(self.threshold, 1 - len(values) * np.finfo(np.float32).eps)
+        return jnp.float32(vectors[:, ::-1][:, : 1 + int(np.argmax(share >= enough))])
+
+    def transform(self, tx: "optax.GradientTransformation", aux: Params) -> "optax.GradientTransformation":
+        import optax
+
+        def update(gradients, state, params):
+            updates, state = tx.update(gradients, state, params)
+            changes, leaves = flatten(updates), flatten(params)
+            for path, keep in flatten(aux["keep"]).items():
+                changes[path] = changes[path] * keep
+            for path, basis in flatten(aux["inputs"]).items():
+                # The zeros of a frozen leaf are scalars.
+                parts = [p for p in (f"{path}/{part}" for part in PARTS) if changes[p].shape == leaves[p].shape]
+                rows = jnp.concatenate([jnp.atleast_2d(changes[p]) for p in parts])
+                rows -= jnp.matmul(basis, jnp.matmul(basis.T, rows, precision="highest"), precision="highest")
+                for p in parts:
+                    size = len(jnp.atleast_2d(changes[p]))
+                    changes[p], rows = rows[:size].reshape(changes[p].shape), rows[size:]
+            return overlay(updates, unflatten(changes)), state
+
+        return optax.GradientTransformation(tx.init, update)
+
+
+def _moments(context, samples):
+    """The second moments of each dense layer's inputs over original rows."""
+    from fft.models.inputs import dense_inputs, second_moments  # flax, which `fft tune --help` does without
+
+    @jax.jit
+    def of_batch(base, batch):
+        return second_moments(dense_inputs(context.model.apply, base, batch), batch)
+
+    total = {}
+    for batch in context.batches(samples, PREDICT_BATCH):
+        context.poll()
+        total = {path: total.get(path, 0.0) + more for path, more in of_batch(context.base, batch).items()}
+    return total

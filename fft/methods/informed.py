@@ -1,0 +1,82 @@
+"""What methods share that read the Fisher information of the original task: a pass of the run's own, or an artefact."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import jax
+
+from fft.errors import InputError
+from fft.fisher import FisherPass
+from fft.information import load_fisher, tasks_of
+from fft.methods.base import Context, Given
+from fft.paths import Params
+from fft.schema import TELLS_DEFAULT
+from fft.storage import pack
+
+
+@dataclass(frozen=True)
+class Informed(FisherPass):
+    """The settings of the pass, or the artefact in its place."""
+
+    name: ClassVar[str]
+    storage: ClassVar[str] = "float32"
+    fisher: Annotated[str | None, TELLS_DEFAULT] = None
+    """what `fft fisher` wrote, in place of a pass of the run's own; then no original data are needed"""
+
+    def __post_init__(self):
+        super().__post_init__()
+        own = {field.name for field in dataclasses.fields(FisherPass)} | {"storage"}
+        settings = [f for f in dataclasses.fields(self) if f.name in own]
+        unused = [f.name for f in settings if self.fisher is not None and getattr(self, f.name) != f.default]
+        if unused:
+            raise InputError(
+                f"{self.prefix}{unused[0]} is of the run's own Fisher pass, which --fisher replaces: leave one out"
+            )
+
+    @property
+    def needs_original(self) -> bool:
+        """Whether the original task's data are needed before step 1."""
+        return self.fisher is None
+
+    def check(self, given: Given) -> tuple[str, ...]:
+        """Whether the artefact named is one of this base, of a head as it stands there, and of the original task."""
+        if self.fisher is None:
+            return ()
+        _, told = load_fisher(self.fisher, given.base, given.base_sha256)
+        if given.fitted:
+            raise InputError(
+                f"--original-head fit trains a head that the Fisher information in {self.fisher} knows nothing of: "
+                "leave --fisher out, and the run measures its own"
+            )
+        original = given.original
+        if original is None:
+            return ()
+        if original.task.name not in told["tasks"]:
+            raise InputError(
+                f"the Fisher information in {self.fisher} is of the task {', '.join(told['tasks'])}, the original task "
+                f"of this run is {original.task.name}"
+            )
+        same = told["task"]["name"] != original.task.name or told["data"]["train"] == original.identity["train"]
+        return () if same else (f"warning: {self.fisher} read other rows than this run's original training rows",)
+
+    def information(self, context: Context, key: jax.Array) -> tuple[Params, int | None]:
+        """The diagonal over every parameter but fresh heads, as stored, and the original training rows behind it.
+
+        Errors: InputError without original data and without a Fisher, and for a Fisher of another base.
+        """
+        if self.fisher is not None:
+            stored, told = load_fisher(self.fisher, context.base, context.base_sha256)
+            more = f", of {tasks_of(told)}, from {self.fisher}"
+            _note(context, told["estimator"], told["examples"], told["trace"], more)
+            return stored, told["data"]["train_rows"]
+        if context.batches is None:
+            raise InputError(f"{self.name} measures the original task: give --original, or --fisher")
+        found, task = self.measure(context, key)
+        sigma = f", residual sd {task.sigma:.4g}" if task.kind == "regression" else ""
+        _note(context, found.estimator, found.examples, found.trace, sigma)
+        return pack(found.diagonal, self.storage), context.rows.get("original")
+
+
+def _note(context, estimator, examples, trace, more):
+    context.note(f"Fisher ({estimator}) over {examples} original rows: trace {trace:.4g}{more}")

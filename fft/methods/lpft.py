@@ -1,0 +1,42 @@
+"""LP-FT: first the head alone on the features as they are, then everything."""
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from fft.methods.base import Context, Method
+from fft.methods.unfreeze import gated
+from fft.paths import Params
+from fft.schema import between
+
+if TYPE_CHECKING:
+    import optax
+
+
+@dataclass(frozen=True)
+class LPFT(Method):
+    """Train the heads alone for the first  ⌈share · steps⌉  steps, then whatever else is trained as well. Until then
+    the rest keeps its value bit for bit.
+
+    A fresh head asks the features to change at random. One that was fitted first asks for what the task lacks.
+
+    Reference: Kumar et al. 2022, arXiv 2202.10054.
+    """
+
+    name: ClassVar[str] = "lpft"
+    confines: ClassVar[bool] = True
+    share: float = 0.3
+    """of the run's steps that train the heads alone"""
+
+    def __post_init__(self):
+        between("lpft.share", self.share, 0.0, 1.0)
+
+    def prepare(self, context: Context, key: jax.Array) -> Params:
+        """{"until": the number of those steps, int32 []}."""
+        return {"until": jnp.int32(math.ceil(self.share * context.steps))}
+
+    def transform(self, tx: "optax.GradientTransformation", aux: Params) -> "optax.GradientTransformation":
+        return gated(tx, lambda path: 0 if path.startswith("heads/") else aux["until"])

@@ -1,0 +1,74 @@
+"""Memory aware synapses: parameters that the base's answers depend on are held where they were."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fft.methods.base import PREDICT_BATCH, Context, Method, leaf_sum
+from fft.paths import Params, flatten, overlay, unflatten
+from fft.schema import at_least, between
+
+
+@dataclass(frozen=True)
+class MAS(Method):
+    """Add  λ Σ Ω ⊙ (θ − θ*)²  with  Ω = mean over original rows of |∂ ‖z‖² / ∂θ|,  z [C] what the original head of the
+    base says. Labels are not used.
+
+    The sum runs over the MERGED parameters. A fresh head has no original value and takes no part.
+
+    Reference: Aljundi et al. 2018, arXiv 1711.09601, section 4, with the squared norm that they use for many outputs.
+    """
+
+    name: ClassVar[str] = "mas"
+    needs_original: ClassVar[bool] = True
+    strength: float = 1.0
+    """λ"""
+    samples: int = 512
+    """original training rows that are read, chosen by the seed"""
+
+    def __post_init__(self):
+        between("mas.strength", self.strength, 0.0, math.inf)
+        at_least("mas.samples", self.samples, 1)
+
+    def prepare(self, context: Context, key: jax.Array) -> Params:
+        """Ω, shaped like every parameter but fresh heads."""
+        held = unflatten({p: leaf for p, leaf in flatten(context.base).items() if not context.is_fresh(p)})
+        add = _adder(context)
+        total, examples = jax.tree.map(jnp.zeros_like, held), 0
+        for batch in context.batches(self.samples, PREDICT_BATCH):
+            context.poll()
+            total = add(total, held, context.base, batch)
+            examples += int(np.sum(batch["weight"] > 0))
+        omega = jax.tree.map(lambda leaf: leaf / examples, total)
+        trace = float(leaf_sum(jnp.sum(leaf) for leaf in jax.tree.leaves(omega)))
+        context.note(f"MAS: importance over {examples} original rows: sum {trace:.4g}")
+        return omega
+
+    def penalty(self, base: Params, params: Params, aux: Params) -> jax.Array:
+        anchors, values = flatten(base), flatten(params)
+        return self.strength * leaf_sum(
+            jnp.sum(omega * jnp.square(values[path] - anchors[path])) for path, omega in flatten(aux).items()
+        )
+
+
+def _adder(context):
+    """The compiled (total, held, base, batch) -> total + Σ_b |∂ ‖z_b‖² / ∂ held|, a row at a time."""
+
+    def squared_length(held, base, row):
+        logits = context.model.apply(overlay(base, held), row)["logits"][context.original.name]
+        return jnp.sum(jnp.square(logits))
+
+    @jax.jit
+    def add(total, held, base, batch):
+        def of_row(total, row):
+            slope = jax.grad(squared_length)(held, base, jax.tree.map(lambda x: x[None], row))
+            real = row["weight"] > 0
+            return jax.tree.map(lambda t, g: t + jnp.where(real, jnp.abs(g), 0.0), total, slope), None
+
+        return jax.lax.scan(of_row, total, batch)[0]
+
+    return add

@@ -1,0 +1,101 @@
+"""Orthogonal gradient descent: no step moves along what changes the original answers of some rows."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fft.errors import InputError
+from fft.methods.base import PREDICT_BATCH, Context, Method, leaf_sum
+from fft.paths import Params, flatten, overlay, unflatten
+from fft.schema import between
+
+if TYPE_CHECKING:
+    import optax
+
+MOST_DIRECTIONS = 4096
+SPANNED = 1e-3
+"""a gradient of which less than this share is left points where the others do; float32 says no more"""
+
+
+@dataclass(frozen=True)
+class OGD(Method):
+    """Apply  u − Σ_k ⟨u, v_k⟩ v_k  in place of the optimizer's update u. The v_k are the gradients ∂z_y / ∂θ of K
+    original rows in the base, orthonormalised; z_y is the original head's logit of the row's label y.
+
+    To first order no step changes these logits, whatever the optimizer makes of the gradient. The inner products run
+    over the trained leaves that are not a fresh head's.
+
+    Reference: Farajtabar et al. 2020, arXiv 1910.07104, algorithm 1 (OGD-GTL), which projects the gradient.
+    """
+
+    name: ClassVar[str] = "ogd"
+    needs_original: ClassVar[bool] = True
+    whole: ClassVar[bool] = True
+    confines: ClassVar[bool] = True
+    directions: int = 16
+    """K, original training rows; each takes as much memory as the trained parameters"""
+
+    def __post_init__(self):
+        between("ogd.directions", self.directions, 1, MOST_DIRECTIONS)
+
+    def prepare(self, context: Context, key: jax.Array) -> Params:
+        """The orthonormal directions [K', leaf shape]; K' < K where gradients depend on each other.
+
+        Errors: InputError where nothing that is trained has a say in the original answers.
+        """
+        leaves = flatten(context.base)
+        held = {p: leaf for p, leaf in leaves.items() if context.is_trained(p) and not context.is_fresh(p)}
+        add = _adder(context)
+        basis = unflatten({path: jnp.zeros((self.directions, *leaf.shape)) for path, leaf in held.items()})
+        found = rows = 0
+        for batch in context.batches(self.directions, PREDICT_BATCH):
+            context.poll()
+            for at in np.flatnonzero(batch["weight"] > 0)[: self.directions - rows]:
+                row = {name: values[at : at + 1] for name, values in batch.items()}
+                basis, is_new = add(basis, found, unflatten(held), context.base, row)
+                found, rows = found + int(is_new), rows + 1
+        if not found:
+            raise InputError("ogd: no parameter that is trained has a say in the original answers: nothing to protect")
+        context.note(f"OGD: {found} orthonormal directions from {rows} original rows")
+        return jax.tree.map(lambda leaf: leaf[:found], basis)
+
+    def transform(self, tx: "optax.GradientTransformation", aux: Params) -> "optax.GradientTransformation":
+        import optax
+
+        def update(gradients, state, params):
+            updates, state = tx.update(gradients, state, params)
+            changes = flatten(updates)
+            return overlay(updates, unflatten(_without(flatten(aux), changes))), state
+
+        return optax.GradientTransformation(tx.init, update)
+
+
+def _without(basis, leaves):
+    """The leaves that have directions in the basis, less their part along these."""
+    along = leaf_sum(jnp.tensordot(v, leaves[path], v.ndim - 1, precision="highest") for path, v in basis.items())
+    return {path: leaves[path] - jnp.tensordot(along, v, 1, precision="highest") for path, v in basis.items()}
+
+
+def _adder(context):
+    """The compiled (basis, k, held, base, row) -> (basis with the row's direction at k, or as it was; whether)."""
+
+    def answer(held, base, row):
+        logits = context.model.apply(overlay(base, held), row)["logits"][context.original.name][0]
+        return logits[row["label"][0] if context.original.labels else 0]
+
+    @partial(jax.jit, donate_argnums=0)
+    def add(basis, k, held, base, row):
+        basis = flatten(basis)
+        slope = flatten(jax.grad(answer)(held, base, row))
+        # Twice: once leaves rounding errors as large as what was taken away.
+        rest = _without(basis, _without(basis, slope))
+        before, after = (jnp.sqrt(leaf_sum(jnp.vdot(g, g) for g in leaves.values())) for leaves in (slope, rest))
+        is_new = after > SPANNED * before
+        unit = jnp.where(is_new, 1 / jnp.where(is_new, after, 1.0), 0.0)
+        return unflatten({path: v.at[k].set(unit * rest[path]) for path, v in basis.items()}), is_new
+
+    return add

@@ -1,0 +1,135 @@
+"""Synaptic intelligence: what a parameter did for the loss on its way in one run holds it in the next."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fft.errors import InputError
+from fft.methods.base import Context, Given, Method, leaf_sum
+from fft.paths import Params, flatten, map_leaves
+from fft.schema import TELLS_DEFAULT, between, positive
+
+if TYPE_CHECKING:
+    import optax
+
+
+class PathIntegral(NamedTuple):
+    """The optimizer's state, and ω = −Σ_steps gradient · update, shaped like the trainable tree."""
+
+    inner: Any
+    omega: Params
+
+
+@dataclass(frozen=True)
+class SI(Method):
+    """Collect  ω = −Σ_steps g ⊙ Δθ  of this run, and with `after` add  c Σ Ω ⊙ (θ − θ*)²,
+    Ω = max(ω, 0) / ((θ_end − θ_start)² + ξ)  of the run that made the base θ*, plus the Ω that it held itself.
+
+    g is the gradient of the objective without this method's own term, Δθ the whole update. A run without `after` only
+    collects: what a base was trained by elsewhere left no trace that could be summed.
+
+    Reference: Zenke, Poole and Ganguli 2017, arXiv 1703.04200, equations 3 to 5.
+    """
+
+    name: ClassVar[str] = "si"
+    whole: ClassVar[bool] = True
+    outermost: ClassVar[bool] = True
+    strength: float = 1.0
+    """c"""
+    damping: float = 1e-3
+    """ξ, in squared units of the parameters"""
+    after: Annotated[str | None, TELLS_DEFAULT] = None
+    """the folder of the run whose model/ is the base, with si in its method too"""
+
+    def __post_init__(self):
+        between("si.strength", self.strength, 0.0, math.inf)
+        positive("si.damping", self.damping)
+        if self.after is None and (self.strength, self.damping) != (SI.strength, SI.damping):
+            raise InputError("--si.strength and --si.damping weigh what an earlier run collected: give --si.after RUN")
+
+    def check(self, given: Given) -> tuple[str, ...]:
+        """Whether the earlier run collected, and made this base."""
+        if self.after is None:
+            return ("si: without --si.after nothing is held; this run collects for the next one",)
+        importance(self.after, given.base, self.damping)
+        return ()
+
+    def prepare(self, context: Context, key: jax.Array) -> Params:
+        """{"omega": Ω of the base's own leaves, "anchor": θ*}, or nothing without an earlier run."""
+        if self.after is None:
+            return {}
+        known = {path: leaf for path, leaf in flatten(context.base).items() if not context.is_fresh(path)}
+        omega = importance(self.after, known, self.damping)
+        total = float(leaf_sum(jnp.sum(leaf) for leaf in jax.tree.leaves(omega)))
+        context.note(f"SI: importance of {self.after}: sum {total:.4g}")
+        return {"omega": omega, "anchor": map_leaves(lambda path, _: known[path], omega)}
+
+    def penalty(self, base: Params, params: Params, aux: Params) -> jax.Array | float:
+        if not aux:
+            return 0.0
+        anchors, values = flatten(base), flatten(params)
+        return self.strength * leaf_sum(
+            jnp.sum(omega * jnp.square(values[path] - anchors[path])) for path, omega in flatten(aux["omega"]).items()
+        )
+
+    def transform(self, tx: "optax.GradientTransformation", aux: Params) -> "optax.GradientTransformation":
+        import optax
+
+        held, anchors = (flatten(aux.get(part, {})) for part in ("omega", "anchor"))
+
+        def own(path, leaf):
+            """The gradient of this method's own term."""
+            return 2 * self.strength * held[path] * (leaf - anchors[path]) if path in held else 0.0
+
+        def update(gradients, state, params):
+            updates, inner = tx.update(gradients, state.inner, params)
+
+            def of_leaf(path, omega, gradient, change, leaf):
+                # The zeros of a frozen leaf are scalars.
+                return omega - (gradient - own(path, leaf)) * change if gradient.shape == leaf.shape else omega
+
+            return updates, PathIntegral(inner, map_leaves(of_leaf, state.omega, gradients, updates, params))
+
+        return optax.GradientTransformation(
+            lambda params: PathIntegral(tx.init(params), jax.tree.map(jnp.zeros_like, params)), update
+        )
+
+
+def importance(folder: str, base: Params, damping: float) -> Params:
+    """Ω of the base's leaves after the run in `folder`, what that run held itself included.
+
+    Errors: InputError for what is no finished run, did not collect, or left another model than `base`.
+    """
+    from fft.api import restored
+    from fft.artefact import load_artefact
+
+    if not (Path(folder) / "run.json").is_file():
+        raise InputError(f"--si.after {folder}: expected the folder of a finished run")
+    found = restored(folder)
+    members = found.experiment.method.members
+    if "si" not in [member.name for member in members]:
+        raise InputError(
+            f"--si.after {folder}: its method is {found.experiment.method.label}, which collects nothing; what a run "
+            "that is over did cannot be summed any more. Train it again with si in --method"
+        )
+    start, end, leaves = flatten(found.checkpoint.params), flatten(found.params), flatten(base)
+    if leaves.keys() != end.keys() or not all(np.array_equal(leaves[path], leaf) for path, leaf in end.items()):
+        raise InputError(f"--si.after {folder}: --model is not what that run left; give --model {folder}/model")
+    (state,) = (s for s in jax.tree.leaves(found.state.opt_state, is_leaf=_is_integral) if _is_integral(s))
+    prepared = load_artefact(Path(folder) / "prepared")[0]
+    earlier = flatten((prepared if len(members) == 1 else prepared.get("si", {})).get("omega", {}))
+
+    def of_leaf(path, omega):
+        own = jnp.maximum(omega, 0.0) / (jnp.square(end[path] - start[path]) + damping)
+        return own + earlier.get(path, 0.0)
+
+    return map_leaves(of_leaf, state.omega)
+
+
+def _is_integral(state: Any) -> bool:
+    return isinstance(state, PathIntegral)

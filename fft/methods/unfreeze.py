@@ -1,0 +1,70 @@
+"""Gradual unfreezing: the top of the model is trained first, one block more every so many steps."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fft.methods.base import Context, Method
+from fft.paths import Params, depth_of, map_leaves
+from fft.schema import TELLS_DEFAULT, at_least
+
+if TYPE_CHECKING:
+    import optax
+
+
+@dataclass(frozen=True)
+class Unfreeze(Method):
+    """Train what is above the blocks from the first step, block i of n from step  every · (n − i), and the embeddings
+    from step  every · (n + 1); steps are counted from 0. Until its turn a leaf keeps its value bit for bit.
+
+    Reference: Howard and Ruder 2018 (ULMFiT), arXiv 1801.06146, section 3.3.
+    """
+
+    name: ClassVar[str] = "unfreeze"
+    confines: ClassVar[bool] = True
+    every: Annotated[int | None, TELLS_DEFAULT] = None
+    """steps from one block to the next (default: as many as open everything in the first half of the run)"""
+
+    def __post_init__(self):
+        if self.every is not None:
+            at_least("unfreeze.every", self.every, 1)
+
+    def prepare(self, context: Context, key: jax.Array) -> Params:
+        """{"every": steps from block to block, "blocks": n}, int32 []."""
+        blocks = context.model.depth
+        every = self.every or max(1, context.steps // (2 * (blocks + 1)))
+        if every * (blocks + 1) >= context.steps:
+            context.note(
+                f"unfreeze: with a block more every {every} steps, {context.steps} steps do not open everything"
+            )
+        return {"every": jnp.int32(every), "blocks": jnp.int32(blocks)}
+
+    def transform(self, tx: "optax.GradientTransformation", aux: Params) -> "optax.GradientTransformation":
+        return gated(tx, lambda path: aux["every"] * (aux["blocks"] + 1 - depth_of(path, aux["blocks"])))
+
+
+class Gated(NamedTuple):
+    """The optimizer's state and the updates that were made, int32 []."""
+
+    inner: Any
+    count: jax.Array
+
+
+def gated(tx: "optax.GradientTransformation", opens: Callable[[str], Any]) -> "optax.GradientTransformation":
+    """`tx` whose updates of a leaf are 0 before update number `opens(path)`, counted from 0.
+
+    The gradients are let through: a leaf's moments are then those of recent steps when its turn comes. Moments that
+    started from 0 in the middle of a run would make Adam's first updates some three times too large, because its
+    correction of that start counts the steps of the run.
+    """
+    import optax
+
+    def update(gradients, state, params):
+        updates, inner = tx.update(gradients, state.inner, params)
+        updates = map_leaves(lambda path, u: jnp.where(state.count >= opens(path), u, 0.0), updates)
+        return updates, Gated(inner, state.count + 1)
+
+    return optax.GradientTransformation(lambda params: Gated(tx.init(params), jnp.zeros((), jnp.int32)), update)
