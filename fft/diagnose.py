@@ -22,7 +22,7 @@ from fft.refit import is_lost, judged, refitted
 from fft.retention import SAME
 from fft.subject import Information, Request, Subject, information_of, load_subject
 
-ENOUGH = 0.8  # of the drop on the validation rows: what a proposal gives back
+ENOUGH = 0.5  # of the drop on the validation rows: a proposal gives most of it back
 SEARCHED = 512  # validation rows that a proposal is searched on, at most
 ORDERED = 3  # layers that it takes to say whether prediction and measurement agree in their order
 
@@ -173,7 +173,7 @@ def _proposal(
         return meter.signed(answers), float(answers.losses.mean())
 
     steps = put_back_greedily(moved, score, ends[1] + ENOUGH * drop - SAME)
-    chosen = [step.part for step in steps]
+    chosen = [part for part in moved if part in [step.part for step in steps]]
     shares = [(step.score - ends[1]) / drop for step in steps]
     return {
         "enough": ENOUGH,
@@ -181,7 +181,7 @@ def _proposal(
             {"layer": step.part.name, "back": share, "loss": step.loss}
             for step, share in zip(steps, shares, strict=True)
         ],
-        "all": len(chosen) == len(moved),
+        "all": len(chosen) == len(moved) > 1,
         "pattern": pattern_of(chosen),
         "put_back": meter.change(tuned, meter.answers(exchanged(subject.tuned, subject.base, chosen)))._asdict(),
     }

@@ -3,16 +3,20 @@
 import json
 import shlex
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_checkpoint
 from outline import Outline
-from test_check import altered
+from test_check import altered, regression
 from tiny_runs import fft, refused, tune
 
-from fft import models
+from fft import models, tasks
 from fft.diagnose import diagnose
 from fft.experiment import Data
+from fft.heldout import HeldOut
+from fft.job import chosen_rows, original_batches
 from fft.paths import flatten, overlay, unflatten
 from fft.report import diagnosed
 from fft.subject import Request
@@ -104,42 +108,66 @@ def test_features_that_lost_the_difference_are_gone(tiny, tmp_path):
     assert "the knowledge is gone from the features" in answer.err
 
 
-def test_layers_that_lose_together_are_each_scored_by_plain_swaps_and_fft_eval(tiny, tmp_path):
-    """Two layers and the head hurt: what diagnose says of each, by checkpoints made of the two and the command."""
-    base = models.load(tiny / "bert")
-    spoilt = hurt(tiny / "bert", tmp_path, ("layers/1/", "embed/word"), lambda leaf: 0.8 * leaf + 0.35 * noise(leaf))
-    tuned = models.load(hurt(spoilt, tmp_path, "heads/", lambda leaf: leaf + 0.3 * noise(leaf), "both"))
-    source = tiny_checkpoint.write_original(tmp_path / "more.csv", rows=600)
-    test = held_out(source, tmp_path)
-    found = fft(
-        *("diagnose", tiny / "bert", tmp_path / "both", "--original", source, "--out", tmp_path / "out", "--json")
-    ).json
+@pytest.fixture(scope="module")
+def mixed(tiny, tmp_path_factory, quick_compiles):
+    """A base whose embeddings, block 1 and head were spoilt, rows of two lengths, the diagnosis, and what scored it."""
+    folder, made = tmp_path_factory.mktemp("mixed"), []
+    spoilt = hurt(tiny / "bert", folder, ("layers/1/", "embed/word"), lambda leaf: 0.8 * leaf + 0.35 * noise(leaf))
+    spoilt = hurt(spoilt, folder, "heads/", lambda leaf: leaf + 0.3 * noise(leaf), "both")
+    rows = [(text, tiny_checkpoint.LABELS[f > 0]) for text, f, _ in tiny_checkpoint.sentences(600, 9, (2, 6))]
+    source = tiny_checkpoint.write_csv(folder / "mixed.csv", ("text", "label"), rows)
+
+    class Spy(HeldOut):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            made.append(self)
+
+    counts = []
+    request = Request(str(tiny / "bert"), str(spoilt), Data(source), fisher_rows=32, fit_rows=64, rows=50)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fft.meter.HeldOut", Spy)
+        found = diagnose(request, folder / "out", watch=counts.append).record
+    return request, found, made, counts
+
+
+def test_layers_that_lose_together_are_each_scored_by_plain_swaps(mixed):
+    """What is said of every layer, by parameters swapped leaf by leaf and a plain forward pass over the rows."""
+    request, found = mixed[:2]
+    base, tuned = (models.load(folder) for folder in (request.base, request.tuned))
+    data = tasks.prepare(request.original, base, "original", base.heads["original"], request)
+    rows = data.splits["test"].take(chosen_rows(len(data.splits["test"].ids), 50, 0))
+    batches = list(tasks.eval_batches(rows, 50, (max(rows.lengths()),), data.pad_id))
+    ((batch, _),) = batches
+    apply = jax.jit(lambda params: base.model.apply(params, batch)["logits"]["original"])
+
+    def scored(params):
+        log_p = np.asarray(jax.nn.log_softmax(apply(params)))
+        picked = log_p[np.arange(50), batch["label"]]
+        return np.mean(log_p.argmax(1) == batch["label"]), -picked.mean(dtype=np.float64)
+
     roots = dict(zip(LAYERS, ("embed/", "layers/0/", "layers/1/", "pooler/", "heads/original/"), strict=True))
-    roots |= {"attention": "layers/1/attention/", "mlp": "layers/1/mlp/", "norms": ("layers/1/attention_norm/",)}
+    roots |= {"attention": "layers/1/attention/", "mlp": "layers/1/mlp/"}
+    assert found["change"]["after"] == pytest.approx(scored(tuned.params)[0])
     for row in [*found["layers"], *found["roles"][:2]]:
-        for which, (whole, part) in (("put_back", (tuned, base)), ("alone", (base, tuned))):
+        for which, whole, part in (("put_back", tuned, base), ("alone", base, tuned)):
             given = flatten(part.params)
-            mixed = {
+            swapped = {
                 path: given[path] if path.startswith(roots[row["name"]]) else leaf
                 for path, leaf in flatten(whole.params).items()
             }
-            folder = tmp_path / f"{row['name']} {which}"
-            models.save(whole._replace(params=unflatten(mixed)), folder)
-            score = fft("eval", "--model", folder, "--task", test, "--head", "original", "--json").json["score"]
-            assert row[which]["after"] == score, (row["name"], which)
-    checked = fft("check", tiny / "bert", tmp_path / "both", "--original", test, "--json").json["original"][0]
-    assert checked["change"] == found["change"]
-    assert found["order"] is not None and {row["moved"] for row in found["layers"]} == {True, False}
+            score, loss = scored(unflatten(swapped))
+            assert row[which]["after"] == pytest.approx(score), (row["name"], which)
+            rise = loss - scored(whole.params)[1]
+            assert row[f"{which}_rise"]["value"] == pytest.approx(rise, abs=1e-5), (row["name"], which)
+    assert {row["name"] for row in found["layers"] if row["moved"]} == {"embeddings", "block 1", "head original"}
+    assert found["order"] in (-1.0, -0.5, 0.5, 1.0), "of three layers"
 
 
-def held_out(source, tmp_path):
-    """A CSV file of the test rows of a source."""
-    from fft.tasks.rows import Columns
-    from fft.tasks.splits import make_splits
-
-    rows = make_splits(source, Columns("text", None, "label")).rows["test"]
-    lines = list(zip(rows.texts, rows.labels, strict=True))
-    return tiny_checkpoint.write_csv(tmp_path / "test.csv", ("text", "label"), lines)
+def test_all_models_are_scored_by_one_program_a_length(mixed):
+    _, found, (rows,), counts = mixed
+    assert rows.program._cache_size() == 2 and counts == list(range(1, len(counts) + 1)) and len(counts) > 12
+    assert found["rows"]["test"] == found["change"]["n"] == 50 and found["refit"]["fitted"]["tuned"]["rows"] == 64
+    assert found["fisher"]["examples"] == 32
 
 
 def test_where_nothing_was_lost_it_says_so_and_still_tells_the_layers(tiny, tmp_path):
@@ -162,11 +190,6 @@ def test_where_nothing_was_lost_it_says_so_and_still_tells_the_layers(tiny, tmp_
 
 def test_the_prediction_against_a_plain_loop_over_rows_and_labels(tiny, tmp_path):
     """Σ_rows Σ_labels p (∂ log p)² / N, by autodiff row by row, times half the squared change."""
-    import jax
-    import jax.numpy as jnp
-
-    from fft import tasks
-
     other = hurt(tiny / "bert", tmp_path, ("layers/1/mlp", "heads/"), lambda leaf: leaf + 0.1 * noise(leaf))
     fisher = ("--model", tiny / "bert", "--original", tiny / "original.csv", "--out", tmp_path / "f", "--samples", 40)
     assert fft("fisher", *fisher, "--estimator", "exact").code == 0
@@ -177,7 +200,6 @@ def test_the_prediction_against_a_plain_loop_over_rows_and_labels(tiny, tmp_path
     base, now = models.load(tiny / "bert"), flatten(models.load(other).params)
     request = Request(*map(str, (tiny / "bert", other)), Data(str(tiny / "original.csv")))
     data = tasks.prepare(request.original, base, "original", base.heads["original"], request)
-    from fft.job import original_batches
 
     @jax.jit
     def slopes(params, row):
@@ -243,41 +265,20 @@ def test_where_all_layers_are_needed_no_freeze_is_proposed(broken):
 
 
 def test_a_regression_is_diagnosed_in_the_unit_of_its_metric(tiny, tmp_path):
-    from test_check import regression
-
     source = tiny_checkpoint.write_targets(tmp_path / "targets.csv", rows=300)
     sides = [regression(tiny / "bert", tmp_path, name, shift) for name, shift in (("before", 0.0), ("after", 4.0))]
-    more = ("--original-label", "score", "--original-kind", "regression", "--metric", "rmse", "--json")
-    found = fft("diagnose", *sides, "--original", source, "--out", tmp_path / "out", *more).json
+    given = ("--original", source, "--original-label", "score", "--original-kind", "regression")
+    fisher = ("--estimator", "exact", "--out", tmp_path / "f")
+    assert fft("fisher", "--model", sides[0], *given, *fisher).code == 0
+    more = ("--fisher", tmp_path / "f", "--metric", "rmse", "--out", tmp_path / "out", "--json")
+    found = fft("diagnose", *sides, *given, *more).json
     head = found["layers"][-1]
     assert found["lost"] and found["change"]["metric"] == "rmse"
     assert head["put_back"]["change"] == pytest.approx(found["change"]["after"] - found["change"]["before"])
     assert found["refit"]["outcome"] == "misaligned"
-    residual = found["predicted"] / (0.5 * 4.0**2)  # of a bias the Fisher is 1 / σ²
-    assert found["loss"]["base"] == pytest.approx(0.5 * residual * found["change"]["before"] ** 2, rel=1e-3)
-
-
-def test_all_models_are_scored_by_one_program_a_length(tiny, tmp_path, monkeypatch):
-    from fft.heldout import HeldOut
-
-    made = []
-
-    class Spy(HeldOut):
-        def __init__(self, *arguments):
-            super().__init__(*arguments)
-            made.append(self)
-
-    monkeypatch.setattr("fft.meter.HeldOut", Spy)
-    rows = [(text, tiny_checkpoint.LABELS[f > 0]) for text, f, _ in tiny_checkpoint.sentences(240, 9, (2, 6))]
-    source = tiny_checkpoint.write_csv(tmp_path / "mixed.csv", ("text", "label"), rows)
-    other = hurt(tiny / "bert", tmp_path, ("layers/", "heads/"), noise)
-    counts = []
-    request = Request(str(tiny / "bert"), str(other), Data(source), fisher_rows=32, fit_rows=64, rows=20)
-    found = diagnose(request, tmp_path / "out", watch=counts.append).record
-    (rows,) = made
-    assert rows.program._cache_size() == 2 and counts == list(range(1, len(counts) + 1)) and len(counts) > 12
-    assert found["rows"]["test"] == found["change"]["n"] == 20 and found["refit"]["fitted"]["tuned"]["rows"] == 64
-    assert found["fisher"]["examples"] == 32
+    precision = found["predicted"] / (0.5 * 4.0**2)  # of a bias the Fisher is 1 / σ²
+    for side, score in (("base", "before"), ("tuned", "after")):
+        assert found["loss"][side] == pytest.approx(0.5 * precision * found["change"][score] ** 2, rel=1e-4)
 
 
 # --- what is written ---

@@ -1,7 +1,7 @@
 """`fft diagnose`: which layers forgot the original task, and whether it is gone or only the head misaligned."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -59,12 +59,12 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     """Diagnose, print."""
     from rich.progress import Progress
 
-    from fft.commands.tune import with_metric
     from fft.diagnose import Request, diagnose
     from fft.report import diagnosed
 
+    original = replace(flags.original, metric=flags.metric or flags.original.metric)
     request = Request(
-        *(flags.base, flags.tuned, with_metric(flags.original, flags.metric), flags.head, flags.tuned_head),
+        *(flags.base, flags.tuned, original, flags.head, flags.tuned_head),
         *(flags.fisher, flags.fisher_rows, flags.fit_rows, flags.rows, flags.max_length, flags.seed),
     )
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:

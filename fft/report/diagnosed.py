@@ -19,12 +19,13 @@ if TYPE_CHECKING:
 HEADLINES = {
     "misaligned": ("pass", "Mostly kept: the features still hold it, the head no longer fits them"),
     "gone": ("fail", "Mostly gone: the features lost it, no head brings it back"),
-    "undecided": ("undecided", "Undecided: these test rows do not settle whether features or head lost it"),
+    "undecided": ("undecided", "Undecided: these test rows do not settle whether features or head lost most of it"),
     "nothing": ("none", "Nothing to explain: these test rows show no drop"),
 }
-BACK, ALONE, PREDICTED = "comes back when put back", "lost when it alone is tuned", "loss predicted by the Fisher"
+BACK, ALONE, PREDICTED = "comes back when put back", "lost when it alone is tuned", "predicted by the Fisher"
 KINDS = (BACK, ALONE, PREDICTED)
-WIDTH, ROW = 270, 40  # pixels of a panel, and of a layer in it
+WIDTH, NARROW, ROW = 250, 130, 40  # pixels of a panel, of the one of predictions, and of a layer in it
+SPREAD = 0.5  # of the drop: where no layer gives that much back, no one layer did it
 
 # ---------------------------------------------------------------- tables
 
@@ -49,7 +50,7 @@ PARTS = (
     Column("loss back", lambda row: _figure(_turned(row["put_back_rise"]))),
     Column("score lost alone", lambda row: _figure(_turned(row["alone"]))),
     Column("loss alone", lambda row: _figure(row["alone_rise"])),
-    Column("predicted", lambda row: signed(row["predicted"])),
+    Column("predicted", lambda row: _small(row["predicted"])),
 )
 STEPS = (
     Column("put back", lambda step: step["layer"], number=False),
@@ -84,6 +85,11 @@ def _rows(record: dict[str, Any]) -> list[dict[str, Any]]:
     return [*record["layers"], *roles, together]
 
 
+def _small(value: float | None) -> str:
+    """A prediction, which may be of any size: two digits that count."""
+    return NONE if value is None else f"{value:.2g}"
+
+
 def _share(value: float | None) -> str:
     return NONE if value is None else f"{100 * value:.0f} %".replace("-", "−")
 
@@ -104,12 +110,19 @@ def layer_sentence(record: dict[str, Any]) -> str:
     """The layer that gives most back, and the one that loses most alone; empty where nothing is lost."""
     if not record["lost"]:
         return ""
-    best = max(record["layers"], key=lambda row: (_value(row["put_back"]), -_value(row["put_back_rise"])))
+    best, role = (_most_back(record[name]) for name in ("layers", "roles"))
     worst = min(record["layers"], key=lambda row: (_value(row["alone"]), -_value(row["alone_rise"])))
+    spread = _value(best["put_back"]) < SPREAD * _value(_turned(record["change"]))
     return (
-        f"most comes back with {best['name']}: {_figure(best['put_back'])}; tuned alone, {worst['name']} loses most: "
-        f"{_figure(_turned(worst['alone']))}; layers work together, so these figures do not add up to the drop"
+        f"most comes back with {best['name']}: {_figure(best['put_back'])}"
+        f"{', less than half of the drop: no one layer did it' if spread else ''}; tuned alone, {worst['name']} loses "
+        f"most: {_figure(_turned(worst['alone']))}; of the parts of all blocks, {role['name']} gives most back: "
+        f"{_figure(role['put_back'])}; layers work together, so none of these figures add up to the drop"
     )
+
+
+def _most_back(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    return max(rows, key=lambda row: (_value(row["put_back"]), -_value(row["put_back_rise"])))
 
 
 def _value(found: dict[str, Any]) -> float:
@@ -120,10 +133,11 @@ def _value(found: dict[str, Any]) -> float:
 def prediction_sentence(record: dict[str, Any]) -> str:
     """The predicted beside the measured rise of the loss, and whether the layers come in the same order."""
     rise, predicted, order = record["rise"], record["predicted"], record["order"]
-    said = f"the Fisher information predicts a rise of the loss of {signed(predicted)} nats, measured are "
+    said = f"the Fisher information predicts a rise of the loss of {_small(predicted)} nats, measured are "
     said += _figure(rise)
     if predicted and rise["value"] is not None:
-        said += f", {rise['value'] / predicted:.2g} times as much".replace("-", "−")
+        times = rise["value"] / predicted
+        said += f", {times:,.0f} times as much" if abs(times) >= 10 else f", {times:.2g} times as much"
     said += ": the prediction is local, to second order and without what parameters do together"
     if order is not None:
         said += f"; over the layers alone the two agree in their order with Spearman's ρ {order:.2f}".replace("-", "−")
@@ -150,7 +164,7 @@ def head_sentence(record: dict[str, Any]) -> str:
         + {
             "misaligned": "; features kept, head misaligned",
             "gone": "; the knowledge is gone from the features",
-            "undecided": "; part of it may be either, take more test rows",
+            "undecided": "; which of the two lost most of it, these test rows do not settle",
         }[refit["outcome"]]
     )
 
@@ -206,20 +220,28 @@ def show(record: dict[str, Any], console: Console) -> None:
 
 
 def chart(record: dict[str, Any]) -> altair.HConcatChart:
-    """Layer by layer, what comes back and what is lost alone: in the score (left) and in the loss (right)."""
+    """Layer by layer, what comes back and what is lost alone: in the score, in the loss, and as it was predicted.
+
+    The prediction has an axis of its own: it is often smaller by orders of magnitude, and its order is what it is for.
+    """
     import altair as alt
 
-    scores, losses = [], []
+    scores, losses, predicted = [], [], []
     for row in record["layers"]:
         scores += [_point(row, BACK, row["put_back"]), _point(row, ALONE, _turned(row["alone"]))]
         losses += [_point(row, BACK, _turned(row["put_back_rise"])), _point(row, ALONE, row["alone_rise"])]
-        losses.append(_point(row, PREDICTED, {"value": row["predicted"], "low": None, "high": None}))
+        predicted.append(_point(row, PREDICTED, {"value": row["predicted"], "low": None, "high": None}))
     drop, metric = _turned(record["change"])["value"], record["change"]["metric"]
     panels = (
-        _panel(record, scores, drop, f"original {metric}, N = {record['change']['n']:,}", named=True),
-        _panel(record, losses, record["rise"]["value"], "loss of the original, nats", named=False),
+        _panel(record, scores, drop, f"original {metric}, N = {record['change']['n']:,}", WIDTH, named=True),
+        _panel(record, losses, record["rise"]["value"], "loss of the original, nats", WIDTH),
+        _panel(record, predicted, None, "predicted loss alone, nats", NARROW),
     )
-    said = alt.Title("dashed: the drop, and the rise of the loss, of the whole tuned model", anchor="start", offset=12)
+    said = alt.Title(
+        "dashed: the drop, and the rise of the loss, of the whole tuned model; the three axes differ",
+        anchor="start",
+        offset=12,
+    )
     return styled(alt.hconcat(*panels, spacing=24).properties(title=said))
 
 
@@ -229,7 +251,7 @@ def _point(row: dict[str, Any], kind: str, found: dict[str, Any]) -> dict[str, A
 
 
 def _panel(
-    record: dict[str, Any], points: list[dict], whole: float | None, title: str, named: bool
+    record: dict[str, Any], points: list[dict], whole: float | None, title: str, width: int, named: bool = False
 ) -> altair.LayerChart:
     import altair as alt
 
@@ -252,7 +274,7 @@ def _panel(
         alt.Chart(alt.Data(values=[end])).mark_rule(color=FAINT, strokeDash=end["dash"]).encode(x="at:Q")
         for end in ends
     ]
-    x = alt.X("value:Q", title=title, axis=alt.Axis(tickCount=6))
+    x = alt.X("value:Q", title=title, axis=alt.Axis(tickCount=width // 45))
     layers = [
         *rules,
         bars.mark_rule(strokeWidth=1.5, opacity=0.7).encode(
@@ -260,7 +282,7 @@ def _panel(
         ),
         found.mark_point(size=55, filled=True, opacity=1.0).encode(x=x, y=y, yOffset=offset, **looks),
     ]
-    return alt.layer(*layers).properties(width=WIDTH, height=ROW * len(order))
+    return alt.layer(*layers).properties(width=width, height=ROW * len(order))
 
 
 # ---------------------------------------------------------------- the page
