@@ -23,6 +23,7 @@ COMMANDS = {
     "tune": "fine-tune a checkpoint on a new task and watch the original one",
     "eval": "score a checkpoint on a task",
     "check": "say whether one checkpoint still does what another one could",
+    "diagnose": "say which layers forgot, and whether the knowledge is gone or only the head misaligned",
     "repair": "win back what tuning lost by merging a checkpoint with its base, without training",
     "compare": "put finished runs side by side",
     "export": "write a run's model as a Hugging Face checkpoint, or its adapter for PEFT",

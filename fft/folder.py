@@ -48,6 +48,13 @@ class FolderLock:
         self._file.close()
 
 
+def refuse_taken(out: Path) -> None:
+    """Refuse a folder that holds anything but a lock, and what is no folder."""
+    taken = [path.name for path in out.iterdir() if path.name != "lock"] if out.is_dir() else []
+    if taken or (out.exists() and not out.is_dir()):
+        raise InputError(f"{out} holds something already{f' ({min(taken)})' if taken else ''}; choose another --out")
+
+
 def agree(path: Path, wanted: dict, what: str) -> None:
     """Write `wanted` to `path`, or find it there already; refuse a folder that holds something else, with the diff."""
     wanted = plain(wanted)

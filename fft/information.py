@@ -89,7 +89,7 @@ def accumulated(previous: Params, gamma: float, diagonal: Params) -> Params:
     return unflatten({path: gamma * old.get(path, zero) + new.get(path, zero) for path in {**old, **new}})
 
 
-def by_place(diagonal: Params, blocks: int) -> list[dict[str, Any]]:
+def byplace_of(diagonal: Params, blocks: int) -> list[dict[str, Any]]:
     """Where the information sits: [{"layer", "role", "share", "mean", "parameters"}], from the embeddings up.
 
     Leaves of one operation (kernel and bias) are one place. `share` is of the trace; `mean` is per parameter.
@@ -99,7 +99,7 @@ def by_place(diagonal: Params, blocks: int) -> list[dict[str, Any]]:
         flatten(diagonal).items(), key=lambda pair: (depth_of(pair[0], blocks), pair[0].startswith("heads/"))
     )
     for path, leaf in order:
-        places.setdefault(_place(path), []).append(leaf)
+        places.setdefault(place_of(path), []).append(leaf)
     sums = {place: sum(float(jnp.sum(leaf)) for leaf in leaves) for place, leaves in places.items()}
     trace = sum(sums.values())
     rows = []
@@ -110,7 +110,7 @@ def by_place(diagonal: Params, blocks: int) -> list[dict[str, Any]]:
     return rows
 
 
-def _place(path: str) -> tuple[str, str]:
+def place_of(path: str) -> tuple[str, str]:
     """(layer, role) of a leaf: ("embeddings", "word"), ("block 3", "query"), ("top", "pooler"), ("head new", "out")."""
     parts = path.split("/")
     if parts[0] == "layers":

@@ -12,10 +12,9 @@ from fft.heads import chosen_head, unused_head
 from fft.information import load_fisher
 from fft.job import base_sha256
 from fft.models import Checkpoint, Head
-from fft.pair import load_pair
+from fft.pair import load_pair, refuse_other_vocabulary
 from fft.paths import Params
 from fft.storage import unpack
-from fft.tasks.tokenize import load_tokenizer
 
 
 class Sides(NamedTuple):
@@ -52,7 +51,7 @@ def load_sides(
     """
     pair = load_pair(base, tuned)
     old, now = pair.base.checkpoint, pair.tuned.checkpoint
-    _refuse_other_vocabulary(base, old, tuned, now)
+    refuse_other_vocabulary(pair, "merged")
     kept = chosen_head(old, original_head, base, "to score the original task with")
     learned = chosen_head(now, new_head, tuned, "to score the new task with")
     known, known_new = (folder and _fisher(folder, one) for folder, one in ((fisher, old), (new_fisher, now)))
@@ -119,17 +118,3 @@ def _told(head: Head) -> str:
 def _renamed(tree: Params, old: str, new: str) -> Params:
     """The tree with one of its heads under another name."""
     return {**tree, "heads": {new if name == old else name: head for name, head in tree.get("heads", {}).items()}}
-
-
-def _refuse_other_vocabulary(base: str, old: Checkpoint, tuned: str, now: Checkpoint) -> None:
-    vocabularies = [
-        load_tokenizer(one.folder, one.model.config.vocab_size).backend.get_vocab(with_added_tokens=True)
-        for one in (old, now)
-    ]
-    first, second = ({number: token for token, number in vocabulary.items()} for vocabulary in vocabularies)
-    for number in sorted(first.keys() | second.keys()):
-        if first.get(number) != second.get(number):
-            raise InputError(
-                f"only checkpoints of one vocabulary can be merged: token {number} is {first.get(number)!r} in {base}, "
-                f"{second.get(number)!r} in {tuned}"
-            )

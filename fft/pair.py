@@ -19,6 +19,7 @@ from fft.metrics import METRICS, Metric
 from fft.models import Checkpoint
 from fft.models.config import ONLY_TRAINING
 from fft.scoring import scored_logits
+from fft.tasks.tokenize import load_tokenizer
 
 SCORED = "scored"  # what a head is called while it is scored, so that one compiled program serves both checkpoints
 
@@ -108,7 +109,7 @@ def outputs(
     Errors: InputError for heads of different labels, tokenizers that read a row differently, and as `tasks.prepare`.
     """
     if base_head is not None:
-        _refuse_other_labels(pair, base_head, tuned_head)
+        refuse_other_labels(pair, base_head, tuned_head)
     rows = tasks.read_scored(data, held_out)
     heads = ((pair.base.checkpoint, base_head), (pair.tuned.checkpoint, tuned_head))
     asked = [(one, head) for one, head in heads if head is not None]
@@ -133,7 +134,8 @@ def _refuse_other_shape(base: Side, tuned: Side) -> None:
         raise InputError(f"only checkpoints of one family and shape can be compared: {'; '.join(differences)}")
 
 
-def _refuse_other_labels(pair: Pair, base_head: str, tuned_head: str) -> None:
+def refuse_other_labels(pair: Pair, base_head: str, tuned_head: str) -> None:
+    """Refuse two heads that differ in kind or in their labels."""
     heads = pair.base.checkpoint.heads[base_head], pair.tuned.checkpoint.heads[tuned_head]
     if heads[0] == heads[1]:
         return
@@ -145,6 +147,22 @@ def _refuse_other_labels(pair: Pair, base_head: str, tuned_head: str) -> None:
         f"two heads can be compared when they have the same labels in the same order: {'; '.join(said)}. Name another "
         "head, or mend id2label in config.json"
     )
+
+
+def refuse_other_vocabulary(pair: Pair, done: str) -> None:
+    """Refuse two tokenizers that give one token two numbers; `done` says what the checkpoints were to be."""
+    checkpoints = [side.checkpoint for side in (pair.base, pair.tuned)]
+    vocabularies = [
+        load_tokenizer(one.folder, one.model.config.vocab_size).backend.get_vocab(with_added_tokens=True)
+        for one in checkpoints
+    ]
+    first, second = ({number: token for token, number in vocabulary.items()} for vocabulary in vocabularies)
+    for number in sorted(first.keys() | second.keys()):
+        if first.get(number) != second.get(number):
+            raise InputError(
+                f"only checkpoints of one vocabulary can be {done}: token {number} is {first.get(number)!r} in "
+                f"{pair.base.name}, {second.get(number)!r} in {pair.tuned.name}"
+            )
 
 
 def _refuse_other_tokens(pair: Pair, rows: tasks.Rows, encoded: list[tasks.Encoded]) -> None:

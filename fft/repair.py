@@ -32,7 +32,7 @@ from fft.candidates import (
 from fft.errors import InputError
 from fft.evaluate import Change, change_between
 from fft.experiment import Data
-from fft.folder import FolderLock
+from fft.folder import FolderLock, refuse_taken
 from fft.heldout import HeldOut
 from fft.job import key_for
 from fft.mergeable import Sides, load_sides
@@ -150,7 +150,7 @@ def repair(
     Errors: InputError for checkpoints of other shapes or vocabularies, heads or data that do not fit, a Fisher of
     other weights, a budget that bites nothing, and a folder that holds something already.
     """
-    _refuse_taken(out)
+    refuse_taken(out)
     start = time.monotonic()
     sides = load_sides(
         *(request.base, request.tuned, request.original, request.new, request.original_head, request.new_head),
@@ -166,12 +166,6 @@ def repair(
         found = _record(request, search, margin, chosen, changes)
         found["seconds"] = {**search.seconds, "total": time.monotonic() - start}
         return Repaired(out, _written(record.plain(found), out))
-
-
-def _refuse_taken(out: Path) -> None:
-    taken = [path.name for path in out.iterdir() if path.name != "lock"] if out.is_dir() else []
-    if taken or (out.exists() and not out.is_dir()):
-        raise InputError(f"{out} holds something already{f' ({min(taken)})' if taken else ''}; choose another --out")
 
 
 def _search(request: Request, search: Search, say: Callable[[str], None]) -> float:

@@ -48,6 +48,7 @@ def styled(chart: Any) -> Any:
             titleFontWeight="normal",
             titlePadding=10,
         )
+        .configure_legend(labelColor=INK, titleColor=INK)
         .configure_text(fontSize=12)
         .configure_title(fontSize=12, fontWeight="normal", color=INK)
     )
