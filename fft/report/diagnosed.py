@@ -266,7 +266,8 @@ def _panel(
         ),
         "shape": alt.Shape("kind:N", scale=alt.Scale(domain=list(KINDS), range=list(SHAPES[:3]))),
     }
-    offset = alt.YOffset("kind:N", scale=alt.Scale(domain=list(KINDS)))
+    shown = [kind for kind in KINDS if any(point["kind"] == kind for point in points)]
+    offset = alt.YOffset("kind:N", scale=alt.Scale(domain=shown))
     found = alt.Chart(alt.Data(values=[point for point in points if point["value"] is not None]))
     bars = alt.Chart(alt.Data(values=[point for point in points if point["low"] is not None]))
     ends = [{"at": at, "dash": dash} for at, dash in ((0.0, [1, 0]), (whole, [4, 4])) if at is not None]
