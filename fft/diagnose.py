@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fft import record
-from fft.curvature import Curvature
 from fft.exchange import Move, Part, exchanged, layers_of, moves, pattern_of, put_back_greedily, roles_of
 from fft.folder import FolderLock, refuse_taken
 from fft.job import key_for
@@ -25,7 +24,6 @@ from fft.subject import Information, Request, Subject, information_of, load_subj
 
 ENOUGH = 0.5  # of the drop on the validation rows: a proposal gives most of it back
 SEARCHED = 512  # validation rows that a proposal is searched on, at most
-CURVED = 256  # training rows that the whole Fisher information is taken over, at most
 ORDERED = 3  # layers that it takes to say whether prediction and measurement agree in their order
 
 
@@ -70,13 +68,11 @@ def _measured(
     base, tuned = meter.answers(subject.base), meter.answers(subject.tuned)
     change = meter.change(base, tuned)
     of_leaf = moves(information.diagonal, subject.base, subject.tuned)
-    batches = subject.batches(min(CURVED, request.fisher_rows), request.seed)
-    curvature = Curvature(subject.checkpoint.model, information.task, subject.base, batches)
     layers = layers_of(subject.base, subject.checkpoint.model.depth)
     rows = {}
     for name, parts in (("layers", layers), ("roles", roles_of(subject.base))):
         say(f"{name}: each of {len(parts)} put back into the tuned model, and alone in the base")
-        rows[name] = [_part(part, subject, meter, (base, tuned), of_leaf, curvature) for part in parts]
+        rows[name] = [_part(part, subject, meter, (base, tuned), of_leaf) for part in parts]
     refit = _refit(subject, meter, (base, tuned), request, say)
     proposal = None
     if is_lost(change):
@@ -88,9 +84,9 @@ def _measured(
         "change": change._asdict(),
         "loss": {"base": float(base.losses.mean()), "tuned": float(tuned.losses.mean())},
         "rise": rise(base, tuned)._asdict(),
-        "predicted": {"diagonal": Move.of(of_leaf.values()).predicted, "full": curvature.rise(subject.tuned)},
-        "order": {which: _agreement(rows["layers"], which) for which in ("diagonal", "full")},
-        "fisher": information.told | {"full_examples": curvature.rows},
+        "predicted": Move.of(of_leaf.values()).predicted,
+        "order": _agreement(rows["layers"]),
+        "fisher": information.told,
         **rows,
         "refit": refit,
         "proposal": proposal,
@@ -99,21 +95,15 @@ def _measured(
 
 
 def _part(
-    part: Part,
-    subject: Subject,
-    meter: Meter,
-    ends: tuple[Answers, Answers],
-    of_leaf: dict[str, Move],
-    curvature: Curvature,
+    part: Part, subject: Subject, meter: Meter, ends: tuple[Answers, Answers], of_leaf: dict[str, Move]
 ) -> dict[str, Any]:
     """What comes back with the part put back, what is lost with it alone, and what was to be expected."""
     base, tuned = ends
     move = Move.of(of_leaf[path] for path in part.paths)
-    back, alone, full = tuned, base, 0.0
+    back, alone = tuned, base
     if move.moved:
-        changed = exchanged(subject.base, subject.tuned, [part])
         back = meter.answers(exchanged(subject.tuned, subject.base, [part]))
-        alone, full = meter.answers(changed), curvature.rise(changed)
+        alone = meter.answers(exchanged(subject.base, subject.tuned, [part]))
     return {
         "name": part.name,
         "pattern": part.pattern,
@@ -123,18 +113,17 @@ def _part(
         "put_back_rise": rise(tuned, back)._asdict(),
         "alone": meter.change(base, alone)._asdict(),
         "alone_rise": rise(base, alone)._asdict(),
-        "predicted": {"diagonal": move.predicted, "full": full},
+        "predicted": move.predicted,
     }
 
 
-def _agreement(layers: Sequence[dict[str, Any]], which: str) -> float | None:
-    """Spearman's ρ of one of the predictions and the measured rise over the layers that moved.
-
-    None where they are too few or a side has nothing to order.
+def _agreement(layers: Sequence[dict[str, Any]]) -> float | None:
+    """Spearman's ρ of the predicted and the measured rise over the layers that moved; None where they are too few or
+    a side has nothing to order.
     """
     from scipy.stats import spearmanr
 
-    pairs = [(row["predicted"][which], row["alone_rise"]["value"]) for row in layers if row["moved"]]
+    pairs = [(row["predicted"], row["alone_rise"]["value"]) for row in layers if row["moved"]]
     sides = list(zip(*pairs, strict=True))
     if len(pairs) < ORDERED or not np.isfinite(sides).all() or any(len(set(side)) == 1 for side in sides):
         return None

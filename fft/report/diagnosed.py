@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fft.record import replace_file
-from fft.report.drawing import COLOURS, FAINT, INK, SHAPES, save, styled, svg
+from fft.report.drawing import COLOURS, FAINT, SHAPES, save, styled, svg
 from fft.report.html import document, flat, notes, pairs, table
 from fft.report.tables import NONE, Column, half_width, percent, rich_table, score, signed
 
@@ -22,10 +22,8 @@ HEADLINES = {
     "undecided": ("undecided", "Undecided: these test rows do not settle whether features or head lost most of it"),
     "nothing": ("none", "Nothing to explain: these test rows show no drop"),
 }
-BACK, ALONE = "comes back when put back", "lost when it alone is tuned"
-FULL, DIAGONAL = "predicted by the whole Fisher", "predicted by its diagonal (EWC)"
-KINDS = (BACK, ALONE, FULL, DIAGONAL)
-FISHERS = {"full": "the whole F", "diagonal": "the diagonal"}
+BACK, ALONE, PREDICTED = "comes back when put back", "lost when it alone is tuned", "predicted by the Fisher"
+KINDS = (BACK, ALONE, PREDICTED)
 WIDTH, NARROW, ROW = 250, 130, 40  # pixels of a panel, of the one of predictions, and of a layer in it
 SPREAD = 0.5  # of the drop: where no layer gives that much back, no one layer did it
 
@@ -52,8 +50,7 @@ PARTS = (
     Column("loss back", lambda row: _figure(_turned(row["put_back_rise"]))),
     Column("score lost alone", lambda row: _figure(_turned(row["alone"]))),
     Column("loss alone", lambda row: _figure(row["alone_rise"])),
-    Column("by full F", lambda row: _small(row["predicted"]["full"])),
-    Column("by diagonal F", lambda row: _small(row["predicted"]["diagonal"])),
+    Column("predicted", lambda row: _small(row["predicted"])),
 )
 STEPS = (
     Column("put back", lambda step: step["layer"], number=False),
@@ -68,9 +65,8 @@ def caption(record: dict[str, Any]) -> str:
     return (
         f"back: original {change['metric']} and loss on {change['n']:,} test rows when the layer is put back to the "
         "base, the rest as tuned; alone: the base with that layer tuned; ±: half the paired 95 % interval; moved: "
-        f"‖θ − θ*‖ / ‖θ*‖; loss alone as predicted by ½ (θ − θ*)ᵀ F (θ − θ*), F the Fisher information of the base, "
-        f"whole ({fisher['full_examples']:,} training rows) or its diagonal ({fisher['estimator']}, "
-        f"{fisher['examples']:,} rows); losses in nats"
+        f"‖θ − θ*‖ / ‖θ*‖; predicted: ½ (θ − θ*)ᵀ F (θ − θ*), nats, F of the base ({fisher['estimator']}, "
+        f"{fisher['examples']:,} training rows)"
     )
 
 
@@ -135,19 +131,16 @@ def _value(found: dict[str, Any]) -> float:
 
 
 def prediction_sentence(record: dict[str, Any]) -> str:
-    """The measured beside the predicted rise of the loss, and whether the layers come in the same order."""
+    """The predicted beside the measured rise of the loss, and whether the layers come in the same order."""
     rise, predicted, order = record["rise"], record["predicted"], record["order"]
-    said = (
-        f"the loss rose by {_figure(rise)} nats; to second order the whole Fisher information of the base predicts "
-        f"{_small(predicted['full'])}, its diagonal, which is EWC's measure, {_small(predicted['diagonal'])}"
-    )
-    if predicted["diagonal"] and rise["value"] is not None:
-        times = rise["value"] / predicted["diagonal"]
-        said += f" (measured are {f'{times:,.0f}' if abs(times) >= 10 else f'{times:.2g}'} times as much)"
-    said += ": both are local, and the diagonal leaves out what parameters do together"
-    told = [f"{order[which]:.2f} with {name}" for which, name in FISHERS.items() if order[which] is not None]
-    if told:
-        said += f"; over the layers alone the order agrees with Spearman's ρ {' and '.join(told)}"
+    said = f"the Fisher information predicts a rise of the loss of {_small(predicted)} nats, measured are "
+    said += _figure(rise)
+    if predicted and rise["value"] is not None:
+        times = rise["value"] / predicted
+        said += f", {times:,.0f} times as much" if abs(times) >= 10 else f", {times:.2g} times as much"
+    said += ": the prediction is local, to second order and without what parameters do together"
+    if order is not None:
+        said += f"; over the layers alone the two agree in their order with Spearman's ρ {order:.2f}".replace("-", "−")
     return said
 
 
@@ -229,7 +222,7 @@ def show(record: dict[str, Any], console: Console) -> None:
 def chart(record: dict[str, Any]) -> altair.HConcatChart:
     """Layer by layer, what comes back and what is lost alone: in the score, in the loss, and as it was predicted.
 
-    The diagonal's prediction has an axis of its own: it is often smaller by orders of magnitude.
+    The prediction has an axis of its own: it is often smaller by orders of magnitude, and its order is what it is for.
     """
     import altair as alt
 
@@ -237,14 +230,12 @@ def chart(record: dict[str, Any]) -> altair.HConcatChart:
     for row in record["layers"]:
         scores += [_point(row, BACK, row["put_back"]), _point(row, ALONE, _turned(row["alone"]))]
         losses += [_point(row, BACK, _turned(row["put_back_rise"])), _point(row, ALONE, row["alone_rise"])]
-        full, diagonal = ({"value": row["predicted"][which], "low": None, "high": None} for which in FISHERS)
-        losses.append(_point(row, FULL, full))
-        predicted.append(_point(row, DIAGONAL, diagonal))
+        predicted.append(_point(row, PREDICTED, {"value": row["predicted"], "low": None, "high": None}))
     drop, metric = _turned(record["change"])["value"], record["change"]["metric"]
     panels = (
         _panel(record, scores, drop, f"original {metric}, N = {record['change']['n']:,}", WIDTH, named=True),
         _panel(record, losses, record["rise"]["value"], "loss of the original, nats", WIDTH),
-        _panel(record, predicted, None, "the same by the diagonal", NARROW),
+        _panel(record, predicted, None, "predicted loss alone, nats", NARROW),
     )
     said = alt.Title(
         "dashed: the drop, and the rise of the loss, of the whole tuned model; the three axes differ",
@@ -270,10 +261,10 @@ def _panel(
     looks = {
         "color": alt.Color(
             "kind:N",
-            scale=alt.Scale(domain=list(KINDS), range=[COLOURS[0], COLOURS[1], COLOURS[3], INK]),
+            scale=alt.Scale(domain=list(KINDS), range=[COLOURS[0], COLOURS[1], COLOURS[3]]),
             legend=alt.Legend(title=None, orient="bottom", labelLimit=300),
         ),
-        "shape": alt.Shape("kind:N", scale=alt.Scale(domain=list(KINDS), range=list(SHAPES[: len(KINDS)]))),
+        "shape": alt.Shape("kind:N", scale=alt.Scale(domain=list(KINDS), range=list(SHAPES[:3]))),
     }
     shown = [kind for kind in KINDS if any(point["kind"] == kind for point in points)]
     offset = alt.YOffset("kind:N", scale=alt.Scale(domain=shown))
