@@ -145,8 +145,8 @@ def draw_costs(found: list[dict]) -> None:
             .encode(
                 x=alt.X("at:Q", scale=alt.Scale(type="log", base=2), title=name),
                 y=alt.Y("cost:Q", title="ms a row", scale=alt.Scale(domainMin=0)),
-                color=alt.Color("way:N", title=None),
-                shape=alt.Shape("way:N", title=None),
+                color=alt.Color("way:N", title="pass"),
+                shape=alt.Shape("way:N", title="pass"),
             )
         )
 
