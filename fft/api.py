@@ -139,7 +139,7 @@ def _kept(directory: Path, which: str | None) -> tuple[int | None, float]:
     """The step that `which` names (None: the latest) or that of the run's model, and how far from the base to it that
     model is; (None, 0) for the base under a contract that was not met, whose own step may be gone."""
     done = directory / "run.json"
-    contract = read_object(done)["contract"] if which is None and done.exists() else None
+    contract = read_object(done).get("contract") if which is None and done.exists() else None
     if contract is not None:
         return contract["kept"]["step"] or None, contract["kept"]["alpha"]
     which = which or from_json(read_object(directory / "experiment.json")).retention.keep

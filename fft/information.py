@@ -89,7 +89,7 @@ def accumulated(previous: Params, gamma: float, diagonal: Params) -> Params:
     return unflatten({path: gamma * old.get(path, zero) + new.get(path, zero) for path in {**old, **new}})
 
 
-def byplace_of(diagonal: Params, blocks: int) -> list[dict[str, Any]]:
+def by_place(diagonal: Params, blocks: int) -> list[dict[str, Any]]:
     """Where the information sits: [{"layer", "role", "share", "mean", "parameters"}], from the embeddings up.
 
     Leaves of one operation (kernel and bias) are one place. `share` is of the trace; `mean` is per parameter.

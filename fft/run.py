@@ -47,7 +47,7 @@ class Run(NamedTuple):
     @property
     def exit_code(self) -> int:
         """0 the original task was kept (or none was watched), 1 it was not, 4 undecided."""
-        verdict, contract = self.record["verdict"], self.record["contract"]
+        verdict, contract = self.record["verdict"], self.record.get("contract")
         if contract is not None and not contract["met"]:
             return retention.EXIT_CODES["fail"]
         return 0 if verdict is None else retention.EXIT_CODES[verdict["outcome"]]
