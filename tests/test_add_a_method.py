@@ -33,4 +33,4 @@ def test_the_example_passes_its_own_test(blocks):
 
 @pytest.mark.parametrize("names", ["leafwise", "lora+leafwise"])
 def test_the_example_keeps_the_contract(blocks, names, tmp_path):
-    test_methods.test_contract(names, toy_params(heads={"original": 3, "new": 3}), tmp_path)
+    test_methods.test_contract(names, tmp_path)
