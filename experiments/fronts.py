@@ -98,10 +98,16 @@ def markdown(records: dict[str, dict]) -> str:
 
 def write(records: dict[str, dict], stem: Path) -> None:
     """The table and the picture of what there is."""
+    from fft.fronts import fronts
     from fft.record import replace_file
+    from fft.report.fronts import draw_fronts, fronts_markdown
 
     stem.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(stem.with_suffix(".md"), markdown(records).encode())
+    runs = list(records.values())
+    found, matched = fronts(runs)
+    table = markdown(records) + "\n" + fronts_markdown(found, matched)
+    replace_file(stem.with_suffix(".md"), table.encode())
+    draw_fronts(found, matched, runs, stem)
 
 
 def main(out: Path = Path("runs/fronts")) -> None:
