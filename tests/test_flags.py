@@ -15,6 +15,7 @@ from fft.commands import data, tune
 from fft.experiment import Data, Experiment, Optim, Retention
 from fft.methods import LoRA
 
+FILES = ("--model", "m", "--new", "n.csv", "--original", "o.csv")
 MINIMAL = ("--out", "x", "--model", "m", "--new", "n.csv")
 
 
@@ -69,7 +70,8 @@ def test_flags_override_the_file_and_the_rest_of_it_stays(tmp_path):
         (("tune", "--out", "{0}/x", "--model", "m", "--new", "n.csv", "--lr", "fast"), "fast"),
         (("tune", "--out", "{0}/x", "--model", "m", "--new", "n.csv", "--method", "sgd"), "unknown method 'sgd'"),
         (("tune", "--out", "{0}/x", "--model", "m", "--new", "n.csv", "--method", "ewc"), "give --original"),
-        (("tune", "--out", "{0}/x", "--model", "m", "--new", "n.csv", "--lora.rank", "4"), "does not name lora"),
+        (("tune", "--out", "{0}/x", *FILES, "--lora.rank", "4"), "--method auto, which is kl here, does not name lora"),
+        (("tune", "--out", "{0}/x", *FILES, "--method", "full", "--lora.rank", "4"), "full does not name lora"),
         (("tune", "--out", "{0}/x", "--config", "{0}/none.json"), "none.json"),
         (("tune", "--out", "{0}/x", "--config", "{0}/broken.json"), "is not JSON"),
         (("tune", "--out", "{0}/x", "--config", "{0}/latin.json"), "latin.json"),

@@ -14,7 +14,7 @@ from rich.console import Console
 from fft import auto
 from fft.errors import InputError
 from fft.experiment import NO_DATA, NO_TEXTS, Data, Experiment, Optim, Retention, Texts, load
-from fft.methods import METHODS, parse_chain
+from fft.methods import METHODS, Method, parse_chain
 from fft.metrics import METRICS
 from fft.schema import TELLS_DEFAULT
 
@@ -80,6 +80,22 @@ class Flags:
         if not self.new.source:
             raise InputError("--new is missing: the new task's data, such as new.csv")
         new, original = (with_metric(data, self.metric) for data in (self.new, self.original))
+        return Experiment(
+            self.model,
+            new,
+            original if self.original.source else None,
+            self.chain(),
+            self.optim,
+            self.retention,
+            self.head,
+            self.original_head,
+            self.max_length,
+            self.seed,
+            self.unlabelled if self.unlabelled.source else None,
+        )
+
+    def chain(self) -> Method:
+        """The method with its settings; InputError for settings and a --fisher that no member reads."""
         settings = {f.name: getattr(self.settings, f.name) for f in dataclasses.fields(self.settings)}
         if self.fisher is not None:
             readers = [name for name in self.method.split("+") if hasattr(settings.get(name), "fisher")]
@@ -90,23 +106,16 @@ class Flags:
                     other = f"--{name}.fisher {settings[name].fisher}"
                     raise InputError(f"--fisher {self.fisher} and {other} differ; give one")
                 settings[name] = dataclasses.replace(settings[name], fisher=self.fisher)
-        method = self.method
-        if choice := self.choice:
-            method = choice.method
-            settings[method] = dataclasses.replace(settings[method], **choice.settings)
-        return Experiment(
-            self.model,
-            new,
-            original if self.original.source else None,
-            parse_chain(method, settings),
-            self.optim,
-            self.retention,
-            self.head,
-            self.original_head,
-            self.max_length,
-            self.seed,
-            self.unlabelled if self.unlabelled.source else None,
-        )
+        if not (choice := self.choice):
+            return parse_chain(self.method, settings)
+        chosen = settings[choice.method]
+        for name, method in settings.items():
+            if method not in (chosen, METHODS[name]()):
+                raise InputError(
+                    f"a setting of {name} is given, but --method auto, which is {choice.method} here, does not name "
+                    f"{name}: name the methods"
+                )
+        return dataclasses.replace(chosen, **choice.settings)
 
 
 def _has_head(model: str) -> bool:
