@@ -93,14 +93,14 @@ class Restored(NamedTuple):
 def restored(directory: str | Path, which: str | None = None) -> Restored:
     """What `restore` gives, with the whole state behind it."""
     directory = Path(directory)
-    step, alpha = _kept(directory, which)
-    experiment, base, state = _trained(directory, step)
-    if kept_base(directory, which):
+    kept = _kept(directory, which)
+    experiment, base, state = _trained(directory, kept.step)
+    if kept.is_base:
         return Restored(experiment, base, state, base.params)
     fresh = fresh_heads(directory / "heads")
     params = finished_params(experiment.method, base.params, state.theta, fresh)
-    if alpha != 1:
-        params = interpolate(without_heads(base.params, fresh), params, alpha)
+    if kept.alpha != 1:
+        params = interpolate(without_heads(base.params, fresh), params, kept.alpha)
     return Restored(experiment, base, state, params)
 
 
@@ -110,14 +110,14 @@ def adapter_of(directory: str | Path, which: str | None = None) -> tuple[models.
     Errors: as `restore`; InputError where the run's method changes the merged weights at its end, because then they
     are not the base with its adapter any more.
     """
-    step, alpha = _kept(Path(directory), which)
-    if alpha != 1:
+    kept = _kept(Path(directory), which)
+    if kept.alpha != 1:
         raise InputError(
-            f"{directory} keeps a point {alpha:g} of the way from the base to its last step, which is not the base and "
-            "an adapter any more; export the whole model with --to hf, or name a --step"
+            f"{directory} keeps a point {kept.alpha:g} of the way from the base to its last step, which is not the "
+            "base and an adapter any more; export the whole model with --to hf, or name a --step"
         )
-    experiment, base, state = _trained(Path(directory), step)
-    if not experiment.method.plain and kept_base(directory, which):
+    experiment, base, state = _trained(Path(directory), kept.step)
+    if not experiment.method.plain and kept.is_base:
         raise InputError(f"{directory} kept the base, step 0: there is no trained adapter. --step latest may have one")
     return base, trained_adapter(experiment.method, base, state.theta), experiment.model
 
@@ -135,24 +135,34 @@ def _trained(directory: Path, step: int | None) -> tuple[Experiment, models.Chec
     return experiment, checkpoint, saved.tree
 
 
-def _kept(directory: Path, which: str | None) -> tuple[int | None, float]:
-    """The step that `which` names (None: the latest) or that of the run's model, and how far from the base to it that
-    model is; (None, 0) for the base under a contract that was not met, whose own step may be gone."""
-    done = directory / "run.json"
+class Kept(NamedTuple):
+    """What a run's model is, or a step of it."""
+
+    step: int | None
+    """None: the latest good one"""
+    alpha: float
+    """how far from the base to the step"""
+    is_base: bool
+    """whether it is the base itself, with a fresh head"""
+
+
+def _kept(directory: Path, which: str | None) -> Kept:
+    """What `which` names, None: the run's model. Under a contract that was not met the base's own step may be gone."""
+    done, checkpoints = directory / "run.json", Checkpoints(directory / "checkpoints")
     contract = read_object(done).get("contract") if which is None and done.exists() else None
     if contract is not None:
-        return contract["kept"]["step"] or None, contract["kept"]["alpha"]
+        step = contract["kept"]["step"] or None
+        return Kept(step, contract["kept"]["alpha"], step is None)
     which = which or from_json(read_object(directory / "experiment.json")).retention.keep
-    checkpoints = Checkpoints(directory / "checkpoints")
-    return None if which == "latest" else checkpoints.read_extra()[1]["best"], 1.0
+    latest, extra = checkpoints.read_extra()
+    if which == "latest":
+        return Kept(None, 1.0, latest == 0)
+    return Kept(extra["best"], 1.0, extra["best"] == 0)
 
 
 def kept_base(directory: str | Path, which: str | None = None) -> bool:
     """Whether the step that `restore` gives is step 0, the base itself with a fresh head."""
-    step, alpha = _kept(Path(directory), which)
-    if step is None and alpha:
-        step = Checkpoints(Path(directory) / "checkpoints").read_extra()[0]
-    return not step
+    return _kept(Path(directory), which).is_base
 
 
 def load_model(source: str) -> models.Checkpoint:

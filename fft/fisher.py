@@ -212,7 +212,7 @@ def _finished(total, examples):
 def relative_error(traces: tuple[float, ...]) -> float:
     """The 95 % half-width of the mean of some batches' traces as a share of it: 1.96 sd / (√k mean).
 
-    inf for fewer than FEWEST_BATCHES. The batches must come in random order, as `fft.job.original_batches` are.
+    inf for fewer than FEWEST_BATCHES. The batches must come in random order, as `fft.streams.original_batches` are.
     """
     if len(traces) < FEWEST_BATCHES or not sum(traces):
         return math.inf

@@ -2,36 +2,29 @@
 
 import dataclasses
 import hashlib
-import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
 from fft import models, tasks
 from fft.adapters import check_keepable
 from fft.artefact import load_artefact, save_artefact
-from fft.budget import Budget
-from fft.contract import PROBED, Watch
-from fft.errors import InputError
-from fft.evaluate import predictions
+from fft.contract import Watch
 from fft.experiment import Experiment
 from fft.heads import HeadNames, abstract_heads, fitting_note, head_names, make_heads
 from fft.methods import Context, Given
-from fft.metrics import METRICS
 from fft.models import Checkpoint
 from fft.optim import make_optimizer, multipliers
 from fft.paths import Params, count, flatten
-from fft.streams import ProbeBatches, base_outputs, training_batches
+from fft.streams import EVAL_BATCH, base_part, original_batches, training_batches
 from fft.tasks import TaskData
 from fft.train import PROBE, TrainState, finished_params, init_state, make_train_step
+from fft.watched import check_budget, watched
 
-EVAL_BATCH = 32
-WATCHED = 1024  # held-out original rows that the contract looks at, at most
 PURPOSES = ("train", "init", "prepare", "heads", "repair")
 
 
@@ -122,7 +115,7 @@ def accept(experiment: Experiment, directory: Path, say: Callable[[str], None] =
     unlabelled, spared = _unlabelled(experiment, checkpoint, [data for data in (new, original) if data])
     identity = _identity(checkpoint, {"new": new, "original": original, "unlabelled": unlabelled})
     if experiment.retention.max_drop is not None:
-        _check_budget(experiment.retention.max_drop, original)
+        check_budget(experiment.retention.max_drop, original)
     fitted = names.original is not None and names.original not in checkpoint.heads
     checked = ()
     if not _is_prepared(directory):
@@ -136,19 +129,6 @@ def accept(experiment: Experiment, directory: Path, say: Callable[[str], None] =
     if not experiment.method.plain:
         check_keepable(experiment.method, complete, theta, max(*new.lengths, *(original.lengths if original else ())))
     return accepted
-
-
-def _check_budget(max_drop: str, original: TaskData) -> None:
-    """Refuse a budget that no drop could exceed, and one that the held-out rows are too few to see."""
-    budget, metric = Budget.parse(max_drop), METRICS[original.task.metric]
-    if math.isfinite(metric.bounds[1]):
-        budget.biting_margin(metric, metric.bounds[1])
-    rows, least = len(original.splits["validation"].ids), math.ceil(1 / budget.amount)
-    if original.task.kind == "classification" and rows < least:
-        raise InputError(
-            f"--max-drop {max_drop}: the original task has {rows} validation rows, one of them is a drop of "
-            f"{1 / rows:.3g}; it takes at least {least} of them to see {max_drop}. Give more, or a larger budget"
-        )
 
 
 def assemble(
@@ -183,7 +163,7 @@ def assemble(
         batches_of if original else None,
         {name: len(data.splits["train"].ids) for name, data in accepted.streams.items()},
         identity["base_sha256"],
-        outputs=lambda stream, part: _outputs(checkpoint, kept, part, batches[stream], steps, poll),
+        outputs=lambda stream, part: base_part(checkpoint, kept, part, batches[stream], steps, poll),
         steps=steps,
         is_trained=lambda path: multiplier.get(path, 0.0) != 0.0,
         poll=poll,
@@ -191,7 +171,7 @@ def assemble(
     aux, prepared_notes = _prepared(experiment, context, checked, directory, say)
     watch = None
     if experiment.retention.max_drop is not None:
-        watch, batches[PROBE] = _watched(experiment, checkpoint, original, steps, directory / "watched", poll)
+        watch, batches[PROBE] = watched(experiment, checkpoint, original, steps, directory / "watched", poll)
     trainable = make_trainable(experiment, checkpoint, aux, steps)
     step = make_train_step(checkpoint.model, new.task, experiment.method, trainable.tx, multiplier, kept, watch)
     return Job(
@@ -209,44 +189,6 @@ def assemble(
         identity,
         (*notes, *fitting_note(directory / "heads"), *prepared_notes),
     )
-
-
-def _outputs(
-    checkpoint: Checkpoint, kept: Any, part: str, batches: tasks.TrainBatches, steps: int, poll: Callable[[], None]
-) -> np.ndarray:
-    """The base's "logits" of the original head or its "pooled" states at the places of a stream's rows."""
-
-    def apply(params, batch):
-        found = checkpoint.model.apply(params, batch)
-        return found["logits"][kept.name] if part == "logits" else found["pooled"]
-
-    return base_outputs(apply, checkpoint.params, batches, steps, poll)
-
-
-def _watched(
-    experiment: Experiment,
-    checkpoint: Checkpoint,
-    original: TaskData,
-    steps: int,
-    folder: Path,
-    poll: Callable[[], None],
-) -> tuple[Watch, ProbeBatches]:
-    """What the contract is watched by: held-out original rows with the base's credit, which is kept in FOLDER."""
-    rows = original.splits["validation"]
-    rows = rows.take(chosen_rows(len(rows.ids), WATCHED, experiment.seed))
-    lengths = tasks.bucket_lengths(rows.lengths(), most=2)
-    batches = ProbeBatches(rows, min(PROBED, len(rows.ids)), experiment.seed, lengths, original.pad_id)
-    task, spread = original.task, float(np.var(rows.labels))
-    if not (folder / "provenance.json").exists():
-        logits = _outputs(checkpoint, task, "logits", batches, len(batches), poll)
-        before = task.credit(jnp.asarray(logits), jnp.asarray(rows.labels), spread)
-        metric = METRICS[task.metric]
-        score = float(metric.function(rows.labels, predictions(metric.kind, logits)))
-        margin = Budget.parse(experiment.retention.max_drop).margin(score)
-        save_artefact(folder, {"before": before}, {"score": score, "margin": margin, "rows": len(rows.ids)})
-    tree, told = load_artefact(folder)
-    batches.before = np.asarray(tree["before"])
-    return Watch(task, told["margin"], spread, steps), batches
 
 
 def kept_task(
@@ -309,28 +251,6 @@ def total_steps(experiment: Experiment, rows: int) -> int:
     if optim.steps is not None:
         return optim.steps
     return max(1, -(-int(optim.epochs * rows) // (optim.batch_size * optim.accumulate)))
-
-
-def original_batches(original: TaskData, n: int, seed: int, size: int = EVAL_BATCH) -> Iterator[dict]:
-    """Host batches of `size` rows, at most `n` training rows of the original task in all, padded to two lengths.
-
-    Rows of like length share a batch; the batches come in a seeded order, so that the first few stand for all. A
-    batch holds "number" int32 [B] besides, the rows' places in their source.
-    """
-    rows = original.splits["train"]
-    if not len(rows.ids):
-        raise InputError("the original task has no training rows: its source must hold some beside its evaluation rows")
-    chosen = rows.take(chosen_rows(len(rows.ids), n, seed))
-    lengths = tasks.bucket_lengths(chosen.lengths(), most=2)
-    made = list(tasks.eval_batches(chosen, size, lengths, original.pad_id))
-    for at in np.random.default_rng(seed).permutation(len(made)):
-        batch, picked = made[at]
-        yield {**batch, "number": np.resize(chosen.numbers[picked], size).astype(np.int32)}
-
-
-def chosen_rows(size: int, n: int, seed: int) -> np.ndarray:
-    """Positions of a seeded choice of at most `n` of `size` rows, ascending."""
-    return np.sort(np.random.default_rng(seed).permutation(size)[:n])
 
 
 def parameter_counts(job: Job) -> dict:

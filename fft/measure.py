@@ -24,7 +24,7 @@ from fft.fisher import FisherPass, Running
 from fft.folder import FolderLock, agree
 from fft.heads import chosen_head
 from fft.information import REQUEST, accumulated, load_previous, save_fisher
-from fft.job import base_sha256, key_for, original_batches
+from fft.job import base_sha256, key_for
 from fft.methods import Context
 from fft.paths import flatten, sum_of, unflatten
 from fft.record import environment
@@ -32,6 +32,7 @@ from fft.schema import MOST_SEED, between
 from fft.sharding import fully_sharded
 from fft.signals import StopFlag
 from fft.storage import Storage, unpack
+from fft.streams import original_batches
 
 SAVE_SECONDS = 60.0
 

@@ -8,9 +8,9 @@ import numpy as np
 
 from fft.evaluate import LEVEL, Change, change_between, predictions
 from fft.heldout import HeldOut
-from fft.job import chosen_rows
 from fft.metrics import METRICS
 from fft.paths import Params
+from fft.streams import chosen_rows
 from fft.tasks import TaskData
 
 

@@ -10,9 +10,10 @@ import numpy as np
 
 from fft import retention
 from fft.evaluate import Change, change_between, make_predict, predict, predictions
-from fft.job import EVAL_BATCH, Job, base_sha256, chosen_rows
+from fft.job import Job, base_sha256
 from fft.metrics import METRICS, Metric
 from fft.paths import Params
+from fft.streams import EVAL_BATCH, chosen_rows
 from fft.tasks import Encoded, TaskData, bucket_lengths, eval_batches
 
 PROBE_SEED, MOST_LENGTHS = 0, 5
@@ -35,17 +36,16 @@ class Scorer:
         heads = {data.task.name for data in job.tasks.values()}
         self._predictors = {head: make_predict(job.checkpoint.model, head) for head in heads}
         size = job.experiment.retention.probe
-        self._probes = {
-            name: rows.take(chosen_rows(len(rows.ids), size, PROBE_SEED))
-            for name, rows in ((name, data.splits["validation"]) for name, data in job.tasks.items())
-        }
-        self._judged = {
-            name: rows.take(chosen_rows(len(rows.ids), JUDGED, PROBE_SEED))
-            for name, rows in ((name, data.splits["validation"]) for name, data in job.tasks.items())
-        }
+        self._probes = self._validation(size)
+        self._judged = {} if job.watch is None else self._validation(JUDGED)
         # The same lengths for both tasks: what one head has compiled serves the other task too where it is shared.
         scored = [*self._probes.values(), *self._judged.values(), *(data.splits["test"] for data in job.tasks.values())]
         self._lengths = bucket_lengths(np.concatenate([rows.lengths() for rows in scored]), MOST_LENGTHS)
+
+    def _validation(self, most: int) -> dict[str, Encoded]:
+        """At most so many of each task's validation rows, the same ones in every run."""
+        splits = {name: data.splits["validation"] for name, data in self.job.tasks.items()}
+        return {name: rows.take(chosen_rows(len(rows.ids), most, PROBE_SEED)) for name, rows in splits.items()}
 
     def metric(self, name: str) -> Metric:
         """The metric of the task "new" or "original"."""
@@ -57,10 +57,7 @@ class Scorer:
         Does not listen for a stop: the state it scores is saved with its score, or not at all.
         """
         scores: dict[str, float | None] = {"new": None, "original": None}
-        for name, rows in self._probes.items():
-            metric = self.metric(name)
-            logits = self._logits(params, self.job.tasks[name], rows, lambda: None)
-            scores[name] = float(metric.function(rows.labels, predictions(metric.kind, logits)))
+        scores |= self._scores(params, self._probes, lambda: None)
         settings, watch = self.job.experiment.retention, self.job.watch
         combined = retention.combined_score(
             self._signed("new", scores),
@@ -72,11 +69,14 @@ class Scorer:
         return {**scores, "combined": combined}
 
     def judge(self, params: Params) -> dict[str, float]:
-        """The score of each task on up to JUDGED of its validation rows."""
+        """The score of each task on up to JUDGED of its validation rows, for a run under a contract."""
+        return self._scores(params, self._judged, self.poll)
+
+    def _scores(self, params: Params, chosen: dict[str, Encoded], poll: Callable[[], None]) -> dict[str, float]:
         found = {}
-        for name, rows in self._judged.items():
+        for name, rows in chosen.items():
             metric = self.metric(name)
-            logits = self._logits(params, self.job.tasks[name], rows, self.poll)
+            logits = self._logits(params, self.job.tasks[name], rows, poll)
             found[name] = float(metric.function(rows.labels, predictions(metric.kind, logits)))
         return found
 

@@ -1,27 +1,19 @@
 """Streams: what a step reads, the new task's batches and those that the method wants beside them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
 
+from fft.errors import InputError
 from fft.evaluate import predict
 from fft.experiment import Optim
+from fft.models import Checkpoint
 from fft.tasks import TaskData, TrainBatches, bucket_lengths, eval_batches
 
 MOST_LENGTHS, STEPS_A_LENGTH = 5, 14
-OUTPUTS_BATCH = 32
-
-
-class ProbeBatches(TrainBatches):
-    """Batches of held-out rows, each with "before" float32 [B], what the base was worth on it."""
-
-    before: np.ndarray
-
-    def batch(self, index: int) -> dict[str, np.ndarray]:
-        batch = super().batch(index)
-        return {**batch, "before": self.before[batch["row"]]}
+EVAL_BATCH = 32
 
 
 def training_batches(
@@ -62,8 +54,42 @@ def base_outputs(
     Computed for the rows that `steps` steps will read; zeros elsewhere.
     """
     seen = np.unique(np.concatenate([batches.rows(step) for step in range(steps)]))
-    cut = eval_batches(batches.encoded.take(seen), OUTPUTS_BATCH, batches.lengths, batches.pad_id)
+    cut = eval_batches(batches.encoded.take(seen), EVAL_BATCH, batches.lengths, batches.pad_id)
     found = predict(jax.jit(apply), params, cut, len(seen), poll)
     whole = np.zeros((len(batches.encoded.ids), found.shape[1]), found.dtype)
     whole[seen] = found
     return whole
+
+
+def base_part(
+    checkpoint: Checkpoint, kept: Any, part: str, batches: TrainBatches, steps: int, poll: Callable[[], None]
+) -> np.ndarray:
+    """The base's "logits" of the original head or its "pooled" states at the places of a stream's rows."""
+
+    def apply(params, batch):
+        found = checkpoint.model.apply(params, batch)
+        return found["logits"][kept.name] if part == "logits" else found["pooled"]
+
+    return base_outputs(apply, checkpoint.params, batches, steps, poll)
+
+
+def original_batches(original: TaskData, n: int, seed: int, size: int = EVAL_BATCH) -> Iterator[dict]:
+    """Host batches of `size` rows, at most `n` training rows of the original task in all, padded to two lengths.
+
+    Rows of like length share a batch; the batches come in a seeded order, so that the first few stand for all. A
+    batch holds "number" int32 [B] besides, the rows' places in their source.
+    """
+    rows = original.splits["train"]
+    if not len(rows.ids):
+        raise InputError("the original task has no training rows: its source must hold some beside its evaluation rows")
+    chosen = rows.take(chosen_rows(len(rows.ids), n, seed))
+    lengths = bucket_lengths(chosen.lengths(), most=2)
+    made = list(eval_batches(chosen, size, lengths, original.pad_id))
+    for at in np.random.default_rng(seed).permutation(len(made)):
+        batch, picked = made[at]
+        yield {**batch, "number": np.resize(chosen.numbers[picked], size).astype(np.int32)}
+
+
+def chosen_rows(size: int, n: int, seed: int) -> np.ndarray:
+    """Positions of a seeded choice of at most `n` of `size` rows, ascending."""
+    return np.sort(np.random.default_rng(seed).permutation(size)[:n])

@@ -13,13 +13,14 @@ from fft.experiment import Data
 from fft.fisher import FisherPass
 from fft.heads import chosen_head, only_head
 from fft.information import load_fisher
-from fft.job import EVAL_BATCH, base_sha256, key_for, original_batches
+from fft.job import base_sha256, key_for
 from fft.methods import Context
 from fft.models import Checkpoint
 from fft.pair import load_pair, refuse_other_labels, refuse_other_vocabulary
 from fft.paths import Params, flatten
 from fft.schema import MOST_SEED, at_least, between
 from fft.storage import unpack
+from fft.streams import EVAL_BATCH, original_batches
 
 TOLD = ("estimator", "examples", "trace", "trace_error")
 

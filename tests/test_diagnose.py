@@ -16,9 +16,9 @@ from fft import models, tasks
 from fft.diagnose import diagnose
 from fft.experiment import Data
 from fft.heldout import HeldOut
-from fft.job import chosen_rows, original_batches
 from fft.paths import flatten, overlay, unflatten
 from fft.report import diagnosed
+from fft.streams import chosen_rows, original_batches
 from fft.subject import Request
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")

@@ -5,8 +5,9 @@ from typing import Any
 
 from fft.errors import InputError
 from fft.methods.agem import AGEM
-from fft.methods.base import Chain, Context, Given, Method, chain
+from fft.methods.base import Context, Given, Method
 from fft.methods.bitfit import BitFit
+from fft.methods.chain import Chain, chain
 from fft.methods.distill import Distill
 from fft.methods.dora import DoRA
 from fft.methods.ewc import EWC

@@ -1,0 +1,125 @@
+"""Several methods at once."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import jax
+
+from fft.errors import InputError
+from fft.methods.base import Context, Given, Method, combines, summed
+from fft.paths import Params
+
+if TYPE_CHECKING:
+    import optax
+
+
+@dataclasses.dataclass(frozen=True)
+class Chain(Method):
+    """Several methods at once: multipliers multiply, penalties add, transforms nest, at most one re-parametrises."""
+
+    methods: tuple[Method, ...] = ()
+
+    @property
+    def label(self) -> str:
+        return "+".join(method.name for method in self.methods)
+
+    @property
+    def members(self) -> tuple[Method, ...]:
+        return self.methods
+
+    @property
+    def needs_original(self) -> bool:
+        return any(method.needs_original for method in self.methods)
+
+    @property
+    def streams(self) -> Mapping[str, float]:
+        """Every stream that a member reads; where several do, they share the rows of the one that asks for most."""
+        read = [pair for method in self.methods for pair in method.streams.items()]
+        return {name: max(share for other, share in read if other == name) for name, _ in read}
+
+    @property
+    def default_lr(self) -> float:
+        return self.carrier.default_lr
+
+    @property
+    def plain(self) -> bool:
+        return self.carrier.plain
+
+    @property
+    def carrier(self) -> Method:
+        return next((method for method in self.methods if method.reparametrizes), self.methods[0])
+
+    def check(self, given: Given) -> tuple[str, ...]:
+        return tuple(note for method in self.methods for note in method.check(given))
+
+    def prepare(self, context: Context, key: jax.Array) -> Params:
+        keys = jax.random.split(key, len(self.methods))
+        prepared = {m.name: m.prepare(context, k) for m, k in zip(self.methods, keys, strict=True)}
+        return {name: aux for name, aux in prepared.items() if aux}
+
+    def init(self, base: Params, key: jax.Array) -> Params:
+        return self.carrier.init(base, key)
+
+    def merge(self, base: Params, theta: Params) -> Params:
+        return self.carrier.merge(base, theta)
+
+    def inject(self, base: Params, theta: Params, key: jax.Array | None = None) -> Params:
+        return self.carrier.inject(base, theta, key)
+
+    def penalty(self, base: Params, params: Params, aux: Params) -> jax.Array | float:
+        return sum((m.penalty(base, params, aux.get(m.name, {})) for m in self.methods), 0.0)
+
+    def loss(self, stream: str, outputs: dict, batch: dict, aux: Params, task: Any) -> jax.Array | float:
+        return sum((m.loss(stream, outputs, batch, aux.get(m.name, {}), task) for m in self.methods), 0.0)
+
+    def combine(self, gradients: Mapping[str, dict[str, jax.Array]]) -> dict[str, jax.Array]:
+        for method in filter(combines, self.methods):
+            return method.combine(gradients)
+        return summed(gradients)
+
+    def transform(self, tx: "optax.GradientTransformation", aux: Params) -> "optax.GradientTransformation":
+        for method in sorted(self.methods, key=lambda method: method.outermost):
+            tx = method.transform(tx, aux.get(method.name, {}))
+        return tx
+
+    def finish(self, base: Params, params: Params) -> Params:
+        for method in self.methods:
+            params = method.finish(base, params)
+        return params
+
+
+def chain(*methods: Method) -> Method:
+    """The chain of some methods; one method alone is itself.
+
+    Errors: InputError for a method named twice, for two methods that both re-parametrise, for a method of the base's
+    own leaves beside one that replaces them, for two that confine the updates, and for a method that combines gradients
+    beside one that reads a stream of it, or combines them as well.
+    """
+    if len(methods) == 1:
+        return methods[0]
+    names = [method.name for method in methods]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise InputError(f"the method chain {'+'.join(names)} names {', '.join(twice)} twice")
+    owners = [method.name for method in methods if method.reparametrizes]
+    if len(owners) > 1:
+        raise InputError(f"{' and '.join(owners)} each replace the trainable tree; a chain can hold one such method")
+    for method in methods:
+        if owners and method.whole:
+            raise InputError(
+                f"{method.name} works on the base's own parameters, and {owners[0]} trains others in their place: "
+                "leave one of them out"
+            )
+    if len(confining := [method.name for method in methods if method.confines]) > 1:
+        raise InputError(
+            f"{' and '.join(confining)} each keep the updates within bounds of their own, and the one undoes what the "
+            "other keeps: a chain can hold one such method"
+        )
+    for method in filter(combines, methods):
+        for other in methods:
+            if other is not method and (combines(other) or set(other.streams) & set(method.streams)):
+                raise InputError(
+                    f"{method.name} says what becomes of the gradient on the rows that it reads, and {other.name} "
+                    "needs that gradient too: a chain can hold one of them"
+                )
+    return Chain(tuple(methods))
