@@ -35,46 +35,49 @@ class Dual(NamedTuple):
     log_strength: jax.Array
     """log m, float32 []"""
     drop: jax.Array
-    """Σ of the discounted drops, float32 []"""
+    """Σ of the discounted drops, float32 [], or [K] of several original tasks"""
     weight: jax.Array
     """Σ of their discounts, float32 []"""
 
 
 @dataclass(frozen=True)
 class Watch:
-    """How a step watches the original task: with `task` on rows that hold "before" [B], the base's credit of each."""
+    """How a step watches the original tasks: with `task` on rows that hold "before" [B], the base's credit of each."""
 
     task: Any
-    margin: float
-    """the drop that is accepted, in units of the score"""
+    margin: float | tuple[float, ...]
+    """the drop that is accepted, in units of the score; of several tasks one each"""
     spread: float
     """the variance of the held-out labels; classification does without"""
     steps: int
     """of the run"""
 
     def drop(self, outputs: dict, batch: dict) -> jax.Array:
-        """The mean over a batch of how much less credit a row has than in the base; []."""
-        now = self.task.credit(outputs["logits"][self.task.name], batch["label"], self.spread)
-        return jnp.sum(batch["weight"] * (batch["before"] - now)) / jnp.sum(batch["weight"])
+        """The mean over a batch of how much less credit a row has than in the base; [], or [K] task by task."""
+        now = self.task.credit(self.task.logits(outputs, batch), batch["label"], self.spread)
+        rows = jnp.ones_like(now)
+        return self.task.summed(batch["before"] - now, batch) / self.task.summed(rows, batch)
 
     def advance(self, dual: Dual, drop: jax.Array) -> Dual:
         """The dual variable after a step that saw `drop`.
 
         log m += rate · clip((running drop − margin) / (margin + NOISE), −1, 1), where the rates of all steps make
-        log REACH. A drop that is not finite counts as all of the score.
+        log REACH. A drop that is not finite counts as all of the score. Of several tasks the one that is worst off
+        drives.
         """
         seen = jnp.where(jnp.isfinite(drop), drop, 1.0)
         keep = 1 - 1 / max(1.0, MEMORY * self.steps)
         total, weight = keep * dual.drop + seen, keep * dual.weight + 1.0
-        error = jnp.clip((total / weight - self.margin) / (self.margin + NOISE), -1.0, 1.0)
+        margin = jnp.asarray(self.margin)
+        error = jnp.max(jnp.clip((total / weight - margin) / (margin + NOISE), -1.0, 1.0))
         rate = math.log(REACH) / self.steps
         return Dual(jnp.clip(dual.log_strength + rate * error, math.log(LEAST), math.log(MOST)), total, weight)
 
 
-def first_dual() -> Dual:
-    """m = 1, and no drop seen."""
+def first_dual(originals: int = 1) -> Dual:
+    """m = 1, and no drop seen of so many original tasks."""
     zero = jnp.zeros(())
-    return Dual(zero, zero.copy(), zero.copy())
+    return Dual(zero, jnp.zeros(originals) if originals > 1 else zero.copy(), zero.copy())
 
 
 def is_held(method: Method) -> bool:

@@ -10,6 +10,7 @@ import optax
 
 from fft.contract import Dual, Watch, first_dual, is_held
 from fft.methods import Method
+from fft.naming import numbered
 from fft.paths import Params, flatten, map_leaves, without_heads
 
 STREAMS, PROBE = ("new", "original", "unlabelled"), "probe"
@@ -33,10 +34,10 @@ class TrainState(NamedTuple):
     """the multiplier of what the method adds; 1 for ever where nothing drives it"""
 
 
-def init_state(theta: Params, tx: optax.GradientTransformation, key: jax.Array) -> TrainState:
-    """The state before step 1."""
+def init_state(theta: Params, tx: optax.GradientTransformation, key: jax.Array, originals: int = 1) -> TrainState:
+    """The state before step 1 of a run that watches so many original tasks."""
     zero = jnp.zeros((), jnp.int32)
-    return TrainState(zero, theta, tx.init(theta), key, zero.copy(), zero.copy(), first_dual())
+    return TrainState(zero, theta, tx.init(theta), key, zero.copy(), zero.copy(), first_dual(originals))
 
 
 class Slope(NamedTuple):
@@ -76,7 +77,7 @@ def make_train_step(
 
     A step whose objective or gradient norm is not finite changes nothing but the counters. `metrics`: loss (of the new
     task alone), penalty (all the rest), grad_norm (over trained leaves, before the clip), skipped_in_a_row, with a
-    watch also strength (m) and drop (on the probe's rows); scalars.
+    watch also strength (m) and drop (on the probe's rows; drop_2, … of further original tasks); scalars.
 
     One compiled program a stream and padded length T, and one more: penalty and update do not depend on T.
     """
@@ -171,7 +172,7 @@ def _make_update(method, tx, watch):
         metrics = {"loss": loss, "penalty": penalty, "grad_norm": grad_norm, "skipped_in_a_row": in_a_row}
         dual = state.dual
         if watch is not None:
-            metrics |= {"strength": strength, "drop": drop}
+            metrics |= {"strength": strength, **dict(zip(numbered("drop", drop.size), jnp.ravel(drop), strict=True))}
             dual = watch.advance(dual, drop)
         skipped = state.skipped + missed
         return TrainState(state.step + 1, theta, opt_state, state.key, skipped, in_a_row, dual), metrics

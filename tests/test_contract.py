@@ -116,7 +116,7 @@ def choose(original, new, trained=(1.0,), margin=0.01, signs=None):
     base = {"x": jnp.float32(0.0), "heads": {}}
     steps = {10 * (i + 1): lambda x=x: {"x": jnp.float32(x), "heads": {}} for i, x in enumerate(trained)}
     signs = signs or {"original": 1, "new": 1}
-    return selection.choose(base, (), steps, judged(original, new), signs, margin)
+    return selection.choose(base, (), steps, judged(original, new), signs, {"original": margin})
 
 
 def test_the_last_step_is_kept_where_it_is_within_the_budget():
@@ -141,7 +141,7 @@ def test_an_earlier_step_is_kept_where_it_is_better():
 def test_the_base_is_kept_where_no_point_is_within_and_errors_count_the_other_way():
     chosen = choose(lambda x: 0.9 if x == 0 else 0.7, lambda x: 0.5 + 0.4 * x)
     assert not chosen.met and chosen.point.step == 0 and float(chosen.params["x"]) == 0
-    said = selection.sentence(selection.told(chosen, "0.01", 0.01, 1.0))
+    said = selection.sentence(selection.told(chosen, "0.01", {"original": 0.01}, 1.0))
     assert "the contract is not met" in said and "what was trained loses 0.2, 0.19 too much" in said
     chosen = choose(lambda x: 1.0 + 0.005 * x, lambda x: 1.0 - 0.4 * x, signs={"original": -1, "new": -1})
     assert chosen.met and chosen.point.new == pytest.approx(0.6) and chosen.point.drop == pytest.approx(0.005)
@@ -151,7 +151,8 @@ def test_a_fresh_head_is_not_taken_back():
     base = {"x": jnp.float32(0.0), "heads": {"new": {"w": jnp.float32(5.0)}}}
     trained = {"x": jnp.float32(1.0), "heads": {"new": {"w": jnp.float32(9.0)}}}
     judge = judged(lambda x: 0.9 - 0.05 * x, lambda x: x)
-    chosen = selection.choose(base, ("new",), {7: lambda: trained}, judge, {"original": 1, "new": 1}, 0.01)
+    signs, margins = {"original": 1, "new": 1}, {"original": 0.01}
+    chosen = selection.choose(base, ("new",), {7: lambda: trained}, judge, signs, margins)
     assert chosen.point.alpha < 1 and float(chosen.params["heads"]["new"]["w"]) == 9.0
 
 
