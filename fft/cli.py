@@ -103,7 +103,7 @@ def dotted(args: Sequence[str], flags: type) -> list[str]:
     """The arguments with `--new-text` spelled `--new.text`: a setting of a task may be named with a dash or a dot."""
     from fft.experiment import Data
 
-    groups = [field.name for field in dataclasses.fields(flags) if field.type is Data]
+    groups = [f.name for f in dataclasses.fields(flags) if isinstance(f.type, type) and issubclass(f.type, Data)]
     settings = [field.name.replace("_", "-") for field in dataclasses.fields(Data)]
     spellings = {f"--{group}-{setting}": f"--{group}.{setting}" for group in groups for setting in settings}
 

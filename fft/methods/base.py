@@ -56,7 +56,7 @@ class Context(NamedTuple):
 
     def predictions(self, n: int) -> tuple[np.ndarray, np.ndarray]:
         """The base's logits [N, C] and the labels [N] of at most `n` training rows of the original task."""
-        apply = jax.jit(lambda params, batch: self.model.apply(params, batch)["logits"][self.original.name])
+        apply = jax.jit(lambda params, batch: self.original.logits(self.model.apply(params, batch), batch))
         logits, labels = [], []
         for batch in self.batches(n, PREDICT_BATCH):
             self.poll()

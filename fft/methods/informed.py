@@ -52,7 +52,7 @@ class Informed(FisherPass):
         original = given.original
         if original is None:
             return ()
-        if original.task.name not in told["tasks"]:
+        if set(original.task.heads) - set(told["tasks"]):
             raise InputError(
                 f"the Fisher information in {self.fisher} is of the task {', '.join(told['tasks'])}, the original task "
                 f"of this run is {original.task.name}"
