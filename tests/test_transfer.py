@@ -42,31 +42,31 @@ def test_two_tasks_and_many_matrices_at_once():
 
 
 def answered(n=400, seed=0):
-    """Two tasks with labels 1; the share that each model has right is its score."""
+    """Two tasks of two classes; the share that each model has right is about its score."""
     rng = np.random.default_rng(seed)
-    shares = np.array([[NAN, NAN], [0.9, NAN], [0.6, 0.8]])
-    return [
-        Answered(
-            METRICS["accuracy"],
-            np.ones(n, int),
-            [None if np.isnan(share) else (rng.random(n) < share).astype(int) for share in shares[:, j]],
-        )
-        for j in range(2)
-    ]
+    shares, tasks = np.array([[NAN, NAN], [0.9, NAN], [0.6, 0.8]]), []
+    for j in range(2):
+        labels = rng.integers(0, 2, n)
+        said = [
+            None if np.isnan(share) else np.where(rng.random(n) < share, labels, 1 - labels) for share in shares[:, j]
+        ]
+        tasks.append(Answered(METRICS["accuracy"], labels, said))
+    return tasks
 
 
 def test_the_matrix_is_that_of_the_answers_and_the_intervals_hold_the_values():
     tasks = answered()
     matrix = matrix_of(tasks)
     assert np.isnan(matrix[0]).all() and np.isnan(matrix[1, 1])
-    assert matrix[1, 0] == tasks[0].answers[1].mean() and matrix[2, 1] == tasks[1].answers[2].mean()
+    right = [[said is not None and said == task.labels for said in task.answers] for task in tasks]
+    assert matrix[1, 0] == right[0][1].mean() and matrix[2, 1] == right[1][2].mean()
     found = measures(tasks)
     assert found["forward_transfer"] is None
     for name, estimate in found.items():
         if estimate is not None:
             assert estimate.value == pytest.approx(float(MEASURES[name](matrix)))
             assert estimate.low < estimate.value < estimate.high
-    lost = tasks[0].answers[2].astype(float) - tasks[0].answers[1]
+    lost = right[0][2].astype(float) - right[0][1]
     error = 1.96 * lost.std() / np.sqrt(len(lost))  # T = 2: the backward transfer is the mean of one task's changes
     backward = found["backward_transfer"]
     assert backward.high - backward.low == pytest.approx(2 * error, rel=0.1)
