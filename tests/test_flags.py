@@ -62,6 +62,7 @@ def test_flags_override_the_file_and_the_rest_of_it_stays(tmp_path):
     [
         ((), "COMMAND"),
         (("finetune",), "finetune"),
+        (("tune",), "--out"),
         (("tune", "--out", "{0}/x", "--new", "n.csv"), "--model is missing"),
         (("tune", "--out", "{0}/x", "--model", "m"), "--new is missing"),
         (("tune", "--model", "m", "--new", "n.csv"), "--out"),

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from fft import models
-from fft.artefact import load_artefact
+from fft.artefact import load_artefact, save_artefact
 from fft.errors import InputError
 from fft.experiment import Data, Experiment
-from fft.heads import HeadNames, abstract_heads, fitting_note, head_names, load_heads, make_heads
+from fft.heads import HeadNames, abstract_heads, fitting_note, fresh_heads, head_names, load_heads, make_heads
 from fft.paths import flatten
 from fft.tasks import Classify, Regress
 
@@ -147,3 +147,14 @@ def test_shapes_alone_are_those_of_the_heads_that_will_be_made(bert, tmp_path):
 def test_a_run_that_made_no_heads_yet_cannot_be_read(bert, tmp_path):
     with pytest.raises(InputError, match="not a finished artefact"):
         load_heads(bert, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("names", "fresh"),
+    [({"original": "original", "new": "new"}, ("new",)), ({"original": None, "new": "new"}, ("new",))],
+)
+def test_heads_of_runs_that_knew_one_original_at_most_are_read(tmp_path, names, fresh):
+    save_artefact(tmp_path, {}, {"heads": {}, "names": names, "fitted": None})
+    assert fresh_heads(tmp_path) == fresh
+    save_artefact(tmp_path / "shared", {}, {"heads": {}, "names": names | {"new": "original"}, "fitted": None})
+    assert fresh_heads(tmp_path / "shared") == (() if names["original"] else ("original",))

@@ -63,6 +63,7 @@ def test_a_row_is_answered_by_its_own_head_and_by_no_class_that_this_lacks():
     expected = [right[:5].sum(), right[5:10].sum()]  # the last two rows are filler
     np.testing.assert_allclose(BOTH.summed(right, UNION), expected, atol=1e-6)
     assert float(NARROW.summed(right, UNION)) == sum(expected)
+    np.testing.assert_array_equal(BOTH.summed(jnp.ones(12), UNION), [5, 5])
 
 
 def test_tasks_that_share_a_head_are_one_head():
@@ -112,6 +113,7 @@ def context(task, rows):
 
 def test_importance_and_directions_are_those_of_each():
     each = [MAS().prepare(context(t, part), None) for t, part in zip(BOTH.tasks, PARTS, strict=True)]
+    assert not np.any(each[0]["heads"]["wide"]["out"]["kernel"]) and np.any(each[0]["heads"]["narrow"]["out"]["kernel"])
     summed = jax.tree.map(lambda a, b: (5 * a + 5 * b) / 10, *each)
     assert max_difference(MAS().prepare(context(BOTH, UNION), None), summed) < 1e-5
     basis = flatten(OGD(directions=10).prepare(context(BOTH, UNION), None))

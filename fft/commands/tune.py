@@ -110,16 +110,21 @@ class Flags:
                     other = f"--{name}.fisher {settings[name].fisher}"
                     raise InputError(f"--fisher {self.fisher} and {other} differ; give one")
                 settings[name] = dataclasses.replace(settings[name], fisher=self.fisher)
-        if not (choice := self.choice):
-            return parse_chain(self.method, settings)
-        chosen = settings[choice.method]
-        for name, method in settings.items():
-            if method not in (chosen, METHODS[name]()):
-                raise InputError(
-                    f"a setting of {name} is given, but --method auto, which is {choice.method} here, does not name "
-                    f"{name}: name the methods"
-                )
-        return dataclasses.replace(chosen, **choice.settings)
+        return method_of(self.method, settings, self.choice)
+
+
+def method_of(names: str, settings: dict[str, Method], choice: auto.Choice | None) -> Method:
+    """The method that `names` says, or that auto came to, with its settings; InputError for settings of others."""
+    if not choice:
+        return parse_chain(names, settings)
+    chosen = settings[choice.method]
+    for name, method in settings.items():
+        if method not in (chosen, METHODS[name]()):
+            raise InputError(
+                f"a setting of {name} is given, but --method auto, which is {choice.method} here, does not name "
+                f"{name}: name the methods"
+            )
+    return dataclasses.replace(chosen, **choice.settings)
 
 
 def _has_head(model: str) -> bool:

@@ -97,6 +97,8 @@ class Method:
     outermost: ClassVar[bool] = False
     """whether its transform looks at the update that is applied, so that those of all other members are inside"""
     needs_original: ClassVar[bool] = False
+    needs_head: ClassVar[bool] = False
+    """whether it keeps what a head of the base says"""
     plain: ClassVar[bool] = True
     """it ends in values of the base's own parameters, from which it starts; else the result is base and adapter"""
     __pydantic_config__: ClassVar[dict] = {"extra": "forbid"}
@@ -119,6 +121,12 @@ class Method:
     @property
     def carrier(self) -> "Method":
         """The member that owns the trainable tree."""
+        return self
+
+    def continued(self, run: str | None, fisher: str | None) -> "Method":
+        """The method for a run that starts from the model of the finished `run` (None: there is none before), where
+        `fisher` is the folder of the Fisher information of all that came before (None: it measures its own).
+        """
         return self
 
     def check(self, given: Given) -> tuple[str, ...]:

@@ -50,6 +50,13 @@ class Chain(Method):
     def carrier(self) -> Method:
         return next((method for method in self.methods if method.reparametrizes), self.methods[0])
 
+    @property
+    def needs_head(self) -> bool:
+        return any(method.needs_head for method in self.methods)
+
+    def continued(self, run: str | None, fisher: str | None) -> "Chain":
+        return dataclasses.replace(self, methods=tuple(m.continued(run, fisher) for m in self.methods))
+
     def check(self, given: Given) -> tuple[str, ...]:
         return tuple(note for method in self.methods for note in method.check(given))
 

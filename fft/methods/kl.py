@@ -24,6 +24,7 @@ class KL(Method):
     """
 
     name: ClassVar[str] = "kl"
+    needs_head: ClassVar[bool] = True
     strength: float = 1.0
     """λ"""
     on: Literal["original", "unlabelled"] = "original"

@@ -67,7 +67,7 @@ def together(given: Sequence[TaskData]) -> TaskData:
     widest = max(tasks, key=lambda task: task.outputs)
     rows = joined([data.splits["train"] for data in given])
     return TaskData(
-        Several(", ".join(dict.fromkeys(task.name for task in tasks)), widest.labels, tasks=tasks),
+        Several(", ".join(task.name for task in tasks), widest.labels, tasks=tasks),
         {"train": rows},
         bucket_lengths(rows.lengths()),
         given[0].pad_id,
