@@ -15,12 +15,17 @@ FAMILIES = {
     "distilbert": distilbert.FAMILY,
 }
 
-__all__ = ["FAMILIES", "Checkpoint", "Head", "Model", "load", "save"]
+__all__ = ["FAMILIES", "Checkpoint", "Head", "Model", "has_head", "load", "save"]
 
 
 def load(source):
     """Return the Checkpoint in a Hugging Face folder, or in `hf:OWNER/NAME` on the hub. See fft.models.hf.load."""
     return hf.load(source, FAMILIES)
+
+
+def has_head(source):
+    """Whether the checkpoint that `load(source)` reads has a head, without reading weights."""
+    return hf.has_head(source, FAMILIES)
 
 
 def save(checkpoint, folder, primary=None, shard_bytes=export.SHARD_BYTES):
