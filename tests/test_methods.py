@@ -381,6 +381,17 @@ def test_a_choice_among_parameters_that_another_method_replaced_is_refused(base,
         multipliers(method, method.init(base, jax.random.key(0)), MODEL.depth)
 
 
+@pytest.mark.parametrize("names", ["norm+l2sp", "l2sp+norm"])
+def test_norm_tuning_owns_the_tree_and_the_rate_wherever_it_stands(base, names):
+    method = parse_chain(names)
+    assert method.carrier == NormTuning() and method.default_lr == NormTuning.default_lr
+    assert parse_chain("norm+lora").carrier == LoRA()
+    alone = {"embed": {"scale": base["embed"]["scale"] + 1}}
+    merged = flatten(method.merge(base, alone))
+    assert merged.keys() == flatten(base).keys()
+    assert [path for path, leaf in merged.items() if leaf is not flatten(base)[path]] == ["embed/scale"]
+
+
 def test_dora_starts_at_the_columns_lengths_and_leaves_columns_of_zeros(base):
     """m = ‖W‖ by columns; a column of zeros has no direction, and its update no length."""
     method = DoRA(targets="query")

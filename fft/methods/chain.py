@@ -48,7 +48,8 @@ class Chain(Method):
 
     @property
     def carrier(self) -> Method:
-        return next((method for method in self.methods if method.reparametrizes), self.methods[0])
+        """The member that replaces the trainable tree, else one that says how it is merged, else the first."""
+        return max(self.methods, key=lambda m: (m.reparametrizes, type(m).merge is not Method.merge))
 
     def check(self, given: Given) -> tuple[str, ...]:
         return tuple(note for method in self.methods for note in method.check(given))
