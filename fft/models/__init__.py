@@ -28,6 +28,6 @@ def has_head(source):
     return hf.has_head(source, FAMILIES)
 
 
-def save(checkpoint, folder, primary=None, shard_bytes=export.SHARD_BYTES):
+def save(checkpoint, folder, primary=None, shard_bytes=export.SHARD_BYTES, beside=None):
     """Write a checkpoint as a Hugging Face folder and return its path. See fft.models.export.save."""
-    return export.save(checkpoint, folder, FAMILIES, primary, shard_bytes)
+    return export.save(checkpoint, folder, FAMILIES, primary, shard_bytes, beside)
