@@ -10,6 +10,7 @@ import optax
 
 from fft.contract import Dual, Watch, first_dual, is_held
 from fft.methods import Method
+from fft.models.inputs import with_hidden
 from fft.paths import Params, flatten, map_leaves, without_heads
 
 STREAMS, PROBE = ("new", "original", "unlabelled"), "probe"
@@ -102,7 +103,7 @@ def make_train_step(
 def _make_slope(model, task, method, multiplier, original):
     def summed_loss(theta, base, aux, stream, micro, key, strength):
         inject_key, apply_key = jax.random.split(key)
-        outputs = model.apply(method.inject(base, theta, inject_key), micro, apply_key)
+        outputs = _outputs(model, method, stream, base, method.inject(base, theta, inject_key), micro, apply_key)
         real = micro["weight"] > 0
         nll = task.loss(outputs, micro)[0] if stream == "new" else jnp.zeros(real.shape)
         terms = jnp.where(real, method.loss(stream, outputs, micro, aux, original), 0.0)
@@ -131,6 +132,15 @@ def _make_slope(model, task, method, multiplier, original):
         return Slope(*sums, {path: g for path, g in flatten(grads).items() if multiplier[path] != 0.0})
 
     return slope
+
+
+def _outputs(model, method, stream, base, params, micro, key):
+    """The model's outputs on a stream's rows, with the layers of model and base beside them where the method asks."""
+    if stream not in method.hidden:
+        return model.apply(params, micro, key)
+    return with_hidden(model.apply, params, micro, key) | {
+        "base_hidden": with_hidden(model.apply, base, micro)["hidden"]
+    }
 
 
 def _make_update(method, tx, watch):

@@ -112,6 +112,13 @@ class Method:
         return {}
 
     @property
+    def hidden(self) -> frozenset[str]:
+        """The streams, "new" among them, on whose rows `loss` sees what every layer makes: outputs["hidden"], and the
+        base's without dropout, outputs["base_hidden"], as in fft.models.inputs.with_hidden.
+        """
+        return frozenset()
+
+    @property
     def members(self) -> tuple["Method", ...]:
         """The methods this one is composed of."""
         return (self,)

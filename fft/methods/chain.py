@@ -39,6 +39,10 @@ class Chain(Method):
         return {name: max(share for other, share in read if other == name) for name, _ in read}
 
     @property
+    def hidden(self) -> frozenset[str]:
+        return frozenset().union(*(method.hidden for method in self.methods))
+
+    @property
     def default_lr(self) -> float:
         return self.carrier.default_lr
 
