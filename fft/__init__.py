@@ -49,6 +49,7 @@ _HOMES = {
     "PrefixTuning": "fft.methods",
     "PromptTuning": "fft.methods",
     "RsLoRA": "fft.methods",
+    "SAM": "fft.methods",
     "SI": "fft.methods",
     "FFTError": "fft.errors",
     "InputError": "fft.errors",

@@ -65,6 +65,8 @@ CHAINS = [
     "lora+unfreeze",
     "sparse+agem",
     "lpft+layerwise+si",
+    "lora+ewc+sam",
+    "freeze+agem+sam",
 ]
 SETTINGS = {"ewc": EWC(way="vmapped"), "sparse": Sparse(way="vmapped"), "ia3": IA3(targets="query")}
 

@@ -28,6 +28,7 @@ from fft.methods.prefix import PrefixTuning
 from fft.methods.prompt import PromptTuning
 from fft.methods.replay import Replay
 from fft.methods.rslora import RsLoRA
+from fft.methods.sam import SAM
 from fft.methods.si import SI
 from fft.methods.sparse import Sparse
 from fft.methods.unfreeze import Unfreeze
@@ -54,6 +55,7 @@ METHODS: dict[str, type[Method]] = {
     "lwf": LwF,
     "distill": Distill,
     "wise": Wise,
+    "sam": SAM,
     "rslora": RsLoRA,
     "dora": DoRA,
     "ia3": IA3,
@@ -74,6 +76,7 @@ __all__ = [
     "MAS",
     "METHODS",
     "OGD",
+    "SAM",
     "SI",
     "BitFit",
     "Chain",

@@ -164,6 +164,7 @@ class Method:
         """The gradient that is descended, of the trained leaves by path, from that of each part of the objective.
 
         The parts are "penalty" and the streams that the step reads, "new" among them; each is the gradient of a mean.
+        For `climb` it is asked without the penalty.
         """
         return summed(gradients)
 
@@ -176,6 +177,13 @@ class Method:
         any `aux` where a saved state is read, so the shape of its state must not depend on it.
         """
         return tx
+
+    def climb(self, theta: Params, gradient: Mapping[str, jax.Array]) -> Params:
+        """Where the rows' gradients of a step are taken: θ itself, unless a method asks for a second pass elsewhere.
+
+        `gradient` is that of the rows at θ, by path over the trained leaves, `combine`d and without the penalty's.
+        """
+        return theta
 
     def finish(self, base: Params, params: Params) -> Params:
         """The parameters that are scored and kept, from the MERGED ones; outside the step. `base` lacks fresh heads."""
@@ -191,6 +199,11 @@ class Method:
 def combines(method: Method) -> bool:
     """Whether a method makes something other than the sum of the parts' gradients."""
     return type(method).combine is not Method.combine
+
+
+def climbs(method: Method) -> bool:
+    """Whether a method takes a step's gradients elsewhere than at theta."""
+    return any(type(member).climb is not Method.climb for member in method.members)
 
 
 def summed(gradients: Mapping[str, dict[str, jax.Array]]) -> dict[str, jax.Array]:

@@ -88,6 +88,11 @@ class Chain(Method):
             tx = method.transform(tx, aux.get(method.name, {}))
         return tx
 
+    def climb(self, theta: Params, gradient: Mapping[str, jax.Array]) -> Params:
+        for method in self.methods:
+            theta = method.climb(theta, gradient)
+        return theta
+
     def finish(self, base: Params, params: Params) -> Params:
         for method in self.methods:
             params = method.finish(base, params)
