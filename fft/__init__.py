@@ -48,6 +48,7 @@ _HOMES = {
     "NormTuning": "fft.methods",
     "PrefixTuning": "fft.methods",
     "PromptTuning": "fft.methods",
+    "Pseudo": "fft.methods",
     "RsLoRA": "fft.methods",
     "SAM": "fft.methods",
     "SI": "fft.methods",

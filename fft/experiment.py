@@ -179,7 +179,8 @@ class Experiment:
         if self.unlabelled is None and "unlabelled" in self.method.streams:
             raise InputError(f"the method {self.method.label} reads texts without labels: give --unlabelled")
         if self.unlabelled is not None and "unlabelled" not in self.method.streams:
-            raise InputError(f"--unlabelled is read by kl and distill with `on unlabelled`, not by {self.method.label}")
+            readers = "pseudo, and kl and distill with `on unlabelled`"
+            raise InputError(f"--unlabelled is read by {readers}, not by {self.method.label}")
         if self.original is None and self.retention.max_drop is not None:
             raise InputError("--max-drop is measured on the original task: give --original")
         if self.original is None and self.head == "shared":

@@ -15,6 +15,7 @@ from fft.adapters import check_keepable
 from fft.artefact import load_artefact, save_artefact
 from fft.contract import Watch
 from fft.experiment import Experiment
+from fft.fillin import pseudo_rows
 from fft.heads import HeadNames, abstract_heads, fitting_note, head_names, make_heads
 from fft.methods import Context, Given
 from fft.models import Checkpoint
@@ -120,7 +121,7 @@ def accept(experiment: Experiment, directory: Path, say: Callable[[str], None] =
     checked = ()
     if not _is_prepared(directory):
         kept = kept_task(experiment, checkpoint, original)
-        given = Given(checkpoint.params, identity["base_sha256"], original, kept, fitted)
+        given = Given(checkpoint.params, identity["base_sha256"], original, kept, fitted, checkpoint.folder)
         checked = experiment.method.check(given)
     notes = (*crossing, *spared, *_data_notes(new, original))
     accepted = Accepted(experiment, checkpoint, names, new, original, unlabelled, identity, notes, checked)
@@ -164,6 +165,7 @@ def assemble(
         {name: len(data.splits["train"].ids) for name, data in accepted.streams.items()},
         identity["base_sha256"],
         outputs=lambda stream, part: base_part(checkpoint, kept, part, batches[stream], steps, poll),
+        pseudo_rows=lambda stream, *how: pseudo_rows(checkpoint, kept, batches[stream], steps, *how, poll),
         steps=steps,
         is_trained=lambda path: multiplier.get(path, 0.0) != 0.0,
         poll=poll,

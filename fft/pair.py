@@ -19,7 +19,7 @@ from fft.metrics import METRICS, Metric
 from fft.models import Checkpoint
 from fft.models.config import ONLY_TRAINING
 from fft.scoring import scored_logits
-from fft.tasks.tokenize import load_tokenizer
+from fft.tasks.tokenize import first_difference, load_tokenizer
 
 SCORED = "scored"  # what a head is called while it is scored, so that one compiled program serves both checkpoints
 
@@ -153,17 +153,13 @@ def refuse_other_labels(pair: Pair, base_head: str, tuned_head: str) -> None:
 def refuse_other_vocabulary(base: Side, tuned: Side, done: str) -> None:
     """Refuse two tokenizers that give one token two numbers; `done` says what the checkpoints were to be."""
     checkpoints = [side.checkpoint for side in (base, tuned)]
-    vocabularies = [
-        load_tokenizer(one.folder, one.model.config.vocab_size).backend.get_vocab(with_added_tokens=True)
-        for one in checkpoints
-    ]
-    first, second = ({number: token for token, number in vocabulary.items()} for vocabulary in vocabularies)
-    for number in sorted(first.keys() | second.keys()):
-        if first.get(number) != second.get(number):
-            raise InputError(
-                f"only checkpoints of one vocabulary can be {done}: token {number} is {first.get(number)!r} in "
-                f"{base.name}, {second.get(number)!r} in {tuned.name}"
-            )
+    different = first_difference(*(load_tokenizer(one.folder, one.model.config.vocab_size) for one in checkpoints))
+    if different:
+        number, first, second = different
+        raise InputError(
+            f"only checkpoints of one vocabulary can be {done}: token {number} is {first!r} in {base.name}, {second!r} "
+            f"in {tuned.name}"
+        )
 
 
 def _refuse_other_tokens(pair: Pair, rows: tasks.Rows, encoded: list[tasks.Encoded]) -> None:

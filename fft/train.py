@@ -126,6 +126,7 @@ def _make_slopes(slope, method):
 def _make_slope(model, task, method, multiplier, original):
     def summed_loss(theta, base, aux, stream, micro, key, strength):
         inject_key, apply_key = jax.random.split(key)
+        micro = method.inputs(stream, micro, aux)
         outputs = _outputs(model, method, stream, base, method.inject(base, theta, inject_key), micro, apply_key)
         real = micro["weight"] > 0
         nll = task.loss(outputs, micro)[0] if stream == "new" else jnp.zeros(real.shape)

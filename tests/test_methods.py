@@ -1,6 +1,7 @@
 """One contract for every method and some chains, then what each method promises of its own."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -67,6 +68,7 @@ CHAINS = [
     "lpft+layerwise+si",
     "lora+ewc+sam",
     "freeze+agem+sam",
+    "lora+pseudo+replay",
 ]
 SETTINGS = {"ewc": EWC(way="vmapped"), "sparse": Sparse(way="vmapped"), "ia3": IA3(targets="query")}
 
@@ -87,12 +89,18 @@ def context(base, method=None):
         "is_trained": lambda path: multiplier.get(path, 0.0) != 0,
         "batches": lambda n, size: [toy_batch(rows=8, filler=3)],
     }
-    return Context(LayeredToy(), base, ("new",), task("original"), **batches, outputs=outputs)
+
+    def pseudo_rows(stream, filler, share, key):
+        found = outputs(stream, "logits")
+        return SimpleNamespace(ids=np.zeros((len(found), 1), np.int32), logits=found, told="")
+
+    return Context(LayeredToy(), base, ("new",), task("original"), **batches, outputs=outputs, pseudo_rows=pseudo_rows)
 
 
 def stream_batch(stream, seed=0):
     """Eight rows of a stream, the same in every step but those of the new task."""
-    return toy_batch(seed if stream == "new" else 50, filler=0 if stream == "new" else 2)
+    tokens = {"ids": np.ones((8, 1), np.int32)}
+    return toy_batch(seed if stream == "new" else 50, filler=0 if stream == "new" else 2) | tokens
 
 
 def step_batch(method, seed=0):

@@ -26,6 +26,7 @@ from fft.methods.norm import NormTuning
 from fft.methods.ogd import OGD
 from fft.methods.prefix import PrefixTuning
 from fft.methods.prompt import PromptTuning
+from fft.methods.pseudo import Pseudo
 from fft.methods.replay import Replay
 from fft.methods.rslora import RsLoRA
 from fft.methods.sam import SAM
@@ -54,6 +55,7 @@ METHODS: dict[str, type[Method]] = {
     "kl": KL,
     "lwf": LwF,
     "distill": Distill,
+    "pseudo": Pseudo,
     "wise": Wise,
     "sam": SAM,
     "rslora": RsLoRA,
@@ -93,6 +95,7 @@ __all__ = [
     "NormTuning",
     "PrefixTuning",
     "PromptTuning",
+    "Pseudo",
     "Replay",
     "RsLoRA",
     "Sparse",

@@ -43,6 +43,8 @@ class Context(NamedTuple):
     outputs: Callable[[str, str], np.ndarray] | None = None
     """outputs(stream, "logits" of the original's head, [N, C], or "pooled", [N, D]): the base's, dropout off, at the
     places of a stream's training rows; zeros for rows that no step of the run will see"""
+    pseudo_rows: Callable[[str, str | None, float, jax.Array], Any] | None = None
+    """pseudo_rows(stream, filler, share, key): its rows with a share of the tokens filled in (fft.fillin.PseudoRows)"""
     steps: int = 1
     """optimizer steps of the run"""
     is_trained: Callable[[str], bool] = lambda path: True
@@ -78,6 +80,8 @@ class Given(NamedTuple):
     """the original task: that of the original data, else what the base's own head serves, else None"""
     fitted: bool = False
     """whether the original's head is still to be fitted"""
+    folder: Any = None
+    """where the base was read from"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,6 +152,10 @@ class Method:
         """What the model's apply sees in a training step; `key` draws the method's own dropout."""
         return self.merge(base, theta)
 
+    def inputs(self, stream: str, batch: dict, aux: Params) -> dict:
+        """What the model reads in place of a batch of a stream; inside jit. `batch` holds "row", as in `loss`."""
+        return batch
+
     def penalty(self, base: Params, params: Params, aux: Params) -> jax.Array | float:
         """A scalar added to the mean loss, as a function of the MERGED parameters."""
         return 0.0
@@ -204,6 +212,11 @@ def combines(method: Method) -> bool:
 def climbs(method: Method) -> bool:
     """Whether a method takes a step's gradients elsewhere than at theta."""
     return any(type(member).climb is not Method.climb for member in method.members)
+
+
+def rewrites(method: Method) -> bool:
+    """Whether a method gives the model other rows than a stream has."""
+    return type(method).inputs is not Method.inputs
 
 
 def summed(gradients: Mapping[str, dict[str, jax.Array]]) -> dict[str, jax.Array]:
