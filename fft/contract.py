@@ -2,7 +2,7 @@
 
 Training lowers  L_new + m · R,  R everything the method adds, subject to  drop <= margin.  The multiplier m is driven
 by the drop on held-out original rows, a few in every step: log m rises while the drop is beyond the margin and falls
-while it is within. A method that adds nothing has its updates divided by m instead, m >= 1.
+while it is within, by so much as the rows seen make it certain. A method that adds nothing has its updates divided by m instead, m >= 1.
 
 References: Bertsekas 1999, *Nonlinear Programming*, section 6 (dual ascent); Stooke et al. 2020, arXiv 2007.03964
 (why the integral alone swings, and what a proportional part does).
@@ -22,10 +22,10 @@ PROBED = 32
 """held-out original rows that a step looks at"""
 MEMORY = 1 / 8
 """the share of the run that the running drop remembers, about"""
-REACH = 1e4
+REACH = 1e3
 """the factor by which m can move over the run"""
-NOISE = 0.02
-"""about the standard error of the running drop; beyond the margin by this much is not yet beyond it by far"""
+CERTAIN = 3.0
+"""standard errors by which the running drop is off the margin where m moves as fast as it can"""
 LEAST, MOST = 1e-3, 1e6
 
 
@@ -35,7 +35,9 @@ class Dual(NamedTuple):
     log_strength: jax.Array
     """log m, float32 []"""
     drop: jax.Array
-    """Σ of the discounted drops, float32 []"""
+    """Σ of the discounted drops of rows, float32 []"""
+    square: jax.Array
+    """Σ of their discounted squares, float32 []"""
     weight: jax.Array
     """Σ of their discounts, float32 []"""
 
@@ -52,29 +54,35 @@ class Watch:
     steps: int
     """of the run"""
 
-    def drop(self, outputs: dict, batch: dict) -> jax.Array:
-        """The mean over a batch of how much less credit a row has than in the base; []."""
+    def drops(self, outputs: dict, batch: dict) -> jax.Array:
+        """How much less credit each row has than in the base, 0 for filler rows; [B]."""
         now = self.task.credit(outputs["logits"][self.task.name], batch["label"], self.spread)
-        return jnp.sum(batch["weight"] * (batch["before"] - now)) / jnp.sum(batch["weight"])
+        return jnp.where(batch["weight"] > 0, batch["before"] - now, 0.0)
 
-    def advance(self, dual: Dual, drop: jax.Array) -> Dual:
-        """The dual variable after a step that saw `drop`.
+    def advance(self, dual: Dual, drops: jax.Array, weight: jax.Array) -> Dual:
+        """The dual variable after a step that saw `drops` [B] of rows of `weight` [B], 0 or 1.
 
-        log m += rate · clip((running drop − margin) / (margin + NOISE), −1, 1), where the rates of all steps make
+        log m += rate · clip((d − margin) / (CERTAIN · se), −1, 1), where d is the running mean of the drops, se its
+        standard error √((mean square + 1 / n) / n) over the n rows that it remembers, and the rates of all steps make
         log REACH. A drop that is not finite counts as all of the score.
         """
-        seen = jnp.where(jnp.isfinite(drop), drop, 1.0)
+        seen = jnp.where(jnp.isfinite(drops), drops, 1.0)
         keep = 1 - 1 / max(1.0, MEMORY * self.steps)
-        total, weight = keep * dual.drop + seen, keep * dual.weight + 1.0
-        error = jnp.clip((total / weight - self.margin) / (self.margin + NOISE), -1.0, 1.0)
-        rate = math.log(REACH) / self.steps
-        return Dual(jnp.clip(dual.log_strength + rate * error, math.log(LEAST), math.log(MOST)), total, weight)
+        total, square, n = (
+            keep * old + jnp.sum(more)
+            for old, more in ((dual.drop, seen), (dual.square, seen**2), (dual.weight, weight))
+        )
+        # The one row more keeps rows that have not changed at all from being certain.
+        error = jnp.sqrt((square / n + 1 / n) / n)
+        off = jnp.clip((total / n - self.margin) / (CERTAIN * error), -1.0, 1.0)
+        log = dual.log_strength + math.log(REACH) / self.steps * off
+        return Dual(jnp.clip(log, math.log(LEAST), math.log(MOST)), total, square, n)
 
 
 def first_dual() -> Dual:
     """m = 1, and no drop seen."""
     zero = jnp.zeros(())
-    return Dual(zero, zero.copy(), zero.copy())
+    return Dual(zero, zero.copy(), zero.copy(), zero.copy())
 
 
 def is_held(method: Method) -> bool:
