@@ -121,18 +121,31 @@ def importance(folder: str, base: Params, damping: float) -> Params:
             f"--si.after {folder}: its method is {found.experiment.method.label}, which collects nothing; what a run "
             "that is over did cannot be summed any more. Train it again with si in --method"
         )
-    start, end, leaves = flatten(found.checkpoint.params), flatten(found.params), flatten(base)
+    start, end, leaves = found.checkpoint.params, flatten(found.params), flatten(base)
     if leaves.keys() != end.keys() or not all(np.array_equal(leaves[path], leaf) for path, leaf in end.items()):
         raise InputError(f"--si.after {folder}: --model is not what that run left; give --model {folder}/model")
-    (state,) = (s for s in jax.tree.leaves(found.state.opt_state, is_leaf=_is_integral) if _is_integral(s))
     prepared = load_artefact(Path(folder) / "prepared")[0]
-    earlier = flatten((prepared if len(members) == 1 else prepared.get("si", {})).get("omega", {}))
+    earlier = (prepared if len(members) == 1 else prepared.get("si", {})).get("omega")
+    return importance_of(path_integral(found.state.opt_state), start, found.params, damping, earlier)
 
-    def of_leaf(path, omega):
-        own = jnp.maximum(omega, 0.0) / (jnp.square(end[path] - start[path]) + damping)
-        return own + earlier.get(path, 0.0)
 
-    return map_leaves(of_leaf, state.omega)
+def importance_of(omega: Params, start: Params, end: Params, damping: float, earlier: Params | None = None) -> Params:
+    """Ω = Σ over tasks of max(ω, 0) / ((θ_end − θ_start)² + ξ), equation 5: of the path integral ω of one task's
+    training from `start` to `end`, and what was `earlier` so found.
+    """
+    starts, ends, known = flatten(start), flatten(end), flatten(earlier or {})
+
+    def of_leaf(path, integral):
+        own = jnp.maximum(integral, 0.0) / (jnp.square(ends[path] - starts[path]) + damping)
+        return own + known.get(path, 0.0)
+
+    return map_leaves(of_leaf, omega)
+
+
+def path_integral(opt_state: Any) -> Params:
+    """ω from the optimizer state of a run with si."""
+    (state,) = (s for s in jax.tree.leaves(opt_state, is_leaf=_is_integral) if _is_integral(s))
+    return state.omega
 
 
 def _is_integral(state: Any) -> bool:

@@ -1,0 +1,155 @@
+"""Handwritten digits and a perceptron, with every method of `fft` by its pure functions alone: no files or commands."""
+
+from collections.abc import Iterator
+from functools import cache, partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from experiments.fisher_digits import CLASSES, TASK, Split
+from fft.experiment import Optim
+from fft.methods import SI, Context, Method
+from fft.methods.si import importance_of, path_integral
+from fft.models.layers import Dense
+from fft.optim import make_optimizer, multipliers
+from fft.paths import Params
+from fft.train import finished_params, init_state, make_train_step
+
+WIDTH, PIXELS, BATCH = 64, 64, 32
+
+
+class At(nn.Module):
+    """A dense layer at the end of a path of names."""
+
+    names: tuple[str, ...]
+    width: int
+
+    @nn.compact
+    def __call__(self, x):
+        name, *rest = self.names
+        return At(tuple(rest), self.width, name=name)(x) if rest else Dense(self.width, name=name)(x)
+
+
+class Perceptron(NamedTuple):
+    """64 pixels with a scale each, two hidden layers of tanh, ten classes; the names are those of an encoder."""
+
+    depth: int = 2
+
+    def apply(self, params: Params, batch: dict, key: jax.Array | None = None) -> dict:
+        """{"pooled": [B, D], "logits": {"digits": [B, 10]}} of pixels x [B, 64]."""
+
+        def dense(x, path, width):
+            return At(tuple(path.split("/")), width).apply({"params": params}, x)
+
+        x = jnp.asarray(batch["x"]) * params["embed"]["scale"]
+        for i in range(self.depth):
+            x = jnp.tanh(dense(x, f"layers/{i}/mlp/up", WIDTH))
+        return {"pooled": x, "logits": {TASK.name: dense(x, f"heads/{TASK.name}/out", CLASSES)}}
+
+    def init(self, key: jax.Array) -> Params:
+        """Random weights, of variance 1 / fan-in."""
+        keys = jax.random.split(key, self.depth + 1)
+
+        def dense(key, fan_in, fan_out):
+            return {"kernel": jax.random.normal(key, (fan_in, fan_out)) / fan_in**0.5, "bias": jnp.zeros(fan_out)}
+
+        layers = {str(i): {"mlp": {"up": dense(keys[i], WIDTH if i else PIXELS, WIDTH)}} for i in range(self.depth)}
+        heads = {TASK.name: {"out": dense(keys[-1], WIDTH, CLASSES)}}
+        return {"embed": {"scale": jnp.ones(PIXELS)}, "layers": layers, "heads": heads}
+
+
+MODEL = Perceptron()
+
+
+class Trained(NamedTuple):
+    """What training left: plain parameters, and for SI the importance of each for all that was learned so far."""
+
+    params: Params
+    omega: Params | None = None
+
+
+def train(
+    start: Trained, method: Method, new: Split, original: Split | None, lr: float, steps: int, key: jax.Array
+) -> Trained:
+    """`steps` steps of AdamW (no decay, clip 1, linear warmup and decay) on the new rows, with the method."""
+    base, (prepare_key, init_key, run_key, data_key) = start.params, jax.random.split(key, 4)
+    context = Context(
+        MODEL,
+        base,
+        (),
+        TASK,
+        partial(_batches, original, data_key),
+        {"new": len(new.label)} | ({"original": len(original.label)} if original else {}),
+        outputs=lambda stream, part: _outputs(base, new if stream == "new" else original)[part],
+        steps=steps,
+        is_trained=lambda path: True,
+    )
+    si = next((member for member in method.members if isinstance(member, SI)), None)
+    if si is not None:  # `prepare` reads a run's folder; here what it reads is at hand
+        aux = {} if start.omega is None else {"omega": start.omega, "anchor": jax.tree.map(jnp.copy, base)}
+    else:
+        aux = method.prepare(context, prepare_key)
+    shares = {"new": 1.0, **method.streams}
+    rows = {"new": new, "original": original}
+    batches = {s: _drawn(rows[s], steps, round(BATCH * share), data_key) for s, share in shares.items()}
+    state = _program(method, lr, steps)(method.init(base, init_key), base, aux, batches, run_key)
+    params = finished_params(method, base, state.theta, ())
+    if si is None:
+        return Trained(params)
+    return Trained(params, importance_of(path_integral(state.opt_state), base, params, si.damping, start.omega))
+
+
+@cache
+def _program(method: Method, lr: float, steps: int):
+    """All steps as one compiled program; every seed and stage uses it again."""
+    shapes = jax.eval_shape(MODEL.init, jax.random.key(0))
+    theta = jax.eval_shape(method.init, shapes, jax.random.key(0))
+    multiplier = multipliers(method, theta, MODEL.depth)
+    tx = make_optimizer(theta, multiplier, Optim(lr=lr, weight_decay=0.0), steps)
+    step = make_train_step(MODEL, TASK, method, tx, multiplier, TASK)
+
+    @jax.jit
+    def run(theta, base, aux, batches, key):
+        def take(state, batch):
+            return step(state, base, aux, {stream: jax.tree.map(lambda x: x[None], b) for stream, b in batch.items()})
+
+        return jax.lax.scan(take, init_state(theta, method.transform(tx, aux), key), batches)[0]
+
+    return run
+
+
+def _rows(split: Split, picked: np.ndarray) -> dict[str, np.ndarray]:
+    weight = np.ones(picked.shape, np.float32)
+    return {"x": split.x[picked], "label": split.label[picked], "row": picked.astype(np.int32), "weight": weight}
+
+
+def _drawn(split: Split, steps: int, size: int, key: jax.Array) -> dict[str, np.ndarray]:
+    """The batches of all steps, arrays [steps, size, ...]."""
+    return _rows(split, np.random.default_rng(_seed(key)).integers(0, len(split.label), (steps, size)))
+
+
+def _batches(split: Split, key: jax.Array, n: int, size: int) -> Iterator[dict]:
+    """At most n rows in batches of `size`, the last one filled up with rows of weight 0."""
+    chosen = np.random.default_rng(_seed(key)).permutation(len(split.label))[:n]
+    for at in range(0, len(chosen), size):
+        part = chosen[at : at + size]
+        weight = (np.arange(size) < len(part)).astype(np.float32)
+        yield _rows(split, np.resize(part, size)) | {"weight": weight}
+
+
+def _seed(key: jax.Array) -> int:
+    return int(jax.random.key_data(key)[-1])
+
+
+@jax.jit
+def _outputs(base: Params, split: Split) -> dict[str, Any]:
+    found = MODEL.apply(base, {"x": split.x})
+    return {"pooled": found["pooled"], "logits": found["logits"][TASK.name]}
+
+
+def accuracy(params: Params, split: Split) -> float:
+    """The share of rows that are right."""
+    return float(jnp.mean(jnp.argmax(_outputs(params, split)["logits"], -1) == split.label))
