@@ -183,10 +183,10 @@ def _kept_by_contract(
 
     trained = {best_step: restored} if best_step else {}
     trained[int(state.step)] = lambda: job.finished(state)
-    halvings = selection.HALVINGS if job.experiment.method.plain else 0
+    way = selection.WAY if job.experiment.method.plain else ()
     signs = {name: scorer.metric(name).sign for name in job.tasks}
     with journal.clock("scoring"):
-        chosen = selection.choose(job.base, job.fresh_heads, trained, scorer.judge, signs, job.tolerances, halvings)
+        chosen = selection.choose(job.base, job.fresh_heads, trained, scorer.judge, signs, job.tolerances, way)
     strength = float(jnp.exp(state.dual.log_strength))
     written = alone(job.experiment.retention.max_drop)
     contract = selection.told(chosen, written, job.tolerances, strength)

@@ -18,7 +18,7 @@ from fft.streams import EVAL_BATCH, chosen_rows
 from fft.tasks import Encoded, TaskData, bucket_lengths, eval_batches
 
 PROBE_SEED, MOST_LENGTHS = 0, 5
-JUDGED = 512  # validation rows of each task that decide which point of a run under a contract is kept
+JUDGED = 1024  # validation rows of each task that decide which point of a run under a contract is kept
 BEYOND = 1e6  # what a drop beyond the contract costs in the combined score: no new score makes up for it
 SCORE_BATCH = 16  # a row costs as much as in a larger batch, and less of the batch is padding
 

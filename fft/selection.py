@@ -8,7 +8,8 @@ from fft.naming import ORIGINAL
 from fft.paths import Params, without_heads
 from fft.retention import SAME
 
-HALVINGS = 4
+WAY = (0.9, 0.75, 0.6, 0.45, 0.3, 0.15)
+"""how far from the base to the last step the points are that are tried, the furthest first"""
 
 
 class Point(NamedTuple):
@@ -47,15 +48,14 @@ def choose(
     judge: Callable[[Params], dict[str, float]],
     signs: dict[str, int],
     margins: dict[str, float],
-    halvings: int = HALVINGS,
+    way: tuple[float, ...] = WAY,
 ) -> Chosen:
     """The best new score among points whose every drop is within its margin: the steps in `trained`, the last step
-    first, and where that one loses too much the largest part of the way to it that does not.
+    first, and where that one loses too much the first point on the `way` back to the base that does not.
 
-    The part is found by halving, `halvings` times (0 where a tree has more than values of the base's own parameters);
-    the drops are taken to grow along the way. `judge(params)` gives {"new", "original", …}, `signs` the sign by which
-    each is better, `margins` what each original task may lose. Where no point within the margins is better than the
-    base on the new task, the base is kept, with step 0.
+    `way` is empty where a tree has more than values of the base's own parameters. `judge(params)` gives {"new",
+    "original", …}, `signs` the sign by which each is better, `margins` what each original task may lose. Where no point
+    within the margins is better than the base on the new task, the base is kept, with step 0.
     """
     start = judge(base)
     tried: list[Point] = []
@@ -75,13 +75,11 @@ def choose(
 
     last = max(trained)
     params = trained[last]()
-    if not consider(last, 1.0, params) and halvings:
+    if not consider(last, 1.0, params):
         known = without_heads(base, fresh_heads)
-        low, high = 0.0, 1.0
-        for _ in range(halvings):
-            middle = (low + high) / 2
-            within = consider(last, middle, interpolate(known, params, middle))
-            low, high = (middle, high) if within else (low, middle)
+        for alpha in way:
+            if consider(last, alpha, interpolate(known, params, alpha)):
+                break
     for step in trained.keys() - {last}:
         consider(step, 1.0, trained[step]())
     if best is None:

@@ -86,7 +86,7 @@ def make_train_step(
 
     @jax.jit
     def look(theta, base, rows):
-        return watch.drop(model.apply(method.merge(base, theta), rows), rows)
+        return watch.look(model.apply(method.merge(base, theta), rows), rows)
 
     def step(state, base, aux, batch):
         slopes = {
@@ -94,8 +94,8 @@ def make_train_step(
             for stream, rows in batch.items()
             if stream != PROBE
         }
-        drop = look(state.theta, base, jax.tree.map(lambda x: x[0], batch[PROBE])) if watch else None
-        return update(state, slopes, drop, base, aux)
+        seen = look(state.theta, base, jax.tree.map(lambda x: x[0], batch[PROBE])) if watch else None
+        return update(state, slopes, seen, base, aux)
 
     return step
 
@@ -142,8 +142,8 @@ def _make_update(method, tx, watch):
     slows = watch is not None and not is_held(method)
 
     @partial(jax.jit, donate_argnums=0)
-    def update(state, slopes, drop, base, aux):
-        """The state after one step on the slopes of its streams, and the metrics."""
+    def update(state, slopes, seen, base, aux):
+        """The state after one step on the slopes of its streams and the probe, and the metrics."""
         loss = slopes["new"].loss / slopes["new"].weight
         strength = jnp.exp(state.dual.log_strength)
         penalty, pull = jax.value_and_grad(penalty_of)(state.theta, base, aux, strength)
@@ -172,8 +172,9 @@ def _make_update(method, tx, watch):
         metrics = {"loss": loss, "penalty": penalty, "grad_norm": grad_norm, "skipped_in_a_row": in_a_row}
         dual = state.dual
         if watch is not None:
-            metrics |= {"strength": strength, **dict(zip(numbered("drop", drop.size), jnp.ravel(drop), strict=True))}
-            dual = watch.advance(dual, drop)
+            drops = jnp.ravel(seen.drop / seen.weight)
+            metrics |= {"strength": strength, **dict(zip(numbered("drop", drops.size), drops, strict=True))}
+            dual = watch.advance(dual, seen)
         skipped = state.skipped + missed
         return TrainState(state.step + 1, theta, opt_state, state.key, skipped, in_a_row, dual), metrics
 

@@ -12,7 +12,7 @@ import tiny_checkpoint
 from tiny_runs import events, fft, outcome, record
 
 from fft import models, restore, selection
-from fft.contract import Watch, first_dual
+from fft.contract import Seen, Watch, first_dual
 from fft.errors import InputError
 from fft.experiment import Data, Experiment, Retention, from_json
 from fft.fisher import diagonal_fisher
@@ -132,17 +132,17 @@ def test_importance_and_directions_are_those_of_each():
 
 
 def test_the_worst_of_several_drives_the_multiplier():
-    """Against the recursion written with lists, for each task its own discounted mean."""
+    """Against the recursion written with lists, for each task its own discounted mean and its standard error."""
     watch = Watch(BOTH, margin=(0.01, 0.2), spread=0.0, steps=80)
-    drops = [(0.0, 0.9), (0.02, 0.1), (math.nan, 0.0), (0.0, 0.0), (0.0, 0.4)]
-    dual, log, keep, rate = first_dual(2), 0.0, 1 - 1 / 10, math.log(1e4) / 80
-    for step, drop in enumerate(drops):
-        dual = watch.advance(dual, jnp.float32(drop))
+    wrong = [(0, 14), (1, 2), (16, 0), (0, 0), (0, 6)]  # newly wrong rows, of 16 a task
+    dual, log, keep, rate = first_dual(2), 0.0, 1 - 1 / 10, math.log(1e3) / 80
+    for step, lost in enumerate(wrong):
+        dual = watch.advance(dual, Seen(*map(jnp.float32, (lost, lost, (16, 16)))))
         weights = [keep ** (step - at) for at in range(step + 1)]
-        seen = np.nan_to_num(np.array(drops[: step + 1]), nan=1.0)
-        means = np.average(seen, axis=0, weights=weights)
-        errors = [(mean - margin) / (margin + 0.02) for mean, margin in zip(means, watch.margin, strict=True)]
-        log += rate * min(1.0, max(-1.0, *errors))
+        n = 16 * sum(weights)
+        means = np.average(np.array(wrong[: step + 1]) / 16, axis=0, weights=weights)
+        off = (means - np.array(watch.margin)) / (3 * np.sqrt((means + 1 / n) / n))
+        log += rate * min(1.0, max(-1.0, *off))
         assert float(dual.log_strength) == pytest.approx(log, rel=1e-4)
 
 
@@ -179,8 +179,8 @@ def test_a_point_is_within_where_every_task_is():
         return selection.choose(base, (), {8: lambda: trained}, judge, signs, margins)
 
     chosen = kept(original=0.2, original_2=0.0101)
-    assert chosen.point.alpha == 0.5 and chosen.point.drops["original_2"] == pytest.approx(0.01)
-    assert kept(original=0.05, original_2=0.0201).point.alpha == 0.5
+    assert chosen.point.alpha == 0.45 and chosen.point.drops["original_2"] == pytest.approx(0.009)
+    assert kept(original=0.05, original_2=0.0201).point.alpha == 0.45
     refused = kept(original=0.2, original_2=0.0001)
     told = selection.told(refused, ["0.2", "0.0001"], {"original": 0.2, "original_2": 0.0001}, 1.0)
     assert not refused.met and "keeps the original_2 drop within 0.0001" in selection.sentence(told)
