@@ -27,6 +27,7 @@ COMMANDS = {
     "check": "say whether one checkpoint still does what another one could",
     "diagnose": "say which layers forgot, and whether the knowledge is gone or only the head misaligned",
     "repair": "win back what tuning lost by merging a checkpoint with its base, without training",
+    "merge": "make one checkpoint of several that were tuned from one base: soups, task vectors, TIES, DARE, Fisher",
     "compare": "put finished runs side by side",
     "export": "write a run's model as a Hugging Face checkpoint, or its adapter for PEFT",
     "fisher": "measure the Fisher information of a task, for EWC, and show where it sits",

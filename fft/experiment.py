@@ -196,7 +196,8 @@ class Experiment:
         if self.unlabelled is None and "unlabelled" in self.method.streams:
             raise InputError(f"the method {self.method.label} reads texts without labels: give --unlabelled")
         if self.unlabelled is not None and "unlabelled" not in self.method.streams:
-            raise InputError(f"--unlabelled is read by kl and distill with `on unlabelled`, not by {self.method.label}")
+            readers = "pseudo, and kl and distill with `on unlabelled`"
+            raise InputError(f"--unlabelled is read by {readers}, not by {self.method.label}")
         if not self.original and self.retention.max_drop:
             raise InputError("--max-drop is measured on the original task: give --original")
         if not self.original and self.head == "shared":

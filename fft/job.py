@@ -15,6 +15,7 @@ from fft.adapters import check_keepable
 from fft.artefact import load_artefact, save_artefact
 from fft.contract import Watch
 from fft.experiment import Experiment
+from fft.fillin import pseudo_rows
 from fft.heads import HeadNames, abstract_heads, fitting_note, head_names, make_heads
 from fft.methods import Context, Given
 from fft.models import Checkpoint
@@ -146,7 +147,7 @@ def _checked(accepted: Accepted) -> tuple[str, ...]:
     fitted = not set(accepted.names.originals) <= set(checkpoint.heads)
     kept = kept_task(accepted.experiment, checkpoint, original)
     sha256 = accepted.identity["base_sha256"]
-    return accepted.experiment.method.check(Given(checkpoint.params, sha256, original, kept, fitted))
+    return accepted.experiment.method.check(Given(checkpoint.params, sha256, original, kept, fitted, checkpoint.folder))
 
 
 def assemble(
@@ -187,6 +188,7 @@ def assemble(
         {name: len(rows.splits["train"].ids) for name, rows in streams.items()},
         identity["base_sha256"],
         outputs=lambda stream, part: base_part(checkpoint, kept, part, batches[stream], steps, poll),
+        pseudo_rows=lambda stream, *how: pseudo_rows(checkpoint, kept, batches[stream], steps, *how, poll),
         steps=steps,
         is_trained=lambda path: multiplier.get(path, 0.0) != 0.0,
         poll=poll,

@@ -51,7 +51,7 @@ def load_sides(
     """
     pair = load_pair(base, tuned)
     old, now = pair.base.checkpoint, pair.tuned.checkpoint
-    refuse_other_vocabulary(pair, "merged")
+    refuse_other_vocabulary(pair.base, pair.tuned, "merged")
     kept = chosen_head(old, original_head, base, "to score the original task with")
     learned = chosen_head(now, new_head, tuned, "to score the new task with")
     known, known_new = (folder and _fisher(folder, one) for folder, one in ((fisher, old), (new_fisher, now)))

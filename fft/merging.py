@@ -157,24 +157,25 @@ def fisher_merge(models: Sequence[Params], fishers: Sequence[Params], weights: S
     """Entry by entry Σ_i λ_i F_i θ_i / Σ_i λ_i F_i: the mode of a product of Gaussians with precisions λ_i F_i.
 
     F_i is the diagonal Fisher information at θ_i, λ_i > 0 its weight. A leaf that F_i lacks has no information. Where
-    all are 0 it is the limit of equal information, Σ_i λ_i θ_i / Σ_i λ_i.
+    all are 0 it is the limit of equal information, Σ_i λ_i θ_i / Σ_i λ_i. A head is merged over those that have it.
     Errors: InputError besides for a Fisher of another shape.
     Reference: Matena and Raffel 2021, arXiv 2111.09832, section 2.
     """
-    known = [flatten(fisher) for fisher in fishers]
+    shared(*models)
+    trees, known = [flatten(model) for model in models], [flatten(fisher) for fisher in fishers]
 
-    def of_leaf(path, *leaves):
-        found = [fisher.get(path, np.zeros(leaf.shape, np.float32)) for fisher, leaf in zip(known, leaves, strict=True)]
-        for fisher, leaf in zip(found, leaves, strict=True):
-            if fisher.shape != leaf.shape:
-                raise InputError(f"the Fisher information of {path} is {fisher.shape}, the parameter {leaf.shape}")
-        precisions = jnp.stack([weight * fisher for weight, fisher in zip(weights, found, strict=True)])
-        total = precisions.sum(0)
-        equal = jnp.reshape(jnp.asarray(weights) / sum(weights), (-1, *[1] * leaves[0].ndim))
-        shares = jnp.where(total > 0, precisions / jnp.where(total > 0, total, 1.0), equal)
-        return jnp.sum(shares * jnp.stack(leaves), axis=0)
+    def of_leaf(path):
+        owners = [at for at, tree in enumerate(trees) if path in tree]
+        leaves = jnp.stack([trees[at][path] for at in owners])
+        found = [known[at].get(path, np.zeros(leaves.shape[1:], np.float32)) for at in owners]
+        if other := [fisher.shape for fisher in found if fisher.shape != leaves.shape[1:]]:
+            raise InputError(f"the Fisher information of {path} is {other[0]}, the parameter {leaves.shape[1:]}")
+        shares = jnp.stack([weights[at] * fisher for at, fisher in zip(owners, found, strict=True)])
+        equal = jnp.reshape(jnp.stack([jnp.asarray(weights[at]) for at in owners]), (-1, *[1] * (leaves.ndim - 1)))
+        shares = jnp.where(shares.sum(0) > 0, shares, equal)
+        return jnp.sum(shares / shares.sum(0) * leaves, axis=0)
 
-    return _with_own_heads(models[0], models[1:], map_leaves(of_leaf, *shared(*models)))
+    return unflatten({path: of_leaf(path) for path in sorted({path for tree in trees for path in tree})})
 
 
 # ---------------------------------------------------------------- which leaves

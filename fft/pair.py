@@ -19,7 +19,7 @@ from fft.metrics import METRICS, Metric
 from fft.models import Checkpoint
 from fft.models.config import ONLY_TRAINING
 from fft.scoring import scored_logits
-from fft.tasks.tokenize import load_tokenizer
+from fft.tasks.tokenize import first_difference, load_tokenizer
 
 SCORED = "scored"  # what a head is called while it is scored, so that one compiled program serves both checkpoints
 
@@ -97,7 +97,7 @@ def load_pair(base: str, tuned: str) -> Pair:
     Errors: InputError where they differ in family or shape, by the name of what differs.
     """
     sides = [Side(name, models.load(model_folder(name))) for name in (base, tuned)]
-    _refuse_other_shape(*sides)
+    refuse_other_shape(*sides, "compared")
     return Pair(*sides, make_predict(sides[0].checkpoint.model, SCORED))
 
 
@@ -123,7 +123,8 @@ def _answer(found: dict) -> dict:
     return {name: found[name] for name in ("prediction", "logits")}
 
 
-def _refuse_other_shape(base: Side, tuned: Side) -> None:
+def refuse_other_shape(base: Side, tuned: Side, done: str) -> None:
+    """Refuse two models of different families or shapes; `done` says what they were to be."""
     first, second = (side.checkpoint.model for side in (base, tuned))
     values = [("family", first.family, second.family)]
     if first.family == second.family:
@@ -131,7 +132,7 @@ def _refuse_other_shape(base: Side, tuned: Side) -> None:
         values = [(name, getattr(first.config, name), getattr(second.config, name)) for name in names]
     differences = [f"{name} is {a} in {base.name}, {b} in {tuned.name}" for name, a, b in values if a != b]
     if differences:
-        raise InputError(f"only checkpoints of one family and shape can be compared: {'; '.join(differences)}")
+        raise InputError(f"only checkpoints of one family and shape can be {done}: {'; '.join(differences)}")
 
 
 def refuse_other_labels(pair: Pair, base_head: str, tuned_head: str) -> None:
@@ -149,20 +150,16 @@ def refuse_other_labels(pair: Pair, base_head: str, tuned_head: str) -> None:
     )
 
 
-def refuse_other_vocabulary(pair: Pair, done: str) -> None:
+def refuse_other_vocabulary(base: Side, tuned: Side, done: str) -> None:
     """Refuse two tokenizers that give one token two numbers; `done` says what the checkpoints were to be."""
-    checkpoints = [side.checkpoint for side in (pair.base, pair.tuned)]
-    vocabularies = [
-        load_tokenizer(one.folder, one.model.config.vocab_size).backend.get_vocab(with_added_tokens=True)
-        for one in checkpoints
-    ]
-    first, second = ({number: token for token, number in vocabulary.items()} for vocabulary in vocabularies)
-    for number in sorted(first.keys() | second.keys()):
-        if first.get(number) != second.get(number):
-            raise InputError(
-                f"only checkpoints of one vocabulary can be {done}: token {number} is {first.get(number)!r} in "
-                f"{pair.base.name}, {second.get(number)!r} in {pair.tuned.name}"
-            )
+    checkpoints = [side.checkpoint for side in (base, tuned)]
+    different = first_difference(*(load_tokenizer(one.folder, one.model.config.vocab_size) for one in checkpoints))
+    if different:
+        number, first, second = different
+        raise InputError(
+            f"only checkpoints of one vocabulary can be {done}: token {number} is {first!r} in {base.name}, {second!r} "
+            f"in {tuned.name}"
+        )
 
 
 def _refuse_other_tokens(pair: Pair, rows: tasks.Rows, encoded: list[tasks.Encoded]) -> None:

@@ -42,6 +42,12 @@ def positive(flag: str, value: float, high: float = math.inf) -> None:
         raise InputError(f"--{flag} must be a positive number{bounds}, not {value}")
 
 
+def finite(flag: str, value: float) -> None:
+    """Refuse infinity and NaN."""
+    if not math.isfinite(value):
+        raise InputError(f"--{flag} must be a number, not {value}")
+
+
 def between(flag: str, value: float, low: float, high: float) -> None:
     """Refuse a setting outside [low, high], infinities and NaN included."""
     if not (math.isfinite(value) and low <= value <= high):

@@ -10,7 +10,7 @@ from fft.errors import InputError
 from fft.evaluate import predict
 from fft.experiment import Optim
 from fft.models import Checkpoint
-from fft.tasks import TaskData, TrainBatches, bucket_lengths, eval_batches
+from fft.tasks import Encoded, TaskData, TrainBatches, bucket_lengths, eval_batches
 
 MOST_LENGTHS, STEPS_A_LENGTH = 5, 14
 EVAL_BATCH = 32
@@ -48,29 +48,43 @@ def base_outputs(
     batches: TrainBatches,
     steps: int,
     poll: Callable[[], None] = lambda: None,
+    encoded: Encoded | None = None,
 ) -> np.ndarray:
-    """`apply(params, batch)` [B, W] at the places of a stream's N rows, [N, W].
+    """`apply(params, batch)` [B, W] at the places of a stream's N rows, [N, W]; `encoded` may stand for the rows.
 
     Computed for the rows that `steps` steps will read; zeros elsewhere.
     """
-    seen = np.unique(np.concatenate([batches.rows(step) for step in range(steps)]))
-    cut = eval_batches(batches.encoded.take(seen), EVAL_BATCH, batches.lengths, batches.pad_id)
+    seen, rows = read_rows(batches, steps), encoded or batches.encoded
+    cut = eval_batches(rows.take(seen), EVAL_BATCH, batches.lengths, batches.pad_id)
     found = predict(jax.jit(apply), params, cut, len(seen), poll)
-    whole = np.zeros((len(batches.encoded.ids), found.shape[1]), found.dtype)
+    whole = np.zeros((len(rows.ids), found.shape[1]), found.dtype)
     whole[seen] = found
     return whole
 
 
+def read_rows(batches: TrainBatches, steps: int) -> np.ndarray:
+    """The places of the rows that `steps` steps will read, ascending."""
+    return np.unique(np.concatenate([batches.rows(step) for step in range(steps)]))
+
+
 def base_part(
-    checkpoint: Checkpoint, kept: Any, part: str, batches: TrainBatches, steps: int, poll: Callable[[], None]
+    checkpoint: Checkpoint,
+    kept: Any,
+    part: str,
+    batches: TrainBatches,
+    steps: int,
+    poll: Callable[[], None],
+    encoded: Encoded | None = None,
 ) -> np.ndarray:
-    """The base's "logits" of the original head or its "pooled" states at the places of a stream's rows."""
+    """The base's "logits" of the original head or its "pooled" states at the places of a stream's rows, or of others
+    that stand for them.
+    """
 
     def apply(params, batch):
         found = checkpoint.model.apply(params, batch)
         return kept.logits(found, batch) if part == "logits" else found["pooled"]
 
-    return base_outputs(apply, checkpoint.params, batches, steps, poll)
+    return base_outputs(apply, checkpoint.params, batches, steps, poll, encoded)
 
 
 def original_batches(original: TaskData, n: int, seed: int, size: int = EVAL_BATCH) -> Iterator[dict]:

@@ -75,7 +75,7 @@ class Subject(NamedTuple):
 def load_subject(request: Request) -> Subject:
     """Both checkpoints and the task, checked against each other."""
     pair = load_pair(request.base, request.tuned)
-    refuse_other_vocabulary(pair, "diagnosed")
+    refuse_other_vocabulary(pair.base, pair.tuned, "diagnosed")
     old, now = pair.base.checkpoint, pair.tuned.checkpoint
     head = chosen_head(old, request.head, request.base, "to score the original task with")
     like = head if head in now.heads else None

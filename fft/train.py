@@ -10,6 +10,8 @@ import optax
 
 from fft.contract import Dual, Watch, first_dual, is_held
 from fft.methods import Method
+from fft.methods.base import climbs
+from fft.models.inputs import with_hidden
 from fft.naming import numbered
 from fft.paths import Params, flatten, map_leaves, without_heads
 
@@ -75,13 +77,16 @@ def make_train_step(
 
     m is 1, or with a `watch` driven by the drop on the rows of the batch "probe" (see fft.contract).
 
+    With a method that climbs (`Method.climb`) the rows' gradients are those at the place it climbs to, by a second pass
+    over the same rows with the same dropout; the penalty's, and all metrics but grad_norm, stay at theta.
+
     A step whose objective or gradient norm is not finite changes nothing but the counters. `metrics`: loss (of the new
     task alone), penalty (all the rest), grad_norm (over trained leaves, before the clip), skipped_in_a_row, with a
     watch also strength (m) and drop (on the probe's rows; drop_2, … of further original tasks); scalars.
 
     One compiled program a stream and padded length T, and one more: penalty and update do not depend on T.
     """
-    slope = _make_slope(model, task, method, multiplier, original)
+    slopes_of = _make_slopes(_make_slope(model, task, method, multiplier, original), method)
     update = _make_update(method, tx, watch)
 
     @jax.jit
@@ -89,21 +94,41 @@ def make_train_step(
         return watch.look(model.apply(method.merge(base, theta), rows), rows)
 
     def step(state, base, aux, batch):
-        slopes = {
-            stream: slope(stream, state.theta, base, aux, rows, state.key, state.step, state.dual)
-            for stream, rows in batch.items()
-            if stream != PROBE
-        }
+        slopes = slopes_of(state, base, aux, {stream: rows for stream, rows in batch.items() if stream != PROBE})
         seen = look(state.theta, base, jax.tree.map(lambda x: x[0], batch[PROBE])) if watch else None
         return update(state, slopes, seen, base, aux)
 
     return step
 
 
+def _make_slopes(slope, method):
+    @jax.jit
+    def climb(theta, slopes):
+        return method.climb(theta, method.combine(_means(slopes)))
+
+    def slopes_of(state, base, aux, batch):
+        """The Slope of every stream of a step."""
+
+        def at(theta):
+            return {
+                stream: slope(stream, theta, base, aux, rows, state.key, state.step, state.dual)
+                for stream, rows in batch.items()
+            }
+
+        slopes = at(state.theta)
+        if not climbs(method):
+            return slopes
+        above = at(climb(state.theta, slopes))
+        return {stream: each._replace(gradient=above[stream].gradient) for stream, each in slopes.items()}
+
+    return slopes_of
+
+
 def _make_slope(model, task, method, multiplier, original):
     def summed_loss(theta, base, aux, stream, micro, key, strength):
         inject_key, apply_key = jax.random.split(key)
-        outputs = model.apply(method.inject(base, theta, inject_key), micro, apply_key)
+        micro = method.inputs(stream, micro, aux)
+        outputs = _outputs(model, method, stream, base, method.inject(base, theta, inject_key), micro, apply_key)
         real = micro["weight"] > 0
         nll = task.loss(outputs, micro)[0] if stream == "new" else jnp.zeros(real.shape)
         terms = jnp.where(real, method.loss(stream, outputs, micro, aux, original), 0.0)
@@ -134,6 +159,20 @@ def _make_slope(model, task, method, multiplier, original):
     return slope
 
 
+def _outputs(model, method, stream, base, params, micro, key):
+    """The model's outputs on a stream's rows, with the layers of model and base beside them where the method asks."""
+    if stream not in method.hidden:
+        return model.apply(params, micro, key)
+    return with_hidden(model.apply, params, micro, key) | {
+        "base_hidden": with_hidden(model.apply, base, micro)["hidden"]
+    }
+
+
+def _means(slopes):
+    """The gradient of each stream's mean, by path."""
+    return {stream: {path: g / slope.weight for path, g in slope.gradient.items()} for stream, slope in slopes.items()}
+
+
 def _make_update(method, tx, watch):
     def penalty_of(theta, base, aux, strength):
         return strength * jnp.asarray(method.penalty(base, method.merge(base, theta), aux), jnp.float32)
@@ -149,10 +188,7 @@ def _make_update(method, tx, watch):
         penalty, pull = jax.value_and_grad(penalty_of)(state.theta, base, aux, strength)
         penalty += sum(slope.term / slope.weight for slope in slopes.values())
         pull = flatten(pull)
-        parts = {"penalty": {path: pull[path] for path in slopes["new"].gradient}}
-        for stream, slope in slopes.items():
-            parts[stream] = {path: g / slope.weight for path, g in slope.gradient.items()}
-        grads = method.combine(parts)
+        grads = method.combine({"penalty": {path: pull[path] for path in slopes["new"].gradient}, **_means(slopes)})
         grad_norm = optax.tree.norm(grads)
         # Frozen leaves get a zero that no optimizer group looks at: their gradient was never computed.
         whole = map_leaves(lambda path, leaf: grads.get(path, jnp.zeros((), leaf.dtype)), state.theta)

@@ -215,18 +215,19 @@ def test_shares_out_of_range_are_refused(rate):
 
 
 def test_fisher_weights_by_a_plain_loop_zeros_included():
-    models = [tree(0, heads=("original", "old")), tree(1, heads=("original", "new")), tree(2)]
+    models = [tree(0, heads=("original", "old", "two")), tree(1, heads=("original", "new", "two")), tree(2)]
     rng = np.random.default_rng(5)
     fishers = [jax.tree.map(lambda leaf: jnp.asarray(rng.integers(0, 3, leaf.shape), jnp.float32), m) for m in models]
     del fishers[1]["embed"], fishers[2]["heads"]  # a leaf that a Fisher lacks has none
     weights = [2.0, 0.5, 1.0]
     values, known = [numbers(model) for model in models], [numbers(fisher) for fisher in fishers]
-    expected, blind = {**values[1], **values[0]}, 0
-    for entry in values[2]:
-        precisions = [w * fisher.get(entry, 0.0) for w, fisher in zip(weights, known, strict=True)]
-        blind += not sum(precisions)
-        precisions = precisions if sum(precisions) else weights
-        expected[entry] = sum(p * v[entry] for p, v in zip(precisions, values, strict=True)) / sum(precisions)
+    expected, blind = {}, 0
+    for entry in {**values[0], **values[1], **values[2]}:
+        having = [at for at in range(3) if entry in values[at]]
+        precisions = {at: weights[at] * known[at].get(entry, 0.0) for at in having}
+        blind += not sum(precisions.values())
+        precisions = precisions if sum(precisions.values()) else {at: weights[at] for at in having}
+        expected[entry] = sum(p * values[at][entry] for at, p in precisions.items()) / sum(precisions.values())
     assert blind > 0, "some entries nobody knows anything of"
     assert_numbers(merging.fisher_merge(models, fishers, weights), expected)
 

@@ -1,6 +1,7 @@
 """One contract for every method and some chains, then what each method promises of its own."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -65,6 +66,9 @@ CHAINS = [
     "lora+unfreeze",
     "sparse+agem",
     "lpft+layerwise+si",
+    "lora+ewc+sam",
+    "freeze+agem+sam",
+    "lora+pseudo+replay",
 ]
 SETTINGS = {"ewc": EWC(way="vmapped"), "sparse": Sparse(way="vmapped"), "ia3": IA3(targets="query")}
 
@@ -85,12 +89,18 @@ def context(base, method=None):
         "is_trained": lambda path: multiplier.get(path, 0.0) != 0,
         "batches": lambda n, size: [toy_batch(rows=8, filler=3)],
     }
-    return Context(LayeredToy(), base, ("new",), task("original"), **batches, outputs=outputs)
+
+    def pseudo_rows(stream, filler, share, key):
+        found = outputs(stream, "logits")
+        return SimpleNamespace(ids=np.zeros((len(found), 1), np.int32), logits=found, told="")
+
+    return Context(LayeredToy(), base, ("new",), task("original"), **batches, outputs=outputs, pseudo_rows=pseudo_rows)
 
 
 def stream_batch(stream, seed=0):
     """Eight rows of a stream, the same in every step but those of the new task."""
-    return toy_batch(seed if stream == "new" else 50, filler=0 if stream == "new" else 2)
+    tokens = {"ids": np.ones((8, 1), np.int32)}
+    return toy_batch(seed if stream == "new" else 50, filler=0 if stream == "new" else 2) | tokens
 
 
 def step_batch(method, seed=0):
@@ -379,6 +389,17 @@ def test_a_choice_among_parameters_that_another_method_replaced_is_refused(base,
     method = parse_chain(names)
     with pytest.raises(InputError, match=r"here are none that it would train.*such as lora"):
         multipliers(method, method.init(base, jax.random.key(0)), MODEL.depth)
+
+
+@pytest.mark.parametrize("names", ["norm+l2sp", "l2sp+norm"])
+def test_norm_tuning_owns_the_tree_and_the_rate_wherever_it_stands(base, names):
+    method = parse_chain(names)
+    assert method.carrier == NormTuning() and method.default_lr == NormTuning.default_lr
+    assert parse_chain("norm+lora").carrier == LoRA()
+    alone = {"embed": {"scale": base["embed"]["scale"] + 1}}
+    merged = flatten(method.merge(base, alone))
+    assert merged.keys() == flatten(base).keys()
+    assert [path for path, leaf in merged.items() if leaf is not flatten(base)[path]] == ["embed/scale"]
 
 
 def test_dora_starts_at_the_columns_lengths_and_leaves_columns_of_zeros(base):

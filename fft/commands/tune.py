@@ -131,7 +131,7 @@ def _has_head(model: str) -> bool:
     """Whether a checkpoint has a classifier whose answers could be kept."""
     from fft import models
 
-    return models.load(model).primary is not None
+    return models.has_head(model)
 
 
 def flags_of(experiment: Experiment, out: Path) -> Flags:

@@ -26,8 +26,10 @@ from fft.methods.norm import NormTuning
 from fft.methods.ogd import OGD
 from fft.methods.prefix import PrefixTuning
 from fft.methods.prompt import PromptTuning
+from fft.methods.pseudo import Pseudo
 from fft.methods.replay import Replay
 from fft.methods.rslora import RsLoRA
+from fft.methods.sam import SAM
 from fft.methods.si import SI
 from fft.methods.sparse import Sparse
 from fft.methods.unfreeze import Unfreeze
@@ -53,7 +55,9 @@ METHODS: dict[str, type[Method]] = {
     "kl": KL,
     "lwf": LwF,
     "distill": Distill,
+    "pseudo": Pseudo,
     "wise": Wise,
+    "sam": SAM,
     "rslora": RsLoRA,
     "dora": DoRA,
     "ia3": IA3,
@@ -74,6 +78,7 @@ __all__ = [
     "MAS",
     "METHODS",
     "OGD",
+    "SAM",
     "SI",
     "BitFit",
     "Chain",
@@ -90,6 +95,7 @@ __all__ = [
     "NormTuning",
     "PrefixTuning",
     "PromptTuning",
+    "Pseudo",
     "Replay",
     "RsLoRA",
     "Sparse",

@@ -43,6 +43,8 @@ class Context(NamedTuple):
     outputs: Callable[[str, str], np.ndarray] | None = None
     """outputs(stream, "logits" of the original's head, [N, C], or "pooled", [N, D]): the base's, dropout off, at the
     places of a stream's training rows; zeros for rows that no step of the run will see"""
+    pseudo_rows: Callable[[str, str | None, float, jax.Array], Any] | None = None
+    """pseudo_rows(stream, filler, share, key): its rows with a share of the tokens filled in (fft.fillin.PseudoRows)"""
     steps: int = 1
     """optimizer steps of the run"""
     is_trained: Callable[[str], bool] = lambda path: True
@@ -78,6 +80,8 @@ class Given(NamedTuple):
     """the original task: that of the original data, else what the base's own head serves, else None"""
     fitted: bool = False
     """whether the original's head is still to be fitted"""
+    folder: Any = None
+    """where the base was read from"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,6 +116,13 @@ class Method:
     def streams(self) -> Mapping[str, float]:
         """What a step reads beside the new task's batch: {"original" or "unlabelled": rows of it for each new row}."""
         return {}
+
+    @property
+    def hidden(self) -> frozenset[str]:
+        """The streams, "new" among them, on whose rows `loss` sees what every layer makes: outputs["hidden"], and the
+        base's without dropout, outputs["base_hidden"], as in fft.models.inputs.with_hidden.
+        """
+        return frozenset()
 
     @property
     def members(self) -> tuple["Method", ...]:
@@ -149,6 +160,10 @@ class Method:
         """What the model's apply sees in a training step; `key` draws the method's own dropout."""
         return self.merge(base, theta)
 
+    def inputs(self, stream: str, batch: dict, aux: Params) -> dict:
+        """What the model reads in place of a batch of a stream; inside jit. `batch` holds "row", as in `loss`."""
+        return batch
+
     def penalty(self, base: Params, params: Params, aux: Params) -> jax.Array | float:
         """A scalar added to the mean loss, as a function of the MERGED parameters."""
         return 0.0
@@ -165,6 +180,7 @@ class Method:
         """The gradient that is descended, of the trained leaves by path, from that of each part of the objective.
 
         The parts are "penalty" and the streams that the step reads, "new" among them; each is the gradient of a mean.
+        For `climb` it is asked without the penalty.
         """
         return summed(gradients)
 
@@ -177,6 +193,13 @@ class Method:
         any `aux` where a saved state is read, so the shape of its state must not depend on it.
         """
         return tx
+
+    def climb(self, theta: Params, gradient: Mapping[str, jax.Array]) -> Params:
+        """Where the rows' gradients of a step are taken: θ itself, unless a method asks for a second pass elsewhere.
+
+        `gradient` is that of the rows at θ, by path over the trained leaves, `combine`d and without the penalty's.
+        """
+        return theta
 
     def finish(self, base: Params, params: Params) -> Params:
         """The parameters that are scored and kept, from the MERGED ones; outside the step. `base` lacks fresh heads."""
@@ -192,6 +215,16 @@ class Method:
 def combines(method: Method) -> bool:
     """Whether a method makes something other than the sum of the parts' gradients."""
     return type(method).combine is not Method.combine
+
+
+def climbs(method: Method) -> bool:
+    """Whether a method takes a step's gradients elsewhere than at theta."""
+    return any(type(member).climb is not Method.climb for member in method.members)
+
+
+def rewrites(method: Method) -> bool:
+    """Whether a method gives the model other rows than a stream has."""
+    return type(method).inputs is not Method.inputs
 
 
 def summed(gradients: Mapping[str, dict[str, jax.Array]]) -> dict[str, jax.Array]:

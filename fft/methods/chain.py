@@ -1,13 +1,14 @@
 """Several methods at once."""
 
 import dataclasses
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
 
 from fft.errors import InputError
-from fft.methods.base import Context, Given, Method, combines, summed
+from fft.methods.base import Context, Given, Method, combines, rewrites, summed
 from fft.paths import Params
 
 if TYPE_CHECKING:
@@ -39,6 +40,10 @@ class Chain(Method):
         return {name: max(share for other, share in read if other == name) for name, _ in read}
 
     @property
+    def hidden(self) -> frozenset[str]:
+        return frozenset().union(*(method.hidden for method in self.methods))
+
+    @property
     def default_lr(self) -> float:
         return self.carrier.default_lr
 
@@ -48,7 +53,8 @@ class Chain(Method):
 
     @property
     def carrier(self) -> Method:
-        return next((method for method in self.methods if method.reparametrizes), self.methods[0])
+        """The member that replaces the trainable tree, else one that says how it is merged, else the first."""
+        return max(self.methods, key=lambda m: (m.reparametrizes, type(m).merge is not Method.merge))
 
     @property
     def needs_head(self) -> bool:
@@ -80,6 +86,11 @@ class Chain(Method):
     def loss(self, stream: str, outputs: dict, batch: dict, aux: Params, task: Any) -> jax.Array | float:
         return sum((m.loss(stream, outputs, batch, aux.get(m.name, {}), task) for m in self.methods), 0.0)
 
+    def inputs(self, stream: str, batch: dict, aux: Params) -> dict:
+        for method in self.methods:
+            batch = method.inputs(stream, batch, aux.get(method.name, {}))
+        return batch
+
     def combine(self, gradients: Mapping[str, dict[str, jax.Array]]) -> dict[str, jax.Array]:
         for method in filter(combines, self.methods):
             return method.combine(gradients)
@@ -89,6 +100,11 @@ class Chain(Method):
         for method in sorted(self.methods, key=lambda method: method.outermost):
             tx = method.transform(tx, aux.get(method.name, {}))
         return tx
+
+    def climb(self, theta: Params, gradient: Mapping[str, jax.Array]) -> Params:
+        for method in self.methods:
+            theta = method.climb(theta, gradient)
+        return theta
 
     def finish(self, base: Params, params: Params) -> Params:
         for method in self.methods:
@@ -101,7 +117,7 @@ def chain(*methods: Method) -> Method:
 
     Errors: InputError for a method named twice, for two methods that both re-parametrise, for a method of the base's
     own leaves beside one that replaces them, for two that confine the updates, and for a method that combines gradients
-    beside one that reads a stream of it, or combines them as well.
+    or rewrites the rows of a stream beside one that reads that stream, or combines gradients as well.
     """
     if len(methods) == 1:
         return methods[0]
@@ -122,11 +138,21 @@ def chain(*methods: Method) -> Method:
             f"{' and '.join(confining)} each keep the updates within bounds of their own, and the one undoes what the "
             "other keeps: a chain can hold one such method"
         )
-    for method in filter(combines, methods):
-        for other in methods:
-            if other is not method and (combines(other) or set(other.streams) & set(method.streams)):
-                raise InputError(
-                    f"{method.name} says what becomes of the gradient on the rows that it reads, and {other.name} "
-                    "needs that gradient too: a chain can hold one of them"
-                )
+    _refuse_shared_streams(methods)
     return Chain(tuple(methods))
+
+
+def _refuse_shared_streams(methods: Sequence[Method]) -> None:
+    """Refuse what else needs the gradients that a member combines, or the rows that one puts others in place of."""
+    for method, other in itertools.permutations(methods, 2):
+        shared = sorted(set(other.streams) & set(method.streams))
+        if combines(method) and (combines(other) or shared):
+            raise InputError(
+                f"{method.name} says what becomes of the gradient on the rows that it reads, and {other.name} needs "
+                "that gradient too: a chain can hold one of them"
+            )
+        if rewrites(method) and shared:
+            raise InputError(
+                f"{method.name} puts rows of its own in place of the {shared[0]} ones, and {other.name} reads those: a "
+                "chain can hold one of them"
+            )

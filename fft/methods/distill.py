@@ -1,6 +1,7 @@
-"""Feature distillation: the pooled hidden state that the heads read stays near the base's."""
+"""Feature distillation: what the heads read, or what some layers make of the tokens, stays near the base's."""
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -8,7 +9,8 @@ from typing import Any, ClassVar, Literal
 import jax
 import jax.numpy as jnp
 
-from fft.methods.base import MOST_RATIO, Context, Method
+from fft.errors import InputError
+from fft.methods.base import MOST_RATIO, Context, Given, Method
 from fft.paths import Params
 from fft.schema import between, positive
 
@@ -17,11 +19,14 @@ SMALLEST = 1e-12  # a state of zeros has no direction to keep
 
 @dataclass(frozen=True)
 class Distill(Method):
-    """Add  λ mean ‖h − h*‖² / ‖h*‖²  over a batch of inputs, h and h* [D] the model's and the base's pooled states.
+    """Add  λ mean_inputs mean_layers ‖h − h*‖² / ‖h*‖²,  h and h* what the model and the base have in a layer: the
+    pooled state [D], or the states of an input's T real tokens as one vector [T·D].
 
-    It holds what every head could read, not only the original one, so it needs no head and no labels.
+    It holds what every head could read, not only the original one, so it needs no head and no labels. The base's pooled
+    states are computed once, before step 1; what it has in a layer is N·T·D numbers, so that is made anew in the step.
 
-    Reference: Romero et al. 2015 (FitNets), arXiv 1412.6550, equation 3, without the regressor: the widths are equal.
+    References: Romero et al. 2015 (FitNets), arXiv 1412.6550, equation 3, without the regressor: the widths are equal;
+    Jiao et al. 2020 (TinyBERT), arXiv 1909.10351, equations 8 and 9, for the layers.
     """
 
     name: ClassVar[str] = "distill"
@@ -31,8 +36,12 @@ class Distill(Method):
     """whose inputs: the new task's batch, the original task's training rows, or the texts of --unlabelled"""
     ratio: float = 0.25
     """original or unlabelled inputs of a step for each new row"""
+    layers: str = "pooled"
+    """pooled (what the heads read), numbers as in 0,6,12 (0 the embeddings, i the i-th block), both, or all"""
 
     def __post_init__(self):
+        if not re.fullmatch(r"all|(pooled|\d+)(,(pooled|\d+))*", self.layers):
+            raise InputError(f"--distill.layers {self.layers!r}: expected pooled, all, or numbers such as 0,6,12")
         between("distill.strength", self.strength, 0.0, math.inf)
         positive("distill.ratio", self.ratio, MOST_RATIO)
 
@@ -45,13 +54,46 @@ class Distill(Method):
         """Whether the original task's data are needed."""
         return self.on == "original"
 
+    @property
+    def hidden(self) -> frozenset[str]:
+        return frozenset() if self.layers == "pooled" else frozenset({self.on})
+
+    def check(self, given: Given) -> tuple[str, ...]:
+        """Whether the base has the layers."""
+        blocks = len(given.base["layers"])
+        if above := sorted(each for each in self._numbers(blocks) if each > blocks):
+            raise InputError(
+                f"--distill.layers names {above[0]}: this model has 0, the embeddings, and blocks 1 to {blocks}"
+            )
+        return ()
+
     def prepare(self, context: Context, key: jax.Array) -> Params:
-        """{"pooled": the base's [N, D] at the places of the stream's rows}."""
-        return {"pooled": jnp.asarray(context.outputs(self.on, "pooled"))}
+        """{"pooled": the base's [N, D] at the places of the stream's rows}, where they are held."""
+        return {"pooled": jnp.asarray(context.outputs(self.on, "pooled"))} if self._holds_pooled else {}
 
     def loss(self, stream: str, outputs: dict, batch: dict, aux: Params, task: Any) -> jax.Array | float:
         if stream != self.on:
             return 0.0
-        anchor = aux["pooled"][batch["row"]]
-        moved = jnp.sum(jnp.square(outputs["pooled"] - anchor), axis=-1)
-        return self.strength * moved / jnp.maximum(jnp.sum(jnp.square(anchor), axis=-1), SMALLEST)
+        moved = [_moved(outputs["pooled"], aux["pooled"][batch["row"]])] if self._holds_pooled else []
+        for depth in self._numbers(max(outputs["hidden"]) if self.hidden else 0):
+            now, anchor = outputs["hidden"][depth], outputs["base_hidden"][depth]
+            tokens = anchor.shape[1]  # virtual ones, which the base has none of, stand before them
+            real = batch["mask"][:, :tokens, None] > 0
+            now, anchor = (jnp.where(real, x[:, -tokens:], 0.0) for x in (now, anchor))
+            moved.append(_moved(*(x.reshape(len(x), -1) for x in (now, anchor))))
+        return self.strength * sum(moved) / len(moved)
+
+    @property
+    def _holds_pooled(self) -> bool:
+        return self.layers == "all" or "pooled" in self.layers.split(",")
+
+    def _numbers(self, blocks: int) -> list[int]:
+        """The depths that are held, in a model of so many blocks."""
+        if self.layers == "all":
+            return list(range(blocks + 1))
+        return sorted({int(each) for each in self.layers.split(",") if each != "pooled"})
+
+
+def _moved(now: jax.Array, anchor: jax.Array) -> jax.Array:
+    """‖h − h*‖² / ‖h*‖² [B] of rows [B, W]."""
+    return jnp.sum(jnp.square(now - anchor), axis=-1) / jnp.maximum(jnp.sum(jnp.square(anchor), axis=-1), SMALLEST)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from fft.methods.base import Method, trained_alone
-from fft.paths import Rules
+from fft.paths import Params, Rules, overlay
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,10 @@ class NormTuning(Method):
 
     name: ClassVar[str] = "norm"
     default_lr: ClassVar[float] = 5e-4
+
+    def merge(self, base: Params, theta: Params) -> Params:
+        """θ on the base: an adapter that was read from a file holds the norms alone."""
+        return overlay(base, theta)
 
     def rules(self, paths: Iterable[str], depth: int) -> Rules:
         paths = list(paths)

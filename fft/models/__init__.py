@@ -6,7 +6,7 @@
 A family is one file here, one line in FAMILIES and its name in the parity test.
 """
 
-from fft.models import bert, distilbert, export, hf, roberta
+from fft.models import bert, distilbert, export, filler, hf, roberta
 from fft.models.model import Checkpoint, Head, Model
 
 FAMILIES = {
@@ -15,7 +15,7 @@ FAMILIES = {
     "distilbert": distilbert.FAMILY,
 }
 
-__all__ = ["FAMILIES", "Checkpoint", "Head", "Model", "load", "save"]
+__all__ = ["FAMILIES", "Checkpoint", "Head", "Model", "find_filler", "has_head", "load", "load_filler", "save"]
 
 
 def load(source):
@@ -23,6 +23,21 @@ def load(source):
     return hf.load(source, FAMILIES)
 
 
-def save(checkpoint, folder, primary=None, shard_bytes=export.SHARD_BYTES):
+def has_head(source):
+    """Whether the checkpoint that `load(source)` reads has a head, without reading weights."""
+    return hf.has_head(source, FAMILIES)
+
+
+def find_filler(source):
+    """The folder of a masked language model. See fft.models.filler.find."""
+    return filler.find(source, FAMILIES)
+
+
+def load_filler(source):
+    """The masked language model in a folder or `hf:NAME`. See fft.models.filler.load."""
+    return filler.load(source, FAMILIES)
+
+
+def save(checkpoint, folder, primary=None, shard_bytes=export.SHARD_BYTES, beside=None):
     """Write a checkpoint as a Hugging Face folder and return its path. See fft.models.export.save."""
-    return export.save(checkpoint, folder, FAMILIES, primary, shard_bytes)
+    return export.save(checkpoint, folder, FAMILIES, primary, shard_bytes, beside)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from fft.models.layers import Dense, Dropout, Shape
-from fft.models.model import Family
+from fft.models.model import Family, Filling
 
 
 @dataclass(frozen=True)
@@ -101,4 +101,11 @@ FAMILY = Family(
     head_rows=(("classifier", "out", "dense"),),
     ignored=(r"embeddings\.(position|token_type)_ids", r"cls\..*", r"lm_head\..*"),
     head=lambda config: partial(BertHead, config.head_dropout),
+    filling=Filling(
+        dense="cls.predictions.transform.dense",
+        norm="cls.predictions.transform.LayerNorm",
+        bias="cls.predictions.bias",
+        decoder="cls.predictions.decoder",
+        activation=lambda config: config.hidden_act,
+    ),
 )

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from fft.models.layers import Dense, Dropout, Shape
-from fft.models.model import Family
+from fft.models.model import Family, Filling
 
 
 @dataclass(frozen=True)
@@ -95,4 +95,11 @@ FAMILY = Family(
     head_rows=(("pre_classifier", "dense", "dense"), ("classifier", "out", "dense")),
     ignored=(r"embeddings\.position_ids", r"vocab_(transform|layer_norm|projector)\..*"),
     head=lambda config: partial(DistilBertHead, config.seq_classif_dropout),
+    filling=Filling(
+        dense="vocab_transform",
+        norm="vocab_layer_norm",
+        bias="vocab_projector.bias",
+        decoder="vocab_projector",
+        activation=lambda config: config.activation,
+    ),
 )

@@ -32,18 +32,21 @@ PRIVATE = (
 )  # paths, and what id2label and dtype say
 
 
-def save(checkpoint, folder, families, primary=None, shard_bytes=SHARD_BYTES):
+def save(checkpoint, folder, families, primary=None, shard_bytes=SHARD_BYTES, beside=None):
     """Write a checkpoint as a Hugging Face folder and return its path.
 
     The head `primary` (default: the checkpoint's own) becomes the classifier; other heads go to files beside it, so
-    that load() gives all back. Weights are written in raw_config['dtype'], read back and compared. The folder
-    appears whole: it is written beside its place first, and replaces an older checkpoint of ours only then.
+    that load() gives all back. `beside` is {file name: JSON data} to write with it. Weights are written in
+    raw_config['dtype'], read back and compared. The folder appears whole: it is written beside its place first, and
+    replaces an older checkpoint of ours only then.
     Raises InputError for an unknown head or a folder with other things in it, MachineError where the disk fails.
     """
     folder = Path(os.path.abspath(folder))
     primary = choose_primary(checkpoint, primary)
     with written_whole(folder) as partial:
         write(checkpoint, partial, families[checkpoint.model.family], primary, shard_bytes)
+        for name, data in (beside or {}).items():
+            write_json(data, partial / name)
     return folder
 
 

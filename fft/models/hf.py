@@ -25,10 +25,7 @@ def load(source, families):
     head 'original', or the heads get back the names they were saved under.
     Raises InputError for a checkpoint that is not exactly what its config.json says, MachineError without network.
     """
-    source = str(source)
-    folder = download(source.removeprefix("hf:")) if source.startswith("hf:") else Path(source)
-    raw = read_raw(folder)
-    family = find_family(raw, families, folder / CONFIG)
+    folder, raw, family = opened(source, families)
     config = read_config(raw, family, folder / CONFIG)
     tensors = read_weights(folder)
     heads, primary, extra = read_heads(folder, raw, family, tensors)
@@ -42,6 +39,25 @@ def load(source, families):
     raw = {**raw, "dtype": dtype_of(value for _, value in found.values())}
     raw.pop("torch_dtype", None)
     return Checkpoint(build(family, config), to_params(found, shapes, folder), heads, primary, folder, raw)
+
+
+def has_head(source, families):
+    """Whether a checkpoint that `load` would take has a classifier or another head; reads no weights, only their names.
+
+    Raises as `load` does for what it meets on the way.
+    """
+    folder, _, family = opened(source, families)
+    if (folder / HEADS_JSON).exists():
+        return bool(read_record(read_json(folder / HEADS_JSON), folder / HEADS_JSON)[0])
+    return stores_head(read_names(folder), family)
+
+
+def opened(source, families):
+    """Return (folder, config.json as a dict, Family) of a local folder, or of `hf:NAME` after fetching it."""
+    source = str(source)
+    folder = download(source.removeprefix("hf:")) if source.startswith("hf:") else Path(source)
+    raw = read_raw(folder)
+    return folder, raw, find_family(raw, families, folder / CONFIG)
 
 
 def download(name):
@@ -88,6 +104,18 @@ def read_weights(folder):
     """Return {stored name: array} of a folder's model.safetensors, or of the shards its index lists."""
     if (folder / WEIGHTS).exists():
         return read_tensors(folder / WEIGHTS)
+    return read_shards(folder, read_index(folder))
+
+
+def read_names(folder):
+    """Return the stored names of a folder's tensors, without the tensors."""
+    if (folder / WEIGHTS).exists():
+        return from_file(folder / WEIGHTS, lambda file: list(file.keys()))
+    return list(read_index(folder))
+
+
+def read_index(folder):
+    """Return {stored name: shard} of a folder's index, or say why there are no weights to read."""
     if not (folder / INDEX).exists():
         pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in folder.glob(pattern))
         if pickles:
@@ -97,14 +125,15 @@ def read_weights(folder):
             )
         raise InputError(f"{folder} has neither {WEIGHTS} nor {INDEX}: no weights to load")
     check_not_pointer(folder / INDEX)
-    return read_shards(folder, read_json(folder / INDEX).get("weight_map"))
+    weight_map = read_json(folder / INDEX).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+        raise InputError(f"{folder / INDEX} is damaged: expected weight_map, tensor names to file names")
+    return weight_map
 
 
 def read_shards(folder, weight_map):
     """Return the tensors of all shards, refusing a missing shard and any difference to the index."""
     where = folder / INDEX
-    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
-        raise InputError(f"{where} is damaged: expected weight_map, tensor names to file names")
     tensors, placed = {}, {}
     for name in sorted(set(weight_map.values())):
         if Path(name).name != name or not (folder / name).is_file():
@@ -120,23 +149,34 @@ def read_shards(folder, weight_map):
 
 def read_tensors(path):
     """Return {name: array} of one safetensors file."""
+    return from_file(path, lambda file: file.get_tensors())
+
+
+def from_file(path, read):
+    """Return `read(file)` of one open safetensors file."""
     from safetensors import SafetensorError, safe_open
 
     check_safetensors(path)
     try:
         with safe_open(path, framework="np") as file:
-            return file.get_tensors()
+            return read(file)
     except (SafetensorError, TypeError, KeyError) as error:
         raise InputError(f"{path} cannot be read: {error}") from None
 
 
+def stores_head(names, family):
+    """Whether there are tensors of Hugging Face's sequence head among these."""
+    return any(name.startswith(tuple(f"{row[0]}." for row in family.head_rows)) for name in names)
+
+
 def read_heads(folder, raw, family, tensors):
     """Return ({name: Head}, primary name, {our path: array} of the heads Hugging Face does not store)."""
-    modules = tuple(f"{row[0]}." for row in family.head_rows)
-    stored = any(name.startswith(modules) for name in tensors)
+    stored = stores_head(tensors, family)
     declared = any(str(name).endswith("ForSequenceClassification") for name in raw.get("architectures") or ())
     if declared and not stored:
-        raise InputError(f"{folder}: config.json promises a classifier, but there is no {modules[-1]}weight")
+        raise InputError(
+            f"{folder}: config.json promises a classifier, but there is no {family.head_rows[-1][0]}.weight"
+        )
     classifier = classifier_of(raw, family, folder / CONFIG) if stored else None
     if not (folder / HEADS_JSON).exists():
         return ({ORIGINAL: classifier}, ORIGINAL, {}) if stored else ({}, None, {})

@@ -1,4 +1,4 @@
-"""What the dense layers of a model read, met through `flax.linen.intercept_methods`."""
+"""What the layers of a model read and make, met through `flax.linen.intercept_methods`."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from fft.errors import InputError
-from fft.models.layers import Dense
+from fft.models.layers import Block, Dense, Embed
 
 
 def dense_inputs(apply: Callable, params: dict, batch: dict) -> dict[str, jax.Array]:
@@ -28,6 +28,24 @@ def dense_inputs(apply: Callable, params: dict, batch: dict) -> dict[str, jax.Ar
     with nn.intercept_methods(keep):
         apply(params, batch)
     return found
+
+
+def with_hidden(apply: Callable, params: dict, batch: dict, key: jax.Array | None = None) -> dict:
+    """`apply(params, batch, key)` with "hidden" beside: {depth: [B, T, D]}, 0 the embeddings, i the i-th block from 1.
+
+    Of the last block it is the first token alone, [B, 1, D]: its other tokens are not computed, for no head reads them.
+    """
+    found: dict[int, jax.Array] = {}
+
+    def keep(next_fun, args, kwargs, context):
+        made = next_fun(*args, **kwargs)
+        if isinstance(context.module, Embed | Block) and context.method_name == "__call__":
+            found[len(found)] = made
+        return made
+
+    with nn.intercept_methods(keep):
+        outputs = apply(params, batch, key)
+    return {**outputs, "hidden": found}
 
 
 def second_moments(inputs: dict[str, jax.Array], batch: dict) -> dict[str, jax.Array]:

@@ -53,13 +53,26 @@ class Checkpoint(NamedTuple):
     raw_config: dict
 
 
+class Filling(NamedTuple):
+    """Where a family keeps its masked-language head: the names of dense layer, norm, bias and last kernel ("decoder"),
+    and config -> activation.
+    """
+
+    dense: str
+    norm: str
+    bias: str
+    decoder: str
+    activation: Callable
+
+
 class Family(NamedTuple):
     """What a family file hands to the loader.
 
     name: config.json's model_type; prefix: of the encoder's keys in a model with a head; architecture: the stem of
     Hugging Face's class names; config: frozen dataclass; body, head_rows: key table rows (hf module, our module,
     kind); ignored: regexes of keys that are left out;
-    head: config -> constructor of the linen head module, called with classes and a name.
+    head: config -> constructor of the linen head module, called with classes and a name; filling: the head that
+    fills in masked tokens, which only fft.models.filler reads.
     """
 
     name: str
@@ -70,6 +83,7 @@ class Family(NamedTuple):
     head_rows: tuple[tuple[str, str, str], ...]
     ignored: tuple[str, ...]
     head: Callable
+    filling: Filling
 
 
 def build(family, config):

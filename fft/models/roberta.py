@@ -8,7 +8,7 @@ from flax import linen as nn
 
 from fft.models.bert import BODY, BertConfig
 from fft.models.layers import Dense, Dropout
-from fft.models.model import Family
+from fft.models.model import Family, Filling
 
 
 @dataclass(frozen=True)
@@ -56,4 +56,11 @@ FAMILY = Family(
     head_rows=(("classifier.dense", "dense", "dense"), ("classifier.out_proj", "out", "dense")),
     ignored=(r"embeddings\.(position|token_type)_ids", r"pooler\..*", r"cls\..*", r"lm_head\..*"),
     head=lambda config: partial(RobertaHead, config.head_dropout),
+    filling=Filling(
+        dense="lm_head.dense",
+        norm="lm_head.layer_norm",
+        bias="lm_head.bias",
+        decoder="lm_head.decoder",
+        activation=lambda config: "gelu",
+    ),
 )

@@ -3,13 +3,14 @@
 A peft_type is one file here and one line in FORMATS.
 """
 
-from fft.peft import ia3, lora, prompt, reading, writing
+from fft.peft import ia3, lora, norm, prompt, reading, writing
 
 FORMATS = {
     "LORA": lora.FORMAT,
     "IA3": ia3.FORMAT,
     "PROMPT_TUNING": prompt.PROMPT,
     "PREFIX_TUNING": prompt.PREFIXES,
+    "LN_TUNING": norm.FORMAT,
 }
 
 __all__ = ["FORMATS", "check_writable", "load_adapter", "save_adapter"]

@@ -37,10 +37,16 @@ class Config:
 
 @dataclass(frozen=True, kw_only=True)
 class Targeted(Config):
-    """The fields of an adapter that sits on linear layers."""
+    """The fields of an adapter that sits on modules of the base."""
 
     target_modules: str | list[str]
     exclude_modules: str | list[str] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Linear(Targeted):
+    """The fields of an adapter that sits on linear layers."""
+
     layers_to_transform: int | list[int] | None = None
     fan_in_fan_out: Literal[False] = False
 

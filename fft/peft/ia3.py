@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from fft.methods import IA3
 from fft.methods.ia3 import IN, OUT
 from fft.paths import compile_pattern
-from fft.peft.config import Format, Targeted
-from fft.peft.layout import Layout, Tensor, targeted
+from fft.peft.config import Format, Linear
+from fft.peft.layout import Layout, Tensor, linear_targets
 
 PREFIX = "base_model.model."
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(Targeted):
+class Config(Linear):
     """The fields of an IA3."""
 
     feedforward_modules: str | list[str]
@@ -38,7 +38,7 @@ def method_of(config: Config) -> dict:
 def tensors(config: Config, layout: Layout) -> list[Tensor]:
     """The vector of every targeted layer."""
     found = []
-    for name, (module, fan_in, fan_out) in targeted(config, layout).items():
+    for name, (module, fan_in, fan_out) in linear_targets(config, layout).items():
         key = f"{PREFIX}{name}.ia3_l"
         if _reads(config.feedforward_modules, name):
             found.append(Tensor(key, (1, fan_in), f"{module}/{IN}", (fan_in,)))

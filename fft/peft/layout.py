@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from fft.errors import InputError
 from fft.models.keys import body_keys, expected_shapes, head_keys
 from fft.paths import compile_pattern
-from fft.peft.config import Targeted
+from fft.peft.config import Linear, Targeted
 
 TRANSPOSED = ("/kernel", "/lora_a", "/lora_b")
 
@@ -52,6 +52,11 @@ class Layout(NamedTuple):
             if path.endswith("/kernel") and not path.startswith("heads/")
         }
 
+    def norms(self) -> dict[str, str]:
+        """{Hugging Face's module: our module} of the layer norms."""
+        ends = ((name, path.removesuffix("/scale")) for name, path in self.names.items() if path.endswith("/scale"))
+        return {name.removesuffix(".weight"): module for name, module in ends}
+
     def whole(self, prefix: str, modules: Iterable[str]) -> list[Tensor]:
         """The tensors PEFT saves whole: those of a module, or inside one, whose name ends like one of `modules`."""
         endings = tuple(modules)
@@ -82,23 +87,32 @@ def layout_of(family: Any, config: Any, head: str | None, classes: int) -> Layou
     return Layout(names, shapes, family.prefix, sizes.dim, sizes.depth, sizes.heads)
 
 
-def targeted(config: Targeted, layout: Layout) -> dict[str, tuple[str, int, int]]:
-    """The dense layers that a config's target_modules name, by PEFT's rules: {module: (our module, fan in, fan out)}.
+def targeted(config: Targeted, modules: dict[str, Any], kind: str) -> dict[str, Any]:
+    """Those of some modules that a config's target_modules name, by PEFT's rules; `kind` is what they are called.
 
     A text is a regular expression over whole names; a list holds names, or how names end after a dot. exclude_modules
-    is read likewise, modules_to_save are no targets, and layers_to_transform keeps the blocks of these numbers.
+    is read likewise, and modules_to_save are no targets.
     """
     chosen = {
         name: place
-        for name, place in layout.linear().items()
+        for name, place in modules.items()
         if _named(config.target_modules, name)
         and not _named(config.exclude_modules or [], name)
         and not any(f".{saved}." in f".{name}." for saved in config.modules_to_save or [])
-        and _in_layers(config.layers_to_transform, place[0])
     }
     if not chosen:
-        raise InputError(f"target_modules {config.target_modules!r} name no linear layer of this base")
+        raise InputError(f"target_modules {config.target_modules!r} name no {kind} of this base")
     return chosen
+
+
+def linear_targets(config: Linear, layout: Layout) -> dict[str, tuple[str, int, int]]:
+    """The dense layers that a config is for, {module: (our module, fan in, fan out)}; layers_to_transform keeps the
+    blocks of these numbers.
+    """
+    within = {
+        name: place for name, place in layout.linear().items() if _in_layers(config.layers_to_transform, place[0])
+    }
+    return targeted(config, within, "linear layer")
 
 
 def _named(wanted: str | list[str], name: str) -> bool:

@@ -8,14 +8,14 @@ from typing import Any, Literal
 from fft.methods import DoRA, LoRA, RsLoRA
 from fft.methods.dora import MAGNITUDE
 from fft.methods.lora import A, B, modules_of
-from fft.peft.config import Empty, Format, Targeted
-from fft.peft.layout import Layout, Tensor, targeted
+from fft.peft.config import Empty, Format, Linear
+from fft.peft.layout import Layout, Tensor, linear_targets
 
 PREFIX = "base_model.model."
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(Targeted):
+class Config(Linear):
     """The fields of a LoRA."""
 
     r: int
@@ -75,7 +75,7 @@ def method_of(config: Config) -> dict:
 def tensors(config: Config, layout: Layout) -> list[Tensor]:
     """A and B of every targeted layer, and DoRA's lengths."""
     rank, found = config.r, []
-    for name, (module, fan_in, fan_out) in targeted(config, layout).items():
+    for name, (module, fan_in, fan_out) in linear_targets(config, layout).items():
         key = f"{PREFIX}{name}"
         found.append(Tensor(f"{key}.lora_A.weight", (rank, fan_in), f"{module}/{A}", (fan_in, rank)))
         found.append(Tensor(f"{key}.lora_B.weight", (fan_out, rank), f"{module}/{B}", (rank, fan_out)))

@@ -12,6 +12,7 @@ import numpy as np
 from fft.errors import InputError
 from fft.tasks.rows import Rows
 
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "<pad>", "<unk>", "<s>", "</s>", "<mask>")
 TYPED_FAMILIES = ("bert",)  # the others have no token types, or one that is always 0
 
 
@@ -143,14 +144,44 @@ def _pad_id(folder: Path, backend, config: dict) -> int:
     """The model's pad_token_id, else the id of the tokenizer's pad token."""
     if isinstance(config.get("pad_token_id"), int):
         return config["pad_token_id"]
-    token = _json(folder / "tokenizer_config.json").get("pad_token")
-    token = token.get("content") if isinstance(token, dict) else token
-    for name in (token, "[PAD]", "<pad>"):
-        if name is not None and backend.token_to_id(name) is not None:
-            return backend.token_to_id(name)
+    if (found := _token_id(folder, backend, "pad_token", ("[PAD]", "<pad>"))) is not None:
+        return found
     raise InputError(
         f"{folder}: no padding token: config.json has no pad_token_id and the tokenizer names no pad_token"
     )
+
+
+def mask_id(tokenizer: Tokenizer) -> int:
+    """The id of the mask token; InputError where the tokenizer has none."""
+    found = _token_id(tokenizer.folder, tokenizer.backend, "mask_token", ("[MASK]", "<mask>"))
+    if found is None:
+        raise InputError(f"{tokenizer.folder}: the tokenizer has no mask token, so nothing can be masked")
+    return found
+
+
+def special_ids(tokenizer: Tokenizer) -> frozenset[int]:
+    """The ids that stand for no text: padding, mask, unknown, and what begins and ends a row."""
+    added = {at for at, token in tokenizer.backend.get_added_tokens_decoder().items() if token.special}
+    named = {tokenizer.backend.token_to_id(name) for name in SPECIAL} - {None}
+    return frozenset(added | named | {tokenizer.pad_id, mask_id(tokenizer)})
+
+
+def first_difference(one: Tokenizer, other: Tokenizer) -> tuple[int, str | None, str | None] | None:
+    """(number, the token in one, the token in the other) of the first number that is not one token's in both."""
+    first, second = (
+        {number: token for token, number in each.backend.get_vocab(with_added_tokens=True).items()}
+        for each in (one, other)
+    )
+    numbers = sorted(number for number in first.keys() | second.keys() if first.get(number) != second.get(number))
+    return (numbers[0], first.get(numbers[0]), second.get(numbers[0])) if numbers else None
+
+
+def _token_id(folder: Path, backend, field: str, names: tuple[str, ...]) -> int | None:
+    """The id of the token that tokenizer_config.json names in a field, else of the first of `names` that there is."""
+    token = _json(folder / "tokenizer_config.json").get(field)
+    token = token.get("content") if isinstance(token, dict) else token
+    found = (backend.token_to_id(name) for name in (token, *names) if name is not None)
+    return next((at for at in found if at is not None), None)
 
 
 def _json(path: Path) -> dict:

@@ -11,6 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 from fft import models
 from fft.errors import InputError, MachineError
+from fft.models import hf
 from fft.paths import flatten
 
 
@@ -117,6 +118,27 @@ def test_shards(sources, tmp_path):
     refused(sharded, "disagree", next(iter(tensors)))
     shard.unlink()
     refused(sharded, shard.name)
+
+
+def test_whether_there_is_a_head_is_told_without_reading_weights(sources, tmp_path, monkeypatch):
+    cases = {sources[family]: True for family in oracle.FAMILIES}
+    cases |= {oracle.save(oracle.make(family, "Model"), tmp_path / family): False for family in oracle.FAMILIES}
+    cases[oracle.save(oracle.make("bert", "ForMaskedLM"), tmp_path / "filler")] = False
+    cases[oracle.save(oracle.make("bert"), tmp_path / "shards", max_shard_size="20KB")] = True
+    checkpoint = models.load(sources["roberta"])
+    headless = {name: tree for name, tree in checkpoint.params.items() if name != "heads"}
+    cases[models.save(checkpoint, tmp_path / "ours")] = True
+    cases[models.save(checkpoint._replace(params=headless, heads={}, primary=None), tmp_path / "bare")] = False
+    assert (tmp_path / "shards" / hf.INDEX).exists() and (tmp_path / "bare" / "fft_heads.json").exists()
+
+    def unread(path):
+        raise AssertionError(f"the weights in {path} were read")
+
+    monkeypatch.setattr(hf, "read_tensors", unread)
+    for folder, expected in cases.items():
+        assert models.has_head(folder) is expected, folder
+    with pytest.raises(InputError, match="does not exist"):
+        models.has_head(tmp_path / "nowhere")
 
 
 def test_labels_and_regression(folder):

@@ -83,6 +83,21 @@ def test_a_run_of_biases_has_no_adapter(tiny, tmp_path):
     assert fft("export", out, "--out", tmp_path / "a").code == 0
 
 
+def test_the_norms_of_a_run_are_an_adapter_wherever_norm_stands_in_its_chain(tiny, tmp_path):
+    out, task = tmp_path / "norm", tiny / "new.csv"
+    quick = ("--steps", 4, "--batch-size", 16, "--lr", 1e-2, "--tolerance", 1, "--keep", "latest")
+    assert tune(tiny, out, *quick, "--method", "l2sp+norm").code == 0
+    answer = fft("export", out, "--to", "peft", "--out", tmp_path / "a", "--json")
+    assert answer.code == 0, answer.err
+    ours = predictions(out, task, tmp_path / "run.jsonl")
+    assert predictions(tiny / "bert", task, tmp_path / "on.jsonl", "--adapter", tmp_path / "a") == ours
+    held = load_file(tmp_path / "a" / "adapter_model.safetensors")
+    moved, base = load_file(out / "model" / "model.safetensors"), load_file(tiny / "bert" / "model.safetensors")
+    norms = {name.removeprefix("base_model.model.").replace("ln_tuning_layers.", "") for name in held}
+    changed = {name for name in moved if name in base and not np.array_equal(moved[name], base[name])}
+    assert changed - {"classifier.weight", "classifier.bias"} <= norms and len(changed) > 4
+
+
 def test_wrong_flags_and_folders_are_refused(run, adapter, tiny, tmp_path):
     out = ("--out", tmp_path / "x", "--json")
     for arguments, message in (

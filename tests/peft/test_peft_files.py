@@ -16,7 +16,8 @@ from transformers import AutoModelForSequenceClassification
 from fft import models
 from fft.adapters import Adapter, Adapters
 from fft.errors import InputError, MachineError
-from fft.methods import IA3, DoRA, Freeze, LoRA, PrefixTuning, PromptTuning, RsLoRA
+from fft.methods import IA3, DoRA, Freeze, LoRA, NormTuning, PrefixTuning, PromptTuning, RsLoRA
+from fft.optim import multipliers
 from fft.paths import flatten, overlay, unflatten
 from fft.peft import load_adapter, save_adapter
 from tests.models import torch_models as oracle
@@ -42,9 +43,8 @@ def trained(base, method, seed=0):
     )
     rng = np.random.default_rng(seed)
     leaves = flatten(method.init(base.params, jax.random.key(seed)))
-    theta = {
-        p: x if "original" in p else x + jnp.asarray(rng.normal(0, 0.2, x.shape), x.dtype) for p, x in leaves.items()
-    }
+    moves = {p: m != 0 for p, m in multipliers(method, leaves, base.model.depth, ("original",)).items()}
+    theta = {p: x + jnp.asarray(rng.normal(0, 0.2, x.shape), x.dtype) if moves[p] else x for p, x in leaves.items()}
     return base, Adapter(method, unflatten(theta), base.heads, "new")
 
 
@@ -58,6 +58,7 @@ def in_peft(base, adapter, family, classes):
     plain = AutoModelForSequenceClassification.from_pretrained(base, num_labels=classes, ignore_mismatched_sizes=True)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
+        warnings.filterwarnings("ignore", "Unsupported layer type .*LayerNorm")  # it says so of its own LN_TUNING
         return oracle.logits(peft.PeftModel.from_pretrained(plain, adapter).eval(), family, oracle.batch(family))
 
 
@@ -76,6 +77,7 @@ def in_peft(base, adapter, family, classes):
         ("distilbert", PromptTuning(tokens=4)),
         ("roberta", PrefixTuning(tokens=3)),
         ("bert", PrefixTuning(tokens=2)),
+        *((family, NormTuning()) for family in FAMILIES),
     ],
     ids=lambda value: getattr(value, "name", value),
 )
@@ -120,7 +122,8 @@ def test_another_head_can_be_the_classifier(bases, tmp_path):
 def test_what_peft_cannot_express_is_refused_and_nothing_is_written(bases, tmp_path):
     base, adapter = trained(models.load(bases["bert"]), LoRA())
     with pytest.raises(
-        InputError, match=r"freeze changes the base's own weights.*dora, ia3, lora, prefix, prompt, rslora.*--to hf"
+        InputError,
+        match=r"freeze changes the base's own weights.*dora, ia3, lora, norm, prefix, prompt, rslora.*--to hf",
     ):
         save_adapter(adapter._replace(method=Freeze()), base, tmp_path / "a", "b")
     with pytest.raises(InputError, match="prefix on distilbert: PEFT computes PREFIX_TUNING for bert and roberta only"):
@@ -156,6 +159,7 @@ def test_an_adapter_is_written_whole_or_not_at_all(bases, tmp_path):
 # --- in ---
 
 LORA = {"task_type": "SEQ_CLS", "r": 3, "lora_alpha": 5}
+NOT_NORMS = r".*(?<!LayerNorm)"
 THEIRS = {
     "defaults": ("bert", peft.LoraConfig(task_type="SEQ_CLS")),
     "a regular expression": ("roberta", peft.LoraConfig(**LORA, target_modules=r".*\.layer\.1\..*(query|dense)")),
@@ -174,6 +178,18 @@ THEIRS = {
         ),
     ),
     "no head": ("bert", peft.LoraConfig(r=2, target_modules=["query"])),
+    "norms": ("bert", peft.LNTuningConfig(task_type="SEQ_CLS", target_modules=["LayerNorm"])),
+    "the norms of one block": (
+        "roberta",
+        peft.LNTuningConfig(task_type="SEQ_CLS", target_modules=r".*\.layer\.1\..*", exclude_modules=NOT_NORMS),
+    ),
+    "norms of distilbert, some excluded": (
+        "distilbert",
+        peft.LNTuningConfig(
+            task_type="SEQ_CLS", target_modules=["sa_layer_norm", "LayerNorm"], exclude_modules=["embeddings.LayerNorm"]
+        ),
+    ),
+    "norms without a head": ("bert", peft.LNTuningConfig(target_modules=["LayerNorm"])),
     "ia3": ("bert", peft.IA3Config(task_type="SEQ_CLS")),
     "ia3 of distilbert": (
         "distilbert",
@@ -189,7 +205,7 @@ def made_by_peft(base, folder, config, seed=3):
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if any(word in name for word in ("lora", "ia3", "prompt_encoder", "modules_to_save")):
+            if any(word in name for word in ("lora", "ia3", "ln_tuning", "prompt_encoder", "modules_to_save")):
                 parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
     model.save_pretrained(folder)
     return model
@@ -204,7 +220,7 @@ def test_we_load_what_peft_writes_and_compute_the_same(case, bases, tmp_path):
     expected = oracle.logits(theirs, family, oracle.batch(family))
     assert np.abs(expected - logits(base, family)).max() > 0.01
     oracle.close(logits(adapter.on(base), family), expected)
-    assert set(adapter.heads) == (set() if case == "no head" else {"original"})
+    assert set(adapter.heads) == (set() if "no head" in case or "without a head" in case else {"original"})
 
 
 def test_a_head_of_other_classes_has_the_labels_transformers_would_give_it(bases, tmp_path):
@@ -330,6 +346,41 @@ def test_an_adapter_that_is_not_what_it_says_is_refused(case, sound, bases, tmp_
     change(folder)
     with pytest.raises(InputError, match=message):
         load_adapter(folder, models.load(bases["bert"]))
+
+
+BROKEN_NORMS = {
+    "a missing norm": (
+        tensors_with(lambda t: t.pop("base_model.model.bert.embeddings.LayerNorm.ln_tuning_layers.bias")),
+        r"lacks tensors .*embeddings\.LayerNorm\.ln_tuning_layers\.bias",
+    ),
+    "a norm too many": (
+        config_with(exclude_modules=["embeddings.LayerNorm"]),
+        r"has no place for: .*embeddings\.Layer",
+    ),
+    "more than norms": (
+        tensors_with(lambda t: t.update({f"{QUERY}.ln_tuning_layers.bias": np.zeros(48, np.float32)})),
+        r"has no place for: .*query\.ln_tuning_layers\.bias",
+    ),
+    "a shape": (
+        tensors_with(
+            lambda t: t.update(
+                {"base_model.model.bert.embeddings.LayerNorm.ln_tuning_layers.bias": np.zeros(47, np.float32)}
+            )
+        ),
+        r"LayerNorm\.ln_tuning_layers\.bias is \[47\], expected \[48\]",
+    ),
+    "no target": (config_with(target_modules=["query"]), r"target_modules \['query'\] name no layer norm"),
+    "a field of others": (config_with(layers_to_transform=[0]), r"layers_to_transform: unexpected"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN_NORMS)
+def test_norms_that_are_not_what_they_say_are_refused(case, bases, tmp_path):
+    change, message = BROKEN_NORMS[case]
+    made_by_peft(bases["bert"], tmp_path / "a", THEIRS["norms"][1])
+    change(tmp_path / "a")
+    with pytest.raises(InputError, match=message):
+        load_adapter(tmp_path / "a", models.load(bases["bert"]))
 
 
 def test_an_adapter_of_another_base_is_refused(sound, bases, tmp_path):

@@ -1,0 +1,59 @@
+"""`fft merge`: one checkpoint out of a base and several that were tuned from it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from rich.console import Console
+
+from fft.recipes import Settings
+from fft.schema import TELLS_DEFAULT
+
+
+@dataclass(frozen=True)
+class Flags:
+    """Merge checkpoints that were tuned from one base into one, by a formula: no training, no data, no score.
+
+    What comes out is a checkpoint, with merge.json, which says what went in. Whether it is any good is for `fft check`
+    to say; `fft repair` searches for a good merge of two models.
+    """
+
+    base: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="BASE")]
+    """the checkpoint that the others were tuned from: a Hugging Face folder, a finished run, or hf:NAME"""
+    tuned: Annotated[
+        tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="TUNED [TUNED ...]", help_behavior_hint="")
+    ]
+    """the checkpoints that were tuned from it"""
+    how: Literal["interpolate", "soup", "arithmetic", "ties", "dare", "fisher"]
+    """the formula, see docs/merge.md"""
+    out: Path
+    """the checkpoint's folder; it must not exist yet, or be empty"""
+    settings: tyro.conf.OmitArgPrefixes[Settings] = field(default_factory=Settings)
+    heads: Literal["shared", "apart"] = "shared"
+    """heads of TUNED models with one name and the same labels: one head, merged like all else, or one for each"""
+    head: Annotated[str | None, TELLS_DEFAULT] = None
+    """the head that becomes the classifier, by its name in the merged model (default: that of the first TUNED)"""
+    json: bool = False
+    """print the result as one JSON object on standard output, everything else on standard error"""
+
+
+def parse(args: list[str], cli: Callable) -> Flags:
+    """The flags."""
+    return cli(Flags, args=args)
+
+
+def execute(flags: Flags, console: Console) -> tuple[dict, int]:
+    """Merge and say where the result is and which heads it has."""
+    from fft.merge import Request, merge
+
+    found = merge(Request(flags.base, flags.tuned, flags.how, flags.settings, flags.heads, flags.head), flags.out)
+    for tuned in found["tuned"]:
+        for own, name in tuned["heads"].items():
+            if own != name:
+                console.out(f"the head {own} of {tuned['folder']} is called {name}", highlight=False)
+    others = ", ".join(name for name in found["heads"] if name != found["primary"])
+    heads = f"the head {found['primary']} as its classifier{f', beside it {others}' if others else ''}"
+    console.out(f"wrote {flags.out} with {heads if found['primary'] else 'no head'}", highlight=False)
+    return found, 0

@@ -1,0 +1,120 @@
+"""`fft merge`: a base and models tuned from it become one model, without training and without data."""
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from fft import models, record
+from fft.api import model_folder
+from fft.folder import refuse_taken
+from fft.heads import chosen_head
+from fft.information import load_fisher
+from fft.job import base_sha256
+from fft.models import Head
+from fft.pair import Side, refuse_other_shape, refuse_other_vocabulary
+from fft.paths import Params, overlay
+from fft.recipes import WAYS, Models, Settings, check, merged
+from fft.storage import unpack
+
+RECORD = "merge.json"
+
+
+class Request(NamedTuple):
+    """What is merged, and how."""
+
+    base: str
+    tuned: tuple[str, ...]
+    how: str
+    settings: Settings = Settings()
+    heads: Literal["shared", "apart"] = "shared"
+    head: str | None = None
+    """the merged model's classifier, by its name there; None: that of the first tuned model"""
+
+
+class Named(NamedTuple):
+    """The heads of several models under one naming."""
+
+    heads: dict[str, Head]
+    names: list[dict[str, str]]
+    """of each tuned model's heads: {its own name: the name here}"""
+
+
+def merge(request: Request, out: Path) -> dict[str, Any]:
+    """Merge, and write the checkpoint OUT, whole or not at all, with merge.json in it; returns what that says.
+
+    Errors: InputError for models of other families, shapes or vocabularies, settings that do not fit the way, a Fisher
+    of other weights, a head that is not there, and a folder that holds something already.
+    """
+    check(request.how, len(request.tuned), request.settings)
+    refuse_taken(out)
+    base, *tuned = (Side(name, models.load(model_folder(name))) for name in (request.base, *request.tuned))
+    for side in tuned:
+        refuse_other_shape(base, side, "merged")
+        refuse_other_vocabulary(base, side, "merged")
+    named = _named(base, tuned, request.heads == "apart")
+    trees = [renamed(side.checkpoint.params, names) for side, names in zip(tuned, named.names, strict=True)]
+    # A head that a tuned model lacks has not moved there; a soup and Fisher merging ask only those that have it.
+    moved = [overlay(base.checkpoint.params, tree) for tree in trees] if "scale" in WAYS[request.how].reads else trees
+    fishers = [_fisher(*each) for each in zip(request.settings.fisher, tuned, named.names, strict=False)]
+    first = tuned[0].checkpoint
+    blended = Models(base.checkpoint.params, moved, first.model.depth, fishers)
+    result = first._replace(
+        params=merged(request.how, blended, request.settings),
+        heads=named.heads,
+        primary=first.primary and named.names[0][first.primary],
+        raw_config={**first.raw_config, "dtype": _dtype(tuned)},
+    )
+    primary = request.head and chosen_head(result, request.head, "the merged model", "to export")
+    found = record.plain(_told(request, base, tuned, named, primary or result.primary))
+    models.save(result, out, primary, beside={RECORD: found})
+    return found
+
+
+def renamed(tree: Params, names: dict[str, str]) -> Params:
+    """A tree with its heads under the names here."""
+    return {**tree, "heads": {names[name]: head for name, head in tree.get("heads", {}).items()}}
+
+
+def _named(base: Side, tuned: Sequence[Side], apart: bool) -> Named:
+    """One naming for all heads: heads of one name, kind and labels are one head. What is another head, under a name
+    that is taken, is called name_2, name_3, …; `apart` takes every tuned model's heads that BASE lacks for its own.
+    """
+    heads, names = dict(base.checkpoint.heads), []
+    for side in tuned:
+        own, met = {}, dict(base.checkpoint.heads) if apart else dict(heads)
+        for name, head in side.checkpoint.heads.items():
+            tries = itertools.chain([name], (f"{name}_{number}" for number in itertools.count(2)))
+            own[name] = next(
+                each for each in tries if each not in own.values() and (each not in heads or met.get(each) == head)
+            )
+            heads[own[name]] = head
+        names.append(own)
+    return Named(heads, names)
+
+
+def _fisher(folder: Path, side: Side, names: dict[str, str]) -> Params:
+    checkpoint = side.checkpoint
+    return renamed(unpack(load_fisher(folder, checkpoint.params, base_sha256(checkpoint))[0]), names)
+
+
+def _dtype(tuned: Sequence[Side]) -> str:
+    """How the result is stored: as the tuned models are, float32 where they differ."""
+    found = {side.checkpoint.raw_config["dtype"] for side in tuned}
+    return found.pop() if len(found) == 1 else "float32"
+
+
+def _told(request: Request, base: Side, tuned: Sequence[Side], named: Named, primary: str | None) -> dict[str, Any]:
+    """What merge.json says."""
+    return {
+        "how": request.how,
+        "settings": {name: getattr(request.settings, name) for name in WAYS[request.how].reads},
+        "base": {"folder": base.name, "sha256": base_sha256(base.checkpoint)},
+        "tuned": [
+            {"folder": side.name, "sha256": base_sha256(side.checkpoint), "heads": names}
+            for side, names in zip(tuned, named.names, strict=True)
+        ],
+        "heads": {name: {"kind": head.kind, "labels": list(head.labels)} for name, head in named.heads.items()},
+        "primary": primary,
+        **record.environment(),
+    }

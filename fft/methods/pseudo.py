@@ -1,0 +1,73 @@
+"""Pseudo-rehearsal: texts that a masked language model made up, and what the base said to them."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from fft.methods.base import MOST_RATIO, Context, Given, Method
+from fft.methods.kl import divergence, require_head
+from fft.paths import Params
+from fft.schema import TELLS_DEFAULT, between, positive
+
+
+@dataclass(frozen=True)
+class Pseudo(Method):
+    """Add  λ τ² mean KL(p* ‖ p)  over pseudo-texts: the texts of --unlabelled with a share of their tokens masked and
+    drawn anew by a masked language model. p* and p are what the original head says to them in the base and now.
+
+    The pseudo-texts and the base's answers are made once, before step 1, for the rows that the run will see.
+
+    Reference: Robins 1995, Connection Science 7 (2), "Catastrophic forgetting, rehearsal and pseudorehearsal", whose
+    pseudo-items are random; here they are made of texts, because few random rows of tokens are like any text.
+    """
+
+    name: ClassVar[str] = "pseudo"
+    strength: float = 1.0
+    """λ"""
+    ratio: float = 0.25
+    """pseudo-texts of a step for each new row"""
+    share: float = 0.15
+    """share of a text's tokens that is masked and filled in, at least one"""
+    temperature: float = 1.0
+    """τ; above 1 the unlikely answers weigh more"""
+    filler: Annotated[str | None, TELLS_DEFAULT] = None
+    """a masked language model with the base's vocabulary: a folder or hf:NAME (default: the base, where it is one)"""
+
+    def __post_init__(self):
+        between("pseudo.strength", self.strength, 0.0, math.inf)
+        positive("pseudo.ratio", self.ratio, MOST_RATIO)
+        positive("pseudo.share", self.share, 1.0)
+        positive("pseudo.temperature", self.temperature)
+
+    @property
+    def streams(self) -> Mapping[str, float]:
+        return {"unlabelled": self.ratio}
+
+    def check(self, given: Given) -> tuple[str, ...]:
+        """Whether there is a head whose answers can be kept, and a masked language model that fits."""
+        from fft.fillin import find_filler
+
+        notes = require_head(given, self.name)
+        find_filler(self.filler, given.folder)
+        return notes
+
+    def prepare(self, context: Context, key: jax.Array) -> Params:
+        """{"ids": int32 [N, T], "logits": the base's [N, C]} at the places of the stream's rows."""
+        made = context.pseudo_rows("unlabelled", self.filler, self.share, key)
+        context.note(made.told)
+        return {"ids": jnp.asarray(made.ids), "logits": jnp.asarray(made.logits)}
+
+    def inputs(self, stream: str, batch: dict, aux: Params) -> dict:
+        """The pseudo-texts in place of the texts."""
+        if stream not in self.streams:
+            return batch
+        return {**batch, "ids": aux["ids"][batch["row"], : batch["ids"].shape[1]]}
+
+    def loss(self, stream: str, outputs: dict, batch: dict, aux: Params, task: Any) -> jax.Array | float:
+        if stream not in self.streams:
+            return 0.0
+        return self.strength * divergence(outputs, batch, aux, task, self.temperature)

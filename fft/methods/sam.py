@@ -1,0 +1,37 @@
+"""SAM: descend the gradient at the worst place nearby, so that the minimum that is found is flat."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from fft.methods.base import Method, leaf_sum
+from fft.paths import Params, map_leaves
+from fft.schema import positive
+
+
+@dataclass(frozen=True)
+class SAM(Method):
+    """Descend  ∇L(θ + ε) + ∇penalty(θ)  with  ε = ρ ∇L(θ) / ‖∇L(θ)‖₂,  L the mean loss of a step's rows.
+
+    The norm runs over the trained leaves at once, and the clip falls on what is descended, not on ε. Every step is two
+    forward and backward passes over the same rows, with the same dropout.
+
+    References: Foret et al. 2021, arXiv 2010.01412, equations 2 and 3, p = 2; Mehta et al. 2023, arXiv 2112.09153, for
+    forgetting.
+    """
+
+    name: ClassVar[str] = "sam"
+    rho: float = 0.05
+    """ρ, how far up, in units of the trained parameters"""
+
+    def __post_init__(self):
+        positive("sam.rho", self.rho)
+
+    def climb(self, theta: Params, gradient: Mapping[str, jax.Array]) -> Params:
+        """θ + ε."""
+        length = jnp.sqrt(leaf_sum(jnp.vdot(g, g) for g in gradient.values()))
+        by = self.rho / jnp.where(length > 0, length, 1.0)  # on flat ground there is no way up
+        return map_leaves(lambda path, leaf: leaf + by * gradient[path] if path in gradient else leaf, theta)
