@@ -147,7 +147,8 @@ def test_own_heads_faded_information_and_a_second_call_after_a_kill(tiny, files,
 def test_what_is_left_of_a_method_where_nothing_is_to_be_kept():
     assert learner(EWC() + LoRA() + Replay(), True) == LoRA() and learner(EWC(), False) == Full()
     assert learner(LwF() + SI(), False) == SI() and learner(LwF() + SI(), True) == LwF() + SI()
-    assert learner(KL(), True) == Full()
+    assert learner(KL(), True) == Full() and learner(KL(on="unlabelled"), True) == KL(on="unlabelled")
+    assert learner(KL(on="unlabelled"), False) == Full()
 
 
 def test_a_method_goes_on_from_the_run_before():
@@ -169,6 +170,7 @@ TWO = (Data("a"), Data("b"))
         ({"method": PromptTuning()}, "prompt ends as an adapter on its base"),
         ({"method": EWC(fisher="x")}, "--ewc.fisher is of one model, and each stage has its own"),
         ({"gamma": 0.5}, "--gamma fades Fisher information, which full does not read"),
+        ({"method": KL(on="unlabelled")}, "reads texts without labels: give --unlabelled"),
         ({"gamma": 1.5, "method": EWC()}, "--gamma must be between 0 and 1"),
         ({"gamma": 0.5, "method": EWC(), "original_head": "fit"}, "leave one out"),
         ({"retention": Retention(max_drop=("0.1", "0.2"))}, "--max-drop of a sequence is one for all tasks"),
