@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 
 from fft import models, tasks
 from fft.errors import InputError
-from fft.experiment import Data, Experiment, Optim, Retention
+from fft.experiment import Data, Experiment, Optim, Retention, Texts
 from fft.folder import FolderLock, agree
 from fft.heads import chosen_head, unused_head
 from fft.information import REQUEST
@@ -47,6 +47,7 @@ class Request:
     original_head: tuple[str, ...] = ()
     max_length: int | None = None
     seed: int = 0
+    unlabelled: Texts | None = None
     gamma: float | None = None
     """what the Fisher information of earlier tasks fades by, a stage; None: it is measured anew on all their rows"""
 
@@ -69,6 +70,10 @@ class Request:
         seen = [(data.source, data.text, data.pair, data.label) for data in every]
         if twice := [one[0] for at, one in enumerate(seen) if one in seen[:at]]:
             raise InputError(f"{twice[0]} is named twice, with the same columns: leave one of them out")
+        # What the last stage would refuse is refused before the first one.
+        Experiment(
+            self.model, every[-1], every[:-1], self.method, self.optim, self.retention, unlabelled=self.unlabelled
+        )
 
     def _check_fisher(self):
         readers = [member for member in self.method.members if hasattr(member, "its_pass")]
@@ -210,6 +215,7 @@ def _stage(request: Request, names: list[str], before: list[dict], out: Path, ha
         heads if before else request.original_head,
         request.max_length,
         request.seed,
+        request.unlabelled if "unlabelled" in method.streams else None,
     )
     return run(experiment, out / f"stage-{number}", show).record
 

@@ -55,7 +55,11 @@ def test_the_heads_answers_are_kept_without_any_original_data(tiny, texts, tmp_p
     assert answer.code == 0, answer.err
     experiment = json.loads((tmp_path / "run" / "experiment.json").read_text())
     assert experiment["unlabelled"]["source"] == str(texts)
-    assert record(tmp_path / "run")["original"] is None
+    found = record(tmp_path / "run")
+    assert found["original"] is None and found["verdicts"] == {}
+    read = found["data"]["unlabelled"]
+    assert read["source"] == str(texts) and read["splits"]["train"]["rows"] > 10 and "head" not in read
+    assert str(texts) in (tmp_path / "run" / "report.html").read_text()
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from rich.console import Console
 from fft import auto
 from fft.commands.several import NO_SOURCES, SeveralData
 from fft.commands.tune import AUTO, HEADS, Settings, method_of, with_metric
-from fft.experiment import Experiment, Optim, Retention
+from fft.experiment import NO_TEXTS, Experiment, Optim, Retention, Texts
 from fft.schema import TELLS_DEFAULT
 
 
@@ -30,6 +30,7 @@ class Flags:
     """a folder with a Hugging Face checkpoint (safetensors), or hf:NAME"""
     tasks: SeveralData
     original: SeveralData = NO_SOURCES
+    unlabelled: Texts = NO_TEXTS
     metric: Annotated[str | None, TELLS_DEFAULT] = None
     """the score of all tasks (default: accuracy)"""
     method: str = AUTO
@@ -73,7 +74,8 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     ]
     same = ("optim", "retention", "head", "original_head", "max_length", "seed", "gamma")
     method = method_of(flags.method, settings, choice)
-    request = Request(flags.model, *given, method, **{name: getattr(flags, name) for name in same})
+    texts = flags.unlabelled if flags.unlabelled.source else None
+    request = Request(flags.model, *given, method, unlabelled=texts, **{name: getattr(flags, name) for name in same})
     found = run_sequence(request, flags.out, lambda title: Display(console, title))
     show(found.record, console)
     console.out(f"report: {flags.out}/sequence.html", highlight=False)

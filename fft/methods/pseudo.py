@@ -26,6 +26,7 @@ class Pseudo(Method):
     """
 
     name: ClassVar[str] = "pseudo"
+    needs_head: ClassVar[bool] = True
     strength: float = 1.0
     """λ"""
     ratio: float = 0.25
