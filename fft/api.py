@@ -1,7 +1,7 @@
 """The Python way in: `fft.tune` starts or resumes a run, `fft.restore` gives a notebook its model."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,25 +20,27 @@ from fft.outcome import ADAPTER, MODEL
 from fft.paths import without_heads
 from fft.record import read_object
 from fft.run import Run, run
+from fft.schema import listed
 from fft.train import TrainState, finished_params
 
 
 def tune(
     model: str | Path,
     new: str | Data,
-    original: str | Data | None = None,
+    original: str | Data | Sequence[str | Data] | None = None,
     method: str | Method = "full",
     *,
     out: str | Path,
     head: str = Experiment.head,
-    original_head: str | None = Experiment.original_head,
+    original_head: str | Sequence[str] | None = None,
     max_length: int | None = Experiment.max_length,
     seed: int = Experiment.seed,
     unlabelled: str | Texts | None = None,
     emit: Callable[[dict], None] = lambda event: None,
     **settings: Any,
 ) -> Run:
-    """`fft tune` as a function. Sources may be strings; `settings` are fields of Optim and of Retention.
+    """`fft tune` as a function. Sources may be strings; `settings` are fields of Optim and of Retention. Of several
+    original tasks `original`, `original_head` and `max_drop` are lists.
 
     Example: `fft.tune("base/", "new.csv", "old.csv", fft.LoRA(rank=16) + fft.EWC(), out="runs/1", epochs=1, lr=1e-3)`
 
@@ -53,7 +55,7 @@ def tune(
     experiment = Experiment(
         str(model),
         new if isinstance(new, Data) else Data(str(new)),
-        original if isinstance(original, Data | None) else Data(str(original)),
+        tuple(data if isinstance(data, Data) else Data(str(data)) for data in listed(original)),
         parse_chain(method) if isinstance(method, str) else method,
         parts[Optim],
         parts[Retention],

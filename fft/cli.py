@@ -13,6 +13,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 
 from fft.allocator import keep_freed_memory
 from fft.cache import keep_compiled_programs
@@ -21,6 +22,7 @@ from fft.signals import Stopped
 
 COMMANDS = {
     "tune": "fine-tune a checkpoint on a new task and watch the original one",
+    "sequence": "learn several tasks one after the other, and say what each did to the others",
     "eval": "score a checkpoint on a task",
     "check": "say whether one checkpoint still does what another one could",
     "diagnose": "say which layers forgot, and whether the knowledge is gone or only the head misaligned",
@@ -95,8 +97,7 @@ def _execute(command: str, args: list[str], as_json: bool) -> tuple[dict, int]:
 
 def refuse_empty_out(args: Sequence[str]) -> None:
     """Refuse `--out ""`, which an unset variable of a script makes: as a path it is the folder one happens to be in."""
-    pairs = zip(args, [*args[1:], None], strict=True)
-    if any(name == "--out=" or (name == "--out" and value == "") for name, value in pairs):
+    if any(name == "--out=" or (name == "--out" and value == "") for name, value in pairwise([*args, None])):
         raise InputError("--out is empty; name a place, such as --out runs/1, or . for the folder you are in")
 
 
@@ -104,7 +105,7 @@ def dotted(args: Sequence[str], flags: type) -> list[str]:
     """The arguments with `--new-text` spelled `--new.text`: a setting of a task may be named with a dash or a dot."""
     from fft.experiment import Data
 
-    groups = [field.name for field in dataclasses.fields(flags) if field.type is Data]
+    groups = [f.name for f in dataclasses.fields(flags) if isinstance(f.type, type) and issubclass(f.type, Data)]
     settings = [field.name.replace("_", "-") for field in dataclasses.fields(Data)]
     spellings = {f"--{group}-{setting}": f"--{group}.{setting}" for group in groups for setting in settings}
 

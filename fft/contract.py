@@ -2,7 +2,8 @@
 
 Training lowers  L_new + m · R,  R everything the method adds, subject to  drop <= margin.  The multiplier m is driven
 by the drop on held-out original rows, a few in every step: log m rises while the drop is beyond the margin and falls
-while it is within, by so much as the rows seen make it certain. A method that adds nothing has its updates divided by m instead, m >= 1.
+while it is within, by so much as the rows seen make it certain. A method that adds nothing has its updates divided by
+m instead, m >= 1.
 
 References: Bertsekas 1999, *Nonlinear Programming*, section 6 (dual ascent); Stooke et al. 2020, arXiv 2007.03964
 (why the integral alone swings, and what a proportional part does).
@@ -35,54 +36,61 @@ class Dual(NamedTuple):
     log_strength: jax.Array
     """log m, float32 []"""
     drop: jax.Array
-    """Σ of the discounted drops of rows, float32 []"""
+    """Σ of the discounted drops of rows, float32 [], or [K] of several original tasks"""
     square: jax.Array
-    """Σ of their discounted squares, float32 []"""
+    """Σ of their discounted squares, likewise"""
     weight: jax.Array
-    """Σ of their discounts, float32 []"""
+    """Σ of their discounts, likewise"""
+
+
+class Seen(NamedTuple):
+    """What a step saw of held-out rows: Σ over them, float32 [], or [K] of several original tasks."""
+
+    drop: jax.Array
+    """of how much less credit a row has than in the base; one that is not finite counts as 1, all of it"""
+    square: jax.Array
+    """of its square"""
+    weight: jax.Array
+    """of 1"""
 
 
 @dataclass(frozen=True)
 class Watch:
-    """How a step watches the original task: with `task` on rows that hold "before" [B], the base's credit of each."""
+    """How a step watches the original tasks: with `task` on rows that hold "before" [B], the base's credit of each."""
 
     task: Any
-    margin: float
-    """the drop that is accepted, in units of the score"""
+    margin: float | tuple[float, ...]
+    """the drop that is accepted, in units of the score; of several tasks one each"""
     spread: float
     """the variance of the held-out labels; classification does without"""
     steps: int
     """of the run"""
 
-    def drops(self, outputs: dict, batch: dict) -> jax.Array:
-        """How much less credit each row has than in the base, 0 for filler rows; [B]."""
-        now = self.task.credit(outputs["logits"][self.task.name], batch["label"], self.spread)
-        return jnp.where(batch["weight"] > 0, batch["before"] - now, 0.0)
+    def look(self, outputs: dict, batch: dict) -> Seen:
+        """How much less credit rows have than in the base."""
+        drop = batch["before"] - self.task.credit(self.task.logits(outputs, batch), batch["label"], self.spread)
+        drop = jnp.where(jnp.isfinite(drop), drop, 1.0)
+        return Seen(*(self.task.summed(values, batch) for values in (drop, drop**2, jnp.ones_like(drop))))
 
-    def advance(self, dual: Dual, drops: jax.Array, weight: jax.Array) -> Dual:
-        """The dual variable after a step that saw `drops` [B] of rows of `weight` [B], 0 or 1.
+    def advance(self, dual: Dual, seen: Seen) -> Dual:
+        """The dual variable after a step.
 
         log m += rate · clip((d − margin) / (CERTAIN · se), −1, 1), where d is the running mean of the drops, se its
         standard error √((mean square + 1 / n) / n) over the n rows that it remembers, and the rates of all steps make
-        log REACH. A drop that is not finite counts as all of the score.
+        log REACH. Of several tasks the one that is worst off drives.
         """
-        seen = jnp.where(jnp.isfinite(drops), drops, 1.0)
         keep = 1 - 1 / max(1.0, MEMORY * self.steps)
-        total, square, n = (
-            keep * old + jnp.sum(more)
-            for old, more in ((dual.drop, seen), (dual.square, seen**2), (dual.weight, weight))
-        )
+        total, square, n = (keep * old + more for old, more in zip(dual[1:], seen, strict=True))
         # The one row more keeps rows that have not changed at all from being certain.
         error = jnp.sqrt((square / n + 1 / n) / n)
-        off = jnp.clip((total / n - self.margin) / (CERTAIN * error), -1.0, 1.0)
+        off = jnp.max(jnp.clip((total / n - jnp.asarray(self.margin)) / (CERTAIN * error), -1.0, 1.0))
         log = dual.log_strength + math.log(REACH) / self.steps * off
         return Dual(jnp.clip(log, math.log(LEAST), math.log(MOST)), total, square, n)
 
 
-def first_dual() -> Dual:
-    """m = 1, and no drop seen."""
-    zero = jnp.zeros(())
-    return Dual(zero, zero.copy(), zero.copy(), zero.copy())
+def first_dual(originals: int = 1) -> Dual:
+    """m = 1, and no drop seen of so many original tasks."""
+    return Dual(jnp.zeros(()), *(jnp.zeros(originals) if originals > 1 else jnp.zeros(()) for _ in Seen._fields))
 
 
 def is_held(method: Method) -> bool:

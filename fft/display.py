@@ -1,4 +1,4 @@
-"""A run's progress on a console: a live bar with both tasks' scores on a terminal, plain lines elsewhere."""
+"""A run's progress on a console: a live bar with every task's scores on a terminal, plain lines elsewhere."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from fft.errors import InputError
+from fft.naming import original_names
 from fft.report.tables import parameter_table
 
 PLAIN_LINES = 20
@@ -108,7 +109,8 @@ class Display:
             self._say({"text": f"step {event['step']}/{event['steps']} loss {event['loss']:.4f}"})
 
     def _score(self, event: dict) -> None:
-        parts = [f"{name} {event[name]:.3f}" for name in ("new", "original") if event[name] is not None]
+        names = ["new", *original_names(event)]
+        parts = [f"{name} {event[name]:.3f}" for name in names if event[name] is not None]
         self.scores = " ".join(parts)
         if self.task is not None:
             self.bar.update(self.task, scores=self.scores)

@@ -14,9 +14,21 @@ from fft.errors import InputError
 from fft.methods import Full, Method
 from fft.methods import from_json as method_from_json
 from fft.methods import to_json as method_to_json
-from fft.schema import MOST_SEED, TELLS_DEFAULT, at_least, between, positive, validated
+from fft.naming import ORIGINAL, numbered
+from fft.schema import (
+    MOST_SEED,
+    TELLS_DEFAULT,
+    alone,
+    at_least,
+    between,
+    for_each,
+    listed,
+    positive,
+    validated,
+)
 
 STRICT = {"extra": "forbid"}
+SEVERAL_DROPS = tyro.conf.arg(metavar="DROP [DROP ...]", help_behavior_hint="")
 
 
 @dataclass(frozen=True)
@@ -121,9 +133,9 @@ class Retention:
     """how much a drop beyond the tolerance costs in the combined score that picks the best step"""
     patience: int = 0
     """stop after this many scorings without a better combined score; 0 is off"""
-    max_drop: Annotated[str | None, TELLS_DEFAULT] = None
-    """the contract: end within this drop of the original score, 0.01 in its units or 1% of what it was; strength or
-    rate are driven by held-out original rows (default: nothing is driven)"""
+    max_drop: Annotated[tuple[str, ...] | str | None, SEVERAL_DROPS] = ()
+    """the contract: end within this drop of the original score, 0.01 in its units or 1% of what it was, one for all
+    original tasks or one each; strength or rate are driven by held-out original rows (default: nothing is driven)"""
     keep: Literal["best", "latest"] = "best"
     """the step that becomes the model: the best combined score on the probe, or the last one trained"""
     eval_every: Annotated[int | None, TELLS_DEFAULT] = None
@@ -137,10 +149,11 @@ class Retention:
         between("drop-weight", self.drop_weight, 0.0, math.inf)
         at_least("patience", self.patience, 0)
         at_least("probe", self.probe, 1)
-        if self.max_drop is not None:
-            Budget.parse(self.max_drop)
-            if self.keep == "latest":
-                raise InputError("--keep latest keeps the last step whatever it lost; leave it or --max-drop out")
+        object.__setattr__(self, "max_drop", listed(self.max_drop))
+        for text in self.max_drop:
+            Budget.parse(text)
+        if self.max_drop and self.keep == "latest":
+            raise InputError("--keep latest keeps the last step whatever it lost; leave it or --max-drop out")
         if self.eval_every is not None:
             at_least("eval-every", self.eval_every, 1)
 
@@ -155,14 +168,16 @@ class Experiment:
     model: str
     """a folder with a Hugging Face checkpoint (safetensors), or hf:NAME"""
     new: Data
-    original: Data | None = None
+    original: tuple[Data, ...] = ()
+    """data of the original tasks; one may be given as itself"""
     method: Method = field(default_factory=Full)
     optim: Optim = field(default_factory=Optim)
     retention: Retention = field(default_factory=Retention)
     head: Literal["new", "shared"] = "new"
-    """the new task's head: a fresh one, or the original's where the labels are the same"""
-    original_head: str | None = None
-    """the original task's head: a name, or `fit` to train one on the frozen base (default: the checkpoint's)"""
+    """the new task's head: a fresh one, or the (first) original's where the labels are the same"""
+    original_head: tuple[str, ...] = ()
+    """the original task's head: a name, or `fit` to train one on the frozen base (default: the checkpoint's); one for
+    all original tasks, or one each"""
     max_length: int | None = None
     """tokens of a text; longer ones are cut and counted (default: 128, or as many as the model takes)"""
     seed: int = 0
@@ -171,28 +186,68 @@ class Experiment:
     """texts without labels for methods that read some"""
 
     def __post_init__(self):
+        for name in ("original", "original_head"):
+            object.__setattr__(self, name, listed(getattr(self, name)))
         if self.max_length is not None:
             at_least("max-length", self.max_length, 3)
         between("seed", self.seed, 0, MOST_SEED)
-        if self.original is None and self.method.needs_original:
+        if not self.original and self.method.needs_original:
             raise InputError(f"the method {self.method.label} needs data of the original task: give --original")
         if self.unlabelled is None and "unlabelled" in self.method.streams:
             raise InputError(f"the method {self.method.label} reads texts without labels: give --unlabelled")
         if self.unlabelled is not None and "unlabelled" not in self.method.streams:
             readers = "pseudo, and kl and distill with `on unlabelled`"
             raise InputError(f"--unlabelled is read by {readers}, not by {self.method.label}")
-        if self.original is None and self.retention.max_drop is not None:
+        if not self.original and self.retention.max_drop:
             raise InputError("--max-drop is measured on the original task: give --original")
-        if self.original is None and self.head == "shared":
+        if not self.original and self.head == "shared":
             raise InputError("--head shared continues with the original task's head: give --original")
+        self._check_originals()
+
+    def _check_originals(self):
+        """Refuse original tasks that are no two, or none that can be held together, and settings for others of them."""
+        seen = [(data.source, data.text, data.pair, data.label) for data in self.original]
+        if twice := [one[0] for at, one in enumerate(seen) if one in seen[:at]]:
+            raise InputError(f"--original names {twice[0]} twice, with the same columns: leave one of them out")
+        if len(seen) > 1 and (odd := [data.source for data in self.original if data.kind != "classification"]):
+            raise InputError(
+                f"several original tasks must all be classification, and {odd[0]} is regression: their losses have no "
+                "common unit. Watch it in a run of its own"
+            )
+        for_each("original-head", self.original_head, max(1, len(seen)), "original tasks")
+        for_each("max-drop", self.retention.max_drop, max(1, len(seen)), "original tasks")
+
+    @property
+    def original_heads(self) -> tuple[str | None, ...]:
+        """What is asked for as the head of each original task."""
+        return for_each("original-head", self.original_head, len(self.original), "original tasks")
+
+    @property
+    def budgets(self) -> tuple[str, ...]:
+        """What may be lost of each original task under the contract; empty without one."""
+        drops = self.retention.max_drop
+        return for_each("max-drop", drops, len(self.original), "original tasks") if drops else ()
+
+    @property
+    def sources(self) -> dict[str, Data | Texts]:
+        """The data by the name of their task: "new", "original", "original_2", …, "unlabelled"."""
+        originals = zip(numbered(ORIGINAL, len(self.original)), self.original, strict=True)
+        return {"new": self.new, **dict(originals)} | ({"unlabelled": self.unlabelled} if self.unlabelled else {})
 
     def to_json(self) -> dict[str, Any]:
-        """The experiment as JSON data; `from_json` gives an equal experiment back."""
+        """The experiment as JSON data; `from_json` gives an equal experiment back. One original task is an object,
+        several are a list; likewise their heads and budgets.
+        """
         plain = {
             name: dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value
             for name, value in ((f.name, getattr(self, f.name)) for f in dataclasses.fields(self))
         }
-        return plain | {"method": method_to_json(self.method)}
+        return plain | {
+            "original": alone([dataclasses.asdict(data) for data in self.original]),
+            "original_head": alone(self.original_head),
+            "retention": plain["retention"] | {"max_drop": alone(self.retention.max_drop)},
+            "method": method_to_json(self.method),
+        }
 
 
 def from_json(data: Any, where: str = "experiment") -> Experiment:
@@ -204,14 +259,15 @@ def from_json(data: Any, where: str = "experiment") -> Experiment:
         raise InputError(f"{where}: unknown {', '.join(unknown)}; known are {', '.join(sorted(names))}")
     if missing := sorted({"model", "new"} - set(data)):
         raise InputError(f"{where}: {', '.join(missing)} is missing")
-    types = {"new": Data, "original": Data | None, "unlabelled": Texts | None, "optim": Optim, "retention": Retention}
+    types = {"new": Data, "unlabelled": Texts | None, "optim": Optim, "retention": Retention}
     parts = {name: validated(kind, data[name], f"{where}.{name}") for name, kind in types.items() if name in data}
+    parts["original"] = tuple(validated(Data, one, f"{where}.original") for one in listed(data.get("original")))
     if "method" in data:
         parts["method"] = method_from_json(data["method"], f"{where}.method")
     hints = {
         "model": str,
         "head": Literal["new", "shared"],
-        "original_head": str | None,
+        "original_head": tuple[str, ...] | str | None,
         "max_length": int | None,
         "seed": int,
     }

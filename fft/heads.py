@@ -1,4 +1,4 @@
-"""Which heads a run uses, and the ones it has to make: a fresh head for the new task, a fitted one for the original."""
+"""Which heads a run uses, and those it has to make: a fresh head for the new task, fitted ones for the originals."""
 
 import itertools
 from collections.abc import Callable
@@ -15,40 +15,47 @@ from fft.headfit import fit_head
 from fft.models import Checkpoint, Head
 from fft.models.heads import check_name
 from fft.paths import Params, overlay
+from fft.schema import listed
 
 
 class HeadNames(NamedTuple):
-    """`original` is None without an original task; `new` equals it where the head is shared."""
+    """`originals` are those of the original tasks, some of which may share one; `new` is the first of them where the
+    new task shares it."""
 
-    original: str | None
+    originals: tuple[str, ...]
     new: str
 
     @property
     def fresh(self) -> tuple[str, ...]:
         """The heads that start from noise."""
-        return () if self.new == self.original else (self.new,)
+        return () if self.new in self.originals else (self.new,)
 
 
 def head_names(experiment: Experiment, checkpoint: Checkpoint) -> HeadNames:
     """The heads the experiment asks for; InputError where the checkpoint lacks them or has them of another kind."""
-    names, wanted = list(checkpoint.heads), experiment.original_head
-    if experiment.original is None:
-        return HeadNames(None, unused_head(experiment.new.name, "new", names))
+    originals: list[str] = []
+    for data, wanted in zip(experiment.original, experiment.original_heads, strict=True):
+        originals.append(_original_head(data, wanted, checkpoint, originals, experiment.model))
+    if experiment.head == "shared":
+        return HeadNames(tuple(originals), originals[0])
+    return HeadNames(tuple(originals), unused_head(experiment.new.name, "new", [*checkpoint.heads, *originals]))
+
+
+def _original_head(data: Data, wanted: str | None, checkpoint: Checkpoint, taken: list[str], model: str) -> str:
+    """The head of one original task: one that is there, or a name that neither the checkpoint nor `taken` has."""
+    names = list(checkpoint.heads)
     if wanted == "fit":
-        name = unused_head(experiment.original.name, "original", names)
-    elif wanted is not None and wanted not in names:
+        return unused_head(data.name, "original", [*names, *taken])
+    if wanted is not None and wanted not in names:
         raise InputError(f"--original-head {wanted}: the checkpoint's heads are: {', '.join(names) or 'none'}")
-    elif wanted is None and checkpoint.primary is None:
+    if wanted is None and checkpoint.primary is None:
         raise InputError(
-            f"{experiment.model} has no head that could be scored on the original task. "
+            f"{model} has no head that could be scored on the original task. "
             "Give --original-head fit to train one on the frozen base first, or a checkpoint with a classifier"
         )
-    else:
-        name = wanted or checkpoint.primary
-        _check_kind(experiment.original, name, checkpoint.heads[name].kind)
-    return HeadNames(
-        name, name if experiment.head == "shared" else unused_head(experiment.new.name, "new", [*names, name])
-    )
+    name = wanted or checkpoint.primary
+    _check_kind(data, name, checkpoint.heads[name].kind)
+    return name
 
 
 def _check_kind(data: Data, name: str, kind: str) -> None:
@@ -89,7 +96,7 @@ def make_heads(
     checkpoint: Checkpoint,
     names: HeadNames,
     tasks: dict[str, Any],
-    original_batches: Callable[[], Any],
+    original_batches: Callable[[str], Any],
     key: jax.Array,
     folder: Path,
     poll: Callable[[], None],
@@ -97,18 +104,18 @@ def make_heads(
 ) -> Checkpoint:
     """The checkpoint with every head the run uses, its primary the new task's; made ones are kept in FOLDER.
 
-    `tasks` is {head name: Task}. A head the checkpoint lacks is fitted on the frozen base when it is the original
-    task's (`original_batches()` are its training rows), fresh when it is the new one's.
+    `tasks` is {head name: Task}. A head the checkpoint lacks is fitted on the frozen base when it is an original
+    task's (`original_batches(name)` are its training rows), fresh when it is the new one's.
     """
     if not (folder / "provenance.json").exists():
         fresh_key, fit_key = jax.random.split(key)
-        made, fitted = {}, None
+        made, fitted = {}, {}
         for name, task in tasks.items():
             if name in checkpoint.heads:
                 continue
-            if name == names.original:
-                say("fitting a head for the original task on the frozen base")
-                made[name], fitted = fit_head(checkpoint, task, original_batches(), fit_key, poll)
+            if name in names.originals:
+                say(f"fitting the head {name} for an original task on the frozen base")
+                made[name], fitted[name] = fit_head(checkpoint, task, original_batches(name), fit_key, poll)
             else:
                 made[name] = checkpoint.model.init_head(fresh_key, task.outputs)
         heads = {name: {"kind": tasks[name].kind, "labels": list(tasks[name].labels)} for name in made}
@@ -136,15 +143,16 @@ def load_heads(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
 
 def fresh_heads(folder: Path) -> tuple[str, ...]:
     """The heads of a run that started from noise, from the FOLDER of `make_heads`."""
-    return HeadNames(**load_artefact(folder)[1]["names"]).fresh
+    names = load_artefact(folder)[1]["names"]
+    # Runs that knew one original task at most wrote its head as "original".
+    originals = names["originals"] if "originals" in names else names["original"]
+    return HeadNames(listed(originals), names["new"]).fresh
 
 
 def fitting_note(folder: Path) -> tuple[str, ...]:
-    """What a run says about a head it fitted; empty when it fitted none."""
-    fitted = load_artefact(folder)[1]["fitted"]
-    if fitted is None:
-        return ()
-    return (
-        f"the original head was fitted on the frozen base: {fitted['rows']} training rows, {fitted['steps']} steps, "
-        f"objective {fitted['loss_first']:.3f} -> {fitted['loss_last']:.3f}",
+    """What a run says about the heads it fitted; empty when it fitted none."""
+    return tuple(
+        f"the original head {name} was fitted on the frozen base: {how['rows']} training rows, {how['steps']} steps, "
+        f"objective {how['loss_first']:.3f} -> {how['loss_last']:.3f}"
+        for name, how in load_artefact(folder)[1]["fitted"].items()
     )

@@ -1,6 +1,6 @@
 """Scores of many parameter trees of one model on the validation and test rows of two tasks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -36,9 +36,9 @@ class HeldOut:
             at: list(eval_batches(encoded, SCORE_BATCH, lengths, data[at[0]].pad_id)) for at, encoded in rows.items()
         }
 
-    def logits(self, params: Params, role: str) -> dict[str, np.ndarray]:
-        """The logits [N, C] of every task's rows of a split."""
-        return {name: self._logits(params, name, role) for name in self.data}
+    def logits(self, params: Params, role: str, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
+        """The logits [N, C] of every task's rows of a split, or those of some tasks."""
+        return {name: self._logits(params, name, role) for name in (self.data if names is None else names)}
 
     def scores(self, params: Params, role: str = "validation") -> dict[str, float]:
         """The score of every task on its rows of a split, in the unit of its metric."""

@@ -19,13 +19,15 @@ from fft.fillin import pseudo_rows
 from fft.heads import HeadNames, abstract_heads, fitting_note, head_names, make_heads
 from fft.methods import Context, Given
 from fft.models import Checkpoint
+from fft.naming import ORIGINAL, numbered, original_names
 from fft.optim import make_optimizer, multipliers
 from fft.paths import Params, count, flatten
-from fft.streams import EVAL_BATCH, base_part, original_batches, training_batches
+from fft.streams import base_part, original_batches, training_batches
 from fft.tasks import TaskData
 from fft.train import PROBE, TrainState, finished_params, init_state, make_train_step
 from fft.watched import check_budget, watched
 
+UNLABELLED = "unlabelled"
 PURPOSES = ("train", "init", "prepare", "heads", "repair")
 
 
@@ -46,8 +48,8 @@ class Job(NamedTuple):
     experiment: Experiment
     checkpoint: Checkpoint
     fresh_heads: tuple[str, ...]
-    new: TaskData
-    original: TaskData | None
+    data: dict[str, TaskData]
+    """"new", "original", "original_2", …, "unlabelled", as far as there are such"""
     trainable: Trainable
     aux: Params
     step: Callable
@@ -71,8 +73,15 @@ class Job(NamedTuple):
 
     @property
     def tasks(self) -> dict[str, TaskData]:
-        """The tasks that are scored: "new", and "original" where there is one."""
-        return {"new": self.new} | ({"original": self.original} if self.original else {})
+        """The tasks that are scored: "new", and the original ones."""
+        return {name: data for name, data in self.data.items() if name != UNLABELLED}
+
+    @property
+    def tolerances(self) -> dict[str, float]:
+        """The accepted drop of every original task, in units of its score: the contract's where there is one."""
+        names = original_names(self.data)
+        accepted = self.experiment.retention.tolerance if self.watch is None else self.watch.margin
+        return dict(zip(names, np.broadcast_to(accepted, len(names)).tolist(), strict=True))
 
 
 class Accepted(NamedTuple):
@@ -81,24 +90,28 @@ class Accepted(NamedTuple):
     experiment: Experiment
     checkpoint: Checkpoint
     names: HeadNames
-    new: TaskData
-    original: TaskData | None
-    unlabelled: TaskData | None
+    data: dict[str, TaskData]
+    """as of the Job"""
     identity: dict
     notes: tuple[str, ...]
     checked: tuple[str, ...]
     """what the method noted of the base and the original task"""
 
     @property
+    def originals(self) -> list[TaskData]:
+        """The original tasks, in their order."""
+        return [self.data[name] for name in original_names(self.data)]
+
+    @property
     def served(self) -> dict[str, tasks.Classify | tasks.Regress]:
         """The tasks by the name of their head."""
-        return {data.task.name: data.task for data in (self.original, self.new) if data}
+        return {data.task.name: data.task for data in (*self.originals, self.data["new"])}
 
     @property
     def streams(self) -> dict[str, TaskData]:
-        """The training rows that there are, by stream."""
-        given = {"new": self.new, "original": self.original, "unlabelled": self.unlabelled}
-        return {name: data for name, data in given.items() if data}
+        """The training rows that there are, by stream: all original tasks are one."""
+        rest = {name: self.data[name] for name in ("new", UNLABELLED) if name in self.data}
+        return rest | ({ORIGINAL: tasks.together(self.originals)} if self.originals else {})
 
 
 def accept(experiment: Experiment, directory: Path, say: Callable[[str], None] = lambda text: None) -> Accepted:
@@ -112,40 +125,50 @@ def accept(experiment: Experiment, directory: Path, say: Callable[[str], None] =
     say("reading the checkpoint and the data")
     checkpoint = models.load(experiment.model)
     names = head_names(experiment, checkpoint)
-    original, new, crossing = _data(experiment, checkpoint, names)
-    unlabelled, spared = _unlabelled(experiment, checkpoint, [data for data in (new, original) if data])
-    identity = _identity(checkpoint, {"new": new, "original": original, "unlabelled": unlabelled})
-    if experiment.retention.max_drop is not None:
-        check_budget(experiment.retention.max_drop, original)
-    fitted = names.original is not None and names.original not in checkpoint.heads
-    checked = ()
+    data, crossing = _data(experiment, checkpoint, names)
+    accepted = Accepted(
+        experiment, checkpoint, names, data, _identity(checkpoint, data), (*crossing, *_data_notes(data)), ()
+    )
+    for budget, original in zip(experiment.budgets, accepted.originals, strict=False):  # without a contract none
+        check_budget(budget, original)
     if not _is_prepared(directory):
-        kept = kept_task(experiment, checkpoint, original)
-        given = Given(checkpoint.params, identity["base_sha256"], original, kept, fitted, checkpoint.folder)
-        checked = experiment.method.check(given)
-    notes = (*crossing, *spared, *_data_notes(new, original))
-    accepted = Accepted(experiment, checkpoint, names, new, original, unlabelled, identity, notes, checked)
+        accepted = accepted._replace(checked=_checked(accepted))
     complete = abstract_heads(checkpoint, names.new, accepted.served)
     theta, _ = trained_leaves(experiment, complete)
     if not experiment.method.plain:
-        check_keepable(experiment.method, complete, theta, max(*new.lengths, *(original.lengths if original else ())))
+        longest = max(length for task in data.values() for length in task.lengths)
+        check_keepable(experiment.method, complete, theta, longest)
     return accepted
+
+
+def _checked(accepted: Accepted) -> tuple[str, ...]:
+    """What the method notes of the base and the original tasks; refused where it does not fit them."""
+    checkpoint, original = accepted.checkpoint, accepted.streams.get(ORIGINAL)
+    fitted = not set(accepted.names.originals) <= set(checkpoint.heads)
+    kept = kept_task(accepted.experiment, checkpoint, original)
+    sha256 = accepted.identity["base_sha256"]
+    return accepted.experiment.method.check(Given(checkpoint.params, sha256, original, kept, fitted, checkpoint.folder))
 
 
 def assemble(
     accepted: Accepted, directory: Path, poll: Callable[[], None], say: Callable[[str], None] = lambda text: None
 ) -> Job:
     """The job of an accepted experiment; its slow parts (a fitted head, the statistics) are kept in DIRECTORY."""
-    experiment, _, names, new, original, _, identity, notes, checked = accepted
+    experiment, _, names, data, identity, notes, checked = accepted
+    streams, new = accepted.streams, data["new"]
+    original, by_head = streams.get(ORIGINAL), {data.task.name: data for data in accepted.originals}
 
     def batches_of(n: int, size: int) -> Iterator[dict]:
         return original_batches(original, n, experiment.seed, size)
+
+    def all_batches(head: str) -> Iterator[dict]:
+        return original_batches(by_head[head], len(by_head[head].splits["train"].ids), experiment.seed)
 
     checkpoint = make_heads(
         accepted.checkpoint,
         names,
         accepted.served,
-        lambda: batches_of(len(original.splits["train"].ids), EVAL_BATCH),
+        all_batches,
         _heads_key(experiment.seed, accepted),
         directory / "heads",
         poll,
@@ -153,7 +176,7 @@ def assemble(
     )
     steps = total_steps(experiment, len(new.splits["train"].ids))
     shares = {"new": 1.0, **experiment.method.streams}
-    batches = training_batches(experiment.optim, shares, accepted.streams, steps, experiment.seed)
+    batches = training_batches(experiment.optim, shares, streams, steps, experiment.seed)
     kept = kept_task(experiment, accepted.checkpoint, original)
     multiplier = trained_leaves(experiment, checkpoint)[1]
     context = Context(
@@ -162,7 +185,7 @@ def assemble(
         names.fresh,
         kept,
         batches_of if original else None,
-        {name: len(data.splits["train"].ids) for name, data in accepted.streams.items()},
+        {name: len(rows.splits["train"].ids) for name, rows in streams.items()},
         identity["base_sha256"],
         outputs=lambda stream, part: base_part(checkpoint, kept, part, batches[stream], steps, poll),
         pseudo_rows=lambda stream, *how: pseudo_rows(checkpoint, kept, batches[stream], steps, *how, poll),
@@ -172,16 +195,15 @@ def assemble(
     )
     aux, prepared_notes = _prepared(experiment, context, checked, directory, say)
     watch = None
-    if experiment.retention.max_drop is not None:
-        watch, batches[PROBE] = watched(experiment, checkpoint, original, steps, directory / "watched", poll)
+    if experiment.budgets:
+        watch, batches[PROBE] = watched(experiment, checkpoint, accepted.originals, steps, directory / "watched", poll)
     trainable = make_trainable(experiment, checkpoint, aux, steps)
     step = make_train_step(checkpoint.model, new.task, experiment.method, trainable.tx, multiplier, kept, watch)
     return Job(
         experiment,
         checkpoint,
         names.fresh,
-        new,
-        original,
+        data,
         trainable,
         aux,
         step,
@@ -196,10 +218,10 @@ def assemble(
 def kept_task(
     experiment: Experiment, checkpoint: Checkpoint, original: TaskData | None
 ) -> tasks.Classify | tasks.Regress | None:
-    """The original task: of the original data, or, without any, what the base's own head serves; None for neither."""
+    """The original task, of several their union; without data what the base's own head serves; None for neither."""
     if original:
         return original.task
-    name = experiment.original_head or checkpoint.primary
+    name = next(iter(experiment.original_head), checkpoint.primary)
     return tasks.task_of(name, checkpoint.heads[name]) if name in checkpoint.heads else None
 
 
@@ -219,7 +241,7 @@ def make_trainable(experiment: Experiment, checkpoint: Checkpoint, aux: Params, 
 
     def init() -> TrainState:
         theta = method.init(base, key_for(experiment.seed, "init"))
-        return init_state(theta, wrapped, key_for(experiment.seed, "train"))
+        return init_state(theta, wrapped, key_for(experiment.seed, "train"), max(1, len(experiment.original)))
 
     return Trainable(theta, multiplier, tx, init)
 
@@ -271,36 +293,30 @@ def parameter_counts(job: Job) -> dict:
 
 
 def _data(experiment, checkpoint, names):
-    """The original task (or None) and the new task, each without training rows the other is scored on, and notes."""
-    original = None
-    if experiment.original is not None:
-        head = checkpoint.heads.get(names.original)
-        original = tasks.prepare(experiment.original, checkpoint, names.original, head, experiment)
-    shared = tasks.head_of(original.task) if names.new == names.original else None
-    new = tasks.prepare(experiment.new, checkpoint, names.new, shared, experiment)
-    if original is None:
-        return None, new, ()
-    new, from_new = tasks.drop_overlap(new, original)
-    original, from_original = tasks.drop_overlap(original, new)
-    return original, new, (*from_new, *from_original)
+    """The data by the name of their task, each without training rows that another task is scored on, and notes."""
+    data = {}
+    for name, given, head in zip(
+        numbered(ORIGINAL, len(experiment.original)), experiment.original, names.originals, strict=True
+    ):
+        data[name] = tasks.prepare(given, checkpoint, head, checkpoint.heads.get(head), experiment)
+    shared = tasks.head_of(data[ORIGINAL].task) if names.new in names.originals else None
+    data = {"new": tasks.prepare(experiment.new, checkpoint, names.new, shared, experiment)} | data
+    scored, notes = dict(data), ()
+    if experiment.unlabelled is not None:
+        data[UNLABELLED] = tasks.prepare_unlabelled(experiment.unlabelled, checkpoint, experiment)
+    for name in data:
+        for other in (other for other in scored if other != name):
+            data[name], dropped = tasks.drop_overlap(data[name], scored[other], (name, other))
+            notes += dropped
+    return data, notes
 
 
-def _unlabelled(experiment, checkpoint, scored):
-    """The texts without labels (or None), without those that a task is scored on, and notes."""
-    if experiment.unlabelled is None:
-        return None, ()
-    found = tasks.prepare_unlabelled(experiment.unlabelled, checkpoint, experiment)
-    notes = tuple(f"unlabelled: {text}" for text in found.warnings)
-    for data in scored:
-        found, dropped = tasks.drop_overlap(found, data)
-        notes += dropped
-    return found, notes
-
-
-def _data_notes(new: TaskData, original: TaskData | None) -> Iterator[str]:
-    for name, data in (("new", new), ("original", original)):
-        yield from (f"{name}: {text}" for text in (data.warnings if data else ()))
-    if original and new.task.name != original.task.name and new.task.labels and new.task.labels == original.task.labels:
+def _data_notes(data: dict[str, TaskData]) -> Iterator[str]:
+    for name, task in data.items():
+        yield from (f"{name}: {text}" for text in task.warnings)
+    new, originals = data["new"].task, [data[name].task for name in original_names(data)]
+    apart = new.name not in [task.name for task in originals]
+    if new.labels and apart and new.labels in [task.labels for task in originals]:
         yield "both tasks have the same labels; --head shared would go on with the original's head"
 
 
@@ -313,11 +329,8 @@ def base_sha256(checkpoint: Checkpoint) -> str:
     return digest.hexdigest()
 
 
-def _identity(checkpoint: Checkpoint, given: dict[str, TaskData | None]) -> dict:
-    return {
-        "base_sha256": base_sha256(checkpoint),
-        "data": {name: data.identity for name, data in given.items() if data},
-    }
+def _identity(checkpoint: Checkpoint, data: dict[str, TaskData]) -> dict:
+    return {"base_sha256": base_sha256(checkpoint), "data": {name: task.identity for name, task in data.items()}}
 
 
 def _is_prepared(directory: Path) -> bool:

@@ -7,6 +7,7 @@ from fft.adapters import trained_adapter
 from fft.evaluate import Change
 from fft.job import Job, parameter_counts
 from fft.metrics import METRICS
+from fft.naming import ORIGINAL
 from fft.paths import Params
 
 MODEL, ADAPTER = "model", "adapter"
@@ -21,10 +22,8 @@ def run_record(
     `changes` are before and after of each task on its test split, `ended` holds steps, best_step, kept_step, stopped,
     skipped_steps and contract (None without one), `seconds` the wall time of each part.
     """
-    experiment, original = job.experiment, changes.get("original")
-    tolerance = experiment.retention.tolerance if job.watch is None else job.watch.margin
-    verdict = retention.verdict(original, tolerance) if original else None
-    sign = METRICS[job.original.task.metric].sign if original else 1
+    experiment = job.experiment
+    verdicts = {name: retention.verdict(changes[name], accepted) for name, accepted in job.tolerances.items()}
     result = {
         "name": experiment.method.label,
         "experiment": experiment.to_json(),
@@ -33,24 +32,41 @@ def run_record(
         "base_sha256": job.identity["base_sha256"],
         "data": {
             name: {
-                "source": getattr(experiment, name).source,
+                "source": experiment.sources[name].source,
                 "splits": data.identity,
                 "warnings": list(data.warnings),
+                **({"head": data.task.name} if name in job.tasks else {}),
             }
-            for name, data in job.tasks.items()
+            for name, data in job.data.items()
         },
         "heads": {name: head._asdict() for name, head in job.checkpoint.heads.items()},
         "parameters": parameter_counts(job),
         "notes": [*job.notes, *_kept_note(ended)],
         **ended,
         "history": history,
-        "crossover": retention.crossover(history, tolerance, sign),
-        "original": original and original._asdict(),
-        "new": changes["new"]._asdict(),
-        "verdict": verdict and verdict._asdict(),
+        "crossover": _crossover(job, history),
+        ORIGINAL: None,
+        **{name: change._asdict() for name, change in changes.items()},
+        **_judged(verdicts),
         "seconds": {**seconds, "total": sum(seconds.values())},
     }
     return record.plain(result)
+
+
+def _judged(verdicts: dict[str, retention.Verdict]) -> dict:
+    """Each original task's verdict, and that of all of them: the first that is as bad as the worst."""
+    if not verdicts:
+        return {"verdict": None, "verdicts": {}}
+    outcome = retention.overall([verdict.outcome for verdict in verdicts.values()])
+    told = {name: verdict._asdict() for name, verdict in verdicts.items()}
+    return {"verdict": next(v for v in told.values() if v["outcome"] == outcome), "verdicts": told}
+
+
+def _crossover(job: Job, history: list[dict]) -> int | None:
+    """The first step at which an original task is beyond its tolerance."""
+    signs = {name: METRICS[job.tasks[name].task.metric].sign for name in job.tolerances}
+    crossed = [retention.crossover(history, most, signs[name], name) for name, most in job.tolerances.items()]
+    return min((step for step in crossed if step is not None), default=None)
 
 
 def _kept_note(ended: dict) -> list[str]:
@@ -65,7 +81,7 @@ def write_model(job: Job, directory: Path, params: Params, theta: Params) -> Non
     `params` are the merged parameters, `theta` the tree they were merged from.
     """
     if job.experiment.method.plain or params is job.base:
-        models.save(job.checkpoint._replace(params=params), directory / MODEL, primary=job.new.task.name)
+        models.save(job.checkpoint._replace(params=params), directory / MODEL, primary=job.tasks["new"].task.name)
         return
     from fft.peft import save_adapter
 

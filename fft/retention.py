@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from fft.evaluate import LEVEL, Change, unseen_rate
+from fft.naming import ORIGINAL
 
 EXIT_CODES = {"pass": 0, "fail": 1, "undecided": 4}
 SAME = 1e-9  # scores closer than this are equal: a difference of rounding, not of examples
@@ -50,8 +51,8 @@ def combined_score(
     return combined if math.isfinite(combined) else -math.inf
 
 
-def crossover(history: Sequence[dict[str, Any]], tolerance: float, sign: int = 1) -> int | None:
-    """The step of the first scoring at which the original's drop on the probe exceeds the tolerance, or None.
+def crossover(history: Sequence[dict[str, Any]], tolerance: float, sign: int = 1, name: str = ORIGINAL) -> int | None:
+    """The step of the first scoring at which an original task's drop on the probe exceeds the tolerance, or None.
 
     From there on what is gained on the new task costs more of the original than was allowed. It is the first
     crossing and not the last: a later recovery is worth seeing in the history, but this much has once been lost. The
@@ -59,11 +60,11 @@ def crossover(history: Sequence[dict[str, Any]], tolerance: float, sign: int = 1
     an example or two is noise; the verdict is taken on the test split. sign is the original metric's (-1 for rmse).
     A score that is not finite counts as a crossing.
     """
-    if not history or history[0]["original"] is None:
+    if not history or history[0][name] is None:
         return None
-    base = history[0]["original"]
+    base = history[0][name]
     for entry in history[1:]:
-        lost = entry["original"] is None or not sign * (base - entry["original"]) <= tolerance + SAME
+        lost = entry[name] is None or not sign * (base - entry[name]) <= tolerance + SAME
         if lost:
             return entry["step"]
     return None

@@ -28,6 +28,7 @@ from fft.job import Job, accept, assemble, parameter_counts, resolved
 from fft.journal import Journal
 from fft.outcome import KEPT_BASE, run_record, write_model, write_outcome
 from fft.paths import Params
+from fft.schema import alone
 from fft.scoring import Scorer
 from fft.signals import StopFlag
 from fft.streams import step_batch
@@ -46,7 +47,7 @@ class Run(NamedTuple):
 
     @property
     def exit_code(self) -> int:
-        """0 the original task was kept (or none was watched), 1 it was not, 4 undecided."""
+        """0 every original task was kept (or none was watched), 1 one was not, 4 undecided."""
         verdict, contract = self.record["verdict"], self.record.get("contract")
         if contract is not None and not contract["met"]:
             return retention.EXIT_CODES["fail"]
@@ -185,9 +186,10 @@ def _kept_by_contract(
     way = selection.WAY if job.experiment.method.plain else ()
     signs = {name: scorer.metric(name).sign for name in job.tasks}
     with journal.clock("scoring"):
-        chosen = selection.choose(job.base, job.fresh_heads, trained, scorer.judge, signs, job.watch.margin, way)
+        chosen = selection.choose(job.base, job.fresh_heads, trained, scorer.judge, signs, job.tolerances, way)
     strength = float(jnp.exp(state.dual.log_strength))
-    contract = selection.told(chosen, job.experiment.retention.max_drop, job.watch.margin, strength)
+    written = alone(job.experiment.retention.max_drop)
+    contract = selection.told(chosen, written, job.tolerances, strength)
     journal.say(selection.sentence(contract))
     return chosen.point.step, chosen.params, thetas.get(chosen.point.step, state.theta), contract
 
@@ -211,7 +213,7 @@ def _train(
     journal: Journal,
     stop: StopFlag,
 ) -> tuple[TrainState, str]:
-    """The only loop: step, and every so often score both tasks, save, and decide whether to stop."""
+    """The only loop: step, and every so often score all tasks, save, and decide whether to stop."""
     optim, settings = job.experiment.optim, job.experiment.retention
     step, waiting, values = int(state.step), None, None
     while step < job.steps:

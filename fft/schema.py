@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import tyro
@@ -52,3 +53,27 @@ def between(flag: str, value: float, low: float, high: float) -> None:
     if not (math.isfinite(value) and low <= value <= high):
         bounds = f"at least {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
         raise InputError(f"--{flag} must be {bounds}, not {value}")
+
+
+def listed(value: Any) -> tuple:
+    """Several values as a tuple, one alone as a tuple of it, None as an empty one."""
+    if value is None:
+        return ()
+    return tuple(value) if isinstance(value, list | tuple) else (value,)
+
+
+def alone(values: Sequence) -> Any:
+    """The inverse of `listed`, for JSON: one value as itself, several as a list, none as None."""
+    return list(values) if len(values) > 1 else next(iter(values), None)
+
+
+def for_each(flag: str, values: tuple, count: int, of: str) -> tuple:
+    """One value for each of `count` things: one that is given is for all of them, none at all is None for each.
+
+    Errors: InputError for any other number of values.
+    """
+    if len(values) <= 1:
+        return (values or (None,)) * count
+    if len(values) != count:
+        raise InputError(f"--{flag} has {len(values)} values for {count} {of}: give one for all, or one each")
+    return values

@@ -12,6 +12,7 @@ from fft import retention
 from fft.evaluate import Change, change_between, make_predict, predict, predictions
 from fft.job import Job, base_sha256
 from fft.metrics import METRICS, Metric
+from fft.naming import ORIGINAL
 from fft.paths import Params
 from fft.streams import EVAL_BATCH, chosen_rows
 from fft.tasks import Encoded, TaskData, bucket_lengths, eval_batches
@@ -48,25 +49,23 @@ class Scorer:
         return {name: rows.take(chosen_rows(len(rows.ids), most, PROBE_SEED)) for name, rows in splits.items()}
 
     def metric(self, name: str) -> Metric:
-        """The metric of the task "new" or "original"."""
+        """The metric of a task of the job."""
         return METRICS[self.job.tasks[name].task.metric]
 
     def probe(self, params: Params, base: dict | None) -> dict:
-        """{'new', 'original', 'combined'} on the probe; `base` is the same of the base model, None for itself.
+        """{'new', 'original', …, 'combined'} on the probe; `base` is the same of the base model, None for itself.
 
-        Does not listen for a stop: the state it scores is saved with its score, or not at all.
+        What the original tasks lost beyond their tolerances adds up in the combined score. Does not listen for a stop:
+        the state it scores is saved with its score, or not at all.
         """
-        scores: dict[str, float | None] = {"new": None, "original": None}
+        scores: dict[str, float | None] = {"new": None, ORIGINAL: None}
         scores |= self._scores(params, self._probes, lambda: None)
-        settings, watch = self.job.experiment.retention, self.job.watch
-        combined = retention.combined_score(
-            self._signed("new", scores),
-            self._signed("original", scores),
-            self._signed("original", base or scores),
-            settings.drop_weight if watch is None else BEYOND,
-            settings.tolerance if watch is None else watch.margin,
-        )
-        return {**scores, "combined": combined}
+        weight = self.job.experiment.retention.drop_weight if self.job.watch is None else BEYOND
+        combined = self._signed("new", scores)
+        for name, tolerance in self.job.tolerances.items():
+            now, before = self._signed(name, scores), self._signed(name, base or scores)
+            combined = retention.combined_score(combined, now, before, weight, tolerance)
+        return {**scores, "combined": retention.combined_score(combined, None, None, weight, 0.0)}
 
     def judge(self, params: Params) -> dict[str, float]:
         """The score of each task on up to JUDGED of its validation rows, for a run under a contract."""
@@ -102,9 +101,9 @@ class Scorer:
         """Before and after of a task from its test logits, with the paired interval."""
         return change_between(self.metric(name), self.job.tasks[name].splits["test"].labels, before, after)
 
-    def _signed(self, name: str, scores: dict) -> float | None:
+    def _signed(self, name: str, scores: dict) -> float:
         """A score with higher better, whatever the metric."""
-        return None if scores[name] is None else self.metric(name).sign * scores[name]
+        return self.metric(name).sign * scores[name]
 
     def _logits(self, params: Params, data: TaskData, rows: Encoded, poll: Callable[[], None]) -> np.ndarray:
         batches = eval_batches(rows, SCORE_BATCH, self._lengths, data.pad_id)

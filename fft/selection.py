@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from fft.merging import interpolate
+from fft.naming import ORIGINAL
 from fft.paths import Params, without_heads
 from fft.retention import SAME
 
@@ -20,9 +21,11 @@ class Point(NamedTuple):
     original: float
     new: float
     drop: float
-    """of the original score, + is a loss"""
+    """of the original score, + is a loss; of several original tasks the first"""
     within: bool
-    """the contract"""
+    """the contract, with every original task"""
+    drops: dict[str, float]
+    """of each original task"""
 
 
 class Chosen(NamedTuple):
@@ -44,14 +47,15 @@ def choose(
     trained: dict[int, Callable[[], Params]],
     judge: Callable[[Params], dict[str, float]],
     signs: dict[str, int],
-    margin: float,
+    margins: dict[str, float],
     way: tuple[float, ...] = WAY,
 ) -> Chosen:
-    """The best new score among points whose drop is within `margin`: the steps in `trained`, the last step first, and
-    where that one loses too much the first point on the `way` back to the base that does not.
+    """The best new score among points whose every drop is within its margin: the steps in `trained`, the last step
+    first, and where that one loses too much the first point on the `way` back to the base that does not.
 
-    `way` is empty where a tree has more than values of the base's own parameters. `judge(params)` gives {"original", "new"}, `signs` the sign by which each
-    is better. Where no point within the margin is better than the base on the new task, the base is kept, with step 0.
+    `way` is empty where a tree has more than values of the base's own parameters. `judge(params)` gives {"new",
+    "original", …}, `signs` the sign by which each is better, `margins` what each original task may lose. Where no point
+    within the margins is better than the base on the new task, the base is kept, with step 0.
     """
     start = judge(base)
     tried: list[Point] = []
@@ -60,8 +64,9 @@ def choose(
     def consider(step: int, alpha: float, params: Params) -> bool:
         nonlocal best
         scores = judge(params)
-        drop = signs["original"] * (start["original"] - scores["original"])
-        point = Point(step, alpha, scores["original"], scores["new"], drop, drop <= margin + SAME)
+        drops = {name: signs[name] * (start[name] - scores[name]) for name in margins}
+        within = all(drops[name] <= margin + SAME for name, margin in margins.items())
+        point = Point(step, alpha, scores[ORIGINAL], scores["new"], drops[ORIGINAL], within, drops)
         tried.append(point)
         worth = signs["new"] * scores["new"]
         if point.within and worth > (signs["new"] * start["new"] if best is None else best[0]):
@@ -78,15 +83,17 @@ def choose(
     for step in trained.keys() - {last}:
         consider(step, 1.0, trained[step]())
     if best is None:
-        return Chosen(Point(0, 0.0, start["original"], start["new"], 0.0, True), base, tried)
+        kept = Point(0, 0.0, start[ORIGINAL], start["new"], 0.0, True, dict.fromkeys(margins, 0.0))
+        return Chosen(kept, base, tried)
     return Chosen(best[1], best[2], tried)
 
 
-def told(chosen: Chosen, max_drop: str, margin: float, strength: float) -> dict[str, Any]:
-    """What run.json says of the contract."""
+def told(chosen: Chosen, max_drop: Any, margins: dict[str, float], strength: float) -> dict[str, Any]:
+    """What run.json says of the contract; `max_drop` is how it was written."""
     return {
         "max_drop": max_drop,
-        "margin": margin,
+        "margin": margins[ORIGINAL],
+        "margins": margins,
         "met": chosen.met,
         "strength": strength,
         "kept": chosen.point._asdict(),
@@ -96,15 +103,19 @@ def told(chosen: Chosen, max_drop: str, margin: float, strength: float) -> dict[
 
 def sentence(contract: dict[str, Any]) -> str:
     """What a run says about its contract."""
-    kept = contract["kept"]
+    kept, margins = contract["kept"], contract["margins"]
     if not contract["met"]:
+        lost = contract["tried"][0]["drops"]
+        worst = max(margins, key=lambda name: lost[name] - margins[name])
         return (
-            f"the contract is not met: no point that gains on the new task keeps the original drop within "
-            f"{contract['margin']:.3g} on validation rows; what was trained loses {contract['tried'][0]['drop']:.3g}, "
-            f"{contract['tried'][0]['drop'] - contract['margin']:.3g} too much. The base is kept"
+            f"the contract is not met: no point that gains on the new task keeps the {worst} drop within "
+            f"{margins[worst]:.3g} on validation rows; what was trained loses {lost[worst]:.3g}, "
+            f"{lost[worst] - margins[worst]:.3g} too much. The base is kept"
         )
     way = f"step {kept['step']}" + ("" if kept["alpha"] == 1 else f", {kept['alpha']:g} of the way from the base")
-    return (
-        f"kept under the contract: {way}, a drop of {kept['drop']:+.4f} on validation rows where "
-        f"{contract['margin']:.3g} is allowed; the multiplier ended at {contract['strength']:.3g}"
+    drops = " and ".join(
+        f"a drop of {kept['drops'][name]:+.4f} on validation rows where {margin:.3g} is allowed"
+        + ("" if len(margins) == 1 else f" ({name})")
+        for name, margin in margins.items()
     )
+    return f"kept under the contract: {way}, {drops}; the multiplier ended at {contract['strength']:.3g}"

@@ -54,14 +54,13 @@ def _labels(task, estimator, draws, key, logits, batch):
 
 def _over_labels(outputs_of, each, task, labels_of, at, batch):
     """Σ_s each(∂ Σ_b √w_sb nll_b(y_sb) / ∂ at), leaf by leaf: a squared gradient then carries the weight itself."""
-    logits, pull_back = jax.vjp(lambda at: outputs_of(at)["logits"][task.name], at)
+    logits, pull_back = jax.vjp(lambda at: task.logits(outputs_of(at), batch), at)
 
     def add(total, label_and_weight):
         label, weight = label_and_weight
 
         def scaled_nll(logits):
-            nll, _ = task.loss({"logits": {task.name: logits}}, {**batch, "label": label})
-            return jnp.sum(jnp.sqrt(weight) * nll)
+            return jnp.sum(jnp.sqrt(weight) * task.nll(logits, {**batch, "label": label}))
 
         (gradient,) = pull_back(jax.grad(scaled_nll)(logits))
         return jax.tree.map(lambda t, g: t + each(g), total, gradient), None

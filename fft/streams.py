@@ -82,13 +82,13 @@ def base_part(
 
     def apply(params, batch):
         found = checkpoint.model.apply(params, batch)
-        return found["logits"][kept.name] if part == "logits" else found["pooled"]
+        return kept.logits(found, batch) if part == "logits" else found["pooled"]
 
     return base_outputs(apply, checkpoint.params, batches, steps, poll, encoded)
 
 
 def original_batches(original: TaskData, n: int, seed: int, size: int = EVAL_BATCH) -> Iterator[dict]:
-    """Host batches of `size` rows, at most `n` training rows of the original task in all, padded to two lengths.
+    """Host batches of `size` rows, at most `n` training rows of an original task in all, padded to two lengths.
 
     Rows of like length share a batch; the batches come in a seeded order, so that the first few stand for all. A
     batch holds "number" int32 [B] besides, the rows' places in their source.

@@ -12,6 +12,7 @@ from fft.contract import Dual, Watch, first_dual, is_held
 from fft.methods import Method
 from fft.methods.base import climbs
 from fft.models.inputs import with_hidden
+from fft.naming import numbered
 from fft.paths import Params, flatten, map_leaves, without_heads
 
 STREAMS, PROBE = ("new", "original", "unlabelled"), "probe"
@@ -35,10 +36,10 @@ class TrainState(NamedTuple):
     """the multiplier of what the method adds; 1 for ever where nothing drives it"""
 
 
-def init_state(theta: Params, tx: optax.GradientTransformation, key: jax.Array) -> TrainState:
-    """The state before step 1."""
+def init_state(theta: Params, tx: optax.GradientTransformation, key: jax.Array, originals: int = 1) -> TrainState:
+    """The state before step 1 of a run that watches so many original tasks."""
     zero = jnp.zeros((), jnp.int32)
-    return TrainState(zero, theta, tx.init(theta), key, zero.copy(), zero.copy(), first_dual())
+    return TrainState(zero, theta, tx.init(theta), key, zero.copy(), zero.copy(), first_dual(originals))
 
 
 class Slope(NamedTuple):
@@ -81,7 +82,7 @@ def make_train_step(
 
     A step whose objective or gradient norm is not finite changes nothing but the counters. `metrics`: loss (of the new
     task alone), penalty (all the rest), grad_norm (over trained leaves, before the clip), skipped_in_a_row, with a
-    watch also strength (m) and drop (on the probe's rows); scalars.
+    watch also strength (m) and drop (on the probe's rows; drop_2, … of further original tasks); scalars.
 
     One compiled program a stream and padded length T, and one more: penalty and update do not depend on T.
     """
@@ -90,12 +91,12 @@ def make_train_step(
 
     @jax.jit
     def look(theta, base, rows):
-        return watch.drops(model.apply(method.merge(base, theta), rows), rows), rows["weight"]
+        return watch.look(model.apply(method.merge(base, theta), rows), rows)
 
     def step(state, base, aux, batch):
         slopes = slopes_of(state, base, aux, {stream: rows for stream, rows in batch.items() if stream != PROBE})
-        probe = look(state.theta, base, jax.tree.map(lambda x: x[0], batch[PROBE])) if watch else None
-        return update(state, slopes, probe, base, aux)
+        seen = look(state.theta, base, jax.tree.map(lambda x: x[0], batch[PROBE])) if watch else None
+        return update(state, slopes, seen, base, aux)
 
     return step
 
@@ -180,8 +181,8 @@ def _make_update(method, tx, watch):
     slows = watch is not None and not is_held(method)
 
     @partial(jax.jit, donate_argnums=0)
-    def update(state, slopes, probe, base, aux):
-        """The state after one step on the slopes of its streams and the probe's drops, and the metrics."""
+    def update(state, slopes, seen, base, aux):
+        """The state after one step on the slopes of its streams and the probe, and the metrics."""
         loss = slopes["new"].loss / slopes["new"].weight
         strength = jnp.exp(state.dual.log_strength)
         penalty, pull = jax.value_and_grad(penalty_of)(state.theta, base, aux, strength)
@@ -207,9 +208,9 @@ def _make_update(method, tx, watch):
         metrics = {"loss": loss, "penalty": penalty, "grad_norm": grad_norm, "skipped_in_a_row": in_a_row}
         dual = state.dual
         if watch is not None:
-            drops, weight = probe
-            metrics |= {"strength": strength, "drop": jnp.sum(drops) / jnp.sum(weight)}
-            dual = watch.advance(dual, drops, weight)
+            drops = jnp.ravel(seen.drop / seen.weight)
+            metrics |= {"strength": strength, **dict(zip(numbered("drop", drops.size), drops, strict=True))}
+            dual = watch.advance(dual, seen)
         skipped = state.skipped + missed
         return TrainState(state.step + 1, theta, opt_state, state.key, skipped, in_a_row, dual), metrics
 

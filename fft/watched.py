@@ -1,8 +1,9 @@
 """What a run under a contract is watched by: held-out original rows, and what the base is worth on each."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,16 +16,35 @@ from fft.evaluate import predictions
 from fft.experiment import Experiment
 from fft.metrics import METRICS
 from fft.models import Checkpoint
+from fft.schema import alone
 from fft.streams import base_part, chosen_rows
-from fft.tasks import TaskData, TrainBatches, bucket_lengths
+from fft.tasks import Encoded, TaskData, TrainBatches, bucket_lengths, joined, together
 
-WATCHED = 1024  # held-out original rows, at most
+WATCHED = 1024  # held-out rows of each original task, at most
 
 
 class ProbeBatches(TrainBatches):
-    """Batches of held-out rows, each with "before" float32 [B], what the base was worth on it."""
+    """Batches of up to PROBED held-out rows of each original task, with "before" float32 [B], what the base was worth
+    on each row.
+    """
 
     before: np.ndarray
+
+    def __init__(self, parts: Sequence[Encoded], seed: int, pad_id: int):
+        whole = joined(parts)
+        lengths = bucket_lengths(whole.lengths(), most=2)
+        sizes = [min(PROBED, len(part.ids)) for part in parts]
+        self._parts = [TrainBatches(p, size, seed, lengths, pad_id) for p, size in zip(parts, sizes, strict=True)]
+        self._starts = np.cumsum([0, *(len(part.ids) for part in parts[:-1])])
+        super().__init__(whole, sum(sizes), seed, lengths, pad_id)
+
+    def __len__(self) -> int:
+        """Batches until every row was seen."""
+        return max(len(part) for part in self._parts)
+
+    def rows(self, index: int) -> np.ndarray:
+        pairs = zip(self._starts, self._parts, strict=True)
+        return np.concatenate([start + part.rows(index) for start, part in pairs])
 
     def batch(self, index: int) -> dict[str, np.ndarray]:
         batch = super().batch(index)
@@ -47,24 +67,35 @@ def check_budget(max_drop: str, original: TaskData) -> None:
 def watched(
     experiment: Experiment,
     checkpoint: Checkpoint,
-    original: TaskData,
+    originals: Sequence[TaskData],
     steps: int,
     folder: Path,
     poll: Callable[[], None],
 ) -> tuple[Watch, ProbeBatches]:
-    """What the contract is watched by: held-out original rows with the base's credit, which is kept in FOLDER."""
-    rows = original.splits["validation"]
-    rows = rows.take(chosen_rows(len(rows.ids), WATCHED, experiment.seed))
-    lengths = bucket_lengths(rows.lengths(), most=2)
-    batches = ProbeBatches(rows, min(PROBED, len(rows.ids)), experiment.seed, lengths, original.pad_id)
-    task, spread = original.task, float(np.var(rows.labels))
+    """What the contract is watched by: held-out rows of every original task with the base's credit, kept in FOLDER."""
+    splits = [data.splits["validation"] for data in originals]
+    parts = [rows.take(chosen_rows(len(rows.ids), WATCHED, experiment.seed)) for rows in splits]
+    batches = ProbeBatches(parts, experiment.seed, originals[0].pad_id)
+    rows, task = batches.encoded, together(originals).task
+    spread = float(np.var(rows.labels))
     if not (folder / "provenance.json").exists():
         logits = base_part(checkpoint, task, "logits", batches, len(batches), poll)
         before = task.credit(jnp.asarray(logits), jnp.asarray(rows.labels), spread)
-        metric = METRICS[task.metric]
-        score = float(metric.function(rows.labels, predictions(metric.kind, logits)))
-        margin = Budget.parse(experiment.retention.max_drop).margin(score)
-        save_artefact(folder, {"before": before}, {"score": score, "margin": margin, "rows": len(rows.ids)})
+        ends = np.cumsum([len(part.ids) for part in parts])
+        scores = [
+            _score(data.task, part.labels, said)
+            for data, part, said in zip(originals, parts, np.split(logits, ends[:-1]), strict=True)
+        ]
+        budgets = map(Budget.parse, experiment.budgets)
+        margins = [budget.margin(score) for budget, score in zip(budgets, scores, strict=True)]
+        told = {"score": alone(scores), "margin": alone(margins), "rows": alone([len(part.ids) for part in parts])}
+        save_artefact(folder, {"before": before}, told)
     tree, told = load_artefact(folder)
     batches.before = np.asarray(tree["before"])
-    return Watch(task, told["margin"], spread, steps), batches
+    margin = told["margin"]
+    return Watch(task, tuple(margin) if isinstance(margin, list) else margin, spread, steps), batches
+
+
+def _score(task: Any, labels: np.ndarray, logits: np.ndarray) -> float:
+    metric = METRICS[task.metric]
+    return float(metric.function(labels, predictions(metric.kind, logits)))

@@ -10,7 +10,7 @@ from tiny_runs import fft, record, tune
 
 from fft import models, restore, selection
 from fft.artefact import load_artefact
-from fft.contract import Watch, first_dual, is_held
+from fft.contract import Seen, Watch, first_dual, is_held
 from fft.experiment import Optim
 from fft.methods import AGEM, EWC, KL, L2SP, Context, Freeze, Full, LoRA, LwF, Replay, chain
 from fft.optim import make_optimizer, multipliers
@@ -31,27 +31,25 @@ def test_the_multiplier_follows_the_running_drop():
     watch = Watch(ORIGINAL, margin=0.01, spread=0.0, steps=80)
     rng = np.random.default_rng(0)
     steps = [rng.choice([-1.0, 0.0, 0.0, 0.0, 1.0], size=8, p=[0.1, 0.2, 0.2, 0.2, 0.3]) for _ in range(12)]
-    steps[3][2] = math.nan
-    real = np.ones(8)
-    real[-1] = 0.0
     dual, log = first_dual(), 0.0
     keep, rate = 1 - 1 / 10, math.log(1e3) / 80
     for step, drops in enumerate(steps):
-        drops[-1] = 0.0
-        dual = watch.advance(dual, jnp.float32(drops), jnp.float32(real))
-        seen = np.concatenate([np.nan_to_num(d[:-1], nan=1.0) for d in steps[: step + 1]])
-        weights = np.concatenate([np.full(7, keep ** (step - at)) for at in range(step + 1)])
+        dual = watch.advance(dual, Seen(*map(jnp.float32, (drops.sum(), (drops**2).sum(), 8.0))))
+        seen = np.concatenate(steps[: step + 1])
+        weights = np.concatenate([np.full(8, keep ** (step - at)) for at in range(step + 1)])
         n, mean = weights.sum(), np.average(seen, weights=weights)
         error = math.sqrt((np.average(seen**2, weights=weights) + 1 / n) / n)
         log += rate * min(1.0, max(-1.0, (mean - 0.01) / (3 * error)))
         assert float(dual.log_strength) == pytest.approx(log, rel=1e-4)
 
 
-def test_a_filler_row_has_no_drop():
+def test_what_a_step_sees_of_held_out_rows():
+    """A filler row is not seen, and a drop that is not finite is all of the row's credit."""
     watch = Watch(ORIGINAL, margin=0.01, spread=0.0, steps=80)
-    batch = {"label": jnp.array([0, 0, 0]), "weight": jnp.array([1.0, 1.0, 0.0]), "before": jnp.array([1.0, 0.0, 1.0])}
-    outputs = {"logits": {"original": jnp.array([[0.0, 1.0], [1.0, 0.0], [0.0, 1.0]])}}
-    assert watch.drops(outputs, batch).tolist() == [1.0, -1.0, 0.0]
+    before = jnp.array([1.0, 0.0, 1.0, math.nan])
+    batch = {"label": jnp.zeros(4, int), "weight": jnp.array([1.0, 1.0, 0.0, 1.0]), "before": before}
+    outputs = {"logits": {"original": jnp.array([[0.0, 1.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])}}
+    assert [float(value) for value in watch.look(outputs, batch)] == [1.0, 3.0, 3.0]
 
 
 def test_credit_is_accuracy_or_what_a_correlation_loses():
@@ -129,7 +127,7 @@ def choose(original, new, trained=(1.0,), margin=0.01, signs=None):
     base = {"x": jnp.float32(0.0), "heads": {}}
     steps = {10 * (i + 1): lambda x=x: {"x": jnp.float32(x), "heads": {}} for i, x in enumerate(trained)}
     signs = signs or {"original": 1, "new": 1}
-    return selection.choose(base, (), steps, judged(original, new), signs, margin)
+    return selection.choose(base, (), steps, judged(original, new), signs, {"original": margin})
 
 
 def test_the_last_step_is_kept_where_it_is_within_the_budget():
@@ -156,7 +154,7 @@ def test_an_earlier_step_is_kept_where_it_is_better():
 def test_the_base_is_kept_where_no_point_is_within_and_errors_count_the_other_way():
     chosen = choose(lambda x: 0.9 if x == 0 else 0.7, lambda x: 0.5 + 0.4 * x)
     assert not chosen.met and chosen.point.step == 0 and float(chosen.params["x"]) == 0
-    said = selection.sentence(selection.told(chosen, "0.01", 0.01, 1.0))
+    said = selection.sentence(selection.told(chosen, "0.01", {"original": 0.01}, 1.0))
     assert "the contract is not met" in said and "what was trained loses 0.2, 0.19 too much" in said
     chosen = choose(lambda x: 1.0 + 0.005 * x, lambda x: 1.0 - 0.4 * x, signs={"original": -1, "new": -1})
     assert chosen.met and chosen.point.new == pytest.approx(0.6) and chosen.point.drop == pytest.approx(0.005)
@@ -166,7 +164,8 @@ def test_a_fresh_head_is_not_taken_back():
     base = {"x": jnp.float32(0.0), "heads": {"new": {"w": jnp.float32(5.0)}}}
     trained = {"x": jnp.float32(1.0), "heads": {"new": {"w": jnp.float32(9.0)}}}
     judge = judged(lambda x: 0.9 - 0.05 * x, lambda x: x)
-    chosen = selection.choose(base, ("new",), {7: lambda: trained}, judge, {"original": 1, "new": 1}, 0.01)
+    signs, margins = {"original": 1, "new": 1}, {"original": 0.01}
+    chosen = selection.choose(base, ("new",), {7: lambda: trained}, judge, signs, margins)
     assert chosen.point.alpha < 1 and float(chosen.params["heads"]["new"]["w"]) == 9.0
 
 

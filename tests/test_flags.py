@@ -40,8 +40,8 @@ def test_a_setting_of_a_task_may_be_spelled_with_a_dash_or_a_dot():
         experiment_of(*MINIMAL, "--original", "o", f"--new{mark}validation=v", f"--original{mark}test", "t")
         for mark in "-."
     ]
-    assert both[0] == both[1] and both[0].new.validation == "v" and both[0].original.test == "t"
-    assert experiment_of(*MINIMAL, "--original", "o", "--original-head", "fit").original_head == "fit"
+    assert both[0] == both[1] and both[0].new.validation == "v" and both[0].original[0].test == "t"
+    assert experiment_of(*MINIMAL, "--original", "o", "--original-head", "fit").original_head == ("fit",)
 
 
 def test_flags_override_the_file_and_the_rest_of_it_stays(tmp_path):
@@ -62,6 +62,7 @@ def test_flags_override_the_file_and_the_rest_of_it_stays(tmp_path):
     [
         ((), "COMMAND"),
         (("finetune",), "finetune"),
+        (("tune",), "--out"),
         (("tune", "--out", "{0}/x", "--new", "n.csv"), "--model is missing"),
         (("tune", "--out", "{0}/x", "--model", "m"), "--new is missing"),
         (("tune", "--model", "m", "--new", "n.csv"), "--out"),

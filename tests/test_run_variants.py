@@ -213,11 +213,11 @@ def test_original_head_fit_trains_a_head_on_the_frozen_base_first(tmp_path, tiny
     answer = tune(tiny, tmp_path / "run", *QUICK, "--steps", 8, *flags, model="bare")
     found = record(tmp_path / "run")
     assert answer.code == 0 and found["original"]["before"] > 0.9
-    assert any("original head was fitted on the frozen base" in note for note in found["notes"])
+    assert any("original head original was fitted on the frozen base" in note for note in found["notes"])
     assert found["heads"]["original"]["labels"] == ["negative", "positive"]
     _, provenance = load_artefact(tmp_path / "run" / "heads")
-    assert provenance["fitted"]["rows"] == found["data"]["original"]["splits"]["train"]["rows"]
-    assert provenance["fitted"]["loss_last"] < 0.3 < provenance["fitted"]["loss_first"]
+    assert provenance["fitted"]["original"]["rows"] == found["data"]["original"]["splits"]["train"]["rows"]
+    assert provenance["fitted"]["original"]["loss_last"] < 0.3 < provenance["fitted"]["original"]["loss_first"]
 
 
 # --- several runs ---

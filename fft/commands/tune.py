@@ -12,6 +12,7 @@ import tyro
 from rich.console import Console
 
 from fft import auto
+from fft.commands.several import NO_SOURCES, SeveralData, several
 from fft.errors import InputError
 from fft.experiment import NO_DATA, NO_TEXTS, Data, Experiment, Optim, Retention, Texts, load
 from fft.methods import METHODS, Method, parse_chain
@@ -19,6 +20,7 @@ from fft.metrics import METRICS
 from fft.schema import TELLS_DEFAULT
 
 AUTO = "auto"
+HEADS = tyro.conf.arg(metavar="NAME [NAME ...]", help_behavior_hint="")
 Settings = dataclasses.make_dataclass(
     "Settings",
     [(name, kind, field(default_factory=kind)) for name, kind in METHODS.items() if dataclasses.fields(kind)],
@@ -28,10 +30,11 @@ Settings = dataclasses.make_dataclass(
 
 @dataclass(frozen=True)
 class Flags:
-    """Fine-tune a checkpoint on a new task, watch the original task beside it, and say what was forgotten.
+    """Fine-tune a checkpoint on a new task, watch the original tasks beside it, and say what was forgotten.
 
-    A second call with the same --out goes on where the first one stopped. The exit code is 0 when the original task
-    was kept within the tolerance, 1 when it was not, 4 when the test rows are too few to tell.
+    A second call with the same --out goes on where the first one stopped. The exit code is 0 when every original task
+    was kept within the tolerance, 1 when one was not, 4 when the test rows are too few to tell. Each --original setting
+    is one for all of its sources, or one a source.
     """
 
     out: Path
@@ -39,18 +42,19 @@ class Flags:
     model: str = ""
     """a folder with a Hugging Face checkpoint (safetensors), or hf:NAME"""
     new: Data = NO_DATA
-    original: Data = NO_DATA
+    original: SeveralData = NO_SOURCES
     unlabelled: Texts = NO_TEXTS
     metric: Annotated[str | None, TELLS_DEFAULT] = None
-    """the score of both tasks, where it fits (default: accuracy, or pearson for regression)"""
+    """the score of all tasks, where it fits (default: accuracy, or pearson for regression)"""
     method: str = AUTO
     """methods joined by +, as in lora+ewc; auto chooses by what there is of the original task, and says why"""
     fisher: Annotated[str | None, TELLS_DEFAULT] = None
     """what `fft fisher` wrote: ewc and sparse read it in place of a pass of their own (the same as --ewc.fisher)"""
     head: Literal["new", "shared"] = Experiment.head
-    """the new task's head: a fresh one, or the original's where the labels are the same"""
-    original_head: Annotated[str | None, TELLS_DEFAULT] = Experiment.original_head
-    """the original task's head: a name, or `fit` to train one on the frozen base (default: the checkpoint's)"""
+    """the new task's head: a fresh one, or the (first) original's where the labels are the same"""
+    original_head: Annotated[tuple[str, ...] | None, HEADS] = ()
+    """the original task's head: a name, or `fit` to train one on the frozen base; one for all original tasks, or one
+    each (default: the checkpoint's)"""
     max_length: Annotated[int | None, TELLS_DEFAULT] = Experiment.max_length
     """tokens of a text; longer ones are cut and counted (default: 128, or as many as the model takes)"""
     seed: int = Experiment.seed
@@ -79,11 +83,11 @@ class Flags:
             raise InputError("--model is missing: a folder with a Hugging Face checkpoint, or hf:NAME")
         if not self.new.source:
             raise InputError("--new is missing: the new task's data, such as new.csv")
-        new, original = (with_metric(data, self.metric) for data in (self.new, self.original))
+        new, *originals = (with_metric(data, self.metric) for data in (self.new, *self.original.each("original")))
         return Experiment(
             self.model,
             new,
-            original if self.original.source else None,
+            tuple(originals),
             self.chain(),
             self.optim,
             self.retention,
@@ -106,16 +110,21 @@ class Flags:
                     other = f"--{name}.fisher {settings[name].fisher}"
                     raise InputError(f"--fisher {self.fisher} and {other} differ; give one")
                 settings[name] = dataclasses.replace(settings[name], fisher=self.fisher)
-        if not (choice := self.choice):
-            return parse_chain(self.method, settings)
-        chosen = settings[choice.method]
-        for name, method in settings.items():
-            if method not in (chosen, METHODS[name]()):
-                raise InputError(
-                    f"a setting of {name} is given, but --method auto, which is {choice.method} here, does not name "
-                    f"{name}: name the methods"
-                )
-        return dataclasses.replace(chosen, **choice.settings)
+        return method_of(self.method, settings, self.choice)
+
+
+def method_of(names: str, settings: dict[str, Method], choice: auto.Choice | None) -> Method:
+    """The method that `names` says, or that auto came to, with its settings; InputError for settings of others."""
+    if not choice:
+        return parse_chain(names, settings)
+    chosen = settings[choice.method]
+    for name, method in settings.items():
+        if method not in (chosen, METHODS[name]()):
+            raise InputError(
+                f"a setting of {name} is given, but --method auto, which is {choice.method} here, does not name "
+                f"{name}: name the methods"
+            )
+    return dataclasses.replace(chosen, **choice.settings)
 
 
 def _has_head(model: str) -> bool:
@@ -132,7 +141,7 @@ def flags_of(experiment: Experiment, out: Path) -> Flags:
     return Flags(
         out,
         **{name: getattr(experiment, name) for name in same},
-        original=experiment.original or NO_DATA,
+        original=several(experiment.original),
         unlabelled=experiment.unlabelled or NO_TEXTS,
         method=experiment.method.label,
         settings=dataclasses.replace(Settings(), **members),

@@ -58,7 +58,7 @@ class Context(NamedTuple):
 
     def predictions(self, n: int) -> tuple[np.ndarray, np.ndarray]:
         """The base's logits [N, C] and the labels [N] of at most `n` training rows of the original task."""
-        apply = jax.jit(lambda params, batch: self.model.apply(params, batch)["logits"][self.original.name])
+        apply = jax.jit(lambda params, batch: self.original.logits(self.model.apply(params, batch), batch))
         logits, labels = [], []
         for batch in self.batches(n, PREDICT_BATCH):
             self.poll()
@@ -101,6 +101,8 @@ class Method:
     outermost: ClassVar[bool] = False
     """whether its transform looks at the update that is applied, so that those of all other members are inside"""
     needs_original: ClassVar[bool] = False
+    needs_head: ClassVar[bool] = False
+    """whether it keeps what a head of the base says"""
     plain: ClassVar[bool] = True
     """it ends in values of the base's own parameters, from which it starts; else the result is base and adapter"""
     __pydantic_config__: ClassVar[dict] = {"extra": "forbid"}
@@ -130,6 +132,12 @@ class Method:
     @property
     def carrier(self) -> "Method":
         """The member that owns the trainable tree."""
+        return self
+
+    def continued(self, run: str | None, fisher: str | None) -> "Method":
+        """The method for a run that starts from the model of the finished `run` (None: there is none before), where
+        `fisher` is the folder of the Fisher information of all that came before (None: it measures its own).
+        """
         return self
 
     def check(self, given: Given) -> tuple[str, ...]:

@@ -56,6 +56,13 @@ class Chain(Method):
         """The member that replaces the trainable tree, else one that says how it is merged, else the first."""
         return max(self.methods, key=lambda m: (m.reparametrizes, type(m).merge is not Method.merge))
 
+    @property
+    def needs_head(self) -> bool:
+        return any(method.needs_head for method in self.methods)
+
+    def continued(self, run: str | None, fisher: str | None) -> "Chain":
+        return dataclasses.replace(self, methods=tuple(m.continued(run, fisher) for m in self.methods))
+
     def check(self, given: Given) -> tuple[str, ...]:
         return tuple(note for method in self.methods for note in method.check(given))
 

@@ -26,9 +26,8 @@ class Informed(FisherPass):
 
     def __post_init__(self):
         super().__post_init__()
-        own = {field.name for field in dataclasses.fields(FisherPass)} | {"storage"}
-        settings = [f for f in dataclasses.fields(self) if f.name in own]
-        unused = [f.name for f in settings if self.fisher is not None and getattr(self, f.name) != f.default]
+        defaults = self._defaults if self.fisher is not None else {}
+        unused = [name for name, default in defaults.items() if getattr(self, name) != default]
         if unused:
             raise InputError(
                 f"{self.prefix}{unused[0]} is of the run's own Fisher pass, which --fisher replaces: leave one out"
@@ -38,6 +37,20 @@ class Informed(FisherPass):
     def needs_original(self) -> bool:
         """Whether the original task's data are needed before step 1."""
         return self.fisher is None
+
+    @property
+    def its_pass(self) -> FisherPass:
+        """The pass of its own, as settings of nothing else."""
+        return FisherPass(**{field.name: getattr(self, field.name) for field in dataclasses.fields(FisherPass)})
+
+    def continued(self, run: str | None, fisher: str | None) -> "Informed":
+        return self if fisher is None else dataclasses.replace(self, fisher=fisher, **self._defaults)
+
+    @property
+    def _defaults(self) -> dict:
+        """The settings that are of a pass of its own."""
+        own = {field.name for field in dataclasses.fields(FisherPass)} | {"storage"}
+        return {field.name: field.default for field in dataclasses.fields(self) if field.name in own}
 
     def check(self, given: Given) -> tuple[str, ...]:
         """Whether the artefact named is one of this base, of a head as it stands there, and of the original task."""
@@ -52,7 +65,7 @@ class Informed(FisherPass):
         original = given.original
         if original is None:
             return ()
-        if original.task.name not in told["tasks"]:
+        if set(original.task.heads) - set(told["tasks"]):
             raise InputError(
                 f"the Fisher information in {self.fisher} is of the task {', '.join(told['tasks'])}, the original task "
                 f"of this run is {original.task.name}"

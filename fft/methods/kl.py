@@ -24,6 +24,7 @@ class KL(Method):
     """
 
     name: ClassVar[str] = "kl"
+    needs_head: ClassVar[bool] = True
     strength: float = 1.0
     """λ"""
     on: Literal["original", "unlabelled"] = "original"
@@ -78,4 +79,4 @@ def base_logits(context: Context, stream: str) -> Params:
 
 def divergence(outputs: dict, batch: dict, aux: Params, task: Any, temperature: float) -> jax.Array:
     """KL of the original head's answers from the base's [B]; `aux` is what `base_logits` gave."""
-    return task.divergence(aux["logits"][batch["row"]], outputs["logits"][task.name], temperature)
+    return task.divergence(aux["logits"][batch["row"]], task.logits(outputs, batch), temperature)

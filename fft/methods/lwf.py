@@ -23,6 +23,7 @@ class LwF(Method):
     """
 
     name: ClassVar[str] = "lwf"
+    needs_head: ClassVar[bool] = True
     strength: float = 1.0
     """λ"""
     temperature: float = 2.0

@@ -59,8 +59,8 @@ def _adder(context):
     """The compiled (total, held, base, batch) -> total + Σ_b |∂ ‖z_b‖² / ∂ held|, a row at a time."""
 
     def squared_length(held, base, row):
-        logits = context.model.apply(overlay(base, held), row)["logits"][context.original.name]
-        return jnp.sum(jnp.square(logits))
+        # Classes that the row's head lacks add a constant, and so nothing to the gradient.
+        return jnp.sum(jnp.square(context.original.logits(context.model.apply(overlay(base, held), row), row)))
 
     @jax.jit
     def add(total, held, base, batch):

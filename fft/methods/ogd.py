@@ -84,7 +84,7 @@ def _adder(context):
     """The compiled (basis, k, held, base, row) -> (basis with the row's direction at k, or as it was; whether)."""
 
     def answer(held, base, row):
-        logits = context.model.apply(overlay(base, held), row)["logits"][context.original.name][0]
+        logits = context.original.logits(context.model.apply(overlay(base, held), row), row)[0]
         return logits[row["label"][0] if context.original.labels else 0]
 
     @partial(jax.jit, donate_argnums=0)

@@ -1,5 +1,6 @@
 """Synaptic intelligence: what a parameter did for the loss on its way in one run holds it in the next."""
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,11 +50,14 @@ class SI(Method):
     def __post_init__(self):
         between("si.strength", self.strength, 0.0, math.inf)
         positive("si.damping", self.damping)
-        if self.after is None and (self.strength, self.damping) != (SI.strength, SI.damping):
-            raise InputError("--si.strength and --si.damping weigh what an earlier run collected: give --si.after RUN")
+
+    def continued(self, run: str | None, fisher: str | None) -> "SI":
+        return SI() if run is None else dataclasses.replace(self, after=run)
 
     def check(self, given: Given) -> tuple[str, ...]:
         """Whether the earlier run collected, and made this base."""
+        if self.after is None and self != SI():
+            raise InputError("--si.strength and --si.damping weigh what an earlier run collected: give --si.after RUN")
         if self.after is None:
             return ("si: without --si.after nothing is held; this run collects for the next one",)
         importance(self.after, given.base, self.damping)

@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fft.metrics import METRICS
+from fft.naming import original_names
 from fft.report.drawing import BAND, COLOURS, FAINT, INK, domain, save, styled, svg, ticks
+from fft.report.tables import verdicts
+from fft.retention import crossover
 
 if TYPE_CHECKING:
     import altair
@@ -17,10 +20,10 @@ NEAR = 130  # marks nearer than this many pixels have their names on opposite si
 
 
 def history(run: dict[str, Any], path_stem: str | Path) -> list[Path]:
-    """Draw both tasks' scores on the validation probe against the step; writes path_stem.svg and path_stem.png.
+    """Draw every task's scores on the validation probe against the step; writes path_stem.svg and path_stem.png.
 
-    The upper panel is the original task with the base's score, the band of what may be lost, and the crossover; the
-    lower one the new task. A dotted line in both marks the best step.
+    The upper panels are the original tasks with the base's score, the band of what may be lost, and the crossover; the
+    lowest one the new task. A dotted line in all marks the best step.
     """
     return save(history_chart(run), path_stem)
 
@@ -34,21 +37,21 @@ def history_chart(run: dict[str, Any]) -> altair.VConcatChart:
     """The picture of `history` as an altair chart."""
     import altair as alt
 
-    tasks = [task for task in ("original", "new") if run[task] and run["history"][0][task] is not None]
-    panels = [_panel(run, task, last=task == tasks[-1]) for task in tasks]
+    tasks = [t for t in (*original_names(run), "new") if run[t] and run["history"][0][t] is not None]
+    panels = [_panel(run, task, first=task == tasks[0], last=task == tasks[-1]) for task in tasks]
     return styled(alt.vconcat(*panels, spacing=14))
 
 
-def _panel(run: dict[str, Any], task: str, last: bool) -> altair.LayerChart:
+def _panel(run: dict[str, Any], task: str, first: bool, last: bool) -> altair.LayerChart:
     """One task's scores against the step."""
     import altair as alt
 
-    colour = COLOURS[0] if task == "original" else COLOURS[1]
+    colour = COLOURS[1] if task == "new" else COLOURS[0]
     rows = [{"step": entry["step"], "score": entry[task]} for entry in run["history"] if entry[task] is not None]
     steps = [0, max(entry["step"] for entry in run["history"])]
     metric = METRICS[run[task]["metric"]]
     bounds = [row["score"] for row in rows]
-    tolerance = run["verdict"]["tolerance"] if task == "original" and run["verdict"] else None
+    tolerance = verdicts(run).get(task, {}).get("tolerance")
     if tolerance is not None:
         bounds.append(rows[0]["score"] - metric.sign * tolerance)
     low, high = domain(bounds)
@@ -66,7 +69,8 @@ def _panel(run: dict[str, Any], task: str, last: bool) -> altair.LayerChart:
     )
     data = alt.Chart(alt.Data(values=rows))
     layers = [] if tolerance is None else _tolerance_band(rows[0]["score"], metric.sign, tolerance, steps, x, y)
-    layers += _step_marks(run, task, x)
+    crossed = None if tolerance is None else crossover(run["history"], tolerance, metric.sign, task)
+    layers += _step_marks(run, crossed, first, x)
     layers += [
         data.mark_line(strokeWidth=2.5, color=colour).encode(x=x, y=y),
         data.mark_point(size=45, filled=True, opacity=1, color=colour).encode(x=x, y=y),
@@ -90,16 +94,15 @@ def _tolerance_band(base: float, sign: int, tolerance: float, steps: Sequence[in
     ]
 
 
-def _step_marks(run: dict[str, Any], task: str, x: Any) -> list:
-    """Vertical lines at the best step and, for the original, at the crossover; the first panel has their names on top.
+def _step_marks(run: dict[str, Any], crossed: int | None, first: bool, x: Any) -> list:
+    """Vertical lines at the best step and at the task's crossover, if any; the first panel has the best step's name on
+    top, a crossover is named in its own.
 
     Two names that would meet stand on opposite sides of their lines.
     """
     import altair as alt
 
-    marks = [(run["best_step"], "best step", INK, [1, 3])]
-    if task == "original":
-        marks.append((run["crossover"], "crossover", COLOURS[3], [6, 3]))
+    marks = [(run["best_step"], "best step", INK, [1, 3]), (crossed, "crossover", COLOURS[3], [6, 3])]
     marks = sorted((mark for mark in marks if mark[0] is not None), key=lambda mark: mark[0])
     pixels = [WIDTH * mark[0] / max(1, run["history"][-1]["step"]) for mark in marks]
     near = len(marks) == 2 and pixels[1] - pixels[0] < NEAR
@@ -107,7 +110,7 @@ def _step_marks(run: dict[str, Any], task: str, x: Any) -> list:
     for number, (step, name, colour, dash) in enumerate(marks):
         data = alt.Chart(alt.Data(values=[{"step": step, "name": f"{name} {step}"}]))
         layers.append(data.mark_rule(color=colour, strokeDash=dash, strokeWidth=1.5).encode(x=x))
-        if task == "original" or not run["original"]:
+        if first or name == "crossover":
             before = near and number == 0
             text = data.mark_text(align="right" if before else "left", dx=-3 if before else 3, color=colour)
             layers.append(text.encode(x=x, y=alt.value(-8), text="name:N"))

@@ -10,10 +10,11 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from fft.naming import original_names
 from fft.record import replace_file
 from fft.report.history import history_svg
 from fft.report.html import document, flat, notes, pairs, table
-from fft.report.tables import BEFORE_AFTER, PARAMETERS, Column, caption, groups, percent
+from fft.report.tables import BEFORE_AFTER, PARAMETERS, Column, by_original, caption, groups, percent
 from fft.report.verdict import box
 
 
@@ -32,14 +33,14 @@ def page(run: dict[str, Any]) -> str:
 
 def _scores(run: dict[str, Any]) -> str:
     said = f"<p class='note'>{escape(caption([run]))}</p>{_tests(run)}"
-    return f"<h2>Before and after</h2>\n{table(BEFORE_AFTER, [run])}\n{said}"
+    return f"<h2>Before and after</h2>\n{table(BEFORE_AFTER, by_original([run]))}\n{said}"
 
 
 def _tests(run: dict[str, Any]) -> str:
-    """McNemar's p of both tasks, where there is one."""
+    """McNemar's p of every task, where there is one."""
     said = [
         f"{task}: p = {run[task]['mcnemar_p']:.2g}"
-        for task in ("original", "new")
+        for task in (*original_names(run), "new")
         if run[task] and run[task]["mcnemar_p"] is not None
     ]
     return f"<p class='note'>McNemar's exact test of a change — {escape('; '.join(said))}</p>" if said else ""
@@ -48,9 +49,10 @@ def _tests(run: dict[str, Any]) -> str:
 def _history(run: dict[str, Any]) -> str:
     if len(run["history"]) < 2:
         return ""
-    crossed = "the original's drop on the probe never exceeded what is accepted"
+    whose = "an original's" if len(original_names(run)) > 1 else "the original's"
+    crossed = f"{whose} drop on the probe never exceeded what is accepted"
     if run["crossover"] is not None:
-        crossed = f"from step {run['crossover']} on the original's drop on the probe exceeds what is accepted"
+        crossed = f"from step {run['crossover']} on {whose} drop on the probe exceeds what is accepted"
     ended = ", stopped for lack of progress" if run["stopped"] == "patience" else ""
     course = f"{run['steps']:,} steps{ended}; kept is step {run['kept_step']}"
     said = f"{course}; {crossed}" if run["original"] else course
@@ -68,9 +70,7 @@ def _trouble(run: dict[str, Any]) -> str:
     said = list(run["notes"])
     if run["skipped_steps"]:
         said.append(f"{run['skipped_steps']} steps were skipped because they were not finite")
-    said += [
-        f"{task}: {warning}" for task in ("original", "new") if run[task] for warning in run["data"][task]["warnings"]
-    ]
+    said += [f"{task}: {warning}" for task, data in run["data"].items() for warning in data["warnings"]]
     return notes(said)
 
 
@@ -84,8 +84,7 @@ def _data(run: dict[str, Any]) -> str:
     )
     rows = [
         (task, run["data"][task]["source"], name, split)
-        for task in ("original", "new")
-        if run[task]
+        for task in (*original_names(run["data"]), *(name for name in run["data"] if name not in original_names(run)))
         for name, split in run["data"][task]["splits"].items()
     ]
     return f"<h2>Data</h2>\n{table(columns, rows)}"

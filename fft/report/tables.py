@@ -7,6 +7,8 @@ import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from fft.naming import ORIGINAL
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -108,22 +110,39 @@ BEFORE_AFTER = (
 )
 
 
+def verdicts(run: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The verdict on each original task; a record that knows one at most may hold no more than that one."""
+    return run.get("verdicts", {ORIGINAL: run["verdict"]} if run["verdict"] else {})
+
+
+def by_original(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of `before_after`: a run of several original tasks once for each, as if it had no other."""
+    rows = []
+    for run in runs:
+        found = verdicts(run)
+        if len(found) < 2:
+            rows.append(run)
+        for name, verdict in found.items() if len(found) > 1 else ():
+            rows.append(run | {"name": f"{run['name']}: {name}", ORIGINAL: run[name], "verdict": verdict})
+    return rows
+
+
 def before_after(runs: Sequence[dict[str, Any]]) -> Table:
-    """A table of run.json data, one row a run: both tasks before and after, what was forgotten and gained with half
-    the 95 % interval, the share of parameters trained, seconds, verdict."""
-    table = rich_table(BEFORE_AFTER, runs)
+    """A table of run.json data, one row a run and original task: both tasks before and after, what was forgotten and
+    gained with half the 95 % interval, the share of parameters trained, seconds, verdict."""
+    table = rich_table(BEFORE_AFTER, by_original(runs))
     table.caption = caption(runs)
     return table
 
 
 def markdown(runs: Sequence[dict[str, Any]]) -> str:
     """The table of `before_after` as Markdown, its caption below it."""
-    return f"{markdown_table(BEFORE_AFTER, runs)}\n\n{caption(runs)}\n"
+    return f"{markdown_table(BEFORE_AFTER, by_original(runs))}\n\n{caption(runs)}\n"
 
 
 def caption(runs: Sequence[dict[str, Any]]) -> str:
     """What the columns of `before_after` mean for these runs: the metrics, how many examples, the tolerance."""
-    said = []
+    said, runs = [], by_original(runs)
     for task in ("original", "new"):
         found = sorted({f"{run[task]['metric']} on {run[task]['n']:,} test examples" for run in runs if run[task]})
         if found:

@@ -5,8 +5,12 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
-from fft.report.tables import score, signed
+from fft.report.tables import score, signed, verdicts
 
+OF_SEVERAL = {
+    "pass": "Kept: every original task is within its accepted drop",
+    "fail": "Lost: an original task dropped by more than is accepted",
+}
 HEADLINES = {
     "pass": "Kept: the original task is within the accepted drop",
     "fail": "Lost: the original task dropped by more than is accepted",
@@ -16,15 +20,19 @@ HEADLINES = {
 
 
 def sentence(run: dict[str, Any]) -> str:
-    """The verdict in words: the two scores, the drop with its interval, the tolerance, what would decide.
+    """The verdict in words: the two scores, the drop with its interval, the tolerance, what would decide; of several
+    original tasks one such part each.
 
-    Reads "original" and "verdict" of a run.json or of a task of a check.json. The same sentence serves the pages and
-    the last line of a command. Empty where there is no original task.
+    Reads the original tasks and their verdicts of a run.json, or of a task of a check.json. The same sentence serves
+    the pages and the last line of a command. Empty where there is no original task.
     """
-    verdict, change = run["verdict"], run["original"]
-    if not verdict or not change:
-        return ""
-    said = f"original {change['metric']} {score(change['before'])} → {score(change['after'])}"
+    found = verdicts(run)
+    outcomes = {name: f"{verdict['outcome']}: " if len(found) > 1 else "" for name, verdict in found.items()}
+    return ".\n".join(outcomes[name] + _sentence(name, verdict, run[name]) for name, verdict in found.items())
+
+
+def _sentence(name: str, verdict: dict[str, Any], change: dict[str, Any]) -> str:
+    said = f"{name} {change['metric']} {score(change['before'])} → {score(change['after'])}"
     said += f" on {change['n']:,} test examples"
     if verdict["drop"] is not None:
         said += f", a drop of {signed(verdict['drop'])}"
@@ -39,6 +47,7 @@ def sentence(run: dict[str, Any]) -> str:
 def box(run: dict[str, Any], more: str = "") -> str:
     """The headline and the sentence, with what more there is to say, as the HTML that a page begins with."""
     outcome = run["verdict"]["outcome"] if run["verdict"] else None
+    headline = (OF_SEVERAL if len(verdicts(run)) > 1 else {}).get(outcome, HEADLINES[outcome])
     said = sentence(run) + more
     detail = f"<p>{escape(said[:1].upper() + said[1:])}.</p>" if said else ""
-    return f'<div class="verdict {outcome or "none"}"><h2>{HEADLINES[outcome]}</h2>{detail}</div>'
+    return f'<div class="verdict {outcome or "none"}"><h2>{headline}</h2>{detail}</div>'

@@ -22,6 +22,7 @@ from fft.tasks.prepare import (
 )
 from fft.tasks.regress import Regress
 from fft.tasks.rows import Columns, Rows
+from fft.tasks.several import Several, joined, together
 from fft.tasks.sources import open_source, read_source
 from fft.tasks.splits import drop_shared, make_splits
 from fft.tasks.tokenize import Encoded, Tokenizer, encode, load_tokenizer
@@ -32,6 +33,7 @@ __all__ = [
     "Encoded",
     "Regress",
     "Rows",
+    "Several",
     "TaskData",
     "Tokenizer",
     "TrainBatches",
@@ -43,6 +45,7 @@ __all__ = [
     "encode",
     "eval_batches",
     "head_of",
+    "joined",
     "load_tokenizer",
     "make_splits",
     "open_source",
@@ -54,4 +57,5 @@ __all__ = [
     "read_scored",
     "read_source",
     "task_of",
+    "together",
 ]

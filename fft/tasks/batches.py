@@ -44,7 +44,7 @@ def collate(encoded: Encoded, picked: np.ndarray, batch_size: int, length: int, 
     """The rows at `picked` (at most B) as one batch of B rows and T = `length` tokens.
 
     ids, mask (1 = real), types int32 [B, T]; label int32 or float32 [B]; weight float32 [B], 0 for filler rows, which
-    repeat the last real row so that they are valid input.
+    repeat the last real row so that they are valid input. Rows of several tasks also have "task" int32 [B].
     """
     full = np.concatenate([picked, np.repeat(picked[-1:], batch_size - len(picked))])
     ids = np.full((batch_size, length), pad_id, np.int32)
@@ -55,7 +55,8 @@ def collate(encoded: Encoded, picked: np.ndarray, batch_size: int, length: int, 
         types[row, :tokens] = encoded.types[at]
         mask[row, :tokens] = 1
     weight = (np.arange(batch_size) < len(picked)).astype(np.float32)
-    return {"ids": ids, "mask": mask, "types": types, "label": encoded.labels[full], "weight": weight}
+    batch = {"ids": ids, "mask": mask, "types": types, "label": encoded.labels[full], "weight": weight}
+    return batch if encoded.task is None else {**batch, "task": encoded.task[full]}
 
 
 class TrainBatches:

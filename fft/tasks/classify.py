@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fft.errors import InputError
+from fft.tasks.headed import OneHead
 from fft.tasks.rows import Label, Rows
 
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]*)")
@@ -22,7 +23,7 @@ _GENERIC = re.compile(r"LABEL_[0-9]+")
 
 
 @dataclass(frozen=True)
-class Classify:
+class Classify(OneHead):
     """Classification with the head `name` into C = len(labels) classes; class c is called labels[c]."""
 
     name: str
@@ -30,15 +31,12 @@ class Classify:
     metric: str = "accuracy"
     kind: ClassVar[str] = "classification"
 
-    def loss(self, outputs: dict, batch: dict) -> tuple[jax.Array, jax.Array]:
-        """Cross-entropy in nats of every example, nll = logsumexp_c(z_c) - z_label, and its weight; float32 [B] each.
-
-        Never reduced; a filler row (weight 0) has nll 0.
-        """
-        logits = outputs["logits"][self.name].astype(jnp.float32)  # [B, C]
+    def nll(self, logits: jax.Array, batch: dict) -> jax.Array:
+        """Cross-entropy in nats of every example, logsumexp_c(z_c) - z_label; [B, C] -> float32 [B]."""
+        logits = logits.astype(jnp.float32)
         picked = jnp.take_along_axis(logits, batch["label"][:, None], axis=-1)[:, 0]
         nll = jax.nn.logsumexp(logits, axis=-1) - picked
-        return jnp.where(batch["weight"] > 0, nll, 0.0), batch["weight"]
+        return jnp.where(batch["weight"] > 0, nll, 0.0)
 
     @property
     def outputs(self) -> int:

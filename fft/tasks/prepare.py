@@ -111,23 +111,24 @@ def prepare_held_out(data: Any, checkpoint: Any, name: str, head: Any, max_lengt
     return prepared._replace(warnings=(*found.warnings, *prepared.warnings))
 
 
-def drop_overlap(trained: TaskData, scored: TaskData) -> tuple[TaskData, tuple[str, ...]]:
+def drop_overlap(
+    trained: TaskData, scored: TaskData, names: tuple[str, str] | None = None
+) -> tuple[TaskData, tuple[str, ...]]:
     """`trained` without training rows whose text the other task is scored on, and a note with their count.
 
-    Raises InputError when no training row is left.
+    `names` are what the two are called, None: as their heads. Raises InputError when no training row is left.
     """
+    one, other = names or (trained.task.name, scored.task.name)
     held = {key for role, keys in scored.keys.items() if role != "train" for key in keys}
     kept = [row for row, key in enumerate(trained.keys["train"]) if key not in held]
     dropped = len(trained.keys["train"]) - len(kept)
     if not dropped:
         return trained, ()
     if not kept:
-        raise InputError(f"{trained.task.name}: the other task is scored on the text of every training row")
+        raise InputError(f"{one}: the task {other!r} is scored on the text of every training row")
     keys = trained.keys | {"train": [trained.keys["train"][row] for row in kept]}
     splits = trained.splits | {"train": trained.splits["train"].take(np.array(kept))}
-    note = (
-        f"{dropped} training rows of {trained.task.name!r} are scored in {scored.task.name!r}; they are not trained on"
-    )
+    note = f"{dropped} training rows of {one!r} are scored in {other!r}; they are not trained on"
     return trained._replace(splits=splits, keys=keys, identity=_identity(trained.task, splits, keys)), (note,)
 
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fft.errors import InputError
+from fft.tasks.headed import OneHead
 from fft.tasks.rows import Rows
 
 LARGEST = float(np.finfo(np.float32).max)
@@ -19,7 +20,7 @@ SMALLEST_SIGMA = 1e-6  # a base that fits perfectly would have infinite Fisher i
 
 
 @dataclass(frozen=True)
-class Regress:
+class Regress(OneHead):
     """Regression with the head `name`; `sigma` is the standard deviation of the noise, in the unit of the target."""
 
     name: str
@@ -28,14 +29,11 @@ class Regress:
     labels: tuple[str, ...] = ()
     kind: ClassVar[str] = "regression"
 
-    def loss(self, outputs: dict, batch: dict) -> tuple[jax.Array, jax.Array]:
-        """nll = (y - f)² / (2 σ²) of every example, without the constant log σ, and its weight; float32 [B] each.
-
-        Never reduced; a filler row (weight 0) has nll 0.
-        """
-        predicted = outputs["logits"][self.name][:, 0].astype(jnp.float32)
+    def nll(self, logits: jax.Array, batch: dict) -> jax.Array:
+        """(y - f)² / (2 σ²) of every example, without the constant log σ; [B, 1] -> float32 [B]."""
+        predicted = logits[:, 0].astype(jnp.float32)
         nll = 0.5 * ((batch["label"].astype(jnp.float32) - predicted) / self.sigma) ** 2
-        return jnp.where(batch["weight"] > 0, nll, 0.0), batch["weight"]
+        return jnp.where(batch["weight"] > 0, nll, 0.0)
 
     @property
     def outputs(self) -> int:

@@ -26,12 +26,16 @@ class Tokenizer(NamedTuple):
 
 
 class Encoded(NamedTuple):
-    """N tokenized rows: ids, types int32 [T_i] each, labels int32 or float32 [N], numbers int64 [N] (source rows)."""
+    """N tokenized rows: ids, types int32 [T_i] each, labels int32 or float32 [N], numbers int64 [N] (source rows).
+
+    `task` int32 [N] is which of several tasks a row is of; None where there is one.
+    """
 
     ids: list[np.ndarray]
     types: list[np.ndarray]
     labels: np.ndarray
     numbers: np.ndarray
+    task: np.ndarray | None = None
 
     def lengths(self) -> np.ndarray:
         """Tokens of every row, int64 [N]."""
@@ -40,9 +44,9 @@ class Encoded(NamedTuple):
     def take(self, picked: np.ndarray) -> "Encoded":
         """The rows at positions `picked`, in that order."""
         picked = np.asarray(picked, np.int64)
-        return Encoded(
-            [self.ids[i] for i in picked], [self.types[i] for i in picked], self.labels[picked], self.numbers[picked]
-        )
+        task = None if self.task is None else self.task[picked]
+        ids, types = ([values[i] for i in picked] for values in (self.ids, self.types))
+        return Encoded(ids, types, self.labels[picked], self.numbers[picked], task)
 
 
 def load_tokenizer(folder: Path | str, vocab_size: int | None = None) -> Tokenizer:

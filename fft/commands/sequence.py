@@ -1,0 +1,80 @@
+"""`fft sequence`: learn several tasks one after the other, and say what each did to the others."""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from rich.console import Console
+
+from fft import auto
+from fft.commands.several import NO_SOURCES, SeveralData
+from fft.commands.tune import AUTO, HEADS, Settings, method_of, with_metric
+from fft.experiment import Experiment, Optim, Retention
+from fft.schema import TELLS_DEFAULT
+
+
+@dataclass(frozen=True)
+class Flags:
+    """Learn several tasks one after the other, each from the model of the one before, with all earlier tasks held.
+
+    A second call with the same --out goes on where the first one stopped. The exit code is 0 when every stage kept all
+    tasks before it within the tolerance, 1 when one did not, 4 when the test rows are too few to tell.
+    """
+
+    out: Path
+    """the folder of the sequence: stage-1, stage-2, …, sequence.json, sequence.html, matrix.svg"""
+    model: str
+    """a folder with a Hugging Face checkpoint (safetensors), or hf:NAME"""
+    tasks: SeveralData
+    original: SeveralData = NO_SOURCES
+    metric: Annotated[str | None, TELLS_DEFAULT] = None
+    """the score of all tasks (default: accuracy)"""
+    method: str = AUTO
+    """methods joined by +, as in lora+ewc; auto is what it is with data of an original task"""
+    gamma: Annotated[float | None, TELLS_DEFAULT] = None
+    """online EWC: the Fisher information of earlier tasks is kept, and fades by this factor a stage (default: it is
+    measured anew at every stage, on rows of all earlier tasks)"""
+    head: Literal["new", "shared"] = Experiment.head
+    """a head for each task, or one for all: that of the (first) original task, or one that the first task makes"""
+    original_head: Annotated[tuple[str, ...] | None, HEADS] = ()
+    """the head of the original task, as of fft tune (default: the checkpoint's)"""
+    max_length: Annotated[int | None, TELLS_DEFAULT] = Experiment.max_length
+    """tokens of a text; longer ones are cut and counted (default: 128, or as many as the model takes)"""
+    seed: int = Experiment.seed
+    """seeds the data order, dropout, fresh parameters and draws of every stage"""
+    json: bool = False
+    """print the result as one JSON object on standard output, everything else on standard error"""
+    optim: tyro.conf.OmitArgPrefixes[Optim] = field(default_factory=Optim)
+    retention: tyro.conf.OmitArgPrefixes[Retention] = field(default_factory=Retention)
+    settings: Annotated[Settings, tyro.conf.arg(name="")] = field(default_factory=Settings)
+
+
+def parse(args: list[str], cli: Callable) -> Flags:
+    """The flags."""
+    return cli(Flags, args=args, default=Flags(tyro.MISSING, tyro.MISSING, SeveralData(tyro.MISSING)))
+
+
+def execute(flags: Flags, console: Console) -> tuple[dict, int]:
+    """Run the stages, score all models on all tasks, print and write what came out."""
+    from fft.display import Display
+    from fft.report.sequenced import show
+    from fft.sequence import Request, run_sequence
+
+    choice = auto.choose(original=True, unlabelled=False, head=True) if flags.method == AUTO else None
+    if choice:
+        console.out(choice, highlight=False)
+    settings = {f.name: getattr(flags.settings, f.name) for f in dataclasses.fields(flags.settings)}
+    given = [
+        tuple(with_metric(data, flags.metric) for data in group.each(name))
+        for name, group in (("tasks", flags.tasks), ("original", flags.original))
+    ]
+    same = ("optim", "retention", "head", "original_head", "max_length", "seed", "gamma")
+    method = method_of(flags.method, settings, choice)
+    request = Request(flags.model, *given, method, **{name: getattr(flags, name) for name in same})
+    found = run_sequence(request, flags.out, lambda title: Display(console, title))
+    show(found.record, console)
+    console.out(f"report: {flags.out}/sequence.html", highlight=False)
+    return found.record, found.exit_code

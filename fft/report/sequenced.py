@@ -1,0 +1,152 @@
+"""What `fft sequence` found, for people: tables on the terminal, a picture, one HTML page. All read sequence.json."""
+
+from __future__ import annotations
+
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fft.record import replace_file, write_json
+from fft.report.drawing import save, styled, svg
+from fft.report.html import document, flat, notes, pairs, table
+from fft.report.tables import NONE, STYLES, Column, rich_table, score, signed
+from fft.report.verdict import HEADLINES, OF_SEVERAL
+
+if TYPE_CHECKING:
+    import altair
+    from rich.console import Console
+
+MEASURES = {
+    "average_accuracy": ("average accuracy", score, "of all tasks after the last"),
+    "backward_transfer": ("backward transfer", signed, "what later tasks did to earlier ones; − is forgetting"),
+    "forward_transfer": ("forward transfer", signed, "what earlier tasks did for later ones before these were learned"),
+    "forgetting": ("forgetting", signed, "the fall from the best that a task once had"),
+}
+SIDE = 72  # pixels of a cell
+LIGHT, DARK = "#F4F8FB", "#005A8C"
+"""Not of drawing.py: a page turns those round in the dark, and letters lie on these."""
+
+
+def write(record: dict[str, Any], folder: Path) -> list[Path]:
+    """Write the picture, the page and, last, sequence.json; MachineError where that cannot be done."""
+    written = [*save(matrix_chart(record), folder / "matrix"), folder / "sequence.html", folder / "sequence.json"]
+    replace_file(written[-2], page(record).encode())
+    write_json(written[-1], record)
+    return written
+
+
+# ---------------------------------------------------------------- tables
+
+
+def matrix_columns(record: dict[str, Any]) -> tuple[Column, ...]:
+    """A column a task; a row is a model: its name and its scores."""
+    names = [task["name"] for task in record["tasks"]]
+    return (
+        Column("model", lambda row: row[0], number=False),
+        *(Column(name, lambda row, at=at: score(row[1][at])) for at, name in enumerate(names)),
+    )
+
+
+def matrix_rows(record: dict[str, Any]) -> list[tuple[str, list[float | None]]]:
+    """The rows for `matrix_columns`."""
+    return list(zip(record["rows"], record["matrix"], strict=True))
+
+
+MEASURED = (
+    Column("measure", lambda row: MEASURES[row[0]][0], number=False),
+    Column("value", lambda row: MEASURES[row[0]][1](row[1]["value"]) if row[1] else NONE),
+    Column("95 % interval", lambda row: _interval(*row)),
+    Column("what", lambda row: MEASURES[row[0]][2], number=False),
+)
+STAGES = (
+    Column("stage", lambda stage: stage["folder"], number=False),
+    Column("method", lambda stage: stage["name"], number=False),
+    Column("kept step", lambda stage: str(stage["kept_step"])),
+    Column("contract", lambda stage: _met(stage["contract"]), number=False),
+    Column("verdict", lambda stage: _outcome(stage), number=False, style=lambda stage: STYLES.get(_outcome(stage), "")),
+    Column("seconds", lambda stage: f"{stage['seconds']:,.0f}"),
+)
+
+
+def measured(record: dict[str, Any]) -> list[tuple[str, dict | None]]:
+    """The rows for MEASURED."""
+    return [(name, record[name]) for name in MEASURES]
+
+
+def _interval(name: str, estimate: dict[str, Any] | None) -> str:
+    if not estimate or estimate["low"] is None:
+        return NONE
+    shown = MEASURES[name][1]
+    return f"{shown(estimate['low'])} to {shown(estimate['high'])}"
+
+
+def _met(contract: dict[str, Any] | None) -> str:
+    return NONE if contract is None else "met" if contract["met"] else "not met"
+
+
+def _outcome(stage: dict[str, Any]) -> str:
+    return stage["verdict"]["outcome"] if stage["verdict"] else NONE
+
+
+def caption(record: dict[str, Any]) -> str:
+    """What the scores are of."""
+    said = [f"{t['name']}: {t['metric']} of {t['source']} on {t['n']:,} test examples" for t in record["tasks"]]
+    return "; ".join(said)
+
+
+def show(record: dict[str, Any], console: Console) -> None:
+    """Print the stages, the matrix, the measures and what there is to note."""
+    console.print(rich_table(STAGES, record["stages"]))
+    matrix = rich_table(matrix_columns(record), matrix_rows(record))
+    matrix.caption = caption(record)
+    console.print(matrix)
+    console.print(rich_table(MEASURED, measured(record)))
+    for note in record["notes"]:
+        console.out(f"note: {note}", highlight=False)
+
+
+# ---------------------------------------------------------------- the picture and the page
+
+
+def matrix_chart(record: dict[str, Any]) -> altair.LayerChart:
+    """The matrix as a heat map: a row a model, a column a task, the score in every cell that has one."""
+    import altair as alt
+
+    names = [task["name"] for task in record["tasks"]]
+    cells = [
+        {"model": row, "task": name, "score": value, "text": score(value)}
+        for row, values in matrix_rows(record)
+        for name, value in zip(names, values, strict=True)
+        if value is not None
+    ]
+    values = [cell["score"] for cell in cells]
+    middle = (min(values) + max(values)) / 2
+    x = alt.X("task:N", sort=names, title="scored on the test rows of", scale=alt.Scale(domain=names))
+    y = alt.Y("model:N", sort=record["rows"], title=None, scale=alt.Scale(domain=record["rows"]))
+    grid = alt.Axis(orient="top", labelAngle=0, grid=False)
+    chart = alt.Chart(alt.Data(values=cells)).encode(x=x.axis(grid), y=y.axis(alt.Axis(grid=False)))
+    shade = alt.Color("score:Q", legend=None, scale=alt.Scale(range=[LIGHT, DARK], interpolate="rgb"))
+    letters = alt.condition(alt.datum.score > middle, alt.value("#FFFFFF"), alt.value("#111111"))
+    layers = alt.layer(
+        chart.mark_rect(stroke="#767676", strokeWidth=0.5).encode(color=shade),
+        chart.mark_text().encode(text="text:N", color=letters),
+    )
+    return styled(layers.properties(width=alt.Step(1.6 * SIDE), height=alt.Step(SIDE / 2)))
+
+
+def page(record: dict[str, Any]) -> str:
+    """The page of a sequence as HTML text."""
+    outcome = record["outcome"]
+    headline = OF_SEVERAL.get(outcome, HEADLINES[outcome])
+    said = "The worst of what the stages say; each compares with the model of the stage before."
+    box = f'<div class="verdict {outcome}"><h2>{escape(headline)}</h2><p>{said}</p></div>'
+    figure = f"<figure>{svg(matrix_chart(record))}<figcaption>{escape(caption(record))}.</figcaption></figure>"
+    sections = (
+        box,
+        f"<h2>Scores</h2>\n{figure}\n{table(matrix_columns(record), matrix_rows(record))}",
+        f"<h2>Transfer</h2>\n{table(MEASURED, measured(record))}",
+        f"<h2>Stages</h2>\n{table(STAGES, record['stages'])}",
+        notes(record["notes"]),
+        f"<h2>Settings</h2>\n{pairs([*flat(record['plan']), *record['versions'].items()])}",
+    )
+    return document(f"{record['name']}: a sequence of {len(record['tasks'])} tasks", sections)

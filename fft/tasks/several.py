@@ -1,0 +1,90 @@
+"""Several classification tasks as one, whose rows know which of them they belong to: "task" int32 [B] in a batch.
+
+Whatever is made for one original task then works for several: its loss, the divergence from the base, the labels that
+the Fisher information is taken over are those of each row's own head.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fft.tasks.batches import bucket_lengths
+from fft.tasks.classify import Classify
+from fft.tasks.prepare import TaskData
+from fft.tasks.tokenize import Encoded
+
+IMPOSSIBLE = -1e9  # the logit of a class that a row's head does not have: its probability is 0, and so its gradient
+
+
+@dataclass(frozen=True)
+class Several(Classify):
+    """The tasks number 0, 1, …, with C the classes of the widest; tasks may share a head."""
+
+    tasks: tuple[Classify, ...] = ()
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """The heads that answer, each once."""
+        return tuple(dict.fromkeys(task.name for task in self.tasks))
+
+    def logits(self, outputs: dict, batch: dict) -> jax.Array:
+        """What each row's own head says [B, C], its width filled up with IMPOSSIBLE.
+
+        Of rows that are of none of the tasks, such as new inputs, what all H heads say: [B, H · C].
+        """
+        of_heads = [outputs["logits"][head] for head in self.heads]
+        wide = [((0, 0), (0, self.outputs - logits.shape[-1])) for logits in of_heads]
+        said = jnp.stack(
+            [jnp.pad(logits, pad, constant_values=IMPOSSIBLE) for logits, pad in zip(of_heads, wide, strict=True)], 1
+        )
+        if "task" not in batch:
+            return said.reshape(len(said), -1)
+        head = jnp.array([self.heads.index(task.name) for task in self.tasks])[batch["task"]]
+        return jnp.take_along_axis(said, head[:, None, None], axis=1)[:, 0]
+
+    def divergence(self, teacher: jax.Array, logits: jax.Array, temperature: float) -> jax.Array:
+        """That of one head; where all have spoken the sum over them, as Li and Hoiem 2016, arXiv 1606.09282, take it.
+
+        [B, C] or [B, H · C] twice -> float32 [B].
+        """
+        before, now = (said.reshape(len(said), -1, self.outputs) for said in (teacher, logits))
+        return jnp.sum(super().divergence(before, now, temperature), axis=-1)
+
+    def summed(self, values: jax.Array, batch: dict) -> jax.Array:
+        """Σ weight · values [B] over each task's rows: [K]."""
+        own = batch["task"] == jnp.arange(len(self.tasks))[:, None]
+        return jnp.sum(own * batch["weight"] * values, axis=1)
+
+
+def together(given: Sequence[TaskData]) -> TaskData:
+    """The training rows of some tasks as those of one, in their order; one task alone is itself."""
+    if len(given) == 1:
+        return given[0]
+    tasks = tuple(data.task for data in given)
+    widest = max(tasks, key=lambda task: task.outputs)
+    rows = joined([data.splits["train"] for data in given])
+    return TaskData(
+        Several(", ".join(task.name for task in tasks), widest.labels, tasks=tasks),
+        {"train": rows},
+        bucket_lengths(rows.lengths()),
+        given[0].pad_id,
+        {"train": {"rows": len(rows.ids)}},
+        (),
+        {"train": [key for data in given for key in data.keys["train"]]},
+    )
+
+
+def joined(parts: Sequence[Encoded]) -> Encoded:
+    """The rows of some tasks, each row with its task's number where there is more than one."""
+    if len(parts) == 1:
+        return parts[0]
+    return Encoded(
+        [ids for part in parts for ids in part.ids],
+        [types for part in parts for types in part.types],
+        np.concatenate([part.labels for part in parts]),
+        np.concatenate([part.numbers for part in parts]),
+        np.repeat(np.arange(len(parts), dtype=np.int32), [len(part.ids) for part in parts]),
+    )
