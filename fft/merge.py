@@ -1,17 +1,22 @@
-"""`fft merge`: a base and models tuned from it become one model, without training and without data."""
+"""`fft merge`: a base and models tuned from it become one model, without training."""
 
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from fft import models, record
+from fft import models, record, tasks
 from fft.api import model_folder
+from fft.errors import InputError
+from fft.experiment import Data
 from fft.folder import refuse_taken
 from fft.heads import chosen_head
+from fft.heldout import HeldOut
 from fft.information import load_fisher
 from fft.job import base_sha256
-from fft.models import Head
+from fft.merging import greedy_soup
+from fft.metrics import METRICS
+from fft.models import Checkpoint, Head
 from fft.pair import Side, refuse_other_shape, refuse_other_vocabulary
 from fft.paths import Params, overlay
 from fft.recipes import WAYS, Models, Settings, check, merged
@@ -30,6 +35,8 @@ class Request(NamedTuple):
     heads: Literal["shared", "apart"] = "shared"
     head: str | None = None
     """the merged model's classifier, by its name there; None: that of the first tuned model"""
+    task: Data | None = None
+    """data on whose validation rows that head chooses what goes into a soup; None: all do"""
 
 
 class Named(NamedTuple):
@@ -47,6 +54,8 @@ def merge(request: Request, out: Path) -> dict[str, Any]:
     of other weights, a head that is not there, and a folder that holds something already.
     """
     check(request.how, len(request.tuned), request.settings)
+    if request.task is not None and request.how != "soup":
+        raise InputError(f"--task chooses the ingredients of --how soup, and is not read by --how {request.how}")
     refuse_taken(out)
     base, *tuned = (Side(name, models.load(model_folder(name))) for name in (request.base, *request.tuned))
     for side in tuned:
@@ -58,17 +67,47 @@ def merge(request: Request, out: Path) -> dict[str, Any]:
     moved = [overlay(base.checkpoint.params, tree) for tree in trees] if "scale" in WAYS[request.how].reads else trees
     fishers = [_fisher(*each) for each in zip(request.settings.fisher, tuned, named.names, strict=False)]
     first = tuned[0].checkpoint
-    blended = Models(base.checkpoint.params, moved, first.model.depth, fishers)
-    result = first._replace(
-        params=merged(request.how, blended, request.settings),
+    named_first = first._replace(
         heads=named.heads,
         primary=first.primary and named.names[0][first.primary],
         raw_config={**first.raw_config, "dtype": _dtype(tuned)},
     )
-    primary = request.head and chosen_head(result, request.head, "the merged model", "to export")
-    found = record.plain(_told(request, base, tuned, named, primary or result.primary))
-    models.save(result, out, primary, beside={RECORD: found})
+    primary = chosen_head(named_first, request.head, "the merged model", "") if request.head else named_first.primary
+    ingredients = None
+    if request.task is not None:
+        ingredients = _ingredients(request.task, named_first, tuned, trees, primary)
+        moved = [moved[at] for at in ingredients["chosen"]]
+    blended = Models(base.checkpoint.params, moved, first.model.depth, fishers)
+    params = merged(request.how, blended, request.settings)
+    heads = {name: named.heads[name] for name in params.get("heads", {})}
+    found = record.plain(_told(request, base, tuned, named, heads, primary, ingredients))
+    models.save(named_first._replace(params=params, heads=heads), out, primary, beside={RECORD: found})
     return found
+
+
+def _ingredients(
+    data: Data, named: Checkpoint, tuned: Sequence[Side], trees: Sequence[Params], head: str | None
+) -> dict[str, Any]:
+    """Which of the tuned models go into a greedy soup by their scores on the validation rows of `data`, and the scores:
+    {"source", "metric", "scores": of each alone, "soup": of the soup, "chosen": places, the best first}.
+
+    Errors: InputError for a tuned model without the head, and for data that do not fit it.
+    """
+    for side, tree in zip(tuned, trees, strict=True):
+        if head not in tree.get("heads", {}):
+            raise InputError(
+                f"{side.name} has no head {head}, with which --task would choose; name another with --head"
+            )
+    found = tasks.prepare_held_out(data, named, head, named.heads[head], None)
+    rows, metric = HeldOut(named.model, {"task": found}), METRICS[found.task.metric]
+
+    def score(params: Params) -> float:
+        return metric.sign * rows.scores(params)["task"]
+
+    soup, chosen = greedy_soup(trees, score)
+    scores = [metric.sign * score(tree) for tree in trees]
+    told = {"source": data.source, "metric": found.task.metric, "rows": found.identity["validation"]}
+    return {**told, "scores": scores, "soup": metric.sign * score(soup), "chosen": list(chosen)}
 
 
 def renamed(tree: Params, names: dict[str, str]) -> Params:
@@ -104,7 +143,15 @@ def _dtype(tuned: Sequence[Side]) -> str:
     return found.pop() if len(found) == 1 else "float32"
 
 
-def _told(request: Request, base: Side, tuned: Sequence[Side], named: Named, primary: str | None) -> dict[str, Any]:
+def _told(
+    request: Request,
+    base: Side,
+    tuned: Sequence[Side],
+    named: Named,
+    heads: dict[str, Head],
+    primary: str | None,
+    ingredients: dict[str, Any] | None,
+) -> dict[str, Any]:
     """What merge.json says."""
     return {
         "how": request.how,
@@ -114,7 +161,8 @@ def _told(request: Request, base: Side, tuned: Sequence[Side], named: Named, pri
             {"folder": side.name, "sha256": base_sha256(side.checkpoint), "heads": names}
             for side, names in zip(tuned, named.names, strict=True)
         ],
-        "heads": {name: {"kind": head.kind, "labels": list(head.labels)} for name, head in named.heads.items()},
+        "heads": {name: {"kind": head.kind, "labels": list(head.labels)} for name, head in heads.items()},
         "primary": primary,
+        **({} if ingredients is None else {"greedy": ingredients}),
         **record.environment(),
     }

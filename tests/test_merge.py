@@ -18,6 +18,8 @@ from fft.job import base_sha256
 from fft.models import Head
 from fft.paths import overlay
 from fft.storage import unpack
+from fft.tasks.rows import Columns
+from fft.tasks.splits import make_splits
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 ANIMALS = ("bird", "cat", "dog")
@@ -121,6 +123,36 @@ def test_a_soup_of_one_task_and_the_heads_that_only_the_base_has(three, tmp_path
     _, tuned = inputs(three)
     close(found, mean_of_owned({n: sum(m[n] for m in tuned) / 3 for n in set.intersection(*map(set, tuned))}, tuned))
     assert list(told["heads"]) == ["original", "new", "new_2"]
+
+
+def test_a_greedy_soup_by_fft_eval_and_the_recipe(three, tiny, tmp_path):
+    """Two good models and a bad one: from the best down each stays unless the soup's validation score gets worse."""
+    base, good = three[0], [tuned_from(three[0], tmp_path / f"good{i}", 10 + i, {}, "original") for i in (0, 1)]
+    bad = tuned_from(base, tmp_path / "bad", 12, {}, "original", size=1.5)
+    folders, out = [bad, *good], tmp_path / "greedy"
+    found = make_splits(str(tiny / "original.csv"), Columns("text", None, "label")).rows["validation"]
+    lines = list(zip(found.texts, found.labels, strict=True))
+    rows = tiny_checkpoint.write_csv(tmp_path / "validation.csv", ("text", "label"), lines)
+
+    def score(picked):
+        at = folders[picked[0]]
+        if len(picked) > 1:
+            at = tmp_path / "-".join(map(str, picked))
+            assert fft("merge", base, *(folders[i] for i in picked), "--how", "soup", "--out", at).code == 0
+        return fft("eval", "--model", at, "--task", rows, "--json").json["score"]
+
+    alone = [score((i,)) for i in range(3)]
+    order = sorted(range(3), key=lambda at: -alone[at])
+    chosen, reached = order[:1], alone[order[0]]
+    for at in order[1:]:
+        if (larger := score((*chosen, at))) >= reached:
+            chosen, reached = [*chosen, at], larger
+    answer = fft("merge", base, *folders, "--how", "soup", "--task", tiny / "original.csv", "--out", out, "--json")
+    assert answer.code == 0, answer.err
+    told = answer.json["greedy"]
+    assert told["chosen"] == chosen and 0 not in chosen and len(chosen) == 2
+    assert told["scores"] == pytest.approx(alone) and told["soup"] == pytest.approx(reached)
+    close(numbers(out), numbers(tmp_path / "-".join(map(str, chosen))))
 
 
 @pytest.mark.parametrize("scale", [(0.4,), (-1.0,), (1.0, -0.5, 0.25)])
@@ -265,6 +297,8 @@ def test_what_does_not_fit_is_refused_and_nothing_is_written(three, tiny, tmp_pa
         ((base, a, b, "--how", "fisher", *out), "needs --fisher with one folder for each TUNED, 2 of them, not 0"),
         ((base, a, b, "--how", "arithmetic", "--scale", "nan", *out), "--scale must be a number, not nan"),
         ((base, a, b, "--how", "soup", "--head", "third", *out), "has no head third; its heads are: original, new"),
+        ((base, a, b, "--how", "ties", "--task", "x.csv", *out), "--task chooses the ingredients of --how soup"),
+        ((base, a, three[3], "--how", "soup", "--task", tiny / "new.csv", *out), "has no head new, with which --task"),
         ((base, a, wide, "--how", "soup", *out), "one family and shape can be merged: layer_norm_eps is"),
         ((base, a, b, "--how", "soup", "--out", taken), "holds something already (thesis.txt)"),
         ((base, a, tiny, "--how", "soup", *out), "has no config.json"),

@@ -8,13 +8,14 @@ from typing import Annotated, Literal
 import tyro
 from rich.console import Console
 
+from fft.experiment import NO_DATA, Data
 from fft.recipes import Settings
 from fft.schema import TELLS_DEFAULT
 
 
 @dataclass(frozen=True)
 class Flags:
-    """Merge checkpoints that were tuned from one base into one, by a formula: no training, no data, no score.
+    """Merge checkpoints that were tuned from one base into one, by a formula: no training, and no data but --task.
 
     What comes out is a checkpoint, with merge.json, which says what went in. Whether it is any good is for `fft check`
     to say; `fft repair` searches for a good merge of two models.
@@ -31,6 +32,7 @@ class Flags:
     out: Path
     """the checkpoint's folder; it must not exist yet, or be empty"""
     settings: tyro.conf.OmitArgPrefixes[Settings] = field(default_factory=Settings)
+    task: Data = NO_DATA
     heads: Literal["shared", "apart"] = "shared"
     """heads of TUNED models with one name and the same labels: one head, merged like all else, or one for each"""
     head: Annotated[str | None, TELLS_DEFAULT] = None
@@ -48,7 +50,12 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     """Merge and say where the result is and which heads it has."""
     from fft.merge import Request, merge
 
-    found = merge(Request(flags.base, flags.tuned, flags.how, flags.settings, flags.heads, flags.head), flags.out)
+    task = flags.task if flags.task.source else None
+    request = Request(flags.base, flags.tuned, flags.how, flags.settings, flags.heads, flags.head, task)
+    found = merge(request, flags.out)
+    if task:
+        chosen = ", ".join(found["tuned"][at]["folder"] for at in found["greedy"]["chosen"])
+        console.out(f"the greedy soup is of {chosen}", highlight=False)
     for tuned in found["tuned"]:
         for own, name in tuned["heads"].items():
             if own != name:
