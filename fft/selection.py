@@ -107,10 +107,11 @@ def sentence(contract: dict[str, Any]) -> str:
     if not contract["met"]:
         lost = contract["tried"][0]["drops"]
         worst = max(margins, key=lambda name: lost[name] - margins[name])
+        excess = lost[worst] - margins[worst]
+        why = f"loses {lost[worst]:.3g}, {excess:.3g} too much" if excess > SAME else "is within and gains nothing"
         return (
             f"the contract is not met: no point that gains on the new task keeps the {worst} drop within "
-            f"{margins[worst]:.3g} on validation rows; what was trained loses {lost[worst]:.3g}, "
-            f"{lost[worst] - margins[worst]:.3g} too much. The base is kept"
+            f"{margins[worst]:.3g} on validation rows; what was trained {why}. The base is kept"
         )
     way = f"step {kept['step']}" + ("" if kept["alpha"] == 1 else f", {kept['alpha']:g} of the way from the base")
     drops = " and ".join(

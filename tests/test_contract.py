@@ -154,8 +154,14 @@ def test_an_earlier_step_is_kept_where_it_is_better():
 def test_the_base_is_kept_where_no_point_is_within_and_errors_count_the_other_way():
     chosen = choose(lambda x: 0.9 if x == 0 else 0.7, lambda x: 0.5 + 0.4 * x)
     assert not chosen.met and chosen.point.step == 0 and float(chosen.params["x"]) == 0
-    said = selection.sentence(selection.told(chosen, "0.01", {"original": 0.01}, 1.0))
+
+    def said_of(chosen):
+        return selection.sentence(selection.told(chosen, "0.01", {"original": 0.01}, 1.0))
+
+    said = said_of(chosen)
     assert "the contract is not met" in said and "what was trained loses 0.2, 0.19 too much" in said
+    idle = choose(lambda x: 0.9, lambda x: 0.5)
+    assert not idle.met and "what was trained is within and gains nothing" in said_of(idle)
     chosen = choose(lambda x: 1.0 + 0.005 * x, lambda x: 1.0 - 0.4 * x, signs={"original": -1, "new": -1})
     assert chosen.met and chosen.point.new == pytest.approx(0.6) and chosen.point.drop == pytest.approx(0.005)
 

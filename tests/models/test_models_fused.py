@@ -15,6 +15,7 @@ from fft.models import fused
 from fft.models.layers import Dense
 from fft.paths import flatten
 from fft.tasks import Classify
+from fft.tasks.headed import OneHead
 
 TOLERANCE = 1e-5  # ||a - b|| / ||b|| of every leaf
 KEY_BIAS = "attention/key/bias"  # softmax does not see it: its true gradient is 0 and what is left is noise
@@ -177,7 +178,7 @@ class Decoder(nn.Module):
         return table.attend(x) if self.tied else nn.Dense(11, use_bias=False, name="head")(x)
 
 
-class LanguageModel:
+class LanguageModel(OneHead):
     """Next-token prediction; the nll of a sequence is the sum over its tokens."""
 
     name, kind = "lm", "language"
@@ -186,16 +187,18 @@ class LanguageModel:
     def apply(params, batch, key=None):
         return {"logits": {"lm": Decoder(tied="head" not in params).apply({"params": params}, batch["ids"])}}
 
-    @staticmethod
-    def loss(outputs, batch):
-        logp = jax.nn.log_softmax(outputs["logits"]["lm"][:, :-1].astype(jnp.float32))
+    def nll(self, logits, batch):
+        logp = jax.nn.log_softmax(logits[:, :-1].astype(jnp.float32))
         nll = -jnp.take_along_axis(logp, batch["label"][:, 1:, None], axis=-1)[..., 0]
-        return jnp.sum(nll * batch["mask"][:, 1:], axis=1) * (batch["weight"] > 0), batch["weight"]
+        return jnp.sum(nll * batch["mask"][:, 1:], axis=1) * (batch["weight"] > 0)
 
     @staticmethod
     def sample(key, logits):
         drawn = jax.random.categorical(key, logits)
         return jnp.concatenate([jnp.zeros_like(drawn[:, :1]), drawn[:, :-1]], axis=1)
+
+
+LANGUAGE = LanguageModel()
 
 
 def decoder(tied=True):
@@ -214,12 +217,12 @@ def test_a_language_model_squares_the_summed_nll_of_a_sequence(tied):
     params, batch = decoder(tied)
 
     def nll(outputs, row):
-        return LanguageModel.loss(outputs, row)[0][0]
+        return LANGUAGE.loss(outputs, row)[0][0]
 
-    expected = loop(LanguageModel.apply, params, batch, nll)
+    expected = loop(LANGUAGE.apply, params, batch, nll)
     for way in ("fused", "vmapped"):
         got = diagonal_fisher(
-            LanguageModel, LanguageModel, params, [batch], jax.random.key(0), estimator="empirical", way=way
+            LANGUAGE, LANGUAGE, params, [batch], jax.random.key(0), estimator="empirical", way=way
         ).diagonal
         close(got, expected)
 
@@ -227,7 +230,7 @@ def test_a_language_model_squares_the_summed_nll_of_a_sequence(tied):
 def test_a_language_model_draws_the_same_tokens_either_way():
     params, batch = decoder()
     ways = [
-        diagonal_fisher(LanguageModel, LanguageModel, params, [batch], jax.random.key(0), draws=2, way=way).diagonal
+        diagonal_fisher(LANGUAGE, LANGUAGE, params, [batch], jax.random.key(0), draws=2, way=way).diagonal
         for way in ("fused", "vmapped")
     ]
     close(*ways)
