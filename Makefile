@@ -21,7 +21,7 @@ demo: .venv/ready
 test: .venv/ready-to-test
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest -n 2 --dist loadfile
 
 clean:
 	rm -rf .venv runs
