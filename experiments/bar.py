@@ -19,13 +19,13 @@ from rich.console import Console
 from experiments.article import LAST, RESULTS
 from experiments.base import movie_base
 from fft.auto import choose
-from fft.budget import Budget
-from fft.check import Asked, Request, check
 from fft.commands.demo import ORIGINAL
 from fft.commands.sweep import run_missing
+from fft.contract.budget import Budget
 from fft.evaluate import Change
 from fft.experiment import Data, Experiment, Optim, Retention
 from fft.methods import Full, parse_chain
+from fft.pairs.check import Asked, Request, check
 from fft.record import replace_file
 
 PAIRS = {"tweets": "demo:tweets", "nyt": "demo:nyt", "amazon": "demo:amazon"}

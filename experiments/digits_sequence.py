@@ -23,7 +23,7 @@ from fft.record import replace_file
 from fft.report.drawing import save, styled
 from fft.report.front import looks
 from fft.report.fronts import HEIGHT, WIDTH
-from fft.transfer import average_accuracy, backward_transfer, forgetting, forward_transfer
+from fft.sequence.transfer import average_accuracy, backward_transfer, forgetting, forward_transfer
 
 TASKS = 10
 FULL = Tried("full", RATE, Full())

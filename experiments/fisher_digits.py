@@ -21,7 +21,7 @@ import optax
 from scipy.stats import spearmanr
 
 from experiments.article import spread
-from fft.fisher import diagonal_fisher
+from fft.fisher.diagonal import diagonal_fisher
 from fft.methods import EWC
 from fft.paths import Params, flatten
 from fft.tasks import Classify

@@ -21,9 +21,9 @@ from experiments.fisher_digits import at_matched, grid, write
 from fft.commands.demo import NEW, ORIGINAL, trained_base
 from fft.commands.sweep import run_missing
 from fft.experiment import Data, Experiment, Optim, Retention
-from fft.fisher import FisherPass
-from fft.information import load_fisher
-from fft.measure import Request, measure
+from fft.fisher.diagonal import FisherPass
+from fft.fisher.information import load_fisher
+from fft.fisher.measure import Request, measure
 from fft.methods import EWC
 from fft.paths import flatten
 

@@ -55,7 +55,7 @@ _HOMES = {
     "FFTError": "fft.errors",
     "InputError": "fft.errors",
     "MachineError": "fft.errors",
-    "diagonal_fisher": "fft.fisher",
+    "diagonal_fisher": "fft.fisher.diagonal",
     "make_train_step": "fft.train",
 }
 __all__ = sorted(_HOMES)

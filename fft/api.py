@@ -13,8 +13,8 @@ from fft.checkpoint import Checkpoints
 from fft.errors import InputError
 from fft.experiment import Data, Experiment, Optim, Retention, Texts, from_json
 from fft.heads import fresh_heads, load_heads
-from fft.job import base_sha256, make_trainable
-from fft.merging import interpolate
+from fft.identity import base_sha256
+from fft.merge.formulas import interpolate
 from fft.methods import Method, parse_chain
 from fft.outcome import ADAPTER, MODEL
 from fft.paths import without_heads
@@ -22,6 +22,7 @@ from fft.record import read_object
 from fft.run import Run, run
 from fft.schema import listed
 from fft.train import TrainState, finished_params
+from fft.trainable import make_trainable
 
 
 def tune(

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from fft.budget import Budget
+from fft.contract.budget import Budget
 from fft.errors import InputError
 from fft.methods import Full, Method
 from fft.methods import from_json as method_from_json

@@ -2,13 +2,15 @@
 
 from pathlib import Path
 
-from fft import models, record, retention, selection
+from fft import models, record, retention
 from fft.adapters import trained_adapter
+from fft.contract import selection
 from fft.evaluate import Change
-from fft.job import Job, parameter_counts
+from fft.job import Job
 from fft.metrics import METRICS
 from fft.naming import ORIGINAL
 from fft.paths import Params
+from fft.trainable import parameter_counts
 
 MODEL, ADAPTER = "model", "adapter"
 KEPT_BASE = "no scored step beat the base: the base is kept, step 0; --keep latest would keep the last step"
@@ -40,7 +42,7 @@ def run_record(
             for name, data in job.data.items()
         },
         "heads": {name: head._asdict() for name, head in job.checkpoint.heads.items()},
-        "parameters": parameter_counts(job),
+        "parameters": parameter_counts(job.base, job.trainable),
         "notes": [*job.notes, *_kept_note(ended)],
         **ended,
         "history": history,

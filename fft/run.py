@@ -18,13 +18,15 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fft import record, retention, selection
+from fft import record, retention
+from fft.accept import accept, resolved
 from fft.checkpoint import Checkpoints
+from fft.contract import selection
 from fft.errors import InputError
 from fft.experiment import Experiment
+from fft.fisher.information import REQUEST
 from fft.folder import FolderLock, agree
-from fft.information import REQUEST
-from fft.job import Job, accept, assemble, parameter_counts, resolved
+from fft.job import Job, assemble
 from fft.journal import Journal
 from fft.outcome import KEPT_BASE, run_record, write_model, write_outcome
 from fft.paths import Params
@@ -33,6 +35,7 @@ from fft.scoring import Scorer
 from fft.signals import StopFlag
 from fft.streams import step_batch
 from fft.train import TrainState
+from fft.trainable import parameter_counts
 
 SCORINGS = 8
 MOST_SKIPPED_IN_A_ROW = 10
@@ -102,7 +105,13 @@ def _run(job: Job, directory: Path, journal: Journal, stop: StopFlag, known: dic
     """Score, train, score again, write; returns the record."""
     checkpoints, scorer = Checkpoints(directory / "checkpoints"), Scorer(job, stop.check)
     state, history = _start(job, checkpoints, journal)
-    journal.tell("start", int(state.step), parameters=parameter_counts(job), steps=job.steps, notes=list(job.notes))
+    journal.tell(
+        "start",
+        int(state.step),
+        parameters=parameter_counts(job.base, job.trainable),
+        steps=job.steps,
+        notes=list(job.notes),
+    )
     with journal.clock("scoring"):
         before = scorer.base_test(known)
     if not history:

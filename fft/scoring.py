@@ -10,7 +10,8 @@ import numpy as np
 
 from fft import retention
 from fft.evaluate import Change, change_between, make_predict, predict, predictions
-from fft.job import Job, base_sha256
+from fft.identity import base_sha256
+from fft.job import Job
 from fft.metrics import METRICS, Metric
 from fft.naming import ORIGINAL
 from fft.paths import Params

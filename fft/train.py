@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fft.contract import Dual, Watch, first_dual, is_held
+from fft.contract.dual import Dual, Watch, first_dual, is_held
 from fft.methods import Method
 from fft.methods.base import climbs
 from fft.models.inputs import with_hidden
@@ -75,7 +75,7 @@ def make_train_step(
     and what is descended is `method.combine` of the gradients of its parts, their sum unless a method says otherwise.
     `tx` is the plain optimizer; the method's `transform` is put around it here.
 
-    m is 1, or with a `watch` driven by the drop on the rows of the batch "probe" (see fft.contract).
+    m is 1, or with a `watch` driven by the drop on the rows of the batch "probe" (see fft.contract.dual).
 
     With a method that climbs (`Method.climb`) the rows' gradients are those at the place it climbs to, by a second pass
     over the same rows with the same dropout; the penalty's, and all metrics but grad_norm, stay at theta.

@@ -15,8 +15,8 @@ from fft import models
 from fft.checkpoint import Checkpoints
 from fft.experiment import load
 from fft.heads import load_heads
-from fft.job import make_trainable
 from fft.paths import flatten
+from fft.trainable import make_trainable
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 SWEEP = """

@@ -12,7 +12,7 @@ import pytest
 from fft.artefact import load_artefact, save_artefact
 from fft.errors import InputError
 from fft.experiment import Optim
-from fft.information import save_fisher
+from fft.fisher.information import save_fisher
 from fft.methods import (
     EWC,
     IA3,

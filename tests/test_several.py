@@ -11,16 +11,17 @@ import pytest
 import tiny_checkpoint
 from tiny_runs import events, fft, outcome, record
 
-from fft import models, restore, selection
-from fft.contract import Seen, Watch, first_dual
+from fft import models, restore
+from fft.contract import selection
+from fft.contract.dual import Seen, Watch, first_dual
+from fft.contract.watched import ProbeBatches
 from fft.errors import InputError
 from fft.experiment import Data, Experiment, Retention, from_json
-from fft.fisher import diagonal_fisher
+from fft.fisher.diagonal import diagonal_fisher
 from fft.methods import KL, MAS, OGD, Context, LwF, Replay
 from fft.paths import flatten
 from fft.tasks import Several, TrainBatches, bucket_lengths, joined
 from fft.tasks.classify import Classify
-from fft.watched import ProbeBatches
 from tests.tasks.tiny_tasks import encoded
 from tests.toy import Toy, max_difference, toy_batch, toy_params
 

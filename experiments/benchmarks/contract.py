@@ -29,9 +29,9 @@ from fft import models, tasks
 from fft.allocator import keep_freed_memory
 from fft.evaluate import make_predict, predict
 from fft.experiment import Data, Optim
-from fft.heldout import HeldOut
 from fft.methods import EWC, KL, L2SP, Context, Full, LwF, Method
 from fft.optim import make_optimizer, multipliers
+from fft.pairs.heldout import HeldOut
 from fft.scoring import SCORE_BATCH
 from fft.tasks import Classify
 from fft.tasks.demo import minilm_folder

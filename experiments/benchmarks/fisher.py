@@ -34,8 +34,8 @@ from rich.table import Table
 from experiments.benchmarks.step import LABELS, THREADS, B, alternate, make_batch, paired_ratio
 from fft import models
 from fft.allocator import keep_freed_memory
+from fft.fisher.squares import squares_of
 from fft.paths import flatten
-from fft.squares import squares_of
 from fft.tasks import Classify
 from fft.tasks.demo import minilm_folder
 

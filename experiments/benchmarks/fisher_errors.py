@@ -24,7 +24,7 @@ import test_models_fused as reference
 import torch_models as theirs
 
 from fft import models
-from fft.fisher import diagonal_fisher
+from fft.fisher.diagonal import diagonal_fisher
 from fft.paths import flatten
 from fft.tasks import Classify
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from fft.budget import Budget
+from fft.contract.budget import Budget
 from fft.errors import InputError
 from fft.experiment import NO_DATA, Data, Experiment, Retention
 from fft.schema import TELLS_DEFAULT
@@ -54,8 +54,8 @@ def parse(args: list[str], cli: Callable) -> Flags:
 
 def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     """Score, judge, print, and write what --out asks for."""
-    from fft.check import Asked, Request, check
     from fft.commands.tune import with_metric
+    from fft.pairs.check import Asked, Request, check
     from fft.report import checked
 
     budget = Budget.parse(flags.max_drop)

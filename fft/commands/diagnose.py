@@ -59,7 +59,7 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     """Diagnose, print."""
     from rich.progress import Progress
 
-    from fft.diagnose import Request, diagnose
+    from fft.pairs.diagnose import Request, diagnose
     from fft.report import diagnosed
 
     original = replace(flags.original, metric=flags.metric or flags.original.metric)

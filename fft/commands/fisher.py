@@ -10,9 +10,9 @@ from rich.console import Console
 
 from fft.errors import InputError
 from fft.experiment import NO_DATA, Data, Experiment
-from fft.fisher import FisherPass
+from fft.fisher.diagonal import FisherPass
+from fft.fisher.storage import Storage
 from fft.schema import TELLS_DEFAULT
-from fft.storage import Storage
 
 SAID = 20  # lines of progress where there is no terminal
 
@@ -58,7 +58,7 @@ def parse(args: list[str], cli: Callable) -> Flags:
 
 def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     """Measure, unless it is done; then show, where that is asked for."""
-    from fft.information import load_fisher, tasks_of
+    from fft.fisher.information import load_fisher, tasks_of
 
     if flags.model:
         _measure(flags, console)
@@ -79,7 +79,7 @@ def _measure(flags: Flags, console: Console) -> None:
     from rich.progress import Progress
 
     from fft.api import model_folder
-    from fft.measure import Request, measure
+    from fft.fisher.measure import Request, measure
 
     if not flags.original.source:
         raise InputError("--original is missing: the data of the task that the checkpoint knows, such as old.csv")
@@ -101,9 +101,9 @@ def _measure(flags: Flags, console: Console) -> None:
 
 def _show(folder: Path, stored: Any, told: dict, console: Console) -> dict:
     """Print the table and draw the picture; {"places": ..., "picture": paths}."""
-    from fft.information import by_place, tasks_of
+    from fft.fisher.information import by_place, tasks_of
+    from fft.fisher.storage import unpack
     from fft.report.places import draw_places, places_table
-    from fft.storage import unpack
 
     diagonal = unpack(stored)
     places = by_place(diagonal, len(diagonal.get("layers", {})))

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import tyro
 from rich.console import Console
 
-from fft.budget import Budget
+from fft.contract.budget import Budget
 from fft.experiment import Data, Experiment, Retention
 from fft.schema import TELLS_DEFAULT
 
@@ -64,7 +64,7 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     from rich.progress import Progress
 
     from fft.commands.tune import with_metric
-    from fft.repair import Request, repair
+    from fft.pairs.repair import Request, repair
     from fft.report import repaired
 
     original, new = (with_metric(data, flags.metric) for data in (flags.original, flags.new))

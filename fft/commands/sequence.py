@@ -62,7 +62,7 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     """Run the stages, score all models on all tasks, print and write what came out."""
     from fft.display import Display
     from fft.report.sequenced import show
-    from fft.sequence import Request, run_sequence
+    from fft.sequence.runs import Request, run_sequence
 
     choice = auto.choose(original=True, unlabelled=False, head=True) if flags.method == AUTO else None
     if choice:

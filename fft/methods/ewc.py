@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 
 from fft.errors import InputError
+from fft.fisher.storage import Storage, unpack
 from fft.methods.base import Context, Method, leaf_sum
 from fft.methods.informed import Informed
 from fft.paths import Params, flatten
 from fft.schema import between
-from fft.storage import Storage, unpack
 
 LARGEST = 3e38  # a float32
 

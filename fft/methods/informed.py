@@ -7,12 +7,12 @@ from typing import Annotated, ClassVar
 import jax
 
 from fft.errors import InputError
-from fft.fisher import FisherPass
-from fft.information import load_fisher, tasks_of
+from fft.fisher.diagonal import FisherPass
+from fft.fisher.information import load_fisher, tasks_of
+from fft.fisher.storage import pack
 from fft.methods.base import Context, Given
 from fft.paths import Params
 from fft.schema import TELLS_DEFAULT
-from fft.storage import pack
 
 
 @dataclass(frozen=True)

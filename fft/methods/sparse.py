@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fft.fisher.storage import unpack
 from fft.methods.base import Context, Method
 from fft.methods.informed import Informed
 from fft.paths import Params, flatten, overlay, unflatten
 from fft.schema import positive
-from fft.storage import unpack
 
 if TYPE_CHECKING:
     import optax

@@ -16,7 +16,7 @@ from fft.report.verdict import box, sentence
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from fft.check import Checked
+    from fft.pairs.check import Checked
 
 SHOWN, ON_PAGE = 10, 500  # examples of a list on the terminal, on the page; labels on the terminal
 WIDTH = 60  # characters of a text on the terminal
@@ -175,7 +175,7 @@ def show(record: dict[str, Any], console: Console) -> None:
 
 def write(found: Checked, folder: Path) -> list[Path]:
     """Write check.html, examples.jsonl and check.json into the folder; MachineError where that cannot be done."""
-    from fft.answers import write_lines
+    from fft.pairs.answers import write_lines
 
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ from flax import linen as nn
 
 from fft import models
 from fft.errors import InputError
-from fft.fisher import diagonal_fisher
+from fft.fisher.diagonal import diagonal_fisher
 from fft.models import fused
 from fft.models.layers import Dense
 from fft.paths import flatten

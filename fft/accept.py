@@ -1,0 +1,136 @@
+"""Reading what an experiment names and checking it against itself, before anything trains or is written."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from fft import models, tasks
+from fft.adapters import check_keepable
+from fft.contract.watched import check_budget
+from fft.experiment import Experiment
+from fft.heads import HeadNames, abstract_heads, head_names
+from fft.identity import base_sha256
+from fft.methods import Given
+from fft.models import Checkpoint
+from fft.naming import ORIGINAL, numbered, original_names
+from fft.prepared import is_prepared
+from fft.tasks import TaskData
+from fft.trainable import trained_leaves
+
+UNLABELLED = "unlabelled"
+
+
+class Accepted(NamedTuple):
+    """An experiment whose checkpoint and data were read and found to fit; nothing has been written."""
+
+    experiment: Experiment
+    checkpoint: Checkpoint
+    names: HeadNames
+    data: dict[str, TaskData]
+    """as of the Job"""
+    identity: dict
+    notes: tuple[str, ...]
+    checked: tuple[str, ...]
+    """what the method noted of the base and the original task"""
+
+    @property
+    def originals(self) -> list[TaskData]:
+        """The original tasks, in their order."""
+        return [self.data[name] for name in original_names(self.data)]
+
+    @property
+    def served(self) -> dict[str, tasks.Classify | tasks.Regress]:
+        """The tasks by the name of their head."""
+        return {data.task.name: data.task for data in (*self.originals, self.data["new"])}
+
+    @property
+    def streams(self) -> dict[str, TaskData]:
+        """The training rows that there are, by stream: all original tasks are one."""
+        rest = {name: self.data[name] for name in ("new", UNLABELLED) if name in self.data}
+        return rest | ({ORIGINAL: tasks.together(self.originals)} if self.originals else {})
+
+
+def accept(experiment: Experiment, directory: Path, say: Callable[[str], None] = lambda text: None) -> Accepted:
+    """Read the checkpoint and the data and check them against each other and the method; writes nothing.
+
+    What the method was checked against, it no longer needs once DIRECTORY holds what it prepared.
+
+    Errors: InputError for whatever in the checkpoint, the data or the method does not fit, before anything trains.
+    """
+    experiment = resolved(experiment)
+    say("reading the checkpoint and the data")
+    checkpoint = models.load(experiment.model)
+    names = head_names(experiment, checkpoint)
+    data, crossing = _data(experiment, checkpoint, names)
+    accepted = Accepted(
+        experiment, checkpoint, names, data, _identity(checkpoint, data), (*crossing, *_data_notes(data)), ()
+    )
+    for budget, original in zip(experiment.budgets, accepted.originals, strict=False):  # without a contract none
+        check_budget(budget, original)
+    if not is_prepared(directory):
+        accepted = accepted._replace(checked=_checked(accepted))
+    complete = abstract_heads(checkpoint, names.new, accepted.served)
+    theta, _ = trained_leaves(experiment, complete)
+    if not experiment.method.plain:
+        longest = max(length for task in data.values() for length in task.lengths)
+        check_keepable(experiment.method, complete, theta, longest)
+    return accepted
+
+
+def _checked(accepted: Accepted) -> tuple[str, ...]:
+    """What the method notes of the base and the original tasks; refused where it does not fit them."""
+    checkpoint, original = accepted.checkpoint, accepted.streams.get(ORIGINAL)
+    fitted = not set(accepted.names.originals) <= set(checkpoint.heads)
+    kept = kept_task(accepted.experiment, checkpoint, original)
+    sha256 = accepted.identity["base_sha256"]
+    return accepted.experiment.method.check(Given(checkpoint.params, sha256, original, kept, fitted, checkpoint.folder))
+
+
+def resolved(experiment: Experiment) -> Experiment:
+    """The experiment with defaults that depend on other settings filled in."""
+    if experiment.optim.lr is not None:
+        return experiment
+    return dataclasses.replace(experiment, optim=dataclasses.replace(experiment.optim, lr=experiment.method.default_lr))
+
+
+def kept_task(
+    experiment: Experiment, checkpoint: Checkpoint, original: TaskData | None
+) -> tasks.Classify | tasks.Regress | None:
+    """The original task, of several their union; without data what the base's own head serves; None for neither."""
+    if original:
+        return original.task
+    name = next(iter(experiment.original_head), checkpoint.primary)
+    return tasks.task_of(name, checkpoint.heads[name]) if name in checkpoint.heads else None
+
+
+def _data(experiment, checkpoint, names):
+    """The data by the name of their task, each without training rows that another task is scored on, and notes."""
+    data = {}
+    for name, given, head in zip(
+        numbered(ORIGINAL, len(experiment.original)), experiment.original, names.originals, strict=True
+    ):
+        data[name] = tasks.prepare(given, checkpoint, head, checkpoint.heads.get(head), experiment)
+    shared = tasks.head_of(data[ORIGINAL].task) if names.new in names.originals else None
+    data = {"new": tasks.prepare(experiment.new, checkpoint, names.new, shared, experiment)} | data
+    scored, notes = dict(data), ()
+    if experiment.unlabelled is not None:
+        data[UNLABELLED] = tasks.prepare_unlabelled(experiment.unlabelled, checkpoint, experiment)
+    for name in data:
+        for other in (other for other in scored if other != name):
+            data[name], dropped = tasks.drop_overlap(data[name], scored[other], (name, other))
+            notes += dropped
+    return data, notes
+
+
+def _data_notes(data: dict[str, TaskData]) -> Iterator[str]:
+    for name, task in data.items():
+        yield from (f"{name}: {text}" for text in task.warnings)
+    new, originals = data["new"].task, [data[name].task for name in original_names(data)]
+    apart = new.name not in [task.name for task in originals]
+    if new.labels and apart and new.labels in [task.labels for task in originals]:
+        yield "both tasks have the same labels; --head shared would go on with the original's head"
+
+
+def _identity(checkpoint: Checkpoint, data: dict[str, TaskData]) -> dict:
+    return {"base_sha256": base_sha256(checkpoint), "data": {name: task.identity for name, task in data.items()}}

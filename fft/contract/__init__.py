@@ -1,0 +1,1 @@
+"""The contract: a run that is held to an accepted drop."""

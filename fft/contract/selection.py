@@ -1,0 +1,122 @@
+"""Under a contract: which point of a finished run is kept, by validation rows."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from fft.merge.formulas import interpolate
+from fft.naming import ORIGINAL
+from fft.paths import Params, without_heads
+from fft.retention import SAME
+
+WAY = (0.9, 0.75, 0.6, 0.45, 0.3, 0.15)
+"""how far from the base to the last step the points are that are tried, the furthest first"""
+
+
+class Point(NamedTuple):
+    """A candidate: a step of the run, or a point on the way from the base to its last step."""
+
+    step: int
+    alpha: float
+    """1 is what was trained, 0 the base"""
+    original: float
+    new: float
+    drop: float
+    """of the original score, + is a loss; of several original tasks the first"""
+    within: bool
+    """the contract, with every original task"""
+    drops: dict[str, float]
+    """of each original task"""
+
+
+class Chosen(NamedTuple):
+    """The point that is kept and its parameters; every point that was tried."""
+
+    point: Point
+    params: Params
+    tried: list[Point]
+
+    @property
+    def met(self) -> bool:
+        """Whether a trained point keeps the contract; otherwise the point is the base."""
+        return self.point.step > 0
+
+
+def choose(
+    base: Params,
+    fresh_heads: tuple[str, ...],
+    trained: dict[int, Callable[[], Params]],
+    judge: Callable[[Params], dict[str, float]],
+    signs: dict[str, int],
+    margins: dict[str, float],
+    way: tuple[float, ...] = WAY,
+) -> Chosen:
+    """The best new score among points whose every drop is within its margin: the steps in `trained`, the last step
+    first, and where that one loses too much the first point on the `way` back to the base that does not.
+
+    `way` is empty where a tree has more than values of the base's own parameters. `judge(params)` gives {"new",
+    "original", …}, `signs` the sign by which each is better, `margins` what each original task may lose. Where no point
+    within the margins is better than the base on the new task, the base is kept, with step 0.
+    """
+    start = judge(base)
+    tried: list[Point] = []
+    best: tuple[float, Point, Params] | None = None
+
+    def consider(step: int, alpha: float, params: Params) -> bool:
+        nonlocal best
+        scores = judge(params)
+        drops = {name: signs[name] * (start[name] - scores[name]) for name in margins}
+        within = all(drops[name] <= margin + SAME for name, margin in margins.items())
+        point = Point(step, alpha, scores[ORIGINAL], scores["new"], drops[ORIGINAL], within, drops)
+        tried.append(point)
+        worth = signs["new"] * scores["new"]
+        if point.within and worth > (signs["new"] * start["new"] if best is None else best[0]):
+            best = worth, point, params
+        return point.within
+
+    last = max(trained)
+    params = trained[last]()
+    if not consider(last, 1.0, params):
+        known = without_heads(base, fresh_heads)
+        for alpha in way:
+            if consider(last, alpha, interpolate(known, params, alpha)):
+                break
+    for step in trained.keys() - {last}:
+        consider(step, 1.0, trained[step]())
+    if best is None:
+        kept = Point(0, 0.0, start[ORIGINAL], start["new"], 0.0, True, dict.fromkeys(margins, 0.0))
+        return Chosen(kept, base, tried)
+    return Chosen(best[1], best[2], tried)
+
+
+def told(chosen: Chosen, max_drop: Any, margins: dict[str, float], strength: float) -> dict[str, Any]:
+    """What run.json says of the contract; `max_drop` is how it was written."""
+    return {
+        "max_drop": max_drop,
+        "margin": margins[ORIGINAL],
+        "margins": margins,
+        "met": chosen.met,
+        "strength": strength,
+        "kept": chosen.point._asdict(),
+        "tried": [point._asdict() for point in chosen.tried],
+    }
+
+
+def sentence(contract: dict[str, Any]) -> str:
+    """What a run says about its contract."""
+    kept, margins = contract["kept"], contract["margins"]
+    if not contract["met"]:
+        lost = contract["tried"][0]["drops"]
+        worst = max(margins, key=lambda name: lost[name] - margins[name])
+        excess = lost[worst] - margins[worst]
+        why = f"loses {lost[worst]:.3g}, {excess:.3g} too much" if excess > SAME else "is within and gains nothing"
+        return (
+            f"the contract is not met: no point that gains on the new task keeps the {worst} drop within "
+            f"{margins[worst]:.3g} on validation rows; what was trained {why}. The base is kept"
+        )
+    way = f"step {kept['step']}" + ("" if kept["alpha"] == 1 else f", {kept['alpha']:g} of the way from the base")
+    drops = " and ".join(
+        f"a drop of {kept['drops'][name]:+.4f} on validation rows where {margin:.3g} is allowed"
+        + ("" if len(margins) == 1 else f" ({name})")
+        for name, margin in margins.items()
+    )
+    return f"kept under the contract: {way}, {drops}; the multiplier ended at {contract['strength']:.3g}"

@@ -1,0 +1,101 @@
+"""What a run under a contract is watched by: held-out original rows, and what the base is worth on each."""
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from fft.artefact import load_artefact, save_artefact
+from fft.contract.budget import Budget
+from fft.contract.dual import PROBED, Watch
+from fft.errors import InputError
+from fft.evaluate import predictions
+from fft.experiment import Experiment
+from fft.metrics import METRICS
+from fft.models import Checkpoint
+from fft.schema import alone
+from fft.streams import base_part, chosen_rows
+from fft.tasks import Encoded, TaskData, TrainBatches, bucket_lengths, joined, together
+
+WATCHED = 1024  # held-out rows of each original task, at most
+
+
+class ProbeBatches(TrainBatches):
+    """Batches of up to PROBED held-out rows of each original task, with "before" float32 [B], what the base was worth
+    on each row.
+    """
+
+    before: np.ndarray
+
+    def __init__(self, parts: Sequence[Encoded], seed: int, pad_id: int):
+        whole = joined(parts)
+        lengths = bucket_lengths(whole.lengths(), most=2)
+        sizes = [min(PROBED, len(part.ids)) for part in parts]
+        self._parts = [TrainBatches(p, size, seed, lengths, pad_id) for p, size in zip(parts, sizes, strict=True)]
+        self._starts = np.cumsum([0, *(len(part.ids) for part in parts[:-1])])
+        super().__init__(whole, sum(sizes), seed, lengths, pad_id)
+
+    def __len__(self) -> int:
+        """Batches until every row was seen."""
+        return max(len(part) for part in self._parts)
+
+    def rows(self, index: int) -> np.ndarray:
+        pairs = zip(self._starts, self._parts, strict=True)
+        return np.concatenate([start + part.rows(index) for start, part in pairs])
+
+    def batch(self, index: int) -> dict[str, np.ndarray]:
+        batch = super().batch(index)
+        return {**batch, "before": self.before[batch["row"]]}
+
+
+def check_budget(max_drop: str, original: TaskData) -> None:
+    """Refuse a budget that no drop could exceed, and one that the held-out rows are too few to see."""
+    budget, metric = Budget.parse(max_drop), METRICS[original.task.metric]
+    if math.isfinite(metric.bounds[1]):
+        budget.biting_margin(metric, metric.bounds[1])
+    rows, least = len(original.splits["validation"].ids), math.ceil(1 / budget.amount)
+    if original.task.kind == "classification" and rows < least:
+        raise InputError(
+            f"--max-drop {max_drop}: the original task has {rows} validation rows, one of them is a drop of "
+            f"{1 / rows:.3g}; it takes at least {least} of them to see {max_drop}. Give more, or a larger budget"
+        )
+
+
+def watched(
+    experiment: Experiment,
+    checkpoint: Checkpoint,
+    originals: Sequence[TaskData],
+    steps: int,
+    folder: Path,
+    poll: Callable[[], None],
+) -> tuple[Watch, ProbeBatches]:
+    """What the contract is watched by: held-out rows of every original task with the base's credit, kept in FOLDER."""
+    splits = [data.splits["validation"] for data in originals]
+    parts = [rows.take(chosen_rows(len(rows.ids), WATCHED, experiment.seed)) for rows in splits]
+    batches = ProbeBatches(parts, experiment.seed, originals[0].pad_id)
+    rows, task = batches.encoded, together(originals).task
+    spread = float(np.var(rows.labels))
+    if not (folder / "provenance.json").exists():
+        logits = base_part(checkpoint, task, "logits", batches, len(batches), poll)
+        before = task.credit(jnp.asarray(logits), jnp.asarray(rows.labels), spread)
+        ends = np.cumsum([len(part.ids) for part in parts])
+        scores = [
+            _score(data.task, part.labels, said)
+            for data, part, said in zip(originals, parts, np.split(logits, ends[:-1]), strict=True)
+        ]
+        budgets = map(Budget.parse, experiment.budgets)
+        margins = [budget.margin(score) for budget, score in zip(budgets, scores, strict=True)]
+        told = {"score": alone(scores), "margin": alone(margins), "rows": alone([len(part.ids) for part in parts])}
+        save_artefact(folder, {"before": before}, told)
+    tree, told = load_artefact(folder)
+    batches.before = np.asarray(tree["before"])
+    margin = told["margin"]
+    return Watch(task, tuple(margin) if isinstance(margin, list) else margin, spread, steps), batches
+
+
+def _score(task: Any, labels: np.ndarray, logits: np.ndarray) -> float:
+    metric = METRICS[task.metric]
+    return float(metric.function(labels, predictions(metric.kind, logits)))

@@ -1,0 +1,1 @@
+"""The diagonal Fisher information: the pass, its pure heart, the artefact."""

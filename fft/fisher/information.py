@@ -1,0 +1,120 @@
+"""Fisher information as an artefact: what `fft fisher` writes, and what reads it."""
+
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+
+from fft.artefact import load_artefact, save_artefact
+from fft.errors import InputError
+from fft.fisher.storage import pack, unpack
+from fft.paths import Params, depth_of, flatten, unflatten
+
+KIND, REQUEST = "fisher", "request.json"
+
+
+def save_fisher(folder: str | Path, diagonal: Params, storage: str, provenance: dict[str, Any]) -> None:
+    """Write the diagonal in a storage, and how it was made. `provenance` holds at least base_sha256, model, estimator,
+    examples, trace and data.
+
+    Errors: MachineError when the disk is full or the folder cannot be written.
+    """
+    save_artefact(folder, pack(diagonal, storage), {"kind": KIND, "storage": storage, **provenance})
+
+
+def load_fisher(
+    folder: str | Path, params: Params | None = None, base_sha256: str | None = None
+) -> tuple[Params, dict[str, Any]]:
+    """The diagonal as it is stored (see fft.fisher.storage) and its provenance.
+
+    `params` [the base's leaves] and `base_sha256` are what it must have been measured at; None asks for nothing.
+    Errors: InputError for a folder that holds something else, is damaged, or was measured at another base.
+    """
+    if not (Path(folder) / "provenance.json").is_file():
+        going = "a pass that is not finished: repeat its command" if (Path(folder) / REQUEST).is_file() else "none"
+        raise InputError(f"expected Fisher information in {folder}, as `fft fisher --out` writes it; there is {going}")
+    stored, told = load_artefact(folder)
+    if told.get("kind") != KIND:
+        raise InputError(f"{folder} holds no Fisher information; `fft fisher` writes it")
+    if params is not None:
+        _refuse_other_shapes(folder, stored, params)
+    if base_sha256 is not None and told["base_sha256"] != base_sha256:
+        raise InputError(
+            f"the Fisher information in {folder} was measured at other weights, those of {told['model']}; measure it "
+            "at this base with `fft fisher`"
+        )
+    return stored, told
+
+
+def _refuse_other_shapes(folder, stored, params, but=()):
+    """Every leaf must be one of `params`, of its shape; leaves whose path starts with one of `but` may be missing."""
+    leaves = flatten(params)
+    for path, leaf in flatten(unpack(stored)).items():
+        if path not in leaves and path.startswith(but):
+            continue
+        if path not in leaves or leaf.shape != leaves[path].shape:
+            found = f"is {leaves[path].shape}" if path in leaves else "is missing"
+            raise InputError(
+                f"the Fisher information in {folder} is of another architecture: it has {path} {leaf.shape}, which "
+                f"{found} in this base"
+            )
+
+
+def load_previous(folder: str | Path, params: Params) -> tuple[Params, dict[str, Any]]:
+    """`load_fisher` of an earlier task for `accumulated` at `params`: other weights of the same architecture.
+
+    Errors: InputError as load_fisher, and for leaves, heads aside, that these parameters do not have.
+    """
+    stored, told = load_fisher(folder)
+    _refuse_other_shapes(folder, stored, params, but=("heads/",))
+    return stored, told
+
+
+def tasks_of(told: dict[str, Any]) -> str:
+    """The tasks of an artefact in words: `'b', added to 0.9 x that of 'a'`."""
+    *earlier, last = (repr(name) for name in told["tasks"])
+    return last if not earlier else f"{last}, added to {told['previous']['gamma']:g} x that of {', '.join(earlier)}"
+
+
+def accumulated(previous: Params, gamma: float, diagonal: Params) -> Params:
+    """γ F_previous + F, over the leaves of either: online EWC (Schwarz et al. 2018, arXiv 1805.06370, section 3).
+
+    Errors: InputError for a leaf that is of another shape in the two.
+    """
+    old, new = flatten(previous), flatten(diagonal)
+    for path in old.keys() & new.keys():
+        if old[path].shape != new[path].shape:
+            raise InputError(f"the previous Fisher's {path} is {old[path].shape}, this one's {new[path].shape}")
+    zero = jnp.zeros(())
+    return unflatten({path: gamma * old.get(path, zero) + new.get(path, zero) for path in {**old, **new}})
+
+
+def by_place(diagonal: Params, blocks: int) -> list[dict[str, Any]]:
+    """Where the information sits: [{"layer", "role", "share", "mean", "parameters"}], from the embeddings up.
+
+    Leaves of one operation (kernel and bias) are one place. `share` is of the trace; `mean` is per parameter.
+    """
+    places: dict[tuple[str, str], list] = {}
+    order = sorted(
+        flatten(diagonal).items(), key=lambda pair: (depth_of(pair[0], blocks), pair[0].startswith("heads/"))
+    )
+    for path, leaf in order:
+        places.setdefault(place_of(path), []).append(leaf)
+    sums = {place: sum(float(jnp.sum(leaf)) for leaf in leaves) for place, leaves in places.items()}
+    trace = sum(sums.values())
+    rows = []
+    for (layer, role), leaves in places.items():
+        size, total = sum(leaf.size for leaf in leaves), sums[layer, role]
+        share = total / trace if trace else 0.0
+        rows.append({"layer": layer, "role": role, "share": share, "mean": total / size, "parameters": size})
+    return rows
+
+
+def place_of(path: str) -> tuple[str, str]:
+    """(layer, role) of a leaf: ("embeddings", "word"), ("block 3", "query"), ("top", "pooler"), ("head new", "out")."""
+    parts = path.split("/")
+    if parts[0] == "layers":
+        return f"block {parts[1]}", parts[-2]
+    if parts[0] == "heads":
+        return f"head {parts[1]}", f"head {parts[-2]}"
+    return ("embeddings", parts[-2]) if parts[0] == "embed" else ("top", parts[0])

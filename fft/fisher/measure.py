@@ -1,0 +1,187 @@
+"""A Fisher pass into a folder: made once, saved on its way, refused where the folder holds another.
+
+OUT/request.json            what was asked for, of what
+    partial/                a pass on its way
+    tensors.safetensors provenance.json
+"""
+
+import contextlib
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from fft import models, tasks
+from fft.checkpoint import Checkpoints
+from fft.errors import InputError
+from fft.experiment import Data, Experiment
+from fft.fisher.diagonal import FisherPass, Running
+from fft.fisher.information import REQUEST, accumulated, load_previous, save_fisher
+from fft.fisher.sharding import fully_sharded
+from fft.fisher.storage import Storage, unpack
+from fft.folder import FolderLock, agree
+from fft.heads import chosen_head
+from fft.identity import base_sha256
+from fft.methods import Context
+from fft.paths import flatten, sum_of, unflatten
+from fft.record import environment
+from fft.schema import MOST_SEED, between
+from fft.seeding import key_for
+from fft.signals import StopFlag
+from fft.streams import original_batches
+
+SAVE_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Request:
+    """Which Fisher information: of which checkpoint, on which data, estimated and kept how."""
+
+    model: str
+    original: Data
+    head: str | None = None
+    max_length: int | None = Experiment.max_length
+    settings: FisherPass = field(default_factory=FisherPass)
+    storage: Storage = "float32"
+    previous: Path | None = None
+    gamma: float = 1.0
+    mesh: Literal["none", "data", "fsdp"] = "none"
+    seed: int = 0
+
+    def __post_init__(self):
+        between("gamma", self.gamma, 0.0, 1.0)
+        between("seed", self.seed, 0, MOST_SEED)
+        if self.gamma != 1.0 and self.previous is None:
+            raise InputError("--gamma fades the artefact of an earlier task: give --previous")
+
+
+def measure(
+    request: Request,
+    out: Path,
+    say: Callable[[str], None] = lambda text: None,
+    watch: Callable[[int, int], None] = lambda examples, rows: None,
+) -> None:
+    """Make the artefact in `out`, or go on making it; nothing to do where it is finished.
+
+    `watch(examples, rows)` is told after every batch how many of the rows are done.
+    Errors: InputError for a checkpoint without the head, for data that do not fit it, and for a folder that holds
+    something else; Stopped after SIGTERM or SIGINT, once the pass is saved.
+    """
+    checkpoint = models.load(request.model)
+    name = chosen_head(checkpoint, request.head, request.model, "to measure")
+    data = tasks.prepare(request.original, checkpoint, name, checkpoint.heads[name], request)
+    before = load_previous(request.previous, checkpoint.params) if request.previous else None
+    wanted = _identity(request, checkpoint, data, before)
+    _refuse_foreign(out)
+    with StopFlag() as stop, FolderLock(out), _unclaimed_if_refused(out):
+        agree(out / REQUEST, wanted, "another Fisher pass")
+        if (out / "provenance.json").exists():
+            return
+        for warning in data.warnings:
+            say(f"note: {warning}")
+        mesh, params = _placed(request.mesh, checkpoint.params)
+        context = Context(
+            checkpoint.model,
+            params,
+            tuple(head for head in checkpoint.heads if head != name),
+            data.task,
+            lambda n, size: original_batches(data, n, request.seed, size),
+            note=say,
+            poll=stop.check,
+        )
+        partial = Checkpoints(out / "partial")
+        rows = min(request.settings.samples, wanted["data"]["train_rows"])
+        fisher, task = request.settings.measure(
+            context,
+            key_for(request.seed, "prepare"),
+            mesh=mesh,
+            start=_resumed(partial, context, say),
+            watch=_Saver(partial, stop, lambda examples: watch(examples, rows)),
+        )
+        diagonal, trace, error = fisher.diagonal, fisher.trace, fisher.trace_error
+        if before:
+            diagonal = accumulated(unpack(before[0]), request.gamma, diagonal)
+            trace, error = float(sum_of(diagonal)), None
+        found = {"examples": fisher.examples, "trace": trace, "trace_error": error}
+        sigma = {"sigma": task.sigma} if task.kind == "regression" else {}
+        told = {**wanted, "task": wanted["task"] | sigma, "model": request.model, **found, **environment()}
+        save_fisher(out, diagonal, request.storage, told)
+        shutil.rmtree(partial.folder, ignore_errors=True)
+
+
+def _refuse_foreign(out: Path) -> None:
+    for name, what in (("experiment.json", "a run"), ("config.json", "a checkpoint")):
+        if (out / name).exists():
+            raise InputError(f"{out} holds {what}; choose another --out for the Fisher information")
+
+
+@contextlib.contextmanager
+def _unclaimed_if_refused(out: Path):
+    """Input that is refused leaves no request behind, so that the corrected call may name the same folder."""
+    claimed = (out / REQUEST).exists()
+    try:
+        yield
+    except InputError:
+        if not claimed:
+            (out / REQUEST).unlink(missing_ok=True)
+        raise
+
+
+def _identity(request: Request, checkpoint: models.Checkpoint, data: tasks.TaskData, before: tuple | None) -> dict:
+    """What two calls on one folder must agree in."""
+    task = data.task
+    return {
+        "base_sha256": base_sha256(checkpoint),
+        "task": {"name": task.name, "kind": task.kind, "labels": list(task.labels)},
+        "data": {"source": request.original.source, "train_rows": len(data.splits["train"].ids), **data.identity},
+        **asdict(request.settings),
+        "storage": request.storage,
+        "mesh": request.mesh,
+        "seed": request.seed,
+        "tasks": [*(before[1]["tasks"] if before else []), task.name],
+        "previous": before and {"gamma": request.gamma, "sha256": before[1]["sha256"]},
+    }
+
+
+def _placed(mesh: str, params: Any) -> tuple[jax.sharding.Mesh | None, Any]:
+    """The mesh over all devices, or None, and the parameters as they lie on it."""
+    if mesh == "none":
+        return None, params
+    devices = jax.sharding.Mesh(jax.devices(), ("data",))
+    return devices, fully_sharded(params, devices) if mesh == "fsdp" else params
+
+
+def _resumed(partial: Checkpoints, context: Context, say: Callable[[str], None]) -> Running | None:
+    """The pass as it was last saved, or None."""
+    if not partial.steps():
+        return None
+    like = {
+        path: jax.ShapeDtypeStruct(leaf.shape, jnp.float32)
+        for path, leaf in flatten(context.base).items()
+        if not context.is_fresh(path)
+    }
+    found = partial.restore(unflatten(like))
+    say(f"resuming behind {found.extra['examples']:,} rows")
+    return Running(found.tree, found.extra["rows"], found.extra["examples"], tuple(found.extra["traces"]))
+
+
+class _Saver:
+    """Saves a pass every SAVE_SECONDS, and stops it, saved, when that is asked for."""
+
+    def __init__(self, partial: Checkpoints, stop: StopFlag, show: Callable[[int], None]):
+        self.partial, self.stop, self.show, self.saved = partial, stop, show, time.monotonic()
+
+    def __call__(self, running: Running) -> None:
+        self.show(running.examples)
+        if self.stop.requested or time.monotonic() - self.saved > SAVE_SECONDS:
+            total, *counts = running
+            self.partial.save(
+                len(running.traces), total, dict(zip(("rows", "examples", "traces"), counts, strict=True))
+            )
+            self.saved = time.monotonic()
+            self.stop.check()

@@ -1,0 +1,1 @@
+"""New parameters out of trained ones."""

@@ -1,0 +1,156 @@
+"""The ways of `fft merge` to make one model of a base and models tuned from it, and their settings."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fft.errors import InputError
+from fft.merge import formulas
+from fft.paths import Params, overlay
+from fft.schema import MOST_SEED, TELLS_DEFAULT, between, finite, positive
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the formulas of --how read, each some of it."""
+
+    alpha: float = 0.5
+    """interpolate: 0 is BASE, 1 is TUNED"""
+    layers: Annotated[tuple[float, ...], TELLS_DEFAULT] = ()
+    """interpolate: an α for the embeddings, one for each block, one for all above, in place of --alpha"""
+    scale: tuple[float, ...] = (1.0,)
+    """arithmetic, ties, dare: λ; for arithmetic and dare one for all or one for each TUNED; below 0 it unlearns"""
+    density: float = 0.2
+    """ties: the share of a task vector's entries that is kept, the largest"""
+    rate: float = 0.5
+    """dare: the share of a task vector's entries that is dropped"""
+    seed: int = 0
+    """dare: seeds what is dropped"""
+    fisher: Annotated[tuple[Path, ...], TELLS_DEFAULT] = ()
+    """fisher: what `fft fisher` wrote at each TUNED, in their order"""
+    weights: tuple[float, ...] = (1.0,)
+    """fisher: λ, one for all or one for each TUNED"""
+
+    def __post_init__(self):
+        for name, values in (("alpha", (self.alpha,)), ("layers", self.layers), ("scale", self.scale)):
+            for value in values:
+                finite(name, value)
+        between("density", self.density, 0.0, 1.0)
+        between("rate", self.rate, 0.0, 0.999)
+        between("seed", self.seed, 0, MOST_SEED)
+        for value in self.weights:
+            positive("weights", value)
+
+
+class Models(NamedTuple):
+    """What is merged; `tuned` have every leaf that `base` has, heads of one name are of one kind."""
+
+    base: Params
+    tuned: Sequence[Params]
+    blocks: int
+    fishers: Sequence[Params]
+    """the Fisher information at each tuned model, for `fisher` alone"""
+
+
+class Way(NamedTuple):
+    """A way to merge: the settings it reads, how many tuned models it takes, and how it is made."""
+
+    reads: tuple[str, ...]
+    fewest: int
+    most: float
+    make: Callable[[Models, Settings], Params]
+
+
+def interpolate(models: Models, settings: Settings) -> Params:
+    """θ* + α (θ − θ*), with one α or one a depth."""
+    (tuned,) = models.tuned
+    if not settings.layers:
+        return formulas.interpolate(models.base, tuned, settings.alpha)
+    if len(settings.layers) != models.blocks + 2:
+        raise InputError(
+            f"--layers takes {models.blocks + 2} numbers for these models, of the embeddings, {models.blocks} blocks "
+            f"and what is above, not {len(settings.layers)}"
+        )
+    return formulas.interpolate_layers(models.base, tuned, jnp.asarray(settings.layers), models.blocks)
+
+
+def soup(models: Models, settings: Settings) -> Params:
+    """Σ_i θ_i / M."""
+    return formulas.uniform_soup(models.tuned)
+
+
+def arithmetic(models: Models, settings: Settings) -> Params:
+    """θ* + Σ_i λ_i (θ_i − θ*)."""
+    return formulas.add_vectors(models.base, models.tuned, _scaled(_vectors(models), settings.scale))
+
+
+def ties(models: Models, settings: Settings) -> Params:
+    """θ* + λ elected(trimmed(θ_i − θ*))."""
+    if len(settings.scale) != 1:
+        raise InputError("--how ties takes one --scale: it is of what the models elected together")
+    vectors = [formulas.trimmed(vector, settings.density) for vector in _vectors(models)]
+    return formulas.add_vectors(models.base, models.tuned, [formulas.elected(vectors)], settings.scale[0])
+
+
+def dare(models: Models, settings: Settings) -> Params:
+    """θ* + Σ_i λ_i dropped(θ_i − θ*), each with draws of its own."""
+    keys = jax.random.split(jax.random.key(settings.seed, impl="threefry2x32"), len(models.tuned))
+    vectors = [formulas.dropped(vector, settings.rate, key) for vector, key in zip(_vectors(models), keys, strict=True)]
+    return formulas.add_vectors(models.base, models.tuned, _scaled(vectors, settings.scale))
+
+
+def fisher(models: Models, settings: Settings) -> Params:
+    """Σ_i λ_i F_i θ_i / Σ_i λ_i F_i, entry by entry."""
+    weights = _for_each(settings.weights, len(models.tuned), "weights")
+    return formulas.fisher_merge(models.tuned, models.fishers, weights)
+
+
+WAYS = {
+    "interpolate": Way(("alpha", "layers"), 1, 1, interpolate),
+    "soup": Way((), 2, math.inf, soup),
+    "arithmetic": Way(("scale",), 1, math.inf, arithmetic),
+    "ties": Way(("scale", "density"), 1, math.inf, ties),
+    "dare": Way(("scale", "rate", "seed"), 1, math.inf, dare),
+    "fisher": Way(("fisher", "weights"), 2, math.inf, fisher),
+}
+
+
+def merged(how: str, models: Models, settings: Settings) -> Params:
+    """The merged model; heads that the base alone has are as they were."""
+    return overlay({"heads": models.base.get("heads", {})}, WAYS[how].make(models, settings))
+
+
+def check(how: str, count: int, settings: Settings) -> None:
+    """Refuse a number of tuned models that a way does not take, and settings that it does not read."""
+    way, defaults = WAYS[how], Settings()
+    if not way.fewest <= count <= way.most:
+        takes = "one TUNED" if way.most == 1 else f"at least {way.fewest} TUNED"
+        raise InputError(f"--how {how} takes {takes} beside BASE, not {count}")
+    for name in vars(defaults):
+        if name not in way.reads and getattr(settings, name) != getattr(defaults, name):
+            raise InputError(f"--{name} is not read by --how {how}, which reads {' and '.join(way.reads) or 'none'}")
+    if "fisher" in way.reads and len(settings.fisher) != count:
+        raise InputError(
+            f"--how {how} needs --fisher with one folder for each TUNED, {count} of them, not {len(settings.fisher)}: "
+            "measure them with `fft fisher`"
+        )
+
+
+def _vectors(models: Models) -> list[Params]:
+    return [formulas.task_vector(models.base, tuned) for tuned in models.tuned]
+
+
+def _scaled(vectors: Sequence[Params], scale: Sequence[float]) -> list[Params]:
+    each = _for_each(scale, len(vectors), "scale")
+    return [jax.tree.map(lambda leaf, by=by: by * leaf, vector) for by, vector in zip(each, vectors, strict=True)]
+
+
+def _for_each(values: Sequence[float], count: int, flag: str) -> list[float]:
+    if len(values) not in (1, count):
+        raise InputError(f"--{flag} takes one number for all or {count}, one for each TUNED, not {len(values)}")
+    return [*values] * (count if len(values) == 1 else 1)

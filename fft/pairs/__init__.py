@@ -1,0 +1,1 @@
+"""Two finished checkpoints, the base and the tuned: check, repair, diagnose."""

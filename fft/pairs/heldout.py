@@ -1,0 +1,59 @@
+"""Scores of many parameter trees of one model on the validation and test rows of two tasks."""
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+
+from fft.evaluate import predict, predictions
+from fft.merge.formulas import interpolate_layers
+from fft.metrics import METRICS
+from fft.paths import Params
+from fft.scoring import MOST_LENGTHS, SCORE_BATCH
+from fft.tasks import TaskData, bucket_lengths, eval_batches
+
+ROLES = ("validation", "test")
+
+
+class HeldOut:
+    """The rows of some tasks, batched once, and the one program that scores any parameters on them.
+
+    The weights are an argument of the program, and all tasks and splits share its padded lengths: it is compiled once
+    a length, at most MOST_LENGTHS times, however many trees are scored. One tree is in memory at a time beside those it
+    is made of. Measured on MiniLM and 2 CPU cores, in units of 21 plain evaluations: 21 interpolations one after the
+    other 0.98, with `lax.map` over α inside the program 1.1, with `vmap` over α 1.5 to 1.7 and 21 times the memory.
+    """
+
+    def __init__(self, model: Any, data: dict[str, TaskData], poll: Callable[[], None] = lambda: None):
+        self.data, self.poll = data, poll
+        self.program = jax.jit(lambda params, batch: model.apply(params, batch)["logits"])
+        self.blend = partial(interpolate_layers, blocks=model.depth)
+        rows = {(name, role): task.splits[role] for name, task in data.items() for role in ROLES}
+        lengths = bucket_lengths(np.concatenate([encoded.lengths() for encoded in rows.values()]), MOST_LENGTHS)
+        self._batches = {
+            at: list(eval_batches(encoded, SCORE_BATCH, lengths, data[at[0]].pad_id)) for at, encoded in rows.items()
+        }
+
+    def logits(self, params: Params, role: str, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
+        """The logits [N, C] of every task's rows of a split, or those of some tasks."""
+        return {name: self._logits(params, name, role) for name in (self.data if names is None else names)}
+
+    def scores(self, params: Params, role: str = "validation") -> dict[str, float]:
+        """The score of every task on its rows of a split, in the unit of its metric."""
+        found = {}
+        for name, logits in self.logits(params, role).items():
+            metric = METRICS[self.data[name].task.metric]
+            labels = self.data[name].splits[role].labels
+            found[name] = float(metric.function(labels, predictions(metric.kind, logits)))
+        return found
+
+    def line(self, base: Params, tuned: Params, alphas: Any, role: str = "validation") -> dict[str, float]:
+        """`scores` of θ* + α (θ − θ*), `alphas` [blocks + 2] as in `fft.merge.formulas.interpolate_layers`."""
+        return self.scores(self.blend(base, tuned, np.asarray(alphas, np.float32)), role)
+
+    def _logits(self, params: Params, name: str, role: str) -> np.ndarray:
+        head, batches = self.data[name].task.name, self._batches[name, role]
+        count = len(self.data[name].splits[role].ids)
+        return predict(lambda params, batch: self.program(params, batch)[head], params, batches, count, self.poll)

@@ -1,0 +1,46 @@
+"""The accepted drop: how it is written, what it comes to, what is refused."""
+
+import math
+
+import pytest
+
+from fft.contract.budget import Budget
+from fft.errors import InputError
+
+
+@pytest.mark.parametrize(
+    ("text", "base_score", "margin", "shown"),
+    [
+        ("0.01", 0.8, 0.01, "0.01"),
+        ("1e-2", 0.8, 0.01, "0.01"),
+        (" 2 ", 4.0, 2.0, "2"),
+        ("1%", 0.8, 0.008, "1%"),
+        ("2.5 %", 0.4, 0.01, "2.5%"),
+        ("50%", -0.2, 0.1, "50%"),  # a correlation below 0: the share is of its size
+    ],
+)
+def test_what_a_budget_comes_to(text, base_score, margin, shown):
+    budget = Budget.parse(text)
+    assert budget.margin(base_score) == pytest.approx(margin) and str(budget) == shown
+    assert Budget.parse(str(budget)) == budget
+
+
+@pytest.mark.parametrize(
+    "text", ["", " ", "%", "0", "0%", "-0.01", "-1%", "nan", "nan%", "inf", "1%%", "a tenth", "1,5"]
+)
+def test_what_is_no_budget(text):
+    with pytest.raises(InputError, match=r"--max-drop .*expected a number above 0.*0.01.*1%"):
+        Budget.parse(text)
+
+
+@pytest.mark.parametrize("amount", [0.0, -1.0, math.nan, math.inf])
+def test_a_budget_made_in_python_is_checked_too(amount):
+    with pytest.raises(InputError, match="--max-drop"):
+        Budget(amount)
+
+
+@pytest.mark.parametrize("score", [0.0, math.nan, -math.inf])
+def test_a_share_of_no_score(score):
+    with pytest.raises(InputError, match="--max-drop 1% is a share of the base's score, which is"):
+        Budget.parse("1%").margin(score)
+    assert Budget.parse("0.01").margin(score) == 0.01

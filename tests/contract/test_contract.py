@@ -1,0 +1,256 @@
+"""The contract: the dual variable by hand, a run that is held, and which point of it is kept."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny_runs import fft, record, tune
+
+from fft import models, restore
+from fft.artefact import load_artefact
+from fft.contract import selection
+from fft.contract.dual import Seen, Watch, first_dual, is_held
+from fft.experiment import Optim
+from fft.methods import AGEM, EWC, KL, L2SP, Context, Freeze, Full, LoRA, LwF, Replay, chain
+from fft.optim import make_optimizer, multipliers
+from fft.tasks.classify import Classify
+from fft.tasks.regress import Regress
+from fft.train import init_state, make_train_step
+from tests.toy import Toy, max_difference, toy_batch, toy_params
+
+MODEL = Toy()
+NEW, ORIGINAL = Classify("new", ("a", "b", "c")), Classify("original", ("a", "b", "c"))
+
+
+# --- the dual variable ---
+
+
+def test_the_multiplier_follows_the_running_drop():
+    """Against the recursion written with lists of rows: discounted mean, its standard error, bounded logarithm."""
+    watch = Watch(ORIGINAL, margin=0.01, spread=0.0, steps=80)
+    rng = np.random.default_rng(0)
+    steps = [rng.choice([-1.0, 0.0, 0.0, 0.0, 1.0], size=8, p=[0.1, 0.2, 0.2, 0.2, 0.3]) for _ in range(12)]
+    dual, log = first_dual(), 0.0
+    keep, rate = 1 - 1 / 10, math.log(1e3) / 80
+    for step, drops in enumerate(steps):
+        dual = watch.advance(dual, Seen(*map(jnp.float32, (drops.sum(), (drops**2).sum(), 8.0))))
+        seen = np.concatenate(steps[: step + 1])
+        weights = np.concatenate([np.full(8, keep ** (step - at)) for at in range(step + 1)])
+        n, mean = weights.sum(), np.average(seen, weights=weights)
+        error = math.sqrt((np.average(seen**2, weights=weights) + 1 / n) / n)
+        log += rate * min(1.0, max(-1.0, (mean - 0.01) / (3 * error)))
+        assert float(dual.log_strength) == pytest.approx(log, rel=1e-4)
+
+
+def test_what_a_step_sees_of_held_out_rows():
+    """A filler row is not seen, and a drop that is not finite is all of the row's credit."""
+    watch = Watch(ORIGINAL, margin=0.01, spread=0.0, steps=80)
+    before = jnp.array([1.0, 0.0, 1.0, math.nan])
+    batch = {"label": jnp.zeros(4, int), "weight": jnp.array([1.0, 1.0, 0.0, 1.0]), "before": before}
+    outputs = {"logits": {"original": jnp.array([[0.0, 1.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])}}
+    assert [float(value) for value in watch.look(outputs, batch)] == [1.0, 3.0, 3.0]
+
+
+def test_credit_is_accuracy_or_what_a_correlation_loses():
+    logits = jnp.array([[1.0, 2.0], [3.0, 0.0], [0.0, 1.0]])
+    assert ORIGINAL.credit(logits, jnp.array([1, 1, 1]), 0.0).tolist() == [1.0, 0.0, 1.0]
+    rng = np.random.default_rng(0)
+    label = rng.normal(size=4000)
+    task, spread = Regress("original"), float(np.var(label))
+
+    def score(noise):
+        predicted = label + noise * rng.normal(size=4000)  # r^2 = 1 / (1 + noise^2); shrunk, its error is 1 - r^2
+        predicted = predicted / (1 + noise**2)
+        return np.corrcoef(label, predicted)[0, 1], float(jnp.mean(task.credit(predicted[:, None], label, spread)))
+
+    (r, before), (worse, after) = score(0.3), score(0.5)
+    assert before - after == pytest.approx((r**2 - worse**2) / 2, rel=0.02)
+
+
+def test_what_holds_is_a_penalty_or_a_term():
+    assert all(is_held(method) for method in (EWC(), L2SP(), Replay(), KL(), LwF(), LoRA() + KL()))
+    assert not any(is_held(method) for method in (Full(), LoRA(), chain(Freeze(), LoRA()), AGEM()))
+    assert is_held(chain(AGEM(), EWC()))
+
+
+# --- in the step ---
+
+
+def stepped(method, watch, drop_of_base, steps=40, lr=0.05):
+    """The states' multipliers and the last state of a toy run whose probe says `before` = 1 or 0."""
+    base = toy_params(heads={"original": 3, "new": 3})
+    theta = method.init(base, jax.random.key(1))
+    multiplier = multipliers(method, theta, MODEL.depth, ("original",))
+    tx = make_optimizer(theta, multiplier, Optim(lr=lr, warmup=0.0), steps)
+    step = make_train_step(MODEL, NEW, method, tx, multiplier, ORIGINAL, watch)
+    aux = method.prepare(Context(MODEL, base, ("new",)), jax.random.key(2))
+    state, seen = init_state(theta, tx, jax.random.key(3)), []
+    probe = toy_batch(9)
+    now = ORIGINAL.credit(MODEL.apply(base, probe)["logits"]["original"], probe["label"], 0.0)
+    probe["before"] = np.asarray(now) + drop_of_base
+    for i in range(steps):
+        batch = {"new": {k: v[None] for k, v in toy_batch(i).items()}}
+        batch |= {"probe": {k: v[None] for k, v in probe.items()}} if watch else {}
+        state, metrics = step(state, base, aux, batch)
+        seen.append(float(metrics["strength"]) if watch else 1.0)
+    return base, state, seen
+
+
+def test_a_drop_raises_the_multiplier_and_pulls_harder():
+    watch = Watch(ORIGINAL, margin=0.01, spread=0.0, steps=40)
+    base, held, rising = stepped(L2SP(strength=0.5), watch, 1.0)
+    _, loose, falling = stepped(L2SP(strength=0.5), watch, -1.0)
+    assert rising[0] == falling[0] == 1.0 and rising[-1] > 100 and falling[-1] < 0.05
+    assert max_difference(held.theta["layers"], base["layers"]) < max_difference(loose.theta["layers"], base["layers"])
+
+
+def test_a_method_that_adds_nothing_is_held_by_smaller_updates():
+    watch = Watch(ORIGINAL, margin=0.01, spread=0.0, steps=40)
+    base, held, _ = stepped(Full(), watch, 1.0)
+    _, free, _ = stepped(Full(), None, 1.0)
+    _, loose, _ = stepped(Full(), watch, -1.0)
+    moved = [max_difference(state.theta["layers"], base["layers"]) for state in (held, free, loose)]
+    assert moved[0] < 0.7 * moved[1]
+    assert max_difference(free.theta, loose.theta) < 1e-6, "within the margin the rate is the one that was asked for"
+
+
+# --- which point is kept ---
+
+
+def judged(original, new):
+    """judge(params) of a model that is one number x: x = 0 is the base, 1 what was trained last."""
+    return lambda params: {"original": original(float(params["x"])), "new": new(float(params["x"]))}
+
+
+def choose(original, new, trained=(1.0,), margin=0.01, signs=None):
+    base = {"x": jnp.float32(0.0), "heads": {}}
+    steps = {10 * (i + 1): lambda x=x: {"x": jnp.float32(x), "heads": {}} for i, x in enumerate(trained)}
+    signs = signs or {"original": 1, "new": 1}
+    return selection.choose(base, (), steps, judged(original, new), signs, {"original": margin})
+
+
+def test_the_last_step_is_kept_where_it_is_within_the_budget():
+    chosen = choose(lambda x: 0.9 - 0.005 * x, lambda x: 0.5 + 0.4 * x)
+    assert chosen.met and (chosen.point.step, chosen.point.alpha) == (10, 1.0) and len(chosen.tried) == 1
+    assert chosen.point.drop == pytest.approx(0.005)
+
+
+def test_otherwise_the_first_point_on_the_way_back_that_is():
+    chosen = choose(lambda x: 0.9 - 0.05 * x, lambda x: 0.5 + 0.4 * x)
+    assert chosen.point.alpha == 0.15 and float(chosen.params["x"]) == pytest.approx(0.15)
+    assert [point.alpha for point in chosen.tried] == [1.0, 0.9, 0.75, 0.6, 0.45, 0.3, 0.15]
+    chosen = choose(lambda x: 0.9 - 0.01 * x / 0.7, lambda x: 0.5 + 0.4 * x)
+    assert chosen.point.alpha == 0.6 and len(chosen.tried) == 4, "what is nearer to the base is not tried"
+
+
+def test_an_earlier_step_is_kept_where_it_is_better():
+    chosen = choose(
+        lambda x: 0.9 if x < 0.45 else 0.8, lambda x: 0.95 if abs(x - 0.4) < 1e-6 else 0.5, trained=(0.4, 1.0)
+    )
+    assert (chosen.point.step, chosen.point.alpha) == (10, 1.0) and chosen.point.new == 0.95
+
+
+def test_the_base_is_kept_where_no_point_is_within_and_errors_count_the_other_way():
+    chosen = choose(lambda x: 0.9 if x == 0 else 0.7, lambda x: 0.5 + 0.4 * x)
+    assert not chosen.met and chosen.point.step == 0 and float(chosen.params["x"]) == 0
+
+    def said_of(chosen):
+        return selection.sentence(selection.told(chosen, "0.01", {"original": 0.01}, 1.0))
+
+    said = said_of(chosen)
+    assert "the contract is not met" in said and "what was trained loses 0.2, 0.19 too much" in said
+    idle = choose(lambda x: 0.9, lambda x: 0.5)
+    assert not idle.met and "what was trained is within and gains nothing" in said_of(idle)
+    chosen = choose(lambda x: 1.0 + 0.005 * x, lambda x: 1.0 - 0.4 * x, signs={"original": -1, "new": -1})
+    assert chosen.met and chosen.point.new == pytest.approx(0.6) and chosen.point.drop == pytest.approx(0.005)
+
+
+def test_a_fresh_head_is_not_taken_back():
+    base = {"x": jnp.float32(0.0), "heads": {"new": {"w": jnp.float32(5.0)}}}
+    trained = {"x": jnp.float32(1.0), "heads": {"new": {"w": jnp.float32(9.0)}}}
+    judge = judged(lambda x: 0.9 - 0.05 * x, lambda x: x)
+    signs, margins = {"original": 1, "new": 1}, {"original": 0.01}
+    chosen = selection.choose(base, ("new",), {7: lambda: trained}, judge, signs, margins)
+    assert chosen.point.alpha < 1 and float(chosen.params["heads"]["new"]["w"]) == 9.0
+
+
+# --- a whole run ---
+
+SHORT = ("--steps", 12, "--batch-size", 16, "--lr", 1e-2, "--eval-every", 4)
+
+
+@pytest.mark.usefixtures("quick_compiles")
+def test_a_run_under_a_contract(tiny, tmp_path):
+    answer = tune(tiny, tmp_path / "run", *SHORT, "--method", "kl", "--max-drop", "0.2")
+    assert answer.code in (0, 4), answer.err
+    found = record(tmp_path / "run")
+    assert found["verdict"]["tolerance"] == found["contract"]["margin"] == 0.2 and found["contract"]["met"]
+    assert "kept under the contract: step" in answer.err and found["notes"][-1] == selection.sentence(found["contract"])
+    base = record(tmp_path / "run")["history"][0]
+    again = tune(tiny, tmp_path / "share", *SHORT, "--method", "kl", "--max-drop", "20%")
+    assert again.code in (0, 4), again.err
+    told = record(tmp_path / "share")
+    assert told["history"][0] | {"seconds": 0} == base | {"seconds": 0}
+    assert told["contract"]["margin"] == pytest.approx(0.2 * load_artefact(tmp_path / "share" / "watched")[1]["score"])
+
+
+def same_as_the_model(run):
+    """Whether `restore` gives the weights of RUN/model."""
+    found, kept = restore(run), models.load(str(run / "model"))
+    return max_difference(found.params, kept.params) <= 1e-6
+
+
+@pytest.mark.usefixtures("quick_compiles")
+@pytest.mark.parametrize(("loss", "alpha"), [(0.0, 1.0), (0.2, 0.15)])
+def test_a_run_is_restored_as_its_model(tiny, tmp_path, monkeypatch, loss, alpha):
+    """The last step, or a point on the way to it where that one loses .2 of the .05 that are allowed."""
+    seen = []
+
+    def judge(scorer, params):
+        kernel = params["pooler"]["kernel"]
+        seen.append(kernel)  # the base's first, then the last step's
+        part = float(jnp.linalg.norm(kernel - seen[0]) / jnp.linalg.norm(seen[min(1, len(seen) - 1)] - seen[0] + 1e-9))
+        return {"original": 1 - loss * part, "new": 0.5 + part}
+
+    monkeypatch.setattr("fft.scoring.Scorer.judge", judge)
+    answer = tune(tiny, tmp_path / "run", *SHORT, "--method", "full", "--max-drop", "0.05")
+    assert record(tmp_path / "run")["contract"]["kept"]["alpha"] == alpha, answer.err
+    assert same_as_the_model(tmp_path / "run")
+    exported = fft("export", tmp_path / "run", "--to", "peft", "--out", tmp_path / "adapter")
+    assert exported.code == 2
+    assert alpha == 1 or "keeps a point 0.15 of the way from the base to its last step" in exported.err
+
+
+@pytest.mark.usefixtures("quick_compiles")
+def test_a_contract_that_cannot_be_kept_ends_with_1(tiny, tmp_path):
+    """The same texts with the opposite labels on the one head: what is learnt is lost."""
+    flags = (*SHORT, "--method", "full", "--head", "shared", "--max-drop", "0.05")
+    answer = tune(tiny, tmp_path / "run", *flags, new="opposite.csv")
+    assert answer.code == 1, answer.err
+    found = record(tmp_path / "run")
+    assert not found["contract"]["met"] and found["kept_step"] == 0
+    assert "the contract is not met" in answer.err and found["original"]["change"] == 0
+    assert same_as_the_model(tmp_path / "run")
+    exported = fft("export", tmp_path / "run", "--out", tmp_path / "out")
+    assert exported.code == 0 and "kept the base" in exported.err + exported.out
+
+
+@pytest.mark.usefixtures("quick_compiles")
+@pytest.mark.parametrize(
+    ("flags", "original", "message"),
+    [
+        (("--max-drop", "0"), "original.csv", "expected a number above 0"),
+        (("--max-drop", "-1%"), "original.csv", "expected a number above 0"),
+        (("--max-drop", "some"), "original.csv", "expected a number above 0"),
+        (("--max-drop", "1"), "original.csv", "so nothing would fail"),
+        (("--max-drop", "0.2"), None, "--max-drop is measured on the original task: give --original"),
+        (("--max-drop", "0.0001"), "original.csv", "it takes at least 10000 of them to see 0.0001"),
+        (("--max-drop", "0.2", "--keep", "latest"), "original.csv", "--keep latest keeps the last step whatever it"),
+    ],
+)
+def test_contracts_that_say_nothing_are_refused(tiny, tmp_path, flags, original, message):
+    answer = tune(tiny, tmp_path / "run", *SHORT, *flags, original=original)
+    assert answer.code == 2 and message in answer.err, answer.err
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,77 @@
+"""The measures of a sequence against matrices worked by hand."""
+
+import numpy as np
+import pytest
+
+from fft.metrics import METRICS
+from fft.sequence.transfer import (
+    MEASURES,
+    Answered,
+    average_accuracy,
+    backward_transfer,
+    forgetting,
+    forward_transfer,
+    matrix_of,
+    measures,
+)
+
+NAN = float("nan")
+SHARED = np.array([[0.5, 0.4, 0.3], [0.9, 0.6, 0.35], [0.8, 0.9, 0.5], [0.7, 0.95, 0.9]])
+OWN = np.array([[NAN, NAN, NAN], [0.9, NAN, NAN], [0.95, 0.8, NAN], [0.85, 0.7, 0.9]])
+
+
+def test_by_hand_with_one_head():
+    assert average_accuracy(SHARED) == pytest.approx((0.7 + 0.95 + 0.9) / 3)
+    assert backward_transfer(SHARED) == pytest.approx(((0.7 - 0.9) + (0.95 - 0.9)) / 2)
+    assert forward_transfer(SHARED) == pytest.approx(((0.6 - 0.4) + (0.5 - 0.3)) / 2)
+    assert forgetting(SHARED) == pytest.approx(((0.9 - 0.7) + (0.9 - 0.95)) / 2)
+
+
+def test_by_hand_with_heads_of_their_own():
+    assert backward_transfer(OWN) == pytest.approx(((0.85 - 0.9) + (0.7 - 0.8)) / 2)
+    assert forgetting(OWN) == pytest.approx(((0.95 - 0.85) + (0.8 - 0.7)) / 2)
+    assert np.isnan(forward_transfer(OWN))
+
+
+def test_two_tasks_and_many_matrices_at_once():
+    two = np.array([[0.5, 0.5], [0.9, 0.7], [0.6, 0.8]])
+    values = [float(measure(two)) for measure in MEASURES.values()]
+    assert values == pytest.approx([0.7, -0.3, 0.2, 0.3])
+    for measure in MEASURES.values():
+        np.testing.assert_allclose(measure(np.stack([SHARED, SHARED + 0.01])), [measure(SHARED)] * 2, atol=0.011)
+
+
+def answered(n=400, seed=0):
+    """Two tasks of two classes; the share that each model has right is about its score."""
+    rng = np.random.default_rng(seed)
+    shares, tasks = np.array([[NAN, NAN], [0.9, NAN], [0.6, 0.8]]), []
+    for j in range(2):
+        labels = rng.integers(0, 2, n)
+        said = [
+            None if np.isnan(share) else np.where(rng.random(n) < share, labels, 1 - labels) for share in shares[:, j]
+        ]
+        tasks.append(Answered(METRICS["accuracy"], labels, said))
+    return tasks
+
+
+def test_the_matrix_is_that_of_the_answers_and_the_intervals_hold_the_values():
+    tasks = answered()
+    matrix = matrix_of(tasks)
+    assert np.isnan(matrix[0]).all() and np.isnan(matrix[1, 1])
+    right = [[said is not None and said == task.labels for said in task.answers] for task in tasks]
+    assert matrix[1, 0] == right[0][1].mean() and matrix[2, 1] == right[1][2].mean()
+    found = measures(tasks)
+    assert found["forward_transfer"] is None
+    for name, estimate in found.items():
+        if estimate is not None:
+            assert estimate.value == pytest.approx(float(MEASURES[name](matrix)))
+            assert estimate.low < estimate.value < estimate.high
+    lost = right[0][2].astype(float) - right[0][1]
+    error = 1.96 * lost.std() / np.sqrt(len(lost))  # T = 2: the backward transfer is the mean of one task's changes
+    backward = found["backward_transfer"]
+    assert backward.high - backward.low == pytest.approx(2 * error, rel=0.1)
+
+
+def test_one_row_has_no_interval():
+    lone = [Answered(METRICS["accuracy"], np.ones(1, int), [None, np.ones(1, int), np.ones(1, int)])] * 2
+    assert np.isnan(measures(lone)["average_accuracy"].low) and measures(lone)["average_accuracy"].value == 1.0
