@@ -12,7 +12,7 @@ from fft.experiment import Experiment
 from fft.heads import HeadNames, abstract_heads, head_names
 from fft.identity import base_sha256
 from fft.methods import Given
-from fft.models import Checkpoint
+from fft.models import Checkpoint, Head
 from fft.naming import ORIGINAL, numbered, original_names
 from fft.prepared import is_prepared
 from fft.tasks import TaskData
@@ -64,7 +64,13 @@ def accept(experiment: Experiment, directory: Path, say: Callable[[str], None] =
     names = head_names(experiment, checkpoint)
     data, crossing = _data(experiment, checkpoint, names)
     accepted = Accepted(
-        experiment, checkpoint, names, data, _identity(checkpoint, data), (*crossing, *_data_notes(data)), ()
+        experiment,
+        checkpoint,
+        names,
+        data,
+        _identity(checkpoint, data),
+        (*crossing, *_data_notes(data, names, checkpoint.heads)),
+        (),
     )
     for budget, original in zip(experiment.budgets, accepted.originals, strict=False):  # without a contract none
         check_budget(budget, original)
@@ -111,8 +117,9 @@ def _data(experiment, checkpoint, names):
         numbered(ORIGINAL, len(experiment.original)), experiment.original, names.originals, strict=True
     ):
         data[name] = tasks.prepare(given, checkpoint, head, checkpoint.heads.get(head), experiment)
-    shared = tasks.head_of(data[ORIGINAL].task) if names.new in names.originals else None
-    data = {"new": tasks.prepare(experiment.new, checkpoint, names.new, shared, experiment)} | data
+    start = tasks.head_of(data[ORIGINAL].task) if data else checkpoint.heads.get(names.start)
+    head = None if names.start is None else start
+    data = {"new": tasks.prepare(experiment.new, checkpoint, names.new, head, experiment)} | data
     scored, notes = dict(data), ()
     if experiment.unlabelled is not None:
         data[UNLABELLED] = tasks.prepare_unlabelled(experiment.unlabelled, checkpoint, experiment)
@@ -123,13 +130,16 @@ def _data(experiment, checkpoint, names):
     return data, notes
 
 
-def _data_notes(data: dict[str, TaskData]) -> Iterator[str]:
+def _data_notes(data: dict[str, TaskData], names: HeadNames, heads: dict[str, Head]) -> Iterator[str]:
     for name, task in data.items():
         yield from (f"{name}: {text}" for text in task.warnings)
-    new, originals = data["new"].task, [data[name].task for name in original_names(data)]
-    apart = new.name not in [task.name for task in originals]
-    if new.labels and apart and new.labels in [task.labels for task in originals]:
-        yield "both tasks have the same labels; --head shared would go on with the original's head"
+    known = [data[name].task for name in original_names(data)] or list(heads.values())
+    labels = data["new"].task.labels
+    if names.start is None and labels and labels in [tuple(one.labels) for one in known]:
+        yield (
+            "both tasks have the same labels; --head copy would start the new head as a copy of the original's, "
+            "--head shared go on with that one"
+        )
 
 
 def _identity(checkpoint: Checkpoint, data: dict[str, TaskData]) -> dict:

@@ -28,6 +28,7 @@ from fft.schema import (
 )
 
 STRICT = {"extra": "forbid"}
+NewHead = Literal["new", "copy", "shared"]
 SEVERAL_DROPS = tyro.conf.arg(metavar="DROP [DROP ...]", help_behavior_hint="")
 
 
@@ -173,8 +174,9 @@ class Experiment:
     method: Method = field(default_factory=Full)
     optim: Optim = field(default_factory=Optim)
     retention: Retention = field(default_factory=Retention)
-    head: Literal["new", "shared"] = "new"
-    """the new task's head: a fresh one, or the (first) original's where the labels are the same"""
+    head: NewHead = "new"
+    """the new task's head: a fresh one, or, where the labels are the same, one of its own that starts as a copy of the
+    (first) original's, or that one itself"""
     original_head: tuple[str, ...] = ()
     """the original task's head: a name, or `fit` to train one on the frozen base (default: the checkpoint's); one for
     all original tasks, or one each"""
@@ -200,8 +202,6 @@ class Experiment:
             raise InputError(f"--unlabelled is read by {readers}, not by {self.method.label}")
         if not self.original and self.retention.max_drop:
             raise InputError("--max-drop is measured on the original task: give --original")
-        if not self.original and self.head == "shared":
-            raise InputError("--head shared continues with the original task's head: give --original")
         self._check_originals()
 
     def _check_originals(self):
@@ -266,7 +266,7 @@ def from_json(data: Any, where: str = "experiment") -> Experiment:
         parts["method"] = method_from_json(data["method"], f"{where}.method")
     hints = {
         "model": str,
-        "head": Literal["new", "shared"],
+        "head": NewHead,
         "original_head": tuple[str, ...] | str | None,
         "max_length": int | None,
         "seed": int,

@@ -1,4 +1,4 @@
-"""Which heads a run uses, and those it has to make: a fresh head for the new task, fitted ones for the originals."""
+"""Which heads a run uses, and those it has to make: the new task's own, fitted ones for the originals."""
 
 import itertools
 from collections.abc import Callable
@@ -15,20 +15,21 @@ from fft.headfit import fit_head
 from fft.models import Checkpoint, Head
 from fft.models.heads import check_name
 from fft.paths import Params, overlay
-from fft.schema import listed
 
 
 class HeadNames(NamedTuple):
-    """`originals` are those of the original tasks, some of which may share one; `new` is the first of them where the
-    new task shares it."""
+    """`originals` are those of the original tasks, some of which may share one."""
 
     originals: tuple[str, ...]
     new: str
+    start: str | None
+    """the head that the new task's starts from: itself where it goes on with one, another that it is a copy of, or
+    None, from noise"""
 
     @property
     def fresh(self) -> tuple[str, ...]:
         """The heads that start from noise."""
-        return () if self.new in self.originals else (self.new,)
+        return (self.new,) if self.start is None else ()
 
 
 def head_names(experiment: Experiment, checkpoint: Checkpoint) -> HeadNames:
@@ -36,9 +37,13 @@ def head_names(experiment: Experiment, checkpoint: Checkpoint) -> HeadNames:
     originals: list[str] = []
     for data, wanted in zip(experiment.original, experiment.original_heads, strict=True):
         originals.append(_original_head(data, wanted, checkpoint, originals, experiment.model))
+    start = None
+    if experiment.head != "new":
+        wanted = next(iter(experiment.original_head), None)
+        start = originals[0] if originals else chosen_head(checkpoint, wanted, experiment.model, "to go on with")
     if experiment.head == "shared":
-        return HeadNames(tuple(originals), originals[0])
-    return HeadNames(tuple(originals), unused_head(experiment.new.name, "new", [*checkpoint.heads, *originals]))
+        return HeadNames(tuple(originals), start, start)
+    return HeadNames(tuple(originals), unused_head(experiment.new.name, "new", [*checkpoint.heads, *originals]), start)
 
 
 def _original_head(data: Data, wanted: str | None, checkpoint: Checkpoint, taken: list[str], model: str) -> str:
@@ -105,7 +110,7 @@ def make_heads(
     """The checkpoint with every head the run uses, its primary the new task's; made ones are kept in FOLDER.
 
     `tasks` is {head name: Task}. A head the checkpoint lacks is fitted on the frozen base when it is an original
-    task's (`original_batches(name)` are its training rows), fresh when it is the new one's.
+    task's (`original_batches(name)` are its training rows), fresh or a copy when it is the new one's.
     """
     if not (folder / "provenance.json").exists():
         fresh_key, fit_key = jax.random.split(key)
@@ -116,8 +121,10 @@ def make_heads(
             if name in names.originals:
                 say(f"fitting the head {name} for an original task on the frozen base")
                 made[name], fitted[name] = fit_head(checkpoint, task, original_batches(name), fit_key, poll)
-            else:
+            elif names.start is None:
                 made[name] = checkpoint.model.init_head(fresh_key, task.outputs)
+            else:
+                made[name] = {**checkpoint.params["heads"], **made}[names.start]
         heads = {name: {"kind": tasks[name].kind, "labels": list(tasks[name].labels)} for name in made}
         save_artefact(folder, made, {"heads": heads, "names": names._asdict(), "fitted": fitted})
     return load_heads(checkpoint, folder)
@@ -143,10 +150,7 @@ def load_heads(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
 
 def fresh_heads(folder: Path) -> tuple[str, ...]:
     """The heads of a run that started from noise, from the FOLDER of `make_heads`."""
-    names = load_artefact(folder)[1]["names"]
-    # Runs that knew one original task at most wrote its head as "original".
-    originals = names["originals"] if "originals" in names else names["original"]
-    return HeadNames(listed(originals), names["new"]).fresh
+    return HeadNames(**load_artefact(folder)[1]["names"]).fresh
 
 
 def fitting_note(folder: Path) -> tuple[str, ...]:

@@ -28,7 +28,6 @@ def test_json_and_back():
         ({"colour": 1}, "unknown colour"),
         ({"model": None}, r"experiment\.model"),
         ({"original": None}, "needs data of the original task"),
-        ({"method": [{"name": "full"}], "original": None}, "--head shared"),
     ],
 )
 def test_bad_experiments_are_refused_by_path(change, message):
