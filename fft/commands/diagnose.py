@@ -60,7 +60,7 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     from rich.progress import Progress
 
     from fft.pairs.diagnose import Request, diagnose
-    from fft.report import diagnosed
+    from fft.report.diagnosed import page
 
     original = replace(flags.original, metric=flags.metric or flags.original.metric)
     request = Request(
@@ -75,6 +75,6 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
             lambda text: console.out(text, highlight=False),
             lambda count: bar.update(task, description=f"{count} models scored"),
         )
-    diagnosed.show(found.record, console)
+    page.show(found.record, console)
     console.out(f"report: {flags.out}/report.html", highlight=False)
     return found.record, 0

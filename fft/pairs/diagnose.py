@@ -189,8 +189,8 @@ def _proposal(
 
 def _written(found: dict, out: Path) -> dict:
     """The picture, the page and, last, diagnose.json."""
-    from fft.report import diagnosed
+    from fft.report.diagnosed import page
 
-    diagnosed.write(found, out)
+    page.write(found, out)
     record.write_json(out / "diagnose.json", found)
     return found

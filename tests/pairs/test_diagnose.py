@@ -18,7 +18,7 @@ from fft.pairs.diagnose import diagnose
 from fft.pairs.heldout import HeldOut
 from fft.pairs.subject import Request
 from fft.paths import flatten, overlay, unflatten
-from fft.report import diagnosed
+from fft.report.diagnosed import page, words
 from fft.streams import chosen_rows, original_batches
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -243,10 +243,10 @@ def test_a_pass_of_its_own_predicts_what_the_artefact_of_the_same_rows_predicts(
 
 
 def test_the_proposed_flags_freeze_those_layers_and_no_others(tiny, broken, tmp_path):
-    words = shlex.split(diagnosed.flags(broken[0].json))
-    assert words == ["--method", "freeze", "--freeze.pattern", "layers/0/.*"]
+    flags = shlex.split(words.flags(broken[0].json))
+    assert flags == ["--method", "freeze", "--freeze.pattern", "layers/0/.*"]
     quick = ("--steps", 4, "--batch-size", 16, "--lr", 1e-2, "--keep", "latest", "--tolerance", 1)
-    for name, flags_ in (("one", words), ("more", [*words[:3], "(embed|layers/0|heads/original)/.*"])):
+    for name, flags_ in (("one", flags), ("more", [*flags[:3], "(embed|layers/0|heads/original)/.*"])):
         answer = tune(tiny, tmp_path / name, *flags_, *quick)
         assert answer.code in (0, 4), answer
         before, after = (flatten(models.load(f).params) for f in (tiny / "bert", tmp_path / name / "model"))
@@ -259,9 +259,9 @@ def test_the_proposed_flags_freeze_those_layers_and_no_others(tiny, broken, tmp_
 def test_where_all_layers_are_needed_no_freeze_is_proposed(broken):
     found = json.loads(json.dumps(broken[0].json))
     found["proposal"]["all"] = True
-    assert diagnosed.flags(found) == "" and "no freeze is proposed" in diagnosed.proposal_sentence(found)
+    assert words.flags(found) == "" and "no freeze is proposed" in words.proposal_sentence(found)
     found["proposal"]["all"], found["proposal"]["pattern"] = False, "heads/it's/.*"
-    assert shlex.split(diagnosed.flags(found))[-1] == "heads/it's/.*"
+    assert shlex.split(words.flags(found))[-1] == "heads/it's/.*"
 
 
 def test_a_regression_is_diagnosed_in_the_unit_of_its_metric(tiny, tmp_path):
@@ -296,7 +296,7 @@ def test_the_page_is_balanced_escaped_and_loads_nothing(broken):
     found["base"]["folder"], found["notes"], found["data"]["source"] = HOSTILE, [HOSTILE], HOSTILE
     found["layers"][-1]["name"] = f"head {HOSTILE}"
     found["proposal"]["pattern"] = HOSTILE
-    text = diagnosed.page(found)
+    text = page.page(found)
     outline = Outline(text)
     assert not outline.open and not outline.loads and "script" not in outline.tags
     assert HOSTILE not in text and HOSTILE in "".join(outline.words)
@@ -310,7 +310,7 @@ def test_numbers_that_are_not_finite_are_dashes_and_no_points(broken):
     gone = {"value": None, "low": None, "high": None}
     found |= {"rise": gone, "predicted": None, "order": None}
     found["layers"][1] |= {"put_back_rise": gone, "alone_rise": gone, "predicted": None}
-    assert "–" in diagnosed.page(found) and diagnosed.sentences(found)
+    assert "–" in page.page(found) and words.sentences(found)
 
 
 # --- what is refused ---

@@ -1,0 +1,1 @@
+"""What `fft diagnose` found, for people: tables on the terminal, a picture, one HTML page. All read diagnose.json."""

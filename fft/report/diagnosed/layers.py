@@ -1,0 +1,47 @@
+"""The tables of a diagnosis: its layers, and the steps of its proposal."""
+
+from typing import Any
+
+from fft.report.diagnosed.figures import figure, share, small, turned
+from fft.report.tables import NONE, Column, percent, score
+
+PARTS = (
+    Column("layer", lambda row: row["name"], number=False),
+    Column("moved", lambda row: NONE if row["distance"] is None else percent(100 * row["distance"])),
+    Column("score back", lambda row: figure(row["put_back"])),
+    Column("loss back", lambda row: figure(turned(row["put_back_rise"]))),
+    Column("score lost alone", lambda row: figure(turned(row["alone"]))),
+    Column("loss alone", lambda row: figure(row["alone_rise"])),
+    Column("predicted", lambda row: small(row["predicted"])),
+)
+STEPS = (
+    Column("put back", lambda step: step["layer"], number=False),
+    Column("of the drop is back", lambda step: share(step["back"])),
+    Column("loss", lambda step: score(step["loss"])),
+)
+
+
+def caption(record: dict[str, Any]) -> str:
+    """What the columns of the table of layers mean."""
+    change, fisher = record["change"], record["fisher"]
+    return (
+        f"back: original {change['metric']} and loss on {change['n']:,} test rows when the layer is put back to the "
+        "base, the rest as tuned; alone: the base with that layer tuned; ±: half the paired 95 % interval; moved: "
+        f"‖θ − θ*‖ / ‖θ*‖; predicted: ½ (θ − θ*)ᵀ F (θ − θ*), nats, F of the base ({fisher['estimator']}, "
+        f"{fisher['examples']:,} training rows)"
+    )
+
+
+def rows(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """The layers, the roles within the blocks, and everything together."""
+    together = {
+        "name": "everything",
+        "distance": None,
+        "put_back": turned(record["change"]),
+        "put_back_rise": turned(record["rise"]),
+        "alone": record["change"],
+        "alone_rise": record["rise"],
+        "predicted": record["predicted"],
+    }
+    roles = [{**role, "name": f"all {role['name']}"} for role in record["roles"]]
+    return [*record["layers"], *roles, together]

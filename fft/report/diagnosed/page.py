@@ -1,0 +1,87 @@
+"""A diagnosis on the terminal and as one HTML page."""
+
+from __future__ import annotations
+
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fft.record import replace_file
+from fft.report.diagnosed.chart import chart
+from fft.report.diagnosed.layers import PARTS, STEPS, caption, rows
+from fft.report.diagnosed.words import (
+    HEADLINES,
+    flags,
+    head_sentence,
+    layer_sentence,
+    lost_sentence,
+    prediction_sentence,
+    proposal_sentence,
+    sentences,
+)
+from fft.report.drawing import save, svg
+from fft.report.html import document, flat, notes, pairs, table
+from fft.report.tables import rich_table
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def show(record: dict[str, Any], console: Console) -> None:
+    """Print the notes, the table of layers, what follows from it, and the flags that are proposed."""
+    for note in record["notes"]:
+        console.out(f"note: {note}", highlight=False)
+    made = rich_table(PARTS, rows(record))
+    made.caption = caption(record)
+    console.print(made)
+    console.out(HEADLINES[record["refit"]["outcome"]][1], highlight=False)
+    for said in sentences(record):
+        console.out(f"- {said}", highlight=False)
+    if flags(record):
+        console.out(f"proposed for the next fft tune, not a measured result: {flags(record)}", highlight=False)
+
+
+def page(record: dict[str, Any]) -> str:
+    """The page of a diagnosis as HTML text; it loads nothing."""
+    return document("fft diagnose", (section(record) for section in SECTIONS))
+
+
+def _verdict(record: dict[str, Any]) -> str:
+    kind, title = HEADLINES[record["refit"]["outcome"]]
+    said = "".join(_paragraph(sentence(record)) for sentence in (lost_sentence, head_sentence))
+    return f'<div class="verdict {kind}"><h2>{escape(title)}</h2>{said}</div>'
+
+
+def _paragraph(text: str) -> str:
+    return f"<p>{escape(text[:1].upper() + text[1:])}.</p>" if text else ""
+
+
+def _layers(record: dict[str, Any]) -> str:
+    said = f"{_paragraph(layer_sentence(record))}{_paragraph(prediction_sentence(record))}"
+    legend = "Bars: paired 95 % intervals. Roles are those of all blocks together."
+    drawn = f"<figure>{svg(chart(record))}<figcaption>{legend}</figcaption></figure>"
+    note = f"<p class='note'>{escape(caption(record))}</p>"
+    return f"<h2>Layers</h2>\n{said}{drawn}{table(PARTS, rows(record))}\n{note}"
+
+
+def _proposed(record: dict[str, Any]) -> str:
+    if record["proposal"] is None:
+        return ""
+    fragment = f"<pre>{escape(flags(record))}</pre>" if flags(record) else ""
+    rows = f"<p class='note'>In the order of the search, on {record['rows']['validation']:,} validation rows.</p>"
+    steps = table(STEPS, record["proposal"]["steps"])
+    return f"<h2>A proposal</h2>\n{fragment}{_paragraph(proposal_sentence(record))}{steps}\n{rows}"
+
+
+def _settings(record: dict[str, Any]) -> str:
+    names = ("base", "tuned", "heads", "data", "rows", "fisher", "refit", "seed", "device", "seconds", "versions")
+    return f"<h2>Settings</h2>\n{pairs(list(flat({name: record[name] for name in names})))}"
+
+
+SECTIONS = (_verdict, _layers, _proposed, lambda record: notes(record["notes"]), _settings)
+
+
+def write(record: dict[str, Any], out: Path) -> None:
+    """Write layers.svg, layers.png and report.html into `out`; MachineError where they cannot be written."""
+    save(chart(record), out / "layers")
+    replace_file(out / "report.html", page(record).encode())
