@@ -100,8 +100,8 @@ def markdown(found: dict[tuple[str, int], Cell]) -> str:
         f"MiniLM trained on movie snippets, then on a new domain: AdamW, peak rate {RATE:g}, {EPOCHS:g} epochs, "
         "accuracy on the test splits. `contract` is `--method auto --max-drop 0.01` with the original data, `nothing` "
         "is `--method auto` without any and `--head copy`; full and contract go on with the base's head, `--head "
-        "shared`. A drop is kept where it is at most .01 and the half-width of its interval. The share is of full fine-tuning's gain "
-        "over the base. "
+        "shared`. A drop is kept where it is at most .01 and the half-width of its interval. The share is of full "
+        "fine-tuning's gain over the base. "
         f"{len(found)} of {len(PAIRS) * len(SEEDS)} pairs and seeds are finished. By `python -m experiments.bar`.",
         "",
         "| new task, seed | base | full: new | drop | contract: new | drop | kept | share "
