@@ -302,6 +302,17 @@ def test_the_experiment_of_several_is_repeated_from_its_file(whole, tiny):
     assert other.code == 2 and 'retention.max_drop: ["0.1", "0.2", "80%"] -> "0.3"' in other.err
 
 
+def test_pictures_and_fronts_are_of_the_original_that_is_named(whole, tmp_path):
+    out, found = whole[1], record(whole[1])
+    for name in ("original", "original_2"):
+        answer = fft("compare", out, "--out", tmp_path / name, "--original", name, "--json")
+        (front,) = answer.json["fronts"]["methods"].values()
+        assert front["points"] == [[found["new"]["after"], found[name]["after"]]]
+        assert f"N = {found[name]['n']:,}" in (tmp_path / f"{name}.svg").read_text(encoding="utf-8")
+    refused = fft("compare", out, "--original", "original_4")
+    assert refused.code == 2 and "has original, original_2, original_3" in refused.err
+
+
 @pytest.mark.usefixtures("quick_compiles")
 def test_one_that_is_lost_fails_the_whole_run(tiny, files, tmp_path):
     """The second original task has the labels that the new task turns round; the first one has a head of its own."""

@@ -9,7 +9,7 @@ import tyro
 from rich.console import Console
 
 from fft.errors import InputError
-from fft.naming import original_names
+from fft.naming import ORIGINAL, original_names
 from fft.record import read_object
 from fft.schema import TELLS_DEFAULT
 
@@ -26,6 +26,8 @@ class Flags:
     """run folders, at least one"""
     out: Path | None = None
     """write the picture to OUT.svg and OUT.png and the table to OUT.md; fronts to OUT-fronts, courses to OUT-steps"""
+    original: str = ORIGINAL
+    """of runs with several original tasks, which one the pictures and fronts are of: original, original_2, …"""
     json: bool = False
     """print the result as one JSON object on standard output, everything else on standard error"""
 
@@ -42,8 +44,9 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     records = [read_object(path / "run.json") | {"name": path.resolve().name} for path in flags.runs]
     for warning in differences(records):
         console.out(f"warning: {warning}", highlight=False)
-    show(records, console, flags.out)
-    found = show_fronts(records, console, flags.out)
+    pictured = [of_original(record, flags.original) for record in records]
+    show(records, console, flags.out, pictured)
+    found = show_fronts(pictured, console, flags.out)
     return {"runs": records, "fronts": found, "warnings": differences(records)}, 0
 
 
@@ -62,8 +65,21 @@ def differences(records: list[dict]) -> list[str]:
     return found
 
 
-def show(records: list[dict], console: Console, stem: Path | None) -> None:
-    """Print the table of some runs; with a path also write the table and the picture, and say so."""
+def of_original(record: dict, name: str) -> dict:
+    """A run as if the original task `name` were its only one; InputError where it has no such task."""
+    there = original_names(record["data"])
+    if name == ORIGINAL and len(there) < 2:
+        return record
+    if name not in there:
+        raise InputError(f"--original {name}: the run {record['name']} has {', '.join(there) or 'no original task'}")
+    history = [entry | {ORIGINAL: entry[name]} for entry in record["history"]]
+    return record | {ORIGINAL: record[name], "history": history}
+
+
+def show(records: list[dict], console: Console, stem: Path | None, pictured: list[dict] | None = None) -> None:
+    """Print the table of some runs; with a path also write the table and the picture (of `pictured`, where those are
+    other records), and say so.
+    """
     from fft.record import replace_file
     from fft.report import tables
     from fft.report.front import front_of_runs
@@ -74,7 +90,7 @@ def show(records: list[dict], console: Console, stem: Path | None) -> None:
     stem.parent.mkdir(parents=True, exist_ok=True)
     table = stem.with_name(stem.name + ".md")
     replace_file(table, tables.markdown(records).encode())
-    written = [table, *front_of_runs(records, stem)]
+    written = [table, *front_of_runs(pictured or records, stem)]
     console.out(f"wrote {', '.join(map(str, written))}", highlight=False)
 
 
