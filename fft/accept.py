@@ -117,8 +117,8 @@ def _data(experiment, checkpoint, names):
         numbered(ORIGINAL, len(experiment.original)), experiment.original, names.originals, strict=True
     ):
         data[name] = tasks.prepare(given, checkpoint, head, checkpoint.heads.get(head), experiment)
-    start = tasks.head_of(data[ORIGINAL].task) if data else checkpoint.heads.get(names.start)
-    head = None if names.start is None else start
+    kept = tasks.head_of(data[ORIGINAL].task) if data else checkpoint.heads.get(names.new)
+    head = kept if names.shared else None
     data = {"new": tasks.prepare(experiment.new, checkpoint, names.new, head, experiment)} | data
     scored, notes = dict(data), ()
     if experiment.unlabelled is not None:
@@ -135,11 +135,8 @@ def _data_notes(data: dict[str, TaskData], names: HeadNames, heads: dict[str, He
         yield from (f"{name}: {text}" for text in task.warnings)
     known = [data[name].task for name in original_names(data)] or list(heads.values())
     labels = data["new"].task.labels
-    if names.start is None and labels and labels in [tuple(one.labels) for one in known]:
-        yield (
-            "both tasks have the same labels; --head copy would start the new head as a copy of the original's, "
-            "--head shared go on with that one"
-        )
+    if labels and not names.shared and labels in [tuple(one.labels) for one in known]:
+        yield ("both tasks have the same labels; --head shared would go on with the original's head")
 
 
 def _identity(checkpoint: Checkpoint, data: dict[str, TaskData]) -> dict:

@@ -22,14 +22,13 @@ class HeadNames(NamedTuple):
 
     originals: tuple[str, ...]
     new: str
-    start: str | None
-    """the head that the new task's starts from: itself where it goes on with one, another that it is a copy of, or
-    None, from noise"""
+    shared: bool
+    """whether that is a head that was there before, rather than one that starts from noise"""
 
     @property
     def fresh(self) -> tuple[str, ...]:
         """The heads that start from noise."""
-        return (self.new,) if self.start is None else ()
+        return () if self.shared else (self.new,)
 
 
 def head_names(experiment: Experiment, checkpoint: Checkpoint) -> HeadNames:
@@ -37,13 +36,12 @@ def head_names(experiment: Experiment, checkpoint: Checkpoint) -> HeadNames:
     originals: list[str] = []
     for data, wanted in zip(experiment.original, experiment.original_heads, strict=True):
         originals.append(_original_head(data, wanted, checkpoint, originals, experiment.model))
-    start = None
-    if experiment.head != "new":
-        wanted = next(iter(experiment.original_head), None)
-        start = originals[0] if originals else chosen_head(checkpoint, wanted, experiment.model, "to go on with")
-    if experiment.head == "shared":
-        return HeadNames(tuple(originals), start, start)
-    return HeadNames(tuple(originals), unused_head(experiment.new.name, "new", [*checkpoint.heads, *originals]), start)
+    if experiment.head == "new":
+        own = unused_head(experiment.new.name, "new", [*checkpoint.heads, *originals])
+        return HeadNames(tuple(originals), own, shared=False)
+    wanted = next(iter(experiment.original_head), None)
+    kept = originals[0] if originals else chosen_head(checkpoint, wanted, experiment.model, "to go on with")
+    return HeadNames(tuple(originals), kept, shared=True)
 
 
 def _original_head(data: Data, wanted: str | None, checkpoint: Checkpoint, taken: list[str], model: str) -> str:
@@ -110,7 +108,7 @@ def make_heads(
     """The checkpoint with every head the run uses, its primary the new task's; made ones are kept in FOLDER.
 
     `tasks` is {head name: Task}. A head the checkpoint lacks is fitted on the frozen base when it is an original
-    task's (`original_batches(name)` are its training rows), fresh or a copy when it is the new one's.
+    task's (`original_batches(name)` are its training rows), fresh when it is the new one's.
     """
     if not (folder / "provenance.json").exists():
         fresh_key, fit_key = jax.random.split(key)
@@ -121,10 +119,8 @@ def make_heads(
             if name in names.originals:
                 say(f"fitting the head {name} for an original task on the frozen base")
                 made[name], fitted[name] = fit_head(checkpoint, task, original_batches(name), fit_key, poll)
-            elif names.start is None:
-                made[name] = checkpoint.model.init_head(fresh_key, task.outputs)
             else:
-                made[name] = {**checkpoint.params["heads"], **made}[names.start]
+                made[name] = checkpoint.model.init_head(fresh_key, task.outputs)
         heads = {name: {"kind": tasks[name].kind, "labels": list(tasks[name].labels)} for name in made}
         save_artefact(folder, made, {"heads": heads, "names": names._asdict(), "fitted": fitted})
     return load_heads(checkpoint, folder)

@@ -205,7 +205,6 @@ def test_a_checkpoint_that_is_not_what_it_says(tiny, tmp_path, case):
         (("--method", "lora", "--lora.targets", "querry"), "unknown role querry"),
         (("--method", "lora+ewc", "--lora.targets", "layers/9/.*"), "matches none"),
         (("--head", "shared"), "cat"),
-        (("--head", "copy"), "cat"),
         (("--original-head", "third"), "--original-head third"),
         (("--new-name", "a/b"), "cannot be called 'a/b'"),
         (("--max-length", "161"), "160 positions"),

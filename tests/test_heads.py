@@ -41,28 +41,27 @@ def renamed(checkpoint, *heads):
 
 
 def test_the_classifier_is_the_originals_head_and_the_new_task_gets_its_own(bert):
-    assert names(bert) == HeadNames(("original",), "new", None)
-    assert names(bert, head="copy") == HeadNames(("original",), "new", "original")
-    assert names(bert, head="shared") == HeadNames(("original",), "original", "original")
-    assert names(bert, original=None) == HeadNames((), "new", None)
-    assert names(bert, original=None, head="shared") == HeadNames((), "original", "original")
+    assert names(bert) == HeadNames(("original",), "new", False)
+    assert names(bert, head="shared") == HeadNames(("original",), "original", True)
+    assert names(bert, original=None) == HeadNames((), "new", False)
+    assert names(bert, original=None, head="shared") == HeadNames((), "original", True)
     two = renamed(bert, "first", "second")
-    assert names(two, original=None, head="copy", original_head="second") == HeadNames((), "new", "second")
+    assert names(two, original=None, head="shared", original_head="second") == HeadNames((), "second", True)
 
 
 def test_heads_can_be_named(bert):
-    assert names(bert, new=Data("n", name="animals")) == HeadNames(("original",), "animals", None)
+    assert names(bert, new=Data("n", name="animals")) == HeadNames(("original",), "animals", False)
     two = renamed(bert, "first", "second")
-    assert names(two, original_head="second") == HeadNames(("second",), "new", None)
-    assert names(two) == HeadNames(("first",), "new", None)
+    assert names(two, original_head="second") == HeadNames(("second",), "new", False)
+    assert names(two) == HeadNames(("first",), "new", False)
 
 
 def test_a_taken_default_name_is_numbered(bert):
-    assert names(renamed(bert, "new")) == HeadNames(("new",), "new_2", None)
-    assert names(renamed(bert, "new", "new_2"), original=None) == HeadNames((), "new_3", None)
-    assert names(bert, original_head="fit") == HeadNames(("original_2",), "new", None)
+    assert names(renamed(bert, "new")) == HeadNames(("new",), "new_2", False)
+    assert names(renamed(bert, "new", "new_2"), original=None) == HeadNames((), "new_3", False)
+    assert names(bert, original_head="fit") == HeadNames(("original_2",), "new", False)
     targets = Data("targets.csv", kind="regression")
-    assert names(bert, original=targets, original_head="fit") == HeadNames(("original_2",), "new", None)
+    assert names(bert, original=targets, original_head="fit") == HeadNames(("original_2",), "new", False)
 
 
 @pytest.mark.parametrize(
@@ -87,8 +86,8 @@ def test_names_that_do_not_fit_are_refused(bert, settings, message):
 def test_a_base_without_a_head_says_how_to_get_one(bare):
     with pytest.raises(InputError, match=r"no head that could be scored.*--original-head fit"):
         names(bare)
-    assert names(bare, original_head="fit") == HeadNames(("original",), "new", None)
-    assert names(bare, original=None) == HeadNames((), "new", None)
+    assert names(bare, original_head="fit") == HeadNames(("original",), "new", False)
+    assert names(bare, original=None) == HeadNames((), "new", False)
 
 
 # --- making and keeping ---
@@ -101,12 +100,12 @@ def make(checkpoint, names, tasks, folder, batches=lambda head: (), key=KEY):
 
 def test_a_fresh_head_is_drawn_kept_and_read_again(bert, tmp_path):
     tasks = {"original": Classify("original", ("negative", "positive")), "new": Classify("new", ("a", "b", "c"))}
-    made, said = make(bert, HeadNames(("original",), "new", None), tasks, tmp_path)
+    made, said = make(bert, HeadNames(("original",), "new", False), tasks, tmp_path)
     assert made.primary == "new" and made.heads["new"] == models.Head("classification", ("a", "b", "c")) and not said
     kernel = made.params["heads"]["new"]["out"]["kernel"]
     assert kernel.shape == (16, 3) and 0.005 < float(kernel.std()) < 0.05
     assert not made.params["heads"]["new"]["out"]["bias"].any()
-    other, _ = make(bert, HeadNames(("original",), "new", None), tasks, tmp_path, key=jax.random.key(4))
+    other, _ = make(bert, HeadNames(("original",), "new", False), tasks, tmp_path, key=jax.random.key(4))
     np.testing.assert_array_equal(other.params["heads"]["new"]["out"]["kernel"], kernel)
     base = flatten(bert.params)
     assert all(flatten(made.params)[path] is leaf for path, leaf in base.items())
@@ -115,23 +114,14 @@ def test_a_fresh_head_is_drawn_kept_and_read_again(bert, tmp_path):
 
 def test_a_shared_head_needs_no_new_one(bert, tmp_path):
     task = {"original": Classify("original", ("negative", "positive"))}
-    made, _ = make(bert, HeadNames(("original",), "original", "original"), task, tmp_path)
+    made, _ = make(bert, HeadNames(("original",), "original", True), task, tmp_path)
     assert made.primary == "original" and flatten(made.params).keys() == flatten(bert.params).keys()
     assert load_artefact(tmp_path)[0] == {} and fresh_heads(tmp_path) == ()
 
 
-def test_a_copied_head_is_one_of_its_own_that_starts_as_another(bert, tmp_path):
-    tasks = {"new": Classify("new", ("negative", "positive"))}
-    made, _ = make(bert, HeadNames((), "new", "original"), tasks, tmp_path)
-    heads = made.params["heads"]
-    assert made.primary == "new" and heads.keys() == {"original", "new"} and fresh_heads(tmp_path) == ()
-    assert all((flatten(heads["new"])[path] == leaf).all() for path, leaf in flatten(heads["original"]).items())
-
-
 def test_a_base_without_a_head_has_none_to_go_on_with(bare):
-    for head in ("copy", "shared"):
-        with pytest.raises(InputError, match="model has no head to go on with; its heads are: none"):
-            names(bare, original=None, head=head)
+    with pytest.raises(InputError, match="model has no head to go on with; its heads are: none"):
+        names(bare, original=None, head="shared")
 
 
 def test_the_original_head_is_fitted_on_frozen_features(bare, tmp_path):
@@ -142,7 +132,7 @@ def test_the_original_head_is_fitted_on_frozen_features(bare, tmp_path):
     batch = {"ids": ids, "mask": np.ones_like(ids), "types": np.zeros_like(ids)}
     batch |= {"label": label.astype(np.int32), "weight": np.r_[np.ones(60), np.zeros(4)].astype(np.float32)}
     tasks = {"original": Classify("original", ("negative", "positive")), "new": Regress("new")}
-    made, said = make(bare, HeadNames(("original",), "new", None), tasks, tmp_path, lambda head: [batch])
+    made, said = make(bare, HeadNames(("original",), "new", False), tasks, tmp_path, lambda head: [batch])
     assert said == ["fitting the head original for an original task on the frozen base"]
     assert made.heads["original"].labels == ("negative", "positive") and made.heads["new"].kind == "regression"
     logits = made.model.apply(made.params, batch)["logits"]
@@ -156,7 +146,7 @@ def test_the_original_head_is_fitted_on_frozen_features(bare, tmp_path):
 def test_shapes_alone_are_those_of_the_heads_that_will_be_made(bert, tmp_path):
     tasks = {"original": Classify("original", ("negative", "positive")), "new": Classify("new", ("a", "b", "c"))}
     abstract = abstract_heads(bert, "new", tasks)
-    made, _ = make(bert, HeadNames(("original",), "new", None), tasks, tmp_path)
+    made, _ = make(bert, HeadNames(("original",), "new", False), tasks, tmp_path)
     shapes = {path: leaf.shape for path, leaf in flatten(abstract.params).items()}
     assert shapes == {path: leaf.shape for path, leaf in flatten(made.params).items()}
     assert abstract.primary == made.primary == "new"

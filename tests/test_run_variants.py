@@ -252,19 +252,14 @@ def test_a_fresh_head_is_not_the_noise_that_the_heads_of_the_base_started_from(t
     assert abs(np.corrcoef(first, second)[0, 1]) < 0.7
 
 
-def test_without_original_data_the_new_task_may_still_start_from_the_bases_head(tiny, tmp_path):
+def test_without_original_data_the_new_task_may_still_go_on_with_the_bases_head(tiny, tmp_path):
     runs = {}
-    for head in ("new", "copy", "shared"):
+    for head in ("new", "shared"):
         flags = ("--head", head, "--steps", 2, "--batch-size", 8, "--keep", "latest")
         assert tune(tiny, tmp_path / head, *flags, original=None, new="opposite.csv").code == 0
         runs[head] = record(tmp_path / head)
-    assert any("--head copy would start" in note for note in runs["new"]["notes"])
-    assert runs["copy"]["notes"] == runs["shared"]["notes"] == []
-    assert runs["copy"]["new"]["before"] == runs["shared"]["new"]["before"] < runs["new"]["new"]["before"]
-    trained = {head: flatten(restore(tmp_path / head)[1]["heads"]) for head in runs}
-    base = flatten(models.load(tiny / "bert").params["heads"]["original"])
-    assert trained["shared"].keys() == {f"original/{path}" for path in base}
-    for path, leaf in base.items():
-        assert (trained["copy"][f"original/{path}"] == leaf).all()
-        assert 0 < abs(trained["copy"][f"new/{path}"] - leaf).max() < 0.01
-        assert 0 < abs(trained["shared"][f"original/{path}"] - leaf).max() < 0.01
+    assert any("--head shared would go on" in note for note in runs["new"]["notes"]) and not runs["shared"]["notes"]
+    assert runs["shared"]["new"]["before"] < 0.2 < runs["new"]["new"]["before"]
+    trained = flatten(restore(tmp_path / "shared")[1]["heads"])
+    base = flatten(models.load(tiny / "bert").params["heads"])
+    assert trained.keys() == base.keys() and all(0 < abs(trained[p] - leaf).max() < 0.01 for p, leaf in base.items())
