@@ -1,6 +1,7 @@
 """Every method's front on digits: the digits kept, the same digits with their pixels permuted learned.
 
-    python -m experiments.digits_fronts          writes experiments/results/digits_fronts.{md,svg,png}
+    python -m experiments.digits_fronts --out runs/digits_fronts      runs what is missing, safe to kill and repeat,
+                                                                      and writes experiments/results/digits_fronts.*
 
 A perceptron with two hidden layers learns the digits; from there each method learns the permuted ones with the same
 head, at a few strengths. A seed draws the split, the permutation, the weights and every batch. Nothing is chosen: the
@@ -9,6 +10,8 @@ which needs a masked language model.
 """
 
 from collections.abc import Iterator
+from functools import cache, partial
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -16,7 +19,8 @@ import numpy as np
 import tyro
 
 from experiments.article import RESULTS, spread
-from experiments.fisher_digits import permuted, splits
+from experiments.fisher_digits import Split, permuted, splits
+from experiments.kept import kept
 from experiments.perceptron import MODEL, Trained, accuracy, train
 from fft.fronts import fronts
 from fft.methods import (
@@ -107,23 +111,34 @@ def record(one: Tried, seed: int, before: dict[str, float], after: dict[str, flo
     return {"name": one.front, "experiment": {"method": settings, "seed": seed}, "history": [], **changes}
 
 
-def measured() -> list[dict]:
-    """Every method at every strength from every seed's base."""
-    found, every = [], list(tried())
-    for seed in SEEDS:
-        parts = splits(seed)
-        others = {name: permuted(part, seed) for name, part in parts.items()}
-        keys = jax.random.split(jax.random.key(seed), 3)
-        # SI collects while the base is trained; what it collects changes nothing.
-        start = Trained(MODEL.init(keys[0]))
-        base = train(start, SI(), parts["train"], None, RATE, STEPS, keys[1])
-        tests = {"original": parts["test"], "new": others["test"]}
-        before = {task: accuracy(base.params, split) for task, split in tests.items()}
-        for one in every:
-            tuned = train(base, one.method, others["train"], parts["train"], one.lr, STEPS, keys[2])
-            after = {task: accuracy(tuned.params, split) for task, split in tests.items()}
-            found.append(record(one, seed, before, after, len(parts["test"].label)))
-    return found
+class Start(NamedTuple):
+    """What every method starts from with a seed: the rows of both tasks by split, the base, the key of the training."""
+
+    original: dict[str, Split]
+    new: dict[str, Split]
+    base: Trained
+    key: jax.Array
+
+
+@cache
+def start(seed: int) -> Start:
+    """The base of a seed. SI collects while it is trained; what it collects changes nothing."""
+    parts = splits(seed)
+    others = {name: permuted(part, seed) for name, part in parts.items()}
+    keys = jax.random.split(jax.random.key(seed), 3)
+    base = train(Trained(MODEL.init(keys[0])), SI(), parts["train"], None, RATE, STEPS, keys[1])
+    return Start(parts, others, base, keys[2])
+
+
+def measured(one: Tried, seed: int) -> dict:
+    """The record of a method at one strength from the seed's base."""
+    at = start(seed)
+    tests = {"original": at.original["test"], "new": at.new["test"]}
+    tuned = train(at.base, one.method, at.new["train"], at.original["train"], one.lr, STEPS, at.key)
+    before, after = (
+        {task: accuracy(params, split) for task, split in tests.items()} for params in (at.base.params, tuned.params)
+    )
+    return record(one, seed, before, after, len(at.new["test"].label))
 
 
 def markdown(runs: list[dict]) -> str:
@@ -151,9 +166,13 @@ def markdown(runs: list[dict]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main() -> None:
+def main(out: Path = Path("runs/digits_fronts")) -> None:
     """Train, score, write."""
-    runs = measured()
+    runs = [
+        kept(out / f"{one.front}-{one.strength:g}-seed{seed}.json", partial(measured, one, seed))
+        for seed in SEEDS
+        for one in tried()
+    ]
     found, matched = fronts(runs)
     high, at = fronts([run for run in runs if _reaches(run["name"], runs)])
     table = markdown(runs) + "\n## All\n\n" + fronts_markdown(found, matched)

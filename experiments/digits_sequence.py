@@ -1,6 +1,7 @@
 """Ten tasks one after the other: digits with ten orders of their pixels, one head, every method that holds something.
 
-    python -m experiments.digits_sequence          writes experiments/results/digits_sequence.{md,svg,png}
+    python -m experiments.digits_sequence --out runs/digits_sequence      runs what is missing, safe to kill and
+                                                         repeat, and writes experiments/results/digits_sequence.*
 
 The first order is the digits' own. A method's strength is chosen by average accuracy on validation rows of the first
 seed; the table is on test rows of all seeds. Methods that read original rows read them from a memory of as many rows as
@@ -8,6 +9,8 @@ one task has, drawn evenly from all earlier tasks. `joint` is the upper bound: a
 """
 
 from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -17,6 +20,7 @@ import tyro
 from experiments.article import RESULTS, spread
 from experiments.digits_fronts import RATE, SEEDS, STEPS, Tried, tried
 from experiments.fisher_digits import Split, splits
+from experiments.kept import kept
 from experiments.perceptron import MODEL, Trained, accuracy, train
 from fft.methods import Full
 from fft.record import replace_file
@@ -26,7 +30,6 @@ from fft.report.fronts import HEIGHT, WIDTH
 from fft.sequence.transfer import average_accuracy, backward_transfer, forgetting, forward_transfer
 
 TASKS = 10
-FULL = Tried("full", RATE, Full())
 
 
 class Sequence(NamedTuple):
@@ -79,14 +82,19 @@ def joint(tasks: Sequence, split: str) -> float:
     return float(np.mean([accuracy(state.params, part[split]) for part in tasks.parts]))
 
 
-def chosen() -> Iterator[tuple[Tried, np.ndarray]]:
+def chosen(out: Path) -> Iterator[tuple[Tried, np.ndarray]]:
     """Every method at its best strength on validation rows of the first seed, with R [seeds, T + 1, T] on test rows."""
     sequences = [sequence(seed) for seed in SEEDS]
+
+    def scored(one: Tried, tasks: Sequence, split: str) -> np.ndarray:
+        path = out / f"{one.front}-{one.strength:g}-seed{tasks.seed}-{split}.json"
+        return np.array(kept(path, partial(matrix, one, tasks, split)))
+
     for front in dict.fromkeys(one.front for one in tried()):
         at = [one for one in tried() if one.front == front]
-        scores = [average_accuracy(matrix(one, sequences[0], "validation")) for one in at]
+        scores = [average_accuracy(scored(one, sequences[0], "validation")) for one in at]
         best = at[int(np.argmax(scores))]
-        yield best, np.stack([matrix(best, tasks, "test") for tasks in sequences])
+        yield best, np.stack([scored(best, tasks, "test") for tasks in sequences])
 
 
 def markdown(found: list[tuple[Tried, np.ndarray]], upper: np.ndarray) -> str:
@@ -139,11 +147,13 @@ def draw(found: list[tuple[Tried, np.ndarray]], most: int = 8) -> None:
     save(styled(layers.properties(width=WIDTH, height=HEIGHT, title=title)), RESULTS / "digits_sequence")
 
 
-def main() -> None:
+def main(out: Path = Path("runs/digits_sequence")) -> None:
     """Train, score, write after every method."""
-    upper = np.array([joint(sequence(seed), "test") for seed in SEEDS])
+    upper = np.array(
+        [kept(out / f"joint-seed{seed}.json", lambda s=seed: joint(sequence(s), "test")) for seed in SEEDS]
+    )
     found = []
-    for pair in chosen():
+    for pair in chosen(out):
         found.append(pair)
         replace_file(RESULTS / "digits_sequence.md", markdown(found, upper).encode())
     draw(found)
