@@ -16,7 +16,7 @@ _HOMES = {
     "load_adapter": "fft.peft",
     "save_adapter": "fft.peft",
     "tune": "fft.api",
-    "restore": "fft.api",
+    "restore": "fft.restored",
     "Run": "fft.run",
     "Data": "fft.experiment",
     "Experiment": "fft.experiment",

@@ -2,19 +2,27 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
+import numpy as np
+
 from fft import models, tasks
-from fft.adapters import check_keepable
 from fft.contract.watched import check_budget
+from fft.errors import InputError
 from fft.experiment import Experiment
+from fft.fillin import find_filler
 from fft.heads import HeadNames, abstract_heads, head_names
 from fft.identity import base_sha256
-from fft.methods import Given
+from fft.methods import Given, Method
 from fft.models import Checkpoint, Head
 from fft.naming import ORIGINAL, numbered, original_names
+from fft.paths import Params
+from fft.peft import check_writable
 from fft.prepared import is_prepared
+from fft.restored import restored
 from fft.tasks import TaskData
 from fft.trainable import trained_leaves
 
@@ -80,7 +88,7 @@ def accept(experiment: Experiment, directory: Path, say: Callable[[str], None] =
     theta, _ = trained_leaves(experiment, complete)
     if not experiment.method.plain:
         longest = max(length for task in data.values() for length in task.lengths)
-        check_keepable(experiment.method, complete, theta, longest)
+        _check_keepable(experiment.method, complete, theta, longest)
     return accepted
 
 
@@ -90,7 +98,8 @@ def _checked(accepted: Accepted) -> tuple[str, ...]:
     fitted = not set(accepted.names.originals) <= set(checkpoint.heads)
     kept = kept_task(accepted.experiment, checkpoint, original)
     sha256 = accepted.identity["base_sha256"]
-    return accepted.experiment.method.check(Given(checkpoint.params, sha256, original, kept, fitted, checkpoint.folder))
+    method, filler = accepted.experiment.method, partial(find_filler, base=checkpoint.folder)
+    return method.check(Given(checkpoint.params, sha256, original, kept, fitted, filler, restored))
 
 
 def resolved(experiment: Experiment) -> Experiment:
@@ -137,6 +146,20 @@ def _data_notes(data: dict[str, TaskData], names: HeadNames, heads: dict[str, He
     labels = data["new"].task.labels
     if labels and not names.shared and labels in [tuple(one.labels) for one in known]:
         yield ("both tasks have the same labels; --head shared would go on with the original's head")
+
+
+def _check_keepable(method: Method, base: Checkpoint, theta: Params, tokens: int) -> None:
+    """Refuse a method whose result could in the end not be kept as an adapter, and rows of `tokens` without a place.
+
+    The base and `theta` may be shapes alone; nothing is computed.
+    """
+    check_writable(method.carrier, base.model.family)
+    if changing := [member.name for member in method.members if type(member).finish is not Method.finish]:
+        raise InputError(
+            f"{', '.join(changing)} changes merged weights at the end of a run, and {method.carrier.name} has none"
+        )
+    row = dict.fromkeys(("ids", "mask", "types"), jax.ShapeDtypeStruct((1, tokens), np.int32))
+    jax.eval_shape(lambda *trees: base.model.apply(method.merge(*trees[:2]), trees[2]), base.params, theta, row)
 
 
 def _identity(checkpoint: Checkpoint, data: dict[str, TaskData]) -> dict:

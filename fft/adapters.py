@@ -3,9 +3,6 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
-import jax
-import numpy as np
-
 from fft.errors import InputError
 from fft.methods import Method
 from fft.models import Checkpoint, Head
@@ -46,22 +43,6 @@ def trained_adapter(method: Method, base: Checkpoint, theta: Params) -> Adapter:
             "an adapter; export the whole model with --to hf"
         )
     return Adapter(method.carrier, theta, base.heads, base.primary)
-
-
-def check_keepable(method: Method, base: Checkpoint, theta: Params, tokens: int) -> None:
-    """Refuse a method whose result could in the end not be kept as an adapter, and rows of `tokens` without a place.
-
-    The base and `theta` may be shapes alone; nothing is computed.
-    """
-    from fft.peft import check_writable  # it reads and writes what is defined here
-
-    check_writable(method.carrier, base.model.family)
-    if changing := [member.name for member in method.members if type(member).finish is not Method.finish]:
-        raise InputError(
-            f"{', '.join(changing)} changes merged weights at the end of a run, and {method.carrier.name} has none"
-        )
-    row = dict.fromkeys(("ids", "mask", "types"), jax.ShapeDtypeStruct((1, tokens), np.int32))
-    jax.eval_shape(lambda *trees: base.model.apply(method.merge(*trees[:2]), trees[2]), base.params, theta, row)
 
 
 class Adapters(NamedTuple):

@@ -7,6 +7,9 @@ from pathlib import Path
 from fft.errors import InputError
 from fft.record import diff, plain, read_object, write_json, writing
 
+MODEL, ADAPTER = "model", "adapter"
+"""where in it the result is: a checkpoint for transformers, or PEFT's files"""
+
 
 class FolderLock:
     """Holds DIRECTORY/lock for as long as the block runs; the system lets go of it when the process ends or is killed.

@@ -19,6 +19,7 @@ from fft.models import Checkpoint
 from fft.naming import ORIGINAL, original_names
 from fft.paths import Params
 from fft.prepared import prepared
+from fft.restored import restored
 from fft.seeding import key_for
 from fft.streams import base_part, original_batches, training_batches
 from fft.tasks import TaskData
@@ -107,6 +108,7 @@ def assemble(
         identity["base_sha256"],
         outputs=lambda stream, part: base_part(checkpoint, kept, part, batches[stream], steps, poll),
         pseudo_rows=lambda stream, *how: pseudo_rows(checkpoint, kept, batches[stream], steps, *how, poll),
+        restored=restored,
         steps=steps,
         is_trained=lambda path: multiplier.get(path, 0.0) != 0.0,
         poll=poll,

@@ -6,13 +6,13 @@ from fft import models, record, retention
 from fft.adapters import trained_adapter
 from fft.contract import selection
 from fft.evaluate import Change
+from fft.folder import ADAPTER, MODEL
 from fft.job import Job
 from fft.metrics import METRICS
 from fft.naming import ORIGINAL
 from fft.paths import Params
 from fft.trainable import parameter_counts
 
-MODEL, ADAPTER = "model", "adapter"
 KEPT_BASE = "no scored step beat the base: the base is kept, step 0; --keep latest would keep the last step"
 
 

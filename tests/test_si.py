@@ -7,12 +7,12 @@ import optax
 import pytest
 from tiny_runs import outcome, record, tune
 
-from fft.api import restored
 from fft.artefact import load_artefact
 from fft.errors import InputError
 from fft.methods import SI, LoRA, chain
 from fft.methods.si import PathIntegral
 from fft.paths import flatten
+from fft.restored import restored
 from tests.toy import Toy, toy_batch, toy_params
 
 FLAGS = ("--steps", 8, "--batch-size", 16, "--lr", 1e-2, "--keep", "latest", "--tolerance", 1)
@@ -102,7 +102,7 @@ def test_importance_adds_up_over_the_runs(runs, tiny):
     found = restored(runs / "b")
     earlier, total = (
         load_artefact(runs / "b" / "prepared")[0]["si"]["omega"],
-        importance(runs / "b", found.params, 1e-3),
+        importance(runs / "b", found.params, 1e-3, restored),
     )
     own, start, end = (
         flatten(tree) for tree in (integral(found.state.opt_state), found.checkpoint.params, found.params)

@@ -43,13 +43,13 @@ def parse(args: list[str], cli: Callable) -> Flags:
 def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     """Score and print."""
     from fft import tasks
-    from fft.api import load_model
     from fft.commands.tune import with_metric
     from fft.evaluate import interval, make_predict, predictions
     from fft.heads import chosen_head
     from fft.metrics import METRICS
     from fft.pairs.answers import answers, write_lines
     from fft.peft import load_adapter
+    from fft.restored import load_model
     from fft.scoring import scored_logits
 
     checkpoint = load_model(flags.model)

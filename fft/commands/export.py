@@ -57,7 +57,7 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
 
 def _restored(flags: Flags, console: Console):
     """The model of the run's step."""
-    from fft.api import restore
+    from fft.restored import restore
 
     restored = restore(flags.run, flags.step)
     _warn(flags, console)
@@ -77,9 +77,9 @@ def _merged(flags: Flags):
 
 def _write_adapter(flags: Flags, console: Console) -> tuple[dict, int]:
     """Write the run's adapter as PEFT's files."""
-    from fft.api import adapter_of
     from fft.heads import chosen_head
     from fft.peft import save_adapter
+    from fft.restored import adapter_of
 
     if flags.adapter:
         raise InputError("--adapter names PEFT's files already; --to peft writes those of a run")
@@ -92,7 +92,7 @@ def _write_adapter(flags: Flags, console: Console) -> tuple[dict, int]:
 
 
 def _warn(flags: Flags, console: Console) -> None:
-    from fft.api import kept_base
+    from fft.restored import kept_base
 
     if kept_base(flags.run, flags.step):
         console.out(f"warning: {flags.run} kept the base, step 0: this is not fine-tuned", highlight=False)

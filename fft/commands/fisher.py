@@ -78,8 +78,8 @@ def _measure(flags: Flags, console: Console) -> None:
     """Measure with a bar on a terminal, SAID lines elsewhere."""
     from rich.progress import Progress
 
-    from fft.api import model_folder
     from fft.fisher.measure import Request, measure
+    from fft.restored import model_folder
 
     if not flags.original.source:
         raise InputError("--original is missing: the data of the task that the checkpoint knows, such as old.csv")

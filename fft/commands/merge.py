@@ -9,7 +9,7 @@ import tyro
 from rich.console import Console
 
 from fft.experiment import NO_DATA, Data
-from fft.merge.recipes import Settings
+from fft.merging.recipes import Settings
 from fft.schema import TELLS_DEFAULT
 
 
@@ -48,7 +48,7 @@ def parse(args: list[str], cli: Callable) -> Flags:
 
 def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     """Merge and say where the result is and which heads it has."""
-    from fft.merge.checkpoints import Request, merge
+    from fft.pairs.merge import Request, merge
 
     task = flags.task if flags.task.source else None
     request = Request(flags.base, flags.tuned, flags.how, flags.settings, flags.heads, flags.head, task)

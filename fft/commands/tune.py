@@ -185,7 +185,7 @@ def parse(args: list[str], cli: Callable) -> Flags:
 def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     """Run the experiment, print the table of before and after, and the verdict."""
     from fft.display import Board, Display, tee
-    from fft.outcome import ADAPTER, MODEL
+    from fft.folder import ADAPTER, MODEL
     from fft.report.tables import before_after
     from fft.report.verdict import sentence
     from fft.run import run

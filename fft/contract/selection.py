@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from fft.merge.formulas import interpolate
+from fft.merging.formulas import interpolate
 from fft.naming import ORIGINAL
 from fft.paths import Params, without_heads
 from fft.retention import SAME

@@ -45,6 +45,8 @@ class Context(NamedTuple):
     places of a stream's training rows; zeros for rows that no step of the run will see"""
     pseudo_rows: Callable[[str, str | None, float, jax.Array], Any] | None = None
     """pseudo_rows(stream, filler, share, key): its rows with a share of the tokens filled in (fft.fillin.PseudoRows)"""
+    restored: Callable[[str], Any] | None = None
+    """restored(folder): an earlier run (fft.restored.Restored)"""
     steps: int = 1
     """optimizer steps of the run"""
     is_trained: Callable[[str], bool] = lambda path: True
@@ -80,8 +82,10 @@ class Given(NamedTuple):
     """the original task: that of the original data, else what the base's own head serves, else None"""
     fitted: bool = False
     """whether the original's head is still to be fitted"""
-    folder: Any = None
-    """where the base was read from"""
+    find_filler: Callable[[str | None], Any] | None = None
+    """find_filler(source): the masked language model in a folder, None: the base; refuses one that does not fit it"""
+    restored: Callable[[str], Any] | None = None
+    """restored(folder): an earlier run (fft.restored.Restored)"""
 
 
 @dataclasses.dataclass(frozen=True)

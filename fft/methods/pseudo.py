@@ -50,10 +50,8 @@ class Pseudo(Method):
 
     def check(self, given: Given) -> tuple[str, ...]:
         """Whether there is a head whose answers can be kept, and a masked language model that fits."""
-        from fft.fillin import find_filler
-
         notes = require_head(given, self.name)
-        find_filler(self.filler, given.folder)
+        given.find_filler(self.filler)
         return notes
 
     def prepare(self, context: Context, key: jax.Array) -> Params:

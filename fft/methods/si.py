@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
@@ -10,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fft.artefact import load_artefact
 from fft.errors import InputError
 from fft.methods.base import Context, Given, Method, leaf_sum
 from fft.paths import Params, flatten, map_leaves
@@ -60,7 +62,7 @@ class SI(Method):
             raise InputError("--si.strength and --si.damping weigh what an earlier run collected: give --si.after RUN")
         if self.after is None:
             return ("si: without --si.after nothing is held; this run collects for the next one",)
-        importance(self.after, given.base, self.damping)
+        importance(self.after, given.base, self.damping, given.restored)
         return ()
 
     def prepare(self, context: Context, key: jax.Array) -> Params:
@@ -68,7 +70,7 @@ class SI(Method):
         if self.after is None:
             return {}
         known = {path: leaf for path, leaf in flatten(context.base).items() if not context.is_fresh(path)}
-        omega = importance(self.after, known, self.damping)
+        omega = importance(self.after, known, self.damping, context.restored)
         total = float(leaf_sum(jnp.sum(leaf) for leaf in jax.tree.leaves(omega)))
         context.note(f"SI: importance of {self.after}: sum {total:.4g}")
         return {"omega": omega, "anchor": map_leaves(lambda path, _: known[path], omega)}
@@ -104,14 +106,11 @@ class SI(Method):
         )
 
 
-def importance(folder: str, base: Params, damping: float) -> Params:
+def importance(folder: str, base: Params, damping: float, restored: Callable[[str], Any]) -> Params:
     """Ω of the base's leaves after the run in `folder`, what that run held itself included.
 
     Errors: InputError for what is no finished run, did not collect, or left another model than `base`.
     """
-    from fft.api import restored
-    from fft.artefact import load_artefact
-
     if not (Path(folder) / "run.json").is_file():
         raise InputError(f"--si.after {folder}: expected the folder of a finished run")
     found = restored(folder)

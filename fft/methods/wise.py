@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fft.merge.formulas import interpolate
+from fft.merging.formulas import interpolate
 from fft.methods.base import Method
 from fft.paths import Params
 from fft.schema import between

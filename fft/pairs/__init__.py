@@ -1,1 +1,1 @@
-"""Two finished checkpoints, the base and the tuned: check, repair, diagnose."""
+"""Finished checkpoints, the base and what was tuned from it: check, repair, diagnose, merge."""

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fft.merge.formulas import add_vectors, dropped, fisher_merge, shared, task_vector, trimmed
+from fft.merging.formulas import add_vectors, dropped, fisher_merge, shared, task_vector, trimmed
 from fft.paths import Params, depth_of, flatten
 from fft.retention import SAME
 

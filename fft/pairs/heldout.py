@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from fft.evaluate import predict, predictions
-from fft.merge.formulas import interpolate_layers
+from fft.merging.formulas import interpolate_layers
 from fft.metrics import METRICS
 from fft.paths import Params
 from fft.scoring import MOST_LENGTHS, SCORE_BATCH
@@ -50,7 +50,7 @@ class HeldOut:
         return found
 
     def line(self, base: Params, tuned: Params, alphas: Any, role: str = "validation") -> dict[str, float]:
-        """`scores` of θ* + α (θ − θ*), `alphas` [blocks + 2] as in `fft.merge.formulas.interpolate_layers`."""
+        """`scores` of θ* + α (θ − θ*), `alphas` [blocks + 2] as in `fft.merging.formulas.interpolate_layers`."""
         return self.scores(self.blend(base, tuned, np.asarray(alphas, np.float32)), role)
 
     def _logits(self, params: Params, name: str, role: str) -> np.ndarray:

@@ -9,7 +9,6 @@ from typing import NamedTuple
 import numpy as np
 
 from fft import models, tasks
-from fft.api import model_folder
 from fft.errors import InputError
 from fft.evaluate import make_predict, predictions
 from fft.experiment import Data
@@ -18,6 +17,7 @@ from fft.metrics import METRICS, Metric
 from fft.models import Checkpoint
 from fft.models.config import ONLY_TRAINING
 from fft.pairs.answers import answers, named
+from fft.restored import model_folder
 from fft.scoring import scored_logits
 from fft.tasks.tokenize import first_difference, load_tokenizer
 

@@ -7,10 +7,10 @@ import numpy as np
 
 from fft import models
 from fft.evaluate import predictions
+from fft.folder import MODEL
 from fft.heads import load_heads
 from fft.metrics import METRICS
 from fft.models import Checkpoint
-from fft.outcome import MODEL
 from fft.pairs.heldout import HeldOut
 from fft.paths import Params
 from fft.record import environment, plain

@@ -19,12 +19,11 @@ from fft.contract.watched import check_budget
 from fft.errors import InputError
 from fft.experiment import Data, Experiment, Optim, Retention, Texts
 from fft.fisher.information import REQUEST
-from fft.folder import FolderLock, agree
+from fft.folder import MODEL, FolderLock, agree
 from fft.heads import chosen_head, unused_head
 from fft.methods import Full, Method, chain
 from fft.methods import to_json as method_to_json
 from fft.naming import original_names
-from fft.outcome import MODEL
 from fft.record import read_object
 from fft.schema import between, listed
 from fft.tasks import TaskData

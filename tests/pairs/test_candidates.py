@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fft.merge import formulas
+from fft.merging import formulas
 from fft.pairs import candidates
 from fft.pairs.candidates import LAYER_ALPHAS, Tried, better, choose, nearest_miss, search_layers
 from tests.toy import max_difference, toy_params

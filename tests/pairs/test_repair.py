@@ -15,7 +15,7 @@ from tiny_runs import fft, record, refused, tune
 from fft import models
 from fft.contract.budget import Budget
 from fft.experiment import Data
-from fft.merge import formulas
+from fft.merging import formulas
 from fft.pairs import repair as module
 from fft.pairs.candidates import ALPHAS, Candidate
 from fft.pairs.heldout import HeldOut

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from fft import models, record, tasks
-from fft.api import model_folder
 from fft.errors import InputError
 from fft.experiment import Data
 from fft.fisher.information import load_fisher
@@ -14,13 +13,14 @@ from fft.fisher.storage import unpack
 from fft.folder import refuse_taken
 from fft.heads import chosen_head
 from fft.identity import base_sha256
-from fft.merge.formulas import greedy_soup
-from fft.merge.recipes import WAYS, Models, Settings, check, merged
+from fft.merging.formulas import greedy_soup
+from fft.merging.recipes import WAYS, Models, Settings, check, merged
 from fft.metrics import METRICS
 from fft.models import Checkpoint, Head
 from fft.pairs.heldout import HeldOut
 from fft.pairs.pair import Side, refuse_other_shape, refuse_other_vocabulary
 from fft.paths import Params, overlay
+from fft.restored import model_folder
 
 RECORD = "merge.json"
 

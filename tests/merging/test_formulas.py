@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fft.errors import InputError
-from fft.merge import formulas
+from fft.merging import formulas
 from fft.paths import flatten, unflatten
 from tests.toy import toy_params
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from fft.errors import InputError
-from fft.merge import formulas
+from fft.merging import formulas
 from fft.paths import Params, overlay
 from fft.schema import MOST_SEED, TELLS_DEFAULT, between, finite, positive
 

@@ -1,0 +1,146 @@
+"""What a run left, read back: its model, its adapter, its whole state. No data are read."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+
+from fft import models
+from fft.adapters import Adapter, trained_adapter
+from fft.checkpoint import Checkpoints
+from fft.errors import InputError
+from fft.experiment import Experiment, from_json
+from fft.folder import ADAPTER, MODEL
+from fft.heads import fresh_heads, load_heads
+from fft.identity import base_sha256
+from fft.merging.formulas import interpolate
+from fft.paths import without_heads
+from fft.record import read_object
+from fft.train import TrainState, finished_params
+from fft.trainable import make_trainable
+
+
+def restore(directory: str | Path, which: str | None = None) -> models.Checkpoint:
+    """The model of a run's "best" or "latest" step: (model, params, heads, primary, folder, raw_config).
+
+    Without `which` it is what the run itself keeps, as RUN/model: the step of Retention.keep, or under a contract the
+    point that was chosen.
+
+    No data are read; the base checkpoint must still be where the experiment says, because steps hold only what was
+    trained. A run that is still going may be read.
+
+    Errors: InputError for a folder that is no run, or in which no good step is left.
+    """
+    found = restored(directory, which)
+    return found.checkpoint._replace(params=found.params)
+
+
+class Restored(NamedTuple):
+    """A run's experiment, its base with every head, a saved step of it, and the parameters that this stands for."""
+
+    experiment: Experiment
+    checkpoint: models.Checkpoint
+    state: TrainState
+    params: dict
+
+
+def restored(directory: str | Path, which: str | None = None) -> Restored:
+    """What `restore` gives, with the whole state behind it."""
+    directory = Path(directory)
+    kept = _kept(directory, which)
+    experiment, base, state = _trained(directory, kept.step)
+    if kept.is_base:
+        return Restored(experiment, base, state, base.params)
+    fresh = fresh_heads(directory / "heads")
+    params = finished_params(experiment.method, base.params, state.theta, fresh)
+    if kept.alpha != 1:
+        params = interpolate(without_heads(base.params, fresh), params, kept.alpha)
+    return Restored(experiment, base, state, params)
+
+
+def adapter_of(directory: str | Path, which: str | None = None) -> tuple[models.Checkpoint, Adapter, str]:
+    """What a run trained as an adapter: (its base, the Adapter, what the experiment calls the base's source).
+
+    Errors: as `restore`; InputError where the run's method changes the merged weights at its end, because then they
+    are not the base with its adapter any more.
+    """
+    kept = _kept(Path(directory), which)
+    if kept.alpha != 1:
+        raise InputError(
+            f"{directory} keeps a point {kept.alpha:g} of the way from the base to its last step, which is not the "
+            "base and an adapter any more; export the whole model with --to hf, or name a --step"
+        )
+    experiment, base, state = _trained(Path(directory), kept.step)
+    if not experiment.method.plain and kept.is_base:
+        raise InputError(f"{directory} kept the base, step 0: there is no trained adapter. --step latest may have one")
+    return base, trained_adapter(experiment.method, base, state.theta), experiment.model
+
+
+def _trained(directory: Path, step: int | None) -> tuple[Experiment, models.Checkpoint, TrainState]:
+    """(experiment, the base with every head the run used, the state at the step, None for the latest)."""
+    path = directory / "experiment.json"
+    experiment = from_json(read_object(path), where=str(path))
+    base = models.load(experiment.model)
+    if base_sha256(base) != read_object(directory / "identity.json")["base_sha256"]:
+        raise InputError(f"{experiment.model} holds other weights than those that {directory} was trained from")
+    checkpoint = load_heads(base, directory / "heads")
+    trainable = make_trainable(experiment, checkpoint, {}, 1)
+    saved = Checkpoints(directory / "checkpoints").restore(jax.eval_shape(trainable.init), step)
+    return experiment, checkpoint, saved.tree
+
+
+class Kept(NamedTuple):
+    """What a run's model is, or a step of it."""
+
+    step: int | None
+    """None: the latest good one"""
+    alpha: float
+    """how far from the base to the step"""
+    is_base: bool
+    """whether it is the base itself, with a fresh head"""
+
+
+def _kept(directory: Path, which: str | None) -> Kept:
+    """What `which` names, None: the run's model. Under a contract that was not met the base's own step may be gone."""
+    done, checkpoints = directory / "run.json", Checkpoints(directory / "checkpoints")
+    contract = read_object(done).get("contract") if which is None and done.exists() else None
+    if contract is not None:
+        step = contract["kept"]["step"] or None
+        return Kept(step, contract["kept"]["alpha"], step is None)
+    which = which or from_json(read_object(directory / "experiment.json")).retention.keep
+    latest, extra = checkpoints.read_extra()
+    if which == "latest":
+        return Kept(None, 1.0, latest == 0)
+    return Kept(extra["best"], 1.0, extra["best"] == 0)
+
+
+def kept_base(directory: str | Path, which: str | None = None) -> bool:
+    """Whether the step that `restore` gives is step 0, the base itself with a fresh head."""
+    return _kept(Path(directory), which).is_base
+
+
+def load_model(source: str) -> models.Checkpoint:
+    """The model that a path names: what a finished run has kept, else the checkpoint in a folder or of hf:NAME."""
+    if (Path(source) / "run.json").is_file() and (Path(source) / ADAPTER).is_dir():
+        return restore(source)
+    return models.load(model_folder(source))
+
+
+def model_folder(folder: str) -> str:
+    """The checkpoint that a path names: a finished run's model/, else the path itself.
+
+    Errors: InputError for a run that is not finished, and for one whose model is not a checkpoint.
+    """
+    if (Path(folder) / "run.json").is_file():
+        if (Path(folder) / ADAPTER).is_dir():
+            raise InputError(
+                f"the run {folder} keeps its model as base and adapter, in {ADAPTER}/, because no checkpoint holds it; "
+                "this command needs a checkpoint"
+            )
+        return str(Path(folder) / MODEL)
+    if (Path(folder) / "experiment.json").is_file():
+        raise InputError(
+            f"the run {folder} is not finished: go on with `fft tune` and the same --out, or write what it has with "
+            f"`fft export {folder} --out DIR`"
+        )
+    return folder
