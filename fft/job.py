@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -73,47 +73,15 @@ def assemble(
     accepted: Accepted, directory: Path, poll: Callable[[], None], say: Callable[[str], None] = lambda text: None
 ) -> Job:
     """The job of an accepted experiment; its slow parts (a fitted head, the statistics) are kept in DIRECTORY."""
-    experiment, _, names, data, identity, notes, checked = accepted
-    streams, new = accepted.streams, data["new"]
-    original, by_head = streams.get(ORIGINAL), {data.task.name: data for data in accepted.originals}
-
-    def batches_of(n: int, size: int) -> Iterator[dict]:
-        return original_batches(original, n, experiment.seed, size)
-
-    def all_batches(head: str) -> Iterator[dict]:
-        return original_batches(by_head[head], len(by_head[head].splits["train"].ids), experiment.seed)
-
-    checkpoint = make_heads(
-        accepted.checkpoint,
-        names,
-        accepted.served,
-        all_batches,
-        _heads_key(experiment.seed, accepted),
-        directory / "heads",
-        poll,
-        say,
-    )
+    experiment, new = accepted.experiment, accepted.data["new"]
+    checkpoint = _with_heads(accepted, directory / "heads", poll, say)
     steps = total_steps(experiment, len(new.splits["train"].ids))
     shares = {"new": 1.0, **experiment.method.streams}
-    batches = training_batches(experiment.optim, shares, streams, steps, experiment.seed)
-    kept = kept_task(experiment, accepted.checkpoint, original)
+    batches = training_batches(experiment.optim, shares, accepted.streams, steps, experiment.seed)
+    kept = kept_task(experiment, accepted.checkpoint, accepted.streams.get(ORIGINAL))
     multiplier = trained_leaves(experiment, checkpoint)[1]
-    context = Context(
-        checkpoint.model,
-        checkpoint.params,
-        names.fresh,
-        kept,
-        batches_of if original else None,
-        {name: len(rows.splits["train"].ids) for name, rows in streams.items()},
-        identity["base_sha256"],
-        outputs=lambda stream, part: base_part(checkpoint, kept, part, batches[stream], steps, poll),
-        pseudo_rows=lambda stream, *how: pseudo_rows(checkpoint, kept, batches[stream], steps, *how, poll),
-        restored=restored,
-        steps=steps,
-        is_trained=lambda path: multiplier.get(path, 0.0) != 0.0,
-        poll=poll,
-    )
-    aux, prepared_notes = prepared(experiment, context, checked, directory, say)
+    context = _context(accepted, checkpoint, kept, batches, steps, multiplier, poll)
+    aux, prepared_notes = prepared(experiment, context, accepted.checked, directory, say)
     watch = None
     if experiment.budgets:
         watch, batches[PROBE] = watched(experiment, checkpoint, accepted.originals, steps, directory / "watched", poll)
@@ -122,16 +90,56 @@ def assemble(
     return Job(
         experiment,
         checkpoint,
-        names.fresh,
-        data,
+        accepted.names.fresh,
+        accepted.data,
         trainable,
         aux,
         step,
         batches,
         watch,
         steps,
-        identity,
-        (*notes, *fitting_note(directory / "heads"), *prepared_notes),
+        accepted.identity,
+        (*accepted.notes, *fitting_note(directory / "heads"), *prepared_notes),
+    )
+
+
+def _with_heads(accepted: Accepted, folder: Path, poll: Callable[[], None], say: Callable[[str], None]) -> Checkpoint:
+    """The checkpoint with every head that the run uses; those it lacked are kept in FOLDER."""
+    by_head = {data.task.name: data for data in accepted.originals}
+    seed = accepted.experiment.seed
+
+    def batches(head: str) -> Iterator[dict]:
+        return original_batches(by_head[head], len(by_head[head].splits["train"].ids), seed)
+
+    key = _heads_key(seed, accepted)
+    return make_heads(accepted.checkpoint, accepted.names, accepted.served, batches, key, folder, poll, say)
+
+
+def _context(
+    accepted: Accepted,
+    checkpoint: Checkpoint,
+    kept: Any,
+    batches: dict[str, tasks.TrainBatches],
+    steps: int,
+    multiplier: dict[str, float],
+    poll: Callable[[], None],
+) -> Context:
+    """What the method's `prepare` may look at."""
+    original, seed = accepted.streams.get(ORIGINAL), accepted.experiment.seed
+    return Context(
+        checkpoint.model,
+        checkpoint.params,
+        accepted.names.fresh,
+        kept,
+        (lambda n, size: original_batches(original, n, seed, size)) if original else None,
+        {name: len(rows.splits["train"].ids) for name, rows in accepted.streams.items()},
+        accepted.identity["base_sha256"],
+        outputs=lambda stream, part: base_part(checkpoint, kept, part, batches[stream], steps, poll),
+        pseudo_rows=lambda stream, *how: pseudo_rows(checkpoint, kept, batches[stream], steps, *how, poll),
+        restored=restored,
+        steps=steps,
+        is_trained=lambda path: multiplier.get(path, 0.0) != 0.0,
+        poll=poll,
     )
 
 

@@ -118,6 +118,23 @@ class Running(NamedTuple):
     """the trace of the mean over each batch's examples"""
 
 
+def _check(estimator: str, way: str, task: Any, say: Callable[[str], None]) -> None:
+    """Refuse what there is no such pass for, and warn of `batched`."""
+    for what, value, known in (("estimator", estimator, ESTIMATORS), ("way", way, WAYS)):
+        if value not in known:
+            raise InputError(f"unknown Fisher {what} {value!r}; known are {', '.join(known)}")
+    if estimator == "exact" and task.outputs > MOST_EXACT:
+        raise InputError(
+            f"exact would take {task.outputs:,} backward passes a batch, one for each output of {task.name!r}; "
+            "mc is unbiased and takes one for each draw"
+        )
+    if estimator == "batched":
+        say(
+            "warning: the batched estimator squares a mean: its scale shrinks with the batch, and the best λ moves "
+            "with it"
+        )
+
+
 def diagonal_fisher(
     model: Any,
     task: Any,
@@ -153,19 +170,7 @@ def diagonal_fisher(
     and path. `say` is told of `batched`, of a
     trace of 0, and of an early stop.
     """
-    for what, value, known in (("estimator", estimator, ESTIMATORS), ("way", way, WAYS)):
-        if value not in known:
-            raise InputError(f"unknown Fisher {what} {value!r}; known are {', '.join(known)}")
-    if estimator == "exact" and task.outputs > MOST_EXACT:
-        raise InputError(
-            f"exact would take {task.outputs:,} backward passes a batch, one for each output of {task.name!r}; "
-            "mc is unbiased and takes one for each draw"
-        )
-    if estimator == "batched":
-        say(
-            "warning: the batched estimator squares a mean: its scale shrinks with the batch, and the best λ moves "
-            "with it"
-        )
+    _check(estimator, way, task, say)
     asked = unflatten({path: leaf for path, leaf in flatten(params).items() if where(path)})
     squares = squares_of(model, task, estimator=estimator, draws=draws, way=way, chunk=chunk)
     add = _adder(squares, mesh, asked, params, estimator)
