@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 EVIDENCE = "experiments/results/fronts.md"
+COLUMNS = "| method | strength | original | forgotten | new | seconds |"
 KL_ROW = "| kl | 1 | 0.806 | 0.040 | 0.953 | 131 |"
 LWF_ROW = "| lwf | 1 | 0.758 | 0.088 | 0.911 | 109 |"
 
@@ -16,8 +17,11 @@ class Choice(NamedTuple):
     row: str | None
 
     def __str__(self) -> str:
-        source = f"chosen from {EVIDENCE}: {self.row}" if self.row else "not measured: it needs a head to keep"
-        return f"method auto: {self.method}, because {self.why}; {source}"
+        if self.row is None:
+            return f"method auto: {self.method}, because {self.why}; not measured"
+        cells = zip(*([cell.strip() for cell in row.strip("|").split("|")] for row in (COLUMNS, self.row)), strict=True)
+        measured = ", ".join(f"{name} {value}" for name, value in cells)
+        return f"method auto: {self.method}, because {self.why}; chosen from {EVIDENCE}: {measured}"
 
 
 def choose(original: bool, unlabelled: bool, head: bool) -> Choice:
@@ -29,5 +33,5 @@ def choose(original: bool, unlabelled: bool, head: bool) -> Choice:
     if not head:
         why = f"the base has no head to keep: on the {on} texts its hidden state stays near what it was"
         return Choice("distill", {"on": on}, why, None)
-    why = f"on the {on} texts the head goes on saying what the base said, and there are no original data"
+    why = f"there are no original data: on the {on} texts the head goes on saying what the base said"
     return Choice("kl", {"on": on}, why, KL_ROW) if unlabelled else Choice("lwf", {}, why, LWF_ROW)

@@ -152,6 +152,8 @@ class Retention:
         object.__setattr__(self, "max_drop", listed(self.max_drop))
         for text in self.max_drop:
             Budget.parse(text)
+        if self.max_drop and self.tolerance != Retention.tolerance:
+            raise InputError("--max-drop is the drop that is accepted under a contract: leave out --tolerance")
         if self.max_drop and self.keep == "latest":
             raise InputError("--keep latest keeps the last step whatever it lost; leave it or --max-drop out")
         if self.eval_every is not None:

@@ -15,6 +15,7 @@ from fft.heads import fresh_heads, load_heads
 from fft.identity import base_sha256
 from fft.merging.formulas import interpolate
 from fft.paths import without_heads
+from fft.peft import check_writable
 from fft.record import read_object
 from fft.train import TrainState, finished_params
 from fft.trainable import make_trainable
@@ -61,16 +62,17 @@ def restored(directory: str | Path, which: str | None = None) -> Restored:
 def adapter_of(directory: str | Path, which: str | None = None) -> tuple[models.Checkpoint, Adapter, str]:
     """What a run trained as an adapter: (its base, the Adapter, what the experiment calls the base's source).
 
-    Errors: as `restore`; InputError where the run's method changes the merged weights at its end, because then they
-    are not the base with its adapter any more.
+    Errors: as `restore`; InputError for a method that PEFT has no format for, and where it changes the merged weights
+    at its end, because then they are not the base with its adapter any more.
     """
     kept = _kept(Path(directory), which)
+    experiment, base, state = _trained(Path(directory), kept.step)
+    check_writable(experiment.method.carrier, base.model.family)
     if kept.alpha != 1:
         raise InputError(
             f"{directory} keeps a point {kept.alpha:g} of the way from the base to its last step, which is not the "
             "base and an adapter any more; export the whole model with --to hf, or name a --step"
         )
-    experiment, base, state = _trained(Path(directory), kept.step)
     if not experiment.method.plain and kept.is_base:
         raise InputError(f"{directory} kept the base, step 0: there is no trained adapter. --step latest may have one")
     return base, trained_adapter(experiment.method, base, state.theta), experiment.model

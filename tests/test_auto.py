@@ -16,7 +16,9 @@ RESULTS = Path(__file__).parents[1]
 def test_a_choice_names_a_row_that_is_in_the_results(original, unlabelled, head):
     choice = auto.choose(original, unlabelled, head)
     if choice.row:
-        assert choice.row in (RESULTS / auto.EVIDENCE).read_text().splitlines()
+        lines = (RESULTS / auto.EVIDENCE).read_text().splitlines()
+        assert choice.row in lines and auto.COLUMNS in lines
+        assert f"{auto.EVIDENCE}: method {choice.method}, strength 1, original 0." in str(choice)
         assert choice.row.startswith(f"| {choice.method} |")
     assert (choice.row is None) == (choice.method == "distill")
 

@@ -30,7 +30,7 @@ class IA3(Method):
     default_lr: ClassVar[float] = 3e-3
     reparametrizes: ClassVar[bool] = True
     targets: str = "key,value,down"
-    """roles (query, key, value, out, up, gate, down, comma-separated), all-linear, or a pattern over module paths"""
+    """roles (query, key, value, out, up, down, comma-separated), all-linear, or a pattern over module paths"""
 
     def modules(self, paths: Iterable[str]) -> list[str]:
         """The module paths (a kernel's path without `/kernel`) that get a vector."""

@@ -39,7 +39,7 @@ class LoRA(Method):
     dropout: float = 0.0
     """share of the adapter's inputs dropped in training"""
     targets: str = "query,value"
-    """roles (query, key, value, out, up, gate, down, comma-separated), all-linear, or a pattern over module paths"""
+    """roles (query, key, value, out, up, down, comma-separated), all-linear, or a pattern over module paths"""
     factored: bool = False
     """apply A and B as a side path instead of adding A·B to the kernel"""
 

@@ -12,7 +12,6 @@ ROLES = {
     "value": "attention",
     "out": "attention",
     "up": "mlp",
-    "gate": "mlp",
     "down": "mlp",
 }
 
@@ -20,7 +19,7 @@ ROLES = {
 def targeted(targets: str, paths: Iterable[str], flag: str) -> list[str]:
     """The module paths (a kernel's path without `/kernel`) in the blocks that `targets` names.
 
-    `targets` is roles (query, key, value, out, up, gate, down, comma-separated), all-linear, or a pattern over module
+    `targets` is roles (query, key, value, out, up, down, comma-separated), all-linear, or a pattern over module
     paths; `flag` is the setting it came from.
 
     Errors: InputError for an unknown role and where nothing matches.

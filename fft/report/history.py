@@ -23,7 +23,7 @@ def history(run: dict[str, Any], path_stem: str | Path) -> list[Path]:
     """Draw every task's scores on the validation probe against the step; writes path_stem.svg and path_stem.png.
 
     The upper panels are the original tasks with the base's score, the band of what may be lost, and the crossover; the
-    lowest one the new task. A dotted line in all marks the best step.
+    lowest one the new task. A dotted line in all marks the best step, under a contract the one that was kept.
     """
     return save(history_chart(run), path_stem)
 
@@ -78,7 +78,7 @@ def _panel(run: dict[str, Any], task: str, first: bool, last: bool) -> altair.La
     panel = alt.layer(*layers).properties(width=WIDTH, height=PANEL)
     if tolerance is None:
         return panel
-    said = f"dashed: the base's score; shaded: the accepted drop of {tolerance:g}"
+    said = f"dashed: the base's score; shaded: the accepted drop of {tolerance:.3g}"
     return panel.properties(title=alt.Title(said, anchor="start", offset=20))
 
 
@@ -94,23 +94,32 @@ def _tolerance_band(base: float, sign: int, tolerance: float, steps: Sequence[in
     ]
 
 
+def _marked(run: dict[str, Any]) -> tuple[int, str]:
+    """The step with a line through all panels, and its name: the best one, or under a contract the one kept."""
+    if run["contract"] is None:
+        return run["best_step"], f"best step {run['best_step']}"
+    kept = run["contract"]["kept"]
+    way = "" if kept["alpha"] == 1 or not kept["step"] else f", {kept['alpha']:g} of the way from the base"
+    return kept["step"], f"kept: step {kept['step']}{way}"
+
+
 def _step_marks(run: dict[str, Any], crossed: int | None, first: bool, x: Any) -> list:
-    """Vertical lines at the best step and at the task's crossover, if any; the first panel has the best step's name on
+    """Vertical lines at the marked step and at the task's crossover, if any; the first panel has the step's name on
     top, a crossover is named in its own.
 
     Two names that would meet stand on opposite sides of their lines.
     """
     import altair as alt
 
-    marks = [(run["best_step"], "best step", INK, [1, 3]), (crossed, "crossover", COLOURS[3], [6, 3])]
+    marks = [(*_marked(run), INK, [1, 3]), (crossed, f"crossover {crossed}", COLOURS[3], [6, 3])]
     marks = sorted((mark for mark in marks if mark[0] is not None), key=lambda mark: mark[0])
     pixels = [WIDTH * mark[0] / max(1, run["history"][-1]["step"]) for mark in marks]
     near = len(marks) == 2 and pixels[1] - pixels[0] < NEAR
     layers = []
     for number, (step, name, colour, dash) in enumerate(marks):
-        data = alt.Chart(alt.Data(values=[{"step": step, "name": f"{name} {step}"}]))
+        data = alt.Chart(alt.Data(values=[{"step": step, "name": name}]))
         layers.append(data.mark_rule(color=colour, strokeDash=dash, strokeWidth=1.5).encode(x=x))
-        if first or name == "crossover":
+        if first or colour != INK:
             before = near and number == 0
             text = data.mark_text(align="right" if before else "left", dx=-3 if before else 3, color=colour)
             layers.append(text.encode(x=x, y=alt.value(-8), text="name:N"))

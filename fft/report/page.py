@@ -10,11 +10,12 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from fft.contract.selection import sentence
 from fft.naming import original_names
 from fft.record import replace_file
 from fft.report.history import history_svg
 from fft.report.html import document, flat, notes, pairs, table
-from fft.report.tables import BEFORE_AFTER, PARAMETERS, Column, by_original, caption, groups, percent
+from fft.report.tables import BEFORE_AFTER, PARAMETERS, Column, by_original, caption, groups, percent, score, signed
 from fft.report.verdict import box
 
 
@@ -57,6 +58,25 @@ def _history(run: dict[str, Any]) -> str:
     course = f"{run['steps']:,} steps{ended}; kept is step {run['kept_step']}"
     said = f"{course}; {crossed}" if run["original"] else course
     return f"<h2>Course</h2>\n<figure>{history_svg(run)}<figcaption>{escape(said)}.</figcaption></figure>"
+
+
+TRIED = (
+    Column("step", lambda point: f"{point['step']:,}"),
+    Column("of the way from the base", lambda point: f"{point['alpha']:g}"),
+    Column("new", lambda point: score(point["new"])),
+    Column("dropped", lambda point: ", ".join(signed(drop) for drop in point["drops"].values())),
+    Column("within", lambda point: "yes" if point["within"] else "no", number=False),
+    Column("kept", lambda point: "kept" if point["kept"] else "", number=False),
+)
+
+
+def _contract(run: dict[str, Any]) -> str:
+    """The points that were tried under a contract, on validation rows."""
+    contract = run["contract"]
+    if contract is None:
+        return ""
+    rows = [point | {"kept": point == contract["kept"]} for point in contract["tried"]]
+    return f"<h2>The contract</h2>\n<p>{escape(sentence(contract))}.</p>\n{table(TRIED, rows)}"
 
 
 def _parameters(run: dict[str, Any]) -> str:
@@ -110,6 +130,7 @@ SECTIONS: tuple[Callable[[dict[str, Any]], str], ...] = (
     box,
     _scores,
     _history,
+    _contract,
     _trouble,
     _parameters,
     _data,

@@ -148,7 +148,7 @@ def caption(runs: Sequence[dict[str, Any]]) -> str:
         if found:
             said.append(f"{task}: {' or '.join(found)}")
     said.append("±: half the paired 95 % interval")
-    if tolerances := sorted({f"{run['verdict']['tolerance']:g}" for run in runs if run["verdict"]}):
+    if tolerances := sorted({f"{run['verdict']['tolerance']:.3g}" for run in runs if run["verdict"]}):
         said.append(f"accepted drop: {' or '.join(tolerances)}")
     return "; ".join(said)
 

@@ -38,7 +38,7 @@ def _sentence(name: str, verdict: dict[str, Any], change: dict[str, Any]) -> str
         said += f", a drop of {signed(verdict['drop'])}"
     if verdict["drop_low"] is not None and verdict["drop_high"] is not None:
         said += f" (95 % interval {signed(verdict['drop_low'])} to {signed(verdict['drop_high'])})"
-    said += f"; accepted is {verdict['tolerance']:g}"
+    said += f"; accepted is {verdict['tolerance']:.3g}"
     if verdict["needed"] is not None:
         said += f"; about {verdict['needed']:,} test examples would decide"
     return said

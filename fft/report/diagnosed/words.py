@@ -10,7 +10,7 @@ HEADLINES = {
     "misaligned": ("pass", "Mostly kept: the features still hold it, the head no longer fits them"),
     "gone": ("fail", "Mostly gone: the features lost it, no head brings it back"),
     "undecided": ("undecided", "Undecided: these test rows do not settle whether features or head lost most of it"),
-    "nothing": ("none", "Nothing to explain: these test rows show no drop"),
+    "nothing": ("none", "Nothing to explain: these test rows do not show that the score dropped"),
 }
 SPREAD = 0.5  # of the drop: where no layer gives that much back, no one layer did it
 
@@ -53,7 +53,7 @@ def prediction_sentence(record: dict[str, Any]) -> str:
         said += f", {times:,.0f} times as much" if abs(times) >= 10 else f", {times:.2g} times as much"
     said += ": the prediction is local, to second order and without what parameters do together"
     if order is not None:
-        said += f"; over the layers alone the two agree in their order with Spearman's ρ {order:.2f}".replace("-", "−")
+        said += f"; the two orders of the layers have Spearman's ρ {order:.2f}".replace("-", "−")
     return said
 
 
