@@ -37,6 +37,7 @@ COMMANDS = {
 }
 PLAIN_WIDTH = 120
 DISK = (errno.ENOSPC, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EDQUOT)
+SEVERAL = ("--original", "--original-head", "--max-drop", "--tasks")  # flags of one or more values
 CLOSED_PIPE = 141  # 128 + SIGPIPE, as of any command whose reader has gone
 
 
@@ -83,6 +84,7 @@ def _execute(command: str, args: list[str], as_json: bool) -> tuple[dict, int]:
     keep_compiled_programs()
     keep_freed_memory()
     refuse_empty_out(args)
+    refuse_bare(args)
     module = importlib.import_module(f"fft.commands.{command}")
     shown = [tyro.conf.FlagCreatePairsOff, tyro.conf.PositionalMetavarFromFieldName]
     if {"--help", "-h"} & set(args):  # the value None unsets what --config sets; not every flag need say so
@@ -99,6 +101,15 @@ def refuse_empty_out(args: Sequence[str]) -> None:
     """Refuse `--out ""`, which an unset variable of a script makes: as a path it is the folder one happens to be in."""
     if any(name == "--out=" or (name == "--out" and value == "") for name, value in pairwise([*args, None])):
         raise InputError("--out is empty; name a place, such as --out runs/1, or . for the folder you are in")
+
+
+def refuse_bare(args: Sequence[str]) -> None:
+    """Refuse a flag of one or more values without any, as an unset variable of a script leaves it: it would
+    read as though the flag had not been given.
+    """
+    for name, value in pairwise([*args, None]):
+        if name in SEVERAL and (value is None or value.startswith("--")):
+            raise InputError(f"{name} needs a value")
 
 
 def dotted(args: Sequence[str], flags: type) -> list[str]:

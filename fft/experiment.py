@@ -202,7 +202,22 @@ class Experiment:
             raise InputError(f"--unlabelled is read by {readers}, not by {self.method.label}")
         if not self.original and self.retention.max_drop:
             raise InputError("--max-drop is measured on the original task: give --original")
+        self._check_heads()
         self._check_originals()
+
+    def _check_heads(self):
+        """Refuse names of heads that would have no effect."""
+        if self.head == "shared" and self.new.name is not None:
+            raise InputError(f"--head shared makes no head that --new.name {self.new.name} could name: leave one out")
+        if self.original:
+            return
+        if "fit" in self.original_head:
+            raise InputError("--original-head fit trains a head on original data: give --original")
+        if self.original_head and self.head == "new" and not self.method.needs_head:
+            raise InputError(
+                f"--original-head {self.original_head[0]} has no effect: without --original nothing is scored with it, "
+                f"and the method {self.method.label} does not ask it"
+            )
 
     def _check_originals(self):
         """Refuse original tasks that are no two, or none that can be held together, and settings for others of them."""

@@ -1,7 +1,10 @@
 """Whose folder it is: one process at a time, and one experiment for good."""
 
+import contextlib
 import fcntl
 import os
+import shutil
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from fft.errors import InputError
@@ -44,6 +47,8 @@ class FolderLock:
             file.write(f"{os.getpid()}\n")
             file.flush()
         self._file = file
+        # What a process that was killed was writing under another name; nobody else writes here now.
+        _clear(path for pattern in (".*.tmp", ".*.partial-*") for path in self.directory.glob(pattern))
         return self
 
     def __exit__(self, *_):
@@ -51,11 +56,33 @@ class FolderLock:
         self._file.close()
 
 
-def refuse_taken(out: Path) -> None:
-    """Refuse a folder that holds anything but a lock, and what is no folder."""
-    taken = [path.name for path in out.iterdir() if path.name != "lock"] if out.is_dir() else []
+def refuse_taken(out: Path, own: Collection[str] = ()) -> None:
+    """Refuse a folder that holds anything but a lock and files of one's `own`, and what is no folder."""
+    taken = [path.name for path in out.iterdir() if path.name not in {"lock", *own}] if out.is_dir() else []
     if taken or (out.exists() and not out.is_dir()):
         raise InputError(f"{out} holds something already{f' ({min(taken)})' if taken else ''}; choose another --out")
+
+
+@contextlib.contextmanager
+def unclaimed_if_refused(out: Path, mark: str, unless: str | None = None) -> Iterator[None]:
+    """Input that is refused in the block leaves nothing in a folder that was new, so that the corrected call may name
+    it again. `mark` is the file that claims the folder; once the file `unless` is there all stays.
+    """
+    claimed = (out / mark).exists()
+    try:
+        yield
+    except InputError:
+        if not (claimed or (unless is not None and (out / unless).exists())):
+            _clear(path for path in out.iterdir() if path.name != "lock")
+        raise
+
+
+def _clear(paths: Iterable[Path]) -> None:
+    for path in list(paths):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def agree(path: Path, wanted: dict, what: str) -> None:

@@ -39,9 +39,26 @@ def head_names(experiment: Experiment, checkpoint: Checkpoint) -> HeadNames:
     if experiment.head == "new":
         own = unused_head(experiment.new.name, "new", [*checkpoint.heads, *originals])
         return HeadNames(tuple(originals), own, shared=False)
-    wanted = next(iter(experiment.original_head), None)
-    kept = originals[0] if originals else chosen_head(checkpoint, wanted, experiment.model, "to go on with")
-    return HeadNames(tuple(originals), kept, shared=True)
+    return HeadNames(tuple(originals), originals[0] if originals else _own_head(experiment, checkpoint), shared=True)
+
+
+def _own_head(experiment: Experiment, checkpoint: Checkpoint) -> str:
+    """The base's head that a task without original data goes on with."""
+    name = next(iter(experiment.original_head), checkpoint.primary)
+    if name is None:
+        raise InputError(
+            f"--head shared goes on with the classifier of the base, and {experiment.model} has none: leave it out, "
+            "and the new task gets a head of its own"
+        )
+    check_named(name, checkpoint)
+    return name
+
+
+def check_named(name: str, checkpoint: Checkpoint) -> None:
+    """Refuse what --original-head names where the checkpoint has no such head."""
+    if name not in checkpoint.heads:
+        known = ", ".join(checkpoint.heads) or "none"
+        raise InputError(f"--original-head {name}: the checkpoint's heads are: {known}")
 
 
 def _original_head(data: Data, wanted: str | None, checkpoint: Checkpoint, taken: list[str], model: str) -> str:
@@ -49,8 +66,8 @@ def _original_head(data: Data, wanted: str | None, checkpoint: Checkpoint, taken
     names = list(checkpoint.heads)
     if wanted == "fit":
         return unused_head(data.name, "original", [*names, *taken])
-    if wanted is not None and wanted not in names:
-        raise InputError(f"--original-head {wanted}: the checkpoint's heads are: {', '.join(names) or 'none'}")
+    if wanted is not None:
+        check_named(wanted, checkpoint)
     if wanted is None and checkpoint.primary is None:
         raise InputError(
             f"{model} has no head that could be scored on the original task. "

@@ -68,13 +68,13 @@ def adapter_of(directory: str | Path, which: str | None = None) -> tuple[models.
     kept = _kept(Path(directory), which)
     experiment, base, state = _trained(Path(directory), kept.step)
     check_writable(experiment.method.carrier, base.model.family)
+    if kept.is_base and (kept.alpha != 1 or not experiment.method.plain):
+        raise InputError(f"{directory} kept the base, step 0: there is no trained adapter. --step latest may have one")
     if kept.alpha != 1:
         raise InputError(
             f"{directory} keeps a point {kept.alpha:g} of the way from the base to its last step, which is not the "
             "base and an adapter any more; export the whole model with --to hf, or name a --step"
         )
-    if not experiment.method.plain and kept.is_base:
-        raise InputError(f"{directory} kept the base, step 0: there is no trained adapter. --step latest may have one")
     return base, trained_adapter(experiment.method, base, state.theta), experiment.model
 
 

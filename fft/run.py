@@ -25,7 +25,7 @@ from fft.contract import selection
 from fft.errors import InputError
 from fft.experiment import Experiment
 from fft.fisher.information import REQUEST
-from fft.folder import FolderLock, agree
+from fft.folder import FolderLock, agree, refuse_taken, unclaimed_if_refused
 from fft.job import Job, assemble
 from fft.journal import Journal
 from fft.outcome import KEPT_BASE, run_record, write_model, write_outcome
@@ -37,6 +37,7 @@ from fft.streams import step_batch
 from fft.train import TrainState
 from fft.trainable import parameter_counts
 
+EXPERIMENT = "experiment.json"
 SCORINGS = 8
 MOST_SKIPPED_IN_A_ROW = 10
 LOGGED_STEPS = 100
@@ -76,21 +77,23 @@ def run(
     if (directory / REQUEST).exists():
         raise InputError(f"{directory} holds Fisher information; choose another --out for the run")
     with StopFlag() as stop:
-        if (directory / "experiment.json").exists():
+        if (directory / EXPERIMENT).exists():
             with FolderLock(directory):
                 if finished := _claim(directory, experiment):
                     return finished
+        else:
+            refuse_taken(directory)
         start = time.monotonic()
         accepted = accept(experiment, directory, lambda text: emit({"event": "say", "text": text}))
         stop.check()
-        # Input that is refused leaves no trace, so that the corrected call may name the same folder.
         with FolderLock(directory):
-            if finished := _claim(directory, experiment):
-                return finished
-            agree(directory / "identity.json", accepted.identity, "a run on other weights or data")
-            journal = Journal(directory / "metrics.jsonl", emit, {"prepare": time.monotonic() - start})
-            with journal.clock("prepare"):
-                job = assemble(accepted, directory, stop.check, journal.say)
+            with unclaimed_if_refused(directory, EXPERIMENT):
+                if finished := _claim(directory, experiment):
+                    return finished
+                agree(directory / "identity.json", accepted.identity, "a run on other weights or data")
+                journal = Journal(directory / "metrics.jsonl", emit, {"prepare": time.monotonic() - start})
+                with journal.clock("prepare"):
+                    job = assemble(accepted, directory, stop.check, journal.say)
             return Run(directory, _run(job, directory, journal, stop, {} if known is None else known))
 
 

@@ -275,3 +275,118 @@ def test_no_network(tiny, tmp_path):
     arguments = ("--model", "hf:some/model", "--new", tiny / "new.csv", "--out", tmp_path / "run")
     refused(finish(start("tune", *arguments, env=os.environ | nowhere)), "check the network", 3)
     assert not (tmp_path / "run").exists()
+
+
+# --- folders that are somebody else's, and weights that no score is about ---
+
+
+def test_a_folder_that_holds_something_is_not_taken_over(tiny, tmp_path):
+    base, other = tmp_path / "base", tmp_path / "other"
+    shutil.copytree(tiny / "bert", base)
+    (other / "model").mkdir(parents=True)
+    (other / "model" / "notes.txt").write_text("precious")
+    for out, message in ((base, "holds something already"), (other, "holds something already (model)")):
+        there = sorted(path.name for path in out.rglob("*"))
+        tasks = (tiny / "new.csv", tiny / "original.csv")
+        for answer in (
+            fft("tune", "--model", tiny / "bert", "--new", tiny / "new.csv", "--method", "full", "--out", out),
+            fft("sequence", "--model", tiny / "bert", "--tasks", *tasks, "--method", "lora", "--out", out),
+            fft("check", tiny / "bert", tiny / "bert", "--original", tiny / "original.csv", "--out", out),
+        ):
+            refused(answer, message)
+        assert sorted(path.name for path in out.rglob("*")) == there
+
+
+def test_what_is_refused_after_the_folder_was_claimed_gives_it_back(tiny, tmp_path):
+    """The labels turned round: the base scores 0, of which no share can be lost; scoring it tells."""
+    flags = ("--model", tiny / "bert", "--new", tiny / "new.csv", "--original", tiny / "opposite.csv", *QUICK[:6])
+    out = ("--out", tmp_path / "run")
+    refused(fft("tune", *flags, *out, "--max-drop", "7%"), "is a share of the base's score, which is 0")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["lock"]
+    refused(fft("tune", *flags, *out, "--max-drop", "0.5"), "cannot drop by more than 0")
+    assert fft("tune", *flags, *out, "--tolerance", 1).code == 0
+    tasks = ("--tasks", tiny / "new.csv", tiny / "original.csv", "--original", tiny / "opposite.csv")
+    out = ("--out", tmp_path / "seq")
+    refused(fft("sequence", "--model", tiny / "bert", *tasks, *out, "--max-drop", "7%"), "which is 0")
+    assert [path.name for path in (tmp_path / "seq").iterdir()] == ["lock"]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_refused_by_name(tiny, tmp_path, value):
+    folder = tmp_path / "broken"
+    shutil.copytree(tiny / "bert", folder)
+    weights = load_file(folder / "model.safetensors")
+    name = "bert.encoder.layer.1.output.dense.weight"
+    weights[name][3, 2] = value
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    message = f"{name} holds values that are not finite"
+    refused(tuned(tiny, tmp_path, model=folder), message)
+    given = ("--original", tiny / "original.csv")
+    for answer in (
+        fft("eval", "--model", folder, "--task", tiny / "original.csv"),
+        fft("check", tiny / "bert", folder, *given),
+        fft("repair", tiny / "bert", folder, *given, "--new", tiny / "new.csv", "--out", tmp_path / "out"),
+        fft("merge", tiny / "bert", folder, tiny / "bert", "--how", "soup", "--out", tmp_path / "out"),
+    ):
+        refused(answer, message)
+
+
+def test_a_merge_that_overflows_is_refused(tiny, tmp_path):
+    shutil.copytree(tiny / "bert", tmp_path / "tuned")
+    weights = load_file(tmp_path / "tuned" / "model.safetensors")
+    save_file({name: value + 1 for name, value in weights.items()}, tmp_path / "tuned" / "model.safetensors")
+    how = ("--how", "arithmetic", "--scale", "3e38", "3e38", "--out", tmp_path / "out")
+    refused(fft("merge", tiny / "bert", tmp_path / "tuned", tmp_path / "tuned", *how), "not finite")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--max-drop", "1e-320"), "expected a number above 0"),
+        (("--max-drop", "1e-322%"), "--max-drop '1e-322%'"),
+        (("--max-drop",), "--max-drop needs a value"),
+        (("--max-drop", "--seed", "1"), "--max-drop needs a value"),
+        (("--max-drop", "0.1", "--tolerance", "0.2"), "leave out --tolerance"),
+        (("--head", "shared", "--new.name", "foo"), "--new.name foo could name"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(tiny, tmp_path, flags, message):
+    base = ("--model", tiny / "bert", "--new", tiny / "original.csv", "--original", tiny / "opposite.csv")
+    refused(fft("tune", *base, "--out", tmp_path / "run", *flags), message)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--original-head", "original", "--method", "full"), "--original-head original has no effect"),
+        (("--original-head", "fit", "--method", "lwf"), "give --original"),
+        (
+            ("--original-head", "third", "--method", "lwf"),
+            "--original-head third: the checkpoint's heads are: original",
+        ),
+        (
+            ("--original-head", "third", "--head", "shared"),
+            "--original-head third: the checkpoint's heads are: original",
+        ),
+    ],
+)
+def test_heads_without_original_data(tiny, tmp_path, flags, message):
+    refused(tuned(tiny, tmp_path, *flags, original=None), message)
+
+
+def test_a_run_in_place_of_a_checkpoint_is_told_where_its_model_is(tiny, tmp_path):
+    assert tune(tiny, tmp_path / "first", *QUICK).code in (0, 4)
+    refused(
+        tuned(tiny, tmp_path, model=tmp_path / "first"), f"is a run of fft; the checkpoint that it left is {tmp_path}"
+    )
+
+
+def test_what_a_killed_process_was_writing_is_swept(tiny, tmp_path):
+    assert tune(tiny, tmp_path / "run", *QUICK).code in (0, 4)
+    (tmp_path / "run" / "run.json").unlink()
+    (tmp_path / "run" / ".model.partial-77").mkdir()
+    (tmp_path / "run" / ".run.json.77.tmp").write_text("{")
+    assert tune(tiny, tmp_path / "run", *QUICK).code in (0, 4)
+    assert not [path.name for path in (tmp_path / "run").iterdir() if path.name.startswith(".")]

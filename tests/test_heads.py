@@ -120,7 +120,7 @@ def test_a_shared_head_needs_no_new_one(bert, tmp_path):
 
 
 def test_a_base_without_a_head_has_none_to_go_on_with(bare):
-    with pytest.raises(InputError, match="model has no head to go on with; its heads are: none"):
+    with pytest.raises(InputError, match="goes on with the classifier of the base, and model has none: leave it out"):
         names(bare, original=None, head="shared")
 
 

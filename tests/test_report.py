@@ -61,6 +61,7 @@ def make_run(name="lora+ewc", outcome="undecided", after=0.868, original=True):
         "best_step": 200,
         "kept_step": 400,
         "stopped": "steps",
+        "contract": None,
         "skipped_steps": 0,
         "history": [
             {

@@ -55,6 +55,7 @@ def parse(args: list[str], cli: Callable) -> Flags:
 def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     """Score, judge, print, and write what --out asks for."""
     from fft.commands.tune import with_metric
+    from fft.folder import refuse_taken
     from fft.pairs.check import Asked, Request, check
     from fft.report import checked
 
@@ -72,6 +73,8 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
         flags.max_length,
         flags.held_out,
     )
+    if flags.out is not None:
+        refuse_taken(flags.out, checked.FILES)
     found = check(request)
     checked.show(found.record, console)
     if flags.out is not None:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from fft.errors import InputError
 from fft.metrics import Metric
 
+LEAST = 1e-9
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -19,14 +21,14 @@ class Budget:
     relative: bool = False
 
     def __post_init__(self):
-        if not (math.isfinite(self.amount) and self.amount > 0):
+        if not (math.isfinite(self.amount) and self.amount >= LEAST):
             raise _refused(f"{self.amount:g}")
 
     @classmethod
     def parse(cls, text: str) -> "Budget":
         """The budget that `text` writes: `0.01` in units of the score, `1%` of the base's score.
 
-        Errors: InputError for what is no number, not finite, or not above 0.
+        Errors: InputError for what is no number, not finite, or not at least LEAST.
         """
         number = text.strip().removesuffix("%")
         relative = number != text.strip()
@@ -34,9 +36,10 @@ class Budget:
             amount = float(number)
         except ValueError:
             raise _refused(text) from None
-        if not (math.isfinite(amount) and amount > 0):
+        amount = amount / 100 if relative else amount
+        if not (math.isfinite(amount) and amount >= LEAST):
             raise _refused(text)
-        return cls(amount / 100 if relative else amount, relative)
+        return cls(amount, relative)
 
     def margin(self, base_score: float) -> float:
         """The accepted drop in units of the score, of a base with this score.
@@ -72,6 +75,6 @@ class Budget:
 
 def _refused(text: str) -> InputError:
     return InputError(
-        f"--max-drop {text!r}: expected a number above 0, the accepted drop in units of the score, such as 0.01, or as "
-        "a share of the base's score, such as 1%"
+        f"--max-drop {text!r}: expected a number above 0 (not below 1e-9), the accepted drop in units of the score, "
+        "such as 0.01, or as a share of the base's score, such as 1%"
     )

@@ -87,7 +87,10 @@ def watched(
             for data, part, said in zip(originals, parts, np.split(logits, ends[:-1]), strict=True)
         ]
         budgets = map(Budget.parse, experiment.budgets)
-        margins = [budget.margin(score) for budget, score in zip(budgets, scores, strict=True)]
+        margins = [
+            budget.biting_margin(METRICS[data.task.metric], score)
+            for budget, data, score in zip(budgets, originals, scores, strict=True)
+        ]
         told = {"score": alone(scores), "margin": alone(margins), "rows": alone([len(part.ids) for part in parts])}
         save_artefact(folder, {"before": before}, told)
     tree, told = load_artefact(folder)

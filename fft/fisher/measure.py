@@ -5,7 +5,6 @@ OUT/request.json            what was asked for, of what
     tensors.safetensors provenance.json
 """
 
-import contextlib
 import shutil
 import time
 from collections.abc import Callable
@@ -24,7 +23,7 @@ from fft.fisher.diagonal import FisherPass, Running
 from fft.fisher.information import REQUEST, accumulated, load_previous, save_fisher
 from fft.fisher.sharding import fully_sharded
 from fft.fisher.storage import Storage, unpack
-from fft.folder import FolderLock, agree
+from fft.folder import FolderLock, agree, unclaimed_if_refused
 from fft.heads import chosen_head
 from fft.identity import base_sha256
 from fft.methods import Context
@@ -78,7 +77,7 @@ def measure(
     before = load_previous(request.previous, checkpoint.params) if request.previous else None
     wanted = _identity(request, checkpoint, data, before)
     _refuse_foreign(out)
-    with StopFlag() as stop, FolderLock(out), _unclaimed_if_refused(out):
+    with StopFlag() as stop, FolderLock(out), unclaimed_if_refused(out, REQUEST):
         agree(out / REQUEST, wanted, "another Fisher pass")
         if (out / "provenance.json").exists():
             return
@@ -118,18 +117,6 @@ def _refuse_foreign(out: Path) -> None:
     for name, what in (("experiment.json", "a run"), ("config.json", "a checkpoint")):
         if (out / name).exists():
             raise InputError(f"{out} holds {what}; choose another --out for the Fisher information")
-
-
-@contextlib.contextmanager
-def _unclaimed_if_refused(out: Path):
-    """Input that is refused leaves no request behind, so that the corrected call may name the same folder."""
-    claimed = (out / REQUEST).exists()
-    try:
-        yield
-    except InputError:
-        if not claimed:
-            (out / REQUEST).unlink(missing_ok=True)
-        raise
 
 
 def _identity(request: Request, checkpoint: models.Checkpoint, data: tasks.TaskData, before: tuple | None) -> dict:

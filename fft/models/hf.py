@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import numpy as np
+
 from fft.errors import InputError, MachineError
 from fft.models.config import read_config, read_json
 from fft.models.heads import HEADS_JSON, HEADS_TENSORS, ORIGINAL, classifier_of, read_record, width
@@ -36,6 +38,7 @@ def load(source, families):
     strange = sorted(set(found) - set(shapes))
     if strange:
         raise InputError(f"{folder / HEADS_TENSORS} holds parameters of no known head: {listed(strange)}")
+    refuse_not_finite({key: value for key, value in found.values()}, folder)
     raw = {**raw, "dtype": dtype_of(value for _, value in found.values())}
     raw.pop("torch_dtype", None)
     return Checkpoint(build(family, config), to_params(found, shapes, folder), heads, primary, folder, raw)
@@ -83,6 +86,8 @@ def read_raw(folder):
         what = "is not a folder" if folder.exists() else "does not exist"
         raise InputError(f"the model {folder} {what}; expected a Hugging Face folder, or hf:OWNER/NAME")
     path = folder / CONFIG
+    if (folder / "run.json").is_file() and not path.is_file():
+        raise InputError(f"{folder} is a run of fft; the checkpoint that it left is {folder / 'model'}")
     if not path.is_file():
         raise InputError(f"{folder} has no {CONFIG}; expected a Hugging Face folder with {CONFIG} and {WEIGHTS}")
     check_not_pointer(path)
@@ -190,6 +195,16 @@ def read_heads(folder, raw, family, tensors):
     if any(path.startswith(f"heads/{primary}/") for path in extra):
         raise InputError(f"{folder / HEADS_TENSORS} holds the head {primary!r}, which is the stored classifier already")
     return heads, primary, extra
+
+
+def refuse_not_finite(tensors, where):
+    """Refuse {name: array} with a NaN or an infinity: every score of such a model would be a number about nothing."""
+    for name, value in tensors.items():
+        if not np.isfinite(value).all():
+            raise InputError(
+                f"{where}: {name} holds values that are not finite (NaN or infinity): is the file whole, and did the "
+                "training that wrote it diverge?"
+            )
 
 
 def dtype_of(values):

@@ -17,9 +17,10 @@ from fft.merging.formulas import greedy_soup
 from fft.merging.recipes import WAYS, Models, Settings, check, merged
 from fft.metrics import METRICS
 from fft.models import Checkpoint, Head
+from fft.models.hf import refuse_not_finite
 from fft.pairs.heldout import HeldOut
 from fft.pairs.pair import Side, refuse_other_shape, refuse_other_vocabulary
-from fft.paths import Params, overlay
+from fft.paths import Params, flatten, overlay
 from fft.restored import model_folder
 
 RECORD = "merge.json"
@@ -67,9 +68,14 @@ def merge(request: Request, out: Path) -> dict[str, Any]:
     moved = [overlay(base.checkpoint.params, tree) for tree in trees] if "scale" in WAYS[request.how].reads else trees
     fishers = [_fisher(*each) for each in zip(request.settings.fisher, tuned, named.names, strict=False)]
     first = tuned[0].checkpoint
+    primaries = [
+        side.checkpoint.primary and names[side.checkpoint.primary]
+        for side, names in zip(tuned, named.names, strict=True)
+    ]
+    primary = next(filter(None, primaries), None)
     named_first = first._replace(
         heads=named.heads,
-        primary=first.primary and named.names[0][first.primary],
+        primary=primary,
         raw_config={**first.raw_config, "dtype": _dtype(tuned)},
     )
     primary = chosen_head(named_first, request.head, "the merged model", "") if request.head else named_first.primary
@@ -79,6 +85,7 @@ def merge(request: Request, out: Path) -> dict[str, Any]:
         moved = [moved[at] for at in ingredients["chosen"]]
     blended = Models(base.checkpoint.params, moved, first.model.depth, fishers)
     params = merged(request.how, blended, request.settings)
+    refuse_not_finite(flatten(params), f"--how {request.how} with these settings")
     heads = {name: named.heads[name] for name in params.get("heads", {})}
     found = record.plain(_told(request, base, tuned, named, heads, primary, ingredients))
     models.save(named_first._replace(params=params, heads=heads), out, primary, beside={RECORD: found})

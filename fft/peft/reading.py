@@ -11,7 +11,7 @@ from fft.methods import from_json
 from fft.models import FAMILIES, Head
 from fft.models.config import read_json
 from fft.models.heads import HEADS_JSON, ORIGINAL, check_name, read_record, width
-from fft.models.hf import read_tensors
+from fft.models.hf import read_tensors, refuse_not_finite
 from fft.models.keys import listed
 from fft.models.sniff import check_not_pointer
 from fft.paths import unflatten
@@ -46,6 +46,7 @@ def load(folder, base, formats):
     name, head, own = head_of(folder, stored, base, f"{form.prefix}{family.head_rows[-1][0]}.weight")
     layout = layout_of(family, base.model.config, name, 0 if head is None else width(head))
     places = [*form.tensors(config, layout), *layout.whole(form.prefix, config.saved)]
+    refuse_not_finite(stored, folder)
     theta = to_theta(stored, {place.key: place for place in places}, folder, base.folder)
     return Adapter(method, theta, {name: head} if own else {}, name if own else None)
 

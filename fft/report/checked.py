@@ -173,13 +173,16 @@ def show(record: dict[str, Any], console: Console) -> None:
 # ---------------------------------------------------------------- files
 
 
+FILES = ("check.html", "examples.jsonl", "check.json")
+
+
 def write(found: Checked, folder: Path) -> list[Path]:
     """Write check.html, examples.jsonl and check.json into the folder; MachineError where that cannot be done."""
     from fft.pairs.answers import write_lines
 
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    written = [folder / name for name in ("check.html", "examples.jsonl", "check.json")]
+    written = [folder / name for name in FILES]
     replace_file(written[0], page(found.record).encode())
     write_lines(written[1], found.examples)
     write_json(written[2], found.record)

@@ -19,7 +19,7 @@ from fft.contract.watched import check_budget
 from fft.errors import InputError
 from fft.experiment import Data, Experiment, Optim, Retention, Texts
 from fft.fisher.information import REQUEST
-from fft.folder import MODEL, FolderLock, agree
+from fft.folder import MODEL, FolderLock, agree, refuse_taken, unclaimed_if_refused
 from fft.heads import chosen_head, unused_head
 from fft.methods import Full, Method, chain
 from fft.methods import to_json as method_to_json
@@ -137,8 +137,10 @@ def run_sequence(
         agree(out / PLAN, request.to_json(), "another sequence")
         if (out / RESULT).exists():
             return Sequence(out, read_object(out / RESULT))
+    else:
+        refuse_taken(out)
     names, data, checkpoint = _read(request)
-    with FolderLock(out):
+    with FolderLock(out), unclaimed_if_refused(out, PLAN, unless="stage-1/experiment.json"):
         agree(out / PLAN, request.to_json(), "another sequence")
         records: list[dict] = []
         for number in range(1, len(request.tasks) + 1):

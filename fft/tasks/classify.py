@@ -139,6 +139,8 @@ def _class_of(label: Label, names: tuple[str, ...], numbered: bool, where: str) 
             return int(text)
     close = difflib.get_close_matches(text, names, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
+    if not close and all(name.startswith("LABEL_") for name in names):
+        hint = " If these are the same classes, give them their names in id2label of config.json"
     ids = f", or 0 to {len(names) - 1}" if numbered else ""
     raise InputError(f"{where}: unknown label {text!r}; the head has {', '.join(map(repr, names))}{ids}.{hint}")
 

@@ -115,7 +115,7 @@ def test_own_heads_faded_information_and_a_second_call_after_a_kill(tiny, files,
     import fft.run
 
     out, run = tmp_path / "seq", fft.run.run
-    flags = ("--original", files["original"], "--gamma", 0.5, "--max-drop", 0.9)
+    flags = ("--original", files["original"], "--gamma", 0.5, "--max-drop", 0.6)
     flags += ("--tasks.name", "animal", "None")
     tasks = [files["new"], files["house"]]
 
