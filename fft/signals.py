@@ -8,7 +8,7 @@ class Stopped(Exception):
     """The run was asked to stop; it ends with `exit_code`, 128 + the signal's number."""
 
     def __init__(self, exit_code: int):
-        super().__init__(f"stopped by {signal.Signals(exit_code - 128).name}")
+        super().__init__(f"stopped by {signal.Signals(exit_code - 128).name}; the same command goes on")
         self.exit_code = exit_code
 
 

@@ -371,7 +371,7 @@ def test_a_page_without_an_original_or_a_history():
     run = make_run(original=False)
     run["history"] = run["history"][:1]
     text = page(run)
-    assert "nothing is known about what was forgotten" in text
+    assert "what was forgotten is not measured" in text
     assert "<svg" not in text
     assert Outline(text).open == []
 

@@ -108,7 +108,7 @@ def test_a_signal_saves_and_the_next_call_completes_the_run(tiny, whole, tmp_pat
     process.send_signal(number)
     answer = finish(process)
     assert answer.code == code and answer.json["exit_code"] == code and "Traceback" not in answer.err
-    assert answer.err.splitlines()[-1] == f"fft: stopped by {number.name}"
+    assert answer.err.splitlines()[-1] == f"fft: stopped by {number.name}; the same command goes on"
     last = Checkpoints(out / "checkpoints").steps()[-1]
     assert last >= 3 and not (out / "run.json").exists() and not (out / "model").exists()
     again = tune(tiny, out, *FLAGS)

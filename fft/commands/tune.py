@@ -187,7 +187,7 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     from fft.display import Board, Display, tee
     from fft.folder import ADAPTER, MODEL
     from fft.report.tables import before_after
-    from fft.report.verdict import sentence
+    from fft.report.verdict import HEADLINES, sentence
     from fft.run import run
 
     experiment = flags.experiment()
@@ -197,7 +197,7 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     with Display(console) as display, board or nullcontext():
         finished = run(experiment, flags.out, tee(display.show, board.show) if board else display.show)
     console.print(before_after([finished.record]))
-    console.out(sentence(finished.record), highlight=False)
+    console.out(sentence(finished.record) or HEADLINES[None], highlight=False)
     kept = next(name for name in (MODEL, ADAPTER) if (flags.out / name).is_dir())
     console.out(f"{kept}: {flags.out}/{kept}   report: {flags.out}/report.html", highlight=False)
     return finished.record, finished.exit_code

@@ -160,6 +160,7 @@ def write_tensors(tensors, path):
 
     try:
         save_file(tensors, path, metadata={"format": "pt"})
+        path.chmod(path.parent.stat().st_mode & 0o666)  # the library's own is for the owner alone
         back = read_tensors(path)
     except (SafetensorError, InputError) as error:  # the library reports a full disk as its own error
         raise OSError(None, str(error)) from None

@@ -117,10 +117,13 @@ class Search:
         """One α a depth, searched from the best single one."""
         at = choose(self.tried[: len(ALPHAS)], margin)
         start = np.full(self.depths, self.tried[at].settings["alpha"])
-        depths = moved_depths(self.sides.base, self.sides.tuned.params, self.depths - 2)
+        blocks = self.depths - 2
+        depths = moved_depths(self.sides.base, self.sides.tuned.params, blocks)
+        names = ["embeddings", *(f"layers/{block}" for block in range(blocks)), "top"]
 
         def score(alphas: np.ndarray) -> Tried:
-            return self.score(self._blended("layers", {"alphas": [round(float(a), 2) for a in alphas]}, alphas))
+            named = {name: round(float(alpha), 2) for name, alpha in zip(names, alphas, strict=True)}
+            return self.score(self._blended("layers", {"alphas": named}, alphas))
 
         search_layers(self.tried[at], start, depths, score, margin, sweeps)
 

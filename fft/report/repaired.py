@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,8 +39,17 @@ def described(candidate: dict[str, Any]) -> str:
     if candidate["kind"] == "alpha":
         return {0.0: "the base (α 0)", 1.0: "the tuned model (α 1)"}.get(settings["alpha"], f"α {settings['alpha']:g}")
     if candidate["kind"] == "layers":
-        return "α by layer " + " ".join(f"{alpha:g}" for alpha in settings["alphas"])
+        return f"α by layer: {_by_layer(settings['alphas'])}"
     return f"{KINDS[candidate['kind']]} " + ", ".join(f"{name} {value:.3g}" for name, value in settings.items())
+
+
+def _by_layer(alphas: dict[str, float]) -> str:
+    """The α of each layer; neighbours of one α together: `embeddings 0.5, layers/0–layers/4 1, top 0`."""
+    said = []
+    for alpha, group in groupby(alphas, key=alphas.get):
+        first, *others = group
+        said.append(f"{first}{f'–{others[-1]}' if others else ''} {alpha:g}")
+    return ", ".join(said)
 
 
 def headline(record: dict[str, Any]) -> str:

@@ -15,7 +15,7 @@ HEADLINES = {
     "pass": "Kept: the original task is within the accepted drop",
     "fail": "Lost: the original task dropped by more than is accepted",
     "undecided": "Undecided: these test examples do not settle it",
-    None: "No original task was given: nothing is known about what was forgotten",
+    None: "No original task was given: what was forgotten is not measured (`fft check` does it afterwards)",
 }
 
 

@@ -23,7 +23,7 @@ from fft.folder import MODEL, FolderLock, agree, refuse_taken, unclaimed_if_refu
 from fft.heads import chosen_head, unused_head
 from fft.methods import Full, Method, chain
 from fft.methods import to_json as method_to_json
-from fft.naming import original_names
+from fft.naming import ORIGINAL, numbered, original_names
 from fft.record import read_object
 from fft.schema import between, listed
 from fft.tasks import TaskData
@@ -200,6 +200,9 @@ def _stage(request: Request, names: list[str], before: list[dict], out: Path, ha
     method = request.method if earlier else learner(request.method, has_head)
     if method is not request.method:
         show({"event": "say", "text": f"there is nothing to keep yet: {method.label} alone learns the first task"})
+    if earlier:
+        kept = zip(numbered(ORIGINAL, len(earlier)), earlier, strict=True)
+        show({"event": "say", "text": "kept here: " + ", ".join(f"{name} is {data.source}" for name, data in kept)})
     previous = str(out / f"stage-{number - 1}") if before else None
     fisher = _fisher(request, names, out, number, show) if request.gamma is not None and earlier else None
     taken = before[0]["data"] if before else {}

@@ -57,6 +57,9 @@ def test_several_heads_come_back_under_their_names(family, tmp_path):
     oracle.close(outputs["logits"]["original"], oracle.logits(theirs, family, batch))
     oracle.close(back.model.head(back.params["heads"]["stars"], outputs["pooled"]), outputs["logits"]["stars"])
 
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "ours").iterdir()}
+    assert len(set(modes.values())) == 1, f"who may read config.json may read the weights: {modes}"
+
     models.save(back, tmp_path / "stars", primary="stars")
     torch_model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "stars").eval()
     assert torch_model.config.problem_type == "regression"

@@ -143,7 +143,8 @@ def test_the_model_is_the_merge_that_was_chosen_with_the_heads_of_both(repaired,
     saved = models.load(repaired[1] / "model")
     assert saved.primary == "new" and set(saved.heads) == {"original", "new"}
     chosen = found["candidates"][found["chosen"]]
-    alphas = chosen["settings"].get("alphas") or [chosen["settings"]["alpha"]] * (tiny_checkpoint.BLOCKS + 2)
+    alphas = list(chosen["settings"].get("alphas", {}).values())
+    alphas = alphas or [chosen["settings"]["alpha"]] * (tiny_checkpoint.BLOCKS + 2)
     assert chosen["kind"] in ("alpha", "layers")
     expected = formulas.interpolate_layers(base, after, np.float32(alphas), tiny_checkpoint.BLOCKS)
     for path, leaf in flatten(saved.params).items():

@@ -78,11 +78,12 @@ def test_with_one_head_every_model_is_scored_on_every_task(shared):
     assert found["backward_transfer"]["low"] <= backward <= found["backward_transfer"]["high"]
 
 
-def test_the_first_stage_has_nothing_to_keep_and_the_others_go_on_from_it(shared):
+def test_the_first_stage_has_nothing_to_keep_and_the_others_go_on_from_it(shared, files):
     answer, out = shared
     runs = [record(out / f"stage-{number}") for number in (1, 2, 3)]
     assert [run["name"] for run in runs] == ["full", "ewc", "ewc"]
     assert "there is nothing to keep yet: full alone learns the first task" in answer.err
+    assert f"kept here: original is {files['new']}, original_2 is " in answer.err
     assert runs[1]["experiment"]["model"] == str(out / "stage-1" / "model")
     assert [list(run["heads"]) for run in runs] == [["original", "shared"]] * 3
     assert [run["experiment"]["head"] for run in runs] == ["new", "shared", "shared"]
