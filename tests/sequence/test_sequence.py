@@ -83,7 +83,7 @@ def test_the_first_stage_has_nothing_to_keep_and_the_others_go_on_from_it(shared
     runs = [record(out / f"stage-{number}") for number in (1, 2, 3)]
     assert [run["name"] for run in runs] == ["full", "ewc", "ewc"]
     assert "there is nothing to keep yet: full alone learns the first task" in answer.err
-    assert f"kept here: original is {files['new']}, original_2 is " in answer.err
+    assert f"kept here: original is {files['older']}, original_2 is {files['opposite']}" in answer.err
     assert runs[1]["experiment"]["model"] == str(out / "stage-1" / "model")
     assert [list(run["heads"]) for run in runs] == [["original", "shared"]] * 3
     assert [run["experiment"]["head"] for run in runs] == ["new", "shared", "shared"]
