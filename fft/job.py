@@ -54,7 +54,7 @@ class Job(NamedTuple):
 
     def finished(self, state: TrainState) -> Params:
         """The plain parameters that a state stands for, after whatever the method does at the end."""
-        return finished_params(self.experiment.method, self.base, state.theta, self.fresh_heads)
+        return finished_params(self.experiment.method, self.base, state.result, self.fresh_heads)
 
     @property
     def tasks(self) -> dict[str, TaskData]:

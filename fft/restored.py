@@ -53,7 +53,7 @@ def restored(directory: str | Path, which: str | None = None) -> Restored:
     if kept.is_base:
         return Restored(experiment, base, state, base.params)
     fresh = fresh_heads(directory / "heads")
-    params = finished_params(experiment.method, base.params, state.theta, fresh)
+    params = finished_params(experiment.method, base.params, state.result, fresh)
     if kept.alpha != 1:
         params = interpolate(without_heads(base.params, fresh), params, kept.alpha)
     return Restored(experiment, base, state, params)
@@ -75,7 +75,7 @@ def adapter_of(directory: str | Path, which: str | None = None) -> tuple[models.
             f"{directory} keeps a point {kept.alpha:g} of the way from the base to its last step, which is not the "
             "base and an adapter any more; export the whole model with --to hf, or name a --step"
         )
-    return base, trained_adapter(experiment.method, base, state.theta), experiment.model
+    return base, trained_adapter(experiment.method, base, state.result), experiment.model
 
 
 def _trained(directory: Path, step: int | None) -> tuple[Experiment, models.Checkpoint, TrainState]:

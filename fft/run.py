@@ -177,8 +177,8 @@ def _kept(
         kept_step, state = _restore_best(best_step, jax.eval_shape(job.trainable.init), checkpoints, journal)
     if kept_step == 0:
         journal.say(KEPT_BASE)
-        return 0, job.base, state.theta
-    return kept_step, job.finished(state), state.theta
+        return 0, job.base, state.result
+    return kept_step, job.finished(state), state.result
 
 
 def _kept_by_contract(
@@ -186,11 +186,11 @@ def _kept_by_contract(
 ) -> tuple[int, Params, Params, dict]:
     """The step that is kept, the parameters at it or on the way to it, the tree of that step, and what run.json says
     of the contract."""
-    thetas = {int(state.step): state.theta}
+    thetas = {int(state.step): state.result}
 
     def restored() -> Params:
         best = _restore_best(best_step, jax.eval_shape(job.trainable.init), checkpoints, journal)[1]
-        thetas[best_step] = best.theta
+        thetas[best_step] = best.result
         return job.finished(best)
 
     trained = {best_step: restored} if best_step else {}
@@ -203,7 +203,7 @@ def _kept_by_contract(
     written = alone(job.experiment.retention.max_drop)
     contract = selection.told(chosen, written, job.tolerances, strength)
     journal.say(selection.sentence(contract))
-    return chosen.point.step, chosen.params, thetas.get(chosen.point.step, state.theta), contract
+    return chosen.point.step, chosen.params, thetas.get(chosen.point.step, state.result), contract
 
 
 def _restore_best(step: int, like: TrainState, checkpoints: Checkpoints, journal: Journal) -> tuple[int, TrainState]:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from fft.contract.average import averaged
 from fft.contract.dual import Dual, Watch, first_dual, is_held
 from fft.methods import Method
 from fft.methods.base import climbs
@@ -34,12 +35,21 @@ class TrainState(NamedTuple):
     """int32 []"""
     dual: Dual
     """the multiplier of what the method adds; 1 for ever where nothing drives it"""
+    average: Params | None
+    """of theta over the steps, under a contract"""
+
+    @property
+    def result(self) -> Params:
+        """The tree that is scored and kept: the average where there is one, else theta."""
+        return self.theta if self.average is None else self.average
 
 
-def init_state(theta: Params, tx: optax.GradientTransformation, key: jax.Array, originals: int = 1) -> TrainState:
-    """The state before step 1 of a run that watches so many original tasks."""
+def init_state(theta: Params, tx: optax.GradientTransformation, key: jax.Array, watched: int = 0) -> TrainState:
+    """The state before step 1 of a run whose contract watches so many original tasks; 0 without a contract."""
     zero = jnp.zeros((), jnp.int32)
-    return TrainState(zero, theta, tx.init(theta), key, zero.copy(), zero.copy(), first_dual(originals))
+    average = jax.tree.map(jnp.copy, theta) if watched else None
+    dual = first_dual(max(1, watched))
+    return TrainState(zero, theta, tx.init(theta), key, zero.copy(), zero.copy(), dual, average)
 
 
 class Slope(NamedTuple):
@@ -75,7 +85,8 @@ def make_train_step(
     and what is descended is `method.combine` of the gradients of its parts, their sum unless a method says otherwise.
     `tx` is the plain optimizer; the method's `transform` is put around it here.
 
-    m is 1, or with a `watch` driven by the drop on the rows of the batch "probe" (see fft.contract.dual).
+    m is 1, or with a `watch` driven by the drop of the average on the rows of the batch "probe" (see
+    fft.contract.dual and fft.contract.average).
 
     With a method that climbs (`Method.climb`) the rows' gradients are those at the place it climbs to, by a second pass
     over the same rows with the same dropout; the penalty's, and all metrics but grad_norm, stay at theta.
@@ -90,12 +101,12 @@ def make_train_step(
     update = _make_update(method, tx, watch)
 
     @jax.jit
-    def look(theta, base, rows):
-        return watch.look(model.apply(method.merge(base, theta), rows), rows)
+    def look(result, base, rows):
+        return watch.look(model.apply(method.merge(base, result), rows), rows)
 
     def step(state, base, aux, batch):
         slopes = slopes_of(state, base, aux, {stream: rows for stream, rows in batch.items() if stream != PROBE})
-        seen = look(state.theta, base, jax.tree.map(lambda x: x[0], batch[PROBE])) if watch else None
+        seen = look(state.result, base, jax.tree.map(lambda x: x[0], batch[PROBE])) if watch else None
         return update(state, slopes, seen, base, aux)
 
     return step
@@ -206,13 +217,13 @@ def _make_update(method, tx, watch):
         missed = 1 - finite.astype(jnp.int32)
         in_a_row = (state.skipped_in_a_row + 1) * missed
         metrics = {"loss": loss, "penalty": penalty, "grad_norm": grad_norm, "skipped_in_a_row": in_a_row}
-        dual = state.dual
+        dual, average = state.dual, state.average
         if watch is not None:
             drops = jnp.ravel(seen.drop / seen.weight)
             metrics |= {"strength": strength, **dict(zip(numbered("drop", drops.size), drops, strict=True))}
-            dual = watch.advance(dual, seen)
+            dual, average = watch.advance(dual, seen), averaged(average, theta, state.step)
         skipped = state.skipped + missed
-        return TrainState(state.step + 1, theta, opt_state, state.key, skipped, in_a_row, dual), metrics
+        return TrainState(state.step + 1, theta, opt_state, state.key, skipped, in_a_row, dual, average), metrics
 
     return update
 

@@ -41,7 +41,7 @@ def make_trainable(experiment: Experiment, checkpoint: Checkpoint, aux: Params, 
 
     def init() -> TrainState:
         theta = method.init(base, key_for(experiment.seed, "init"))
-        return init_state(theta, wrapped, key_for(experiment.seed, "train"), max(1, len(experiment.original)))
+        return init_state(theta, wrapped, key_for(experiment.seed, "train"), watched=len(experiment.budgets))
 
     return Trainable(theta, multiplier, tx, init)
 

@@ -86,7 +86,7 @@ def stepped(method, watch, drop_of_base, steps=40, lr=0.05):
     tx = make_optimizer(theta, multiplier, Optim(lr=lr, warmup=0.0), steps)
     step = make_train_step(MODEL, NEW, method, tx, multiplier, ORIGINAL, watch)
     aux = method.prepare(Context(MODEL, base, ("new",)), jax.random.key(2))
-    state, seen = init_state(theta, tx, jax.random.key(3)), []
+    state, seen = init_state(theta, tx, jax.random.key(3), watched=1 if watch else 0), []
     probe = toy_batch(9)
     now = ORIGINAL.credit(MODEL.apply(base, probe)["logits"]["original"], probe["label"], 0.0)
     probe["before"] = np.asarray(now) + drop_of_base
