@@ -11,10 +11,12 @@ from tiny_runs import fft, record, tune
 from fft import models, restore
 from fft.artefact import load_artefact
 from fft.contract import selection
+from fft.contract.average import averaged
 from fft.contract.dual import Seen, Watch, first_dual, is_held
 from fft.experiment import Optim
 from fft.methods import AGEM, EWC, KL, L2SP, Context, Freeze, Full, LoRA, LwF, Replay, chain
 from fft.optim import make_optimizer, multipliers
+from fft.restored import restored
 from fft.tasks.classify import Classify
 from fft.tasks.regress import Regress
 from fft.train import init_state, make_train_step
@@ -78,8 +80,8 @@ def test_what_holds_is_a_penalty_or_a_term():
 # --- in the step ---
 
 
-def stepped(method, watch, drop_of_base, steps=40, lr=0.05):
-    """The states' multipliers and the last state of a toy run whose probe says `before` = 1 or 0."""
+def stepped(method, watch, drop_of_base, steps=40, lr=0.05, watching=lambda theta, drop: None):
+    """The base, last state and multipliers of a toy run whose probe says that the base was better by `drop_of_base`."""
     base = toy_params(heads={"original": 3, "new": 3})
     theta = method.init(base, jax.random.key(1))
     multiplier = multipliers(method, theta, MODEL.depth, ("original",))
@@ -95,6 +97,7 @@ def stepped(method, watch, drop_of_base, steps=40, lr=0.05):
         batch |= {"probe": {k: v[None] for k, v in probe.items()}} if watch else {}
         state, metrics = step(state, base, aux, batch)
         seen.append(float(metrics["strength"]) if watch else 1.0)
+        watching(jax.tree.map(jnp.copy, state.theta), float(metrics["drop"]) if watch else 0.0)
     return base, state, seen
 
 
@@ -114,6 +117,41 @@ def test_a_method_that_adds_nothing_is_held_by_smaller_updates():
     moved = [max_difference(state.theta["layers"], base["layers"]) for state in (held, free, loose)]
     assert moved[0] < 0.7 * moved[1]
     assert max_difference(free.theta, loose.theta) < 1e-6, "within the margin the rate is the one that was asked for"
+
+
+# --- the average ---
+
+
+def test_the_average_weighs_the_steps_by_rising_powers():
+    """Against the plain weighted mean: step i weighs i (i + 1) (i + 2)."""
+    thetas = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
+    average = {"x": jnp.full(4, 7.0)}
+    for step, theta in enumerate(thetas):
+        average = averaged(average, {"x": jnp.asarray(theta)}, jnp.int32(step))
+        i = np.arange(1, step + 2)
+        expected = np.average(thetas[: step + 1], axis=0, weights=i * (i + 1) * (i + 2))
+        np.testing.assert_allclose(average["x"], expected, atol=1e-6)
+
+
+def test_the_average_of_a_watched_run_is_what_its_probe_looks_at():
+    """The probe's drop is that of the average before the step, not of theta."""
+    seen, probe = [], toy_batch(9)
+    watch = Watch(ORIGINAL, margin=0.01, spread=0.0, steps=12)
+    base, state, _ = stepped(Full(), watch, 0.0, 12, lr=0.3, watching=lambda *each: seen.append(each))
+
+    def right(params):
+        logits = MODEL.apply(params, probe)["logits"]["original"]
+        return float(jnp.mean(ORIGINAL.credit(logits, probe["label"], 0.0)))
+
+    average, theta, of_theta = jax.tree.map(jnp.copy, base), base, []
+    for at, (after, drop) in enumerate(seen):
+        assert drop == pytest.approx(right(base) - right(average), abs=1e-6)
+        of_theta.append(right(base) - right(theta))
+        theta, average = after, averaged(average, after, jnp.int32(at))
+    assert not np.allclose(of_theta, [drop for _, drop in seen]), "here the two would give the same drops"
+    assert state.result is state.average and max_difference(state.average, average) < 1e-6
+    free = stepped(Full(), None, 0.0, steps=2)[1]
+    assert free.average is None and free.result is free.theta
 
 
 # --- which point is kept ---
@@ -218,6 +256,13 @@ def test_a_run_is_restored_as_its_model(tiny, tmp_path, monkeypatch, loss, alpha
     answer = tune(tiny, tmp_path / "run", *SHORT, "--method", "lora", "--max-drop", "0.05")
     assert record(tmp_path / "run")["contract"]["kept"]["alpha"] == alpha, answer.err
     assert same_as_the_model(tmp_path / "run")
+    if alpha == 1:
+        left, model = restored(tmp_path / "run"), models.load(str(tmp_path / "run" / "model")).params
+        of_average, of_last = (
+            max_difference(left.experiment.method.merge(left.checkpoint.params, theta), model)
+            for theta in (left.state.average, left.state.theta)
+        )
+        assert of_average <= 1e-6 < 1e-3 < of_last, "what is kept is the average of the weights"
     exported = fft("export", tmp_path / "run", "--to", "peft", "--out", tmp_path / "adapter")
     assert exported.code == (0 if alpha == 1 else 2)
     assert alpha == 1 or "keeps a point 0.15 of the way from the base to its last step" in exported.err
