@@ -8,7 +8,7 @@ from fft.naming import ORIGINAL
 from fft.paths import Params, without_heads
 from fft.retention import SAME
 
-WAY = (0.9, 0.75, 0.6, 0.45, 0.3, 0.15)
+WAY = (0.95, 0.9, 0.75, 0.6, 0.45, 0.3, 0.15)
 """how far from the base to the last step the points are that are tried, the furthest first"""
 
 

@@ -178,9 +178,9 @@ def test_the_last_step_is_kept_where_it_is_within_the_budget():
 def test_otherwise_the_first_point_on_the_way_back_that_is():
     chosen = choose(lambda x: 0.9 - 0.05 * x, lambda x: 0.5 + 0.4 * x)
     assert chosen.point.alpha == 0.15 and float(chosen.params["x"]) == pytest.approx(0.15)
-    assert [point.alpha for point in chosen.tried] == [1.0, 0.9, 0.75, 0.6, 0.45, 0.3, 0.15]
+    assert [point.alpha for point in chosen.tried] == [1.0, 0.95, 0.9, 0.75, 0.6, 0.45, 0.3, 0.15]
     chosen = choose(lambda x: 0.9 - 0.01 * x / 0.7, lambda x: 0.5 + 0.4 * x)
-    assert chosen.point.alpha == 0.6 and len(chosen.tried) == 4, "what is nearer to the base is not tried"
+    assert chosen.point.alpha == 0.6 and len(chosen.tried) == 5, "what is nearer to the base is not tried"
 
 
 def test_an_earlier_step_is_kept_where_it_is_better():
