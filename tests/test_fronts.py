@@ -6,6 +6,7 @@ from rich.console import Console
 
 from fft.commands.compare import show_fronts
 from fft.fronts import best, fronts, hypervolume, original_at, spread
+from fft.report.fronts import draw_fronts
 
 
 def record(method, strength, seed, new, original, base=(0.5, 0.9), metric="accuracy"):
@@ -85,3 +86,15 @@ def test_the_table_and_the_pictures(tmp_path):
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {f"cmp-{name}" for name in ("fronts.md", "fronts.svg", "fronts.png", "steps.svg", "steps.png")}
     assert "kl" in (tmp_path / "cmp-fronts.svg").read_text()
+
+
+@pytest.mark.parametrize("count", [8, 9])
+def test_more_methods_than_one_panel_can_tell_apart_have_one_each(tmp_path, count):
+    runs = [record(f"m{n}", s, 0, 0.6 + 0.1 * s, 0.9 - 0.1 * s) for n in range(count) for s in (1, 2)]
+    for run in runs:
+        run["original"]["n"] = run["new"]["n"] = 100
+    draw_fronts(*fronts(runs), runs, tmp_path / "many")
+    drawn = (tmp_path / "many.svg").read_text()
+    assert all(f">m{n}<" in drawn for n in range(count))
+    assert drawn.count('stroke-dasharray="4,4"') == (1 if count == 8 else 9), "one line of the base a panel"
+    assert ("grey: all the others" in drawn) == (count == 9)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from fft.fronts import Front, Spread
 from fft.metrics import METRICS
-from fft.report.drawing import FAINT, INK, domain, save, styled
+from fft.report.drawing import COLOURS, FAINT, INK, domain, save, styled
 from fft.report.front import axis_title, looks
 from fft.report.tables import Column, markdown_table, rich_table
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 WIDTH, HEIGHT = 560, 380
+TOLD_APART = len(COLOURS)  # more lines than this in one panel are a tangle
+PANEL, ACROSS = 175, 4  # the width of a small panel in pixels, and how many stand side by side
 
 
 def fronts_table(found: Sequence[Front], matched: float) -> Table:
@@ -62,32 +64,70 @@ def draw_steps(runs: Sequence[dict[str, Any]], stem: Path) -> list[Path]:
 
 
 def _chart(rows, base, matched, titles, said):
+    """One panel with a colour for each name, or where there are too many to tell apart a small panel for each."""
     import altair as alt
 
     names = list(dict.fromkeys(row["name"] for row in rows))
-    pairs = [looks(number) for number in range(len(names))]
 
-    def scaled(task):
+    def axis(channel, task, **more):
         values = [row[task] for row in rows] + [base[task]]
-        return alt.Scale(domain=domain(values), nice=False, reverse=_lower_is_better(titles[task]))
+        scale = alt.Scale(domain=domain(values), nice=False, reverse=_lower_is_better(titles[task]))
+        return channel(f"{task}:Q", scale=scale, **more)
 
-    x = alt.X("new:Q", title=titles["new"], scale=scaled("new"))
-    y = alt.Y("original:Q", title=titles["original"], scale=scaled("original"))
-    colour = alt.Color("name:N", title=None, scale=alt.Scale(domain=names, range=[colour for colour, _ in pairs]))
-    shape = alt.Shape("name:N", title=None, scale=alt.Scale(domain=names, range=[shape for _, shape in pairs]))
-    lines = alt.Chart(alt.Data(values=rows))
-    start = alt.Chart(alt.Data(values=[base]))
-    layers = [
-        start.mark_rule(strokeDash=[4, 4], color=FAINT).encode(y=y),
-        lines.mark_line(strokeWidth=1.5, opacity=0.6).encode(x=x, y=y, color=colour, order="order:Q"),
-        lines.mark_point(size=70, filled=True, opacity=1).encode(x=x, y=y, color=colour, shape=shape),
-        start.mark_point(size=130, shape="cross", angle=45, filled=True, color=INK, opacity=1).encode(x=x, y=y),
-    ]
+    x, y = axis(alt.X, "new", title=titles["new"]), axis(alt.Y, "original", title=titles["original"])
+    title = alt.Title(said, anchor="start", offset=12)
+    if len(names) <= TOLD_APART:
+        pairs = [looks(number) for number in range(len(names))]
+        scales = (alt.Scale(domain=names, range=list(look)) for look in zip(*pairs, strict=True))
+        colour, shape = (
+            channel("name:N", title=None, scale=scale)
+            for channel, scale in zip((alt.Color, alt.Shape), scales, strict=True)
+        )
+        layers = [*_ground(base, matched, x, y), *_lines(rows, x, y, color=colour, shape=shape), _start(base, x, y)]
+        return styled(alt.layer(*layers).properties(width=WIDTH, height=HEIGHT, title=title))
+    few = {"title": None, "axis": alt.Axis(tickCount=4)}
+    x, y = axis(alt.X, "new", **few), axis(alt.Y, "original", **few)
+    panels = []
+    for name in names:
+        mine, others = ([row for row in rows if (row["name"] == name) == own] for own in (True, False))
+        behind = alt.Chart(alt.Data(values=others)).mark_point(size=12, filled=True, color=FAINT, opacity=0.35)
+        layers = [*_ground(base, matched, x, y), behind.encode(x=x, y=y)]
+        layers += [*_lines(mine, x, y, color=alt.value(COLOURS[0])), _start(base, x, y)]
+        panel = alt.layer(*layers).properties(width=PANEL, height=PANEL * HEIGHT / WIDTH, title=alt.Title(name))
+        panels.append(panel)
+    axes = f"across: {titles['new']}; up: {titles['original']}"
+    title = alt.Title([*said, axes, "grey: all the others"], anchor="start", offset=12)
+    return styled(alt.concat(*panels, columns=ACROSS).properties(title=title))
+
+
+def _ground(base, matched, x, y):
+    """The base's original score, and the new score at which methods are compared."""
+    import altair as alt
+
+    rules = [alt.Chart(alt.Data(values=[base])).mark_rule(strokeDash=[4, 4], color=FAINT).encode(y=y)]
     if matched is not None:
         at = alt.Chart(alt.Data(values=[{"new": matched}]))
-        layers.insert(0, at.mark_rule(strokeDash=[1, 3], color=FAINT).encode(x=x))
-    title = alt.Title(said, anchor="start", offset=12)
-    return styled(alt.layer(*layers).properties(width=WIDTH, height=HEIGHT, title=title))
+        rules.insert(0, at.mark_rule(strokeDash=[1, 3], color=FAINT).encode(x=x))
+    return rules
+
+
+def _lines(rows, x, y, **look):
+    """The points of each name, joined in their order."""
+    import altair as alt
+
+    chart, colour = alt.Chart(alt.Data(values=rows)), {"color": look["color"]}
+    return [
+        chart.mark_line(strokeWidth=1.5, opacity=0.6).encode(x=x, y=y, detail="name:N", order="order:Q", **colour),
+        chart.mark_point(size=70, filled=True, opacity=1).encode(x=x, y=y, **look),
+    ]
+
+
+def _start(base, x, y):
+    """The base."""
+    import altair as alt
+
+    cross = alt.Chart(alt.Data(values=[base]))
+    return cross.mark_point(size=130, shape="cross", angle=45, filled=True, color=INK, opacity=1).encode(x=x, y=y)
 
 
 def _lower_is_better(title: str) -> bool:
