@@ -160,23 +160,28 @@ def repair(
         *(request.max_length, request.fisher, request.new_fisher),
     )
     search = Search(sides, HeldOut(sides.tuned.model, sides.data), watch)
-    margin = _search(request, search, say)
-    best = choose(search.tried, margin)
-    chosen = best if search.tried[best].gain > retention.SAME else None
-    say("scoring the test rows")
+    margin = _margin(request, search)
     with FolderLock(out):
+        _search(request, search, margin, say)
+        best = choose(search.tried, margin)
+        chosen = best if search.tried[best].gain > retention.SAME else None
+        say("scoring the test rows")
         changes = _confirmed(search, chosen, out)
         found = _record(request, search, margin, chosen, changes)
         found["seconds"] = {**search.seconds, "total": time.monotonic() - start}
         return Repaired(out, _written(record.plain(found), out))
 
 
-def _search(request: Request, search: Search, say: Callable[[str], None]) -> float:
-    """Try everything; returns the accepted drop in units of the original's score."""
-    base, tuned = search.sides.base, search.sides.tuned.params
+def _margin(request: Request, search: Search) -> float:
+    """The accepted drop in units of the original's score; scores the base, the first candidate."""
     search.score_line(ALPHAS[:1])
     metric = METRICS[search.sides.data["original"].task.metric]
-    margin = request.max_drop.biting_margin(metric, search.tried[0].original)
+    return request.max_drop.biting_margin(metric, search.tried[0].original)
+
+
+def _search(request: Request, search: Search, margin: float, say: Callable[[str], None]) -> None:
+    """Try everything beside the base."""
+    base, tuned = search.sides.base, search.sides.tuned.params
     say(f"one α for all layers: {len(ALPHAS)} candidates")
     search.score_line(ALPHAS[1:])
     if "layers" in request.also:
@@ -190,7 +195,6 @@ def _search(request: Request, search: Search, say: Callable[[str], None]) -> flo
         say(f"trying {kind}")
         for candidate in make():
             search.score(candidate)
-    return margin
 
 
 def _confirmed(search: Search, chosen: int | None, out: Path) -> dict[str, dict[str, Change]]:
