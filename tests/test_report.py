@@ -326,6 +326,14 @@ def test_the_page_begins_with_the_verdict(outcome):
     assert ("2,310 test examples would decide" in text) == (outcome == "undecided")
 
 
+def test_a_drop_on_the_margin_is_not_said_to_need_ninety_million_examples():
+    run = make_run(outcome="undecided")
+    for needed in (90_450_001, None):
+        run["verdict"]["needed"] = needed
+        said = sentence(run)
+        assert "no test set in reach would decide" in said and "90" not in said
+
+
 def test_the_sentence_has_every_figure():
     assert sentence(make_run()) == (
         "original accuracy 0.886 → 0.868 on 1,005 test examples, a drop of +0.018 (95 % interval +0.005 to +0.033); "

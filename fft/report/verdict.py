@@ -17,6 +17,7 @@ HEADLINES = {
     "undecided": "Undecided: these test examples do not settle it",
     None: "No original task was given: what was forgotten is not measured (`fft check` does it afterwards)",
 }
+IN_REACH = 1_000_000  # test examples
 
 
 def sentence(run: dict[str, Any]) -> str:
@@ -39,8 +40,10 @@ def _sentence(name: str, verdict: dict[str, Any], change: dict[str, Any]) -> str
     if verdict["drop_low"] is not None and verdict["drop_high"] is not None:
         said += f" (95 % interval {signed(verdict['drop_low'])} to {signed(verdict['drop_high'])})"
     said += f"; accepted is {verdict['tolerance']:.3g}"
-    if verdict["needed"] is not None:
+    if verdict["needed"] is not None and verdict["needed"] <= IN_REACH:
         said += f"; about {verdict['needed']:,} test examples would decide"
+    elif verdict["outcome"] == "undecided" and verdict["drop"] is not None:
+        said += ", and the drop so near to it that no test set in reach would decide"
     return said
 
 
