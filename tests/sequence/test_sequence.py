@@ -116,7 +116,7 @@ def test_own_heads_faded_information_and_a_second_call_after_a_kill(tiny, files,
     import fft.run
 
     out, run = tmp_path / "seq", fft.run.run
-    flags = ("--original", files["original"], "--gamma", 0.5, "--max-drop", 0.6)
+    flags = ("--original", files["original"], "--gamma", 0.5, "--max-drop", 0.3)
     flags += ("--tasks.name", "animal", "None")
     tasks = [files["new"], files["house"]]
 
@@ -130,8 +130,8 @@ def test_own_heads_faded_information_and_a_second_call_after_a_kill(tiny, files,
     monkeypatch.undo()
     first = (out / "stage-1" / "run.json").stat().st_mtime_ns
     answer = sequence(tiny, out, tasks, *flags)
-    found = told(out)
     assert answer.code in (0, 1, 4) and (out / "stage-1" / "run.json").stat().st_mtime_ns == first, answer.err
+    found = told(out)
     assert [task["head"] for task in found["tasks"]] == ["animal", "task_2"]
     matrix = np.array(found["matrix"], float)
     assert np.isnan(matrix[0]).all() and np.isfinite(matrix[2]).all() and np.isnan(matrix[1, 1])
