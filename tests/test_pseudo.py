@@ -213,7 +213,7 @@ def test_a_step_descends_the_divergence_on_the_pseudo_texts():
 def test_it_shares_its_texts_with_no_other_method():
     with pytest.raises(InputError, match="pseudo puts rows of its own in place of the unlabelled ones, and kl reads"):
         chain(KL(on="unlabelled"), Pseudo())
-    assert chain(Full(), Replay(), Pseudo(ratio=0.5)).streams == {"original": 0.25, "unlabelled": 0.5}
+    assert chain(Full(), Replay(), Pseudo(ratio=0.5)).streams == {"original": 1.0, "unlabelled": 0.5}
 
 
 # --- which filler ---

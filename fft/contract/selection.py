@@ -8,8 +8,8 @@ from fft.naming import ORIGINAL
 from fft.paths import Params, without_heads
 from fft.retention import SAME
 
-WAY = (0.95, 0.9, 0.75, 0.6, 0.45, 0.3, 0.15)
-"""how far from the base to the last step the points are that are tried, the furthest first"""
+WAY = tuple(twentieth / 20 for twentieth in range(1, 20))
+"""how far from the base to the last step the points are that can be tried, the nearest to the base first"""
 
 
 class Point(NamedTuple):
@@ -51,9 +51,10 @@ def choose(
     way: tuple[float, ...] = WAY,
 ) -> Chosen:
     """The best new score among points whose every drop is within its margin: the steps in `trained`, the last step
-    first, and where that one loses too much the first point on the `way` back to the base that does not.
+    first, and where that one loses too much the furthest point on the `way` from the base that does not.
 
-    `way` is empty where a tree has more than values of the base's own parameters. `judge(params)` gives {"new",
+    That point is found by bisection, as what is lost grows with the way, but for noise: of n points about log₂ n are
+    scored. `way` is empty where a tree has more than values of the base's own parameters. `judge(params)` gives {"new",
     "original", …}, `signs` the sign by which each is better, `margins` what each original task may lose. Where no point
     within the margins is better than the base on the new task, the base is kept, with step 0.
     """
@@ -77,9 +78,13 @@ def choose(
     params = trained[last]()
     if not consider(last, 1.0, params):
         known = without_heads(base, fresh_heads)
-        for alpha in way:
-            if consider(last, alpha, interpolate(known, params, alpha)):
-                break
+        nearest, furthest = -1, len(way)  # within, and beyond
+        while furthest - nearest > 1:
+            middle = (nearest + furthest) // 2
+            if consider(last, way[middle], interpolate(known, params, way[middle])):
+                nearest = middle
+            else:
+                furthest = middle
     for step in trained.keys() - {last}:
         consider(step, 1.0, trained[step]())
     if best is None:

@@ -24,7 +24,7 @@ class AGEM(Method):
 
     name: ClassVar[str] = "agem"
     needs_original: ClassVar[bool] = True
-    ratio: float = 0.25
+    ratio: float = 1.0
     """original rows of a step for each new row"""
 
     def __post_init__(self):

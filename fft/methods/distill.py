@@ -34,7 +34,7 @@ class Distill(Method):
     """λ"""
     on: Literal["new", "original", "unlabelled"] = "original"
     """whose inputs: the new task's batch, the original task's training rows, or the texts of --unlabelled"""
-    ratio: float = 0.25
+    ratio: float = 1.0
     """original or unlabelled inputs of a step for each new row"""
     layers: str = "pooled"
     """pooled (what the heads read), numbers as in 0,6,12 (0 the embeddings, i the i-th block), both, or all"""

@@ -29,7 +29,7 @@ class KL(Method):
     """λ"""
     on: Literal["original", "unlabelled"] = "original"
     """whose inputs: the original task's training rows, or the texts of --unlabelled"""
-    ratio: float = 0.25
+    ratio: float = 1.0
     """such inputs of a step for each new row"""
     temperature: float = 1.0
     """τ; above 1 the unlikely answers weigh more"""

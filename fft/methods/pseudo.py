@@ -29,7 +29,7 @@ class Pseudo(Method):
     needs_head: ClassVar[bool] = True
     strength: float = 1.0
     """λ"""
-    ratio: float = 0.25
+    ratio: float = 1.0
     """pseudo-texts of a step for each new row"""
     share: float = 0.15
     """share of a text's tokens that is masked and filled in, at least one"""

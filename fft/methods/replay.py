@@ -26,7 +26,7 @@ class Replay(Method):
     needs_original: ClassVar[bool] = True
     strength: float = 1.0
     """λ"""
-    ratio: float = 0.25
+    ratio: float = 1.0
     """original rows of a step for each new row"""
 
     def __post_init__(self):
