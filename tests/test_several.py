@@ -180,8 +180,8 @@ def test_a_point_is_within_where_every_task_is():
         return selection.choose(base, (), {8: lambda: trained}, judge, signs, margins)
 
     chosen = kept(original=0.2, original_2=0.0101)
-    assert chosen.point.alpha == 0.45 and chosen.point.drops["original_2"] == pytest.approx(0.009)
-    assert kept(original=0.05, original_2=0.0201).point.alpha == 0.45
+    assert chosen.point.alpha == 0.5 and chosen.point.drops["original_2"] == pytest.approx(0.01)
+    assert kept(original=0.047, original_2=0.0201).point.alpha == 0.45
     refused = kept(original=0.2, original_2=0.0001)
     told = selection.told(refused, ["0.2", "0.0001"], {"original": 0.2, "original_2": 0.0001}, 1.0)
     assert not refused.met and "keeps the original_2 drop within 0.0001" in selection.sentence(told)
