@@ -129,8 +129,8 @@ def _data(experiment, checkpoint, names):
         numbered(ORIGINAL, len(experiment.original)), experiment.original, names.originals, strict=True
     ):
         data[name] = tasks.prepare(given, checkpoint, head, checkpoint.heads.get(head), experiment)
-    kept = tasks.head_of(data[ORIGINAL].task) if data else checkpoint.heads.get(names.known)
-    head = kept if names.known else None
+    kept = tasks.head_of(data[ORIGINAL].task) if data else checkpoint.heads.get(names.new)
+    head = kept if names.shared else None
     data = {"new": tasks.prepare(experiment.new, checkpoint, names.new, head, experiment)} | data
     scored, notes = dict(data), ()
     if experiment.unlabelled is not None:
@@ -147,11 +147,8 @@ def _data_notes(data: dict[str, TaskData], names: HeadNames, heads: dict[str, He
         yield from (f"{name}: {text}" for text in task.warnings)
     known = [data[name].task for name in original_names(data)] or list(heads.values())
     labels = data["new"].task.labels
-    if labels and not names.known and labels in [tuple(one.labels) for one in known]:
-        yield (
-            "both tasks have the same labels; --head copy would start from the original's head, --head shared go on "
-            "with it"
-        )
+    if labels and not names.shared and labels in [tuple(one.labels) for one in known]:
+        yield ("both tasks have the same labels; --head shared would go on with the original's head")
 
 
 def _check_keepable(method: Method, base: Checkpoint, theta: Params, tokens: int) -> None:

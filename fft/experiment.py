@@ -28,8 +28,6 @@ from fft.schema import (
 )
 
 STRICT = {"extra": "forbid"}
-
-NewHead = Literal["new", "copy", "shared"]
 SEVERAL_DROPS = tyro.conf.arg(metavar="DROP [DROP ...]", help_behavior_hint="")
 
 
@@ -177,9 +175,8 @@ class Experiment:
     method: Method = field(default_factory=Full)
     optim: Optim = field(default_factory=Optim)
     retention: Retention = field(default_factory=Retention)
-    head: NewHead = "new"
-    """the new task's head: a fresh one, or where the labels are the same, one that starts as a copy of the (first)
-    original's, or that one itself"""
+    head: Literal["new", "shared"] = "new"
+    """the new task's head: a fresh one, or the (first) original's where the labels are the same"""
     original_head: tuple[str, ...] = ()
     """the original task's head: a name, or `fit` to train one on the frozen base (default: the checkpoint's); one for
     all original tasks, or one each"""
@@ -284,7 +281,7 @@ def from_json(data: Any, where: str = "experiment") -> Experiment:
         parts["method"] = method_from_json(data["method"], f"{where}.method")
     hints = {
         "model": str,
-        "head": NewHead,
+        "head": Literal["new", "shared"],
         "original_head": tuple[str, ...] | str | None,
         "max_length": int | None,
         "seed": int,

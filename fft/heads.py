@@ -23,19 +23,12 @@ class HeadNames(NamedTuple):
     originals: tuple[str, ...]
     new: str
     shared: bool
-    """whether that is a head that was there before, rather than one of the new task's own"""
-    copied: str | None = None
-    """the head that the new task's own starts as a copy of; None: it starts from noise"""
-
-    @property
-    def known(self) -> str | None:
-        """The head that was there before whose labels the new task's has, too; None where it has labels of its own."""
-        return self.new if self.shared else self.copied
+    """whether that is a head that was there before, rather than one that starts from noise"""
 
     @property
     def fresh(self) -> tuple[str, ...]:
         """The heads that start from noise."""
-        return () if self.known else (self.new,)
+        return () if self.shared else (self.new,)
 
 
 def head_names(experiment: Experiment, checkpoint: Checkpoint) -> HeadNames:
@@ -43,20 +36,19 @@ def head_names(experiment: Experiment, checkpoint: Checkpoint) -> HeadNames:
     originals: list[str] = []
     for data, wanted in zip(experiment.original, experiment.original_heads, strict=True):
         originals.append(_original_head(data, wanted, checkpoint, originals, experiment.model))
-    known = None if experiment.head == "new" else originals[0] if originals else _own_head(experiment, checkpoint)
-    if experiment.head == "shared":
-        return HeadNames(tuple(originals), known, shared=True)
-    own = unused_head(experiment.new.name, "new", [*checkpoint.heads, *originals])
-    return HeadNames(tuple(originals), own, shared=False, copied=known)
+    if experiment.head == "new":
+        own = unused_head(experiment.new.name, "new", [*checkpoint.heads, *originals])
+        return HeadNames(tuple(originals), own, shared=False)
+    return HeadNames(tuple(originals), originals[0] if originals else _own_head(experiment, checkpoint), shared=True)
 
 
 def _own_head(experiment: Experiment, checkpoint: Checkpoint) -> str:
-    """The base's head that a task without original data goes on with, or copies."""
+    """The base's head that a task without original data goes on with."""
     name = next(iter(experiment.original_head), checkpoint.primary)
     if name is None:
         raise InputError(
-            f"--head {experiment.head} starts from the classifier of the base, and {experiment.model} has none: leave "
-            "it out, and the new task gets a head of its own that starts from noise"
+            f"--head shared goes on with the classifier of the base, and {experiment.model} has none: leave it out, "
+            "and the new task gets a head of its own"
         )
     check_named(name, checkpoint)
     return name
@@ -133,19 +125,19 @@ def make_heads(
     """The checkpoint with every head the run uses, its primary the new task's; made ones are kept in FOLDER.
 
     `tasks` is {head name: Task}. A head the checkpoint lacks is fitted on the frozen base when it is an original
-    task's (`original_batches(name)` are its training rows); the new one's is a copy or fresh.
+    task's (`original_batches(name)` are its training rows), fresh when it is the new one's.
     """
     if not (folder / "provenance.json").exists():
         fresh_key, fit_key = jax.random.split(key)
         made, fitted = {}, {}
-        missing = {name: task for name, task in tasks.items() if name not in checkpoint.heads}
-        for name in (name for name in missing if name in names.originals):
-            say(f"fitting the head {name} for an original task on the frozen base")
-            made[name], fitted[name] = fit_head(checkpoint, missing[name], original_batches(name), fit_key, poll)
-        if names.copied:
-            made[names.new] = {**checkpoint.params.get("heads", {}), **made}[names.copied]
-        elif names.new in missing:
-            made[names.new] = checkpoint.model.init_head(fresh_key, missing[names.new].outputs)
+        for name, task in tasks.items():
+            if name in checkpoint.heads:
+                continue
+            if name in names.originals:
+                say(f"fitting the head {name} for an original task on the frozen base")
+                made[name], fitted[name] = fit_head(checkpoint, task, original_batches(name), fit_key, poll)
+            else:
+                made[name] = checkpoint.model.init_head(fresh_key, task.outputs)
         heads = {name: {"kind": tasks[name].kind, "labels": list(tasks[name].labels)} for name in made}
         save_artefact(folder, made, {"heads": heads, "names": names._asdict(), "fitted": fitted})
     return load_heads(checkpoint, folder)

@@ -45,9 +45,6 @@ def test_the_classifier_is_the_originals_head_and_the_new_task_gets_its_own(bert
     assert names(bert, head="shared") == HeadNames(("original",), "original", True)
     assert names(bert, original=None) == HeadNames((), "new", False)
     assert names(bert, original=None, head="shared") == HeadNames((), "original", True)
-    assert names(bert, head="copy") == HeadNames(("original",), "new", False, "original")
-    assert names(bert, original=None, head="copy") == HeadNames((), "new", False, "original")
-    assert names(bert, original_head="fit", head="copy") == HeadNames(("original_2",), "new", False, "original_2")
     two = renamed(bert, "first", "second")
     assert names(two, original=None, head="shared", original_head="second") == HeadNames((), "second", True)
 
@@ -91,8 +88,6 @@ def test_a_base_without_a_head_says_how_to_get_one(bare):
         names(bare)
     assert names(bare, original_head="fit") == HeadNames(("original",), "new", False)
     assert names(bare, original=None) == HeadNames((), "new", False)
-    with pytest.raises(InputError, match="--head copy starts from the classifier of the base, and model has none"):
-        names(bare, original=None, head="copy")
 
 
 # --- making and keeping ---
@@ -124,21 +119,8 @@ def test_a_shared_head_needs_no_new_one(bert, tmp_path):
     assert load_artefact(tmp_path)[0] == {} and fresh_heads(tmp_path) == ()
 
 
-def test_a_copied_head_starts_with_the_values_of_the_original_and_is_not_fresh(bert, tmp_path):
-    labels = ("negative", "positive")
-    tasks = {"new": Classify("new", labels), "original": Classify("original", labels)}
-    copied = names(bert, head="copy")
-    assert copied.fresh == () and copied.known == "original"
-    made, _ = make(bert, copied, tasks, tmp_path)
-    assert made.primary == "new" and made.heads["new"] == bert.heads["original"] and fresh_heads(tmp_path) == ()
-    heads = {name: flatten(tree) for name, tree in made.params["heads"].items()}
-    for path, leaf in flatten(bert.params["heads"]["original"]).items():
-        np.testing.assert_array_equal(heads["new"][path], leaf)
-        assert heads["new"][path] is not heads["original"][path], "one array in two places could not be donated"
-
-
 def test_a_base_without_a_head_has_none_to_go_on_with(bare):
-    with pytest.raises(InputError, match="starts from the classifier of the base, and model has none: leave it out"):
+    with pytest.raises(InputError, match="goes on with the classifier of the base, and model has none: leave it out"):
         names(bare, original=None, head="shared")
 
 
@@ -152,10 +134,6 @@ def test_the_original_head_is_fitted_on_frozen_features(bare, tmp_path):
     tasks = {"original": Classify("original", ("negative", "positive")), "new": Regress("new")}
     made, said = make(bare, HeadNames(("original",), "new", False), tasks, tmp_path, lambda head: [batch])
     assert said == ["fitting the head original for an original task on the frozen base"]
-    both = {"new": Classify("new", ("negative", "positive")), "original": tasks["original"]}
-    twins, _ = make(bare, names(bare, original_head="fit", head="copy"), both, tmp_path / "copy", lambda head: [batch])
-    fitted, copy = (flatten(twins.params["heads"][head]) for head in ("original", "new"))
-    assert all(np.array_equal(copy[path], leaf) for path, leaf in fitted.items()), "of the head that was fitted"
     assert made.heads["original"].labels == ("negative", "positive") and made.heads["new"].kind == "regression"
     logits = made.model.apply(made.params, batch)["logits"]
     assert logits["new"].shape == (64, 1) and (np.argmax(logits["original"], -1) == label).mean() > 0.95

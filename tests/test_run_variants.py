@@ -254,17 +254,12 @@ def test_a_fresh_head_is_not_the_noise_that_the_heads_of_the_base_started_from(t
 
 def test_without_original_data_the_new_task_may_still_go_on_with_the_bases_head(tiny, tmp_path):
     runs = {}
-    for head in ("new", "copy", "shared"):
+    for head in ("new", "shared"):
         flags = ("--head", head, "--steps", 2, "--batch-size", 8, "--keep", "latest")
         assert tune(tiny, tmp_path / head, *flags, original=None, new="opposite.csv").code == 0
         runs[head] = record(tmp_path / head)
-    assert any("--head shared go on with it" in note for note in runs["new"]["notes"])
-    assert not runs["shared"]["notes"] and not runs["copy"]["notes"]
-    assert runs["copy"]["new"]["before"] == runs["shared"]["new"]["before"] < 0.2 < runs["new"]["new"]["before"]
+    assert any("--head shared would go on" in note for note in runs["new"]["notes"]) and not runs["shared"]["notes"]
+    assert runs["shared"]["new"]["before"] < 0.2 < runs["new"]["new"]["before"]
     trained = flatten(restore(tmp_path / "shared")[1]["heads"])
     base = flatten(models.load(tiny / "bert").params["heads"])
     assert trained.keys() == base.keys() and all(0 < abs(trained[p] - leaf).max() < 0.01 for p, leaf in base.items())
-    copied = restore(tmp_path / "copy")[1]["heads"]
-    for p, leaf in flatten(models.load(tiny / "bert").params["heads"]["original"]).items():
-        assert np.array_equal(flatten(copied["original"])[p], leaf), "the original's own head stays as it was"
-        assert 0 < abs(flatten(copied["new"])[p] - leaf).max() < 0.01

@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 from rich.console import Console
@@ -14,7 +14,7 @@ from rich.console import Console
 from fft import auto
 from fft.commands.several import NO_SOURCES, SeveralData, several
 from fft.errors import InputError
-from fft.experiment import NO_DATA, NO_TEXTS, Data, Experiment, NewHead, Optim, Retention, Texts, load
+from fft.experiment import NO_DATA, NO_TEXTS, Data, Experiment, Optim, Retention, Texts, load
 from fft.methods import METHODS, Method, parse_chain
 from fft.metrics import METRICS
 from fft.schema import TELLS_DEFAULT
@@ -50,9 +50,8 @@ class Flags:
     """methods joined by +, as in lora+ewc; auto chooses by what there is of the original task, and says why"""
     fisher: Annotated[str | None, TELLS_DEFAULT] = None
     """what `fft fisher` wrote: ewc and sparse read it in place of a pass of their own (the same as --ewc.fisher)"""
-    head: NewHead = Experiment.head
-    """the new task's head: a fresh one, or where the labels are the same, one that starts as a copy of the (first)
-    original's, or that one itself"""
+    head: Literal["new", "shared"] = Experiment.head
+    """the new task's head: a fresh one, or the (first) original's where the labels are the same"""
     original_head: Annotated[tuple[str, ...] | None, HEADS] = ()
     """the original task's head: a name, or `fit` to train one on the frozen base; one for all original tasks, or one
     each (default: the checkpoint's)"""
