@@ -1,5 +1,6 @@
 """Under a contract: which point of a finished run is kept, by validation rows."""
 
+from bisect import bisect_left
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -78,13 +79,8 @@ def choose(
     params = trained[last]()
     if not consider(last, 1.0, params):
         known = without_heads(base, fresh_heads)
-        nearest, furthest = -1, len(way)  # within, and beyond
-        while furthest - nearest > 1:
-            middle = (nearest + furthest) // 2
-            if consider(last, way[middle], interpolate(known, params, way[middle])):
-                nearest = middle
-            else:
-                furthest = middle
+        # What it finds, `consider` has seen.
+        bisect_left(way, True, key=lambda alpha: not consider(last, alpha, interpolate(known, params, alpha)))
     for step in trained.keys() - {last}:
         consider(step, 1.0, trained[step]())
     if best is None:
