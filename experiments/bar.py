@@ -1,7 +1,7 @@
 """The bar: movie reviews kept under `--max-drop 0.01` with nothing else said, and what the new task gains beside it.
 
     python -m experiments.bar --out runs/bar         runs what is missing, safe to kill and repeat, and writes
-                                                     experiments/results/bar.md
+                                                     experiments/results/bar.json and bar.md
 
 Three new tasks, each with full fine-tuning, with what `--method auto` chooses given the original data (under the
 contract), and with what it chooses given neither original data nor other texts. Scores are on the test splits, once, at
@@ -18,9 +18,9 @@ from rich.console import Console
 
 from experiments.article import LAST, RESULTS
 from experiments.base import movie_base
+from experiments.kept import kept_runs
 from fft.auto import choose
 from fft.commands.demo import ORIGINAL
-from fft.commands.sweep import run_missing
 from fft.contract.budget import Budget
 from fft.evaluate import Change
 from fft.experiment import Data, Experiment, Optim, Retention
@@ -68,18 +68,17 @@ def experiments() -> dict[str, Experiment]:
     return found
 
 
-def cells(records: dict[str, dict], checked: dict[str, Change]) -> dict[tuple[str, int], Cell]:
-    """The pairs and seeds whose three runs are finished; `checked` has the original's change of the unwatched ones."""
+def cells(records: dict[str, dict]) -> dict[tuple[str, int], Cell]:
+    """The pairs and seeds whose three runs are finished."""
     found = {}
     for pair in PAIRS:
         for seed in SEEDS:
             runs = {how: records.get(NAME.format(pair, how, seed)) for how in HOWS}
             if all(runs.values()):
-                changes = {how: Change(**runs[how]["original"]) for how in ("full", "contract")}
-                changes["nothing"] = checked[NAME.format(pair, "nothing", seed)]
+                changes = {how: Change(**run["original"]) for how, run in runs.items()}
                 found[pair, seed] = Cell(
                     runs["full"]["new"]["before"],
-                    {how: runs[how]["new"]["after"] for how in HOWS},
+                    {how: run["new"]["after"] for how, run in runs.items()},
                     {how: -change.change for how, change in changes.items()},
                     {how: (change.high - change.low) / 2 for how, change in changes.items()},
                 )
@@ -141,17 +140,18 @@ def verdicts(found: dict[tuple[str, int], Cell], margin: float) -> list[str]:
     return lines
 
 
+def checked(experiment: Experiment, folder: Path, record: dict) -> dict:
+    """The record of a run, with the original's change from `fft check` where the run watched none."""
+    if experiment.original:
+        return record
+    request = Request(experiment.model, str(folder / "model"), (Asked(Data(ORIGINAL)),), Budget.parse(MAX_DROP))
+    return record | {"original": check(request).record["original"][0]["change"]}
+
+
 def main(out: Path = Path("runs/bar")) -> None:
-    """Run what is missing under OUT; after every run experiments/results/bar.md says what there is."""
-    console, records, checked, known = Console(), {}, {}, {}
-    for name, experiment in experiments().items():
-        records |= run_missing({name: experiment}, out, console, known)
-        if experiment.original == ():
-            request = Request(
-                experiment.model, str(out / name / "model"), (Asked(Data(ORIGINAL)),), Budget.parse(MAX_DROP)
-            )
-            checked[name] = Change(**check(request).record["original"][0]["change"])
-        if found := cells(records, checked):
+    """Run what experiments/results/bar.json does not hold; after every run bar.md says what there is."""
+    for records in kept_runs(experiments(), out, RESULTS / "bar.json", checked):
+        if found := cells(records):
             replace_file(RESULTS / "bar.md", markdown(found).encode())
 
 

@@ -1,7 +1,7 @@
 """Every method's front: movie reviews kept, tweets learned, three strengths a method, three seeds.
 
-    fft sweep experiments/fronts.py --out runs/fronts      runs what is missing, safe to kill and repeat
-    python -m experiments.fronts --out runs/fronts         the same, then writes experiments/results/fronts.{md,svg,png}
+    python -m experiments.fronts --out runs/fronts         runs what is missing, safe to kill and repeat, and writes
+                                                           experiments/results/fronts.{json,md,svg,png}
 
 The strength of full fine-tuning and of LoRA is the learning rate; the others have full fine-tuning's middle one.
 Replay and KL read as many original rows as new ones.
@@ -16,8 +16,8 @@ import tyro
 from rich.console import Console
 
 from experiments.article import ADAPTER, HIGH, LAST, RESULTS, ROWS, spread
+from experiments.kept import kept_runs
 from fft.commands.demo import NEW, ORIGINAL, trained_base
-from fft.commands.sweep import run_missing
 from fft.experiment import Data, Experiment, Optim
 from fft.methods import EWC, KL, L2SP, Full, LoRA, LwF, Method, Replay, Wise
 
@@ -112,10 +112,8 @@ def write(records: dict[str, dict], stem: Path) -> None:
 
 
 def main(out: Path = Path("runs/fronts")) -> None:
-    """Run what is missing under OUT; after every run experiments/results/fronts.{md,svg,png} say what there is."""
-    console, records, known = Console(), {}, {}
-    for name, experiment in experiments().items():
-        records |= run_missing({name: experiment}, out, console, known)
+    """Run what experiments/results/fronts.json does not hold; after every run fronts.{md,svg,png} say what there is."""
+    for records in kept_runs(experiments(), out, RESULTS / "fronts.json"):
         write(records, RESULTS / "fronts")
 
 

@@ -1,11 +1,20 @@
-"""What an experiment has measured so far, a JSON file each: one that was killed goes on where it was."""
+"""What an experiment has measured so far, as JSON: one that was killed goes on where it was."""
 
 import json
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
+from fft.accept import resolved
+from fft.commands.sweep import run_missing
+from fft.experiment import Experiment
 from fft.record import write_json
+
+FIELDS = ("name", "new", "original", "kept_step", "contract", "versions", "device", "seconds")
+"""what is kept of a run's run.json"""
 
 
 def kept(path: Path, measure: Callable[[], Any]) -> Any:
@@ -17,3 +26,33 @@ def kept(path: Path, measure: Callable[[], Any]) -> Any:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, measure())
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def kept_runs(
+    experiments: dict[str, Experiment],
+    out: Path,
+    results: Path,
+    finish: Callable[[Experiment, Path, dict], dict] = lambda experiment, folder, record: record,
+) -> Iterator[dict[str, dict]]:
+    """Run what `results`, a JSON object of records by name, does not hold; yield all records so far after each run.
+
+    A record is FIELDS of run.json and the experiment, its base by the folder's name alone; one of another experiment
+    is measured again. `finish` may add to run.json's, with the run's folder at hand, which is then deleted: the file
+    is all that is kept, and holds on any machine.
+    """
+    held = json.loads(results.read_text(encoding="utf-8")) if results.exists() else {}
+    records, known, console = {}, {}, Console()
+    for name, experiment in experiments.items():
+        asked = asked_for(experiment)
+        if name not in held or held[name]["experiment"] != asked:
+            made = finish(experiment, out / name, run_missing({name: experiment}, out, console, known)[name])
+            held[name] = {field: made[field] for field in FIELDS} | {"experiment": asked}
+            write_json(results, held)
+            shutil.rmtree(out / name)
+        records[name] = held[name]
+        yield records
+
+
+def asked_for(experiment: Experiment) -> dict[str, Any]:
+    """The experiment as JSON data that says the same on every machine."""
+    return resolved(experiment).to_json() | {"model": Path(experiment.model).parent.name}
