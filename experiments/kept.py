@@ -54,5 +54,5 @@ def kept_runs(
 
 
 def asked_for(experiment: Experiment) -> dict[str, Any]:
-    """The experiment as JSON data that says the same on every machine."""
+    """The experiment as JSON data that says the same on every machine: of the base only the name of its run."""
     return resolved(experiment).to_json() | {"model": Path(experiment.model).parent.name}
