@@ -24,7 +24,7 @@ from fft.commands.demo import ORIGINAL
 from fft.contract.budget import Budget
 from fft.evaluate import Change
 from fft.experiment import Data, Experiment, Optim, Retention
-from fft.methods import Full, parse_chain
+from fft.methods import Full
 from fft.pairs.check import Asked, Request, check
 from fft.record import replace_file
 
@@ -54,7 +54,7 @@ def experiments() -> dict[str, Experiment]:
     """Every pair and seed, seed by seed, so that a killed sweep has whole columns."""
     base, original = str(movie_base(Console(stderr=True))), Data(ORIGINAL)
     optim = Optim(lr=RATE, epochs=EPOCHS)
-    under, free = (parse_chain(choose(given, unlabelled=False, head=True).method) for given in (True, False))
+    under, free = (choose(given, unlabelled=False, head=True).chain() for given in (True, False))
     found = {}
     for seed in SEEDS:
         for pair, source in PAIRS.items():

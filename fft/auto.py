@@ -1,6 +1,9 @@
 """`--method auto`: the chain that the evidence is for, by what there is of the original task."""
 
+import dataclasses
 from typing import Any, NamedTuple
+
+from fft.methods import METHODS, Method
 
 EVIDENCE = "experiments/results/fronts.md"
 COLUMNS = "| method | strength | original | forgotten | new | seconds |"
@@ -15,6 +18,10 @@ class Choice(NamedTuple):
     settings: dict[str, Any]
     why: str
     row: str | None
+
+    def chain(self, given: Method | None = None) -> Method:
+        """The method itself: `given`, or the one with the defaults, with the settings of the choice."""
+        return dataclasses.replace(given or METHODS[self.method](), **self.settings)
 
     def __str__(self) -> str:
         if self.row is None:

@@ -10,7 +10,7 @@ from rich.console import Console
 from fft.auto import choose
 from fft.cache import cache_folder
 from fft.experiment import Data, Experiment, Optim, Retention
-from fft.methods import EWC, Freeze, Full, Layerwise, LoRA, parse_chain
+from fft.methods import EWC, Freeze, Full, Layerwise, LoRA
 
 BASE_ROWS, NEW_ROWS = 5_000, 1_344
 BASE_EVERY = 19  # steps between scorings; the best scored step is the base, so that this belongs to the recipe
@@ -21,7 +21,7 @@ RUNS = {
     "freeze+layerwise": (Freeze() + Layerwise(), 3e-4, LAST),
     "lora": (LoRA(), 1e-3, LAST),
     "ewc": (EWC(strength=3e4), 3e-4, LAST),  # the best of four, see experiments/results/fisher_minilm.md
-    "contract": (parse_chain(choose(original=True, unlabelled=False, head=True).method), 1e-4, HELD),
+    "contract": (choose(original=True, unlabelled=False, head=True).chain(), 1e-4, HELD),
 }
 
 

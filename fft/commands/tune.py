@@ -124,7 +124,7 @@ def method_of(names: str, settings: dict[str, Method], choice: auto.Choice | Non
                 f"a setting of {name} is given, but --method auto, which is {choice.method} here, does not name "
                 f"{name}: name the methods"
             )
-    return dataclasses.replace(chosen, **choice.settings)
+    return choice.chain(chosen)
 
 
 def _has_head(model: str) -> bool:
