@@ -12,6 +12,9 @@ from fft.record import diff, plain, read_object, write_json, writing
 
 MODEL, ADAPTER = "model", "adapter"
 """where in it the result is: a checkpoint for transformers, or PEFT's files"""
+EXPERIMENT, REQUEST, PLAN = "experiment.json", "request.json", "plan.json"
+KINDS = {EXPERIMENT: "a run", REQUEST: "Fisher information", PLAN: "a sequence", "config.json": "a checkpoint"}
+"""what a folder holds by the file that claims it"""
 
 
 class FolderLock:
@@ -61,6 +64,13 @@ def refuse_taken(out: Path, own: Collection[str] = ()) -> None:
     taken = [path.name for path in out.iterdir() if path.name not in {"lock", *own}] if out.is_dir() else []
     if taken or (out.exists() and not out.is_dir()):
         raise InputError(f"{out} holds something already{f' ({min(taken)})' if taken else ''}; choose another --out")
+
+
+def refuse_foreign(out: Path, own: str) -> None:
+    """Refuse a folder that holds one of KINDS, other than the one whose file is `own`."""
+    for mark, what in KINDS.items():
+        if mark != own and (out / mark).exists():
+            raise InputError(f"{out} holds {what}; choose another --out")
 
 
 @contextlib.contextmanager

@@ -24,8 +24,7 @@ from fft.checkpoint import Checkpoints
 from fft.contract import selection
 from fft.errors import InputError
 from fft.experiment import Experiment
-from fft.fisher.information import REQUEST
-from fft.folder import FolderLock, agree, refuse_taken, unclaimed_if_refused
+from fft.folder import EXPERIMENT, FolderLock, agree, refuse_foreign, refuse_taken, unclaimed_if_refused
 from fft.job import Job, assemble
 from fft.journal import Journal
 from fft.outcome import KEPT_BASE, run_record, write_model, write_outcome
@@ -37,7 +36,6 @@ from fft.streams import step_batch
 from fft.train import TrainState
 from fft.trainable import parameter_counts
 
-EXPERIMENT = "experiment.json"
 SCORINGS = 8
 MOST_SKIPPED_IN_A_ROW = 10
 LOGGED_STEPS = 100
@@ -74,8 +72,7 @@ def run(
     """
     directory = Path(directory)
     experiment = resolved(experiment)
-    if (directory / REQUEST).exists():
-        raise InputError(f"{directory} holds Fisher information; choose another --out for the run")
+    refuse_foreign(directory, EXPERIMENT)
     with StopFlag() as stop:
         if (directory / EXPERIMENT).exists():
             with FolderLock(directory):
@@ -99,7 +96,7 @@ def run(
 
 def _claim(directory: Path, experiment: Experiment) -> Run | None:
     """Make the folder the experiment's own, or refuse; the run if it is finished already."""
-    agree(directory / "experiment.json", experiment.to_json(), "another experiment")
+    agree(directory / EXPERIMENT, experiment.to_json(), "another experiment")
     path = directory / "run.json"
     return Run(directory, record.read_object(path)) if path.exists() else None
 

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 from fft.artefact import load_artefact, save_artefact
 from fft.errors import InputError
 from fft.fisher.storage import pack, unpack
+from fft.folder import REQUEST
 from fft.paths import Params, depth_of, flatten, unflatten
 
-KIND, REQUEST = "fisher", "request.json"
+KIND = "fisher"
 
 
 def save_fisher(folder: str | Path, diagonal: Params, storage: str, provenance: dict[str, Any]) -> None:

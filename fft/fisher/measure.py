@@ -20,10 +20,10 @@ from fft.checkpoint import Checkpoints
 from fft.errors import InputError
 from fft.experiment import Data, Experiment
 from fft.fisher.diagonal import FisherPass, Running
-from fft.fisher.information import REQUEST, accumulated, load_previous, save_fisher
+from fft.fisher.information import accumulated, load_previous, save_fisher
 from fft.fisher.sharding import fully_sharded
 from fft.fisher.storage import Storage, unpack
-from fft.folder import FolderLock, agree, unclaimed_if_refused
+from fft.folder import REQUEST, FolderLock, agree, refuse_foreign, unclaimed_if_refused
 from fft.heads import chosen_head
 from fft.identity import base_sha256
 from fft.methods import Context
@@ -76,7 +76,7 @@ def measure(
     data = tasks.prepare(request.original, checkpoint, name, checkpoint.heads[name], request)
     before = load_previous(request.previous, checkpoint.params) if request.previous else None
     wanted = _identity(request, checkpoint, data, before)
-    _refuse_foreign(out)
+    refuse_foreign(out, REQUEST)
     with StopFlag() as stop, FolderLock(out), unclaimed_if_refused(out, REQUEST):
         agree(out / REQUEST, wanted, "another Fisher pass")
         if (out / "provenance.json").exists():
@@ -111,12 +111,6 @@ def measure(
         told = {**wanted, "task": wanted["task"] | sigma, "model": request.model, **found, **environment()}
         save_fisher(out, diagonal, request.storage, told)
         shutil.rmtree(partial.folder, ignore_errors=True)
-
-
-def _refuse_foreign(out: Path) -> None:
-    for name, what in (("experiment.json", "a run"), ("config.json", "a checkpoint")):
-        if (out / name).exists():
-            raise InputError(f"{out} holds {what}; choose another --out for the Fisher information")
 
 
 def _identity(request: Request, checkpoint: models.Checkpoint, data: tasks.TaskData, before: tuple | None) -> dict:

@@ -18,8 +18,7 @@ from fft import models, tasks
 from fft.contract.watched import check_budget
 from fft.errors import InputError
 from fft.experiment import Data, Experiment, Optim, Retention, Texts
-from fft.fisher.information import REQUEST
-from fft.folder import MODEL, FolderLock, agree, refuse_taken, unclaimed_if_refused
+from fft.folder import EXPERIMENT, MODEL, PLAN, FolderLock, agree, refuse_foreign, refuse_taken, unclaimed_if_refused
 from fft.heads import chosen_head, unused_head
 from fft.methods import Full, Method, chain
 from fft.methods import to_json as method_to_json
@@ -28,7 +27,7 @@ from fft.record import read_object
 from fft.schema import between, listed
 from fft.tasks import TaskData
 
-PLAN, RESULT = "plan.json", "sequence.json"
+RESULT = "sequence.json"
 
 
 @dataclass(frozen=True)
@@ -130,9 +129,7 @@ def run_sequence(
     from fft.sequence.matrix import told
 
     out = Path(out)
-    for name, what in (("experiment.json", "a run"), (REQUEST, "Fisher information")):
-        if (out / name).exists():
-            raise InputError(f"{out} holds {what}; choose another --out for the sequence")
+    refuse_foreign(out, PLAN)
     if (out / PLAN).exists():
         agree(out / PLAN, request.to_json(), "another sequence")
         if (out / RESULT).exists():
@@ -140,7 +137,7 @@ def run_sequence(
     else:
         refuse_taken(out)
     names, data, checkpoint = _read(request)
-    with FolderLock(out), unclaimed_if_refused(out, PLAN, unless="stage-1/experiment.json"):
+    with FolderLock(out), unclaimed_if_refused(out, PLAN, unless=f"stage-1/{EXPERIMENT}"):
         agree(out / PLAN, request.to_json(), "another sequence")
         records: list[dict] = []
         for number in range(1, len(request.tasks) + 1):
