@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from fft.auto import AUTO, choose_for
 from fft.errors import InputError
 from fft.experiment import Data, Experiment, Optim, Retention, Texts
 from fft.methods import Method, parse_chain
@@ -16,7 +17,7 @@ def tune(
     model: str | Path,
     new: str | Data,
     original: str | Data | Sequence[str | Data] | None = None,
-    method: str | Method = "full",
+    method: str | Method = AUTO,
     *,
     out: str | Path,
     head: str = Experiment.head,
@@ -27,7 +28,8 @@ def tune(
     emit: Callable[[dict], None] = lambda event: None,
     **settings: Any,
 ) -> Run:
-    """`fft tune` as a function. Sources may be strings; `settings` are fields of Optim and of Retention. Of several
+    """`fft tune` as a function. Sources may be strings; `method` may be a name as on the command line, by default
+    "auto", which tells `emit` what it chose and why; `settings` are fields of Optim and of Retention. Of several
     original tasks `original`, `original_head` and `max_drop` are lists.
 
     Example: `fft.tune("base/", "new.csv", "old.csv", fft.LoRA(rank=16) + fft.EWC(), out="runs/1", epochs=1, lr=1e-3)`
@@ -40,10 +42,16 @@ def tune(
         parts[kind] = kind(**{name: settings.pop(name) for name in names if name in settings})
     if settings:
         raise InputError(f"unknown settings {', '.join(settings)}; they are fields of fft.Optim and fft.Retention")
+    originals = tuple(data if isinstance(data, Data) else Data(str(data)) for data in listed(original))
+    texts = unlabelled if isinstance(unlabelled, Texts | None) else Texts(unlabelled)
+    if method == AUTO:
+        choice = choose_for(str(model), bool(originals), texts is not None)
+        emit({"event": "say", "text": str(choice)})
+        method = choice.chain()
     experiment = Experiment(
         str(model),
         new if isinstance(new, Data) else Data(str(new)),
-        tuple(data if isinstance(data, Data) else Data(str(data)) for data in listed(original)),
+        originals,
         parse_chain(method) if isinstance(method, str) else method,
         parts[Optim],
         parts[Retention],
@@ -51,6 +59,6 @@ def tune(
         original_head,
         max_length,
         seed,
-        unlabelled if isinstance(unlabelled, Texts | None) else Texts(unlabelled),
+        texts,
     )
     return run(experiment, out, emit)

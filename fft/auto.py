@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from fft.methods import METHODS, Method
 
+AUTO = "auto"
 EVIDENCE = "experiments/results/fronts.md"
 COLUMNS = "| method | strength | original | forgotten | new | seconds |"
 KL_ROW = "| kl | 1 | 0.840 | 0.006 | 0.950 | 118 |"
@@ -42,3 +43,15 @@ def choose(original: bool, unlabelled: bool, head: bool) -> Choice:
         return Choice("distill", {"on": on}, why, None)
     why = f"there are no original data: on the {on} texts the head goes on saying what the base said"
     return Choice("kl", {"on": on}, why, KL_ROW) if unlabelled else Choice("lwf", {}, why, LWF_ROW)
+
+
+def choose_for(model: str, original: bool, unlabelled: bool) -> Choice:
+    """`choose` for a base, a Hugging Face folder or hf:NAME, which is asked for a head where nothing else is given.
+
+    Errors: InputError for a model that cannot be read.
+    """
+    if original:
+        return choose(original, unlabelled, head=True)
+    from fft import models
+
+    return choose(original, unlabelled, models.has_head(model))

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 from tiny_runs import fft, record
 
+import fft as package
 from fft import auto
+from fft.errors import InputError
 
 RESULTS = Path(__file__).parents[1]
 
@@ -41,3 +43,14 @@ def test_a_run_says_what_was_chosen_and_why(tiny, tmp_path, model, given, method
     assert f"method auto: {method}, because" in answer.out
     (member,) = record(tmp_path / "run")["experiment"]["method"]
     assert member["name"] == method and member.get("on") == on
+
+
+@pytest.mark.usefixtures("quick_compiles")
+def test_a_call_from_python_chooses_as_the_command_line_does(tiny, tmp_path):
+    told = []
+    run = package.tune(tiny / "bert", tiny / "new.csv", out=tmp_path / "run", emit=told.append, steps=2, batch_size=16)
+    assert [member["name"] for member in run.record["experiment"]["method"]] == ["lwf"]
+    assert told[0]["event"] == "say" and told[0]["text"].startswith("method auto: lwf, because there are no original")
+    with pytest.raises(InputError, match="nowhere"):
+        package.tune(tmp_path / "nowhere", tiny / "new.csv", out=tmp_path / "other")
+    assert not (tmp_path / "other").exists()

@@ -9,9 +9,9 @@ from typing import Annotated, Literal
 import tyro
 from rich.console import Console
 
-from fft import auto
+from fft.auto import AUTO, choose
 from fft.commands.several import NO_SOURCES, SeveralData
-from fft.commands.tune import AUTO, HEADS, Settings, method_of, with_metric
+from fft.commands.tune import HEADS, Settings, method_of, with_metric
 from fft.experiment import NO_TEXTS, Experiment, Optim, Retention, Texts
 from fft.schema import TELLS_DEFAULT
 
@@ -64,7 +64,7 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     from fft.report.sequenced import show
     from fft.sequence.runs import Request, run_sequence
 
-    choice = auto.choose(original=True, unlabelled=False, head=True) if flags.method == AUTO else None
+    choice = choose(original=True, unlabelled=False, head=True) if flags.method == AUTO else None
     if choice:
         console.out(choice, highlight=False)
     settings = {f.name: getattr(flags.settings, f.name) for f in dataclasses.fields(flags.settings)}

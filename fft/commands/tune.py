@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import tyro
 from rich.console import Console
 
-from fft import auto
+from fft.auto import AUTO, Choice, choose_for
 from fft.commands.several import NO_SOURCES, SeveralData, several
 from fft.errors import InputError
 from fft.experiment import NO_DATA, NO_TEXTS, Data, Experiment, Optim, Retention, Texts, load
@@ -19,7 +19,6 @@ from fft.methods import METHODS, Method, parse_chain
 from fft.metrics import METRICS
 from fft.schema import TELLS_DEFAULT
 
-AUTO = "auto"
 HEADS = tyro.conf.arg(metavar="NAME [NAME ...]", help_behavior_hint="")
 Settings = dataclasses.make_dataclass(
     "Settings",
@@ -70,12 +69,11 @@ class Flags:
     settings: Annotated[Settings, tyro.conf.arg(name="")] = field(default_factory=Settings)
 
     @cached_property
-    def choice(self) -> auto.Choice | None:
+    def choice(self) -> Choice | None:
         """What `--method auto` comes to; None for methods that were named."""
         if self.method != AUTO:
             return None
-        original = bool(self.original.source)
-        return auto.choose(original, bool(self.unlabelled.source), original or _has_head(self.model))
+        return choose_for(self.model, bool(self.original.source), bool(self.unlabelled.source))
 
     def experiment(self) -> Experiment:
         """The experiment these flags describe."""
@@ -113,7 +111,7 @@ class Flags:
         return method_of(self.method, settings, self.choice)
 
 
-def method_of(names: str, settings: dict[str, Method], choice: auto.Choice | None) -> Method:
+def method_of(names: str, settings: dict[str, Method], choice: Choice | None) -> Method:
     """The method that `names` says, or that auto came to, with its settings; InputError for settings of others."""
     if not choice:
         return parse_chain(names, settings)
@@ -125,13 +123,6 @@ def method_of(names: str, settings: dict[str, Method], choice: auto.Choice | Non
                 f"{name}: name the methods"
             )
     return choice.chain(chosen)
-
-
-def _has_head(model: str) -> bool:
-    """Whether a checkpoint has a classifier whose answers could be kept."""
-    from fft import models
-
-    return models.has_head(model)
 
 
 def flags_of(experiment: Experiment, out: Path) -> Flags:
