@@ -285,15 +285,17 @@ def test_a_folder_that_holds_something_is_not_taken_over(tiny, tmp_path):
     shutil.copytree(tiny / "bert", base)
     (other / "model").mkdir(parents=True)
     (other / "model" / "notes.txt").write_text("precious")
-    for out, message in ((base, "holds something already"), (other, "holds something already (model)")):
+    for out, known, message in (
+        (base, "holds a checkpoint", "holds something already"),
+        (other, "holds something already (model)", "holds something already (model)"),
+    ):
         there = sorted(path.name for path in out.rglob("*"))
         tasks = (tiny / "new.csv", tiny / "original.csv")
-        for answer in (
-            fft("tune", "--model", tiny / "bert", "--new", tiny / "new.csv", "--method", "full", "--out", out),
-            fft("sequence", "--model", tiny / "bert", "--tasks", *tasks, "--method", "lora", "--out", out),
-            fft("check", tiny / "bert", tiny / "bert", "--original", tiny / "original.csv", "--out", out),
-        ):
-            refused(answer, message)
+        train = ("--model", tiny / "bert", "--out", out, "--method", "lora")
+        refused(fft("tune", *train, "--new", tiny / "new.csv"), known)
+        refused(fft("sequence", *train, "--tasks", *tasks), known)
+        check = ("check", tiny / "bert", tiny / "bert", "--original", tiny / "original.csv")
+        refused(fft(*check, "--out", out), message)
         assert sorted(path.name for path in out.rglob("*")) == there
 
 
