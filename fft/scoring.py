@@ -4,7 +4,7 @@
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import numpy as np
 
@@ -68,9 +68,9 @@ class Scorer:
             combined = retention.combined_score(combined, now, before, weight, tolerance)
         return {**scores, "combined": retention.combined_score(combined, None, None, weight, 0.0)}
 
-    def judge(self, params: Params) -> dict[str, float]:
-        """The score of each task on up to JUDGED of its validation rows, for a run under a contract."""
-        return self._scores(params, self._judged, self.poll)
+    def judge(self, params: Params, tasks: Collection[str]) -> dict[str, float]:
+        """The scores of tasks of the job on up to JUDGED validation rows of each, for a run under a contract."""
+        return self._scores(params, {name: self._judged[name] for name in tasks}, self.poll)
 
     def _scores(self, params: Params, chosen: dict[str, Encoded], poll: Callable[[], None]) -> dict[str, float]:
         found = {}

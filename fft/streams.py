@@ -19,17 +19,24 @@ EVAL_BATCH = 32
 def training_batches(
     optim: Optim, shares: dict[str, float], data: dict[str, TaskData], steps: int, seed: int
 ) -> dict[str, TrainBatches]:
-    """The host batches of every stream, padded to at most MOST_LENGTHS lengths.
+    """The host batches of every stream.
 
-    `shares` are the rows of a stream for each new one; a step has accumulate · batch_size new rows. A short run, or a
-    small share, has fewer lengths: compiling the step for one takes as long as about STEPS_A_LENGTH steps.
+    `shares` are the rows of a stream for each new one; a step has accumulate · batch_size new rows.
     """
     made = {}
     for name, share in shares.items():
         rows, size = data[name].splits["train"], max(1, round(share * optim.accumulate * optim.batch_size))
-        lengths = bucket_lengths(rows.lengths(), min(MOST_LENGTHS, 1 + int(share * steps) // STEPS_A_LENGTH))
+        lengths = bucket_lengths(rows.lengths(), most_lengths(share * steps))
         made[name] = TrainBatches(rows, size, seed, lengths, data[name].pad_id)
     return made
+
+
+def most_lengths(steps: float) -> int:
+    """To how many lengths the batches of so many whole steps are padded, at most MOST_LENGTHS.
+
+    A short run has fewer: compiling the step for one takes as long as about STEPS_A_LENGTH steps.
+    """
+    return min(MOST_LENGTHS, 1 + int(steps) // STEPS_A_LENGTH)
 
 
 def step_batch(batches: dict[str, TrainBatches], step: int, accumulate: int) -> dict[str, dict[str, np.ndarray]]:

@@ -384,6 +384,18 @@ def test_a_page_without_an_original_or_a_history():
     assert Outline(text).open == []
 
 
+def test_the_page_has_every_point_that_was_tried_under_a_contract():
+    def point(alpha, new, drop):
+        scores = {"original": 0.886 - drop, "new": new, "drop": drop, "drops": {"original": drop}}
+        return {"step": 400, "alpha": alpha, **scores, "within": new is not None}
+
+    tried = [point(1.0, None, 0.03), point(0.5, 0.81, 0.004)]
+    told = {"margins": {"original": 0.01}, "met": True, "kept": tried[1], "tried": tried, "strength": 2.0}
+    outline = Outline(page(make_run() | {"contract": told}))
+    text = " ".join(" ".join(outline.words).split())
+    assert "400 1 not scored +0.030 no" in text and "400 0.5 0.810 +0.004 yes kept" in text
+
+
 def test_a_page_is_written_whole_or_says_why(tmp_path):
     write_page(make_run(), tmp_path / "report.html")
     assert (tmp_path / "report.html").read_text().endswith("</html>\n")

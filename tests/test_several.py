@@ -149,7 +149,7 @@ def test_the_worst_of_several_drives_the_multiplier():
 
 def test_a_probe_holds_rows_of_every_task_and_of_one_what_it_held():
     few, many = encoded([3] * 10), encoded([3 + row % 4 for row in range(100)])
-    batches = ProbeBatches([few, many], 0, 0)
+    batches = ProbeBatches([few, many], 0, 2, 0)
     batches.before = np.arange(110, dtype=np.float32)
     for index in (0, 7):
         batch = batches.batch(index)
@@ -158,7 +158,7 @@ def test_a_probe_holds_rows_of_every_task_and_of_one_what_it_held():
     assert len(batches) == 4
     seen = np.concatenate([batches.rows(index) for index in range(len(batches))])
     assert set(seen.tolist()) == set(range(110))
-    alone, plain = ProbeBatches([many], 5, 0), TrainBatches(many, 32, 5, bucket_lengths(many.lengths(), 2), 0)
+    alone, plain = ProbeBatches([many], 5, 2, 0), TrainBatches(many, 32, 5, bucket_lengths(many.lengths(), 2), 0)
     assert all((alone.rows(i) == plain.rows(i)).all() for i in range(9)) and len(alone) == len(plain)
 
 
@@ -169,9 +169,10 @@ def test_rows_keep_their_task_where_they_are_taken_from():
 
 
 def test_a_point_is_within_where_every_task_is():
-    def judge(params):
+    def judge(params, tasks):
         x = float(params["x"])
-        return {"original": 0.9 - 0.1 * x, "original_2": 0.8 - 0.02 * x, "new": x}
+        scores = {"original": 0.9 - 0.1 * x, "original_2": 0.8 - 0.02 * x, "new": x}
+        return {task: scores[task] for task in tasks}
 
     base, trained = {"x": jnp.float32(0.0), "heads": {}}, {"x": jnp.float32(1.0), "heads": {}}
     signs = {"original": 1, "original_2": 1, "new": 1}
@@ -181,7 +182,7 @@ def test_a_point_is_within_where_every_task_is():
 
     chosen = kept(original=0.2, original_2=0.0101)
     assert chosen.point.alpha == 0.5 and chosen.point.drops["original_2"] == pytest.approx(0.01)
-    assert kept(original=0.047, original_2=0.0201).point.alpha == 0.45
+    assert kept(original=0.047, original_2=0.0201).point.alpha == 7 / 16
     refused = kept(original=0.2, original_2=0.0001)
     told = selection.told(refused, ["0.2", "0.0001"], {"original": 0.2, "original_2": 0.0001}, 1.0)
     assert not refused.met and "keeps the original_2 drop within 0.0001" in selection.sentence(told)

@@ -1,7 +1,7 @@
 """Under a contract: which point of a finished run is kept, by validation rows."""
 
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 from fft.merging.formulas import interpolate
@@ -9,7 +9,7 @@ from fft.naming import ORIGINAL
 from fft.paths import Params, without_heads
 from fft.retention import SAME
 
-WAY = tuple(twentieth / 20 for twentieth in range(1, 20))
+WAY = tuple(sixteenth / 16 for sixteenth in range(1, 16))
 """how far from the base to the last step the points are that can be tried, the nearest to the base first"""
 
 
@@ -20,7 +20,8 @@ class Point(NamedTuple):
     alpha: float
     """1 is what was trained, 0 the base"""
     original: float
-    new: float
+    new: float | None
+    """None where the contract is broken: then it is not scored"""
     drop: float
     """of the original score, + is a loss; of several original tasks the first"""
     within: bool
@@ -46,7 +47,7 @@ def choose(
     base: Params,
     fresh_heads: tuple[str, ...],
     trained: dict[int, Callable[[], Params]],
-    judge: Callable[[Params], dict[str, float]],
+    judge: Callable[[Params, Collection[str]], dict[str, float]],
     signs: dict[str, int],
     margins: dict[str, float],
     way: tuple[float, ...] = WAY,
@@ -55,25 +56,28 @@ def choose(
     first, and where that one loses too much the furthest point on the `way` from the base that does not.
 
     That point is found by bisection, as what is lost grows with the way, but for noise: of n points about log₂ n are
-    scored. `way` is empty where a tree has more than values of the base's own parameters. `judge(params)` gives {"new",
-    "original", …}, `signs` the sign by which each is better, `margins` what each original task may lose. Where no point
-    within the margins is better than the base on the new task, the base is kept, with step 0.
+    scored, on the new task only those within. `way` is empty where a tree has more than values of the base's own
+    parameters. `judge(params, tasks)` gives the scores of the tasks, of "new", "original", …, `signs` the sign by which
+    each is better, `margins` what each original task may lose. Where no point within the margins is better than the
+    base on the new task, the base is kept, with step 0.
     """
-    start = judge(base)
+    start = judge(base, signs)
     tried: list[Point] = []
     best: tuple[float, Point, Params] | None = None
 
     def consider(step: int, alpha: float, params: Params) -> bool:
         nonlocal best
-        scores = judge(params)
+        scores = judge(params, margins)
         drops = {name: signs[name] * (start[name] - scores[name]) for name in margins}
         within = all(drops[name] <= margin + SAME for name, margin in margins.items())
-        point = Point(step, alpha, scores[ORIGINAL], scores["new"], drops[ORIGINAL], within, drops)
+        new = judge(params, ("new",))["new"] if within else None
+        point = Point(step, alpha, scores[ORIGINAL], new, drops[ORIGINAL], within, drops)
         tried.append(point)
-        worth = signs["new"] * scores["new"]
-        if point.within and worth > (signs["new"] * start["new"] if best is None else best[0]):
-            best = worth, point, params
-        return point.within
+        if new is not None:
+            worth = signs["new"] * new
+            if worth > (signs["new"] * start["new"] if best is None else best[0]):
+                best = worth, point, params
+        return within
 
     last = max(trained)
     params = trained[last]()

@@ -17,7 +17,7 @@ from fft.experiment import Experiment
 from fft.metrics import METRICS
 from fft.models import Checkpoint
 from fft.schema import alone
-from fft.streams import base_part, chosen_rows
+from fft.streams import base_part, chosen_rows, most_lengths
 from fft.tasks import Encoded, TaskData, TrainBatches, bucket_lengths, joined, together
 
 WATCHED = 1024  # held-out rows of each original task, at most
@@ -25,14 +25,14 @@ WATCHED = 1024  # held-out rows of each original task, at most
 
 class ProbeBatches(TrainBatches):
     """Batches of up to PROBED held-out rows of each original task, with "before" float32 [B], what the base was worth
-    on each row.
+    on each row; padded to at most `most` lengths.
     """
 
     before: np.ndarray
 
-    def __init__(self, parts: Sequence[Encoded], seed: int, pad_id: int):
+    def __init__(self, parts: Sequence[Encoded], seed: int, most: int, pad_id: int):
         whole = joined(parts)
-        lengths = bucket_lengths(whole.lengths(), most=2)
+        lengths = bucket_lengths(whole.lengths(), most)
         sizes = [min(PROBED, len(part.ids)) for part in parts]
         self._parts = [TrainBatches(p, size, seed, lengths, pad_id) for p, size in zip(parts, sizes, strict=True)]
         self._starts = np.cumsum([0, *(len(part.ids) for part in parts[:-1])])
@@ -75,7 +75,7 @@ def watched(
     """What the contract is watched by: held-out rows of every original task with the base's credit, kept in FOLDER."""
     splits = [data.splits["validation"] for data in originals]
     parts = [rows.take(chosen_rows(len(rows.ids), WATCHED, experiment.seed)) for rows in splits]
-    batches = ProbeBatches(parts, experiment.seed, originals[0].pad_id)
+    batches = ProbeBatches(parts, experiment.seed, most_lengths(steps), originals[0].pad_id)
     rows, task = batches.encoded, together(originals).task
     spread = float(np.var(rows.labels))
     if not (folder / "provenance.json").exists():

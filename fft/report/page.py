@@ -63,7 +63,7 @@ def _history(run: dict[str, Any]) -> str:
 TRIED = (
     Column("step", lambda point: f"{point['step']:,}"),
     Column("of the way from the base", lambda point: f"{point['alpha']:g}"),
-    Column("new", lambda point: score(point["new"])),
+    Column("new", lambda point: "not scored" if point["new"] is None else score(point["new"])),
     Column("dropped", lambda point: ", ".join(signed(drop) for drop in point["drops"].values())),
     Column("within", lambda point: "yes" if point["within"] else "no", number=False),
     Column("kept", lambda point: "kept" if point["kept"] else "", number=False),
