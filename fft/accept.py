@@ -14,7 +14,7 @@ from fft.contract.watched import check_budget
 from fft.errors import InputError
 from fft.experiment import Experiment
 from fft.fillin import find_filler
-from fft.heads import HeadNames, abstract_heads, check_named, head_names
+from fft.heads import HeadNames, abstract_heads, head_names, own_head
 from fft.identity import base_sha256
 from fft.methods import Given, Method
 from fft.models import Checkpoint, Head
@@ -115,11 +115,8 @@ def kept_task(
     """The original task, of several their union; without data what the base's own head serves; None for neither."""
     if original:
         return original.task
-    name = next(iter(experiment.original_head), checkpoint.primary)
-    if name is None:
-        return None
-    check_named(name, checkpoint)
-    return tasks.task_of(name, checkpoint.heads[name])
+    name = own_head(experiment, checkpoint)
+    return None if name is None else tasks.task_of(name, checkpoint.heads[name])
 
 
 def _data(experiment, checkpoint, names):

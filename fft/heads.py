@@ -39,18 +39,26 @@ def head_names(experiment: Experiment, checkpoint: Checkpoint) -> HeadNames:
     if experiment.head == "new":
         own = unused_head(experiment.new.name, "new", [*checkpoint.heads, *originals])
         return HeadNames(tuple(originals), own, shared=False)
-    return HeadNames(tuple(originals), originals[0] if originals else _own_head(experiment, checkpoint), shared=True)
+    return HeadNames(tuple(originals), originals[0] if originals else _shared_head(experiment, checkpoint), shared=True)
 
 
-def _own_head(experiment: Experiment, checkpoint: Checkpoint) -> str:
-    """The base's head that a task without original data goes on with."""
+def own_head(experiment: Experiment, checkpoint: Checkpoint) -> str | None:
+    """The head that stands for the original task where there are no data of it: the one that --original-head names, or
+    the checkpoint's classifier; None where it has none.
+    """
     name = next(iter(experiment.original_head), checkpoint.primary)
+    if name is not None:
+        check_named(name, checkpoint)
+    return name
+
+
+def _shared_head(experiment: Experiment, checkpoint: Checkpoint) -> str:
+    name = own_head(experiment, checkpoint)
     if name is None:
         raise InputError(
             f"--head shared goes on with the classifier of the base, and {experiment.model} has none: leave it out, "
             "and the new task gets a head of its own"
         )
-    check_named(name, checkpoint)
     return name
 
 
