@@ -1,7 +1,8 @@
 """The common advice against forgetting, run: movie reviews kept, tweets learned, three seeds a recipe.
 
-fft sweep experiments/article.py --out runs/article      runs what is missing, safe to kill and repeat
-python -m experiments.article --out runs/article         the same, then writes experiments/results/article.{md,svg,png}
+python -m experiments.article                            runs what is missing in experiments/results/article.json, safe
+                                                         to kill and repeat, and writes article.{md,svg,png} beside it
+fft sweep experiments/article.py --out runs/article      the same runs, whole folders
 """
 
 import dataclasses
@@ -11,8 +12,8 @@ import numpy as np
 import tyro
 from rich.console import Console
 
+from experiments.kept import kept_runs
 from fft.commands.demo import NEW, ORIGINAL, trained_base
-from fft.commands.sweep import run_missing
 from fft.experiment import Data, Experiment, Optim, Retention
 from fft.methods import EWC, Freeze, Full, Layerwise, LoRA
 
@@ -76,7 +77,7 @@ def rows_of(records: dict[str, dict]) -> list[Row]:
         seeds = [records[key] for key in (f"{name}-seed{seed}" for seed in SEEDS) if key in records]
         if seeds:
             original, new = (np.array([record[task]["after"] for record in seeds]) for task in ("original", "new"))
-            found.append(Row(name, what, original, new, seeds[0]["parameters"]["percent"]))
+            found.append(Row(name, what, original, new, seeds[0]["percent_trained"]))
     return found
 
 
@@ -128,10 +129,8 @@ def write(records: dict[str, dict], stem: Path) -> None:
 
 
 def main(out: Path = Path("runs/article")) -> None:
-    """Run what is missing under OUT; after every run experiments/results/article.{md,svg,png} say what there is."""
-    console, records, known = Console(), {}, {}
-    for name, experiment in experiments().items():
-        records |= run_missing({name: experiment}, out, console, known)
+    """Run what experiments/results/article.json does not hold; after every run table and picture say what there is."""
+    for records in kept_runs(experiments(), out, RESULTS / "article.json"):
         write(records, RESULTS / "article")
 
 

@@ -36,9 +36,9 @@ def kept_runs(
 ) -> Iterator[dict[str, dict]]:
     """Run what `results`, a JSON object of records by name, does not hold; yield all records so far after each run.
 
-    A record is FIELDS of run.json and the experiment, its base by the folder's name alone; one of another experiment
-    is measured again. `finish` may add to run.json's, with the run's folder at hand, which is then deleted: the file
-    is all that is kept, and holds on any machine.
+    A record is FIELDS of run.json, the per cent of the parameters that were trained, and the experiment, its base by
+    the folder's name alone; one of another experiment is measured again. `finish` may add to run.json's, with the run's
+    folder at hand, which is then deleted: the file is all that is kept, and holds on any machine.
     """
     held = json.loads(results.read_text(encoding="utf-8")) if results.exists() else {}
     records, known, console = {}, {}, Console()
@@ -46,7 +46,8 @@ def kept_runs(
         asked = asked_for(experiment)
         if name not in held or held[name]["experiment"] != asked:
             made = finish(experiment, out / name, run_missing({name: experiment}, out, console, known)[name])
-            held[name] = {field: made[field] for field in FIELDS} | {"experiment": asked}
+            trained = made["parameters"]["percent"]
+            held[name] = {field: made[field] for field in FIELDS} | {"percent_trained": trained, "experiment": asked}
             write_json(results, held)
             shutil.rmtree(out / name)
         records[name] = held[name]

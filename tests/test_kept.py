@@ -31,7 +31,7 @@ def test_a_run_that_is_in_the_file_is_not_run_again(made, tmp_path):
     counts = [len(records) for records in kept_runs(made, out, results, finish)]
     assert counts == [1, 2] and ran == [0, 1] and not list(out.iterdir())
     held = json.loads(results.read_text())
-    assert held["seed1"]["experiment"]["model"] == "base-1"
+    assert held["seed1"]["experiment"]["model"] == "base-1" and 50 < held["seed1"]["percent_trained"] < 100
     assert held["seed0"]["kept_step"] == "finished" and 0 <= held["seed0"]["original"]["after"] <= 1
 
     *_, again = kept_runs(made, out, results, finish)
