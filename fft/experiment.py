@@ -28,6 +28,8 @@ from fft.schema import (
 )
 
 STRICT = {"extra": "forbid"}
+MOST_BATCH = 65_536
+"""rows of a forward pass, and passes of a step"""
 SEVERAL_DROPS = tyro.conf.arg(metavar="DROP [DROP ...]", help_behavior_hint="")
 
 
@@ -116,8 +118,8 @@ class Optim:
         positive("epochs", self.epochs)
         if self.steps is not None:
             at_least("steps", self.steps, 1)
-        at_least("batch-size", self.batch_size, 1)
-        at_least("accumulate", self.accumulate, 1)
+        at_least("batch-size", self.batch_size, 1, MOST_BATCH)
+        at_least("accumulate", self.accumulate, 1, MOST_BATCH)
         between("warmup", self.warmup, 0.0, 1.0)
         between("weight-decay", self.weight_decay, 0.0, math.inf)
         between("clip", self.clip, 0.0, math.inf)
@@ -297,6 +299,6 @@ def load(path: str | Path) -> Experiment:
         data = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"cannot read the experiment {path}: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not JSON: {error}") from None
     return from_json(data, where=path.name)

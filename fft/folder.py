@@ -31,8 +31,7 @@ class FolderLock:
         self._file = None
 
     def __enter__(self):
-        if self.directory.is_file():
-            raise InputError(f"{self.directory} is a file; choose a folder that is new, or one that this command made")
+        refuse_file(self.directory)
         path = self.directory / "lock"
         with writing(path):
             self.directory.mkdir(parents=True, exist_ok=True)
@@ -50,8 +49,7 @@ class FolderLock:
             file.write(f"{os.getpid()}\n")
             file.flush()
         self._file = file
-        # What a process that was killed was writing under another name; nobody else writes here now.
-        _clear(path for pattern in (".*.tmp", ".*.partial-*") for path in self.directory.glob(pattern))
+        _clear(_leftovers(self.directory))  # nobody else writes here now
         return self
 
     def __exit__(self, *_):
@@ -60,10 +58,26 @@ class FolderLock:
 
 
 def refuse_taken(out: Path, own: Collection[str] = ()) -> None:
-    """Refuse a folder that holds anything but a lock and files of one's `own`, and what is no folder."""
-    taken = [path.name for path in out.iterdir() if path.name not in {"lock", *own}] if out.is_dir() else []
-    if taken or (out.exists() and not out.is_dir()):
-        raise InputError(f"{out} holds something already{f' ({min(taken)})' if taken else ''}; choose another --out")
+    """Refuse a folder that holds anything but a lock, files of one's `own` and leftovers of a kill, and what is no
+    folder or lies below a file.
+    """
+    refuse_file(out)
+    left = {"lock", *own, *(path.name for path in _leftovers(out))}
+    taken = [path.name for path in out.iterdir() if path.name not in left] if out.is_dir() else []
+    if taken:
+        raise InputError(f"{out} holds something already ({min(taken)}); choose another --out")
+
+
+def refuse_file(out: Path) -> None:
+    """Refuse a file where a folder is to be, or on the way to it."""
+    for path in (out, *out.parents):
+        if path.exists() and not path.is_dir():
+            raise InputError(f"{path} is a file; choose a folder that is new, or one that this command made")
+
+
+def _leftovers(out: Path) -> list[Path]:
+    """What a process that was killed was writing under another name."""
+    return [path for pattern in (".*.tmp", ".*.partial-*") for path in out.glob(pattern)]
 
 
 def refuse_foreign(out: Path, own: str) -> None:

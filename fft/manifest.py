@@ -111,7 +111,7 @@ def read_manifest(folder: Path) -> dict:
         good = claimed == hashlib.sha256(canonical(manifest)).hexdigest()
     except FileNotFoundError:
         raise Damaged(f"it has no {MANIFEST}, so its save did not finish") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise Damaged(f"{MANIFEST} cannot be read ({error})") from error
     if not good:
         raise Damaged(f"{MANIFEST} is not what was saved")

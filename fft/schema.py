@@ -10,6 +10,8 @@ import tyro
 from fft.errors import InputError
 
 MOST_SEED = 2**31 - 1
+MOST_COUNT = 2**31 - 1
+"""of steps, rows and the like"""
 TELLS_DEFAULT = tyro.conf.arg(help_behavior_hint="")
 """Marks a setting whose text says what its default comes to; the help then adds no `(default: None)` of its own."""
 
@@ -29,10 +31,11 @@ def validated(kind: Any, data: Any, where: str) -> Any:
         raise InputError(f"{path}: {first['msg'].lower()}, got {first['input']!r}") from None
 
 
-def at_least(flag: str, value: int, low: int) -> None:
-    """Refuse a setting below its smallest sensible value."""
-    if value < low:
-        raise InputError(f"--{flag} must be at least {low}, not {value}")
+def at_least(flag: str, value: int, low: int, high: int = MOST_COUNT) -> None:
+    """Refuse a setting below its smallest sensible value, or above `high`."""
+    if not low <= value <= high:
+        bounds = f"at least {low}" if value < low else f"at most {high:,}"
+        raise InputError(f"--{flag} must be {bounds}, not {value}")
 
 
 def positive(flag: str, value: float, high: float = math.inf) -> None:

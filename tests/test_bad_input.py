@@ -299,6 +299,39 @@ def test_a_folder_that_holds_something_is_not_taken_over(tiny, tmp_path):
         assert sorted(path.name for path in out.rglob("*")) == there
 
 
+def test_a_folder_below_a_file_is_refused_before_any_work(tiny, tmp_path):
+    (tmp_path / "file").write_text("precious")
+    out, bert = tmp_path / "file" / "x" / "y", tiny / "bert"
+    tasks = ("--new", tiny / "new.csv", "--original", tiny / "original.csv")
+    for arguments in (
+        ("tune", "--model", bert, *tasks, "--method", "full"),
+        ("check", bert, bert, *tasks[2:]),
+        ("repair", bert, bert, *tasks),
+        ("diagnose", bert, bert, *tasks[2:]),
+        ("merge", bert, bert, "--how", "ties"),
+    ):
+        refused(fft(*arguments, "--out", out), f"{tmp_path / 'file'} is a file; choose a folder")
+
+
+def test_settings_that_no_machine_could_follow_are_refused(tiny, tmp_path):
+    for flags, message in (
+        (("--method", "lora", "--lora.rank", 10**8), "have a rank of at most 16"),
+        (("--method", "dora", "--dora.rank", 17), "have a rank of at most 16"),
+        (("--method", "full", "--batch-size", 10**14), "batch-size must be at most 65,536"),
+        (
+            (
+                "--method",
+                "full+lora",
+            ),
+            "full works on the base's own parameters, and lora",
+        ),
+    ):
+        refused(
+            fft("tune", "--model", tiny / "bert", "--new", tiny / "new.csv", *flags, "--out", tmp_path / "x"), message
+        )
+        assert not (tmp_path / "x").exists()
+
+
 def test_what_is_refused_after_the_folder_was_claimed_gives_it_back(tiny, tmp_path):
     """The labels turned round: the base scores 0, of which no share can be lost; scoring it tells."""
     flags = ("--model", tiny / "bert", "--new", tiny / "new.csv", "--original", tiny / "opposite.csv", *QUICK[:6])

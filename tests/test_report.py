@@ -384,6 +384,27 @@ def test_a_page_without_an_original_or_a_history():
     assert Outline(text).open == []
 
 
+@pytest.mark.parametrize(
+    "contract", [None, {"margins": {"original": 0.01}, "met": False, "tried": [], "strength": 1.0}]
+)
+def test_a_base_that_was_kept_is_not_a_success(contract):
+    run = make_run(outcome="pass") | {"kept_step": 0}
+    if contract:
+        point = {"step": 4, "alpha": 1.0, "original": 0.8, "new": None, "drop": 0.086, "drops": {"original": 0.086}}
+        run["contract"] = contract | {"kept": point | {"step": 0}, "tried": [point | {"within": False}]}
+    said = "the contract is not met" if contract else "no scored step beat it"
+    assert sentence(run).startswith(f"the base is kept, {said}: original accuracy")
+    text = " ".join(" ".join(Outline(page(run)).words).split())
+    assert f"The base is kept, {said}" in text and "Kept: the original task is within" not in text
+
+
+def test_no_text_of_a_page_steers_a_terminal_or_turns_letters_round():
+    run = make_run() | {"notes": ["\x1b[2J\x07 and \u202eback\u2066 \x9b1m, a b\tc\nd Привет 👩‍🔬"]}
+    text = page(run)
+    assert not set(text) & {"\x1b", "\x07", "\u202e", "\u2066", "\x9b"}
+    assert "a b\tc\nd Привет 👩‍🔬" in text
+
+
 def test_the_page_has_every_point_that_was_tried_under_a_contract():
     def point(alpha, new, drop):
         scores = {"original": 0.886 - drop, "new": new, "drop": drop, "drops": {"original": drop}}

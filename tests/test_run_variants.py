@@ -188,6 +188,7 @@ def test_patience_stops_early_and_the_base_can_be_the_best(tmp_path, tiny):
     assert len(found["history"]) - 1 - best == 2
     assert answer.code == 0 and found["best_step"] == 0 and changed(tiny, tmp_path / "run") == set()
     assert any("the base is kept" in note for note in found["notes"])
+    assert "the base is kept, no scored step beat it: original accuracy" in answer.err
     assert "pass (base kept)" in fft("compare", tmp_path / "run").out
     assert "kept the base, step 0" in fft("export", tmp_path / "run", "--out", tmp_path / "base").out
     latest = fft("export", tmp_path / "run", "--out", tmp_path / "latest", "--step", "latest")

@@ -1,6 +1,7 @@
 """How much of a score may be lost, as it is written on a command line: 0.01 of it, or 1% of what it was."""
 
 import math
+import re
 from dataclasses import dataclass
 
 from fft.errors import InputError
@@ -32,6 +33,8 @@ class Budget:
         """
         number = text.strip().removesuffix("%")
         relative = number != text.strip()
+        if not re.fullmatch(r"[-+.\deE]+\s*", number, re.ASCII):  # no 1_0 and no digits of other scripts
+            raise _refused(text)
         try:
             amount = float(number)
         except ValueError:

@@ -60,7 +60,8 @@ def check_budget(max_drop: str, original: TaskData) -> None:
     if original.task.kind == "classification" and rows < least:
         raise InputError(
             f"--max-drop {max_drop}: the original task has {rows} validation rows, one of them is a drop of "
-            f"{1 / rows:.3g}; it takes at least {least} of them to see {max_drop}. Give more, or a larger budget"
+            f"{1 / rows:.3g}; it takes at least {least} of them to see {max_drop}. Give more, --original.validation "
+            "names a file of them, or a larger budget"
         )
 
 

@@ -11,3 +11,4 @@ class Full(Method):
     """Train all parameters with one learning rate."""
 
     name: ClassVar[str] = "full"
+    whole: ClassVar[bool] = True

@@ -8,7 +8,8 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from fft.methods.base import Method, copied_heads
+from fft.errors import InputError
+from fft.methods.base import Given, Method, copied_heads
 from fft.methods.targets import targeted
 from fft.paths import Params, flatten, overlay, unflatten
 from fft.schema import at_least, between
@@ -56,6 +57,17 @@ class LoRA(Method):
     def modules(self, paths: Iterable[str]) -> list[str]:
         """The module paths (a kernel's path without `/kernel`) that get an update."""
         return targeted(self.targets, paths, f"{self.name}.targets")
+
+    def check(self, given: Given) -> tuple[str, ...]:
+        """Whether the kernels have room for R; no notes."""
+        leaves = flatten(given.base)
+        most = max(min(leaves[f"{module}/kernel"].shape) for module in self.modules(leaves))
+        if self.rank > most:
+            raise InputError(
+                f"--{self.name}.rank {self.rank}: the kernels that {self.targets} names have a rank of at most {most}; "
+                "a larger one adds nothing to what they can become"
+            )
+        return ()
 
     def init(self, base: Params, key: jax.Array) -> Params:
         leaves = flatten(base)

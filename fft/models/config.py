@@ -58,6 +58,8 @@ POSITIVE = (
     "n_heads",
     "hidden_dim",
 )
+LAYERS = ("num_hidden_layers", "n_layers")
+MOST_LAYERS, MOST_SIZE = 1_000, 10**8
 RATES = (
     "hidden_dropout_prob",
     "attention_probs_dropout_prob",
@@ -74,7 +76,7 @@ def read_json(path):
     """Return the object in a JSON file, or refuse the file by name."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not JSON ({error}); restore the file from where the model came") from None
     if not isinstance(value, dict):
         raise InputError(f"{path} must hold a JSON object, but holds a {type(value).__name__}")
@@ -108,8 +110,9 @@ def check_values(config, where):
     for field in fields(config):
         value = getattr(config, field.name)
         wanted = None
-        if field.name in POSITIVE and not (type(value) is int and value > 0):
-            wanted = "a positive integer"
+        most = MOST_LAYERS if field.name in LAYERS else MOST_SIZE
+        if field.name in POSITIVE and not (type(value) is int and 0 < value <= most):
+            wanted = f"a positive integer of at most {most:,}"
         elif field.name in RATES and not (is_number(value) and 0 <= value < 1):
             wanted = None if field.name == "classifier_dropout" and value is None else "a number in [0, 1)"
         elif field.name in ("layer_norm_eps", "initializer_range") and not (is_number(value) and 0 < value < 1):

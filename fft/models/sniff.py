@@ -39,7 +39,7 @@ def check_safetensors(path):
         try:
             header = json.loads(file.read(header_bytes))
             ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
             raise InputError(f"{path} is not a safetensors file: its header cannot be read") from None
     expected = 8 + header_bytes + max(ends, default=0)
     if size != expected:

@@ -24,6 +24,7 @@ from fft.seeding import key_for
 
 ENOUGH = 0.5  # of the drop on the validation rows: a proposal gives most of it back
 SEARCHED = 512  # validation rows that a proposal is searched on, at most
+FILES = ("layers.svg", "layers.png", "report.html")  # what it writes before all is done
 ORDERED = 3  # layers that it takes to say whether prediction and measurement agree in their order
 
 
@@ -46,7 +47,7 @@ def diagnose(
     Errors: InputError for checkpoints of other shapes or vocabularies, or with the same weights; for heads or data
     that do not fit; for a Fisher of another base or task; and for a folder that holds something already.
     """
-    refuse_taken(out)
+    refuse_taken(out, () if (out / "diagnose.json").exists() else FILES)
     start = time.monotonic()
     subject = load_subject(request)
     with FolderLock(out):

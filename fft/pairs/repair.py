@@ -20,7 +20,7 @@ from fft.contract.budget import Budget
 from fft.errors import InputError
 from fft.evaluate import Change, change_between
 from fft.experiment import Data
-from fft.folder import FolderLock, refuse_taken
+from fft.folder import MODEL, FolderLock, refuse_taken
 from fft.metrics import METRICS
 from fft.pairs.candidates import (
     ALPHAS,
@@ -37,11 +37,16 @@ from fft.pairs.candidates import (
 from fft.pairs.heldout import HeldOut
 from fft.pairs.mergeable import Sides, load_sides
 from fft.paths import Params
+from fft.record import writing
 from fft.schema import MOST_SEED, at_least, between
 from fft.seeding import key_for
 
 ALSO = ("layers", "ties", "dare")
 NOTHING = "nothing"
+FILES = ("front.svg", "front.png", "report.html")
+"""what it writes before all is done; a repair that was killed is begun again over them"""
+UNCONFIRMED = ".model.partial-repair"
+"""where the chosen model is until the test rows have said what it is worth; a killed one is cleared away"""
 EXIT_CODES = {**retention.EXIT_CODES, NOTHING: 1}
 
 
@@ -153,7 +158,7 @@ def repair(
     Errors: InputError for checkpoints of other shapes or vocabularies, heads or data that do not fit, a Fisher of
     other weights, a budget that bites nothing, and a folder that holds something already.
     """
-    refuse_taken(out)
+    refuse_taken(out, () if (out / "repair.json").exists() else FILES)
     start = time.monotonic()
     sides = load_sides(
         *(request.base, request.tuned, request.original, request.new, request.original_head, request.new_head),
@@ -166,7 +171,7 @@ def repair(
         best = choose(search.tried, margin)
         chosen = best if search.tried[best].gain > retention.SAME else None
         say("scoring the test rows")
-        changes = _confirmed(search, chosen, out)
+        changes = _confirmed(search, chosen, out / UNCONFIRMED)
         found = _record(request, search, margin, chosen, changes)
         found["seconds"] = {**search.seconds, "total": time.monotonic() - start}
         return Repaired(out, _written(record.plain(found), out))
@@ -197,10 +202,10 @@ def _search(request: Request, search: Search, margin: float, say: Callable[[str]
             search.score(candidate)
 
 
-def _confirmed(search: Search, chosen: int | None, out: Path) -> dict[str, dict[str, Change]]:
+def _confirmed(search: Search, chosen: int | None, folder: Path) -> dict[str, dict[str, Change]]:
     """The changes on the test rows: of the tuned model, of the chosen one, and from the tuned to the chosen one.
 
-    The chosen model is scored as it was written and read back: what the verdict is about is what is on disk.
+    The chosen model is scored as it was written to `folder` and read back: the verdict is about what is on disk.
     """
     rows, sides = search.rows, search.sides
     before, tuned = (rows.logits(search.candidates[at].make(), "test") for at in (0, len(ALPHAS) - 1))
@@ -214,7 +219,7 @@ def _confirmed(search: Search, chosen: int | None, out: Path) -> dict[str, dict[
     found = {"tuned": changes(before, tuned)}
     if chosen is None:
         return found
-    folder = models.save(sides.tuned._replace(params=search.candidates[chosen].make()), out / "model")
+    models.save(sides.tuned._replace(params=search.candidates[chosen].make()), folder)
     after = rows.logits(models.load(folder).params, "test")
     return found | {"repaired": changes(before, after), "given_up": changes(tuned, after)}
 
@@ -248,9 +253,12 @@ def _record(
 
 
 def _written(found: dict, out: Path) -> dict:
-    """The pictures, the page and, last, repair.json."""
+    """The pictures, the page, the model under its name and, last, repair.json."""
     from fft.report import repaired
 
     repaired.write(found, out)
+    if found["chosen"] is not None:
+        with writing(out / MODEL):
+            (out / UNCONFIRMED).rename(out / MODEL)
     record.write_json(out / "repair.json", found)
     return found

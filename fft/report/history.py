@@ -99,8 +99,9 @@ def _marked(run: dict[str, Any]) -> tuple[int, str]:
     if run["contract"] is None:
         return run["best_step"], f"best step {run['best_step']}"
     kept = run["contract"]["kept"]
-    way = "" if kept["alpha"] == 1 or not kept["step"] else f", {kept['alpha']:g} of the way from the base"
-    return kept["step"], f"kept: step {kept['step']}{way}"
+    if kept["step"] and kept["alpha"] < 1:
+        return kept["step"], f"kept: {kept['alpha']:g} of the way to it, not drawn"
+    return kept["step"], f"kept: step {kept['step']}"
 
 
 def _step_marks(run: dict[str, Any], crossed: int | None, first: bool, x: Any) -> list:

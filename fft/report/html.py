@@ -10,12 +10,18 @@ from typing import Any
 from fft.report.style import STYLE
 from fft.report.tables import Column, cells
 
+CONTROLS = [*range(0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
+SHOWN = {code: "\N{REPLACEMENT CHARACTER}" for code in CONTROLS if chr(code) not in "\n\r\t"}
+"""what steers a terminal, or turns the letters after it round, and what stands in its place"""
+
 
 def document(title: str, sections: Iterable[str]) -> str:
-    """A whole page: `title` is text, the sections are HTML, empty ones are left out. It loads nothing."""
+    """A whole page: `title` is text, the sections are HTML, empty ones are left out. It loads nothing, and no character
+    of a text steers the terminal that prints it.
+    """
     body = "\n".join(f"<section>\n{text}\n</section>" for text in sections if text)
     name = escape(title)
-    return f"""<!doctype html>
+    whole = f"""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
@@ -32,6 +38,7 @@ def document(title: str, sections: Iterable[str]) -> str:
 </body>
 </html>
 """
+    return whole.translate(SHOWN)
 
 
 def table(columns: Sequence[Column], rows: Sequence[Any]) -> str:

@@ -64,6 +64,7 @@ STAGES = (
     Column("kept step", lambda stage: str(stage["kept_step"])),
     Column("contract", lambda stage: _met(stage["contract"]), number=False),
     Column("verdict", lambda stage: _outcome(stage), number=False, style=lambda stage: STYLES.get(_outcome(stage), "")),
+    Column("lost", lambda stage: _lost(stage), number=False),
     Column("seconds", lambda stage: f"{stage['seconds']:,.0f}"),
 )
 
@@ -86,6 +87,10 @@ def _met(contract: dict[str, Any] | None) -> str:
 
 def _outcome(stage: dict[str, Any]) -> str:
     return stage["verdict"]["outcome"] if stage["verdict"] else NONE
+
+
+def _lost(stage: dict[str, Any]) -> str:
+    return ", ".join(f"{task} {signed(-drop)}" for task, drop in stage["lost"].items()) or NONE
 
 
 def caption(record: dict[str, Any]) -> str:

@@ -25,11 +25,22 @@ def sentence(run: dict[str, Any]) -> str:
     original tasks one such part each.
 
     Reads the original tasks and their verdicts of a run.json, or of a task of a check.json. The same sentence serves
-    the pages and the last line of a command. Empty where there is no original task.
+    the pages and the last line of a command. It begins with what a run did not reach where that kept its base. Empty
+    where there is no original task.
     """
     found = verdicts(run)
     outcomes = {name: f"{verdict['outcome']}: " if len(found) > 1 else "" for name, verdict in found.items()}
-    return ".\n".join(outcomes[name] + _sentence(name, verdict, run[name]) for name, verdict in found.items())
+    said = ".\n".join(outcomes[name] + _sentence(name, verdict, run[name]) for name, verdict in found.items())
+    unreached = base_kept(run)
+    return f"{unreached}: {said}" if said and unreached else said
+
+
+def base_kept(run: dict[str, Any]) -> str | None:
+    """Why the model of a run is its base, so that nothing was learned and nothing lost; None where it is not."""
+    if run.get("kept_step") != 0:
+        return None
+    why = "no scored step beat it" if run["contract"] is None else "the contract is not met"
+    return f"the base is kept, {why}"
 
 
 def _sentence(name: str, verdict: dict[str, Any], change: dict[str, Any]) -> str:
@@ -51,6 +62,9 @@ def box(run: dict[str, Any], more: str = "") -> str:
     """The headline and the sentence, with what more there is to say, as the HTML that a page begins with."""
     outcome = run["verdict"]["outcome"] if run["verdict"] else None
     headline = (OF_SEVERAL if len(verdicts(run)) > 1 else {}).get(outcome, HEADLINES[outcome])
+    colour = outcome or "none"
+    if unreached := base_kept(run):
+        headline, colour = f"{unreached[:1].upper()}{unreached[1:]}", "none" if run["contract"] is None else "fail"
     said = sentence(run) + more
     detail = f"<p>{escape(said[:1].upper() + said[1:])}.</p>" if said else ""
-    return f'<div class="verdict {outcome or "none"}"><h2>{headline}</h2>{detail}</div>'
+    return f'<div class="verdict {colour}"><h2>{headline}</h2>{detail}</div>'

@@ -45,7 +45,10 @@ def told(request: Any, data: dict[str, TaskData], base: Checkpoint, stages: list
             "rows": ["base", *(f"after {name}" for name in data)],
             "matrix": matrix_of(answered),
             **{name: estimate and estimate._asdict() for name, estimate in found.items()},
-            "stages": [_stage(number, stage) for number, stage in enumerate(stages, 1)],
+            "stages": [
+                _stage(stage, number, [given.source for given in request.original] + list(data)[: number - 1])
+                for number, stage in enumerate(stages, 1)
+            ],
             "notes": notes,
             "seconds": sum(stage["seconds"]["total"] for stage in stages),
             **environment(),
@@ -53,10 +56,14 @@ def told(request: Any, data: dict[str, TaskData], base: Checkpoint, stages: list
     )
 
 
-def _stage(number: int, record: dict) -> dict:
-    """What sequence.json says of a stage; all of it is in the stage's own run.json."""
+def _stage(record: dict, number: int, earlier: list[str]) -> dict:
+    """What sequence.json says of a stage, whose original tasks are the `earlier` ones; all of it is in the stage's own
+    run.json. "lost" has the drop of those that failed.
+    """
     wanted = ("name", "kept_step", "verdict", "verdicts", "contract", "notes")
-    return {"folder": f"stage-{number}", "seconds": record["seconds"]["total"]} | {
+    verdicts = zip(earlier, record["verdicts"].values(), strict=True)
+    lost = {task: verdict["drop"] for task, verdict in verdicts if verdict["outcome"] == "fail"}
+    return {"folder": f"stage-{number}", "seconds": record["seconds"]["total"], "lost": lost} | {
         name: record[name] for name in wanted
     }
 

@@ -159,6 +159,8 @@ def _read_jsonl(path: Path, columns: Columns) -> Rows:
                 record = json.loads(text)
             except json.JSONDecodeError as error:
                 raise InputError(f"{path}, {place}: not JSON: {error.msg} at column {error.colno}") from None
+            except (ValueError, RecursionError) as error:
+                raise InputError(f"{path}, {place}: JSON that cannot be a row of data: {error}") from None
             if not isinstance(record, dict):
                 raise InputError(f"{path}, {place}: expected one JSON object a line, got {type(record).__name__}")
             require_columns(f"{path}, {place}", list(record), columns)

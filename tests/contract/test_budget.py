@@ -26,7 +26,7 @@ def test_what_a_budget_comes_to(text, base_score, margin, shown):
 
 
 @pytest.mark.parametrize(
-    "text", ["", " ", "%", "0", "0%", "-0.01", "-1%", "nan", "nan%", "inf", "1%%", "a tenth", "1,5"]
+    "text", ["", " ", "%", "0", "0%", "-0.01", "-1%", "nan", "nan%", "inf", "1%%", "a tenth", "1,5", "1_0%", "١%"]
 )
 def test_what_is_no_budget(text):
     with pytest.raises(InputError, match=r"--max-drop .*expected a number above 0.*0.01.*1%"):

@@ -207,6 +207,10 @@ def test_missing_extra_and_misshapen_tensors(folder, sources):
         ("pad_token_id", 61, ["pad_token_id", "61"]),
         ("model_type", "llama", ["llama", "bert, distilbert, roberta"]),
         ("model_type", None, ["model_type"]),
+        ("hidden_size", 10**400, ["hidden_size", "at most 100,000,000"]),
+        ("vocab_size", 10**12, ["vocab_size", "at most 100,000,000"]),
+        ("max_position_embeddings", 10**12, ["max_position_embeddings", "at most 100,000,000"]),
+        ("num_hidden_layers", 10**9, ["num_hidden_layers", "at most 1,000"]),
         ("num_hidden_layers", 3, ["layers/2/attention/key/bias", "more"]),
     ],
 )
@@ -232,6 +236,8 @@ def test_harmless_metadata_is_accepted(folder):
         ("config.json", b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
         ("config.json", b"{'model_type': 'bert'}", "not JSON"),
         ("config.json", b"[1]", "object"),
+        ("config.json", b"[" * 100_000, "not JSON"),
+        ("config.json", b"1" * 5_000, "not JSON"),
         ("config.json", b"\xff\xfe\x00", "not JSON"),
     ],
 )

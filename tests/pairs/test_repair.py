@@ -356,6 +356,18 @@ def test_a_folder_that_holds_something_is_left_alone(repaired, tiny, tuned):
     assert {path: path.stat().st_mtime_ns for path in repaired[1].rglob("*")} == before
 
 
+def test_what_a_killed_repair_left_is_written_over(tiny, tuned, tmp_path):
+    out = tmp_path / "out"
+    (out / ".model.partial-repair").mkdir(parents=True)
+    for name in ("lock", "front.svg", "report.html", ".model.partial-repair/config.json"):
+        (out / name).write_text("left")
+    answer = fft("repair", tiny / "bert", tuned, *flags(tiny, out), "--max-drop", 0.05, "--also")
+    assert answer.code in (0, 1, 4), answer
+    names = {path.name for path in out.iterdir()}
+    assert names - {"model"} == {"lock", "front.svg", "front.png", "report.html", "repair.json"}
+    assert "left" not in (out / "front.svg").read_text() and (told(out)["chosen"] is not None) == ("model" in names)
+
+
 def test_the_python_way(tiny, tuned, tmp_path):
     seen = []
     request = Request(

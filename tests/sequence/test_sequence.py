@@ -93,6 +93,8 @@ def test_the_first_stage_has_nothing_to_keep_and_the_others_go_on_from_it(shared
 def test_the_worst_stage_is_the_outcome_and_the_page_has_it_all(shared):
     answer, out = shared
     found = told(out)
+    failed = {task: verdict["outcome"] for task, verdict in record(out / "stage-2")["verdicts"].items()}
+    assert failed["original"] == "fail" and list(found["stages"][1]["lost"]) == ["task_1"]
     assert answer.code == 1 and found["outcome"] == "fail" and found["stages"][1]["verdict"]["outcome"] == "fail"
     page = (out / "sequence.html").read_text()
     assert "backward transfer" in page and "after task_2" in page and "<script" not in page
