@@ -26,6 +26,7 @@ from fft.methods import (
     Full,
     Layerwise,
     LoRA,
+    Method,
     NormTuning,
     PrefixTuning,
     PromptTuning,
@@ -499,7 +500,7 @@ def test_ewc_on_regression_takes_the_residual_variance_of_the_base():
 
 def test_a_chain_finishes_with_every_member(base):
     @dataclasses.dataclass(frozen=True)
-    class Halfway(Full):
+    class Halfway(Method):
         name = "halfway"
 
         def finish(self, base, params):

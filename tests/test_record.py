@@ -93,10 +93,11 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_no_other(tmp_path, monkeyp
 def test_what_cannot_be_written_below_a_file_is_the_machines_fault(tmp_path):
     (tmp_path / "file").write_text("")
     below = tmp_path / "file" / "run"
-    lock = FolderLock(below)
-    for action in (lambda: write_json(below, {}), lambda: MetricsLog(below / "m"), lock.__enter__):
+    for action in (lambda: write_json(below, {}), lambda: MetricsLog(below / "m")):
         with pytest.raises(MachineError, match="Not a directory"):
             action()
+    with pytest.raises(InputError, match="file is a file; choose a folder"), FolderLock(below):
+        pass
 
 
 # --- the log ---

@@ -325,9 +325,9 @@ def test_the_original_must_be_given(tiny):
     assert answer.code == 2 and answer.json["exit_code"] == 2 and "--original" in answer.err
 
 
-def test_a_folder_that_cannot_be_written(tiny, tmp_path):
+def test_a_folder_below_a_file_is_refused(tiny, tmp_path):
     (tmp_path / "file").write_text("")
     other = altered(tiny / "bert", tmp_path)
     flags = ("--original", tiny / "original.csv", "--out", tmp_path / "file" / "out", "--json")
     answer = fft("check", tiny / "bert", other, *flags)
-    assert answer.code == 3 and "Not a directory" in answer.json["error"]
+    assert answer.code == 2 and "file is a file; choose a folder" in answer.json["error"]
