@@ -1,7 +1,6 @@
 """A tree of arrays on disk with the record of how it was made: safetensors beside JSON, verified by hash."""
 
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ import numpy as np
 
 from fft.errors import InputError
 from fft.paths import Params, flatten, unflatten
-from fft.record import canonical, plain, replace_file, write_json, writing
+from fft.record import canonical, parsed, plain, replace_file, write_json, writing
 
 _OWN = "provenance_sha256"
 # safetensors' own numpy reader does not know bfloat16
@@ -45,11 +44,11 @@ def load_artefact(folder: str | Path) -> tuple[Params, dict[str, Any]]:
 
     folder = Path(folder)
     try:
-        provenance = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
+        provenance = parsed((folder / "provenance.json").read_text(encoding="utf-8"))
         payload = (folder / "tensors.safetensors").read_bytes()
     except OSError as error:
         raise InputError(f"{folder} is not a finished artefact: {error.strerror}: {error.filename}") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise InputError(f"{folder}/provenance.json is not JSON: {error}; {_AGAIN}") from None
     own = provenance.pop(_OWN, None) if isinstance(provenance, dict) else None
     if own is None or own != hashlib.sha256(canonical(provenance)).hexdigest():

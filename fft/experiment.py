@@ -1,7 +1,6 @@
 """What is run, as frozen data: an Experiment goes to JSON and comes back, strictly."""
 
 import dataclasses
-import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from fft.methods import Full, Method
 from fft.methods import from_json as method_from_json
 from fft.methods import to_json as method_to_json
 from fft.naming import ORIGINAL, numbered
+from fft.record import parsed
 from fft.schema import (
     MOST_SEED,
     TELLS_DEFAULT,
@@ -296,9 +296,9 @@ def load(path: str | Path) -> Experiment:
     """The experiment in a JSON file, such as a run's experiment.json."""
     path = Path(path)
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = parsed(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"cannot read the experiment {path}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise InputError(f"{path} is not JSON: {error}") from None
     return from_json(data, where=path.name)

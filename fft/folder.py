@@ -57,11 +57,13 @@ class FolderLock:
         self._file.close()
 
 
-def refuse_taken(out: Path, own: Collection[str] = ()) -> None:
+def refuse_taken(out: Path, own: Collection[str] = (), unless: str | None = None) -> None:
     """Refuse a folder that holds anything but a lock, files of one's `own` and leftovers of a kill, and what is no
-    folder or lies below a file.
+    folder or lies below a file. Once the file `unless` is there, one's own are somebody's result and not taken over.
     """
     refuse_file(out)
+    if unless is not None and (out / unless).exists():
+        own = ()
     left = {"lock", *own, *(path.name for path in _leftovers(out))}
     taken = [path.name for path in out.iterdir() if path.name not in left] if out.is_dir() else []
     if taken:

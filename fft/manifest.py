@@ -8,7 +8,6 @@ taken from memory, prove that what comes back is what was trained.
 """
 
 import hashlib
-import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fft.errors import InputError
-from fft.record import canonical, write_json
+from fft.record import canonical, parsed, write_json
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -106,12 +105,12 @@ def write_manifest(folder: Path, step: int, leaves: dict) -> None:
 def read_manifest(folder: Path) -> dict:
     """The manifest in `folder`; Damaged when it is missing or not what was written."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_bytes())
+        manifest = parsed((folder / MANIFEST).read_bytes())
         claimed = manifest.pop("sha256")
         good = claimed == hashlib.sha256(canonical(manifest)).hexdigest()
     except FileNotFoundError:
         raise Damaged(f"it has no {MANIFEST}, so its save did not finish") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise Damaged(f"{MANIFEST} cannot be read ({error})") from error
     if not good:
         raise Damaged(f"{MANIFEST} is not what was saved")

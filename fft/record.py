@@ -9,6 +9,7 @@ import os
 import platform
 import subprocess
 from pathlib import Path
+from typing import Any
 
 from fft.errors import InputError, MachineError
 
@@ -125,13 +126,21 @@ def sync_folder(folder) -> None:
         os.close(descriptor)
 
 
+def parsed(text: str | bytes) -> Any:
+    """The value of a JSON text from outside; ValueError for what is no JSON, or nested too deep to be read."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deep to be read") from None
+
+
 def read_object(path: Path) -> dict:
     """The JSON object in a file of a run folder; InputError when it is missing or no JSON."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parsed(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path.parent} is not a run folder: it has no {path.name}") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise InputError(f"cannot read {path}: {error}") from None
 
 

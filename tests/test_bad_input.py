@@ -317,18 +317,11 @@ def test_settings_that_no_machine_could_follow_are_refused(tiny, tmp_path):
         (("--method", "lora", "--lora.rank", 10**8), "have a rank of at most 16"),
         (("--method", "dora", "--dora.rank", 17), "have a rank of at most 16"),
         (("--method", "full", "--batch-size", 10**14), "batch-size must be at most 65,536"),
-        (
-            (
-                "--method",
-                "full+lora",
-            ),
-            "full works on the base's own parameters, and lora",
-        ),
+        (("--method", "full+lora"), "full works on the base's own parameters, and lora"),
     ):
-        refused(
-            fft("tune", "--model", tiny / "bert", "--new", tiny / "new.csv", *flags, "--out", tmp_path / "x"), message
-        )
-        assert not (tmp_path / "x").exists()
+        out = tmp_path / "x"
+        refused(fft("tune", "--model", tiny / "bert", "--new", tiny / "new.csv", *flags, "--out", out), message)
+        assert not out.exists()
 
 
 def test_what_is_refused_after_the_folder_was_claimed_gives_it_back(tiny, tmp_path):

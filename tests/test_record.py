@@ -16,7 +16,7 @@ import pytest
 import fft.record as record
 from fft.errors import InputError, MachineError
 from fft.folder import FolderLock
-from fft.record import MetricsLog, diff, environment, experiment_hash, plain, write_json
+from fft.record import MetricsLog, diff, environment, experiment_hash, parsed, plain, write_json
 from fft.signals import StopFlag, Stopped
 
 
@@ -98,6 +98,13 @@ def test_what_cannot_be_written_below_a_file_is_the_machines_fault(tmp_path):
             action()
     with pytest.raises(InputError, match="file is a file; choose a folder"), FolderLock(below):
         pass
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, b"[" * 100_000, "1" * 5_000, "{", b"\xff"])
+def test_what_cannot_be_parsed_is_a_value_error(text):
+    assert parsed('{"a": [1]}') == parsed(b'{"a": [1]}') == {"a": [1]}
+    with pytest.raises(ValueError):
+        parsed(text)
 
 
 # --- the log ---

@@ -5,11 +5,11 @@ computes; metadata that changes nothing is listed in HARMLESS. Reading it oursel
 downloaded config.json can make a library import or run anything (CVE-2026-4372).
 """
 
-import json
 from dataclasses import fields
 
 from fft.errors import InputError
 from fft.models.layers import ACTIVATIONS
+from fft.record import parsed
 
 # fmt: off
 HARMLESS = frozenset(
@@ -75,8 +75,8 @@ ONLY_TRAINING = (*RATES, "initializer_range")  # what a forward pass without dro
 def read_json(path):
     """Return the object in a JSON file, or refuse the file by name."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
+        value = parsed(path.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise InputError(f"{path} is not JSON ({error}); restore the file from where the model came") from None
     if not isinstance(value, dict):
         raise InputError(f"{path} must hold a JSON object, but holds a {type(value).__name__}")

@@ -1,9 +1,9 @@
 """What a file really is, from its first bytes: so that a wrong download is called by its name."""
 
-import json
 import os
 
 from fft.errors import InputError, MachineError
+from fft.record import parsed
 
 LFS = b"version https://git-lfs.github.com/spec"
 
@@ -37,9 +37,9 @@ def check_safetensors(path):
         if len(start) < 8 or header_bytes > size:
             raise InputError(f"{path} ({size} bytes) is not a whole safetensors file: download it again")
         try:
-            header = json.loads(file.read(header_bytes))
+            header = parsed(file.read(header_bytes))
             ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError):
             raise InputError(f"{path} is not a safetensors file: its header cannot be read") from None
     expected = 8 + header_bytes + max(ends, default=0)
     if size != expected:

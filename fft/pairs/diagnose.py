@@ -47,7 +47,7 @@ def diagnose(
     Errors: InputError for checkpoints of other shapes or vocabularies, or with the same weights; for heads or data
     that do not fit; for a Fisher of another base or task; and for a folder that holds something already.
     """
-    refuse_taken(out, () if (out / "diagnose.json").exists() else FILES)
+    refuse_taken(out, FILES, unless="diagnose.json")
     start = time.monotonic()
     subject = load_subject(request)
     with FolderLock(out):

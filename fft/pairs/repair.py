@@ -158,7 +158,7 @@ def repair(
     Errors: InputError for checkpoints of other shapes or vocabularies, heads or data that do not fit, a Fisher of
     other weights, a budget that bites nothing, and a folder that holds something already.
     """
-    refuse_taken(out, () if (out / "repair.json").exists() else FILES)
+    refuse_taken(out, FILES, unless="repair.json")
     start = time.monotonic()
     sides = load_sides(
         *(request.base, request.tuned, request.original, request.new, request.original_head, request.new_head),

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fft.errors import InputError, MachineError
+from fft.record import parsed
 from fft.tasks.rows import Columns, Rows, collect, require_columns
 
 _QUOTED = r'"(?:[^"]|"")*"'
@@ -156,10 +157,10 @@ def _read_jsonl(path: Path, columns: Columns) -> Rows:
             number += 1
             place = f"row {number} (line {line})"
             try:
-                record = json.loads(text)
+                record = parsed(text)
             except json.JSONDecodeError as error:
                 raise InputError(f"{path}, {place}: not JSON: {error.msg} at column {error.colno}") from None
-            except (ValueError, RecursionError) as error:
+            except ValueError as error:
                 raise InputError(f"{path}, {place}: JSON that cannot be a row of data: {error}") from None
             if not isinstance(record, dict):
                 raise InputError(f"{path}, {place}: expected one JSON object a line, got {type(record).__name__}")

@@ -3,13 +3,13 @@
 An id beyond the embedding table does not fail on a device: it reads the last row, or gives NaN.
 """
 
-import json
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from fft.errors import InputError
+from fft.record import parsed
 from fft.tasks.rows import Rows
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "<pad>", "<unk>", "<s>", "</s>", "<mask>")
@@ -189,6 +189,6 @@ def _json(path: Path) -> dict:
     if not path.is_file():
         return {}
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
+        return parsed(path.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise InputError(f"{path}: not JSON: {error}") from None
