@@ -17,12 +17,14 @@ from fft.fillin import find_filler
 from fft.heads import HeadNames, abstract_heads, head_names, own_head
 from fft.identity import base_sha256
 from fft.methods import Given, Method
+from fft.metrics import METRICS
 from fft.models import Checkpoint, Head
 from fft.naming import ORIGINAL, numbered, original_names
 from fft.paths import Params
 from fft.peft import check_writable
 from fft.prepared import is_prepared
 from fft.restored import restored
+from fft.streams import PROBE_SEED, chosen_rows
 from fft.tasks import TaskData
 from fft.trainable import trained_leaves
 
@@ -77,7 +79,7 @@ def accept(experiment: Experiment, directory: Path, say: Callable[[str], None] =
         names,
         data,
         _identity(checkpoint, data),
-        (*crossing, *_data_notes(data, names, checkpoint.heads)),
+        (*crossing, *_data_notes(data, names, checkpoint.heads), *_probe_notes(data, experiment.retention.probe)),
         (),
     )
     for budget, original in zip(experiment.budgets, accepted.originals, strict=False):  # without a contract none
@@ -146,6 +148,17 @@ def _data_notes(data: dict[str, TaskData], names: HeadNames, heads: dict[str, He
     labels = data["new"].task.labels
     if labels and not names.shared and labels in [tuple(one.labels) for one in known]:
         yield ("both tasks have the same labels; --head shared would go on with the original's head")
+
+
+def _probe_notes(data: dict[str, TaskData], most: int) -> Iterator[str]:
+    """The tasks whose score the probe cannot show, although other validation rows could."""
+    for name, task in data.items():
+        if name == UNLABELLED:
+            continue
+        metric, labels = METRICS[task.task.metric], task.splits["validation"].labels
+        reason = metric.undefined(labels[chosen_rows(len(labels), most, PROBE_SEED)])
+        if reason and not metric.undefined(labels):
+            yield f"{name}: on the probe {reason}; give a larger --probe to see it while training"
 
 
 def _check_keepable(method: Method, base: Checkpoint, theta: Params, tokens: int) -> None:

@@ -20,7 +20,7 @@ BATCH_DRAWS = 100_000  # resamples x examples held at a time: fits the cache, bo
 
 
 class Interval(NamedTuple):
-    """A score of n examples and its 95 % interval, in the metric's own unit."""
+    """A score of n examples and its 95 % interval, in the metric's own unit; nan for the ends where there is none."""
 
     value: float
     low: float
@@ -33,7 +33,8 @@ class Change(NamedTuple):
 
     before and after are in the metric's unit; change, low, high are signed so that + is better (for rmse, change =
     before - after). mcnemar_p is the exact two-sided p of McNemar's test for accuracy, None for other metrics.
-    changed counts the examples whose prediction differs, None for regression.
+    changed counts the examples whose prediction differs, None for regression. undefined says why the score is not
+    defined on these examples, None where it is; change, low and high are nan then.
     """
 
     metric: str
@@ -45,6 +46,7 @@ class Change(NamedTuple):
     n: int
     mcnemar_p: float | None = None
     changed: int | None = None
+    undefined: str | None = None
 
 
 # ---------------------------------------------------------------- predictions
@@ -115,7 +117,8 @@ def interval(metric: Metric, labels: np.ndarray, predictions: np.ndarray, seed: 
 
     A bootstrap of 20 right answers out of 20 says [1, 1]. For class predictions the interval is therefore never
     narrower than `unseen` on either side (for 20 of 20: [.832, 1], the exact binomial interval), within the metric's
-    bounds. A real-valued task of one example, or with a value that is not finite, gets nan for both ends.
+    bounds. A score that is not defined on these labels (`Metric.undefined`), a real-valued task of one example, or one
+    with a value that is not finite, gets nan for both ends.
 
     >>> from fft.metrics import METRICS
     >>> interval(METRICS["accuracy"], np.ones(20, int), np.ones(20, int))
@@ -123,6 +126,8 @@ def interval(metric: Metric, labels: np.ndarray, predictions: np.ndarray, seed: 
     """
     labels, (predictions,) = _checked(labels, predictions)
     value = float(metric.function(labels, predictions))
+    if metric.undefined(labels):
+        return Interval(value, float("nan"), float("nan"), len(labels))
     low, high = _bootstrap(metric, metric.function, (labels, predictions), value, seed)
     if metric.kind == "classification":
         floor = unseen(metric, labels, predictions)
@@ -137,7 +142,8 @@ def paired_change(metric: Metric, labels: np.ndarray, before: np.ndarray, after:
     Where few predictions differ a bootstrap is too sure of itself: with none it says [0, 0]. For class predictions
     the interval is never narrower than `unseen` on either side: 20 unchanged answers give a change of 0 with
     [-.168, .168], and it takes 368 of them to show a drop within .01. Real-valued predictions that agree to the last
-    bit on every example do not so agree by chance, and [0, 0] stands.
+    bit on every example do not so agree by chance, and [0, 0] stands. Where the score is not defined, on labels that do
+    not vary or because the predictions `before` do not, the change is nan.
 
     McNemar's exact p (accuracy only): of the examples that one model alone has right, is either model's share beyond
     a fair coin's? 1 where there is no such example.
@@ -146,6 +152,8 @@ def paired_change(metric: Metric, labels: np.ndarray, before: np.ndarray, after:
     """
     labels, (before, after) = _checked(labels, before, after)
     scores = float(metric.function(labels, before)), float(metric.function(labels, after))
+    if reason := metric.undefined(labels) or _orders_nothing(metric, before):
+        return _undefined(metric, scores, len(labels), reason)
     change = metric.sign * (scores[1] - scores[0])
 
     def difference(labels: np.ndarray, before: np.ndarray, after: np.ndarray) -> np.ndarray:
@@ -170,11 +178,25 @@ def change_between(metric: Metric, labels: np.ndarray, before: np.ndarray, after
 
 def unchanged(metric: Metric, labels: np.ndarray, predictions: np.ndarray) -> Change:
     """The change of a model none of whose parameters were trained: exactly 0, by construction and not by sampling."""
-    score = float(metric.function(*(np.asarray(values) for values in (labels, predictions))))
+    labels, (predictions,) = _checked(labels, predictions)
+    score = float(metric.function(labels, predictions))
+    if reason := metric.undefined(labels) or _orders_nothing(metric, predictions):
+        return _undefined(metric, (score, score), len(labels), reason)
     p = 1.0 if metric.name == "accuracy" else None
     return Change(
         metric.name, score, score, 0.0, 0.0, 0.0, len(labels), p, 0 if metric.kind == "classification" else None
     )
+
+
+def _orders_nothing(metric: Metric, before: np.ndarray) -> str | None:
+    """Why the base's score of real-valued predictions is no measurement: they are one value; None where they vary."""
+    if metric.kind != "regression" or not metric.by_variation or np.ptp(before) != 0:
+        return None
+    return f"the base predicts {before[0]:g} for every row: its {metric.name} is 0 by definition"
+
+
+def _undefined(metric: Metric, scores: tuple[float, float], n: int, reason: str) -> Change:
+    return Change(metric.name, *scores, *(float("nan"),) * 3, n, undefined=reason)
 
 
 def unseen_rate(n: int) -> float:
@@ -188,8 +210,15 @@ def unseen_rate(n: int) -> float:
 def unseen(metric: Metric, labels: np.ndarray, predictions: np.ndarray) -> float:
     """How far predictions of a sort not seen once in N class predictions may still move the score.
 
-    N unseen_rate(N) e, with e the mean, over the examples that are right, of how far the score moves when that one
-    goes wrong. For accuracy e = 1 / N. Where none is right, e = 1 / N.
+    unseen_rate(N) times the `leverage` of an example.
+    """
+    return unseen_rate(len(labels)) * leverage(metric, labels, predictions)
+
+
+def leverage(metric: Metric, labels: np.ndarray, predictions: np.ndarray) -> float:
+    """N e, with e the mean, over the examples that are right, of how far the score moves when that one goes wrong.
+
+    For accuracy, and where no example is right, 1.
     """
     n = len(labels)
     classes, first, count = np.unique(
@@ -197,7 +226,7 @@ def unseen(metric: Metric, labels: np.ndarray, predictions: np.ndarray) -> float
     )
     right = classes >= labels.min()
     if not right.any():
-        return unseen_rate(n)
+        return 1.0
     spoiled = np.repeat(predictions[None], right.sum(), axis=0)
     values = np.unique(np.concatenate([labels, predictions]))
     for row, (example, label) in zip(spoiled, zip(first[right], classes[right], strict=True), strict=True):
@@ -206,7 +235,7 @@ def unseen(metric: Metric, labels: np.ndarray, predictions: np.ndarray) -> float
     moved = np.abs(
         metric.function(np.broadcast_to(labels, spoiled.shape), spoiled) - metric.function(labels, predictions)
     )
-    return float(n * unseen_rate(n) * np.average(moved, weights=count[right]))
+    return float(n * np.average(moved, weights=count[right]))
 
 
 def mcnemar_p(labels: np.ndarray, before: np.ndarray, after: np.ndarray) -> float:

@@ -12,6 +12,7 @@ import numpy as np
 
 from fft.metrics import METRICS
 from fft.record import experiment_hash
+from fft.retention import is_scored
 
 LEVEL = 0.95
 
@@ -42,7 +43,7 @@ def fronts(records: Sequence[dict[str, Any]]) -> tuple[list[Front], float | None
     Runs that differ in their seed alone are one setting. `matched` is the highest new score that every front reaches
     with every seed. Hypervolumes are over the worst scores seen, the base's among them.
     """
-    records = [record for record in records if record["original"] and record["original"]["after"] is not None]
+    records = [record for record in records if is_scored(record["original"]) and is_scored(record["new"])]
     if not records:
         return [], None
     base = _signed(records[0], "before")

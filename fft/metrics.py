@@ -21,6 +21,7 @@ class Metric(NamedTuple):
     where higher is better and -1 where lower is; bounds are the lowest and highest value the score can take;
     function(labels [..., N], predictions [..., N]) -> [...] is vectorised over the leading axes. by_order: only the
     order of the values counts, so that a bootstrap may hand over small integers in their place, which is far quicker.
+    by_variation: it measures how predictions vary with the labels, and is 0 by convention where all labels are equal.
     """
 
     name: str
@@ -29,6 +30,19 @@ class Metric(NamedTuple):
     bounds: tuple[float, float]
     function: Callable[[np.ndarray, np.ndarray], np.ndarray]
     by_order: bool = False
+    by_variation: bool = False
+
+    def undefined(self, labels: np.ndarray) -> str | None:
+        """Why the score of predictions for these labels [N] says nothing, whatever is predicted; None where it does.
+
+        >>> METRICS["pearson"].undefined(np.full(60, -1.0)), METRICS["rmse"].undefined(np.full(60, -1.0))
+        ('all 60 rows have the target -1: pearson is 0 by definition and cannot drop', None)
+        """
+        if not self.by_variation or not len(labels) or np.ptp(labels) > 0:
+            return None
+        value = f"have the target {labels[0]:g}" if self.kind == "regression" else "are of one class"
+        rows = f"all {len(labels):,} rows {value}" if len(labels) > 1 else "there is one row"
+        return f"{rows}: {self.name} is 0 by definition and cannot drop"
 
 
 def accuracy(labels: np.ndarray, predictions: np.ndarray) -> np.ndarray:
@@ -92,9 +106,9 @@ def rmse(labels: np.ndarray, predictions: np.ndarray) -> np.ndarray:
 METRICS = {
     "accuracy": Metric("accuracy", "classification", +1, (0.0, 1.0), accuracy),
     "macro_f1": Metric("macro_f1", "classification", +1, (0.0, 1.0), macro_f1),
-    "mcc": Metric("mcc", "classification", +1, (-1.0, 1.0), mcc),
-    "pearson": Metric("pearson", "regression", +1, (-1.0, 1.0), pearson),
-    "spearman": Metric("spearman", "regression", +1, (-1.0, 1.0), spearman, by_order=True),
+    "mcc": Metric("mcc", "classification", +1, (-1.0, 1.0), mcc, by_variation=True),
+    "pearson": Metric("pearson", "regression", +1, (-1.0, 1.0), pearson, by_variation=True),
+    "spearman": Metric("spearman", "regression", +1, (-1.0, 1.0), spearman, by_order=True, by_variation=True),
     "rmse": Metric("rmse", "regression", -1, (0.0, float("inf")), rmse),
 }
 

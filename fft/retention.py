@@ -22,7 +22,8 @@ SAME = 1e-9  # scores closer than this are equal: a difference of rounding, not 
 
 class Verdict(NamedTuple):
     """Was the original task kept? outcome is 'pass', 'fail' or 'undecided'; drop has the interval [drop_low,
-    drop_high]; needed is how many test examples would decide, None where it is decided or no number would."""
+    drop_high]; needed is how many test examples would decide, None where it is decided or no number would. reason says
+    why these examples cannot decide at all, None where the drop was measured."""
 
     outcome: str
     tolerance: float
@@ -30,6 +31,7 @@ class Verdict(NamedTuple):
     drop_low: float
     drop_high: float
     needed: int | None
+    reason: str | None = None
 
 
 def combined_score(
@@ -91,12 +93,15 @@ def verdict(change: Change, tolerance: float) -> Verdict:
     """Pass where the drop's whole interval is within the tolerance, fail where it is wholly beyond, else undecided.
 
     pass: drop_high <= tolerance; fail: drop_low > tolerance. A model whose score on the original task is no longer
-    a finite number, while the base's was, has lost it: fail.
+    a finite number, while the base's was, has lost it: fail. Nothing follows from a score that is not defined on these
+    examples: undecided, with the reason.
 
     >>> verdict(Change("accuracy", 0.90, 0.895, -0.005, -0.015, 0.005, 1000), tolerance=0.01)[::5]
     ('undecided', 4000)
     """
     drop, drop_low, drop_high = (0.0 - value for value in (change.change, change.high, change.low))
+    if change.undefined:
+        return Verdict("undecided", tolerance, drop, drop_low, drop_high, None, change.undefined)
     if drop_high <= tolerance + SAME:
         outcome = "pass"
     elif drop_low > tolerance + SAME or (math.isfinite(change.before) and not math.isfinite(change.after)):
@@ -105,6 +110,11 @@ def verdict(change: Change, tolerance: float) -> Verdict:
         outcome = "undecided"
     needed = examples_needed(change, tolerance) if outcome == "undecided" else None
     return Verdict(outcome, tolerance, drop, drop_low, drop_high, needed)
+
+
+def is_scored(change: dict[str, Any] | None) -> bool:
+    """Whether the change of a task in a record is of scores that are numbers, and defined on the task's rows."""
+    return change is not None and change["after"] is not None and not change.get("undefined")
 
 
 def overall(outcomes: Sequence[str]) -> str:

@@ -9,17 +9,17 @@ from collections.abc import Callable, Collection
 import numpy as np
 
 from fft import retention
+from fft.contract.watched import JUDGED
 from fft.evaluate import Change, change_between, make_predict, predict, predictions
 from fft.identity import base_sha256
 from fft.job import Job
 from fft.metrics import METRICS, Metric
 from fft.naming import ORIGINAL
 from fft.paths import Params
-from fft.streams import EVAL_BATCH, chosen_rows
+from fft.streams import EVAL_BATCH, PROBE_SEED, chosen_rows
 from fft.tasks import Encoded, TaskData, bucket_lengths, eval_batches
 
-PROBE_SEED, MOST_LENGTHS = 0, 5
-JUDGED = 1024  # validation rows of each task that decide which point of a run under a contract is kept
+MOST_LENGTHS = 5
 BEYOND = 1e6  # what a drop beyond the contract costs in the combined score: no new score makes up for it
 SCORE_BATCH = 16  # a row costs as much as in a larger batch, and less of the batch is padding
 

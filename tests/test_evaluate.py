@@ -285,6 +285,36 @@ def test_values_that_are_not_finite_have_no_interval():
     assert wrong.change == -1
 
 
+@pytest.mark.parametrize("name", ["mcc", "pearson", "spearman"])
+@pytest.mark.parametrize("n", [1, 2, 60])
+@pytest.mark.filterwarnings("error")
+def test_labels_that_do_not_vary_measure_nothing(name, n):
+    metric, same = METRICS[name], np.ones(n, int if METRICS[name].kind == "classification" else float)
+    rng = np.random.default_rng(n)
+    before, after = (rng.integers(0, 2, n) * same for _ in range(2))
+    for found in (paired_change(metric, same, before, after), unchanged(metric, same, before)):
+        assert (found.before, found.after, found.n) == (0, 0, n)
+        assert np.isnan([found.change, found.low, found.high]).all()
+        assert f"{name} is 0 by definition" in found.undefined and (str(n) in found.undefined or n == 1)
+    alone = interval(metric, same, before)
+    assert alone.value == 0 and np.isnan([alone.low, alone.high]).all()
+
+
+def test_a_base_that_answers_one_number_has_no_correlation_to_lose():
+    labels, after = numbers(np.random.default_rng(0), 30)
+    found = paired_change(METRICS["pearson"], labels, np.full(30, 0.5), after)
+    assert "the base predicts 0.5 for every row" in found.undefined and np.isnan(found.low)
+    assert paired_change(METRICS["pearson"], labels, after, np.full(30, 0.5)).change < 0, "the tuned model lost it"
+    assert paired_change(METRICS["rmse"], labels, np.full(30, 0.5), after).undefined is None
+
+
+@pytest.mark.parametrize("name", ["accuracy", "macro_f1", "rmse"])
+def test_the_other_scores_are_measured_on_labels_that_do_not_vary(name):
+    metric, same = METRICS[name], np.ones(60, int if METRICS[name].kind == "classification" else float)
+    found = paired_change(metric, same, same, same * (np.arange(60) > 5))
+    assert found.undefined is None and found.change < 0 and np.isfinite([found.low, found.high]).all()
+
+
 def test_unchanged_is_zero_by_construction():
     labels, predicted = classes(np.random.default_rng(0), 10)
     found = unchanged(METRICS["accuracy"], labels, predicted)

@@ -108,6 +108,14 @@ def test_a_base_without_a_score_decides_nothing():
     assert (found.outcome, found.needed) == ("undecided", None)
 
 
+@pytest.mark.parametrize("name", ["mcc", "pearson", "spearman"])
+def test_a_score_that_is_not_defined_passes_nothing(name):
+    same = np.ones(60, int)
+    found = verdict(paired_change(METRICS[name], same, same * 2, same), 0.01)
+    assert (found.outcome, found.needed) == ("undecided", None) and "all 60 rows" in found.reason
+    assert np.isnan([found.drop, found.drop_low, found.drop_high]).all()
+
+
 def test_twenty_unchanged_answers_do_not_pass_and_the_number_named_does():
     def of(n):
         same = np.zeros(n, int)

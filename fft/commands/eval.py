@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import isnan
 from pathlib import Path
 from typing import Annotated
 
@@ -67,12 +68,9 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     score = interval(metric, rows.labels, predictions(metric.kind, logits))
     if flags.predictions:
         write_lines(flags.predictions, answers(data.task, rows, logits))
-    console.out(
-        f"{metric.name} {score.value:.4f} [{score.low:.4f}, {score.high:.4f}] on {score.n} rows, head {name}",
-        highlight=False,
-    )
+    ends = "no interval" if isnan(score.low) else f"[{score.low:.4f}, {score.high:.4f}]"
+    console.out(f"{metric.name} {score.value:.4f} {ends} on {score.n} rows, head {name}", highlight=False)
     if flags.predictions:
         console.out(f"wrote {flags.predictions}", highlight=False)
-    ends = {"low": score.low, "high": score.high}
-    scored = {"head": name, "metric": metric.name, "score": score.value, **ends, "n": score.n}
-    return scored | {"source": flags.task.source}, 0
+    scored = {"head": name, "metric": metric.name, "score": score.value, "low": score.low, "high": score.high}
+    return scored | {"n": score.n, "source": flags.task.source, "notes": [*data.warnings]}, 0

@@ -11,16 +11,17 @@ import numpy as np
 from fft.artefact import load_artefact, save_artefact
 from fft.contract.budget import Budget
 from fft.contract.dual import PROBED, Watch
-from fft.errors import InputError
+from fft.errors import InputError, UndecidableError
 from fft.evaluate import predictions
 from fft.experiment import Experiment
 from fft.metrics import METRICS
 from fft.models import Checkpoint
 from fft.schema import alone
-from fft.streams import base_part, chosen_rows, most_lengths
+from fft.streams import PROBE_SEED, base_part, chosen_rows, most_lengths
 from fft.tasks import Encoded, TaskData, TrainBatches, bucket_lengths, joined, together
 
 WATCHED = 1024  # held-out rows of each original task, at most
+JUDGED = 1024  # validation rows of each task that decide which point of a run under a contract is kept
 
 
 class ProbeBatches(TrainBatches):
@@ -52,16 +53,34 @@ class ProbeBatches(TrainBatches):
 
 
 def check_budget(max_drop: str, original: TaskData) -> None:
-    """Refuse a budget that no drop could exceed, and one that the held-out rows are too few to see."""
+    """Refuse a budget that no drop could exceed, and one that the held-out rows are too few to see.
+
+    Errors: UndecidableError where the held-out rows show no drop at all: the score is not defined on them.
+    """
     budget, metric = Budget.parse(max_drop), METRICS[original.task.metric]
     if math.isfinite(metric.bounds[1]):
         budget.biting_margin(metric, metric.bounds[1])
+    _refuse_one_value(max_drop, original)
     rows, least = len(original.splits["validation"].ids), math.ceil(1 / budget.amount)
     if original.task.kind == "classification" and rows < least:
         raise InputError(
             f"--max-drop {max_drop}: the original task has {rows} validation rows, one of them is a drop of "
             f"{1 / rows:.3g}; it takes at least {least} of them to see {max_drop}. Give more, --original.validation "
             "names a file of them, or a larger budget"
+        )
+
+
+def _refuse_one_value(max_drop: str, original: TaskData) -> None:
+    """Refuse held-out rows on which the score is not defined; a regression of one target has no scale either."""
+    labels, metric = original.splits["validation"].labels, METRICS[original.task.metric]
+    labels = labels[chosen_rows(len(labels), JUDGED, PROBE_SEED)]
+    reason = metric.undefined(labels)
+    if not reason and original.task.kind == "regression" and np.ptp(labels) == 0:
+        reason = f"all {len(labels):,} rows have the target {labels[0]:g}"
+    if reason:
+        raise UndecidableError(
+            f"--max-drop {max_drop}: the validation rows of the original task cannot show a drop: {reason}. Give "
+            "labelled rows that differ, --original.validation names a file of them, or leave --max-drop out"
         )
 
 

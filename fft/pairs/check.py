@@ -100,7 +100,10 @@ def _original(pair: Pair, asked: Asked, request: Request) -> tuple[dict, list[di
     found = outputs(pair, asked.data, base_head, tuned_head, request.max_length, request.held_out)
     record = _record(asked.data.source, base_head, tuned_head, found)
     change = change_between(found.metric, found.labels, found.before, found.after)
-    margin = request.max_drop.biting_margin(found.metric, change.before)
+    if change.undefined:  # a share of a score that is not defined is nothing
+        margin = np.nan if request.max_drop.relative else request.max_drop.amount
+    else:
+        margin = request.max_drop.biting_margin(found.metric, change.before)
     notes = record["notes"]
     if np.array_equal(found.before, found.after):
         notes.append(SAME.format(pair.tuned.name))

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from fft.errors import UndecidableError
 from fft.evaluate import predict, predictions
 from fft.merging.formulas import interpolate_layers
 from fft.metrics import METRICS
@@ -57,3 +58,15 @@ class HeldOut:
         head, batches = self.data[name].task.name, self._batches[name, role]
         count = len(self.data[name].splits[role].ids)
         return predict(lambda params, batch: self.program(params, batch)[head], params, batches, count, self.poll)
+
+
+def refuse_undefined(data: dict[str, TaskData], role: str) -> None:
+    """Refuse held-out rows of a split on which a task's score is not defined: all models would score alike.
+
+    Errors: UndecidableError that names the task and the reason.
+    """
+    for name, task in data.items():
+        if reason := METRICS[task.task.metric].undefined(task.splits[role].labels):
+            raise UndecidableError(
+                f"the {role} rows of the {name} task tell no two models apart: {reason}. Give labelled rows that differ"
+            )

@@ -18,7 +18,7 @@ from fft.merging.recipes import WAYS, Models, Settings, check, merged
 from fft.metrics import METRICS
 from fft.models import Checkpoint, Head
 from fft.models.hf import refuse_not_finite
-from fft.pairs.heldout import HeldOut
+from fft.pairs.heldout import HeldOut, refuse_undefined
 from fft.pairs.pair import Side, refuse_other_shape, refuse_other_vocabulary
 from fft.paths import Params, flatten, overlay
 from fft.restored import model_folder
@@ -98,7 +98,8 @@ def _ingredients(
     """Which of the tuned models go into a greedy soup by their scores on the validation rows of `data`, and the scores:
     {"source", "metric", "scores": of each alone, "soup": of the soup, "chosen": places, the best first}.
 
-    Errors: InputError for a tuned model without the head, and for data that do not fit it.
+    Errors: InputError for a tuned model without the head, and for data that do not fit it; UndecidableError for
+    validation rows on which the score is not defined.
     """
     for side, tree in zip(tuned, trees, strict=True):
         if head not in tree.get("heads", {}):
@@ -106,6 +107,7 @@ def _ingredients(
                 f"{side.name} has no head {head}, with which --task would choose; name another with --head"
             )
     found = tasks.prepare_held_out(data, named, head, named.heads[head], None)
+    refuse_undefined({"--task": found}, "validation")
     rows, metric = HeldOut(named.model, {"task": found}), METRICS[found.task.metric]
 
     def score(params: Params) -> float:

@@ -34,7 +34,7 @@ from fft.pairs.candidates import (
     search_layers,
     ties,
 )
-from fft.pairs.heldout import HeldOut
+from fft.pairs.heldout import HeldOut, refuse_undefined
 from fft.pairs.mergeable import Sides, load_sides
 from fft.paths import Params
 from fft.record import writing
@@ -156,7 +156,8 @@ def repair(
     Where nothing within the budget beats the base no model is written. `watch(tried, count)` is told after every
     candidate.
     Errors: InputError for checkpoints of other shapes or vocabularies, heads or data that do not fit, a Fisher of
-    other weights, a budget that bites nothing, and a folder that holds something already.
+    other weights, a budget that bites nothing, and a folder that holds something already; UndecidableError for
+    validation rows on which a score is not defined.
     """
     refuse_taken(out, FILES, unless="repair.json")
     start = time.monotonic()
@@ -164,6 +165,7 @@ def repair(
         *(request.base, request.tuned, request.original, request.new, request.original_head, request.new_head),
         *(request.max_length, request.fisher, request.new_fisher),
     )
+    refuse_undefined(sides.data, "validation")
     search = Search(sides, HeldOut(sides.tuned.model, sides.data), watch)
     margin = _margin(request, search)
     with FolderLock(out):

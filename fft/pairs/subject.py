@@ -17,6 +17,7 @@ from fft.heads import chosen_head, only_head
 from fft.identity import base_sha256
 from fft.methods import Context
 from fft.models import Checkpoint
+from fft.pairs.heldout import refuse_undefined
 from fft.pairs.pair import load_pair, refuse_other_labels, refuse_other_vocabulary
 from fft.paths import Params, flatten
 from fft.schema import MOST_SEED, at_least, between
@@ -91,6 +92,7 @@ def load_subject(request: Request) -> Subject:
             f"and {request.tuned}, bit for bit"
         )
     data = tasks.prepare(request.original, old, head, old.heads[head], request)
+    refuse_undefined({"original": data}, "test")
     told = {
         "base": {"folder": request.base, "sha256": base_sha256(old)},
         "tuned": {"folder": request.tuned, "sha256": base_sha256(now)},

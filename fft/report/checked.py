@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fft.metrics import METRICS
 from fft.record import replace_file, write_json, writing
 from fft.report.html import document, flat, notes, pairs, table
-from fft.report.tables import NONE, STYLES, Column, rich_table, score, signed
+from fft.report.tables import NONE, STYLES, Column, rich_table, scores, signed
 from fft.report.verdict import box, sentence
 
 if TYPE_CHECKING:
@@ -26,10 +26,6 @@ COLUMNS = (
 )
 
 # ---------------------------------------------------------------- columns
-
-
-def _path(change: dict[str, Any]) -> str:
-    return f"{score(change['before'])} → {score(change['after'])}"
 
 
 def _interval(change: dict[str, Any]) -> str:
@@ -53,7 +49,7 @@ def _outcome(row: tuple[str, dict[str, Any]]) -> str:
 
 def _scores(row: tuple[str, dict[str, Any]]) -> str:
     change, alone = row[1]["change"], row[1]["score"]
-    return _path(change or {"before": None, "after": alone["value"]})
+    return scores(change or {"before": None, "after": alone["value"]})
 
 
 SCORES = (
@@ -69,7 +65,7 @@ SCORES = (
 LABELS = (
     Column("label", lambda row: one_line(row["label"]), number=False),
     Column("rows", lambda row: f"{row['n']:,}"),
-    Column("base → tuned", _path),
+    Column("base → tuned", scores),
     Column("change", lambda row: signed(row["change"])),
     Column("95 % interval", _interval),
     Column("lost", lambda row: f"{row['lost']:,}"),
@@ -114,11 +110,11 @@ def caption(record: dict[str, Any]) -> str:
 
 def verdict_sentence(record: dict[str, Any], task: dict[str, Any]) -> str:
     """The verdict of an original task in words; a budget that is a share is named beside what it comes to."""
-    return sentence(_as_run(task)) + _share(record)
+    return sentence(_as_run(task)) + _share(record, task)
 
 
-def _share(record: dict[str, Any]) -> str:
-    share = record["max_drop"].endswith("%")
+def _share(record: dict[str, Any], task: dict[str, Any]) -> str:
+    share = record["max_drop"].endswith("%") and task["verdict"]["tolerance"] is not None
     return f"; the accepted drop is {record['max_drop']} of the base's score" if share else ""
 
 
@@ -193,7 +189,7 @@ def page(record: dict[str, Any]) -> str:
     """The page of a check as HTML text."""
     judged = record["original"]
     listed = [_examples(task, which) for which in ("worse", "better") for task in judged]
-    sections = [*(box(_as_run(task), _share(record)) for task in judged), _table_of_scores(record)]
+    sections = [*(box(_as_run(task), _share(record, task)) for task in judged), _table_of_scores(record)]
     sections += [*map(_by_label, judged), *listed, notes(all_notes(record)), _compared(record)]
     return document(f"{record['tuned']['folder']} against {record['base']['folder']}", sections)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from fft.metrics import METRICS
 from fft.report.drawing import COLOURS, FAINT, INK, SHAPES, domain, save, styled, ticks
 from fft.report.labels import Box, distance, place
+from fft.retention import is_scored
 
 if TYPE_CHECKING:
     import altair
@@ -35,12 +36,12 @@ class Point(NamedTuple):
 
 
 def front_points(runs: Sequence[dict[str, Any]]) -> list[Point]:
-    """The base and then each run of run.json data, scored on the test splits; runs without an original are left out.
+    """The base and then each run of run.json data, scored on the test splits; runs that lack a score are left out.
 
     A run's bars are the 95 % interval of its paired change, set off from the base's score: a bar that misses the
     base's line is a change that is not chance. The base is the first run's.
     """
-    runs = [run for run in runs if run["original"] and run["original"]["after"] is not None]
+    runs = [run for run in runs if is_scored(run["original"]) and is_scored(run["new"])]
     if not runs:
         return []
     points = [Point("base", runs[0]["original"]["before"], runs[0]["new"]["before"])]

@@ -11,6 +11,7 @@ from fft.metrics import METRICS
 from fft.report.drawing import COLOURS, FAINT, INK, domain, save, styled
 from fft.report.front import axis_title, looks
 from fft.report.tables import Column, markdown_table, rich_table
+from fft.retention import is_scored
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -34,6 +35,7 @@ def fronts_markdown(found: Sequence[Front], matched: float) -> str:
 
 def draw_fronts(found: Sequence[Front], matched: float, runs: Sequence[dict[str, Any]], stem: Path) -> list[Path]:
     """New score (across) against original score (up) on test, a line a method through its settings."""
+    runs = [run for run in runs if is_scored(run["original"]) and is_scored(run["new"])]
     signs = {task: METRICS[runs[0][task]["metric"]].sign for task in ("new", "original")}
     rows = [
         {"name": front.method, "order": order, "new": signs["new"] * new, "original": signs["original"] * original}

@@ -124,7 +124,7 @@ def matrix_chart(record: dict[str, Any]) -> altair.LayerChart:
         for name, value in zip(names, values, strict=True)
         if value is not None
     ]
-    values = [cell["score"] for cell in cells]
+    values = [cell["score"] for cell in cells] or [0.0]
     middle = (min(values) + max(values)) / 2
     x = alt.X("task:N", sort=names, title="scored on the test rows of", scale=alt.Scale(domain=names))
     y = alt.Y("model:N", sort=record["rows"], title=None, scale=alt.Scale(domain=record["rows"]))

@@ -55,6 +55,11 @@ def signed(value: float | None) -> str:
     return "0.000" if text[1:] == "0.000" else text.replace("-", "−")
 
 
+def scores(change: dict[str, Any]) -> str:
+    """The score before and after; a dash where it is not defined on these rows."""
+    return NONE if change.get("undefined") else f"{score(change['before'])} → {score(change['after'])}"
+
+
 def percent(value: float) -> str:
     """A percentage with three digits that count: 100 %, 21.8 %, 0.27 %."""
     return f"{value:.3g} %"
@@ -75,7 +80,7 @@ def _path(task: str) -> Callable[[dict], str]:
 
     def cell(run: dict[str, Any]) -> str:
         change = run[task]
-        return f"{score(change['before'])} → {score(change['after'])}" if change else NONE
+        return scores(change) if change else NONE
 
     return cell
 

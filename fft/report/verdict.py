@@ -44,6 +44,11 @@ def base_kept(run: dict[str, Any]) -> str | None:
 
 
 def _sentence(name: str, verdict: dict[str, Any], change: dict[str, Any]) -> str:
+    if reason := verdict.get("reason"):
+        return (
+            f"{name} {change['metric']} on {change['n']:,} test examples decides nothing: {reason}. Give labelled "
+            "examples that differ"
+        )
     said = f"{name} {change['metric']} {score(change['before'])} → {score(change['after'])}"
     said += f" on {change['n']:,} test examples"
     if verdict["drop"] is not None:

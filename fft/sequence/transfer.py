@@ -12,14 +12,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fft.evaluate import LEVEL
+from fft.evaluate import LEVEL, leverage, unseen_rate
 from fft.metrics import Metric
 
 RESAMPLES, MOST_DRAWS = 2000, 20_000_000
 
 
 class Estimate(NamedTuple):
-    """A number with its 95 % interval over test rows; nan where the rows are too few for one."""
+    """A number with its 95 % interval over test rows; nan for the ends where a task has one row."""
 
     value: float
     low: float
@@ -58,6 +58,15 @@ MEASURES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
+AVERAGED = {
+    "average_accuracy": slice(None),
+    "backward_transfer": slice(None, -1),
+    "forward_transfer": slice(1, None),
+    "forgetting": slice(None, -1),
+}
+"""the tasks that each measure is a mean over"""
+
+
 class Answered(NamedTuple):
     """One task's test rows: their labels [N], and what each of the T + 1 models said of them, [N] or None."""
 
@@ -67,30 +76,61 @@ class Answered(NamedTuple):
 
 
 def matrix_of(tasks: Sequence[Answered], rows: Sequence[np.ndarray] | None = None) -> np.ndarray:
-    """R of T tasks; `rows` [..., N_j] of each task are the places of the rows that count, None: all."""
+    """R of T tasks; `rows` [..., N_j] of each task are the places of the rows that count. None: all, and nan for a
+    task whose score is not defined on them.
+    """
     columns = []
     for at, task in enumerate(tasks):
         picked = np.arange(len(task.labels)) if rows is None else rows[at]
         nothing = np.full(picked.shape[:-1], np.nan)
         labels = task.labels[picked]
-        of = [nothing if said is None else task.metric.function(labels, said[picked]) for said in task.answers]
+        unscored = rows is None and task.metric.undefined(task.labels)
+        of = [
+            nothing if said is None or unscored else task.metric.function(labels, said[picked]) for said in task.answers
+        ]
         columns.append(np.stack(of, axis=-1))
     return np.stack(columns, axis=-1)
 
 
 def measures(tasks: Sequence[Answered], seed: int = 0) -> dict[str, Estimate | None]:
     """Every measure with its percentile bootstrap interval, the rows of each task resampled on their own; None for a
-    measure that needs a score which does not exist.
+    measure that needs a score which does not exist, or is not defined on a task's rows.
+
+    An interval is never narrower than `unseen` on either side: answers that agree on ten rows have not shown that they
+    always do.
     """
     whole = matrix_of(tasks)
-    values = {name: float(measure(whole)) for name, measure in MEASURES.items()}
-    return {
-        name: None if np.isnan(value) else Estimate(value, *_interval(tasks, MEASURES[name], seed))
-        for name, value in values.items()
-    }
+    return {name: _estimate(tasks, name, whole, seed) for name in MEASURES}
+
+
+def _estimate(tasks: Sequence[Answered], name: str, whole: np.ndarray, seed: int) -> Estimate | None:
+    """One measure of R, `whole`, with its interval."""
+    counted = tasks[AVERAGED[name]]
+    if any(task.metric.undefined(task.labels) for task in counted):
+        return None
+    value = float(MEASURES[name](whole))
+    if np.isnan(value):
+        return None
+    low, high = _interval(tasks, MEASURES[name], seed)
+    floor = unseen(counted)
+    least, most = (pick(task.metric.bounds[at] for task in counted) for at, pick in enumerate((min, max)))
+    bounds = (least, most) if name == "average_accuracy" else (least - most, most - least)
+    ends = np.clip((np.minimum(low, value - floor), np.maximum(high, value + floor)), *bounds)
+    return Estimate(value, *map(float, ends))
+
+
+def unseen(tasks: Sequence[Answered]) -> float:
+    """How far rows of a sort not seen once may still move the mean over K tasks of a score or of its change.
+
+    unseen_rate(K min N_j) times the greatest leverage of a row: of rows that may go wrong in each task, none was seen
+    in K min N_j independent draws at least. What may be as frequent in every task is seen K times as soon as in one.
+    """
+    draws = len(tasks) * min(len(task.labels) for task in tasks)
+    return unseen_rate(draws) * max(leverage(task.metric, task.labels, task.answers[-1]) for task in tasks)
 
 
 def _interval(tasks: Sequence[Answered], measure: Callable, seed: int) -> tuple[float, float]:
+    """The percentile bootstrap interval of a measure."""
     from scipy.stats import bootstrap
 
     sizes = [len(task.labels) for task in tasks]

@@ -192,6 +192,8 @@ def _encoded(task: Task, rows: dict[str, Rows], checkpoint: Any, max_length: int
                 named = ", ".join(f"{at} = {name}" for at, name in enumerate(task.labels))
                 warnings.append(f"{role}: labels are numbers, read as the head's classes: {named}")
         splits[role], cut = encode(tokenizer, part, labels, max_length, config.vocab_size, config.max_positions)
+        if role != "train" and (reason := _undefined(task, labels)):
+            warnings.append(f"{role}: {reason}")
         if cut:
             total = len(part.texts)
             warnings.append(f"{role}: {cut} of {total} texts are longer than {max_length} tokens and are cut")
@@ -199,6 +201,13 @@ def _encoded(task: Task, rows: dict[str, Rows], checkpoint: Any, max_length: int
     keys = {role: text_keys(part) for role, part in rows.items()}
     identity = _identity(task, splits, keys)
     return TaskData(task, splits, lengths, tokenizer.pad_id, identity, tuple(warnings), keys)
+
+
+def _undefined(task: Task, labels: np.ndarray) -> str | None:
+    """Why rows with these labels cannot be scored by the task's metric; None where they can, or have no metric."""
+    reason = METRICS[task.metric].undefined(labels) if isinstance(task, Task) else None
+    hint = "; published splits without targets look like this: name a labelled one" if task.kind == "regression" else ""
+    return reason and reason + hint
 
 
 def _check_training(task: Task, rows: dict[str, Rows], splits: dict[str, Encoded]) -> list[str]:
@@ -211,7 +220,7 @@ def _check_training(task: Task, rows: dict[str, Rows], splits: dict[str, Encoded
         return []
     notes = []
     for role in ROLES[1:]:
-        if len(seen[role]) < 2:
+        if len(seen[role]) < 2 and not METRICS[task.metric].by_variation:
             notes.append(f"{role}: all {len(rows[role].labels)} rows have one label; its scores say little")
         if untaught := seen[role] - seen["train"]:
             names = ", ".join(repr(task.labels[at]) for at in sorted(untaught))

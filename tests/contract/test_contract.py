@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny_checkpoint
 from tiny_runs import fft, record, tune
 
 from fft import models, restore
@@ -13,10 +14,13 @@ from fft.artefact import load_artefact
 from fft.contract import selection
 from fft.contract.average import averaged
 from fft.contract.dual import Seen, Watch, first_dual, is_held
+from fft.contract.watched import check_budget
+from fft.errors import UndecidableError
 from fft.experiment import Optim
 from fft.methods import AGEM, EWC, KL, L2SP, Context, Freeze, Full, LoRA, LwF, Replay, chain
 from fft.optim import make_optimizer, multipliers
 from fft.restored import restored
+from fft.tasks import Encoded, TaskData
 from fft.tasks.classify import Classify
 from fft.tasks.regress import Regress
 from fft.train import init_state, make_train_step
@@ -288,6 +292,24 @@ def test_a_contract_that_cannot_be_kept_ends_with_1(tiny, tmp_path):
     assert same_as_the_model(tmp_path / "run")
     exported = fft("export", tmp_path / "run", "--out", tmp_path / "out")
     assert exported.code == 0 and "kept the base" in exported.err + exported.out
+
+
+@pytest.mark.usefixtures("quick_compiles")
+def test_a_contract_on_rows_that_show_no_drop_is_undecided_before_it_begins(tiny, tmp_path):
+    good = [(text, "positive") for text, feeling, _ in tiny_checkpoint.sentences(60, 9) if feeling > 0]
+    held = tiny_checkpoint.write_csv(tmp_path / "held.csv", ("text", "label"), good)
+    flags = ("--max-drop", "0.2", "--original-metric", "mcc", "--original-validation", held)
+    answer = tune(tiny, tmp_path / "run", *SHORT, *flags)
+    assert answer.code == 4 and "are of one class: mcc is 0 by definition" in answer.err, answer.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_targets_that_do_not_vary_give_a_contract_no_scale():
+    rows = Encoded([], [], np.full(40, -1.0, np.float32), np.arange(40))
+    for metric in ("pearson", "rmse"):
+        data = TaskData(Regress("original", metric), {"validation": rows}, (), 0, {}, (), {})
+        with pytest.raises(UndecidableError, match="all 40 rows have the target -1"):
+            check_budget("0.1", data)
 
 
 @pytest.mark.usefixtures("quick_compiles")

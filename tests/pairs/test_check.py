@@ -164,6 +164,35 @@ def regression(folder, tmp_path, name, shift):
     return altered(folder, tmp_path, name, change, id2label={"0": "LABEL_0"}, label2id={"LABEL_0": 0})
 
 
+def test_targets_that_do_not_vary_decide_nothing(tiny, tmp_path):
+    rows = [(f"a film of house number {letter}", -1) for letter in "abcdefghijklmnop"]
+    source = tiny_checkpoint.write_csv(tmp_path / "same.csv", ("text", "score"), rows)
+    models = [regression(tiny / "bert", tmp_path, name, shift) for name, shift in (("before", 0.0), ("after", 2.0))]
+    columns = ("-label", "score", "-kind", "regression")
+    for budget, tolerance in (("0.01", 0.01), ("1%", None)):
+        flags = [f"--original{part}" if part.startswith("-") else part for part in ("", *columns)]
+        asked = ("--original", source, *flags[1:], "--max-drop", budget, "--out", tmp_path / budget, "--json")
+        answer = fft("check", *models, *asked)
+        assert answer.code == 4 and "decides nothing: all 16 rows have the target -1: pearson is 0" in answer.err
+        (found,) = answer.json["original"]
+        reason = found["verdict"]["reason"]
+        assert found["verdict"] == dict.fromkeys(("drop", "drop_low", "drop_high", "needed")) | {
+            "outcome": "undecided",
+            "tolerance": tolerance,
+            "reason": reason,
+        }
+        assert reason in (tmp_path / budget / "check.html").read_text()
+        assert any("published splits without targets" in note for note in found["notes"])
+    scored = fft(
+        "eval", "--model", models[0], "--task", source, *(f"--task{one}" if one[0] == "-" else one for one in columns)
+    )
+    assert (
+        scored.code == 0
+        and "pearson 0.0000 no interval on 16 rows" in scored.out
+        and "note: test: all 16" in scored.out
+    )
+
+
 def test_a_regression_lists_what_moved_furthest(tiny, tmp_path):
     source = tiny_checkpoint.write_targets(tmp_path / "targets.csv", rows=60)
     models = [regression(tiny / "bert", tmp_path, name, shift) for name, shift in (("before", 0.0), ("after", 2.0))]

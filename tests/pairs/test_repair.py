@@ -342,6 +342,18 @@ def test_what_does_not_fit_is_refused_with_one_message_before_anything_is_writte
         assert not out.exists(), message
 
 
+def test_rows_of_one_class_tell_no_two_models_apart(tiny, tuned, tmp_path):
+    good = [(text, "positive") for text, feeling, _ in tiny_checkpoint.sentences(60, 9) if feeling > 0]
+    held = tiny_checkpoint.write_csv(tmp_path / "held.csv", ("text", "label"), good)
+    original = ("--original", tiny / "original.csv", "--original-metric", "mcc")
+    said, out = "are of one class: mcc is 0 by definition", tmp_path / "out"
+    pair = (tiny / "bert", tuned, *original)
+    choosing = ("--original-validation", held, "--new", tiny / "new.csv", "--out", out)
+    refused(fft("repair", *pair, *choosing), said, code=4)
+    refused(fft("diagnose", *pair, "--original-test", held, "--out", out), said, code=4)
+    assert not out.exists()
+
+
 def test_rows_too_few_to_choose_by_are_refused(tiny, tuned, tmp_path):
     few = tiny_checkpoint.write_csv(tmp_path / "few.csv", ("text", "label"), [("good cat", "positive")] * 9)
     answer = fft(

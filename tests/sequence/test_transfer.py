@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from fft.evaluate import LEVEL, unseen_rate
 from fft.metrics import METRICS
 from fft.sequence.transfer import (
     MEASURES,
@@ -16,6 +17,7 @@ from fft.sequence.transfer import (
 )
 
 NAN = float("nan")
+UNSEEN = (1 - LEVEL) / 2
 SHARED = np.array([[0.5, 0.4, 0.3], [0.9, 0.6, 0.35], [0.8, 0.9, 0.5], [0.7, 0.95, 0.9]])
 OWN = np.array([[NAN, NAN, NAN], [0.9, NAN, NAN], [0.95, 0.8, NAN], [0.85, 0.7, 0.9]])
 
@@ -70,6 +72,39 @@ def test_the_matrix_is_that_of_the_answers_and_the_intervals_hold_the_values():
     error = 1.96 * lost.std() / np.sqrt(len(lost))  # T = 2: the backward transfer is the mean of one task's changes
     backward = found["backward_transfer"]
     assert backward.high - backward.low == pytest.approx(2 * error, rel=0.1)
+
+
+def unchanged(sizes, metric="accuracy", labels=None):
+    """Tasks of so many rows, all of which every model answers rightly."""
+    found = []
+    for size in sizes:
+        right = np.arange(size) % 2 if labels is None else labels(size)
+        found.append(Answered(METRICS[metric], right, [right] * (len(sizes) + 1)))
+    return found
+
+
+def test_what_was_not_seen_on_a_few_rows_has_not_been_ruled_out():
+    forgotten = measures(unchanged([10, 10]))["forgetting"]
+    assert forgotten.value == 0 and forgotten.high == -forgotten.low == pytest.approx(unseen_rate(10))
+    three = measures(unchanged([10, 40, 20]))
+    assert three["forgetting"].high == pytest.approx(unseen_rate(20)), "two tasks, of 10 rows at least"
+    assert three["average_accuracy"] == (1.0, pytest.approx(1 - unseen_rate(30)), 1.0)
+
+
+def test_the_floor_of_a_mean_covers_what_each_task_may_lose():
+    """Of two tasks of 10 and 40 rows with true error rates p: with a chance above 2.5 % none of the rows shows one."""
+    floor = unseen_rate(20)
+    for p in np.linspace(0, 1, 101):
+        worst = 1 - (UNSEEN / (1 - p) ** 10) ** (1 / 40) if (1 - p) ** 10 >= UNSEEN else 0.0
+        assert (1 - p) ** 10 < UNSEEN or (p + worst) / 2 <= floor + 1e-12
+
+
+def test_a_task_whose_score_is_not_defined_has_no_measure():
+    one_class = unchanged([10, 10], "mcc", lambda size: np.ones(size, int))
+    assert np.isnan(matrix_of(one_class)).all() and measures(one_class) == dict.fromkeys(MEASURES)
+    mixed = [unchanged([10, 10])[0], one_class[1]]
+    found = measures(mixed)
+    assert found["average_accuracy"] is None and found["forgetting"] is not None, "the last task was learned last"
 
 
 def test_one_row_has_no_interval():
