@@ -1,7 +1,7 @@
 """Rows as they come out of a source, before any model sees them, and the checks every source shares."""
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from fft.errors import InputError
@@ -46,8 +46,12 @@ class Columns(NamedTuple):
 
 
 def require_columns(source: str, there: Sequence[str], columns: Columns) -> None:
-    """Raise InputError when a named column is not there: lists those that are and the nearest name."""
+    """Raise InputError when a named column is not there, or there twice: lists those that are and the nearest name."""
     for role, wanted in zip(("text", "pair", "label"), columns, strict=True):
+        if there.count(wanted) > 1:
+            raise InputError(
+                f"{source}: two columns are named {wanted!r}, and one is wanted for the {role}. Rename the other one."
+            )
         if wanted is None or wanted in there:
             continue
         near = difflib.get_close_matches(wanted, there, n=1, cutoff=0.5)
@@ -62,10 +66,10 @@ def collect(source: str, columns: Columns, records: Iterable[tuple[str, Mapping]
     """Rows of (place, {column: value}) records, where place says "row 3 (line 5)" in messages.
 
     Without a label column every label is 0. Raises InputError for a text that is missing, empty or no text, a missing
-    label, labels of several types, or no row.
+    label, labels of several types, rows without any value, or no row.
     """
     texts, pairs, labels, kinds = [], [], [], {}
-    for place, values in records:
+    for place, values in _filled(source, records):
         where = f"{source}, {place}"
         texts.append(_text(values[columns.text], f"{where}, column {columns.text!r}"))
         if columns.pair is not None:
@@ -82,6 +86,22 @@ def collect(source: str, columns: Columns, records: Iterable[tuple[str, Mapping]
         raise InputError(f"{source}, column {columns.label!r}: labels of more than one type: {seen}. Use one type.")
     pairs = None if columns.pair is None else pairs
     return Rows(texts, pairs, labels, list(range(1, len(texts) + 1)), source)
+
+
+def _filled(source: str, records: Iterable[tuple[str, Mapping]]) -> Iterator[tuple[str, Mapping]]:
+    """The records; those without any value, as a sheet that was saved often ends in, are refused together."""
+    empty = []
+    for number, (place, values) in enumerate(records, 1):
+        if all(value is None or (isinstance(value, str) and not value.strip()) for value in values.values()):
+            empty.append((number, place))
+        elif empty:
+            break
+        else:
+            yield place, values
+    if empty:
+        (first, place), (last, _) = empty[0], empty[-1]
+        told = "the row is empty. Remove it." if first == last else f"rows {first} to {last} are empty. Remove them."
+        raise InputError(f"{source}, {place}: {told}")
 
 
 def _text(value: object, where: str) -> str:

@@ -42,6 +42,34 @@ def test_texts_without_labels(tmp_path):
         read(tmp_path, "a.txt", "one")
 
 
+@pytest.mark.parametrize("header", ["text,label,,", "text,label,note,note", " text ,label, ,"])
+def test_columns_that_nobody_reads_may_have_any_name(tmp_path, header):
+    rows = read(tmp_path, "a.csv", f"{header}\na,1,,\nb,0,x,\n")
+    assert (rows.texts, rows.labels) == (["a", "b"], ["1", "0"])
+    table = pa.table([["a", "b"], [1, 0], ["x", "y"], ["x", "y"]], names=["text", "label", "note", "note"])
+    pq.write_table(table, tmp_path / "a.parquet")
+    assert read_file(tmp_path / "a.parquet", Columns()).labels == [1, 0]
+    pq.write_table(table.rename_columns(["text", "label", "label", "note"]), tmp_path / "a.parquet")
+    with pytest.raises(InputError, match="two columns are named 'label', and one is wanted for the label"):
+        read_file(tmp_path / "a.parquet", Columns())
+
+
+def test_rows_without_any_value_are_refused_together(tmp_path):
+    filled = "".join(f"a {n},1,\n" for n in range(40))
+    with pytest.raises(InputError, match=r"row 41 \(line 42\): rows 41 to 60 are empty\. Remove them\."):
+        read(tmp_path, "a.csv", f"text,label,more\n{filled}" + ",,\n" * 20)
+    with pytest.raises(InputError, match=r"row 41 \(line 42\): the row is empty"):
+        read(tmp_path, "a.csv", f"text,label,more\n{filled} , \nb,0,\n,,\n")
+    with pytest.raises(InputError, match=r"row 41 \(line 42\), column 'text': the text is empty"):
+        read(tmp_path, "a.csv", f"text,label,more\n{filled},,note\n")
+    nothing = [{"text": None, "label": None}] * 2
+    with pytest.raises(InputError, match=r"row 2 \(line 2\): rows 2 to 3 are empty"):
+        read(tmp_path, "a.jsonl", "\n".join(map(json.dumps, [{"text": "a", "label": 1}, *nothing])))
+    pq.write_table(pa.Table.from_pylist([{"text": "a", "label": 1}, *nothing]), tmp_path / "a.parquet")
+    with pytest.raises(InputError, match="row 2: rows 2 to 3 are empty"):
+        read_file(tmp_path / "a.parquet", Columns())
+
+
 def test_long_field(tmp_path):
     assert len(read(tmp_path, "a.csv", "text,label\n" + "x" * 200_000 + ",1\n").texts[0]) == 200_000
 
