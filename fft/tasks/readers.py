@@ -79,8 +79,16 @@ def _read_parquet(path: Path, columns: Columns) -> Rows:
         file = pyarrow.parquet.ParquetFile(path)
         require_columns(str(path), file.schema_arrow.names, columns)
         table = file.read(columns=list(columns.named()))
-        values = [table.column(name).to_pylist() for name in columns.named()]
-    except (pyarrow.ArrowException, UnicodeDecodeError) as error:
+        values = [_values(table.column(name)) for name in columns.named()]
+    except pyarrow.ArrowException as error:
         raise InputError(f"{path}: not a readable Parquet file: {error}") from None
     records = (dict(zip(columns.named(), row, strict=True)) for row in zip(*values, strict=True))
     return collect(str(path), columns, ((f"row {number}", record) for number, record in enumerate(records, 1)))
+
+
+def _values(column) -> list:
+    """The values of a Parquet column; as bytes where they are no text, so that the row at fault can be named."""
+    try:
+        return column.to_pylist()
+    except UnicodeDecodeError:
+        return column.cast("large_binary").to_pylist()

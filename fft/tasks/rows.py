@@ -1,12 +1,15 @@
 """Rows as they come out of a source, before any model sees them, and the checks every source shares."""
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from fft.errors import InputError
 
 Label = str | int | float
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Rows(NamedTuple):
@@ -65,8 +68,8 @@ def require_columns(source: str, there: Sequence[str], columns: Columns) -> None
 def collect(source: str, columns: Columns, records: Iterable[tuple[str, Mapping]]) -> Rows:
     """Rows of (place, {column: value}) records, where place says "row 3 (line 5)" in messages.
 
-    Without a label column every label is 0. Raises InputError for a text that is missing, empty or no text, a missing
-    label, labels of several types, rows without any value, or no row.
+    Without a label column every label is 0. Raises InputError for a text that is missing, empty, no text or no whole
+    characters, a missing label, labels of several types, rows without any value, or no row.
     """
     texts, pairs, labels, kinds = [], [], [], {}
     for place, values in _filled(source, records):
@@ -106,23 +109,34 @@ def _filled(source: str, records: Iterable[tuple[str, Mapping]]) -> Iterator[tup
 
 def _text(value: object, where: str) -> str:
     if isinstance(value, bytes):
-        try:
-            value = value.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise InputError(f"{where}: not valid UTF-8 at byte {error.start} of the text") from None
+        value = _decoded(value, where)
     if value is None:
         raise InputError(f"{where}: the text is missing (null). Remove the row or fill it in.")
     if not isinstance(value, str):
         raise InputError(f"{where}: expected text, got {type(value).__name__} {value!r}")
     if not value.strip():
         raise InputError(f"{where}: the text is empty. Remove the row or fill it in.")
-    return value
+    return _whole(value, where)
+
+
+def _decoded(value: bytes, where: str) -> str:
+    try:
+        return value.decode("utf-8", "surrogatepass")  # a half character has a message of its own
+    except UnicodeDecodeError as error:
+        raise InputError(f"{where}: not valid UTF-8 at byte {error.start} of the text. Save it as UTF-8.") from None
+
+
+def _whole(text: str, where: str) -> str:
+    """The text itself; half a character, which JSON can write and no tokenizer or terminal takes, is refused."""
+    if half := _SURROGATE.search(text):
+        raise InputError(f"{where}: half a character (U+{ord(half.group()):04X}); remove it or save the text anew")
+    return text
 
 
 def _label(value: object, where: str) -> tuple[Label, str]:
     """The label as str, int or float, and its type in words."""
     if isinstance(value, bytes):
-        value = _text(value, where)
+        value = _decoded(value, where)
     if hasattr(value, "item"):  # numpy scalars of tfds
         value = value.item()
     if value is None or (isinstance(value, str) and not value.strip()):
@@ -132,5 +146,5 @@ def _label(value: object, where: str) -> tuple[Label, str]:
     if isinstance(value, int | float):
         return value, "a number"
     if isinstance(value, str):
-        return value.strip(), "text"
+        return _whole(value.strip(), where), "text"
     raise InputError(f"{where}: expected a label (text or a number), got {type(value).__name__} {value!r}")

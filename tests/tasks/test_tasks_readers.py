@@ -2,13 +2,14 @@
 
 import json
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from fft.errors import InputError
 from fft.tasks.readers import read_file
-from fft.tasks.rows import Columns
+from fft.tasks.rows import Columns, collect
 
 
 def read(tmp_path, name, content, columns=Columns()):  # noqa: B008 (frozen)
@@ -130,6 +131,37 @@ def test_a_quoted_newline_that_looks_like_fields_is_legal(tmp_path):
 def test_bad_jsonl(tmp_path, lines, message):
     with pytest.raises(InputError, match=message):
         read(tmp_path, "a.jsonl", "\n".join(lines))
+
+
+HALF = "half a character \\(U\\+D83D\\); remove it or save the text anew"
+
+
+@pytest.mark.parametrize("column", ["text", "pair", "label"])
+def test_half_a_character(tmp_path, column):
+    whole = {"text": "a", "pair": "b", "label": "c", "note": "\ud83d"}
+    lines = "\n".join(map(json.dumps, [whole, whole | {column: "x \ud83d"}]))
+    assert read(tmp_path, "a.jsonl", json.dumps(whole), Columns(pair="pair")).pairs == ["b"]
+    with pytest.raises(InputError, match=rf"a\.jsonl, row 2 \(line 2\), column '{column}': {HALF}"):
+        read(tmp_path, "a.jsonl", lines, Columns(pair="pair"))
+    with pytest.raises(InputError, match=rf"s, row 1, column '{column}': {HALF}"):  # as tfds hands it over
+        collect("s", Columns(pair="pair"), [("row 1", whole | {column: b"x \xed\xa0\xbd"})])
+
+
+def no_utf8(values):
+    """A column of strings whose bytes nobody has checked."""
+    ends = np.cumsum([0, *map(len, values)], dtype=np.int32)
+    return pa.StringArray.from_buffers(len(values), pa.py_buffer(ends.tobytes()), pa.py_buffer(b"".join(values)))
+
+
+@pytest.mark.parametrize(("end", "message"), [(b"\xed\xa0\xbd", HALF), (b"\xff", "not valid UTF-8 at byte 1 of")])
+def test_parquet_that_is_no_text(tmp_path, end, message):
+    broken, path = no_utf8([b"a", b"b" + end]), tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": ["a", "b"], "label": [0, 1], "note": broken}), path)
+    assert read_file(path, Columns()).texts == ["a", "b"]
+    for column in ("text", "label"):
+        pq.write_table(pa.table({"text": ["a", "b"], "label": ["x", "y"]} | {column: broken}), path)
+        with pytest.raises(InputError, match=f"row 2, column '{column}': {message}"):
+            read_file(path, Columns())
 
 
 def test_bad_parquet(tmp_path):
