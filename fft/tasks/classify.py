@@ -92,15 +92,16 @@ def encode_labels(
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     """Class numbers int32 [N] and the class names; `labels` fixes the names, None takes those of `rows`.
 
-    With fixed names a label is one of them, in any case where that is unambiguous. With `numbers`, rows that have only
-    whole numbers where no name is a number have class numbers, as in Hugging Face's id2label.
+    With fixed names a label is one of them, whatever blanks a name has at its ends (labels of rows have none), in any
+    case where that is unambiguous. With `numbers`, rows that have only whole numbers where no name is a number have
+    class numbers, as in Hugging Face's id2label.
     Raises InputError naming the row of an unknown label, a negative one or one >= C.
     """
     if labels is None:
         names = label_names(rows)
         at = {name: index for index, name in enumerate(names)}
         return np.array([at[str(label)] for label in rows.labels], np.int32), names
-    names = tuple(labels)
+    names = tuple(name.strip() for name in labels)
     if not any(_FLOAT.fullmatch(name) for name in names):
         _refuse_fractions(rows)
     numbered = numbers and not any(_INTEGER.fullmatch(name) for name in names) and _all_whole(rows)
@@ -110,12 +111,12 @@ def encode_labels(
         if label not in known:
             known[label] = _class_of(label, names, numbered, f"{rows.source}, row {rows.numbers[row]}")
         found[row] = known[label]
-    return found, names
+    return found, tuple(labels)
 
 
 def numbers_for_names(rows: Rows, labels: Sequence[str]) -> bool:
     """True when `rows` has class numbers although the head's classes have real names: worth telling the user."""
-    if any(_INTEGER.fullmatch(name) or _GENERIC.fullmatch(name) for name in labels):
+    if any(_INTEGER.fullmatch(name.strip()) or _GENERIC.fullmatch(name.strip()) for name in labels):
         return False
     return _all_whole(rows)
 
@@ -139,7 +140,7 @@ def _class_of(label: Label, names: tuple[str, ...], numbered: bool, where: str) 
             return int(text)
     close = difflib.get_close_matches(text, names, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
-    if not close and all(name.startswith("LABEL_") for name in names):
+    if not close and all(_INTEGER.fullmatch(name) or _GENERIC.fullmatch(name) for name in names):
         hint = " If these are the same classes, give them their names in id2label of config.json"
     ids = f", or 0 to {len(names) - 1}" if numbered else ""
     raise InputError(f"{where}: unknown label {text!r}; the head has {', '.join(map(repr, names))}{ids}.{hint}")

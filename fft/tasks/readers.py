@@ -11,7 +11,7 @@ from fft.errors import InputError, MachineError
 from fft.record import parsed
 from fft.tasks.content import decoded
 from fft.tasks.delimited import read_delimited
-from fft.tasks.rows import Columns, Rows, collect, require_columns
+from fft.tasks.rows import Columns, Rows, collect, collect_named, require_columns
 
 
 def read_file(path: Path, columns: Columns) -> Rows:
@@ -78,12 +78,30 @@ def _read_parquet(path: Path, columns: Columns) -> Rows:
     try:
         file = pyarrow.parquet.ParquetFile(path)
         require_columns(str(path), file.schema_arrow.names, columns)
+        names = _class_names(file.schema_arrow, columns.label)
         table = file.read(columns=list(columns.named()))
         values = [_values(table.column(name)) for name in columns.named()]
     except pyarrow.ArrowException as error:
         raise InputError(f"{path}: not a readable Parquet file: {error}") from None
     records = (dict(zip(columns.named(), row, strict=True)) for row in zip(*values, strict=True))
-    return collect(str(path), columns, ((f"row {number}", record) for number, record in enumerate(records, 1)))
+    return collect_named(str(path), columns, records, names)
+
+
+def _class_names(schema, label: str | None) -> list[str] | None:
+    """The names of the classes that the datasets library wrote beside a column of their numbers; None: there are none.
+
+    They are features of the JSON text `huggingface` in the metadata, which other programs may have left stale.
+    """
+    from pyarrow import types
+
+    try:
+        feature = parsed(schema.metadata[b"huggingface"])["info"]["features"][label]
+        kind, names = feature["_type"], feature["names"]
+    except (KeyError, TypeError, ValueError):
+        return None
+    numbers = types.is_integer(schema.field(label).type) or types.is_floating(schema.field(label).type)
+    named = isinstance(names, list) and all(isinstance(name, str) and name.strip() for name in names)
+    return names if kind == "ClassLabel" and numbers and named else None
 
 
 def _values(column) -> list:

@@ -91,6 +91,34 @@ def collect(source: str, columns: Columns, records: Iterable[tuple[str, Mapping]
     return Rows(texts, pairs, labels, list(range(1, len(texts) + 1)), source)
 
 
+def collect_named(source: str, columns: Columns, records: Iterable[Mapping], names: Sequence[str] | None) -> Rows:
+    """Rows of {column: value} records; with `names` class numbers become their names.
+
+    Raises InputError as `collect`, and for a number that is none of the classes.
+    """
+
+    def rows() -> Iterator[tuple[str, Mapping]]:
+        for number, record in enumerate(records, 1):
+            record = {name: record[name] for name in columns.named()}
+            if names is not None and columns.label is not None:
+                record[columns.label] = _named(record[columns.label], names, f"{source}, row {number}")
+            yield f"row {number}", record
+
+    return collect(source, columns, rows())
+
+
+def _named(label: int | float | None, names: Sequence[str], where: str) -> str | float | None:
+    """The name of a class number; a missing one, None or NaN, is left for `collect` to refuse."""
+    if label is None or label != label:
+        return label
+    if not 0 <= label < len(names) or label != int(label):
+        raise InputError(
+            f"{where}: label {label} is none of the {len(names)} classes; negative numbers mark unlabelled rows. Name "
+            "a labelled split."
+        )
+    return names[int(label)]
+
+
 def _filled(source: str, records: Iterable[tuple[str, Mapping]]) -> Iterator[tuple[str, Mapping]]:
     """The records; those without any value, as a sheet that was saved often ends in, are refused together."""
     empty = []

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from fft.errors import InputError, MachineError
 from fft.tasks.readers import read_file
-from fft.tasks.rows import Columns, Rows, collect, require_columns
+from fft.tasks.rows import Columns, Rows, collect_named, require_columns
 
 ROLES = ("train", "validation", "test")
 SPELLINGS = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
@@ -122,7 +122,7 @@ def _from_builder(source: str, builder, split: str) -> Source:
             raise InputError(
                 f"{source}: not prepared as array_record, which reading without TensorFlow needs: {error}"
             ) from None
-        return _collect_named(source if split else f"{source}/{name}", columns, records, names)
+        return collect_named(source if split else f"{source}/{name}", columns, records, names)
 
     return Source(source, (split,) if split else splits, read)
 
@@ -130,25 +130,6 @@ def _from_builder(source: str, builder, split: str) -> Source:
 def _class_names(features, columns: Columns) -> list[str] | None:
     """The names of the classes where the label column holds their numbers."""
     return None if columns.label is None else getattr(features[columns.label], "names", None)
-
-
-def _collect_named(source: str, columns: Columns, records, names: list[str] | None) -> Rows:
-    """Rows of dict records; class numbers become their names."""
-
-    def rows():
-        for number, record in enumerate(records, 1):
-            record = {name: record[name] for name in columns.named()}
-            label = record.get(columns.label)
-            if names is not None and label is not None:
-                if not 0 <= label < len(names):
-                    raise InputError(
-                        f"{source}, row {number}: label {label} is none of the {len(names)} classes; negative numbers "
-                        "mark unlabelled rows. Name a labelled split."
-                    )
-                record[columns.label] = names[label]
-            yield f"row {number}", record
-
-    return collect(source, columns, rows())
 
 
 def _open_hf(source: str, rest: str) -> Source:
@@ -178,7 +159,7 @@ def _open_hf(source: str, rest: str) -> Source:
         table = loaded[part]
         require_columns(source, table.column_names, columns)
         names = _class_names(table.features, columns)
-        return _collect_named(source if split else f"{source}/{part}", columns, table, names)
+        return collect_named(source if split else f"{source}/{part}", columns, table, names)
 
     return Source(source, (split,) if split else splits, read)
 

@@ -68,11 +68,14 @@ def test_names_of_a_new_head(labels, names, numbers):
         ([1, 0], ("NEGATIVE", "POSITIVE"), [1, 0]),
         ([1, 3], ("0", "1", "3"), [1, 2]),
         (["A", "a"], ("a", "A"), [1, 0]),
+        (["pos", "NEG"], ("neg ", "\tpos"), [1, 0]),
+        (["2", "1"], ("1 ", "2"), [1, 0]),
         ([0.5, 1.5], ("1.5", "0.5"), [1, 0]),
     ],
 )
 def test_names_of_a_fixed_head(labels, names, numbers):
-    assert encode_labels(rows_of(labels), names)[0].tolist() == numbers
+    found, kept = encode_labels(rows_of(labels), names)
+    assert (found.tolist(), kept) == (numbers, names)
 
 
 @pytest.mark.parametrize(
@@ -84,6 +87,7 @@ def test_names_of_a_fixed_head(labels, names, numbers):
         ([0, 1, 2], ("no", "yes"), "row 7: unknown label '2'; the head has 'no', 'yes', or 0 to 1"),
         ([0, 1, 2], ("0", "1"), "row 7: unknown label '2'; the head has '0', '1'"),
         (["yes", "yess"], ("no", "yes"), "row 6: unknown label 'yess'.*Did you mean 'yes'"),
+        (["a", "b"], ("0", "LABEL_1"), "unknown label 'a'.*If these are the same classes.*id2label"),
         (["yes", "1"], ("no", "yes"), "row 6: unknown label '1'"),
         (["b", "AA"], ("aa", "Aa", "b"), "row 6: unknown label 'AA'"),
         (["a", "a"], None, "every row has the label 'a'"),

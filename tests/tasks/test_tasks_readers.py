@@ -164,6 +164,50 @@ def test_parquet_that_is_no_text(tmp_path, end, message):
             read_file(path, Columns())
 
 
+def class_label(names, kind="ClassLabel"):
+    return {"huggingface": json.dumps({"info": {"features": {"label": {"names": names, "_type": kind}}}})}
+
+
+def parquet(path, labels, metadata):
+    table = pa.table({"text": [f"t{at}" for at in range(len(labels))], "label": labels})
+    pq.write_table(table.replace_schema_metadata(metadata), path)
+    return read_file(path, Columns()).labels
+
+
+def test_class_names_in_the_metadata_of_parquet(tmp_path):
+    path, told = tmp_path / "a.parquet", class_label(["yes", "no"])
+    assert parquet(path, [0, 1, 1], told) == parquet(path, [0.0, 1.0, 1.0], told) == ["yes", "no", "no"]
+    assert parquet(path, ["0", "1"], told) == ["0", "1"]
+    assert read_file(path, Columns(label=None)).labels == [0, 0]
+    for label in (-1, 2, 0.5):
+        with pytest.raises(InputError, match=rf"row 2: label {label} is none of the 2 classes; negative.*unlabelled"):
+            parquet(path, [0, label], told)
+    with pytest.raises(InputError, match="row 2, column 'label': the label is missing"):
+        parquet(path, [0, None], told)
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        None,
+        {"other": "x"},
+        {"huggingface": "{"},
+        {"huggingface": b"\xff"},
+        {"huggingface": "[" * 100_000},
+        {"huggingface": "[]"},
+        {"huggingface": '{"info": {"features": {"text": {"names": ["a", "b"], "_type": "ClassLabel"}}}}'},
+        {"huggingface": '{"info": {"features": {"label": "ClassLabel"}}}'},
+        class_label(["a", "b"], "Value"),
+        class_label(None),
+        class_label("ab"),
+        class_label(["a", 1]),
+        class_label(["a", " "]),
+    ],
+)
+def test_metadata_of_parquet_that_tells_no_classes(tmp_path, metadata):
+    assert parquet(tmp_path / "a.parquet", [0, 1], metadata) == [0, 1]
+
+
 def test_bad_parquet(tmp_path):
     with pytest.raises(InputError, match="not a readable Parquet file"):
         read(tmp_path, "a.parquet", b"PAR1 and no more")
