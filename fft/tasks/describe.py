@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from fft.errors import InputError
-from fft.tasks.classify import label_names
+from fft.tasks.classify import class_texts, label_names
 from fft.tasks.regress import encode_targets
 from fft.tasks.rows import Columns, Rows
 from fft.tasks.splits import make_splits, text_keys
@@ -36,7 +36,7 @@ def describe(data: Any, folder: Path | str | None = None, max_length: int = 128)
                 label_names(rows)
         except InputError as error:
             troubles.append(f"{role}: {error}")
-        if clashes := _clashes(rows):
+        if clashes := _clashes(rows, data.kind):
             troubles.append(f"{role}: {clashes} texts stand there with different labels")
         if splits[role]["cut"]:
             troubles.append(f"{role}: {splits[role]['cut']} texts are longer than {max_length} tokens and would be cut")
@@ -59,7 +59,7 @@ def _split(rows: Rows, kind: str, tokenizer: Tokenizer | None, max_length: int) 
     if kind == "regression":
         values = {"targets": _targets(rows)}
     else:
-        counts = Counter(str(label) for label in rows.labels)
+        counts = Counter(class_texts(rows))
         values = {"labels": dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))}
     return {
         "rows": len(rows.texts),
@@ -79,9 +79,10 @@ def _targets(rows: Rows) -> dict:
     return {str(q): float(np.quantile(targets, q)) for q in QUANTILES}
 
 
-def _clashes(rows: Rows) -> int:
+def _clashes(rows: Rows, kind: str) -> int:
     """Different texts that stand there with more than one label."""
     labels: dict[bytes, set] = {}
-    for key, label in zip(text_keys(rows), rows.labels, strict=True):
+    values = rows.labels if kind == "regression" else class_texts(rows)
+    for key, label in zip(text_keys(rows), values, strict=True):
         labels.setdefault(key, set()).add(label)
     return sum(len(found) > 1 for found in labels.values())

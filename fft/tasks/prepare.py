@@ -8,7 +8,7 @@ import numpy as np
 from fft.errors import InputError
 from fft.metrics import METRICS
 from fft.tasks.batches import bucket_lengths
-from fft.tasks.classify import Classify, encode_labels, numbers_for_names
+from fft.tasks.classify import Classify, encode_labels, label_notes
 from fft.tasks.regress import Regress, encode_targets
 from fft.tasks.rows import Columns, Rows
 from fft.tasks.sources import ROLES, open_source
@@ -188,9 +188,7 @@ def _encoded(task: Task, rows: dict[str, Rows], checkpoint: Any, max_length: int
             labels = encode_targets(part)
         else:
             labels, _ = encode_labels(part, task.labels, numbers)
-            if numbers and numbers_for_names(part, task.labels):
-                named = ", ".join(f"{at} = {name}" for at, name in enumerate(task.labels))
-                warnings.append(f"{role}: labels are numbers, read as the head's classes: {named}")
+            warnings += [f"{role}: {note}" for note in label_notes(part, task.labels, given=numbers)]
         splits[role], cut = encode(tokenizer, part, labels, max_length, config.vocab_size, config.max_positions)
         if cut:
             total = len(part.texts)

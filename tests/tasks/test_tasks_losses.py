@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from fft.errors import InputError
-from fft.tasks.classify import Classify, encode_labels, numbers_for_names
+from fft.tasks.classify import Classify, encode_labels, label_notes, numbers_for_names
 from fft.tasks.regress import Regress, encode_targets
 from fft.tasks.rows import Rows
 
@@ -52,6 +52,11 @@ def test_squared_error():
         ([3, 0, 1], ("0", "1", "3"), [2, 0, 1]),
         (["1", "x"], ("1", "x"), [0, 1]),
         (["1.5", "x"], ("1.5", "x"), [0, 1]),
+        (["1.0", "x"], ("1.0", "x"), [0, 1]),
+        (["1.0", "0.0", "1."], ("0", "1"), [1, 0, 1]),
+        ([1.0, 0, 2e0], ("0", "1", "2"), [1, 0, 2]),
+        (["1.0", "02", "+3"], ("1", "2", "3"), [0, 1, 2]),
+        (["01", "2", "+3"], ("+3", "01", "2"), [1, 2, 0]),
     ],
 )
 def test_names_of_a_new_head(labels, names, numbers):
@@ -68,6 +73,11 @@ def test_names_of_a_new_head(labels, names, numbers):
         ([1, 0], ("NEGATIVE", "POSITIVE"), [1, 0]),
         ([1, 3], ("0", "1", "3"), [1, 2]),
         (["A", "a"], ("a", "A"), [1, 0]),
+        (["1.0", "0.0"], ("0.0", "1.0"), [1, 0]),
+        (["1", "2.00", 2], ("2.0", "1.0"), [1, 0, 0]),
+        (["1.0", "0"], ("0", "1"), [1, 0]),
+        ([1.0, 0.0], ("NEGATIVE", "POSITIVE"), [1, 0]),
+        ([1.0, 0.0], ("LABEL_0", "LABEL_1"), [1, 0]),
         (["pos", "NEG"], ("neg ", "\tpos"), [1, 0]),
         (["2", "1"], ("1 ", "2"), [1, 0]),
         ([0.5, 1.5], ("1.5", "0.5"), [1, 0]),
@@ -91,9 +101,14 @@ def test_names_of_a_fixed_head(labels, names, numbers):
         (["yes", "1"], ("no", "yes"), "row 6: unknown label '1'"),
         (["b", "AA"], ("aa", "Aa", "b"), "row 6: unknown label 'AA'"),
         (["a", "a"], None, "every row has the label 'a'"),
-        (["1.0", "0.0"], None, r"row 5: label 1\.0 is not a whole number.*kind regression"),
+        (["1.0", "2.5"], None, r"row 6: label 2\.5 is not a whole number.*kind regression"),
+        (["1.0", "-1.0"], None, r"row 6: label -1\.0: .*unlabelled"),
+        (["1.0", "1"], None, "every row has the label '1'"),
+        ([1.0, 2.5], ("0", "1"), r"row 6: label 2\.5 is not a whole number"),
+        (["1.0", "2.0"], ("0.0", "1.0"), r"row 6: unknown label '2\.0'; the head has '0\.0', '1\.0'\."),
         ([1, 2.5], None, r"row 6: label 2\.5 is not a whole number.*kind regression"),
-        ([1.0, 2.0], ("no", "yes"), r"row 5: label 1\.0 is not a whole number"),
+        ([1.0, 2.0], ("no", "yes"), r"row 6: unknown label '2\.0'; the head has 'no', 'yes', or 0 to 1"),
+        ([1.0, 0.5], ("no", "yes"), r"row 6: label 0\.5 is not a whole number"),
         ([float("nan"), 1], None, "label nan is not a whole number"),
     ],
 )
@@ -103,6 +118,15 @@ def test_bad_labels(labels, names, message):
         return
     with pytest.raises(InputError, match=message):
         encode_labels(rows_of(labels), names)
+
+
+def test_notes_of_how_labels_were_read():
+    assert label_notes(rows_of(["1.0", "0.0"]), ("0", "1"), given=False) == ["labels 1.0 are read as 1"]
+    assert label_notes(rows_of(["1", "2.00"]), ("2.0 ", "1.0"), given=True) == ["labels 2.00 are read as 2.0"]
+    numbers = "labels are numbers, read as the head's classes: 0 = no, 1 = yes"
+    assert label_notes(rows_of([1.0]), ("no", "yes"), given=True) == [numbers, "labels 1.0 are read as 1"]
+    for labels, names in ((["1", "0"], ("0", "1")), (["1.0"], ("0.0", "1.0")), (["1.0", "x"], ("1.0", "x"))):
+        assert label_notes(rows_of(labels), names, given=True) == []
 
 
 def test_numbers_only_stand_for_names_where_asked():

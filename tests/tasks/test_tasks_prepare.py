@@ -163,6 +163,19 @@ def test_drop_overlap(model, tmp_path):
         drop_overlap(new, scored._replace(keys={"test": new.keys["train"]}))
 
 
+def test_whole_numbers_with_a_point_are_the_same_classes(model, tmp_path):
+    plain = write_csv(tmp_path / "a.csv", lines(60, label=lambda n: n % 2))
+    pointed = write_csv(tmp_path / "b.csv", lines(60, label=lambda n: f"{n % 2}.0"))
+    one, other = prepared(model, Data(plain)), prepared(model, Data(pointed))
+    assert one.task == other.task and one.identity == other.identity and one.task.labels == ("0", "1")
+    assert one.warnings == () and other.warnings == tuple(f"{role}: labels 1.0 are read as 1" for role in one.splits)
+    test = write_csv(tmp_path / "t.csv", lines(20, 60, label=lambda n: f"{n % 2}.0"))
+    assert prepared(model, Data(plain, test=test)).warnings == ("test: labels 1.0 are read as 1",)
+    mixed = write_csv(tmp_path / "m.csv", [*lines(60, label=lambda n: n % 2), *lines(60, label=lambda n: f"{n % 2}.0")])
+    found = describe(Data(mixed))
+    assert found["troubles"] == [] and sum(split["labels"]["1"] for split in found["splits"].values()) == 60
+
+
 def test_describe(model, tmp_path):
     rows = [*lines(60), *lines(60), lines(1)[0].replace(",no", ",yes"), f"{'w1 ' * 30},no"]
     found = describe(Data(write_csv(tmp_path / "a.csv", rows)), model.folder, 16)
