@@ -15,6 +15,7 @@ import numpy as np
 
 from fft.errors import InputError
 from fft.tasks.headed import OneHead
+from fft.tasks.missing import among_numbers, is_missing, missing_labels, refuse_missing
 from fft.tasks.numbers import INTEGER, is_fraction, is_number, whole, without_point
 from fft.tasks.rows import Label, Rows
 
@@ -73,14 +74,20 @@ class Classify(OneHead):
 
 def class_texts(rows: Rows) -> list[str]:
     """The label of every row as a class name, before any head is asked; 1.0 among whole numbers is 1."""
-    return without_point([str(label) for label in rows.labels])
+    texts = [str(label) for label in rows.labels]
+    kinds = [text for text in set(texts) if not is_missing(text)]
+    plain = dict(zip(kinds, without_point(kinds), strict=True))
+    return [plain.get(text, text) for text in texts]
 
 
 def label_names(rows: Rows) -> tuple[str, ...]:
     """The class names of `rows`: whole numbers in numeric order ('0', '1', ...), else names in alphabetic order.
 
-    Raises InputError for labels that are fractions (that is regression), negative, or of one class only.
+    Raises InputError for labels that are fractions (that is regression), negative, missing values among numbers, or of
+    one class only.
     """
+    if among_numbers(rows):
+        refuse_missing(rows)
     _refuse_fractions(rows)
     names = set(class_texts(rows))
     numbers = all(INTEGER.fullmatch(name) for name in names)
@@ -99,13 +106,14 @@ def encode_labels(
     With fixed names a label is one of them, whatever blanks a name has at its ends (labels of rows have none), in any
     case where that is unambiguous, and 1.0 is 1. With `numbers`, rows that have only whole numbers where no name is a
     number have class numbers, as in Hugging Face's id2label.
-    Raises InputError naming the row of an unknown label, a negative one or one >= C.
+    Raises InputError naming the row of an unknown label, a negative one, one >= C, or a missing value.
     """
     if labels is None:
         names = label_names(rows)
         at = {name: index for index, name in enumerate(names)}
         return np.array([at[text] for text in class_texts(rows)], np.int32), names
     names = tuple(name.strip() for name in labels)
+    refuse_missing(rows, known=names)
     if not any(is_fraction(name) for name in names):
         _refuse_fractions(rows)
     numbered = numbers and all(whole(name) is None for name in names) and _all_whole(rows)
@@ -124,6 +132,8 @@ def label_notes(rows: Rows, labels: Sequence[str], given: bool) -> list[str]:
     if given and numbers_for_names(rows, labels):
         named = ", ".join(f"{at} = {name}" for at, name in enumerate(labels))
         notes.append(f"labels are numbers, read as the head's classes: {named}")
+    if not given:
+        notes += missing_labels(rows)
     names = {name.strip() for name in labels}
     pointed = [text for text in set(map(str, rows.labels)) - names if not INTEGER.fullmatch(text)]
     if read := {text: value for text in pointed if (value := whole(text)) is not None}:

@@ -8,6 +8,7 @@ import numpy as np
 
 from fft.errors import InputError
 from fft.tasks.classify import class_texts, label_names
+from fft.tasks.missing import among_numbers, missing_labels, missing_texts, present
 from fft.tasks.regress import encode_targets
 from fft.tasks.rows import Columns, Rows
 from fft.tasks.splits import make_splits, text_keys
@@ -29,13 +30,9 @@ def describe(data: Any, folder: Path | str | None = None, max_length: int = 128)
     splits = {role: _split(rows, data.kind, tokenizer, max_length) for role, rows in found.rows.items()}
     troubles = list(found.warnings)
     for role, rows in found.rows.items():
-        try:
-            if data.kind == "regression":
-                encode_targets(rows)
-            else:
-                label_names(rows)
-        except InputError as error:
-            troubles.append(f"{role}: {error}")
+        troubles += [f"{role}: {told}" for told in (*missing_labels(rows), *missing_texts(rows))]
+        if told := _refusal(rows, data.kind):
+            troubles.append(f"{role}: {told}")
         if clashes := _clashes(rows, data.kind):
             troubles.append(f"{role}: {clashes} texts stand there with different labels")
         if splits[role]["cut"]:
@@ -48,6 +45,18 @@ def describe(data: Any, folder: Path | str | None = None, max_length: int = 128)
         "splits": splits,
         "troubles": troubles,
     }
+
+
+def _refusal(rows: Rows, kind: str) -> str:
+    """Why training would refuse the labels of some rows, missing values aside, which have troubles of their own."""
+    if kind == "regression" or among_numbers(rows):
+        rows = present(rows)
+    try:
+        if rows.labels:
+            encode_targets(rows) if kind == "regression" else label_names(rows)
+    except InputError as error:
+        return str(error)
+    return ""
 
 
 def _split(rows: Rows, kind: str, tokenizer: Tokenizer | None, max_length: int) -> dict:
@@ -71,12 +80,12 @@ def _split(rows: Rows, kind: str, tokenizer: Tokenizer | None, max_length: int) 
 
 
 def _targets(rows: Rows) -> dict:
-    """Quantiles of the targets; none when they are not numbers (a trouble says so)."""
+    """Quantiles of the targets that are there; none when they are not numbers (a trouble says so)."""
     try:
-        targets = encode_targets(rows)
+        targets = encode_targets(present(rows))
     except InputError:
         return {}
-    return {str(q): float(np.quantile(targets, q)) for q in QUANTILES}
+    return {str(q): float(np.quantile(targets, q)) for q in QUANTILES} if len(targets) else {}
 
 
 def _clashes(rows: Rows, kind: str) -> int:

@@ -11,7 +11,7 @@ _EXACT = 2.0**53  # from here on a float skips whole numbers
 
 def is_number(text: str) -> bool:
     """Whether a label is a number, whole or not."""
-    return bool(_FLOAT.fullmatch(text)) or text in ("nan", "inf", "-inf")
+    return bool(_FLOAT.fullmatch(text)) or text in ("inf", "-inf")
 
 
 def whole(text: str) -> int | None:
@@ -31,9 +31,6 @@ def is_fraction(text: str) -> bool:
 
 def without_point(texts: Sequence[str]) -> list[str]:
     """The labels themselves; where all are whole numbers and some are written with a point, all of them without one."""
-    kinds = set(texts)
-    pointed = [text for text in kinds if not _DIGITS.fullmatch(text)]
-    if not pointed or not all(is_number(text) and not is_fraction(text) for text in kinds):
+    if all(map(_DIGITS.fullmatch, texts)) or not all(is_number(text) and not is_fraction(text) for text in texts):
         return list(texts)
-    plain = {text: str(int(text) if _DIGITS.fullmatch(text) else whole(text)) for text in kinds}
-    return [plain[text] for text in texts]
+    return [str(int(text) if _DIGITS.fullmatch(text) else whole(text)) for text in texts]

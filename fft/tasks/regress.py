@@ -12,6 +12,7 @@ import numpy as np
 
 from fft.errors import InputError
 from fft.tasks.headed import OneHead
+from fft.tasks.missing import refuse_missing
 from fft.tasks.rows import Rows
 
 LARGEST = float(np.finfo(np.float32).max)
@@ -73,7 +74,8 @@ class Regress(OneHead):
 
 
 def encode_targets(rows: Rows) -> np.ndarray:
-    """Targets float32 [N]. Raises InputError naming the row of a target that is no finite number."""
+    """Targets float32 [N]. Raises InputError naming the row of a target that is missing or no finite number."""
+    refuse_missing(rows, "target")
     targets = np.empty(len(rows.labels), np.float32)
     for row, label in enumerate(rows.labels):
         where = f"{rows.source}, row {rows.numbers[row]}"

@@ -1,11 +1,13 @@
 """Rows as they come out of a source, before any model sees them, and the checks every source shares."""
 
 import difflib
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from fft.errors import InputError
+from fft.tasks.missing import is_missing
 
 Label = str | int | float
 
@@ -81,7 +83,8 @@ def collect(source: str, columns: Columns, records: Iterable[tuple[str, Mapping]
         if columns.label is not None:
             label, kind = _label(values[columns.label], f"{where}, column {columns.label!r}")
         labels.append(label)
-        kinds.setdefault(kind, (place, label))
+        if not is_missing(label):  # "NA" among numbers: told as what it is, and not as a text
+            kinds.setdefault(kind, (place, label))
     if not texts:
         raise InputError(f"{source}: no rows of data")
     if len(kinds) > 1:
@@ -123,7 +126,7 @@ def _filled(source: str, records: Iterable[tuple[str, Mapping]]) -> Iterator[tup
     """The records; those without any value, as a sheet that was saved often ends in, are refused together."""
     empty = []
     for number, (place, values) in enumerate(records, 1):
-        if all(value is None or (isinstance(value, str) and not value.strip()) for value in values.values()):
+        if all(_is_nothing(value) or (isinstance(value, str) and not value.strip()) for value in values.values()):
             empty.append((number, place))
         elif empty:
             break
@@ -135,11 +138,18 @@ def _filled(source: str, records: Iterable[tuple[str, Mapping]]) -> Iterator[tup
         raise InputError(f"{source}, {place}: {told}")
 
 
+def _is_nothing(value: object) -> bool:
+    """Whether a value is null, or the NaN that pandas has in its place."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
 def _text(value: object, where: str) -> str:
     if isinstance(value, bytes):
         value = _decoded(value, where)
-    if value is None:
-        raise InputError(f"{where}: the text is missing (null). Remove the row or fill it in.")
+    if _is_nothing(value):
+        raise InputError(
+            f"{where}: the text is missing ({'null' if value is None else 'NaN'}). Remove the row or fill it in."
+        )
     if not isinstance(value, str):
         raise InputError(f"{where}: expected text, got {type(value).__name__} {value!r}")
     if not value.strip():
@@ -167,8 +177,9 @@ def _label(value: object, where: str) -> tuple[Label, str]:
         value = _decoded(value, where)
     if hasattr(value, "item"):  # numpy scalars of tfds
         value = value.item()
-    if value is None or (isinstance(value, str) and not value.strip()):
-        raise InputError(f"{where}: the label is missing. Remove the row or fill it in.")
+    if _is_nothing(value) or (isinstance(value, str) and not value.strip()):
+        told = " (NaN)" if isinstance(value, float) else ""
+        raise InputError(f"{where}: the label is missing{told}. Remove the row or fill it in.")
     if isinstance(value, bool):
         return str(value).lower(), "true or false"
     if isinstance(value, int | float):

@@ -1,5 +1,7 @@
 """Labels become class numbers or are refused by row; the losses are the closed forms, one number an example."""
 
+import re
+
 import jax
 import numpy as np
 import pytest
@@ -109,7 +111,7 @@ def test_names_of_a_fixed_head(labels, names, numbers):
         ([1, 2.5], None, r"row 6: label 2\.5 is not a whole number.*kind regression"),
         ([1.0, 2.0], ("no", "yes"), r"row 6: unknown label '2\.0'; the head has 'no', 'yes', or 0 to 1"),
         ([1.0, 0.5], ("no", "yes"), r"row 6: label 0\.5 is not a whole number"),
-        ([float("nan"), 1], None, "label nan is not a whole number"),
+        ([float("inf"), 1], None, "label inf is not a whole number"),
     ],
 )
 def test_bad_labels(labels, names, message):
@@ -118,6 +120,40 @@ def test_bad_labels(labels, names, message):
         return
     with pytest.raises(InputError, match=message):
         encode_labels(rows_of(labels), names)
+
+
+MISSING = ("NA", "N/A", "n/a", "nan", "NaN", "null", "NULL", "None", "none", r"\N", "<NA>", "#N/A")
+
+
+@pytest.mark.parametrize("spelling", [*MISSING, float("nan")])
+def test_missing_values_among_numbers(spelling):
+    told = rf"file\.csv, row 6: the (label|target) '{re.escape(str(spelling))}' reads like a missing value; 2 rows have"
+    for labels in (["0", spelling, "1", spelling], [0, spelling, 1.0, spelling], ["0.5", spelling, "1", spelling]):
+        for names in (None, ("0", "1"), ("no", "yes")):
+            with pytest.raises(InputError, match=told):
+                encode_labels(rows_of(labels), names)
+        with pytest.raises(InputError, match=told):
+            encode_targets(rows_of(labels))
+
+
+def test_missing_values_among_names():
+    labels = rows_of(["yes", "None", "no", "None", "NA"])
+    assert encode_labels(labels)[1] == ("NA", "None", "no", "yes")
+    told = "rows have the label '{}', which reads like a missing value"
+    assert label_notes(labels, ("NA", "None", "no", "yes"), given=False) == [
+        f"1 {told.format('NA')}", f"2 {told.format('None')}",
+    ]  # fmt: skip
+    assert label_notes(labels, ("na", "None", "no", "yes"), given=True) == []
+    assert encode_labels(labels, ("na", "none ", "no", "yes"))[0].tolist() == [3, 1, 2, 1, 0]
+    with pytest.raises(
+        InputError, match="row 6: the label 'None' reads like a missing value; 2 rows have such a label"
+    ):
+        encode_labels(labels, ("NA", "no", "yes"))
+    with pytest.raises(InputError, match="row 5: the label 'NA' reads like a missing value; it is the only such"):
+        encode_labels(rows_of(["NA", "no"]), ("no", "yes"))
+    with pytest.raises(InputError, match="row 5: the label 'NA' reads like a missing value; 2 rows"):
+        encode_labels(rows_of(["NA", "NULL"]))
+    assert encode_labels(rows_of(["na", "Null"]))[1] == ("Null", "na")
 
 
 def test_notes_of_how_labels_were_read():
@@ -142,7 +178,7 @@ def test_targets():
     assert encode_targets(rows_of(["1.5", "-2e-1", "3"])).tolist() == np.array([1.5, -0.2, 3], np.float32).tolist()
 
 
-@pytest.mark.parametrize("label", ["nan", "inf", "-Infinity", "1e39", "good", float("nan"), float("inf")])
+@pytest.mark.parametrize("label", ["inf", "-Infinity", "1e39", "good", "NAN", float("inf")])
 def test_bad_targets(label):
     with pytest.raises(InputError, match=r"file\.csv, row 6: target .*(not a finite|not a number)"):
         encode_targets(rows_of([1, label]))

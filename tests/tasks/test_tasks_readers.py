@@ -120,7 +120,10 @@ def test_a_quoted_newline_that_looks_like_fields_is_legal(tmp_path):
         (['{"text": "a", "label": 0}', '{"text": "b", "label": "x"}'], "more than one type: row 1 .*0.*row 2 .*'x'"),
         (['{"text": "a", "label": 0}', '{"text": "b", "label": true}'], "more than one type"),
         (['{"text": "a", "label": null}'], r"row 1 \(line 1\), column 'label': the label is missing"),
-        (['{"text": null, "label": 1}'], r"column 'text': the text is missing"),
+        (['{"text": "a", "label": "x"}', '{"text": "b", "label": NaN}'], r"row 2 .*the label is missing \(NaN\)"),
+        (['{"text": null, "label": 1}'], r"column 'text': the text is missing \(null\)"),
+        (['{"text": NaN, "label": 1}'], r"column 'text': the text is missing \(NaN\)"),
+        (['{"text": NaN, "label": NaN}'], "row 1 .*the row is empty"),
         (['{"text": 3, "label": 1}'], "expected text, got int 3"),
         (['{"text": "a", "label": [1]}'], "expected a label"),
         (['{"text": "a", "label": 1}', '{"text": "b", "lable": 1}'], "row 2 .*no column 'label'.*mean 'lable'"),
@@ -131,6 +134,11 @@ def test_a_quoted_newline_that_looks_like_fields_is_legal(tmp_path):
 def test_bad_jsonl(tmp_path, lines, message):
     with pytest.raises(InputError, match=message):
         read(tmp_path, "a.jsonl", "\n".join(lines))
+
+
+def test_a_missing_value_is_no_other_type_of_label(tmp_path):
+    lines = ['{"text": "a", "label": 0}', '{"text": "b", "label": " NA"}']
+    assert read(tmp_path, "a.jsonl", "\n".join(lines)).labels == [0, "NA"]
 
 
 HALF = "half a character \\(U\\+D83D\\); remove it or save the text anew"
@@ -182,8 +190,9 @@ def test_class_names_in_the_metadata_of_parquet(tmp_path):
     for label in (-1, 2, 0.5):
         with pytest.raises(InputError, match=rf"row 2: label {label} is none of the 2 classes; negative.*unlabelled"):
             parquet(path, [0, label], told)
-    with pytest.raises(InputError, match="row 2, column 'label': the label is missing"):
-        parquet(path, [0, None], told)
+    for nothing in (None, float("nan")):
+        with pytest.raises(InputError, match="row 2, column 'label': the label is missing"):
+            parquet(path, [0.0, nothing], told)
 
 
 @pytest.mark.parametrize(
@@ -214,6 +223,9 @@ def test_bad_parquet(tmp_path):
     pq.write_table(pa.table({"text": ["a", "b"], "label": [1, None]}), tmp_path / "b.parquet")
     with pytest.raises(InputError, match="row 2, column 'label': the label is missing"):
         read_file(tmp_path / "b.parquet", Columns())
+    pq.write_table(pa.table({"text": ["a", "b"], "label": [1, float("nan")]}), tmp_path / "c.parquet")
+    with pytest.raises(InputError, match=r"row 2, column 'label': the label is missing \(NaN\)"):
+        read_file(tmp_path / "c.parquet", Columns())
     with pytest.raises(InputError, match="no column 'pair' for the pair"):
         read_file(tmp_path / "b.parquet", Columns(pair="pair"))
 
