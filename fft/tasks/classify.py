@@ -16,7 +16,7 @@ import numpy as np
 from fft.errors import InputError
 from fft.tasks.headed import OneHead
 from fft.tasks.missing import among_numbers, is_missing, missing_labels, refuse_missing
-from fft.tasks.numbers import INTEGER, is_fraction, is_number, whole, without_point
+from fft.tasks.numbers import INTEGER, has_comma, is_fraction, is_number, whole, without_point
 from fft.tasks.rows import Label, Rows
 
 _GENERIC = re.compile(r"LABEL_[0-9]+")
@@ -114,7 +114,7 @@ def encode_labels(
         return np.array([at[text] for text in class_texts(rows)], np.int32), names
     names = tuple(name.strip() for name in labels)
     refuse_missing(rows, known=names)
-    if not any(is_fraction(name) for name in names):
+    if not any(is_fraction(name) or has_comma(name) for name in names):
         _refuse_fractions(rows)
     numbered = numbers and all(whole(name) is None for name in names) and _all_whole(rows)
     known: dict[Label, int] = {}
@@ -171,7 +171,7 @@ def _class_of(label: Label, names: tuple[str, ...], numbered: bool, where: str) 
             return value
     close = difflib.get_close_matches(text, names, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
-    if not close and all(INTEGER.fullmatch(name) or _GENERIC.fullmatch(name) for name in names):
+    if not close and all(_GENERIC.fullmatch(name) or (value is None and INTEGER.fullmatch(name)) for name in names):
         hint = " If these are the same classes, give them their names in id2label of config.json"
     ids = f", or 0 to {len(names) - 1}" if numbered else ""
     raise InputError(f"{where}: unknown label {text!r}; the head has {', '.join(map(repr, names))}{ids}.{hint}")
@@ -183,14 +183,18 @@ _UNLABELLED = (
 
 
 def _refuse_fractions(rows: Rows) -> None:
-    texts = [str(label) for label in rows.labels]
-    if not all(map(is_number, texts)):
+    """Raise InputError, at the first of them, where all labels are numbers and some are not whole."""
+    pairs = [(number, str(label)) for number, label in zip(rows.numbers, rows.labels, strict=True)]
+    pairs = [pair for pair in pairs if not is_missing(pair[1])]
+    if not all(is_number(text) or has_comma(text) for _, text in pairs):
         return
-    if fractions := [pair for pair in zip(rows.numbers, texts, strict=True) if is_fraction(pair[1])]:
+    if fractions := [pair for pair in pairs if is_fraction(pair[1]) or has_comma(pair[1])]:
         number, text = min(fractions)
+        what = "seems to be a number with a decimal comma" if has_comma(text) else "is not a whole number"
+        point = ", and write it with a point, as 0.5" if has_comma(text) else ""
         raise InputError(
-            f"{rows.source}, row {number}: label {text} is not a whole number, so this is no class. Classes are "
-            "names or whole numbers; for a numeric target use kind regression (--new.kind regression)."
+            f"{rows.source}, row {number}: label {text} {what}, so this is no class. Classes are names or whole "
+            f"numbers; for a numeric target use kind regression (--new.kind regression){point}."
         )
 
 

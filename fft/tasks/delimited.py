@@ -4,14 +4,18 @@ import csv
 import io
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 from fft.errors import InputError
 from fft.tasks.content import decoded
+from fft.tasks.convert import with_quotes
+from fft.tasks.jsonlines import other_json
 from fft.tasks.rows import Columns, Rows, collect, require_columns
 
 _QUOTED = r'"(?:[^"]|"")*"'
 _CSV_RECORD = re.compile(rf'(?:{_QUOTED}|[^",\r\n]*)(?:,(?:{_QUOTED}|[^",\r\n]*))*[\r\n]*')
+_ENDINGS = {",": ".csv", "\t": ".tsv", ";": "", "|": ""}
 _LONGEST_FIELD = 2**31 - 1
 
 
@@ -20,7 +24,9 @@ def read_delimited(path: Path, columns: Columns, delimiter: str) -> Rows:
 
     Columns that are not read may have any name, or none. Raises InputError naming file, row and column.
     """
-    records = _records(path, io.StringIO(decoded(path), newline=""), delimiter)
+    text = decoded(path)
+    _check_header(path, text, columns, delimiter)
+    records = _records(path, io.StringIO(text, newline=""), delimiter)
     _, _, header = next(records)
     header = [name.strip() for name in header]
     require_columns(str(path), header, columns)
@@ -34,9 +40,10 @@ def read_delimited(path: Path, columns: Columns, delimiter: str) -> Rows:
                 yield place, dict.fromkeys(header, "")
                 continue
             if len(fields) != len(header):
+                number = " A number is written with a point, 0.5." if _splits_a_number(fields, delimiter) else ""
                 raise InputError(
                     f"{path}, {place}: expected {len(header)} fields ({', '.join(header)}), got {len(fields)}. "
-                    f"A {'comma' if delimiter == ',' else 'tab'} inside a text needs quotes around it."
+                    f"A {'comma' if delimiter == ',' else 'tab'} inside a text needs quotes around it.{number}"
                 )
             swallowed.see(number, line, raw, fields)
             yield place, dict(zip(header, fields, strict=True))
@@ -44,6 +51,38 @@ def read_delimited(path: Path, columns: Columns, delimiter: str) -> Rows:
     found = collect(str(path), columns, rows())
     swallowed.check()
     return found
+
+
+def _check_header(path: Path, text: str, columns: Columns, delimiter: str) -> None:
+    """Raise InputError where the first line is no header between `delimiter`s, and it can be told what it is."""
+    line, wanted = re.match(r"[\r\n]*([^\r\n]*)", text)[1], set(columns.named())
+    excel = re.fullmatch(r'"?sep=(.)"?[,;\t]*', line.strip())
+    if excel and excel[1] == delimiter:
+        raise InputError(f"{path}, line 1: {line!r} is a word to Excel, and no header. Remove the line.")
+    names = _names(line, delimiter)
+    if wanted <= set(names):
+        return
+    if line.lstrip()[:1] in ("{", "[") and (told := other_json(path, text, columns)):
+        raise InputError(told)
+    apart = {mark: _names(line, mark) for mark in _ENDINGS}
+    fitting = [mark for mark in apart if wanted <= set(apart[mark]) or len(names) == 1 < len(apart[mark])]
+    if excel or fitting:
+        mark = excel[1] if excel else fitting[0]
+        advice = f"Rename it {_ENDINGS[mark]}" if _ENDINGS.get(mark) else "Save it with commas, or with tabs as .tsv"
+        raise InputError(
+            f"{path}, line 1: the columns seem to be separated by {mark!r}, and not by {delimiter!r}: {line[:80]!r}. "
+            f"{advice}."
+        )
+
+
+def _names(line: str, delimiter: str) -> list[str]:
+    """The names in a header line, quoted or not; without commas inside names, which only a reader of CSV can tell."""
+    return [name.strip().strip('"').strip() for name in line.split(delimiter)]
+
+
+def _splits_a_number(fields: list[str], delimiter: str) -> bool:
+    """Whether two fields side by side may be one number with a decimal comma."""
+    return delimiter == "," and any(one.strip().isdigit() and two.strip().isdigit() for one, two in pairwise(fields))
 
 
 def _records(path: Path, lines: io.StringIO, delimiter: str) -> Iterator[tuple[int, str, list[str]]]:
@@ -57,7 +96,7 @@ def _records(path: Path, lines: io.StringIO, delimiter: str) -> Iterator[tuple[i
 
     csv.field_size_limit(_LONGEST_FIELD)
     reader, first = csv.reader(kept(), delimiter=delimiter, strict=True), 1
-    advice = 'Write a text with quotes as "he said ""hi""".'
+    advice = _advice(path, delimiter)
     while True:
         try:
             fields = next(reader)
@@ -73,6 +112,14 @@ def _records(path: Path, lines: io.StringIO, delimiter: str) -> Iterator[tuple[i
         if fields:
             yield first, raw, fields
         first = reader.line_num + 1
+
+
+def _advice(path: Path, delimiter: str) -> str:
+    """What to do about a stray quote. GLUE and its like have tab-separated files in which a quote is a letter."""
+    advice = 'Write a text with quotes as "he said ""hi""".'
+    if delimiter == ",":
+        return advice
+    return f"{advice} Files without quoting are not read; this writes it anew: {with_quotes(path)}"
 
 
 class _Swallowed:
@@ -103,5 +150,5 @@ class _Swallowed:
             if self.labels.issuperset(labels):
                 raise InputError(
                     f"{self.path}, row {number} (line {line}): a pair of stray quotes joins {len(labels)} rows into "
-                    'one. Write a text with quotes as "he said ""hi""".'
+                    f"one. {_advice(self.path, self.delimiter)}"
                 )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 INTEGER = re.compile(r"-?(0|[1-9][0-9]*)")
 _DIGITS = re.compile(r"[-+]?[0-9]+")
 _FLOAT = re.compile(r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+|[0-9]+)([eE][-+]?[0-9]+)?")
+_COMMA = re.compile(r"[-+]?[0-9.]*,[0-9]+([eE][-+]?[0-9]+)?")
 _EXACT = 2.0**53  # from here on a float skips whole numbers
 
 
@@ -27,6 +28,11 @@ def whole(text: str) -> int | None:
 def is_fraction(text: str) -> bool:
     """Whether a label is a number that cannot be that of a class."""
     return is_number(text) and not _DIGITS.fullmatch(text) and whole(text) is None
+
+
+def has_comma(text: str) -> bool:
+    """Whether a label seems to be a number with a decimal comma."""
+    return bool(_COMMA.fullmatch(text))
 
 
 def without_point(texts: Sequence[str]) -> list[str]:

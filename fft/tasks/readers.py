@@ -3,14 +3,14 @@
 A lenient reader turns one stray quote into lost rows and a column of mixed types into wrong labels, silently.
 """
 
-import json
-from collections.abc import Iterator
 from pathlib import Path
 
 from fft.errors import InputError, MachineError
 from fft.record import parsed
-from fft.tasks.content import decoded
+from fft.tasks.content import check_content, decoded
 from fft.tasks.delimited import read_delimited
+from fft.tasks.folders import no_file
+from fft.tasks.jsonlines import read_jsonl, refuse_json
 from fft.tasks.rows import Columns, Rows, collect, collect_named, require_columns
 
 
@@ -19,48 +19,29 @@ def read_file(path: Path, columns: Columns) -> Rows:
 
     CSV and TSV have a header line; a field may be quoted with " and then hold delimiters and line ends. A .txt file
     has a text a line, in a column called text, and no labels.
-    Raises InputError naming file, row and column.
+    Raises InputError naming file, row and column, or what stands there in place of such a file.
     """
     readers = {
         ".csv": lambda path, columns: read_delimited(path, columns, ","),
         ".tsv": lambda path, columns: read_delimited(path, columns, "\t"),
-        ".jsonl": _read_jsonl,
-        ".ndjson": _read_jsonl,
+        ".jsonl": read_jsonl,
+        ".ndjson": read_jsonl,
         ".parquet": _read_parquet,
         ".txt": _read_lines,
     }
     ending = path.suffix.lower()
-    if ending not in readers:
-        raise InputError(f"{path}: cannot tell the format from the ending {ending!r}; expected {', '.join(readers)}")
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "there is no such file"
-        raise InputError(f"{path}: {what}; expected a {ending[1:]} file")
     try:
+        if not path.is_file():
+            raise InputError(no_file(path, tuple(readers)))
+        check_content(path, ending)
+        if ending == ".json":
+            refuse_json(path, columns)
+        if ending not in readers:
+            expected = ", ".join(readers)
+            raise InputError(f"{path}: cannot tell the format from the ending {ending!r}; expected {expected}")
         return readers[ending](path, columns)
     except OSError as error:
         raise MachineError(f"{path}: cannot be read: {error.strerror or error}") from error
-
-
-def _read_jsonl(path: Path, columns: Columns) -> Rows:
-    def rows() -> Iterator[tuple[str, dict]]:
-        number = 0
-        for line, text in enumerate(decoded(path).split("\n"), 1):
-            if not text.strip():
-                continue
-            number += 1
-            place = f"row {number} (line {line})"
-            try:
-                record = parsed(text)
-            except json.JSONDecodeError as error:
-                raise InputError(f"{path}, {place}: not JSON: {error.msg} at column {error.colno}") from None
-            except ValueError as error:
-                raise InputError(f"{path}, {place}: JSON that cannot be a row of data: {error}") from None
-            if not isinstance(record, dict):
-                raise InputError(f"{path}, {place}: expected one JSON object a line, got {type(record).__name__}")
-            require_columns(f"{path}, {place}", list(record), columns)
-            yield place, record
-
-    return collect(str(path), columns, rows())
 
 
 def _read_lines(path: Path, columns: Columns) -> Rows:

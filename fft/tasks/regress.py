@@ -13,6 +13,7 @@ import numpy as np
 from fft.errors import InputError
 from fft.tasks.headed import OneHead
 from fft.tasks.missing import refuse_missing
+from fft.tasks.numbers import has_comma
 from fft.tasks.rows import Rows
 
 LARGEST = float(np.finfo(np.float32).max)
@@ -82,9 +83,10 @@ def encode_targets(rows: Rows) -> np.ndarray:
         try:
             value = float(label)
         except ValueError:
-            raise InputError(
-                f"{where}: target {label!r} is not a number; for class names use kind classification"
-            ) from None
+            told = "for class names use kind classification"
+            if has_comma(str(label)):
+                told = "it seems to have a decimal comma. Write it with a point, as 0.5"
+            raise InputError(f"{where}: target {label!r} is not a number; {told}") from None
         if not math.isfinite(value) or abs(value) > LARGEST:
             raise InputError(f"{where}: target {label} is not a finite float32 number. Remove the row or mend it.")
         targets[row] = value

@@ -55,6 +55,7 @@ def test_squared_error():
         (["1", "x"], ("1", "x"), [0, 1]),
         (["1.5", "x"], ("1.5", "x"), [0, 1]),
         (["1.0", "x"], ("1.0", "x"), [0, 1]),
+        (["0,5", "x"], ("0,5", "x"), [0, 1]),
         (["1.0", "0.0", "1."], ("0", "1"), [1, 0, 1]),
         ([1.0, 0, 2e0], ("0", "1", "2"), [1, 0, 2]),
         (["1.0", "02", "+3"], ("1", "2", "3"), [0, 1, 2]),
@@ -80,6 +81,7 @@ def test_names_of_a_new_head(labels, names, numbers):
         (["1.0", "0"], ("0", "1"), [1, 0]),
         ([1.0, 0.0], ("NEGATIVE", "POSITIVE"), [1, 0]),
         ([1.0, 0.0], ("LABEL_0", "LABEL_1"), [1, 0]),
+        (["1,5", "0,5"], ("0,5", "1,5"), [1, 0]),
         (["pos", "NEG"], ("neg ", "\tpos"), [1, 0]),
         (["2", "1"], ("1 ", "2"), [1, 0]),
         ([0.5, 1.5], ("1.5", "0.5"), [1, 0]),
@@ -97,7 +99,7 @@ def test_names_of_a_fixed_head(labels, names, numbers):
         (["0", "1", "-1"], None, r"file\.csv, row 7: label -1: -1 and other negative numbers mark unlabelled rows"),
         ([0, 1, -1], ("no", "yes"), "row 7: label -1: .*unlabelled"),
         ([0, 1, 2], ("no", "yes"), "row 7: unknown label '2'; the head has 'no', 'yes', or 0 to 1"),
-        ([0, 1, 2], ("0", "1"), "row 7: unknown label '2'; the head has '0', '1'"),
+        ([0, 1, 2], ("0", "1"), r"row 7: unknown label '2'; the head has '0', '1'\.$"),
         (["yes", "yess"], ("no", "yes"), "row 6: unknown label 'yess'.*Did you mean 'yes'"),
         (["a", "b"], ("0", "LABEL_1"), "unknown label 'a'.*If these are the same classes.*id2label"),
         (["yes", "1"], ("no", "yes"), "row 6: unknown label '1'"),
@@ -112,6 +114,8 @@ def test_names_of_a_fixed_head(labels, names, numbers):
         ([1.0, 2.0], ("no", "yes"), r"row 6: unknown label '2\.0'; the head has 'no', 'yes', or 0 to 1"),
         ([1.0, 0.5], ("no", "yes"), r"row 6: label 0\.5 is not a whole number"),
         ([float("inf"), 1], None, "label inf is not a whole number"),
+        (["2", "0,5", "NA"], None, "row 6: label 0,5 seems to be a number with a decimal comma.*a point, as 0.5"),
+        (["1,0", "2,0"], ("no", "yes"), "row 5: label 1,0 seems to be a number with a decimal comma"),
     ],
 )
 def test_bad_labels(labels, names, message):
@@ -176,6 +180,12 @@ def test_numbers_only_stand_for_names_where_asked():
 
 def test_targets():
     assert encode_targets(rows_of(["1.5", "-2e-1", "3"])).tolist() == np.array([1.5, -0.2, 3], np.float32).tolist()
+
+
+def test_a_target_with_a_decimal_comma():
+    for label in ("0,5", "-1.234,56", ",5", "1,5e3"):
+        with pytest.raises(InputError, match=rf"row 6: target '{label}' is not a number; it seems .* decimal comma"):
+            encode_targets(rows_of([1, label]))
 
 
 @pytest.mark.parametrize("label", ["inf", "-Infinity", "1e39", "good", "NAN", float("inf")])
