@@ -9,7 +9,7 @@ from fft.models.config import read_config, read_json
 from fft.models.heads import HEADS_JSON, HEADS_TENSORS, ORIGINAL, classifier_of, read_record, width
 from fft.models.keys import expected_shapes, listed, rename, to_params
 from fft.models.model import Checkpoint, build
-from fft.models.sniff import check_not_pointer, check_safetensors
+from fft.sniff import check_not_pointer, check_safetensors
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 PATTERNS = ("*.safetensors", "*.json", "vocab.txt", "merges.txt", "*.model")

@@ -13,11 +13,11 @@ from fft.models.config import read_json
 from fft.models.heads import HEADS_JSON, ORIGINAL, check_name, read_record, width
 from fft.models.hf import read_tensors, refuse_not_finite
 from fft.models.keys import listed
-from fft.models.sniff import check_not_pointer
 from fft.paths import unflatten
 from fft.peft.layout import layout_of
 from fft.peft.writing import CONFIG, WEIGHTS
 from fft.schema import validated
+from fft.sniff import check_not_pointer
 
 PICKLE = "adapter_model.bin"
 CONVERT = (
