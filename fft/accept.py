@@ -77,7 +77,7 @@ def accept(experiment: Experiment, directory: Path, say: Callable[[str], None] =
         names,
         data,
         _identity(checkpoint, data),
-        (*crossing, *_data_notes(data, names, checkpoint.heads)),
+        (*checkpoint.notes, *crossing, *_data_notes(data, names, checkpoint.heads)),
         (),
     )
     for budget, original in zip(experiment.budgets, accepted.originals, strict=False):  # without a contract none

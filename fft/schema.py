@@ -31,6 +31,13 @@ def validated(kind: Any, data: Any, where: str) -> Any:
         raise InputError(f"{path}: {first['msg'].lower()}, got {first['input']!r}") from None
 
 
+def says_nothing(value: Any) -> bool:
+    """Whether a setting of a file leaves everything as it is without it: null, false, "", [], or a table of such."""
+    if isinstance(value, dict):
+        return all(map(says_nothing, value.values()))
+    return value is None or value is False or value in ("", [])
+
+
 def at_least(flag: str, value: int, low: int, high: int = MOST_COUNT) -> None:
     """Refuse a setting below its smallest sensible value, or above `high`."""
     if not low <= value <= high:

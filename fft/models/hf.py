@@ -28,7 +28,7 @@ def load(source, families):
     Raises InputError for a checkpoint that is not exactly what its config.json says, MachineError without network.
     """
     folder, raw, family = opened(source, families)
-    config = read_config(raw, family, folder / CONFIG)
+    config, notes = read_config(raw, family, folder / CONFIG)
     tensors = read_weights(folder)
     heads, primary, extra = read_heads(folder, raw, family, tensors)
     names = rename(tensors, family, config, primary or ORIGINAL, folder)
@@ -41,7 +41,8 @@ def load(source, families):
     refuse_not_finite({key: value for key, value in found.values()}, folder)
     raw = {**raw, "dtype": dtype_of(value for _, value in found.values())}
     raw.pop("torch_dtype", None)
-    return Checkpoint(build(family, config), to_params(found, shapes, folder), heads, primary, folder, raw)
+    params = to_params(found, shapes, folder)
+    return Checkpoint(build(family, config), params, heads, primary, folder, raw, notes)
 
 
 def has_head(source, families):

@@ -83,6 +83,7 @@ def check(request: Request) -> Checked:
         "base": {"folder": pair.base.name, "sha256": base_sha256(pair.base.checkpoint)},
         "tuned": {"folder": pair.tuned.name, "sha256": base_sha256(pair.tuned.checkpoint)},
         "held_out": request.held_out,
+        "notes": pair.notes,
         "original": judged,
         "new": next((task for role, task, _ in found if role == "new"), None),
         **environment(),

@@ -170,6 +170,7 @@ def _told(
         ],
         "heads": {name: {"kind": head.kind, "labels": list(head.labels)} for name, head in heads.items()},
         "primary": primary,
+        "notes": [note for side in (base, *tuned) for note in side.checkpoint.notes],
         **({} if ingredients is None else {"greedy": ingredients}),
         **record.environment(),
     }

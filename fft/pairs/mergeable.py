@@ -75,7 +75,7 @@ def load_sides(
             role: {"source": source.source, "splits": data[role].identity}
             for role, source in (("original", original), ("new", new))
         },
-        "notes": [f"{role}: {warning}" for role, found in data.items() for warning in found.warnings],
+        "notes": pair.notes + [f"{role}: {warning}" for role, found in data.items() for warning in found.warnings],
     }
     return Sides(old.params, merged, data, (known, known_new) if known else None, told)
 

@@ -38,6 +38,11 @@ class Pair(NamedTuple):
     tuned: Side
     predictor: Callable
 
+    @property
+    def notes(self) -> list[str]:
+        """What is to be told of the files of both."""
+        return [*self.base.checkpoint.notes, *self.tuned.checkpoint.notes]
+
 
 class Outputs(NamedTuple):
     """N rows of text, their encoded task, and the logits before, after [N, C] of the two.

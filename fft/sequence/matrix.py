@@ -31,7 +31,7 @@ def told(request: Any, data: dict[str, TaskData], base: Checkpoint, stages: list
     kept = [stage["verdict"]["outcome"] for stage in stages if stage["verdict"]]
     lost = ["fail" for stage in stages if stage["contract"] and not stage["contract"]["met"]]
     fresh = request.head == "shared" and next(iter(data.values())).task.name not in base.heads
-    notes = [SHARED_START] * fresh + [NO_FORWARD] * (found["forward_transfer"] is None)
+    notes = [*base.notes] + [SHARED_START] * fresh + [NO_FORWARD] * (found["forward_transfer"] is None)
     return plain(
         {
             "name": request.method.label,
