@@ -72,7 +72,7 @@ def load(source, families):
     folder = find(source, families)
     _, raw, family = hf.opened(folder, families)
     config, notes = read_config(raw, family, folder / hf.CONFIG)
-    tensors = hf.read_weights(folder)
+    tensors, wrapped = hf.unwrapped(hf.read_weights(folder), folder)
     names = rename(tensors, family, config, ORIGINAL, folder)
     found = {path: (key, tensors[key]) for key, path in names.items() if not path.startswith(OUTSIDE)}
     body = expected_shapes(family, config, {})
@@ -90,7 +90,7 @@ def load(source, families):
         )
     activation = family.filling.activation(config)
     params = to_params(found, shapes, folder)
-    return Filler(folder, build(family, config), params, activation, config.shape.epsilon, notes)
+    return Filler(folder, build(family, config), params, activation, config.shape.epsilon, notes + wrapped)
 
 
 def _leaves(family):

@@ -10,6 +10,7 @@ from fft.errors import InputError
 from fft.methods import from_json
 from fft.models import FAMILIES, Head
 from fft.models.config import read_json
+from fft.models.folders import instead_of_adapter
 from fft.models.heads import HEADS_JSON, ORIGINAL, check_name, read_record, width
 from fft.models.hf import read_tensors, refuse_not_finite
 from fft.models.keys import listed
@@ -57,7 +58,8 @@ def read_raw(folder):
         what = "is not a folder" if folder.exists() else "does not exist"
         raise InputError(f"the adapter {folder} {what}; expected a folder with {CONFIG} and {WEIGHTS}")
     if not (folder / CONFIG).is_file():
-        raise InputError(f"{folder} has no {CONFIG}; expected an adapter of PEFT, with {CONFIG} and {WEIGHTS}")
+        meant = instead_of_adapter(folder) or f"expected an adapter of PEFT, with {CONFIG} and {WEIGHTS}"
+        raise InputError(f"{folder} has no {CONFIG}; {meant}")
     check_not_pointer(folder / CONFIG)
     raw = read_json(folder / CONFIG)
     if not isinstance(raw.get("peft_type"), str):
