@@ -52,6 +52,8 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     _note(restored.notes, console)
     head = chosen_head(restored, flags.head, str(flags.run), "to export")
     folder = models.save(restored, flags.out, primary=head)
+    if (dtype := restored.raw_config["dtype"]) != "float32":
+        console.out(f"note: the weights are rounded to {dtype}, as the base is stored", highlight=False)
     console.out(f"wrote {folder} with the head {head} as its classifier", highlight=False)
     return {"folder": str(folder), "head": head, "heads": list(restored.heads)}, 0
 

@@ -34,9 +34,11 @@ def classifier_of(raw, family, where):
         return Head("regression", ())
     if problem == "single_label_classification" and len(labels) > 1:
         return Head("classification", labels)
+    why = ": the softmax of one label is always 1, so that its loss would always be 0"
     raise InputError(
-        f"{where}: problem_type {problem!r} with {len(labels)} label(s) is not supported; expected "
-        "single_label_classification with two or more labels, or regression with one"
+        f"{where}: problem_type {problem!r} with {len(labels)} label(s) is not supported"
+        f"{why * (problem == 'single_label_classification')}; expected single_label_classification with two or more "
+        "labels, or regression with one"
     )
 
 

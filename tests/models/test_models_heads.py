@@ -65,3 +65,12 @@ def test_heads_are_alike_by_kind_and_labels_in_order():
     assert alike(head, Head("classification", ("a ", "b")))
     assert not alike(head, Head("classification", ("b", "a")))
     assert alike(Head("regression", ()), Head("regression", ())) and not alike(head, Head("regression", ()))
+
+
+def test_one_output_is_regression_and_the_softmax_of_it_is_refused():
+    one = {"id2label": {"0": "score"}}
+    assert head_of(**one) == head_of(**one, problem_type="regression") == Head("regression", ())
+    with pytest.raises(InputError, match=r"with 1 label.* is not supported: .*its loss would always be 0; expected"):
+        head_of(**one, problem_type="single_label_classification")
+    with pytest.raises(InputError, match=r"'regression' with 2 label\(s\) is not supported; expected"):
+        head_of(problem_type="regression")
