@@ -50,11 +50,13 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
 
     restored = _merged(flags) if flags.adapter else _restored(flags, console)
     _note(restored.notes, console)
-    head = chosen_head(restored, flags.head, str(flags.run), "to export")
+    wanted = flags.head or restored.heads
+    head = chosen_head(restored, flags.head, str(flags.run), "to export") if wanted else None
     folder = models.save(restored, flags.out, primary=head)
     if (dtype := restored.raw_config["dtype"]) != "float32":
         console.out(f"note: the weights are rounded to {dtype}, as the base is stored", highlight=False)
-    console.out(f"wrote {folder} with the head {head} as its classifier", highlight=False)
+    what = f"the head {head} as its classifier" if wanted else "no head"
+    console.out(f"wrote {folder} with {what}", highlight=False)
     return {"folder": str(folder), "head": head, "heads": list(restored.heads)}, 0
 
 
