@@ -133,7 +133,7 @@ def _run(job: Job, directory: Path, journal: Journal, stop: StopFlag, known: dic
     with journal.clock("scoring"):
         after = scorer.test(params)
     with journal.clock("saving"):
-        write_model(job, directory, params, theta)
+        written = write_model(job, directory, params, theta, journal.say)
     changes = {name: scorer.change(name, before[name], after[name]) for name in job.tasks}
     ended = {
         "steps": steps,
@@ -143,7 +143,7 @@ def _run(job: Job, directory: Path, journal: Journal, stop: StopFlag, known: dic
         "skipped_steps": skipped,
         "contract": contract,
     }
-    result = run_record(job, changes, history, ended, journal.seconds)
+    result = run_record(job, changes, history, ended, written, journal.seconds)
     write_outcome(directory, result)
     journal.tell("end", ended["steps"], verdict=result["verdict"])
     return result

@@ -168,7 +168,10 @@ def _labelling_rows(found: Splits) -> Rows:
 def _task(data: Any, name: str, head: Any, rows: Rows) -> Task:
     """The task of a Data setting; its metric must exist and be of its kind."""
     if head is not None and head.kind != data.kind:
-        raise InputError(f"{data.source}: the head {name!r} is for {head.kind}, the data are named as {data.kind}")
+        raise InputError(
+            f"{data.source}: the head {name!r} is for {head.kind}, the data are named as {data.kind}. Give their "
+            f"kind as {head.kind} (--task.kind {head.kind}, or --original.kind, --new.kind), or a head for {data.kind}"
+        )
     metric = data.metric or DEFAULT_METRICS[data.kind]
     fitting = [known for known in METRICS if METRICS[known].kind == data.kind]
     if metric not in fitting:

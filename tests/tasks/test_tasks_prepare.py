@@ -103,7 +103,7 @@ def test_warnings(model, tmp_path):
         (lines(40, label=lambda n: "yes"), {}, None, "every row has the label 'yes'"),
         (lines(40, label=lambda n: "yes"), {}, Head("classification", ("no", "yes")), "training rows have one label"),
         (lines(40, label=lambda n: 1), {"kind": "regression"}, None, "training rows have one target"),
-        (lines(40), {}, Head("regression", ()), "head 'new' is for regression, the data are named as classification"),
+        (lines(40), {}, Head("regression", ()), "head 'new' is for regression, .*Give their kind as regression"),
         (lines(40), {"metric": "pearson"}, None, "metric 'pearson' does not fit classification; choose from accuracy"),
         (lines(40), {}, Head("classification", ("a", "b")), r"unknown label '(no|yes)'; the head has 'a', 'b'"),
         (lines(40, label=lambda n: n % 3), {}, Head("classification", ("a", "b")), "row 3: unknown label '2'"),
