@@ -74,18 +74,18 @@ def without_ignored(stored, prefix, family, folder):
 
 
 def refuse_no_adapter(stored, folder):
-    """Refuse tensors that are a state dict of the model, not what PEFT's save_pretrained writes, and LoRA's own kind of
-    matrices for embeddings.
+    """Refuse LoRA's own kind of matrices for embeddings, beside which PEFT may save the embeddings, and tensors that
+    are a state dict of the model, not what PEFT's save_pretrained writes.
     """
     where = folder / WEIGHTS
+    if embedded := [key for key in stored if ".lora_embedding_" in key]:
+        named = ", ".join(dict.fromkeys(key.partition(".lora_embedding_")[0] for key in embedded))
+        raise InputError(f"{where}: LoRA on embeddings is not read, and is here on {named}; {MERGE}")
     if wrong := [key for key in stored if STATE_DICT.search(key) or not key.startswith(("base_model.", PROMPT_KEY))]:
         raise InputError(
             f"{where}: a state dict was saved, not an adapter: it holds {wrong[0]}. Save the adapter with PEFT, "
             "model.save_pretrained(DIR)"
         )
-    if embedded := [key for key in stored if ".lora_embedding_" in key]:
-        named = ", ".join(dict.fromkeys(key.partition(".lora_embedding_")[0] for key in embedded))
-        raise InputError(f"{where}: LoRA on embeddings is not read, and is here on {named}; {MERGE}")
 
 
 def is_bare(stored, prefix, family, config):
