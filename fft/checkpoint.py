@@ -215,6 +215,8 @@ def _save_arrays(folder: Path, values: dict[str, np.ndarray]) -> None:
     context = ocp.Context()
     context.array.saving.use_compression = False
     context.memory.deepcopy_host_arrays = False
+    # Made on the side, a folder that cannot be made leaves threads waiting for it, and the interpreter for them.
+    context.asynchronous.create_directories_asynchronously = False
     try:
         with _quiet(), _abandoned_writes_are_silent(), context:
             ocp.save(folder, nested)

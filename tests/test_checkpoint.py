@@ -401,6 +401,23 @@ def test_a_full_disk_keeps_the_step_before_and_leaves_nothing_behind(tmp_path):
     assert Checkpoints(tmp_path).restore({"a": jnp.ones(60)}).extra == {"step": 1}
 
 
+DEEP = """
+    import sys
+    import jax.numpy as jnp
+    from fft.checkpoint import Checkpoints
+    Checkpoints(sys.argv[1]).save(1, {'a': jnp.ones((60,))}, {})
+"""
+
+
+def test_a_folder_that_cannot_be_made_lets_the_process_end(tmp_path):
+    """The path of the step is just short enough, that of the arrays in it too long."""
+    room = 4096 - len(f"{tmp_path}/00000001/arrays.") - 1
+    deep = tmp_path.joinpath(*["d" * 200] * (room // 201), "d" * (room % 201))
+    command = [sys.executable, "-c", textwrap.dedent(DEEP), str(deep)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.stderr.splitlines()[-1].startswith(f"fft.errors.MachineError: cannot write {deep}: File name too long")
+
+
 def test_a_full_disk_at_the_manifest_leaves_nothing_behind(tmp_path, monkeypatch):
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(1, small(1), {})
