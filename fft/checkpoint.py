@@ -9,6 +9,7 @@ A folder without a manifest is a save that did not finish: it does not count, an
 """
 
 import contextlib
+import glob
 import json
 import logging
 import os
@@ -214,6 +215,9 @@ def _save_arrays(folder: Path, values: dict[str, np.ndarray]) -> None:
         return
     context = ocp.Context()
     context.array.saving.use_compression = False
+    # Orbax finds the parts of a database to merge by a pattern, which [, * or ? in a folder's name would be part of;
+    # what it merges then is nothing, without a word. A file for each array needs no merging.
+    context.array.saving.use_ocdbt = glob.escape(str(folder)) == str(folder)
     context.memory.deepcopy_host_arrays = False
     # Made on the side, a folder that cannot be made leaves threads waiting for it, and the interpreter for them.
     context.asynchronous.create_directories_asynchronously = False

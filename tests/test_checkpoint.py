@@ -156,6 +156,21 @@ class Twins:
         return cls(*({"1": child} for child in children))
 
 
+@pytest.mark.parametrize("name", ["lr[1e-3]", "[!a]", "layers=[1,2]", "[shared]/run", "a*b", "a?b"])
+def test_a_folder_whose_name_is_a_pattern(tmp_path, monkeypatch, name):
+    """Absolute and relative; a step saved under a plain name before stays good under this one."""
+    state, like = make_state(), abstract(make_state())
+    Checkpoints(tmp_path / "plain").save(1, make_state(1), {})
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / "plain").rename(tmp_path / name)
+    Checkpoints(tmp_path / name).save(2, state, {})
+    monkeypatch.chdir(tmp_path / name)
+    assert_same(Checkpoints("").restore(like, step=1).tree, make_state(1))
+    Checkpoints("").save(3, make_state(3), {})
+    for step, tree in ((2, state), (3, make_state(3))):
+        assert_same(Checkpoints(tmp_path / name).restore(like, step).tree, tree)
+
+
 # --- which steps are kept ---
 
 
