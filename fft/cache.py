@@ -1,8 +1,12 @@
 """What is kept between runs, outside of any run folder: fetched packages, the demo's base, compiled programs."""
 
 import os
+import tempfile
 import warnings
 from pathlib import Path
+
+from fft.errors import MachineError
+from fft.locks import lock
 
 COMPILED_BYTES = 2 * 1000**3
 
@@ -17,7 +21,8 @@ def keep_compiled_programs() -> None:
     """Let JAX keep what it compiles in the cache folder, at most COMPILED_BYTES, so that a second run starts at once.
 
     Must be called before jax is imported, which reads the environment then. A cache of the user's own stands, and a
-    folder that cannot be written means no cache; that an entry cannot be kept or read is never worth a word.
+    folder that cannot be written means no cache, as does one without locks, which JAX would wait for at every program;
+    that an entry cannot be kept or read is never worth a word.
     """
     warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache entry")
     folder = cache_folder() / "compiled"
@@ -25,8 +30,10 @@ def keep_compiled_programs() -> None:
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder) as probe:
+            lock(probe)
         remove_torn_entries(folder)
-    except OSError:
+    except (OSError, MachineError):
         return
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
     os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(COMPILED_BYTES))

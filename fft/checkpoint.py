@@ -226,9 +226,9 @@ def _save_arrays(folder: Path, values: dict[str, np.ndarray]) -> None:
             ocp.save(folder, nested)
     except Exception as error:
         # tensorstore gives the system's error as text inside a ValueError
-        code = re.search(r"os_error_code='(\d+)'", str(error))
-        if code:
-            raise cannot_write(folder, os.strerror(int(code[1]))) from error
+        if match := re.search(r"os_error_code='(\d+)'", str(error)):
+            code = int(match[1])
+            raise cannot_write(folder, OSError(code, os.strerror(code))) from error
         raise
 
 

@@ -1,3 +1,5 @@
+import errno
+import fcntl
 import os
 
 from fft import cache
@@ -19,6 +21,18 @@ def test_a_folder_that_cannot_be_written_means_no_cache(monkeypatch, tmp_path):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "as it was")
     cache.keep_compiled_programs()
     assert os.environ["JAX_COMPILATION_CACHE_DIR"] == "as it was"
+
+
+def test_a_file_system_without_locks_means_no_cache(monkeypatch, tmp_path):
+    def flock(*_):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "taken out below, and put back")
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    monkeypatch.setattr(fcntl, "flock", flock)
+    cache.keep_compiled_programs()
+    assert "JAX_COMPILATION_CACHE_DIR" not in os.environ and not list((tmp_path / "fft" / "compiled").iterdir())
 
 
 def test_a_cache_of_the_users_own_gets_no_limit_from_us(monkeypatch, tmp_path):
