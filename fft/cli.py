@@ -81,6 +81,8 @@ def _execute(command: str, args: list[str], as_json: bool) -> tuple[dict, int]:
     """Parse the flags of a command and run it."""
     import tyro
 
+    from fft.local import make_local
+
     keep_compiled_programs()
     keep_freed_memory()
     refuse_empty_out(args)
@@ -92,6 +94,7 @@ def _execute(command: str, args: list[str], as_json: bool) -> tuple[dict, int]:
     flags = module.parse(
         dotted(args, module.Flags), lambda kind, **more: tyro.cli(kind, prog=f"fft {command}", config=shown, **more)
     )
+    make_local(flags)
     # Standard output belongs to the result; what libraries and sweep files print there goes the other way.
     with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
         return module.execute(flags, _console(as_json))

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fft.experiment import Data
+from fft.local import CHECKPOINT
 from fft.schema import TELLS_DEFAULT
 from fft.tasks.prepare import DEFAULT_LENGTH
 
@@ -17,7 +18,7 @@ class Flags:
     """Look into a data source: rows, labels, lengths, what would be cut, and what is wrong with it."""
 
     task: Data
-    model: Annotated[str | None, TELLS_DEFAULT] = None
+    model: Annotated[str | None, TELLS_DEFAULT, CHECKPOINT] = None
     """a checkpoint folder whose tokenizer counts the tokens (default: lengths are in words)"""
     max_length: int = DEFAULT_LENGTH
     """tokens of a text; longer ones are cut and counted"""

@@ -21,6 +21,7 @@ from fft.errors import InputError
 from fft.evaluate import Change, change_between
 from fft.experiment import Data
 from fft.folder import MODEL, FolderLock, refuse_taken
+from fft.local import local
 from fft.metrics import METRICS
 from fft.pairs.candidates import (
     ALPHAS,
@@ -158,6 +159,7 @@ def repair(
     Errors: InputError for checkpoints of other shapes or vocabularies, heads or data that do not fit, a Fisher of
     other weights, a budget that bites nothing, and a folder that holds something already.
     """
+    out = Path(local(out, "--out"))
     refuse_taken(out, FILES, unless="repair.json")
     start = time.monotonic()
     sides = load_sides(
