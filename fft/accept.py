@@ -23,6 +23,7 @@ from fft.paths import Params
 from fft.peft import check_writable
 from fft.prepared import is_prepared
 from fft.restored import restored
+from fft.surroundings import refuse_float64
 from fft.tasks import TaskData
 from fft.trainable import trained_leaves
 
@@ -66,6 +67,7 @@ def accept(experiment: Experiment, directory: Path, say: Callable[[str], None] =
 
     Errors: InputError for whatever in the checkpoint, the data or the method does not fit, before anything trains.
     """
+    refuse_float64()
     experiment = resolved(experiment)
     say("reading the checkpoint and the data")
     checkpoint = models.load(experiment.model)

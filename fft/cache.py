@@ -7,14 +7,22 @@ from pathlib import Path
 
 from fft.errors import MachineError
 from fft.locks import lock
+from fft.surroundings import home_folder
 
 COMPILED_BYTES = 2 * 1000**3
 
 
 def cache_folder() -> Path:
-    """`$XDG_CACHE_HOME/fft`, else `~/.cache/fft`; not created here."""
-    root = os.environ.get("XDG_CACHE_HOME")
-    return Path(root if root else Path.home() / ".cache") / "fft"
+    """`$XDG_CACHE_HOME/fft`, else `~/.cache/fft`; not created here. A path that is not absolute counts as none.
+
+    Raises MachineError where no home folder is known.
+    """
+    root = os.environ.get("XDG_CACHE_HOME", "")
+    if os.path.isabs(root):
+        return Path(root) / "fft"
+    if (home := home_folder()) is None:
+        raise MachineError("no home folder is known for the cache; set XDG_CACHE_HOME to an absolute path")
+    return Path(home) / ".cache" / "fft"
 
 
 def keep_compiled_programs() -> None:
@@ -25,10 +33,10 @@ def keep_compiled_programs() -> None:
     that an entry cannot be kept or read is never worth a word.
     """
     warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache entry")
-    folder = cache_folder() / "compiled"
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
     try:
+        folder = cache_folder() / "compiled"
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder) as probe:
             lock(probe)

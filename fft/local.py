@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import tyro
 
 from fft.errors import InputError
+from fft.surroundings import home_folder
 
 ELSEWHERE = re.compile(r"[A-Za-z][\w+.-]+:(/|$)|(file|hf|tfds|demo):")
 """s3://bucket, which a Path writes s3:/bucket, and the schemes of data sources"""
@@ -48,7 +49,7 @@ def local(given: str | Path, flag: str, hub: bool = False) -> str:
 def expanded(path: str, flag: str) -> str:
     """The path with its ~ the home folder; InputError where nobody knows of one."""
     meant = os.path.expanduser(path)
-    if meant.startswith("~"):
+    if meant.startswith("~") or (path != meant and home_folder() is None):
         raise InputError(f"{flag} {path}: no home folder is known by this name; give the whole path")
     return meant
 

@@ -74,6 +74,9 @@ def test_a_sweep_of_a_part_and_of_nothing(swept):
         (None, "is not a file"),
         ("x = 1", "does not define a function experiments"),
         ("def experiments(): return [1]", "must return a dict"),
+        ("def experiments():\n    return missing", "file.py, line 2: NameError: name 'missing' is not defined"),
+        ("import sys\nsys.exit(1)", "file.py, line 2: SystemExit: 1"),
+        ("x = ", "file.py: SyntaxError: invalid syntax"),
     ],
 )
 def test_files_that_are_no_sweeps(tmp_path, content, message):
