@@ -250,3 +250,11 @@ def test_data_tells_rows_labels_and_lengths(tiny):
     assert answer.code == 0 and sum(split["rows"] for split in splits) == 240
     assert all(set(split["labels"]) == {"bird", "cat", "dog"} for split in splits)
     assert answer.json["troubles"] == [] and "longest" in answer.err
+
+
+def test_data_shows_labels_as_they_are_written(tmp_path):
+    names = ("[/joy]", "[joy]", "[bold]x")
+    rows = [f"a film number {number},{name}" for number in range(60) for name in names]
+    (tmp_path / "new.csv").write_text("\n".join(["text,label", *rows]))
+    answer = fft("data", tmp_path / "new.csv")
+    assert answer.code == 0 and all(f"{name}: " in answer.out for name in names)

@@ -62,6 +62,7 @@ def parse(args: list[str], cli: Callable) -> Flags:
 
 def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     """Search, confirm, print."""
+    from rich.markup import escape
     from rich.progress import Progress
 
     from fft.commands.tune import with_metric
@@ -80,7 +81,9 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
             request,
             flags.out,
             lambda text: console.out(text, highlight=False),
-            lambda tried, count: bar.update(task, description=f"{count} tried, {repaired.described(tried._asdict())}"),
+            lambda tried, count: bar.update(
+                task, description=escape(f"{count} tried, {repaired.described(tried._asdict())}")
+            ),
         )
     repaired.show(found.record, console)
     model = f"model: {flags.out}/model   " if found.record["chosen"] is not None else ""

@@ -22,9 +22,7 @@ PANEL, ACROSS = 175, 4  # the width of a small panel in pixels, and how many sta
 
 def fronts_table(found: Sequence[Front], matched: float) -> Table:
     """A row a method: its settings and seeds, hypervolume, and the original score at the new score `matched`."""
-    table = rich_table(_columns(matched), found)
-    table.caption = _caption()
-    return table
+    return rich_table(_columns(matched), found, _caption())
 
 
 def fronts_markdown(found: Sequence[Front], matched: float) -> str:
