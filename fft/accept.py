@@ -25,6 +25,7 @@ from fft.peft import check_writable
 from fft.prepared import is_prepared
 from fft.restored import restored
 from fft.streams import PROBE_SEED, chosen_rows
+from fft.surroundings import refuse_float64
 from fft.tasks import TaskData
 from fft.trainable import trained_leaves
 
@@ -68,6 +69,7 @@ def accept(experiment: Experiment, directory: Path, say: Callable[[str], None] =
 
     Errors: InputError for whatever in the checkpoint, the data or the method does not fit, before anything trains.
     """
+    refuse_float64()
     experiment = resolved(experiment)
     say("reading the checkpoint and the data")
     checkpoint = models.load(experiment.model)

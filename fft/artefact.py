@@ -55,8 +55,11 @@ def load_artefact(folder: str | Path) -> tuple[Params, dict[str, Any]]:
         raise InputError(f"{folder}/provenance.json is not the file that was written: its sha256 differs; {_AGAIN}")
     if hashlib.sha256(payload).hexdigest() != provenance["sha256"]:
         raise InputError(f"{folder}/tensors.safetensors is not the file that was written: its sha256 differs; {_AGAIN}")
+    tensors = deserialize(payload)
+    if strange := [f"{path} of {found['dtype']}" for path, found in tensors if found["dtype"] not in _DTYPES]:
+        raise InputError(f"{folder}/tensors.safetensors holds {strange[0]}, which fft does not compute in; {_AGAIN}")
     arrays = {
         path: jnp.asarray(np.frombuffer(found["data"], jnp.dtype(_DTYPES[found["dtype"]])).reshape(found["shape"]))
-        for path, found in deserialize(payload)
+        for path, found in tensors
     }
     return unflatten(arrays), provenance

@@ -10,6 +10,7 @@ import tyro
 
 from fft.contract.budget import Budget
 from fft.errors import InputError
+from fft.local import CheckpointPath, local, make_local
 from fft.methods import Full, Method
 from fft.methods import from_json as method_from_json
 from fft.methods import to_json as method_to_json
@@ -169,7 +170,7 @@ class Experiment:
     Example: `Experiment(model="bert/", new=Data("new.csv"), original=Data("old.csv"), method=LoRA() + EWC())`
     """
 
-    model: str
+    model: CheckpointPath
     """a folder with a Hugging Face checkpoint (safetensors), or hf:NAME"""
     new: Data
     original: tuple[Data, ...] = ()
@@ -190,6 +191,7 @@ class Experiment:
     """texts without labels for methods that read some"""
 
     def __post_init__(self):
+        make_local(self)
         for name in ("original", "original_head"):
             object.__setattr__(self, name, listed(getattr(self, name)))
         if self.max_length is not None:
@@ -294,7 +296,7 @@ def from_json(data: Any, where: str = "experiment") -> Experiment:
 
 def load(path: str | Path) -> Experiment:
     """The experiment in a JSON file, such as a run's experiment.json."""
-    path = Path(path)
+    path = Path(local(path, "--config"))
     try:
         data = parsed(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -1,6 +1,7 @@
 """What a run writes down beside its weights: JSON files, the event log, the surroundings."""
 
 import contextlib
+import errno
 import hashlib
 import importlib.metadata
 import json
@@ -31,6 +32,13 @@ PACKAGES = (
     "pyarrow",
 )
 
+REMEDY = "Free some space, or choose a folder that can be written"
+REMEDIES = {
+    errno.ENAMETOOLONG: "Choose a shorter path",
+    errno.ENOENT: "Make its folder first, or choose another path",
+    **dict.fromkeys((errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ELOOP), "Choose another path"),
+}
+
 
 @contextlib.contextmanager
 def writing(path):
@@ -38,12 +46,12 @@ def writing(path):
     try:
         yield
     except OSError as error:
-        raise cannot_write(path, error.strerror or str(error)) from error
+        raise cannot_write(path, error) from error
 
 
-def cannot_write(path, reason: str) -> MachineError:
-    """The one wording for a full disk or a folder that cannot be written."""
-    return MachineError(f"cannot write {path}: {reason}. Free some space, or choose a folder that can be written")
+def cannot_write(path, error: OSError) -> MachineError:
+    """The one wording for what cannot be written: where, why, and what to do about that."""
+    return MachineError(f"cannot write {path}: {error.strerror or error}. {REMEDIES.get(error.errno, REMEDY)}")
 
 
 def plain(value, where: str = ""):

@@ -13,6 +13,7 @@ from fft.experiment import Experiment, from_json
 from fft.folder import ADAPTER, MODEL
 from fft.heads import fresh_heads, load_heads
 from fft.identity import base_sha256
+from fft.local import local
 from fft.merging.formulas import interpolate
 from fft.paths import without_heads
 from fft.peft import check_writable
@@ -47,7 +48,7 @@ class Restored(NamedTuple):
 
 def restored(directory: str | Path, which: str | None = None) -> Restored:
     """What `restore` gives, with the whole state behind it."""
-    directory = Path(directory)
+    directory = Path(local(directory, "the run"))
     kept = _kept(directory, which)
     experiment, base, state = _trained(directory, kept.step)
     if kept.is_base:
@@ -65,8 +66,9 @@ def adapter_of(directory: str | Path, which: str | None = None) -> tuple[models.
     Errors: as `restore`; InputError for a method that PEFT has no format for, and where it changes the merged weights
     at its end, because then they are not the base with its adapter any more.
     """
-    kept = _kept(Path(directory), which)
-    experiment, base, state = _trained(Path(directory), kept.step)
+    directory = Path(local(directory, "the run"))
+    kept = _kept(directory, which)
+    experiment, base, state = _trained(directory, kept.step)
     check_writable(experiment.method.carrier, base.model.family)
     if kept.is_base and (kept.alpha != 1 or not experiment.method.plain):
         raise InputError(f"{directory} kept the base, step 0: there is no trained adapter. --step latest may have one")
@@ -118,11 +120,12 @@ def _kept(directory: Path, which: str | None) -> Kept:
 
 def kept_base(directory: str | Path, which: str | None = None) -> bool:
     """Whether the step that `restore` gives is step 0, the base itself with a fresh head."""
-    return _kept(Path(directory), which).is_base
+    return _kept(Path(local(directory, "the run")), which).is_base
 
 
 def load_model(source: str) -> models.Checkpoint:
     """The model that a path names: what a finished run has kept, else the checkpoint in a folder or of hf:NAME."""
+    source = local(source, "the model", hub=True)
     if (Path(source) / "run.json").is_file() and (Path(source) / ADAPTER).is_dir():
         return restore(source)
     return models.load(model_folder(source))
@@ -133,6 +136,7 @@ def model_folder(folder: str) -> str:
 
     Errors: InputError for a run that is not finished, and for one whose model is not a checkpoint.
     """
+    folder = local(folder, "the model", hub=True)
     if (Path(folder) / "run.json").is_file():
         if (Path(folder) / ADAPTER).is_dir():
             raise InputError(

@@ -100,6 +100,20 @@ def test_what_cannot_be_written_below_a_file_is_the_machines_fault(tmp_path):
         pass
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("x" * 300, "File name too long. Choose a shorter path"),
+        ("gone/run.json", "No such file or directory. Make its folder first"),
+        ("folder", "Is a directory. Choose another path"),
+    ],
+)
+def test_what_cannot_be_written_is_told_with_what_helps(tmp_path, name, message):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(MachineError, match=message):
+        write_json(tmp_path / name, {})
+
+
 @pytest.mark.parametrize("text", ["[" * 100_000, b"[" * 100_000, "1" * 5_000, "{", b"\xff"])
 def test_what_cannot_be_parsed_is_a_value_error(text):
     assert parsed('{"a": [1]}') == parsed(b'{"a": [1]}') == {"a": [1]}

@@ -11,6 +11,7 @@ from rich.console import Console
 from fft.contract.budget import Budget
 from fft.errors import InputError
 from fft.experiment import NO_DATA, Data, Experiment, Retention
+from fft.local import CheckpointPath
 from fft.schema import TELLS_DEFAULT
 
 
@@ -23,9 +24,9 @@ class Flags:
     with one split are scored, else those of its split `test`.
     """
 
-    base: tyro.conf.Positional[str]
+    base: tyro.conf.Positional[CheckpointPath]
     """the checkpoint before: a Hugging Face folder, a finished run, or hf:NAME"""
-    tuned: tyro.conf.Positional[str]
+    tuned: tyro.conf.Positional[CheckpointPath]
     """the checkpoint after"""
     original: Data
     new: Data = NO_DATA

@@ -80,14 +80,15 @@ def show(records: list[dict], console: Console, stem: Path | None, pictured: lis
     """Print the table of some runs; with a path also write the table and the picture (of `pictured`, where those are
     other records), and say so.
     """
-    from fft.record import replace_file
+    from fft.record import replace_file, writing
     from fft.report import tables
     from fft.report.front import front_of_runs
 
     console.print(tables.before_after(records))
     if stem is None:
         return
-    stem.parent.mkdir(parents=True, exist_ok=True)
+    with writing(stem.parent):
+        stem.parent.mkdir(parents=True, exist_ok=True)
     table = stem.with_name(stem.name + ".md")
     replace_file(table, tables.markdown(records).encode())
     written = [table, *front_of_runs(pictured or records, stem)]

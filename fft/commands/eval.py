@@ -9,6 +9,7 @@ from typing import Annotated
 from rich.console import Console
 
 from fft.experiment import Data, Experiment
+from fft.local import CheckpointPath
 from fft.schema import TELLS_DEFAULT
 
 
@@ -19,7 +20,7 @@ class Flags:
     All rows of a source with one split are scored, else those of its split `test`.
     """
 
-    model: str
+    model: CheckpointPath
     """a folder with a Hugging Face checkpoint, a run folder, or hf:NAME"""
     task: Data
     adapter: Path | None = None

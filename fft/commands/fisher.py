@@ -12,6 +12,7 @@ from fft.errors import InputError
 from fft.experiment import NO_DATA, Data, Experiment
 from fft.fisher.diagonal import FisherPass
 from fft.fisher.storage import Storage
+from fft.local import CHECKPOINT
 from fft.schema import TELLS_DEFAULT
 
 SAID = 20  # lines of progress where there is no terminal
@@ -27,7 +28,7 @@ class Flags:
 
     out: Path
     """the artefact's folder: tensors.safetensors and provenance.json"""
-    model: Annotated[str, TELLS_DEFAULT] = ""
+    model: Annotated[str, TELLS_DEFAULT, CHECKPOINT] = ""
     """a folder with a Hugging Face checkpoint, a finished run, or hf:NAME (not needed with --show alone)"""
     original: Data = NO_DATA
     head: Annotated[str | None, TELLS_DEFAULT] = None

@@ -9,6 +9,7 @@ import tyro
 from rich.console import Console
 
 from fft.experiment import NO_DATA, Data
+from fft.local import CHECKPOINT, CheckpointPath
 from fft.merging.recipes import Settings
 from fft.schema import TELLS_DEFAULT
 
@@ -21,10 +22,12 @@ class Flags:
     to say; `fft repair` searches for a good merge of two models.
     """
 
-    base: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="BASE")]
+    base: Annotated[tyro.conf.Positional[CheckpointPath], tyro.conf.arg(metavar="BASE")]
     """the checkpoint that the others were tuned from: a Hugging Face folder, a finished run, or hf:NAME"""
     tuned: Annotated[
-        tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="TUNED [TUNED ...]", help_behavior_hint="")
+        tyro.conf.Positional[tuple[str, ...]],
+        tyro.conf.arg(metavar="TUNED [TUNED ...]", help_behavior_hint=""),
+        CHECKPOINT,
     ]
     """the checkpoints that were tuned from it"""
     how: Literal["interpolate", "soup", "arithmetic", "ties", "dare", "fisher"]

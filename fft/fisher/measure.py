@@ -26,6 +26,7 @@ from fft.fisher.storage import Storage, unpack
 from fft.folder import REQUEST, FolderLock, agree, refuse_foreign, unclaimed_if_refused
 from fft.heads import chosen_head
 from fft.identity import base_sha256
+from fft.local import local
 from fft.methods import Context
 from fft.paths import flatten, sum_of, unflatten
 from fft.record import environment
@@ -71,6 +72,7 @@ def measure(
     Errors: InputError for a checkpoint without the head, for data that do not fit it, and for a folder that holds
     something else; Stopped after SIGTERM or SIGINT, once the pass is saved.
     """
+    out = Path(local(out, "--out"))
     checkpoint = models.load(request.model)
     name = chosen_head(checkpoint, request.head, request.model, "to measure")
     data = tasks.prepare(request.original, checkpoint, name, checkpoint.heads[name], request)

@@ -9,6 +9,7 @@ from pathlib import Path
 import jax.numpy as jnp
 
 from fft.errors import InputError, MachineError
+from fft.local import local
 from fft.models.heads import HEADS_JSON, HEADS_TENSORS, check_name, label_fields, write_record
 from fft.models.hf import CONFIG, INDEX, WEIGHTS, read_tensors
 from fft.models.keys import from_params, stored
@@ -41,7 +42,7 @@ def save(checkpoint, folder, families, primary=None, shard_bytes=SHARD_BYTES, be
     replaces an older checkpoint of ours only then.
     Raises InputError for an unknown head or a folder with other things in it, MachineError where the disk fails.
     """
-    folder = Path(os.path.abspath(folder))
+    folder = Path(os.path.abspath(local(folder, "--out")))
     primary = choose_primary(checkpoint, primary)
     with written_whole(folder) as partial:
         write(checkpoint, partial, families[checkpoint.model.family], primary, shard_bytes)
@@ -56,7 +57,7 @@ def written_whole(folder):
 
     Raises InputError for a folder with other things in it, MachineError where the disk fails; nothing is changed then.
     """
-    folder = Path(os.path.abspath(folder))
+    folder = Path(os.path.abspath(local(folder, "--out")))
     try:
         check_replaceable(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)

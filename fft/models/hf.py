@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from fft.errors import InputError, MachineError
+from fft.local import local
 from fft.models.config import read_config, read_json
 from fft.models.folders import ADAPTER_CONFIG, CONFIG, below, instead_of_checkpoint, named
 from fft.models.heads import HEADS_JSON, HEADS_TENSORS, ORIGINAL, classifier_of, read_record, width
@@ -62,7 +63,7 @@ def has_head(source, families):
 
 def opened(source, families):
     """Return (folder, config.json as a dict, Family) of a local folder, or of `hf:NAME` after fetching it."""
-    source = str(source)
+    source = local(source, "the model", hub=True)
     folder = download(source.removeprefix("hf:")) if source.startswith("hf:") else Path(source)
     raw = read_raw(folder)
     return folder, raw, find_family(raw, families, folder / CONFIG)

@@ -13,6 +13,7 @@ from fft.fisher.storage import unpack
 from fft.folder import refuse_taken
 from fft.heads import chosen_head
 from fft.identity import base_sha256
+from fft.local import local
 from fft.merging.formulas import greedy_soup
 from fft.merging.recipes import WAYS, Models, Settings, check, merged
 from fft.metrics import METRICS
@@ -58,6 +59,7 @@ def merge(request: Request, out: Path) -> dict[str, Any]:
     check(request.how, len(request.tuned), request.settings)
     if request.task is not None and request.how != "soup":
         raise InputError(f"--task chooses the ingredients of --how soup, and is not read by --how {request.how}")
+    out = Path(local(out, "--out"))
     refuse_taken(out)
     base, *tuned = (Side(name, models.load(model_folder(name))) for name in (request.base, *request.tuned))
     for side in tuned:

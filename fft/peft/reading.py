@@ -8,6 +8,7 @@ import numpy as np
 
 from fft.adapters import Adapter
 from fft.errors import InputError
+from fft.local import local
 from fft.methods import from_json
 from fft.models import FAMILIES, Head
 from fft.models.config import read_json
@@ -40,7 +41,7 @@ def load(folder, base, formats):
     Raises InputError for a peft_type or a setting that is not computed here, and for tensors that are unknown,
     missing, of another shape or not floating point: an adapter of another base, mostly.
     """
-    folder = Path(folder)
+    folder = Path(local(folder, "the adapter"))
     raw = read_raw(folder)
     if raw["peft_type"] not in formats:
         raise InputError(
