@@ -147,6 +147,7 @@ def _data(experiment, checkpoint, names):
 
 
 def _data_notes(data: dict[str, TaskData], names: HeadNames, heads: dict[str, Head]) -> Iterator[str]:
+    yield from data["new"].tokenizer_notes
     for name, task in data.items():
         yield from (f"{name}: {text}" for text in task.warnings)
     known = [data[name].task for name in original_names(data)] or list(heads.values())

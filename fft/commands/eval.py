@@ -61,8 +61,9 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     data = tasks.prepare_scored(
         task, tasks.read_scored(task), checkpoint, name, checkpoint.heads[name], flags.max_length
     )
-    for warning in (*checkpoint.notes, *data.warnings):
-        console.out(f"note: {warning}", highlight=False)
+    notes = [*checkpoint.notes, *data.notes]
+    for note in notes:
+        console.out(f"note: {note}", highlight=False)
     rows, metric = data.splits["test"], METRICS[data.task.metric]
     logits = scored_logits(make_predict(checkpoint.model, name), checkpoint.params, data)
     score = interval(metric, rows.labels, predictions(metric.kind, logits))
@@ -73,4 +74,4 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     if flags.predictions:
         console.out(f"wrote {flags.predictions}", highlight=False)
     scored = {"head": name, "metric": metric.name, "score": score.value, "low": score.low, "high": score.high}
-    return scored | {"n": score.n, "source": flags.task.source, "notes": [*data.warnings]}, 0
+    return scored | {"n": score.n, "source": flags.task.source, "notes": notes}, 0

@@ -81,8 +81,8 @@ def measure(
         agree(out / REQUEST, wanted, "another Fisher pass")
         if (out / "provenance.json").exists():
             return
-        for warning in (*checkpoint.notes, *data.warnings):
-            say(f"note: {warning}")
+        for note in (*checkpoint.notes, *data.notes):
+            say(f"note: {note}")
         mesh, params = _placed(request.mesh, checkpoint.params)
         context = Context(
             checkpoint.model,

@@ -142,7 +142,7 @@ def _record(source: str, base_head: str | None, tuned_head: str, found: Outputs)
         "labels": [],
         "worse": [],
         "better": [],
-        "notes": [*found.data.warnings],
+        "notes": [*found.notes],
     }
     if found.before is None:
         return record

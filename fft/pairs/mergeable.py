@@ -76,7 +76,11 @@ def load_sides(
             role: {"source": source.source, "splits": data[role].identity}
             for role, source in (("original", original), ("new", new))
         },
-        "notes": pair.notes + [f"{role}: {warning}" for role, found in data.items() for warning in found.warnings],
+        "notes": [
+            *pair.notes,
+            *data["new"].tokenizer_notes,
+            *(f"{role}: {warning}" for role, found in data.items() for warning in found.warnings),
+        ],
     }
     return Sides(old.params, merged, data, (known, known_new) if known else None, told)
 
@@ -88,7 +92,7 @@ def _fisher(folder: Path, checkpoint: Checkpoint) -> Params:
 def _read(
     base: str, old: Checkpoint, tuned: str, merged: Checkpoint, source: Data, head: str, max_length: int | None
 ) -> tasks.TaskData:
-    """The held-out rows of a task, which both tokenizers must read alike."""
+    """The held-out rows of a task, which both tokenizers must read alike, with the notes of both."""
     found, other = (
         tasks.prepare_held_out(source, merged._replace(folder=folder), head, merged.heads[head], max_length)
         for folder in (merged.folder, old.folder)
@@ -100,7 +104,7 @@ def _read(
                     f"{source.source}, row {number}: {base} and {tuned} read it as different tokens, so their "
                     "tokenizers differ; only checkpoints with the same tokenizer can be merged"
                 )
-    return found
+    return found._replace(tokenizer_notes=(*found.tokenizer_notes, *other.tokenizer_notes))
 
 
 def _refuse_other_labels(base: str, heads: dict[str, Head], tuned: str, others: dict[str, Head]) -> None:

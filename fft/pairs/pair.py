@@ -48,13 +48,14 @@ class Pair(NamedTuple):
 class Outputs(NamedTuple):
     """N rows of text, their encoded task, and the logits before, after [N, C] of the two.
 
-    before is None where the base has no head for the task.
+    before is None where the base has no head for the task. `notes` tell of the rows, and of both tokenizers.
     """
 
     rows: tasks.Rows
     data: tasks.TaskData
     before: np.ndarray | None
     after: np.ndarray
+    notes: tuple[str, ...]
 
     @property
     def metric(self) -> Metric:
@@ -122,7 +123,8 @@ def outputs(
     encoded = [tasks.prepare_scored(data, rows, one, head, one.heads[head], max_length) for one, head in asked]
     _refuse_other_tokens(pair, rows, [each.splits["test"] for each in encoded])
     logits = [scored_logits(pair.predictor, only_head(one.params, head, SCORED), encoded[0]) for one, head in asked]
-    return Outputs(rows, encoded[0], None if base_head is None else logits[0], logits[-1])
+    notes = tuple(dict.fromkeys(note for each in encoded for note in each.notes))
+    return Outputs(rows, encoded[0], None if base_head is None else logits[0], logits[-1], notes)
 
 
 def _answer(found: dict) -> dict:

@@ -28,7 +28,7 @@ def describe(data: Any, folder: Path | str | None = None, max_length: int = 128)
     tokenizer = None if folder is None else load_tokenizer(folder)
     found = make_splits(data.source, Columns(data.text, data.pair, data.label), data.validation, data.test)
     splits = {role: _split(rows, data.kind, tokenizer, max_length) for role, rows in found.rows.items()}
-    troubles = list(found.warnings)
+    troubles = [*(tokenizer.notes if tokenizer else ()), *found.warnings]
     for role, rows in found.rows.items():
         troubles += [f"{role}: {told}" for told in (*missing_labels(rows), *missing_texts(rows))]
         if told := _refusal(rows, data.kind):

@@ -37,6 +37,7 @@ class TaskData(NamedTuple):
     `splits` holds train, validation, test (test alone when only scored). `lengths` are the at most 5 padded
     lengths that suit the rows of all splits. `identity` is {split: {'rows', 'sha256'}}, the same for the same texts
     and labels in the same order. `keys` are the text keys of every split, by which rows of two tasks are compared.
+    `warnings` are about the rows, `tokenizer_notes` about the checkpoint's tokenizer, the same for all of its tasks.
     """
 
     task: Task
@@ -46,6 +47,12 @@ class TaskData(NamedTuple):
     identity: dict[str, dict]
     warnings: tuple[str, ...]
     keys: dict[str, list[bytes]]
+    tokenizer_notes: tuple[str, ...] = ()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """All that is to be said of the task where it is the only one."""
+        return (*self.tokenizer_notes, *self.warnings)
 
 
 def prepare(data: Any, checkpoint: Any, name: str, head: Any, experiment: Any) -> TaskData:
@@ -206,7 +213,7 @@ def _encoded(task: Task, rows: dict[str, Rows], checkpoint: Any, max_length: int
     lengths = bucket_lengths(np.concatenate([part.lengths() for part in splits.values()]))
     keys = {role: text_keys(part) for role, part in rows.items()}
     identity = _identity(task, splits, keys)
-    return TaskData(task, splits, lengths, tokenizer.pad_id, identity, tuple(warnings), keys)
+    return TaskData(task, splits, lengths, tokenizer.pad_id, identity, tuple(warnings), keys, tokenizer.notes)
 
 
 def _undefined(task: Task, labels: np.ndarray) -> str | None:

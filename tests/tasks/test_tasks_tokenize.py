@@ -74,7 +74,7 @@ def test_pad_id(tmp_path):
     (folder / "config.json").write_text('{"model_type": "roberta", "pad_token_id": 1}')
     assert load_tokenizer(folder).pad_id == 1
     (folder / "config.json").unlink()
-    (folder / "tokenizer_config.json").write_text('{"pad_token": {"content": "[SEP]"}}')
+    (folder / "tokenizer_config.json").write_text('{"pad_token": {"__type": "AddedToken", "content": "[SEP]"}}')
     assert load_tokenizer(folder).pad_id == 3
     (folder / "tokenizer_config.json").unlink()
     assert load_tokenizer(folder).pad_id == 0
