@@ -14,7 +14,7 @@ from fft.methods import Full, Method
 from fft.methods import from_json as method_from_json
 from fft.methods import to_json as method_to_json
 from fft.naming import ORIGINAL, numbered
-from fft.record import parsed
+from fft.record import parsed_file
 from fft.schema import (
     MOST_SEED,
     TELLS_DEFAULT,
@@ -296,7 +296,7 @@ def load(path: str | Path) -> Experiment:
     """The experiment in a JSON file, such as a run's experiment.json."""
     path = Path(path)
     try:
-        data = parsed(path.read_text(encoding="utf-8"))
+        data = parsed_file(path)
     except OSError as error:
         raise InputError(f"cannot read the experiment {path}: {error.strerror}") from None
     except ValueError as error:

@@ -6,6 +6,7 @@ tokenizer.json as it stands. So the class itself builds it. Code that a folder b
 not asked: it would hand all of config.json to the library, and import torch where that is installed.
 """
 
+import codecs
 import contextlib
 import json
 import os
@@ -14,9 +15,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fft.errors import InputError
-from fft.record import parsed
+from fft.record import parsed_file
 
 FILE, CONFIG = "tokenizer.json", "tokenizer_config.json"
+STATED = (CONFIG, "special_tokens_map.json", "added_tokens.json")
+VOCABULARIES = ("vocab.txt", "vocab.json", "merges.txt")
+"""what is read in place of tokenizer.json where there is none"""
 CLASSES = {"bert": "BertTokenizer", "distilbert": "DistilBertTokenizer", "roberta": "RobertaTokenizer"}
 PLAIN = "PreTrainedTokenizerFast"
 """the class of tokenizer.json alone; transformers takes it too where it does not know the one that is named"""
@@ -49,6 +53,7 @@ def build(folder: Path, config: dict) -> Built:
     """
     stated = json_object(folder / CONFIG)
     kind = _class_of(folder, stated, config)
+    _refuse_marks(folder)
     own = _own(folder)
     needed = [name for role, name in kind.vocab_files_names.items() if role != "tokenizer_file"]
     if own is None and not all((folder / name).is_file() for name in needed):
@@ -71,7 +76,7 @@ def json_object(path: Path) -> dict:
     if not path.is_file():
         return {}
     try:
-        found = parsed(path.read_text(encoding="utf-8"))
+        found = parsed_file(path)
     except ValueError as error:
         raise InputError(f"{path}: not JSON: {error}") from None
     if not isinstance(found, dict):
@@ -97,6 +102,14 @@ def _class_of(folder: Path, stated: dict, config: dict) -> Any:
             f"{FILE} says all, name {PLAIN} in {CONFIG}"
         )
     return found
+
+
+def _refuse_marks(folder: Path) -> None:
+    """Refuse byte order marks in what transformers reads: it takes none for JSON, and for a part of the first token."""
+    read = (FILE, *STATED) if (folder / FILE).is_file() else (*VOCABULARIES, *STATED)
+    for name in read:
+        if (folder / name).is_file() and (folder / name).read_bytes().startswith(codecs.BOM_UTF8):
+            raise InputError(f"{folder / name} begins with a byte order mark; save it as UTF-8 without one")
 
 
 @contextlib.contextmanager

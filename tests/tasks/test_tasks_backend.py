@@ -1,5 +1,6 @@
 """Token ids are those of transformers' AutoTokenizer, whichever file of a folder says what; nothing of it is run."""
 
+import codecs
 import json
 import sys
 
@@ -194,6 +195,21 @@ def test_a_class_without_its_files_is_refused(tmp_path, family, needed):
     (folder / "tokenizer.json").unlink()
     (folder / {"bert": "vocab.json", "roberta": "vocab.txt"}[family]).write_text("{}")
     with pytest.raises(InputError, match=f"expected tokenizer.json, or {needed}, which transformers reads for"):
+        load_tokenizer(folder)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "vocab.txt"])
+def test_byte_order_marks_are_named(tmp_path, name):
+    """transformers reads none of these files with one, or takes it for a part of the first token."""
+    folder = written(tmp_path / "m", bert(), stated={})
+    (folder / "vocab.txt").write_text("\n".join(WORDS))
+    if name == "vocab.txt":
+        (folder / name).write_bytes(codecs.BOM_UTF8 + (folder / name).read_bytes())
+        load_tokenizer(folder)  # of a folder with tokenizer.json it is not read
+        (folder / "tokenizer.json").unlink()
+    else:
+        (folder / name).write_bytes(codecs.BOM_UTF8 + (folder / name).read_bytes())
+    with pytest.raises(InputError, match=rf"{name} begins with a byte order mark; save it as UTF-8 without one"):
         load_tokenizer(folder)
 
 
