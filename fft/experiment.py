@@ -28,6 +28,8 @@ from fft.schema import (
 )
 
 STRICT = {"extra": "forbid"}
+LEAST_LENGTH = 3
+"""tokens: one of the text, between two special ones"""
 MOST_BATCH = 65_536
 """rows of a forward pass, and passes of a step"""
 SEVERAL_DROPS = tyro.conf.arg(metavar="DROP [DROP ...]", help_behavior_hint="")
@@ -193,7 +195,7 @@ class Experiment:
         for name in ("original", "original_head"):
             object.__setattr__(self, name, listed(getattr(self, name)))
         if self.max_length is not None:
-            at_least("max-length", self.max_length, 3)
+            at_least("max-length", self.max_length, LEAST_LENGTH)
         between("seed", self.seed, 0, MOST_SEED)
         if not self.original and self.method.needs_original:
             raise InputError(f"the method {self.method.label} needs data of the original task: give --original")

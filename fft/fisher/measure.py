@@ -8,7 +8,7 @@ OUT/request.json            what was asked for, of what
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +29,7 @@ from fft.identity import base_sha256
 from fft.methods import Context
 from fft.paths import flatten, sum_of, unflatten
 from fft.record import environment
+from fft.restored import scored_length
 from fft.schema import MOST_SEED, between
 from fft.seeding import key_for
 from fft.signals import StopFlag
@@ -73,7 +74,9 @@ def measure(
     """
     checkpoint = models.load(request.model)
     name = chosen_head(checkpoint, request.head, request.model, "to measure")
-    data = tasks.prepare(request.original, checkpoint, name, checkpoint.heads[name], request)
+    length = scored_length(request.max_length, {request.model: checkpoint})
+    read = replace(request, max_length=length.tokens)
+    data = tasks.prepare(request.original, checkpoint, name, checkpoint.heads[name], read)
     before = load_previous(request.previous, checkpoint.params) if request.previous else None
     wanted = _identity(request, checkpoint, data, before)
     refuse_foreign(out, REQUEST)
@@ -81,7 +84,7 @@ def measure(
         agree(out / REQUEST, wanted, "another Fisher pass")
         if (out / "provenance.json").exists():
             return
-        for note in (*checkpoint.notes, *data.notes):
+        for note in (*checkpoint.notes, *length.notes, *data.notes):
             say(f"note: {note}")
         mesh, params = _placed(request.mesh, checkpoint.params)
         context = Context(

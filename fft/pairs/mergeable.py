@@ -50,7 +50,7 @@ def load_sides(
     Errors: InputError for other shapes or vocabularies, heads that are not there, data that do not fit, and Fisher
     information of other weights.
     """
-    pair = load_pair(base, tuned)
+    pair = load_pair(base, tuned, max_length)
     old, now = pair.base.checkpoint, pair.tuned.checkpoint
     refuse_other_vocabulary(pair.base, pair.tuned, "merged")
     kept = chosen_head(old, original_head, base, "to score the original task with")
@@ -62,9 +62,14 @@ def load_sides(
         known_new = known_new and _renamed(known_new, learned, name)
     renamed = {name if head == learned else head: kind for head, kind in now.heads.items()}
     _refuse_other_labels(base, old.heads, tuned, renamed)
-    merged = now._replace(params=_renamed(now.params, learned, name), heads={**old.heads, **renamed}, primary=name)
+    merged = now._replace(
+        params=_renamed(now.params, learned, name),
+        heads={**old.heads, **renamed},
+        primary=name,
+        max_length=pair.length.tokens,
+    )
     data = {
-        role: _read(base, old, tuned, merged, source, head, max_length)
+        role: _read(base, old, tuned, merged, source, head)
         for role, source, head in (("original", original, kept), ("new", new, name))
     }
     told = {
@@ -89,12 +94,10 @@ def _fisher(folder: Path, checkpoint: Checkpoint) -> Params:
     return unpack(load_fisher(folder, checkpoint.params, base_sha256(checkpoint))[0])
 
 
-def _read(
-    base: str, old: Checkpoint, tuned: str, merged: Checkpoint, source: Data, head: str, max_length: int | None
-) -> tasks.TaskData:
+def _read(base: str, old: Checkpoint, tuned: str, merged: Checkpoint, source: Data, head: str) -> tasks.TaskData:
     """The held-out rows of a task, which both tokenizers must read alike, with the notes of both."""
     found, other = (
-        tasks.prepare_held_out(source, merged._replace(folder=folder), head, merged.heads[head], max_length)
+        tasks.prepare_held_out(source, merged._replace(folder=folder), head, merged.heads[head], merged.max_length)
         for folder in (merged.folder, old.folder)
     )
     for role, rows in found.splits.items():

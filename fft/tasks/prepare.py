@@ -152,6 +152,11 @@ def head_of(task: Task) -> Any:
     return Head(task.kind, task.labels)
 
 
+def length_of(max_length: int | None, config: Any) -> int:
+    """The tokens that a longer text is cut to: `max_length`, or 128 for None, or the model's positions if fewer."""
+    return min(DEFAULT_LENGTH, config.max_positions) if max_length is None else max_length
+
+
 def columns_of(data: Any) -> Columns:
     """The columns that a Data setting names."""
     return Columns(data.text, data.pair, data.label)
@@ -195,7 +200,7 @@ def _task(data: Any, name: str, head: Any, rows: Rows) -> Task:
 def _encoded(task: Task, rows: dict[str, Rows], checkpoint: Any, max_length: int | None, numbers: bool) -> TaskData:
     """Labels and tokens of every split; `numbers`: class numbers may stand for the names of the head."""
     config, splits, warnings = checkpoint.model.config, {}, []
-    max_length = min(DEFAULT_LENGTH, config.max_positions) if max_length is None else max_length
+    max_length = length_of(max_length, config)
     tokenizer: Tokenizer = load_tokenizer(checkpoint.folder, config.vocab_size)
     for role, part in rows.items():
         if task.kind != "classification":
