@@ -14,7 +14,7 @@ from fft.tasks.regress import Regress, encode_targets
 from fft.tasks.rows import Columns, Rows
 from fft.tasks.sources import ROLES, open_source
 from fft.tasks.splits import Splits, make_splits, text_keys, training_split
-from fft.tasks.tokenize import Encoded, Tokenizer, encode, load_tokenizer
+from fft.tasks.tokenize import Encoded, Tokenizer, encode, load_tokenizer, text_notes
 
 Task = Classify | Regress
 
@@ -210,6 +210,7 @@ def _encoded(task: Task, rows: dict[str, Rows], checkpoint: Any, max_length: int
             warnings += [f"{role}: {note}" for note in label_notes(part, task.labels, given=numbers)]
         warnings += [f"{role}: {note}" for note in missing_texts(part)]
         splits[role], cut = encode(tokenizer, part, labels, max_length, config.vocab_size, config.max_positions)
+        warnings += [f"{role}: {note}" for note in text_notes(tokenizer, splits[role].ids, part.pairs is not None)]
         if role != "train" and (reason := _undefined(task, labels)):
             warnings.append(f"{role}: {reason}")
         if cut:

@@ -14,6 +14,7 @@ from fft.tasks.rows import Rows
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "<pad>", "<unk>", "<s>", "</s>", "<mask>")
 TYPED_FAMILIES = ("bert",)  # the others have no token types, or one that is always 0
+MANY_UNKNOWN = 0.05  # of the tokens: one in twenty is noise of emoji and rare letters at most
 
 
 class Tokenizer(NamedTuple):
@@ -114,9 +115,37 @@ def encode(
     return Encoded(ids, types, np.asarray(labels), np.array(rows.numbers, np.int64)), cut
 
 
-def token_counts(tokenizer: Tokenizer, rows: Rows) -> np.ndarray:
-    """Tokens of every row before any cut, special tokens included, int64 [N]."""
-    return np.array([len(encoding.ids) for encoding in _encodings(tokenizer, rows)], np.int64)
+def token_ids(tokenizer: Tokenizer, rows: Rows) -> list[np.ndarray]:
+    """Token ids of every row before any cut, special tokens included, int32 [T_i] each."""
+    return [np.array(encoding.ids, np.int32) for encoding in _encodings(tokenizer, rows)]
+
+
+def text_notes(tokenizer: Tokenizer, ids: list[np.ndarray], pairs: bool) -> list[str]:
+    """What is to be said of texts, or `pairs`, by their ids: many unknown tokens, and special tokens that they hold."""
+    backend = tokenizer.backend
+    around = backend.encode("", "" if pairs else None).ids
+    flat, ends = np.concatenate(ids), np.cumsum([len(each) for each in ids])
+    unknown, notes = _unknown_id(backend), []
+    share = np.sum(flat == unknown) / max(1, len(flat) - len(around) * len(ids))
+    if share >= MANY_UNKNOWN:
+        notes.append(f"{100 * share:.0f} % of the tokens are unknown to this vocabulary")
+
+    def holders(number: int) -> np.ndarray:
+        rows = np.searchsorted(ends, np.flatnonzero(flat == number), side="right")
+        return np.flatnonzero(np.bincount(rows, minlength=len(ids)) > around.count(number))
+
+    special = {at: token.content for at, token in backend.get_added_tokens_decoder().items() if token.special}
+    held = {special[at]: rows for at in sorted(special) if at != unknown and len(rows := holders(at))}
+    if held:
+        count = len(set().union(*held.values()))
+        notes.append(f"{count} texts hold {', '.join(held)}, read as control tokens")
+    return notes
+
+
+def _unknown_id(backend: object) -> int | None:
+    """The id of what stands for a word that the vocabulary cannot spell; None where it can spell every one."""
+    token = getattr(backend.model, "unk_token", None)
+    return None if token is None else backend.token_to_id(token)
 
 
 def _encodings(tokenizer: Tokenizer, rows: Rows) -> list:
