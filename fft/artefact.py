@@ -9,7 +9,7 @@ import numpy as np
 
 from fft.errors import InputError
 from fft.paths import Params, flatten, unflatten
-from fft.record import canonical, parsed, plain, replace_file, write_json, writing
+from fft.record import canonical, parsed_file, plain, replace_file, write_json, writing
 
 _OWN = "provenance_sha256"
 # safetensors' own numpy reader does not know bfloat16
@@ -44,7 +44,7 @@ def load_artefact(folder: str | Path) -> tuple[Params, dict[str, Any]]:
 
     folder = Path(folder)
     try:
-        provenance = parsed((folder / "provenance.json").read_text(encoding="utf-8"))
+        provenance = parsed_file(folder / "provenance.json")
         payload = (folder / "tensors.safetensors").read_bytes()
     except OSError as error:
         raise InputError(f"{folder} is not a finished artefact: {error.strerror}: {error.filename}") from None

@@ -135,17 +135,28 @@ def sync_folder(folder) -> None:
 
 
 def parsed(text: str | bytes) -> Any:
-    """The value of a JSON text from outside; ValueError for what is no JSON, or nested too deep to be read."""
+    """The value of a JSON text from outside, whether a byte order mark begins it or not.
+
+    Raises ValueError for what is no JSON, or nested too deep to be read.
+    """
     try:
-        return json.loads(text)
+        return json.loads(text.removeprefix("\ufeff") if isinstance(text, str) else text)
     except RecursionError:
         raise ValueError("it is nested too deep to be read") from None
+
+
+def parsed_file(path: Path) -> Any:
+    """The value in a JSON file from outside; ValueError as `parsed`, and for a file in another encoding than UTF-8."""
+    try:
+        return parsed(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8 at byte {error.start}; save it as UTF-8") from None
 
 
 def read_object(path: Path) -> dict:
     """The JSON object in a file of a run folder; InputError when it is missing or no JSON."""
     try:
-        return parsed(path.read_text(encoding="utf-8"))
+        return parsed_file(path)
     except FileNotFoundError:
         raise InputError(f"{path.parent} is not a run folder: it has no {path.name}") from None
     except (OSError, ValueError) as error:

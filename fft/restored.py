@@ -1,16 +1,17 @@
 """What a run left, read back: its model, its adapter, its whole state. No data are read."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 
-from fft import models
+from fft import models, tasks
 from fft.adapters import Adapter, trained_adapter
 from fft.checkpoint import Checkpoints
 from fft.errors import InputError
 from fft.experiment import Experiment, from_json
-from fft.folder import ADAPTER, MODEL
+from fft.folder import ADAPTER, EXPERIMENT, MODEL
 from fft.heads import fresh_heads, load_heads
 from fft.identity import base_sha256
 from fft.local import local
@@ -18,6 +19,7 @@ from fft.merging.formulas import interpolate
 from fft.paths import without_heads
 from fft.peft import check_writable
 from fft.record import read_object
+from fft.schema import validated
 from fft.train import TrainState, finished_params
 from fft.trainable import make_trainable
 
@@ -84,7 +86,8 @@ def _trained(directory: Path, step: int | None) -> tuple[Experiment, models.Chec
     """(experiment, the base with every head the run used, the state at the step, None for the latest)."""
     path = directory / "experiment.json"
     experiment = from_json(read_object(path), where=str(path))
-    base = models.load(experiment.model)
+    loaded = models.load(experiment.model)
+    base = loaded._replace(max_length=tasks.length_of(experiment.max_length, loaded.model.config))
     if base_sha256(base) != read_object(directory / "identity.json")["base_sha256"]:
         raise InputError(f"{experiment.model} holds other weights than those that {directory} was trained from")
     checkpoint = load_heads(base, directory / "heads")
@@ -128,7 +131,49 @@ def load_model(source: str) -> models.Checkpoint:
     source = local(source, "the model", hub=True)
     if (Path(source) / "run.json").is_file() and (Path(source) / ADAPTER).is_dir():
         return restore(source)
-    return models.load(model_folder(source))
+    return load_checkpoint(source)
+
+
+def load_checkpoint(source: str) -> models.Checkpoint:
+    """The checkpoint that a path names, as `model_folder`, with the length that a run was trained at.
+
+    Errors: as `model_folder` and `fft.models.load`.
+    """
+    checkpoint, told = models.load(model_folder(source)), Path(source) / EXPERIMENT
+    if not told.is_file():
+        return checkpoint
+    asked = validated(int | None, read_object(told).get("max_length"), f"{told}.max_length")
+    return checkpoint._replace(max_length=tasks.length_of(asked, checkpoint.model.config))
+
+
+class Length(NamedTuple):
+    """The tokens that a longer text is cut to, what is to be said of that, and whether somebody asked for them, or a
+    model was trained so, rather than nobody having said anything.
+    """
+
+    tokens: int
+    notes: tuple[str, ...]
+    known: bool
+
+
+def scored_length(asked: int | None, checkpoints: Mapping[str, models.Checkpoint]) -> Length:
+    """The length that texts are cut to where nothing is trained, of checkpoints by what they are called: what was asked
+    for, else the length that they were trained at, else that of `fft.tasks.length_of`.
+
+    Errors: InputError where two were trained at different lengths and none was asked for.
+    """
+    default = tasks.length_of(asked, next(iter(checkpoints.values())).model.config)
+    trained = {name: one.max_length for name, one in checkpoints.items() if one.max_length is not None}
+    if asked is not None or not trained:
+        return Length(default, (), asked is not None)
+    if len(set(trained.values())) > 1:
+        told = ", ".join(f"{name} to {length}" for name, length in trained.items())
+        raise InputError(
+            f"texts were cut to different lengths in training: {told} tokens. Give one length for all with --max-length"
+        )
+    length = next(iter(trained.values()))
+    said = f"texts are cut to {length} tokens, as in the training of {' and '.join(trained)}; --max-length changes that"
+    return Length(length, () if length == default else (said,), True)
 
 
 def model_folder(folder: str) -> str:

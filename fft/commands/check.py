@@ -41,7 +41,7 @@ class Flags:
     held_out: bool = False
     """score only the rows that `fft tune` holds out for its test, a tenth of a source with one split"""
     max_length: Annotated[int | None, TELLS_DEFAULT] = Experiment.max_length
-    """tokens of a text; longer ones are cut and counted (default: 128, or as many as the model takes)"""
+    """tokens of a text; longer ones are cut and counted (default: as in its training, else 128 or what it takes)"""
     out: Annotated[Path | None, TELLS_DEFAULT] = None
     """a folder for check.html, check.json and examples.jsonl (default: what is printed is all)"""
     json: bool = False

@@ -51,12 +51,15 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
 
 
 def differences(records: list[dict]) -> list[str]:
-    """What makes the scores of some runs incomparable: other test rows, another base, other metrics."""
+    """What makes the scores of some runs incomparable: other test rows, cut elsewhere, another base, other metrics."""
+    from fft.tasks.prepare import DEFAULT_LENGTH
+
     found = []
     for what, value in (
         ("base model", lambda r: r["base_sha256"]),
         ("new test rows", lambda r: r["data"]["new"]["splits"]["test"]["sha256"]),
         ("original test rows", lambda r: [r["data"][n]["splits"]["test"]["sha256"] for n in original_names(r["data"])]),
+        ("length of texts", lambda r: r["experiment"]["max_length"] or DEFAULT_LENGTH),
         ("new metric", lambda r: r["new"]["metric"]),
         ("original metric", lambda r: [(r[name] or {}).get("metric") for name in original_names(r["data"])]),
     ):

@@ -44,7 +44,7 @@ class Flags:
     metric: Annotated[str | None, TELLS_DEFAULT] = None
     """the score (default: accuracy, or pearson for regression)"""
     max_length: Annotated[int | None, TELLS_DEFAULT] = Experiment.max_length
-    """tokens of a text; longer ones are cut and counted (default: 128, or as many as the model takes)"""
+    """tokens of a text; longer ones are cut and counted (default: as in its training, else 128 or what it takes)"""
     seed: int = 0
     """seeds the choice of rows and the draws of the Fisher pass"""
     json: bool = False

@@ -34,7 +34,7 @@ class Flags:
     head: Annotated[str | None, TELLS_DEFAULT] = None
     """the head of the original task, where the checkpoint has several (default: its classifier)"""
     max_length: Annotated[int | None, TELLS_DEFAULT] = Experiment.max_length
-    """tokens of a text; longer ones are cut and counted (default: 128, or as many as the model takes)"""
+    """tokens of a text; longer ones are cut and counted (default: as in its training, else 128 or what it takes)"""
     settings: tyro.conf.OmitArgPrefixes[FisherPass] = field(default_factory=FisherPass)
     storage: Storage = "float32"
     """how the artefact keeps the numbers; int8 is in blocks"""

@@ -40,6 +40,8 @@ class Flags:
     """heads of TUNED models with one name and the same labels: one head, merged like all else, or one for each"""
     head: Annotated[str | None, TELLS_DEFAULT] = None
     """the head that becomes the classifier, by its name in the merged model (default: that of the first TUNED)"""
+    max_length: Annotated[int | None, TELLS_DEFAULT] = None
+    """tokens of a text that the merged model reads (default: as the models were trained, where that is known)"""
     json: bool = False
     """print the result as one JSON object on standard output, everything else on standard error"""
 
@@ -54,7 +56,9 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     from fft.pairs.merge import Request, merge
 
     task = flags.task if flags.task.source else None
-    request = Request(flags.base, flags.tuned, flags.how, flags.settings, flags.heads, flags.head, task)
+    request = Request(
+        *(flags.base, flags.tuned, flags.how, flags.settings, flags.heads, flags.head, task, flags.max_length)
+    )
     found = merge(request, flags.out)
     for note in found["notes"]:
         console.out(f"note: {note}", highlight=False)

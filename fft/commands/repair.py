@@ -48,7 +48,7 @@ class Flags:
     new_head: Annotated[str | None, TELLS_DEFAULT] = None
     """the new task's head in TUNED (default: its classifier)"""
     max_length: Annotated[int | None, TELLS_DEFAULT] = Experiment.max_length
-    """tokens of a text; longer ones are cut and counted (default: 128, or as many as the model takes)"""
+    """tokens of a text; longer ones are cut and counted (default: as in its training, else 128 or what it takes)"""
     seed: int = 0
     """seeds what DARE drops"""
     json: bool = False

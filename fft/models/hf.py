@@ -8,7 +8,7 @@ from fft.errors import InputError, MachineError
 from fft.local import local
 from fft.models.config import read_config, read_json
 from fft.models.folders import ADAPTER_CONFIG, CONFIG, below, instead_of_checkpoint, named
-from fft.models.heads import HEADS_JSON, HEADS_TENSORS, ORIGINAL, classifier_of, read_record, width
+from fft.models.heads import HEADS_JSON, HEADS_TENSORS, ORIGINAL, classifier_of, read_record, stored_length, width
 from fft.models.keys import expected_shapes, listed, rename, to_params
 from fft.models.model import Checkpoint, build
 from fft.sniff import check_not_pointer, check_safetensors
@@ -47,7 +47,8 @@ def load(source, families):
     raw = {**raw, "dtype": dtype_of(value for _, value in found.values())}
     raw.pop("torch_dtype", None)
     params = to_params(found, shapes, folder)
-    return Checkpoint(build(family, config), params, heads, primary, folder, raw, notes + wrapped)
+    notes += wrapped
+    return Checkpoint(build(family, config), params, heads, primary, folder, raw, notes, stored_length(folder))
 
 
 def has_head(source, families):

@@ -13,7 +13,7 @@ from fft.methods import from_json
 from fft.models import FAMILIES, Head
 from fft.models.config import read_json
 from fft.models.folders import instead_of_adapter
-from fft.models.heads import HEADS_JSON, ORIGINAL, check_name, read_record, width
+from fft.models.heads import HEADS_JSON, ORIGINAL, check_name, read_record, stored_length, width
 from fft.models.hf import read_tensors, refuse_not_finite
 from fft.models.keys import body_keys, listed
 from fft.paths import unflatten
@@ -60,7 +60,8 @@ def load(folder, base, formats):
     places |= saved_words(stored, layout, form.prefix, folder, base.folder)
     refuse_not_finite(stored, folder)
     theta = to_theta(stored, places, folder, base.folder)
-    return Adapter(method, theta, {name: head} if own else {}, name if own else None, notes + left_out)
+    heads, primary = ({name: head}, name) if own else ({}, None)
+    return Adapter(method, theta, heads, primary, notes + left_out, stored_length(folder))
 
 
 def without_ignored(stored, prefix, family, folder):
