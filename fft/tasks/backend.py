@@ -51,6 +51,8 @@ def build(folder: Path, config: dict) -> Built:
 
     Raises InputError where there is none, and where transformers cannot build it.
     """
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no folder; expected that of a checkpoint, with {FILE} or a vocabulary")
     stated = json_object(folder / CONFIG)
     kind = _class_of(folder, stated, config)
     _refuse_marks(folder)
@@ -58,8 +60,8 @@ def build(folder: Path, config: dict) -> Built:
     needed = [name for role, name in kind.vocab_files_names.items() if role != "tokenizer_file"]
     if own is None and not all((folder / name).is_file() for name in needed):
         raise InputError(
-            f"{folder}: no tokenizer: expected {FILE}, or {' and '.join(needed)}, which transformers reads for "
-            f"tokenizer_class {kind.__name__}"
+            f"{folder}: no tokenizer: expected {FILE}, or what transformers reads in its place for a {kind.__name__}, "
+            f"{' and '.join(needed)}"
         )
     with _in_transformers(folder, kind.__name__):
         built = kind.from_pretrained(str(folder), local_files_only=True)
