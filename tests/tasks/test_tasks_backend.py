@@ -115,6 +115,11 @@ ADDED = {"id": len(WORDS), "content": "Café", **dict.fromkeys(("single_word", "
             {"change": {"pre_tokenizer": {"type": "Whitespace"}}},
             "pre_tokenizer is Whitespace in tokenizer.json, BertPreTokenizer counts",
         ),
+        (
+            {"do_lower_case": False},
+            {"change": {"normalizer": {"type": "Sequence", "normalizers": [{"type": "Lowercase"}]}}},
+            "normalizer is Sequence in tokenizer.json, BertNormalizer counts",
+        ),
         ({"do_lower_case": False, "truncation_side": "left"}, {}, None),
         ({"do_lower_case": False}, {"change": PADDED}, None),
         ({"do_lower_case": False}, {"change": {"added_tokens": [ADDED | {"normalized": True}]}}, None),
