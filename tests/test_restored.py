@@ -209,8 +209,10 @@ def test_training_on_from_a_run_at_another_length_is_noted(short, tiny, tmp_path
 
 
 def test_fisher_information_is_of_texts_as_in_the_training(short, tiny, tmp_path):
-    flags = ("--head", "original", "--samples", 16, "--out", tmp_path / "fisher")
-    assert f"note: {CUT}" in fft("fisher", "--model", short, "--original", tiny / "original.csv", *flags).out
+    asked = ("--model", short, "--original", tiny / "original.csv", "--head", "original", "--samples", 16, "--json")
+    own = fft("fisher", *asked, "--out", tmp_path / "own")
+    whole = fft("fisher", *asked, "--out", tmp_path / "whole", "--max-length", 128)
+    assert f"note: {CUT}" in own.err and CUT not in whole.err and own.json["trace"] != whole.json["trace"]
 
 
 def test_runs_of_different_lengths_are_compared_with_a_warning(short):
