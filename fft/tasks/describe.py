@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from fft.errors import InputError
+from fft.metrics import METRICS
 from fft.tasks.classify import class_texts, label_names
 from fft.tasks.missing import among_numbers, missing_labels, missing_texts, present
 from fft.tasks.regress import encode_targets
@@ -51,12 +52,16 @@ def describe(data: Any, folder: Path | str | None = None, max_length: int = 128)
 
 
 def _refusal(rows: Rows, kind: str) -> str:
-    """Why training would refuse the labels of some rows, missing values aside, which have troubles of their own."""
+    """Why training would refuse the labels of some rows, or could not score them, missing values aside, which have
+    troubles of their own.
+    """
     if kind == "regression" or among_numbers(rows):
         rows = present(rows)
     try:
+        if rows.labels and kind == "regression":
+            return METRICS["pearson"].undefined(encode_targets(rows)) or ""
         if rows.labels:
-            encode_targets(rows) if kind == "regression" else label_names(rows)
+            label_names(rows)
     except InputError as error:
         return str(error)
     return ""

@@ -226,6 +226,8 @@ def test_describe(model, tmp_path):
     assert "train: " in words["troubles"][0] and "every row has the label 'yes'" in words["troubles"][0]
     targets = describe(Data(write_csv(tmp_path / "c.csv", lines(50, label=lambda n: n / 2)), kind="regression"))
     assert targets["splits"]["train"]["targets"]["1.0"] <= 24.5 and targets["troubles"] == []
+    same = describe(Data(write_csv(tmp_path / "e.csv", lines(50, label=lambda n: -1)), kind="regression"))
+    assert any("rows have the target -1: pearson is 0 by definition" in trouble for trouble in same["troubles"])
     names = describe(Data(write_csv(tmp_path / "d.csv", lines(50)), kind="regression"))
     assert names["splits"]["train"]["targets"] == {} and "is not a number" in names["troubles"][0]
 
