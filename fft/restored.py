@@ -16,6 +16,8 @@ from fft.heads import fresh_heads, load_heads
 from fft.identity import base_sha256
 from fft.local import local
 from fft.merging.formulas import interpolate
+from fft.models.folders import CONFIG, instead_of_checkpoint
+from fft.models.heads import stored_length
 from fft.paths import without_heads
 from fft.peft import check_writable
 from fft.record import read_object
@@ -139,11 +141,16 @@ def load_checkpoint(source: str) -> models.Checkpoint:
 
     Errors: as `model_folder` and `fft.models.load`.
     """
-    checkpoint, told = models.load(model_folder(source)), Path(source) / EXPERIMENT
-    if not told.is_file():
+    checkpoint = models.load(model_folder(source))
+    if not (Path(source) / EXPERIMENT).is_file():
         return checkpoint
-    asked = validated(int | None, read_object(told).get("max_length"), f"{told}.max_length")
-    return checkpoint._replace(max_length=tasks.length_of(asked, checkpoint.model.config))
+    return checkpoint._replace(max_length=tasks.length_of(_asked_length(Path(source)), checkpoint.model.config))
+
+
+def _asked_length(run: Path) -> int | None:
+    """The max_length of a run's experiment."""
+    told = run / EXPERIMENT
+    return validated(int | None, read_object(told).get("max_length"), f"{told}.max_length")
 
 
 class Length(NamedTuple):
@@ -174,6 +181,19 @@ def scored_length(asked: int | None, checkpoints: Mapping[str, models.Checkpoint
     length = next(iter(trained.values()))
     said = f"texts are cut to {length} tokens, as in the training of {' and '.join(trained)}; --max-length changes that"
     return Length(length, () if length == default else (said,), True)
+
+
+def tokenizer_folder(source: str) -> tuple[Path, int | None]:
+    """The folder whose tokenizer reads texts for a checkpoint or a run, and the length it was trained at, if known.
+
+    Errors: as `model_folder`, and InputError for a folder of something else; no weights are read.
+    """
+    source = local(source, "the model", hub=True)
+    folder = Path(model_folder(source))
+    if not (folder / CONFIG).is_file() and (told := instead_of_checkpoint(folder)):
+        raise InputError(told)
+    is_run = (Path(source) / EXPERIMENT).is_file()
+    return folder, stored_length(folder) or (_asked_length(Path(source)) if is_run else None)
 
 
 def model_folder(folder: str) -> str:

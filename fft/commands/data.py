@@ -20,9 +20,9 @@ class Flags:
 
     task: Data
     model: Annotated[str | None, TELLS_DEFAULT, CHECKPOINT] = None
-    """a checkpoint folder whose tokenizer counts the tokens (default: lengths are in words)"""
-    max_length: int = DEFAULT_LENGTH
-    """tokens of a text; longer ones are cut and counted"""
+    """a checkpoint folder or a run, whose tokenizer counts the tokens (default: lengths are in words)"""
+    max_length: Annotated[int | None, TELLS_DEFAULT] = None
+    """tokens of a text; longer ones are cut and counted (default: those that the model was trained at, or 128)"""
     json: bool = False
     """print the result as one JSON object on standard output, everything else on standard error"""
 
@@ -36,9 +36,11 @@ def parse(args: list[str], cli: Callable) -> Flags:
 
 def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     """Describe the source and print a table."""
+    from fft.restored import tokenizer_folder
     from fft.tasks import describe
 
-    found = describe(flags.task, flags.model, flags.max_length)
+    folder, length = (None, None) if flags.model is None else tokenizer_folder(flags.model)
+    found = describe(flags.task, folder, flags.max_length or length or DEFAULT_LENGTH)
     unit = found["length_unit"]
     table = Table("split", "rows", "labels", f"median {unit}", f"99 % {unit}", f"longest, {unit}", "cut", "duplicates")
     for name, split in found["splits"].items():

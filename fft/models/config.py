@@ -114,7 +114,7 @@ def wrong_pins(raw, config):
     """Yield what is wrong with the fields that may only have the value this package computes."""
     for name, allowed in {**PINNED, OLD_VOCABULARY: (-1, config.vocab_size, None)}.items():
         if name in raw and raw[name] not in allowed:
-            wanted = " or ".join(repr(value) for value in allowed)
+            wanted = " or ".join("null" if value is None else repr(value) for value in allowed)
             yield f"{name} is {raw[name]!r}; only {wanted} is supported"
 
 

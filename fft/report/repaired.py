@@ -72,12 +72,14 @@ def headline(record: dict[str, Any]) -> str:
 
 def tuned_sentence(record: dict[str, Any]) -> str:
     """What tuning had cost, and what of it the repair gives back and takes away, on the test rows."""
-    tuned, given_up = record["tuned_change"], record["given_up"]
-    said = (
-        f"the tuned model's original {tuned['original']['metric']} is {score(tuned['original']['after'])}, a drop of "
-        f"{signed(0.0 - tuned['original']['change'])} {half_width(tuned['original'])}"
-    )
-    if given_up is None:
+    tuned, given_up = record["tuned_change"]["original"], record["given_up"]
+    if tuned["undefined"]:
+        said = f"what the tuned model's original {tuned['metric']} lost is not known"
+    else:
+        lost = None if tuned["change"] is None else 0.0 - tuned["change"]
+        said = f"the tuned model's original {tuned['metric']} is {score(tuned['after'])}, a drop of "
+        said += f"{signed(lost)} {half_width(tuned)}"
+    if given_up is None or given_up["undefined"]:
         return said
     return (
         f"{said}; the repaired model's new {given_up['metric']} is {score(given_up['after'])} in place of "

@@ -16,7 +16,7 @@ import numpy as np
 from fft.errors import InputError
 from fft.tasks.headed import OneHead
 from fft.tasks.missing import among_numbers, is_missing, missing_labels, refuse_missing
-from fft.tasks.numbers import INTEGER, has_comma, is_fraction, is_number, whole, without_point
+from fft.tasks.numbers import INTEGER, has_comma, is_code, is_fraction, is_number, whole, without_point
 from fft.tasks.rows import Label, Rows
 
 _GENERIC = re.compile(r"LABEL_[0-9]+")
@@ -182,19 +182,38 @@ _UNLABELLED = (
 )
 
 
+def _refuse_codes(source: str, pairs: Sequence[tuple[int, str]]) -> None:
+    """Raise InputError where some of the labels (row, text) have a point and others are codes such as 007: whether 007
+    is the class 7 then, or one of its own, nobody has said.
+    """
+    pointed = next((text for _, text in pairs if whole(text) is not None and not INTEGER.fullmatch(text)), None)
+    number, code = next((pair for pair in pairs if is_code(pair[1])), (0, None))
+    if pointed is not None and code is not None:
+        raise InputError(
+            f"{source}, row {number}: label {code} is written as a code, and others as numbers with a point, such as "
+            f"{pointed}: write them all one way"
+        )
+
+
 def _refuse_fractions(rows: Rows) -> None:
     """Raise InputError, at the first of them, where all labels are numbers and some are not whole."""
     pairs = [(number, str(label)) for number, label in zip(rows.numbers, rows.labels, strict=True)]
     pairs = [pair for pair in pairs if not is_missing(pair[1])]
     if not all(is_number(text) or has_comma(text) for _, text in pairs):
         return
+    _refuse_codes(rows.source, pairs)
     if fractions := [pair for pair in pairs if is_fraction(pair[1]) or has_comma(pair[1])]:
         number, text = min(fractions)
-        what = "seems to be a number with a decimal comma" if has_comma(text) else "is not a whole number"
+        what = "is not a whole number"
+        if has_comma(text):
+            what = "seems to be a number with a decimal comma"
+        elif float(text).is_integer():
+            what = "is too large to be read exactly"
         point = ", and write it with a point, as 0.5" if has_comma(text) else ""
         raise InputError(
             f"{rows.source}, row {number}: label {text} {what}, so this is no class. Classes are names or whole "
-            f"numbers; for a numeric target use kind regression (--new.kind regression){point}."
+            "numbers; for a numeric target use kind regression (--task.kind regression, or --original.kind, "
+            f"--new.kind){point}."
         )
 
 

@@ -30,6 +30,11 @@ def is_fraction(text: str) -> bool:
     return is_number(text) and not _DIGITS.fullmatch(text) and whole(text) is None
 
 
+def is_code(text: str) -> bool:
+    """Whether a label is digits that are no plain whole number, as 007 or +1."""
+    return bool(_DIGITS.fullmatch(text)) and not INTEGER.fullmatch(text)
+
+
 def has_comma(text: str) -> bool:
     """Whether a label seems to be a number with a decimal comma."""
     return bool(_COMMA.fullmatch(text))
@@ -37,6 +42,7 @@ def has_comma(text: str) -> bool:
 
 def without_point(texts: Sequence[str]) -> list[str]:
     """The labels themselves; where all are whole numbers and some are written with a point, all of them without one."""
-    if all(map(_DIGITS.fullmatch, texts)) or not all(is_number(text) and not is_fraction(text) for text in texts):
+    numbers = [whole(text) for text in texts]
+    if all(map(_DIGITS.fullmatch, texts)) or None in numbers:
         return list(texts)
-    return [str(int(text) if _DIGITS.fullmatch(text) else whole(text)) for text in texts]
+    return list(map(str, numbers))

@@ -225,16 +225,20 @@ def _encoded(task: Task, rows: dict[str, Rows], checkpoint: Any, max_length: int
 def _undefined(task: Task, labels: np.ndarray) -> str | None:
     """Why rows with these labels cannot be scored by the task's metric; None where they can, or have no metric."""
     reason = METRICS[task.metric].undefined(labels) if isinstance(task, Task) else None
-    hint = "; published splits without targets look like this: name a labelled one" if task.kind == "regression" else ""
-    return reason and reason + hint
+    if reason and task.kind == "regression" and len(labels) > 1:
+        return f"{reason}; published splits without targets look like this: name a labelled one"
+    return reason
 
 
 def _check_training(task: Task, rows: dict[str, Rows], splits: dict[str, Encoded]) -> list[str]:
     """Refuse training rows that teach nothing; say which classes lack rows somewhere."""
     seen = {role: set(part.labels.tolist()) for role, part in splits.items()}
     if len(seen["train"]) < 2:
-        what = "target" if task.kind == "regression" else "label"
-        raise InputError(f"{rows['train'].source}: all {len(rows['train'].labels)} training rows have one {what}")
+        what, advice = "label", "Give rows of two classes or more"
+        if task.kind == "regression":
+            what, advice = "target", "Published splits without targets look like this: name a labelled one"
+        count = len(rows["train"].labels)
+        raise InputError(f"{rows['train'].source}: all {count} training rows have one {what}. {advice}")
     if task.kind == "regression":
         return []
     notes = []

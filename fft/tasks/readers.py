@@ -80,9 +80,11 @@ def _class_names(schema, label: str | None) -> list[str] | None:
         kind, names = feature["_type"], feature["names"]
     except (KeyError, TypeError, ValueError):
         return None
-    numbers = types.is_integer(schema.field(label).type) or types.is_floating(schema.field(label).type)
+    column = schema.field(label).type
+    column = column.value_type if types.is_dictionary(column) else column
+    readable = any(of(column) for of in (types.is_integer, types.is_floating, types.is_string, types.is_large_string))
     named = isinstance(names, list) and all(isinstance(name, str) and name.strip() for name in names)
-    return names if kind == "ClassLabel" and numbers and named else None
+    return names if kind == "ClassLabel" and readable and named else None
 
 
 def _values(column) -> list:

@@ -110,15 +110,19 @@ def collect_named(source: str, columns: Columns, records: Iterable[Mapping], nam
     return collect(source, columns, rows())
 
 
-def _named(label: int | float | None, names: Sequence[str], where: str) -> str | float | None:
-    """The name of a class number; a missing one, None or NaN, is left for `collect` to refuse."""
-    if label is None or label != label:
+def _named(label: int | float | str | None, names: Sequence[str], where: str) -> str | float | None:
+    """The name of a class number, also of one in text; a name is itself, and what is missing, None or NaN, or other
+    text is left for others to refuse.
+    """
+    if isinstance(label, str) and label.strip().isdecimal() and label.strip() not in map(str.strip, names):
+        label = int(label)
+    if label is None or label != label or isinstance(label, str):
         return label
     if not 0 <= label < len(names) or label != int(label):
-        raise InputError(
-            f"{where}: label {label} is none of the {len(names)} classes; negative numbers mark unlabelled rows. Name "
-            "a labelled split."
-        )
+        advice = "Mend the row, or the names of the classes that the source states."
+        if label < 0:
+            advice = "Negative numbers mark unlabelled rows: name a labelled split."
+        raise InputError(f"{where}: label {label} is none of the {len(names)} classes, 0 to {len(names) - 1}. {advice}")
     return names[int(label)]
 
 

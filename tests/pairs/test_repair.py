@@ -1,5 +1,6 @@
 """`fft repair`: what is chosen against plain loops, what is written, what is refused."""
 
+import copy
 import json
 import shutil
 from types import SimpleNamespace
@@ -22,7 +23,7 @@ from fft.pairs.heldout import HeldOut
 from fft.pairs.mergeable import load_sides
 from fft.pairs.repair import Request, repair
 from fft.paths import flatten
-from fft.report.repaired import chart, headline, page
+from fft.report.repaired import chart, headline, page, tuned_sentence
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 HOSTILE = "<script>alert('&amp;\"x')</script>"
@@ -353,6 +354,20 @@ def test_rows_of_one_class_tell_no_two_models_apart(tiny, tuned, tmp_path):
     refused(fft("repair", *pair, *choosing), said, code=4)
     refused(fft("diagnose", *pair, "--original-test", held, "--out", out), said, code=4)
     assert not out.exists()
+
+
+def test_test_rows_on_which_the_score_is_not_defined_leave_it_undecided(repaired):
+    record = copy.deepcopy(told(repaired[1]))
+    nothing = {"change": None, "low": None, "high": None, "changed": None, "undefined": "all 9 rows are of one class"}
+    record["original"] |= nothing
+    record["tuned_change"]["original"] |= nothing
+    verdict = {"outcome": "undecided", "drop": None, "drop_low": None, "drop_high": None, "needed": None}
+    record |= {"outcome": "undecided", "verdict": record["verdict"] | verdict | {"reason": nothing["undefined"]}}
+    assert "what the tuned model's original accuracy lost is not known; the repaired" in tuned_sentence(record)
+    text = page(record)
+    assert "decides nothing: all 9 rows are of one class" in text and "Undecided" in text
+    record["given_up"] |= nothing
+    assert tuned_sentence(record).endswith("is not known")
 
 
 def test_rows_too_few_to_choose_by_are_refused(tiny, tuned, tmp_path):

@@ -185,10 +185,11 @@ def parquet(path, labels, metadata):
 def test_class_names_in_the_metadata_of_parquet(tmp_path):
     path, told = tmp_path / "a.parquet", class_label(["yes", "no"])
     assert parquet(path, [0, 1, 1], told) == parquet(path, [0.0, 1.0, 1.0], told) == ["yes", "no", "no"]
-    assert parquet(path, ["0", "1"], told) == ["0", "1"]
-    assert read_file(path, Columns(label=None)).labels == [0, 0]
+    assert parquet(path, ["0", "1"], told) == ["yes", "no"], "numbers in text"
+    assert parquet(path, ["no", "yes", "maybe"], told) == ["no", "yes", "maybe"]
+    assert read_file(path, Columns(label=None)).labels == [0, 0, 0]
     for label in (-1, 2, 0.5):
-        with pytest.raises(InputError, match=rf"row 2: label {label} is none of the 2 classes; negative.*unlabelled"):
+        with pytest.raises(InputError, match=rf"row 2: label {label} is none of the 2 classes, 0 to 1\..*"):
             parquet(path, [0, label], told)
     for nothing in (None, float("nan")):
         with pytest.raises(InputError, match="row 2, column 'label': the label is missing"):
