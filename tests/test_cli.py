@@ -124,7 +124,7 @@ def test_eval_scores_a_run_and_writes_each_prediction(swept, tiny, tmp_path):
     assert answer.code == 0 and found["n"] == len(lines) == 240 and found["head"] == "new"
     assert found["score"] == pytest.approx(np.mean([line["label"] == line["prediction"] for line in lines]))
     assert found["low"] < found["score"] < found["high"]
-    assert set(found) == {"head", "metric", "score", "low", "high", "n", "source"}
+    assert set(found) == {"head", "metric", "score", "low", "high", "n", "source", "notes"}
     assert f"wrote {file}\n" in answer.err
     rows = (tiny / "mixed.csv").read_text().splitlines()[1:]
     assert [line["row"] for line in lines] == list(range(1, 241))
