@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fft.experiment import completed
 from fft.metrics import METRICS
 from fft.record import experiment_hash
 from fft.retention import is_scored
@@ -50,7 +51,7 @@ def fronts(records: Sequence[dict[str, Any]]) -> tuple[list[Front], float | None
     runs: dict[str, dict[int, dict[str, np.ndarray]]] = {}
     for record in records:
         seed = record["experiment"]["seed"]
-        setting = experiment_hash(record["experiment"] | {"seed": None})
+        setting = experiment_hash(completed(record["experiment"]) | {"seed": None})
         runs.setdefault(_method(record), {}).setdefault(seed, {})[setting] = _signed(record, "after")
     by_seed = {name: [np.stack(list(of.values())) for of in seeds.values()] for name, seeds in runs.items()}
     every = np.concatenate([base[None], *(points for seeds in by_seed.values() for points in seeds)])
