@@ -89,6 +89,7 @@ def accept(experiment: Experiment, directory: Path, say: Callable[[str], None] =
     complete = abstract_heads(checkpoint, names.new, accepted.served)
     theta, _ = trained_leaves(experiment, complete)
     if not experiment.method.plain:
+        _refuse_idle(experiment.method, names)
         longest = max(length for task in data.values() for length in task.lengths)
         _check_keepable(experiment.method, complete, theta, longest)
     return accepted
@@ -159,6 +160,16 @@ def _probe_notes(data: dict[str, TaskData], most: int) -> Iterator[str]:
         reason = metric.undefined(labels[chosen_rows(len(labels), most, PROBE_SEED)])
         if reason and not metric.undefined(labels):
             yield f"{name}: on the probe {reason}; give a larger --probe to see it while training"
+
+
+def _refuse_idle(method: Method, names: HeadNames) -> None:
+    """Refuse members that hold parameters of the base beside an adapter that leaves all of them as they are."""
+    idle = [member.name for member in method.members if member.holds_base]
+    if idle and names.fresh:
+        raise InputError(
+            f"{' and '.join(idle)} would have no effect: {method.carrier.name} with a new head changes no parameter of "
+            "the base that could be held. Leave it out, or go on with the base's head: --head shared"
+        )
 
 
 def _check_keepable(method: Method, base: Checkpoint, theta: Params, tokens: int) -> None:

@@ -15,12 +15,16 @@ def multipliers(method: Method, theta: Params, depth: int, unused_heads: tuple[s
     A product, not the first match over the whole chain, so that `freeze+layerwise` and `layerwise+freeze` agree.
     Heads the new task does not use are frozen: their loss gradient is zero, weight decay alone would shrink them.
 
-    Errors: InputError for a rule that matches nothing, and when nothing is left to train.
+    Errors: InputError for a rule that matches nothing, a member with no rule for these leaves, and when nothing is left
+    to train.
     """
     paths = list(flatten(theta))
     product = dict.fromkeys(paths, 1.0)
     for member in method.members:
-        matched = match((*member.rules(paths, depth), (".*", 1.0)), paths)
+        rules = member.rules(paths, depth)
+        if not rules and type(member).rules is not Method.rules:
+            raise InputError(f"{member.name} would have no effect: {method.label} trains nothing that it names")
+        matched = match((*rules, (".*", 1.0)), paths)
         product = {path: value * matched[path] for path, value in product.items()}
     unused = tuple(f"heads/{name}/" for name in unused_heads)
     product = {path: 0.0 if path.startswith(unused) else value for path, value in product.items()}

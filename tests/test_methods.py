@@ -385,10 +385,16 @@ def test_bitfit_trains_biases_and_norm_tuning_norms_and_both_the_new_head(base, 
     assert moved == expected | heads == {path for path, value in multiplier.items() if value != 0}
 
 
-@pytest.mark.parametrize("names", ["lora+bitfit", "dora+norm"])
+@pytest.mark.parametrize("names", ["lora+bitfit", "bitfit+dora"])
 def test_a_choice_among_parameters_that_another_method_replaced_is_refused(base, names):
     method = parse_chain(names)
     with pytest.raises(InputError, match=r"here are none that it would train.*such as lora"):
+        multipliers(method, method.init(base, jax.random.key(0)), MODEL.depth)
+
+
+def test_a_freeze_that_names_nothing_is_refused(base):
+    method = parse_chain("freeze+lora", {"lora": LoRA(targets="layers/1/.*")})
+    with pytest.raises(InputError, match=r"freeze would have no effect: freeze\+lora trains nothing that it names"):
         multipliers(method, method.init(base, jax.random.key(0)), MODEL.depth)
 
 
@@ -396,7 +402,6 @@ def test_a_choice_among_parameters_that_another_method_replaced_is_refused(base,
 def test_norm_tuning_owns_the_tree_and_the_rate_wherever_it_stands(base, names):
     method = parse_chain(names)
     assert method.carrier == NormTuning() and method.default_lr == NormTuning.default_lr
-    assert parse_chain("norm+lora").carrier == LoRA()
     alone = {"embed": {"scale": base["embed"]["scale"] + 1}}
     merged = flatten(method.merge(base, alone))
     assert merged.keys() == flatten(base).keys()
@@ -460,8 +465,10 @@ def test_two_reparametrisations_are_refused():
     class Other(LoRA):
         name = "other"
 
-    with pytest.raises(InputError, match="lora and other each replace"):
+    with pytest.raises(InputError, match="lora and other each say what is trained"):
         LoRA() + Other()
+    with pytest.raises(InputError, match="dora and norm each say what is trained"):
+        parse_chain("dora+norm")
 
 
 def test_settings_of_a_method_not_named_are_refused():

@@ -104,6 +104,8 @@ class Method:
     """whether its transform keeps every update within bounds, which another such member would leave"""
     outermost: ClassVar[bool] = False
     """whether its transform looks at the update that is applied, so that those of all other members are inside"""
+    holds_base: ClassVar[bool] = False
+    """whether all it does is to hold the base's own parameters, so that it needs a run that trains some of them"""
     needs_original: ClassVar[bool] = False
     needs_head: ClassVar[bool] = False
     """whether it keeps what a head of the base says"""
@@ -214,6 +216,11 @@ class Method:
         from fft.methods.chain import chain  # which is made of methods
 
         return chain(*self.members, *other.members)
+
+
+def claims_tree(method: Method) -> bool:
+    """Whether a method says what the trainable tree is, or what parameters it stands for: `init`, `merge`, `inject`."""
+    return any(getattr(type(method), slot) is not getattr(Method, slot) for slot in ("init", "merge", "inject"))
 
 
 def combines(method: Method) -> bool:

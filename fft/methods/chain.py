@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 
 from fft.errors import InputError
-from fft.methods.base import Context, Given, Method, combines, rewrites, summed
+from fft.methods.base import Context, Given, Method, claims_tree, combines, rewrites, summed
 from fft.paths import Params
 
 if TYPE_CHECKING:
@@ -53,8 +53,8 @@ class Chain(Method):
 
     @property
     def carrier(self) -> Method:
-        """The member that replaces the trainable tree, else one that says how it is merged, else the first."""
-        return max(self.methods, key=lambda m: (m.reparametrizes, type(m).merge is not Method.merge))
+        """The one member that says what the trainable tree is and stands for, else the first."""
+        return next(filter(claims_tree, self.methods), self.methods[0])
 
     @property
     def needs_head(self) -> bool:
@@ -115,18 +115,22 @@ class Chain(Method):
 def chain(*methods: Method) -> Method:
     """The chain of some methods; one method alone is itself.
 
-    Errors: InputError for a method named twice, for two methods that both re-parametrise, for a method of the base's
-    own leaves beside one that replaces them, for two that confine the updates, and for a method that combines gradients
-    or rewrites the rows of a stream beside one that reads that stream, or combines gradients as well.
+    Errors: InputError for a method named twice, for two methods that each say what the trainable tree is or stands for,
+    for a method of the base's own leaves beside one that replaces them, for two that confine the updates, and for a
+    method that combines gradients or rewrites the rows of a stream beside one that reads that stream, or combines
+    gradients as well.
     """
     if len(methods) == 1:
         return methods[0]
     names = [method.name for method in methods]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(f"the method chain {'+'.join(names)} names {', '.join(twice)} twice")
+    if len(claimants := [method.name for method in methods if claims_tree(method)]) > 1:
+        raise InputError(
+            f"{' and '.join(claimants)} each say what is trained and how the model's parameters come of it, and only "
+            "one of them would be asked: a chain can hold one such method"
+        )
     owners = [method.name for method in methods if method.reparametrizes]
-    if len(owners) > 1:
-        raise InputError(f"{' and '.join(owners)} each replace the trainable tree; a chain can hold one such method")
     for method in methods:
         if owners and method.whole:
             raise InputError(

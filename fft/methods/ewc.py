@@ -29,6 +29,7 @@ class EWC(Informed, Method):
 
     name: ClassVar[str] = "ewc"
     prefix: ClassVar[str] = "ewc."
+    holds_base: ClassVar[bool] = True
     strength: float = 1000.0
     """λ"""
     unit: Literal["plain", "ratio"] = "plain"

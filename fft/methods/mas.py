@@ -24,6 +24,7 @@ class MAS(Method):
     """
 
     name: ClassVar[str] = "mas"
+    holds_base: ClassVar[bool] = True
     needs_original: ClassVar[bool] = True
     strength: float = 1.0
     """λ"""

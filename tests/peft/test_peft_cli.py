@@ -196,6 +196,8 @@ def test_a_prompt_that_cannot_be_kept_or_has_no_place_is_refused_before_anything
             ("--method", "prompt", "--prompt.tokens", 157),
             "157 virtual ones; this model has positions for 160",
         ),
+        (tiny / "bert", ("--method", "prompt+mas"), "mas would have no effect: prompt with a new head changes no"),
+        (tiny / "bert", ("--method", "freeze+prefix"), "freeze would have no effect: freeze+prefix trains nothing"),
     ):
         answer = tune(tiny, tmp_path / "run", *flags, "--steps", 2, model=model)
         assert answer.code == 2 and message in answer.json["error"], flags
