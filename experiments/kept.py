@@ -10,7 +10,7 @@ from rich.console import Console
 
 from fft.accept import resolved
 from fft.commands.sweep import run_missing
-from fft.experiment import Experiment
+from fft.experiment import Experiment, completed
 from fft.record import write_json
 
 FIELDS = ("name", "new", "original", "kept_step", "contract", "versions", "device", "seconds")
@@ -44,7 +44,7 @@ def kept_runs(
     records, known, console = {}, {}, Console()
     for name, experiment in experiments.items():
         asked = asked_for(experiment)
-        if name not in held or held[name]["experiment"] != asked:
+        if name not in held or completed(held[name]["experiment"]) != asked:
             made = finish(experiment, out / name, run_missing({name: experiment}, out, console, known)[name])
             trained = made["parameters"]["percent"]
             held[name] = {field: made[field] for field in FIELDS} | {"percent_trained": trained, "experiment": asked}

@@ -292,6 +292,16 @@ def from_json(data: Any, where: str = "experiment") -> Experiment:
     return Experiment(**parts)
 
 
+def completed(data: dict[str, Any]) -> dict[str, Any]:
+    """The JSON data of an experiment with every setting that they lack at its default: a setting that did not exist
+    when they were written had that value. Data that cannot be read are given back as they are.
+    """
+    try:
+        return from_json(data).to_json()
+    except InputError:
+        return data
+
+
 def load(path: str | Path) -> Experiment:
     """The experiment in a JSON file, such as a run's experiment.json."""
     path = Path(path)

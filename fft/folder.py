@@ -4,7 +4,7 @@ import contextlib
 import fcntl
 import os
 import shutil
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 
 from fft.errors import InputError
@@ -111,11 +111,14 @@ def _clear(paths: Iterable[Path]) -> None:
             path.unlink(missing_ok=True)
 
 
-def agree(path: Path, wanted: dict, what: str) -> None:
-    """Write `wanted` to `path`, or find it there already; refuse a folder that holds something else, with the diff."""
+def agree(path: Path, wanted: dict, what: str, complete: Callable[[dict], dict] = lambda stored: stored) -> None:
+    """Write `wanted` to `path`, or find it there already; refuse a folder that holds something else, with the diff.
+
+    `complete(stored)` fills in what a file lacks that was written before there was such a setting.
+    """
     wanted = plain(wanted)
     if not path.exists():
         write_json(path, wanted)
-    elif changes := diff(read_object(path), wanted):
+    elif changes := diff(complete(read_object(path)), wanted):
         lines = "\n  ".join(changes)
         raise InputError(f"{path.parent} holds {what}; choose another --out, or undo the change:\n  {lines}")

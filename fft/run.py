@@ -23,7 +23,7 @@ from fft.accept import accept, resolved
 from fft.checkpoint import Checkpoints
 from fft.contract import selection
 from fft.errors import InputError
-from fft.experiment import Experiment
+from fft.experiment import Experiment, completed
 from fft.folder import EXPERIMENT, FolderLock, agree, refuse_foreign, refuse_taken, unclaimed_if_refused
 from fft.job import Job, assemble
 from fft.journal import Journal
@@ -96,7 +96,7 @@ def run(
 
 def _claim(directory: Path, experiment: Experiment) -> Run | None:
     """Make the folder the experiment's own, or refuse; the run if it is finished already."""
-    agree(directory / EXPERIMENT, experiment.to_json(), "another experiment")
+    agree(directory / EXPERIMENT, experiment.to_json(), "another experiment", completed)
     path = directory / "run.json"
     return Run(directory, record.read_object(path)) if path.exists() else None
 
@@ -143,7 +143,8 @@ def _run(job: Job, directory: Path, journal: Journal, stop: StopFlag, known: dic
         "skipped_steps": skipped,
         "contract": contract,
     }
-    result = run_record(job, changes, history, ended, journal.seconds)
+    scores = {name: scorer.interval(name, after[name]) for name in job.tasks}
+    result = run_record(job, changes, scores, history, ended, journal.seconds)
     write_outcome(directory, result)
     journal.tell("end", ended["steps"], verdict=result["verdict"])
     return result

@@ -3,12 +3,44 @@ import json
 import pytest
 
 from fft.errors import InputError
-from fft.experiment import Data, Experiment, Optim, from_json, load
+from fft.experiment import Data, Experiment, Optim, completed, from_json, load
 from fft.methods import EWC, LoRA
+from fft.record import experiment_hash
 
 EXPERIMENT = Experiment(
     "m", Data("a.csv", pair="b"), Data("b.csv"), LoRA(rank=4) + EWC(), Optim(lr=1e-3), head="shared"
 )
+
+
+DATA = {"validation": None, "test": None, "text": "text", "pair": None, "label": "label", "kind": "classification"}
+DATA |= {"metric": None, "name": None, "train_rows": None}
+PASS = {"estimator": "mc", "samples": 512, "draws": 1, "batch_size": 32, "way": "fused", "chunk": 1, "converged": 0.0}
+LORA = {"name": "lora", "rank": 4, "alpha": 16.0, "dropout": 0.0, "targets": "query,value", "factored": False}
+EWC_OF_TODAY = {"name": "ewc", **PASS, "storage": "float32", "fisher": None, "strength": 10.0, "unit": "plain"}
+OPTIM = {"lr": 1e-4, "epochs": 1.0, "steps": None, "batch_size": 32, "accumulate": 1, "schedule": "linear"}
+RETENTION = {"tolerance": 0.01, "drop_weight": 1.0, "patience": 0, "max_drop": "0.01", "keep": "best"}
+RECORDED = {
+    "model": "base",
+    "new": {"source": "new.csv", **DATA},
+    "original": {"source": "old.csv", **DATA},
+    "method": [LORA, EWC_OF_TODAY],
+    "optim": {**OPTIM, "warmup": 0.1, "weight_decay": 0.01, "clip": 1.0},
+    "retention": {**RETENTION, "eval_every": None, "probe": 128},
+    **{"head": "new", "original_head": None, "max_length": None, "seed": 3, "unlabelled": None},
+}
+HASH = "f8772b5f5859515ec1d6e43ff615aeb6818c79de736a85ca525199e3a7698a0a"  # as a run recorded it
+
+
+def test_what_a_record_lacks_had_its_default_and_the_hash_stays():
+    """A setting that is added later must not change the hash of what was recorded: leave its default out there."""
+    assert experiment_hash(completed(RECORDED)) == experiment_hash(RECORDED) == HASH
+    older = RECORDED | {"optim": {k: v for k, v in RECORDED["optim"].items() if k != "schedule"}}
+    older = older | {"method": [LORA, {k: v for k, v in EWC_OF_TODAY.items() if k != "unit"}]}
+    del older["max_length"]
+    assert completed(older) == RECORDED and experiment_hash(completed(older)) == HASH
+    assert completed(older | {"optim": {"schedule": "cosine"}})["optim"]["schedule"] == "cosine"
+    unreadable = {"method": [{"name": "of another version"}]}
+    assert completed(unreadable) == unreadable
 
 
 def test_json_and_back():

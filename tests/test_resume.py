@@ -228,6 +228,22 @@ def test_a_changed_experiment_is_refused_with_the_difference(tiny, stopped):
     assert tune(tiny, stopped, *FLAGS).code == 0, "the right call still goes on"
 
 
+def test_a_setting_that_a_folder_does_not_know_had_its_default(tiny, stopped):
+    path = stopped / "experiment.json"
+    whole = json.loads(path.read_text())
+    older = whole | {"optim": {k: v for k, v in whole["optim"].items() if k != "schedule"}}
+    del older["max_length"], older["method"][1]["unit"], older["retention"]["drop_weight"]
+    assert older["method"][1]["name"] == "ewc"
+    try:
+        path.write_text(json.dumps(older))
+        answer = tune(tiny, stopped, *FLAGS, "--schedule", "cosine")
+        assert answer.code == 2 and 'optim.schedule: "linear" -> "cosine"' in answer.err
+        assert "unit" not in answer.err and "max_length" not in answer.err
+        assert tune(tiny, stopped, *FLAGS).code == 0
+    finally:
+        path.write_text(json.dumps(whole))
+
+
 def test_another_file_under_the_same_name_is_refused(tiny, tmp_path, stopped):
     path = tiny / "new.csv"
     content = path.read_text()

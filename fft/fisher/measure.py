@@ -59,6 +59,10 @@ class Request:
             raise InputError("--gamma fades the artefact of an earlier task: give --previous")
 
 
+DEFAULTS = asdict(FisherPass()) | {name: getattr(Request, name) for name in ("storage", "mesh", "seed")}
+"""the settings that request.json names, for files written before there was such a setting"""
+
+
 def measure(
     request: Request,
     out: Path,
@@ -78,7 +82,7 @@ def measure(
     wanted = _identity(request, checkpoint, data, before)
     refuse_foreign(out, REQUEST)
     with StopFlag() as stop, FolderLock(out), unclaimed_if_refused(out, REQUEST):
-        agree(out / REQUEST, wanted, "another Fisher pass")
+        agree(out / REQUEST, wanted, "another Fisher pass", lambda stored: {**DEFAULTS, **stored})
         if (out / "provenance.json").exists():
             return
         for warning in data.warnings:

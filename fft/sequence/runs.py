@@ -21,10 +21,11 @@ from fft.experiment import Data, Experiment, Optim, Retention, Texts
 from fft.folder import EXPERIMENT, MODEL, PLAN, FolderLock, agree, refuse_foreign, refuse_taken, unclaimed_if_refused
 from fft.heads import chosen_head, unused_head
 from fft.methods import Full, Method, chain
+from fft.methods import from_json as method_from_json
 from fft.methods import to_json as method_to_json
 from fft.naming import ORIGINAL, numbered, original_names
-from fft.record import read_object
-from fft.schema import between, listed
+from fft.record import plain, read_object
+from fft.schema import between, listed, validated
 from fft.tasks import TaskData
 
 RESULT = "sequence.json"
@@ -90,6 +91,18 @@ class Request:
         return dataclasses.asdict(self) | {"method": method_to_json(self.method)}
 
 
+def completed(data: dict[str, Any]) -> dict[str, Any]:
+    """plan.json with every setting that it lacks at its default, like `fft.experiment.completed`."""
+    kinds = {"tasks": tuple[Data, ...], "original": tuple[Data, ...], "optim": Optim, "retention": Retention}
+    try:
+        parts = {name: validated(kind, data[name], PLAN) for name, kind in kinds.items() if name in data}
+        unlabelled = validated(Texts | None, data.get("unlabelled"), PLAN)
+        method = method_from_json(data["method"], PLAN)
+        return plain(Request(**(data | parts | {"unlabelled": unlabelled, "method": method})).to_json())
+    except (InputError, KeyError, TypeError):
+        return data
+
+
 class Shows:
     """Where the events of a stage go; this one shows nothing."""
 
@@ -131,14 +144,14 @@ def run_sequence(
     out = Path(out)
     refuse_foreign(out, PLAN)
     if (out / PLAN).exists():
-        agree(out / PLAN, request.to_json(), "another sequence")
+        agree(out / PLAN, request.to_json(), "another sequence", completed)
         if (out / RESULT).exists():
             return Sequence(out, read_object(out / RESULT))
     else:
         refuse_taken(out)
     names, data, checkpoint = _read(request)
     with FolderLock(out), unclaimed_if_refused(out, PLAN, unless=f"stage-1/{EXPERIMENT}"):
-        agree(out / PLAN, request.to_json(), "another sequence")
+        agree(out / PLAN, request.to_json(), "another sequence", completed)
         records: list[dict] = []
         for number in range(1, len(request.tasks) + 1):
             with shows(f"stage {number}/{len(request.tasks)}: ") as shown:

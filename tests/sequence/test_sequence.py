@@ -109,6 +109,13 @@ def test_a_finished_sequence_is_only_read_and_another_is_refused(shared, tiny, f
     again = sequence(tiny, out, tasks, "--head", "shared", "--keep", "latest")
     assert (again.code, again.json) == (answer.code, answer.json)
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*.json")} == before
+    plan = json.loads((out / "plan.json").read_text())
+    older = {name: value for name, value in plan.items() if name not in ("gamma", "seed")}
+    del older["optim"]["schedule"], older["tasks"][0]["kind"], older["method"][0]["unit"]
+    (out / "plan.json").write_text(json.dumps(older))
+    again = sequence(tiny, out, tasks, "--head", "shared", "--keep", "latest")
+    assert again.json == answer.json, "what a plan lacks had its default"
+    (out / "plan.json").write_text(json.dumps(plan))
     other = sequence(tiny, out, tasks[::-1], "--head", "shared", "--keep", "latest")
     assert other.code == 2 and "holds another sequence" in other.err and "tasks" in other.err
 
