@@ -5,7 +5,7 @@ from pathlib import Path
 from fft import models, record, retention
 from fft.adapters import trained_adapter
 from fft.contract import selection
-from fft.evaluate import Change
+from fft.evaluate import Change, Interval
 from fft.folder import ADAPTER, MODEL
 from fft.job import Job
 from fft.metrics import METRICS
@@ -17,12 +17,17 @@ KEPT_BASE = "no scored step beat the base: the base is kept, step 0; --keep late
 
 
 def run_record(
-    job: Job, changes: dict[str, Change], history: list[dict], ended: dict, seconds: dict[str, float]
+    job: Job,
+    changes: dict[str, Change],
+    scores: dict[str, Interval],
+    history: list[dict],
+    ended: dict,
+    seconds: dict[str, float],
 ) -> dict:
     """What run.json says, as plain JSON data.
 
-    `changes` are before and after of each task on its test split, `ended` holds steps, best_step, kept_step, stopped,
-    skipped_steps and contract (None without one), `seconds` the wall time of each part.
+    `changes` are before and after of each task on its test split, `scores` the latter alone; `ended` holds steps,
+    best_step, kept_step, stopped, skipped_steps and contract (None without one), `seconds` the wall time of each part.
     """
     experiment = job.experiment
     verdicts = {name: retention.verdict(changes[name], accepted) for name, accepted in job.tolerances.items()}
@@ -49,6 +54,7 @@ def run_record(
         "crossover": _crossover(job, history),
         ORIGINAL: None,
         **{name: change._asdict() for name, change in changes.items()},
+        "scores": {name: score._asdict() for name, score in scores.items()},
         **_judged(verdicts),
         "seconds": {**seconds, "total": sum(seconds.values())},
     }
