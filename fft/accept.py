@@ -79,7 +79,12 @@ def accept(experiment: Experiment, directory: Path, say: Callable[[str], None] =
         names,
         data,
         _identity(checkpoint, data),
-        (*crossing, *_data_notes(data, names, checkpoint.heads), *_probe_notes(data, experiment.retention.probe)),
+        (
+            *checkpoint.notes,
+            *crossing,
+            *_data_notes(data, names, checkpoint.heads),
+            *_probe_notes(data, experiment.retention.probe),
+        ),
         (),
     )
     for budget, original in zip(experiment.budgets, accepted.originals, strict=False):  # without a contract none

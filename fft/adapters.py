@@ -20,6 +20,8 @@ class Adapter(NamedTuple):
     """the heads in theta"""
     primary: str | None
     """the head that becomes the classifier; None: the base's"""
+    notes: tuple[str, ...] = ()
+    """what whoever uses it should be told of its files"""
 
     def on(self, base: Checkpoint) -> Checkpoint:
         """The base with this adapter merged: merge(θ*, θ), the base's other heads beside the adapter's."""
@@ -27,6 +29,7 @@ class Adapter(NamedTuple):
             params=self.method.merge(base.params, self.theta),
             heads={**base.heads, **self.heads},
             primary=self.primary or base.primary,
+            notes=(*base.notes, *self.notes),
         )
 
 

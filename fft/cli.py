@@ -11,9 +11,10 @@ import errno
 import importlib
 import json
 import os
+import shlex
 import sys
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import pairwise, takewhile
 
 from fft.allocator import keep_freed_memory
 from fft.cache import keep_compiled_programs
@@ -38,6 +39,7 @@ COMMANDS = {
 PLAIN_WIDTH = 120
 DISK = (errno.ENOSPC, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EDQUOT)
 SEVERAL = ("--original", "--original-head", "--max-drop", "--tasks")  # flags of one or more values
+FEW = 4  # files that a message names one by one
 CLOSED_PIPE = 141  # 128 + SIGPIPE, as of any command whose reader has gone
 
 
@@ -89,9 +91,12 @@ def _execute(command: str, args: list[str], as_json: bool) -> tuple[dict, int]:
     shown = [tyro.conf.FlagCreatePairsOff, tyro.conf.PositionalMetavarFromFieldName]
     if {"--help", "-h"} & set(args):  # the value None unsets what --config sets; not every flag need say so
         shown.append(tyro.conf.DisallowNone)
-    flags = module.parse(
-        dotted(args, module.Flags), lambda kind, **more: tyro.cli(kind, prog=f"fft {command}", config=shown, **more)
-    )
+
+    def read(kind: type, args: list[str], **more):
+        refuse_second_source(args, kind)
+        return tyro.cli(kind, args=args, prog=f"fft {command}", config=shown, **more)
+
+    flags = module.parse(dotted(args, module.Flags), read)
     # Standard output belongs to the result; what libraries and sweep files print there goes the other way.
     with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
         return module.execute(flags, _console(as_json))
@@ -110,6 +115,33 @@ def refuse_bare(args: Sequence[str]) -> None:
     for name, value in pairwise([*args, None]):
         if name in SEVERAL and (value is None or value.startswith("--")):
             raise InputError(f"{name} needs a value")
+
+
+def refuse_second_source(args: Sequence[str], flags: type) -> None:
+    """Refuse a second file behind a flag of one source, which a shell makes of `--new parts/*.csv`."""
+    from fft.experiment import Data, Texts
+
+    groups = [field.name for field in dataclasses.fields(flags) if field.type in (Data, Texts)]
+    single = [f"--{group}{part}" for group in groups for part in ("", ".validation", ".test")]
+    for at, argument in enumerate(args):
+        name, equals, value = argument.partition("=")
+        first, *words = [value, *args[at + 1 :]] if equals else [*args[at + 1 :], ""]
+        if name in single and (more := list(takewhile(_is_data_file, words))):
+            raise InputError(_one_source(name, [first, *more]))
+
+
+def _one_source(name: str, files: Sequence[str]) -> str:
+    from fft.tasks.convert import joined
+
+    few = len(files) <= FEW
+    named = ", ".join(files) if few else f"{files[0]} to {files[-1]}"
+    join = joined(os.path.splitext(files[0])[1], shlex.join(files) if few else "FILES")
+    return f"{name} takes one source, and here are {len(files)}: {named}. Join them: {join}"
+
+
+def _is_data_file(word: str) -> bool:
+    """Whether a word of the command line looks like a file of data, and not like a folder or a model of the hub."""
+    return bool(os.path.splitext(word)[1]) and not word.startswith(("-", "hf:")) and not os.path.isdir(word)
 
 
 def dotted(args: Sequence[str], flags: type) -> list[str]:

@@ -24,8 +24,8 @@ class PseudoRows(NamedTuple):
     """int32 [N, T], padded to the longest"""
     logits: np.ndarray
     """the base's of the original head, [N, C]"""
-    told: str
-    """how much was masked, and how much of it came out as another token"""
+    told: tuple[str, ...]
+    """how much was masked, and how much of it came out as another token; behind the notes on the filler's files"""
 
 
 def find_filler(source: str | None, base: Path) -> Path:
@@ -79,7 +79,7 @@ def pseudo_rows(
         f"pseudo: {len(seen)} texts filled in by {filler.folder.name}: {drawn.masked} of their {drawn.tokens} tokens "
         f"masked, {drawn.changed} came out as others"
     )
-    return PseudoRows(ids, logits, told)
+    return PseudoRows(ids, logits, (*filler.notes, told))
 
 
 class Filled(NamedTuple):

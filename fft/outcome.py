@@ -1,16 +1,20 @@
 """What came out of a run: run.json, its page and its pictures."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
 
 from fft import models, record, retention
 from fft.adapters import trained_adapter
 from fft.contract import selection
-from fft.evaluate import Change, Interval
 from fft.folder import ADAPTER, MODEL
 from fft.job import Job
 from fft.metrics import METRICS
 from fft.naming import ORIGINAL
-from fft.paths import Params
+from fft.paths import Params, flatten
+from fft.scoring import Tested
 from fft.trainable import parameter_counts
 
 KEPT_BASE = "no scored step beat the base: the base is kept, step 0; --keep latest would keep the last step"
@@ -18,19 +22,19 @@ KEPT_BASE = "no scored step beat the base: the base is kept, step 0; --keep late
 
 def run_record(
     job: Job,
-    changes: dict[str, Change],
-    scores: dict[str, Interval],
+    tested: dict[str, Tested],
     history: list[dict],
     ended: dict,
+    written: Sequence[str],
     seconds: dict[str, float],
 ) -> dict:
     """What run.json says, as plain JSON data.
 
-    `changes` are before and after of each task on its test split, `scores` the latter alone; `ended` holds steps,
-    best_step, kept_step, stopped, skipped_steps and contract (None without one), `seconds` the wall time of each part.
+    `tested` are the tasks on their test splits, `ended` holds steps, best_step, kept_step, stopped, skipped_steps and
+    contract (None without one), `written` what `write_model` told, `seconds` the wall time of each part.
     """
     experiment = job.experiment
-    verdicts = {name: retention.verdict(changes[name], accepted) for name, accepted in job.tolerances.items()}
+    verdicts = {name: retention.verdict(tested[name].change, accepted) for name, accepted in job.tolerances.items()}
     result = {
         "name": experiment.method.label,
         "experiment": experiment.to_json(),
@@ -48,13 +52,13 @@ def run_record(
         },
         "heads": {name: head._asdict() for name, head in job.checkpoint.heads.items()},
         "parameters": parameter_counts(job.base, job.trainable),
-        "notes": [*job.notes, *_kept_note(ended)],
+        "notes": [*job.notes, *_kept_note(ended), *written],
         **ended,
         "history": history,
         "crossover": _crossover(job, history),
         ORIGINAL: None,
-        **{name: change._asdict() for name, change in changes.items()},
-        "scores": {name: score._asdict() for name, score in scores.items()},
+        **{name: task.change._asdict() for name, task in tested.items()},
+        "scores": {name: task.score._asdict() for name, task in tested.items()},
         **_judged(verdicts),
         "seconds": {**seconds, "total": sum(seconds.values())},
     }
@@ -83,18 +87,45 @@ def _kept_note(ended: dict) -> list[str]:
     return [KEPT_BASE] if ended["kept_step"] == 0 else []
 
 
-def write_model(job: Job, directory: Path, params: Params, theta: Params) -> None:
+def write_model(
+    job: Job, directory: Path, params: Params, theta: Params, say: Callable[[str], None]
+) -> tuple[str, ...]:
     """What the run keeps: MODEL, a checkpoint for transformers, or, where none can hold it, ADAPTER, PEFT's files.
 
-    `params` are the merged parameters, `theta` the tree they were merged from.
+    `params` are the merged parameters, `theta` the tree they were merged from. Returns what is to be told of it, which
+    `say` has told.
     """
     if job.experiment.method.plain or params is job.base:
         models.save(job.checkpoint._replace(params=params), directory / MODEL, primary=job.tasks["new"].task.name)
-        return
+        notes = rounding_note(job.base, params, job.checkpoint.raw_config["dtype"])
+        for note in notes:
+            say(f"note: {note}")
+        return notes
     from fft.peft import save_adapter
 
     adapter = trained_adapter(job.experiment.method, job.checkpoint, theta)
     save_adapter(adapter, job.checkpoint, directory / ADAPTER, job.experiment.model.removeprefix("hf:"))
+    return ()
+
+
+def rounding_note(base: Params, params: Params, dtype: str) -> tuple[str, ...]:
+    """That a model is stored with fewer bits than it was trained and scored with, and how many of the weights that
+    training changed the rounding sets back; nothing for float32. Both trees are of float32 arrays.
+    """
+    if dtype == "float32":
+        return ()
+    changed = same = 0
+    for before, after in zip(flatten(base).values(), flatten(params).values(), strict=True):
+        before, after = np.asarray(before), np.asarray(after)
+        moved = before != after
+        changed += int(moved.sum())
+        same += int((before[moved].astype(jnp.dtype(dtype)) == after[moved].astype(jnp.dtype(dtype))).sum())
+    lost = (
+        f": {same:,} of {changed:,} weights that training changed are the same once rounded to {dtype}; a base in "
+        "float32 would keep them"
+    )
+    said = f"the scores are of the float32 weights, {MODEL}/ holds them in {dtype}, as the base is stored"
+    return (said + lost * bool(changed),)
 
 
 def write_outcome(directory: Path, result: dict) -> None:

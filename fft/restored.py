@@ -22,7 +22,7 @@ from fft.trainable import make_trainable
 
 
 def restore(directory: str | Path, which: str | None = None) -> models.Checkpoint:
-    """The model of a run's "best" or "latest" step: (model, params, heads, primary, folder, raw_config).
+    """The model of a run's "best" or "latest" step: (model, params, heads, primary, folder, raw_config, …).
 
     Without `which` it is what the run itself keeps, as RUN/model: the step of Retention.keep, or under a contract the
     point that was chosen.

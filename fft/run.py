@@ -133,8 +133,8 @@ def _run(job: Job, directory: Path, journal: Journal, stop: StopFlag, known: dic
     with journal.clock("scoring"):
         after = scorer.test(params)
     with journal.clock("saving"):
-        write_model(job, directory, params, theta)
-    changes = {name: scorer.change(name, before[name], after[name]) for name in job.tasks}
+        written = write_model(job, directory, params, theta, journal.say)
+    tested = {name: scorer.tested(name, before[name], after[name]) for name in job.tasks}
     ended = {
         "steps": steps,
         "best_step": best_step,
@@ -143,8 +143,7 @@ def _run(job: Job, directory: Path, journal: Journal, stop: StopFlag, known: dic
         "skipped_steps": skipped,
         "contract": contract,
     }
-    scores = {name: scorer.interval(name, after[name]) for name in job.tasks}
-    result = run_record(job, changes, scores, history, ended, journal.seconds)
+    result = run_record(job, tested, history, ended, written, journal.seconds)
     write_outcome(directory, result)
     journal.tell("end", ended["steps"], verdict=result["verdict"])
     return result

@@ -19,16 +19,47 @@ TELLS_DEFAULT = tyro.conf.arg(help_behavior_hint="")
 def validated(kind: Any, data: Any, where: str) -> Any:
     """`data` (plain JSON data) as a value of the type `kind`: no unknown names, no coerced types.
 
-    Errors: InputError that names the path of the offending value, e.g. `experiment.optim.lr`.
+    Errors: InputError that names the path of every offending value, e.g. `experiment.optim.lr`.
     """
     import pydantic
 
     try:
         return pydantic.TypeAdapter(kind).validate_json(json.dumps(data), strict=True)
     except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        path = ".".join([where, *(str(part) for part in first["loc"])])
-        raise InputError(f"{path}: {first['msg'].lower()}, got {first['input']!r}") from None
+        raise InputError("; ".join(_complaints(error.errors(), data, where))) from None
+
+
+def _complaints(errors: Sequence[dict], data: Any, where: str) -> list[str]:
+    """What pydantic finds wrong, one line a value: the types of a union, of which each finds it wrong, are one; of a
+    value and what is in it the latter is told.
+    """
+    found: dict[tuple, tuple[list[str], Any]] = {}
+    for error in errors:
+        path = error["loc"] if error["type"].startswith("missing") else _reached(data, error["loc"])
+        said, _ = found.setdefault(path, ([], error["input"]))
+        said.append(error["msg"].lower().removeprefix("input should be " if said else ""))
+    inner = [path for path in found if not any(path == other[: len(path)] for other in found if other != path)]
+    told = [(".".join([where, *map(str, path)]), " or ".join(dict.fromkeys(found[path][0])), path) for path in inner]
+    return [f"{named}: {said}, got {found[path][1]!r}" for named, said, path in told]
+
+
+def _reached(data: Any, loc: Sequence[str | int]) -> tuple:
+    """The parts of a path that are in the data; the others name the type of a union."""
+    path = []
+    for part in loc:
+        try:
+            data = data[part]
+        except (KeyError, IndexError, TypeError):
+            continue
+        path.append(part)
+    return tuple(path)
+
+
+def says_nothing(value: Any) -> bool:
+    """Whether a setting of a file leaves everything as it is without it: null, false, "", [], or a table of such."""
+    if isinstance(value, dict):
+        return all(map(says_nothing, value.values()))
+    return value is None or value is False or value in ("", [])
 
 
 def at_least(flag: str, value: int, low: int, high: int = MOST_COUNT) -> None:

@@ -5,6 +5,7 @@
 
 import hashlib
 from collections.abc import Callable, Collection
+from typing import NamedTuple
 
 import numpy as np
 
@@ -28,6 +29,13 @@ def scored_logits(predictor: Callable, params: Params, data: TaskData) -> np.nda
     """The logits [N, C] of the rows of data.splits["test"], in their order; `predictor` as of `make_predict`."""
     rows = data.splits["test"]
     return predict(predictor, params, eval_batches(rows, EVAL_BATCH, data.lengths, data.pad_id), len(rows.ids))
+
+
+class Tested(NamedTuple):
+    """A task on its test split: what happened to its score, and the score at the end with an interval of its own."""
+
+    change: Change
+    score: Interval
 
 
 class Scorer:
@@ -101,17 +109,13 @@ class Scorer:
             known[key] = self.test(self.job.base)
         return known[key]
 
-    def change(self, name: str, before: np.ndarray, after: np.ndarray) -> Change:
-        """Before and after of a task from its test logits, with the paired interval; a fresh head has no before."""
+    def tested(self, name: str, before: np.ndarray, after: np.ndarray) -> Tested:
+        """A task from its test logits before and after; a fresh head has no before."""
         metric, labels = self.metric(name), self.job.tasks[name].splits["test"].labels
-        if name == "new" and self.job.fresh_heads:
-            return first_score(metric, labels, predictions(metric.kind, after))
-        return change_between(metric, labels, before, after)
-
-    def interval(self, name: str, after: np.ndarray) -> Interval:
-        """The score of a task from its test logits, with an interval of its own."""
-        metric = self.metric(name)
-        return interval(metric, self.job.tasks[name].splits["test"].labels, predictions(metric.kind, after))
+        guesses = predictions(metric.kind, after)
+        fresh = name == "new" and self.job.fresh_heads
+        change = first_score(metric, labels, guesses) if fresh else change_between(metric, labels, before, after)
+        return Tested(change, interval(metric, labels, guesses))
 
     def _signed(self, name: str, scores: dict) -> float:
         """A score with higher better, whatever the metric."""

@@ -8,7 +8,7 @@ import sys
 import textwrap
 
 import pytest
-from tiny_runs import fft, finish, start
+from tiny_runs import fft, finish, refused, start
 
 from fft.cli import COMMANDS, dotted
 from fft.commands import data, tune
@@ -42,6 +42,32 @@ def test_a_setting_of_a_task_may_be_spelled_with_a_dash_or_a_dot():
     ]
     assert both[0] == both[1] and both[0].new.validation == "v" and both[0].original[0].test == "t"
     assert experiment_of(*MINIMAL, "--original", "o", "--original-head", "fit").original_head == ("fit",)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("data", "a.csv", "b.csv"), "--task takes one source, and here are 2: a.csv, b.csv. Join them: awk"),
+        (("tune", *MINIMAL[:4], "--new", "a.csv", "b c.csv", "--lr", 1), "|| NR == 1' a.csv 'b c.csv' > joined.csv"),
+        (("tune", *MINIMAL, "--new-test=a.csv", "b.csv"), "--new.test takes one source, and here are 2: a.csv, b.csv"),
+        (("tune", *MINIMAL, "--unlabelled", "a.txt", "b.txt"), "--unlabelled takes one source"),
+        (("repair", "m", "r", "--original", "o.csv", "--new", *(f"{n}.csv" for n in range(9))), "9: 0.csv to 8.csv"),
+        (("check", "m", "r", "--original", "o.csv", "p.jsonl", "--max-drop", "1%"), "--original takes one source"),
+    ],
+)
+def test_a_second_file_behind_a_flag_of_one_source(arguments, message):
+    refused(fft(*arguments), message)
+
+
+def test_a_value_or_a_place_behind_a_source_is_no_second_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "base.v1").mkdir()
+    for arguments in (
+        ("check", "--original", "o.csv", "base.v1", "hf:a/b.c", "--max-drop", "1%"),
+        ("tune", *MINIMAL, "--original", "o.csv", "p.csv"),
+    ):
+        answer = fft(*arguments)
+        assert answer.code == 2 and "takes one source" not in answer.err
 
 
 def test_flags_override_the_file_and_the_rest_of_it_stays(tmp_path):

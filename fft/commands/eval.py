@@ -61,7 +61,7 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     data = tasks.prepare_scored(
         task, tasks.read_scored(task), checkpoint, name, checkpoint.heads[name], flags.max_length
     )
-    for warning in data.warnings:
+    for warning in (*checkpoint.notes, *data.warnings):
         console.out(f"note: {warning}", highlight=False)
     rows, metric = data.splits["test"], METRICS[data.task.metric]
     logits = scored_logits(make_predict(checkpoint.model, name), checkpoint.params, data)

@@ -49,9 +49,14 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     from fft.heads import chosen_head
 
     restored = _merged(flags) if flags.adapter else _restored(flags, console)
-    head = chosen_head(restored, flags.head, str(flags.run), "to export")
+    _note(restored.notes, console)
+    wanted = flags.head or restored.heads
+    head = chosen_head(restored, flags.head, str(flags.run), "to export") if wanted else None
     folder = models.save(restored, flags.out, primary=head)
-    console.out(f"wrote {folder} with the head {head} as its classifier", highlight=False)
+    if (dtype := restored.raw_config["dtype"]) != "float32":
+        console.out(f"note: the weights are rounded to {dtype}, as the base is stored", highlight=False)
+    what = f"the head {head} as its classifier" if wanted else "no head"
+    console.out(f"wrote {folder} with {what}", highlight=False)
     return {"folder": str(folder), "head": head, "heads": list(restored.heads)}, 0
 
 
@@ -86,9 +91,15 @@ def _write_adapter(flags: Flags, console: Console) -> tuple[dict, int]:
     base, adapter, source = adapter_of(flags.run, flags.step)
     head = chosen_head(base, flags.head, str(flags.run), "to export")
     folder = save_adapter(adapter, base, flags.out, source.removeprefix("hf:"), head)
+    _note(base.notes, console)
     _warn(flags, console)
     console.out(f"wrote {folder}: the adapter of {adapter.method.name} for {source}, head {head}", highlight=False)
     return {"folder": str(folder), "head": head, "base": source}, 0
+
+
+def _note(notes: tuple[str, ...], console: Console) -> None:
+    for note in notes:
+        console.out(f"note: {note}", highlight=False)
 
 
 def _warn(flags: Flags, console: Console) -> None:

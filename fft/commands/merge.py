@@ -53,6 +53,8 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     task = flags.task if flags.task.source else None
     request = Request(flags.base, flags.tuned, flags.how, flags.settings, flags.heads, flags.head, task)
     found = merge(request, flags.out)
+    for note in found["notes"]:
+        console.out(f"note: {note}", highlight=False)
     if task:
         chosen = ", ".join(found["tuned"][at]["folder"] for at in found["greedy"]["chosen"])
         console.out(f"the greedy soup is of {chosen}", highlight=False)

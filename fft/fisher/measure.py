@@ -85,7 +85,7 @@ def measure(
         agree(out / REQUEST, wanted, "another Fisher pass", lambda stored: {**DEFAULTS, **stored})
         if (out / "provenance.json").exists():
             return
-        for warning in data.warnings:
+        for warning in (*checkpoint.notes, *data.warnings):
             say(f"note: {warning}")
         mesh, params = _placed(request.mesh, checkpoint.params)
         context = Context(

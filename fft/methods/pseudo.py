@@ -57,7 +57,8 @@ class Pseudo(Method):
     def prepare(self, context: Context, key: jax.Array) -> Params:
         """{"ids": int32 [N, T], "logits": the base's [N, C]} at the places of the stream's rows."""
         made = context.pseudo_rows("unlabelled", self.filler, self.share, key)
-        context.note(made.told)
+        for line in made.told:
+            context.note(line)
         return {"ids": jnp.asarray(made.ids), "logits": jnp.asarray(made.logits)}
 
     def inputs(self, stream: str, batch: dict, aux: Params) -> dict:

@@ -10,6 +10,7 @@ from dataclasses import fields
 from fft.errors import InputError
 from fft.models.layers import ACTIVATIONS
 from fft.record import parsed
+from fft.schema import says_nothing
 
 # fmt: off
 HARMLESS = frozenset(
@@ -20,9 +21,9 @@ HARMLESS = frozenset(
         "finetuning_task", "use_cache", "output_attentions", "output_hidden_states", "output_past", "return_dict",
         "gradient_checkpointing", "torchscript", "use_bfloat16", "xla_device", "tf_legacy_loss",
         "chunk_size_feed_forward", "tie_word_embeddings", "tie_encoder_decoder", "tie_last_hidden_states",
-        "tie_weights_", "qa_dropout", "bos_token_id", "eos_token_id", "sep_token_id", "cls_token_id", "mask_token_id",
-        "decoder_start_token_id", "forced_bos_token_id", "forced_eos_token_id", "directionality", "pooler_fc_size",
-        "pooler_num_attention_heads", "pooler_num_fc_layers", "pooler_size_per_head", "pooler_type",
+        "tie_weights_", "qa_dropout", "bos_token_id", "eos_token_id", "eos_token_ids", "sep_token_id", "cls_token_id",
+        "mask_token_id", "decoder_start_token_id", "forced_bos_token_id", "forced_eos_token_id", "directionality",
+        "pooler_fc_size", "pooler_num_attention_heads", "pooler_num_fc_layers", "pooler_size_per_head", "pooler_type",
         "tokenizer_class", "prefix", "task_specific_params", "language", "name", "model_max_length", "max_length",
         "min_length", "do_sample", "early_stopping", "num_beams", "num_beam_groups", "diversity_penalty",
         "temperature", "top_k", "top_p", "typical_p", "repetition_penalty", "length_penalty", "no_repeat_ngram_size",
@@ -44,6 +45,7 @@ PINNED = {
     "sparsity_config": (None,),
     "quantization_config": (None,),
 }
+OLD_VOCABULARY = "vocab_size_or_config_json_file"  # vocab_size once more, or -1, in what transformers 2 wrote
 
 POSITIVE = (
     "vocab_size",
@@ -84,29 +86,40 @@ def read_json(path):
 
 
 def read_config(raw, family, where):
-    """Return the family's frozen config from the raw dict of a config.json.
+    """Return (the family's frozen config, notes) from the raw dict of a config.json.
 
-    Fields that are absent get Hugging Face's defaults, as old transformers versions wrote only what differed.
+    Fields that are absent get Hugging Face's defaults, as old transformers versions wrote only what differed. Unknown
+    fields that say nothing (null, false, empty) are left out, and a note names them.
     Raises InputError naming every field that is unknown, pinned to another value, or out of range.
     """
     known = {field.name for field in fields(family.config)}
-    strange = sorted(set(raw) - known - set(PINNED) - HARMLESS - {"model_type"})
+    config = family.config(**{name: raw[name] for name in known if name in raw})
+    unknown = sorted(set(raw) - known - set(PINNED) - HARMLESS - {"model_type", OLD_VOCABULARY})
+    idle = [name for name in unknown if says_nothing(raw[name])]
+    strange = [name for name in unknown if name not in idle]
+    wrong = [*wrong_pins(raw, config), *wrong_values(config)]
     if strange:
-        raise InputError(
-            f"{where}: field(s) {', '.join(strange)} are not known for model_type {family.name!r}, and might change "
-            "what the model computes; if they do not, delete them from config.json"
+        wrong.append(
+            f"field(s) {', '.join(strange)} are not known for model_type {family.name!r}, and might change what the "
+            "model computes; if they do not, delete them from config.json"
         )
-    for name, allowed in PINNED.items():
+    if wrong:
+        raise InputError(f"{where}: {'; '.join(wrong)}")
+    check_shape(config, where)
+    said = f"{where}: the unknown field(s) {', '.join(idle)} say nothing (null, false, empty) and are left out"
+    return config, (said,) * bool(idle)
+
+
+def wrong_pins(raw, config):
+    """Yield what is wrong with the fields that may only have the value this package computes."""
+    for name, allowed in {**PINNED, OLD_VOCABULARY: (-1, config.vocab_size, None)}.items():
         if name in raw and raw[name] not in allowed:
             wanted = " or ".join(repr(value) for value in allowed)
-            raise InputError(f"{where}: {name} is {raw[name]!r}; only {wanted} is supported")
-    config = family.config(**{name: raw[name] for name in known if name in raw})
-    check_values(config, where)
-    return config
+            yield f"{name} is {raw[name]!r}; only {wanted} is supported"
 
 
-def check_values(config, where):
-    """Refuse values of a wrong type or range, naming the field, what is expected and what came."""
+def wrong_values(config):
+    """Yield what is wrong with values of a wrong type or range: the field, what is expected and what came."""
     for field in fields(config):
         value = getattr(config, field.name)
         wanted = None
@@ -117,17 +130,26 @@ def check_values(config, where):
             wanted = None if field.name == "classifier_dropout" and value is None else "a number in [0, 1)"
         elif field.name in ("layer_norm_eps", "initializer_range") and not (is_number(value) and 0 < value < 1):
             wanted = "a number between 0 and 1"
-        elif field.name == "pad_token_id" and not (type(value) is int and 0 <= value < config.vocab_size):
+        elif field.name == "pad_token_id" and not is_token(value, config.vocab_size):
             wanted = None if value is None and field.default == 0 else "a token id below vocab_size"
         elif field.name in ("hidden_act", "activation") and value not in tuple(ACTIVATIONS):
             wanted = f"a known activation ({', '.join(sorted(ACTIVATIONS))})"
         if wanted:
-            raise InputError(f"{where}: {field.name} must be {wanted}, but is {value!r}")
+            yield f"{field.name} must be {wanted}, but is {value!r}"
+
+
+def check_shape(config, where):
+    """Refuse sizes that do not fit each other."""
     shape = config.shape
     if shape.dim % shape.heads:
         raise InputError(f"{where}: the model width {shape.dim} is not a multiple of its {shape.heads} heads")
     if config.max_positions < 1:
         raise InputError(f"{where}: max_position_embeddings {shape.positions} leaves no usable position")
+
+
+def is_token(value, vocabulary):
+    """True for the id of one of `vocabulary` tokens; a vocabulary that is no number is told by itself."""
+    return type(value) is int and value >= 0 and not (type(vocabulary) is int and value >= vocabulary)
 
 
 def is_number(value):

@@ -22,13 +22,16 @@ OUTSIDE = ("heads/", "pooler/")  # what no masked token depends on
 
 
 class Filler(NamedTuple):
-    """A masked language model: its folder, Model, and parameters, those of its head under "filling"."""
+    """A masked language model: its folder, Model, and parameters, those of its head under "filling"; `notes` are what
+    is to be told of its files.
+    """
 
     folder: Path
     model: Any
     params: dict
     activation: str
     epsilon: float
+    notes: tuple[str, ...] = ()
 
     def logits(self, params: dict, batch: dict, places: jax.Array) -> jax.Array:
         """The logits [B, K, V] at the places int32 [B, K] of ids, mask, types int32 [B, T]; no dropout.
@@ -68,7 +71,8 @@ def load(source, families):
     """
     folder = find(source, families)
     _, raw, family = hf.opened(folder, families)
-    config, tensors = read_config(raw, family, folder / hf.CONFIG), hf.read_weights(folder)
+    config, notes = read_config(raw, family, folder / hf.CONFIG)
+    tensors, wrapped = hf.unwrapped(hf.read_weights(folder), folder)
     names = rename(tensors, family, config, ORIGINAL, folder)
     found = {path: (key, tensors[key]) for key, path in names.items() if not path.startswith(OUTSIDE)}
     body = expected_shapes(family, config, {})
@@ -85,7 +89,8 @@ def load(source, families):
             f"{folder}: {family.filling.decoder}.weight is not the word embeddings, which config.json says"
         )
     activation = family.filling.activation(config)
-    return Filler(folder, build(family, config), to_params(found, shapes, folder), activation, config.shape.epsilon)
+    params = to_params(found, shapes, folder)
+    return Filler(folder, build(family, config), params, activation, config.shape.epsilon, notes + wrapped)
 
 
 def _leaves(family):

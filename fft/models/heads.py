@@ -34,14 +34,20 @@ def classifier_of(raw, family, where):
         return Head("regression", ())
     if problem == "single_label_classification" and len(labels) > 1:
         return Head("classification", labels)
+    why = ": the softmax of one label is always 1, so that its loss would always be 0"
     raise InputError(
-        f"{where}: problem_type {problem!r} with {len(labels)} label(s) is not supported; expected "
-        "single_label_classification with two or more labels, or regression with one"
+        f"{where}: problem_type {problem!r} with {len(labels)} label(s) is not supported"
+        f"{why * (problem == 'single_label_classification')}; expected single_label_classification with two or more "
+        "labels, or regression with one"
     )
 
 
 def read_labels(raw, where):
-    """Return the label names in index order from id2label, or LABEL_0 .. for num_labels (default 2)."""
+    """Return the label names in index order from id2label, or LABEL_0 .. for num_labels (default 2).
+
+    Blanks at the ends of names are kept, but two names that are equal without them are refused: labels of rows have
+    none. So is a label2id that numbers a name of id2label otherwise; other names there change nothing.
+    """
     named = raw.get("id2label")
     if named is None:
         count = 2 if raw.get("num_labels") is None else raw["num_labels"]
@@ -51,9 +57,33 @@ def read_labels(raw, where):
     if not isinstance(named, dict) or {str(key) for key in named} != {str(i) for i in range(len(named))}:
         raise InputError(f"{where}: id2label must map 0 .. {len(named) - 1} to names, but is {named!r}")
     labels = tuple(str(named[str(i)]) for i in range(len(named)))
-    if len(set(labels)) != len(labels):
-        raise InputError(f"{where}: id2label gives one name to two labels: {', '.join(labels)}")
+    bare = [label.strip() for label in labels]
+    if len(set(bare)) != len(labels):
+        named = ", ".join(map(repr, labels))
+        raise InputError(
+            f"{where}: id2label gives one name to two labels, blanks at the ends aside: {named}; rename one of them"
+        )
+    refuse_contradiction(bare, raw.get("label2id"), where)
     return labels
+
+
+def refuse_contradiction(labels, numbers, where):
+    """Refuse a label2id that gives a name of id2label, `labels` in order, another number."""
+    stated = {name.strip(): number for name, number in numbers.items()} if isinstance(numbers, dict) else {}
+    wrong = [at for at, label in enumerate(labels) if label in stated and stated[label] not in (at, str(at))]
+    if wrong:
+        here = ", ".join(f"{labels[at]!r} is {at}" for at in wrong)
+        there = ", ".join(f"{labels[at]!r} is {stated[labels[at]]}" for at in wrong)
+        raise InputError(
+            f"{where}: id2label and label2id contradict each other: in id2label {here}, in label2id {there}; mend the "
+            "one that is wrong"
+        )
+
+
+def alike(one, other):
+    """Whether two heads predict the same: of one kind, with the same labels in order, blanks at their ends aside."""
+    bare = [[label.strip() for label in head.labels] for head in (one, other)]
+    return one.kind == other.kind and bare[0] == bare[1]
 
 
 def label_fields(head):

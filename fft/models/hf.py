@@ -6,12 +6,15 @@ import numpy as np
 
 from fft.errors import InputError, MachineError
 from fft.models.config import read_config, read_json
+from fft.models.folders import ADAPTER_CONFIG, CONFIG, below, instead_of_checkpoint, named
 from fft.models.heads import HEADS_JSON, HEADS_TENSORS, ORIGINAL, classifier_of, read_record, width
 from fft.models.keys import expected_shapes, listed, rename, to_params
 from fft.models.model import Checkpoint, build
-from fft.models.sniff import check_not_pointer, check_safetensors
+from fft.sniff import check_not_pointer, check_safetensors
 
-CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+WRAPPERS = ("_orig_mod.", "module.", "model.")
+"""what torch.compile, DataParallel and modules of one's own put before every name"""
 PATTERNS = ("*.safetensors", "*.json", "vocab.txt", "merges.txt", "*.model")
 CONVERT = (
     'python -c "from transformers import AutoModelForSequenceClassification as M, AutoTokenizer as T; '
@@ -28,10 +31,11 @@ def load(source, families):
     Raises InputError for a checkpoint that is not exactly what its config.json says, MachineError without network.
     """
     folder, raw, family = opened(source, families)
-    config = read_config(raw, family, folder / CONFIG)
-    tensors = read_weights(folder)
+    config, notes = read_config(raw, family, folder / CONFIG)
+    tensors, wrapped = unwrapped(read_weights(folder), folder)
     heads, primary, extra = read_heads(folder, raw, family, tensors)
     names = rename(tensors, family, config, primary or ORIGINAL, folder)
+    refuse_broken_promise(folder, raw, family, tensors)
     found = {path: (key, tensors[key]) for key, path in names.items()}
     found.update({path: (path, value) for path, value in extra.items()})
     shapes = expected_shapes(family, config, {name: width(head) for name, head in heads.items()})
@@ -41,7 +45,8 @@ def load(source, families):
     refuse_not_finite({key: value for key, value in found.values()}, folder)
     raw = {**raw, "dtype": dtype_of(value for _, value in found.values())}
     raw.pop("torch_dtype", None)
-    return Checkpoint(build(family, config), to_params(found, shapes, folder), heads, primary, folder, raw)
+    params = to_params(found, shapes, folder)
+    return Checkpoint(build(family, config), params, heads, primary, folder, raw, notes + wrapped)
 
 
 def has_head(source, families):
@@ -86,10 +91,9 @@ def read_raw(folder):
         what = "is not a folder" if folder.exists() else "does not exist"
         raise InputError(f"the model {folder} {what}; expected a Hugging Face folder, or hf:OWNER/NAME")
     path = folder / CONFIG
-    if (folder / "run.json").is_file() and not path.is_file():
-        raise InputError(f"{folder} is a run of fft; the checkpoint that it left is {folder / 'model'}")
     if not path.is_file():
-        raise InputError(f"{folder} has no {CONFIG}; expected a Hugging Face folder with {CONFIG} and {WEIGHTS}")
+        expected = f"{folder} has no {CONFIG}; expected a Hugging Face folder with {CONFIG} and {WEIGHTS}"
+        raise InputError(instead_of_checkpoint(folder) or expected)
     check_not_pointer(path)
     raw = read_json(path)
     if not isinstance(raw.get("model_type"), str):
@@ -113,22 +117,43 @@ def read_weights(folder):
 
 
 def read_names(folder):
-    """Return the stored names of a folder's tensors, without the tensors."""
-    if (folder / WEIGHTS).exists():
-        return from_file(folder / WEIGHTS, lambda file: list(file.keys()))
-    return list(read_index(folder))
+    """Return the names of a folder's tensors as `unwrapped` leaves them, without the tensors."""
+    stored = (folder / WEIGHTS).exists()
+    names = from_file(folder / WEIGHTS, lambda file: list(file.keys())) if stored else list(read_index(folder))
+    return [name.removeprefix(wrapper_of(names)) for name in names]
+
+
+def unwrapped(tensors, folder):
+    """Return ({name: array} without a prefix that a wrapper put before every stored name, the note that tells it)."""
+    prefix = wrapper_of(tensors)
+    if not prefix:
+        return tensors, ()
+    said = f"{folder}: all {len(tensors)} tensors are stored under names that begin with {prefix!r}; read without it"
+    return {name.removeprefix(prefix): value for name, value in tensors.items()}, (said,)
+
+
+def wrapper_of(names):
+    """Return the prefix, of one or several wrappers, that all of some names have; '' where there is none."""
+    prefix = ""
+    while names and (more := [each for each in WRAPPERS if all(name.startswith(prefix + each) for name in names)]):
+        prefix += more[0]
+    return prefix
 
 
 def read_index(folder):
     """Return {stored name: shard} of a folder's index, or say why there are no weights to read."""
     if not (folder / INDEX).exists():
+        if (folder / ADAPTER_CONFIG).is_file():
+            raise InputError(instead_of_checkpoint(folder))
         pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in folder.glob(pattern))
         if pickles:
             raise InputError(
                 f"{folder} holds its weights only as pickle ({', '.join(pickles)}), which can run code and is never "
                 f"read; convert it, in an environment with torch that you trust it in: {CONVERT}"
             )
-        raise InputError(f"{folder} has neither {WEIGHTS} nor {INDEX}: no weights to load")
+        found = below(folder, WEIGHTS)
+        hint = f"; the checkpoints are in {named(found, folder)}" if found else ""
+        raise InputError(f"{folder} has neither {WEIGHTS} nor {INDEX}: no weights to load{hint}")
     check_not_pointer(folder / INDEX)
     weight_map = read_json(folder / INDEX).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
@@ -177,11 +202,6 @@ def stores_head(names, family):
 def read_heads(folder, raw, family, tensors):
     """Return ({name: Head}, primary name, {our path: array} of the heads Hugging Face does not store)."""
     stored = stores_head(tensors, family)
-    declared = any(str(name).endswith("ForSequenceClassification") for name in raw.get("architectures") or ())
-    if declared and not stored:
-        raise InputError(
-            f"{folder}: config.json promises a classifier, but there is no {family.head_rows[-1][0]}.weight"
-        )
     classifier = classifier_of(raw, family, folder / CONFIG) if stored else None
     if not (folder / HEADS_JSON).exists():
         return ({ORIGINAL: classifier}, ORIGINAL, {}) if stored else ({}, None, {})
@@ -195,6 +215,15 @@ def read_heads(folder, raw, family, tensors):
     if any(path.startswith(f"heads/{primary}/") for path in extra):
         raise InputError(f"{folder / HEADS_TENSORS} holds the head {primary!r}, which is the stored classifier already")
     return heads, primary, extra
+
+
+def refuse_broken_promise(folder, raw, family, names):
+    """Refuse a folder whose config.json promises a classifier that is not among the names of its tensors."""
+    declared = any(str(name).endswith("ForSequenceClassification") for name in raw.get("architectures") or ())
+    if declared and not stores_head(names, family):
+        raise InputError(
+            f"{folder}: config.json promises a classifier, but there is no {family.head_rows[-1][0]}.weight"
+        )
 
 
 def refuse_not_finite(tensors, where):

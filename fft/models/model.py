@@ -42,7 +42,8 @@ class Checkpoint(NamedTuple):
     """A model with its weights and where they came from.
 
     `primary` names the head stored as Hugging Face's classifier (None: the checkpoint has no head); `raw_config` is
-    config.json as read, with 'dtype' set to the dtype of the stored weights.
+    config.json as read, with 'dtype' set to the dtype of the stored weights; `notes` are what whoever uses it should
+    be told of its files.
     """
 
     model: Model
@@ -51,6 +52,7 @@ class Checkpoint(NamedTuple):
     primary: str | None
     folder: Path
     raw_config: dict
+    notes: tuple[str, ...] = ()
 
 
 class Filling(NamedTuple):

@@ -16,6 +16,7 @@ from fft.evaluate import change_between, interval, predictions
 from fft.experiment import Data
 from fft.heads import chosen_head
 from fft.identity import base_sha256
+from fft.models.heads import alike
 from fft.pairs.damage import by_label, further, newly
 from fft.pairs.pair import Outputs, Pair, load_pair, outputs
 from fft.record import environment, plain, read_object
@@ -83,6 +84,7 @@ def check(request: Request) -> Checked:
         "base": {"folder": pair.base.name, "sha256": base_sha256(pair.base.checkpoint)},
         "tuned": {"folder": pair.tuned.name, "sha256": base_sha256(pair.tuned.checkpoint)},
         "held_out": request.held_out,
+        "notes": pair.notes,
         "original": judged,
         "new": next((task for role, task, _ in found if role == "new"), None),
         **environment(),
@@ -115,7 +117,8 @@ def _original(pair: Pair, asked: Asked, request: Request) -> tuple[dict, list[di
 def _new(pair: Pair, asked: Asked, request: Request) -> tuple[dict, list[dict]]:
     """The record of the new task and its examples."""
     tuned_head = chosen_head(pair.tuned.checkpoint, asked.head, pair.tuned.name, "to score with")
-    known = pair.base.checkpoint.heads.get(tuned_head) == pair.tuned.checkpoint.heads[tuned_head]
+    own = pair.base.checkpoint.heads.get(tuned_head)
+    known = own is not None and alike(own, pair.tuned.checkpoint.heads[tuned_head])
     base_head = tuned_head if known else None
     found = outputs(pair, asked.data, base_head, tuned_head, request.max_length, request.held_out)
     record = _record(asked.data.source, base_head, tuned_head, found)

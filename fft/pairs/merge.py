@@ -17,6 +17,7 @@ from fft.merging.formulas import greedy_soup
 from fft.merging.recipes import WAYS, Models, Settings, check, merged
 from fft.metrics import METRICS
 from fft.models import Checkpoint, Head
+from fft.models.heads import alike
 from fft.models.hf import refuse_not_finite
 from fft.pairs.heldout import HeldOut, refuse_undefined
 from fft.pairs.pair import Side, refuse_other_shape, refuse_other_vocabulary
@@ -134,7 +135,9 @@ def _named(base: Side, tuned: Sequence[Side], apart: bool) -> Named:
         for name, head in side.checkpoint.heads.items():
             tries = itertools.chain([name], (f"{name}_{number}" for number in itertools.count(2)))
             own[name] = next(
-                each for each in tries if each not in own.values() and (each not in heads or met.get(each) == head)
+                each
+                for each in tries
+                if each not in own.values() and (each not in heads or (each in met and alike(met[each], head)))
             )
             heads[own[name]] = head
         names.append(own)
@@ -172,6 +175,7 @@ def _told(
         ],
         "heads": {name: {"kind": head.kind, "labels": list(head.labels)} for name, head in heads.items()},
         "primary": primary,
+        "notes": [note for side in (base, *tuned) for note in side.checkpoint.notes],
         **({} if ingredients is None else {"greedy": ingredients}),
         **record.environment(),
     }

@@ -13,6 +13,7 @@ from fft.fisher.storage import unpack
 from fft.heads import chosen_head, unused_head
 from fft.identity import base_sha256
 from fft.models import Checkpoint, Head
+from fft.models.heads import alike
 from fft.pairs.pair import load_pair, refuse_other_vocabulary
 from fft.paths import Params
 
@@ -56,7 +57,7 @@ def load_sides(
     learned = chosen_head(now, new_head, tuned, "to score the new task with")
     known, known_new = (folder and _fisher(folder, one) for folder, one in ((fisher, old), (new_fisher, now)))
     name = learned
-    if learned in old.heads and old.heads[learned] != now.heads[learned]:
+    if learned in old.heads and not alike(old.heads[learned], now.heads[learned]):
         name = unused_head(None, "new", [*old.heads, *now.heads])
         known_new = known_new and _renamed(known_new, learned, name)
     renamed = {name if head == learned else head: kind for head, kind in now.heads.items()}
@@ -75,7 +76,7 @@ def load_sides(
             role: {"source": source.source, "splits": data[role].identity}
             for role, source in (("original", original), ("new", new))
         },
-        "notes": [f"{role}: {warning}" for role, found in data.items() for warning in found.warnings],
+        "notes": pair.notes + [f"{role}: {warning}" for role, found in data.items() for warning in found.warnings],
     }
     return Sides(old.params, merged, data, (known, known_new) if known else None, told)
 
@@ -104,7 +105,7 @@ def _read(
 
 def _refuse_other_labels(base: str, heads: dict[str, Head], tuned: str, others: dict[str, Head]) -> None:
     for name in heads.keys() & others.keys():
-        if heads[name] != others[name]:
+        if not alike(heads[name], others[name]):
             raise InputError(
                 f"the head {name!r} is for {_told(heads[name])} in {base} and for {_told(others[name])} in {tuned}; "
                 "two heads of one name are merged, so they must agree. Name the new task's with --new-head"

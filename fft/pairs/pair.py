@@ -16,6 +16,7 @@ from fft.heads import only_head
 from fft.metrics import METRICS, Metric
 from fft.models import Checkpoint
 from fft.models.config import ONLY_TRAINING
+from fft.models.heads import alike
 from fft.pairs.answers import answers, named
 from fft.restored import model_folder
 from fft.scoring import scored_logits
@@ -37,6 +38,11 @@ class Pair(NamedTuple):
     base: Side
     tuned: Side
     predictor: Callable
+
+    @property
+    def notes(self) -> list[str]:
+        """What is to be told of the files of both."""
+        return [*self.base.checkpoint.notes, *self.tuned.checkpoint.notes]
 
 
 class Outputs(NamedTuple):
@@ -138,7 +144,7 @@ def refuse_other_shape(base: Side, tuned: Side, done: str) -> None:
 def refuse_other_labels(pair: Pair, base_head: str, tuned_head: str) -> None:
     """Refuse two heads that differ in kind or in their labels."""
     heads = pair.base.checkpoint.heads[base_head], pair.tuned.checkpoint.heads[tuned_head]
-    if heads[0] == heads[1]:
+    if alike(*heads):
         return
     said = [
         f"the head {name!r} of {side.name} is for {head.kind}" + (f" into {', '.join(head.labels)}" * bool(head.labels))

@@ -98,7 +98,7 @@ def load_subject(request: Request) -> Subject:
         "tuned": {"folder": request.tuned, "sha256": base_sha256(now)},
         "heads": {"base": head, "tuned": tuned_head},
         "data": {"source": request.original.source, "splits": data.identity},
-        "notes": [*data.warnings],
+        "notes": [*pair.notes, *data.warnings],
     }
     return Subject(old, base, tuned, data, request.fisher and _artefact(request.fisher, old, data.task), told)
 

@@ -1,13 +1,13 @@
 """The names PEFT gives to what an adapter holds, and ours: one list of tensors that writing and reading share."""
 
-import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from fft.errors import InputError
 from fft.models.keys import body_keys, expected_shapes, head_keys
 from fft.paths import compile_pattern
 from fft.peft.config import Linear, Targeted
+from fft.schema import listed
 
 TRANSPOSED = ("/kernel", "/lora_a", "/lora_b")
 
@@ -77,9 +77,13 @@ class Layout(NamedTuple):
         return Tensor(prefix + name, own[::-1] if path.endswith(TRANSPOSED) else own, path, own)
 
 
-def layout_of(family: Any, config: Any, head: str | None, classes: int) -> Layout:
-    """The layout of a family's model of this size with a head of `classes` outputs; without one, of the encoder."""
-    names = {f"{family.prefix}.{name}": path for name, path in body_keys(family, config).items()}
+def layout_of(family: Any, config: Any, head: str | None, classes: int, bare: bool = False) -> Layout:
+    """The layout of a family's model of this size with a head of `classes` outputs; without one, of the encoder.
+
+    `bare`: the encoder's names stand without its prefix, as in a model that is nothing else.
+    """
+    before = "" if bare else f"{family.prefix}."
+    names = {f"{before}{name}": path for name, path in body_keys(family, config).items()}
     heads = {} if head is None else {head: classes}
     names |= {} if head is None else head_keys(family, head)
     sizes = config.shape
@@ -87,16 +91,18 @@ def layout_of(family: Any, config: Any, head: str | None, classes: int) -> Layou
     return Layout(names, shapes, family.prefix, sizes.dim, sizes.depth, sizes.heads)
 
 
-def targeted(config: Targeted, modules: dict[str, Any], kind: str) -> dict[str, Any]:
+def targeted(
+    config: Targeted, modules: dict[str, Any], kind: str, among: Callable[[str], bool] = lambda name: True
+) -> dict[str, Any]:
     """Those of some modules that a config's target_modules name, by PEFT's rules; `kind` is what they are called.
 
-    A text is a regular expression over whole names; a list holds names, or how names end after a dot. exclude_modules
-    is read likewise, and modules_to_save are no targets.
+    A text is a regular expression over whole names; a list holds names, or how names end after a dot, which stands for
+    those `among` which they are to be. exclude_modules is read likewise, and modules_to_save are no targets.
     """
     chosen = {
         name: place
         for name, place in modules.items()
-        if _named(config.target_modules, name)
+        if _named(config.target_modules, name, among)
         and not _named(config.exclude_modules or [], name)
         and not any(f".{saved}." in f".{name}." for saved in config.modules_to_save or [])
     }
@@ -107,25 +113,22 @@ def targeted(config: Targeted, modules: dict[str, Any], kind: str) -> dict[str, 
 
 def linear_targets(config: Linear, layout: Layout) -> dict[str, tuple[str, int, int]]:
     """The dense layers that a config is for, {module: (our module, fan in, fan out)}; layers_to_transform keeps the
-    blocks of these numbers.
+    blocks of these numbers, which stand in a name behind layers_pattern, or behind anything.
     """
-    within = {
-        name: place for name, place in layout.linear().items() if _in_layers(config.layers_to_transform, place[0])
-    }
-    return targeted(config, within, "linear layer")
+    wanted = listed(config.layers_to_transform)
+    patterns = [compile_pattern(rf"(?:.*?\.)?{each}\.(\d+)\.") for each in listed(config.layers_pattern or r"[^.]*")]
+
+    def among(name: str) -> bool:
+        found = next(filter(None, (pattern.match(name) for pattern in patterns)), None)
+        return not wanted or (found is not None and int(found[1]) in wanted)
+
+    return targeted(config, layout.linear(), "linear layer", among)
 
 
-def _named(wanted: str | list[str], name: str) -> bool:
+def _named(wanted: str | list[str], name: str, among: Callable[[str], bool] = lambda name: True) -> bool:
     if isinstance(wanted, str):
         return bool(compile_pattern(wanted).fullmatch(name))
-    return any(name == each or name.endswith(f".{each}") for each in wanted)
-
-
-def _in_layers(wanted: int | list[int] | None, path: str) -> bool:
-    if wanted is None or wanted == []:
-        return True
-    found = re.match(r"layers/(\d+)/", path)
-    return found is not None and int(found[1]) in (wanted if isinstance(wanted, list) else [wanted])
+    return name in wanted or (any(name.endswith(f".{each}") for each in wanted) and among(name))
 
 
 def _around(name: str) -> list[str]:

@@ -1,14 +1,14 @@
 """PEFT's LORA: LoRA, with use_rslora and use_dora its two variants."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar
 
 from fft.methods import DoRA, LoRA, RsLoRA
 from fft.methods.dora import MAGNITUDE
 from fft.methods.lora import A, B, modules_of
-from fft.peft.config import Empty, Format, Linear
+from fft.peft.config import Format, Linear
 from fft.peft.layout import Layout, Tensor, linear_targets
 
 PREFIX = "base_model.model."
@@ -23,31 +23,32 @@ class Config(Linear):
     lora_dropout: float = 0.0
     use_rslora: bool = False
     use_dora: bool = False
-    init_lora_weights: Literal[True, False, "gaussian", "orthogonal", "eva"] = True  # the others change the base too
-    bias: Literal["none"] = "none"
-    lora_bias: Literal[False] = False
-    rank_pattern: Empty = None
-    alpha_pattern: Empty = None
-    layers_pattern: Empty = None
-    target_parameters: Empty = None
-    trainable_token_indices: Empty = None
-    layer_replication: Empty = None
-    loftq_config: Empty = None
-    megatron_config: None = None
-    alora_invocation_tokens: Empty = None
-    use_qalora: Literal[False] = False
-    use_bdlora: None = None
-    eva_config: None = None
-    corda_config: None = None
-    lora_ga_config: None = None
-    velora_config: None = None
-    arrow_config: None = None
-    monteclora_config: None = None
-    kasa_config: None = None
     megatron_core: Any = None
     qalora_group_size: Any = None
     runtime_config: Any = None
     ensure_weight_tying: Any = None
+    eva_config: Any = None  # how A began no longer matters
+    unset: ClassVar[tuple[str, ...]] = (
+        *Linear.unset,
+        *("rank_pattern", "alpha_pattern", "lora_bias", "target_parameters", "trainable_token_indices"),
+        *(
+            "layer_replication",
+            "loftq_config",
+            "alora_invocation_tokens",
+            "use_qalora",
+            "use_bdlora",
+            "megatron_config",
+        ),
+        *("corda_config", "lora_ga_config", "velora_config", "arrow_config", "monteclora_config", "kasa_config"),
+    )
+    allowed: ClassVar[Mapping[str, tuple[tuple, str]]] = {
+        **Linear.allowed,
+        "bias": (("none",), "it trains biases of the base too, which fft does not compute"),
+        "init_lora_weights": (
+            (True, False, "gaussian", "orthogonal", "eva"),
+            "it changes the base's own weights too, which are not in the adapter",
+        ),
+    }
 
 
 def describe(method: LoRA, layout: Layout, paths: Iterable[str]) -> dict:

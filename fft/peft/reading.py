@@ -1,5 +1,6 @@
 """Adapters in: a folder of PEFT's, strict both ways against the base it is for."""
 
+import re
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -10,15 +11,22 @@ from fft.errors import InputError
 from fft.methods import from_json
 from fft.models import FAMILIES, Head
 from fft.models.config import read_json
+from fft.models.folders import instead_of_adapter
 from fft.models.heads import HEADS_JSON, ORIGINAL, check_name, read_record, width
 from fft.models.hf import read_tensors, refuse_not_finite
-from fft.models.keys import listed
-from fft.models.sniff import check_not_pointer
+from fft.models.keys import body_keys, listed
 from fft.paths import unflatten
+from fft.peft.config import MERGE, read_config
 from fft.peft.layout import layout_of
+from fft.peft.prompt import KEY as PROMPT_KEY
 from fft.peft.writing import CONFIG, WEIGHTS
-from fft.schema import validated
+from fft.sniff import check_not_pointer
 
+WORDS = "embed/word/embedding"
+STATE_DICT = re.compile(  # the name of the adapter in the keys, or what wraps the modules of the base
+    r"\.(lora_(embedding_)?[AB]|lora_magnitude_vector|ln_tuning_layers|ia3_l|modules_to_save)\.(?!(weight|bias)$)"
+    r"|\.(base_layer|original_module)\.|^prompt_encoder\."
+)
 PICKLE = "adapter_model.bin"
 CONVERT = (
     'python -c "import torch; from safetensors.torch import save_file as s; '
@@ -39,16 +47,69 @@ def load(folder, base, formats):
             f"{folder}: peft_type {raw['peft_type']!r} is not supported; supported are {', '.join(formats)}"
         )
     form = formats[raw["peft_type"]]
-    config = validated(form.config, raw, str(folder / CONFIG))
+    config, notes = read_config(form.config, raw, str(folder / CONFIG))
     method = from_json([form.method(config)], str(folder / CONFIG))
-    stored = read_weights(folder)
     family = FAMILIES[base.model.family]
+    stored, left_out = without_ignored(read_weights(folder), form.prefix, family, folder)
+    refuse_no_adapter(stored, folder)
     name, head, own = head_of(folder, stored, base, f"{form.prefix}{family.head_rows[-1][0]}.weight")
-    layout = layout_of(family, base.model.config, name, 0 if head is None else width(head))
-    places = [*form.tensors(config, layout), *layout.whole(form.prefix, config.saved)]
+    bare = is_bare(stored, form.prefix, family, base.model.config)
+    layout = layout_of(family, base.model.config, name, 0 if head is None else width(head), bare)
+    places = {place.key: place for place in (*form.tensors(config, layout), *layout.whole(form.prefix, config.saved))}
+    places |= saved_words(stored, layout, form.prefix, folder, base.folder)
     refuse_not_finite(stored, folder)
-    theta = to_theta(stored, {place.key: place for place in places}, folder, base.folder)
-    return Adapter(method, theta, {name: head} if own else {}, name if own else None)
+    theta = to_theta(stored, places, folder, base.folder)
+    return Adapter(method, theta, {name: head} if own else {}, name if own else None, notes + left_out)
+
+
+def without_ignored(stored, prefix, family, folder):
+    """Return ({key: array} without what adapts modules that the family ignores in checkpoints too, notes of it)."""
+    ignored = [re.compile(pattern) for pattern in family.ignored]
+    short = {key: key.removeprefix(prefix).removeprefix(f"{family.prefix}.") for key in stored}
+    gone = [key for key in stored if key.startswith(prefix) and any(each.fullmatch(short[key]) for each in ignored)]
+    if not gone:
+        return stored, ()
+    said = f"{folder}: a {family.name} classifier has no modules for {listed(gone)}; they are left out"
+    return {key: value for key, value in stored.items() if key not in gone}, (said,)
+
+
+def refuse_no_adapter(stored, folder):
+    """Refuse tensors that are a state dict of the model, not what PEFT's save_pretrained writes, and LoRA's own kind of
+    matrices for embeddings.
+    """
+    where = folder / WEIGHTS
+    if wrong := [key for key in stored if STATE_DICT.search(key) or not key.startswith(("base_model.", PROMPT_KEY))]:
+        raise InputError(
+            f"{where}: a state dict was saved, not an adapter: it holds {wrong[0]}. Save the adapter with PEFT, "
+            "model.save_pretrained(DIR)"
+        )
+    if embedded := [key for key in stored if ".lora_embedding_" in key]:
+        named = ", ".join(dict.fromkeys(key.partition(".lora_embedding_")[0] for key in embedded))
+        raise InputError(f"{where}: LoRA on embeddings is not read, and is here on {named}; {MERGE}")
+
+
+def is_bare(stored, prefix, family, config):
+    """Whether the adapter was trained on the encoder alone, whose names have no prefix."""
+    inside = tuple({f"{prefix}{name.split('.')[0]}." for name in body_keys(family, config)})
+    return any(key.startswith(inside) for key in stored)
+
+
+def saved_words(stored, layout, prefix, folder, base):
+    """Return {key: Tensor} of the word embeddings where the adapter brings them, as PEFT does for a resized vocabulary.
+
+    Raises InputError where there are more or fewer of them than in the base.
+    """
+    name = next(name for name, path in layout.names.items() if path == WORDS)
+    place, value = layout.tensor(prefix, name, WORDS), stored.get(prefix + name)
+    if value is None:
+        return {}
+    words, known = (shape[0] if shape else 0 for shape in (value.shape, place.shape))
+    if words != known:
+        raise InputError(
+            f"{folder}: the adapter was trained on a vocabulary of {words}, the base ({base}) has {known}: give the "
+            f"base with the same tokens, saved after model.resize_token_embeddings({words})"
+        )
+    return {place.key: place}
 
 
 def read_raw(folder):
@@ -57,7 +118,8 @@ def read_raw(folder):
         what = "is not a folder" if folder.exists() else "does not exist"
         raise InputError(f"the adapter {folder} {what}; expected a folder with {CONFIG} and {WEIGHTS}")
     if not (folder / CONFIG).is_file():
-        raise InputError(f"{folder} has no {CONFIG}; expected an adapter of PEFT, with {CONFIG} and {WEIGHTS}")
+        meant = instead_of_adapter(folder) or f"expected an adapter of PEFT, with {CONFIG} and {WEIGHTS}"
+        raise InputError(f"{folder} has no {CONFIG}; {meant}")
     check_not_pointer(folder / CONFIG)
     raw = read_json(folder / CONFIG)
     if not isinstance(raw.get("peft_type"), str):

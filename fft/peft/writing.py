@@ -7,8 +7,8 @@ from fft.models import FAMILIES
 from fft.models.export import write_json, write_tensors, written_whole
 from fft.models.heads import HEADS_JSON, width, write_record
 from fft.paths import flatten
+from fft.peft.config import read_config
 from fft.peft.layout import layout_of
-from fft.schema import validated
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
@@ -35,7 +35,7 @@ def save(adapter, base, folder, name, formats, head=None):
         **form.describe(adapter.method, layout, flatten(adapter.theta)),
         "modules_to_save": list(layout.above()),
     }
-    config = validated(form.config, fields, CONFIG)
+    config, _ = read_config(form.config, fields, CONFIG)
     places = [*form.tensors(config, layout), *layout.whole(form.prefix, config.saved)]
     tensors = {place.key: np.ascontiguousarray(place.theirs(np.asarray(leaves[place.path]))) for place in places}
     with written_whole(folder) as partial:

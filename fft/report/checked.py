@@ -119,8 +119,8 @@ def _share(record: dict[str, Any], task: dict[str, Any]) -> str:
 
 
 def all_notes(record: dict[str, Any]) -> list[str]:
-    """The notes of every task, with its name."""
-    return [f"{name}: {note}" for name, task in _tasks(record) for note in task["notes"]]
+    """The notes of the checkpoints, and those of every task, with its name."""
+    return record["notes"] + [f"{name}: {note}" for name, task in _tasks(record) for note in task["notes"]]
 
 
 def _title(task: dict[str, Any], which: str) -> str:

@@ -15,10 +15,10 @@ import numpy as np
 
 from fft.errors import InputError
 from fft.tasks.headed import OneHead
+from fft.tasks.missing import among_numbers, is_missing, missing_labels, refuse_missing
+from fft.tasks.numbers import INTEGER, has_comma, is_fraction, is_number, whole, without_point
 from fft.tasks.rows import Label, Rows
 
-_INTEGER = re.compile(r"-?(0|[1-9][0-9]*)")
-_FLOAT = re.compile(r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+|[0-9]+)([eE][-+]?[0-9]+)?")
 _GENERIC = re.compile(r"LABEL_[0-9]+")
 
 
@@ -72,19 +72,30 @@ class Classify(OneHead):
         return jnp.broadcast_to(classes[:, None], logits.shape[::-1]), jax.nn.softmax(logits).T
 
 
+def class_texts(rows: Rows) -> list[str]:
+    """The label of every row as a class name, before any head is asked; 1.0 among whole numbers is 1."""
+    texts = [str(label) for label in rows.labels]
+    kinds = [text for text in set(texts) if not is_missing(text)]
+    plain = dict(zip(kinds, without_point(kinds), strict=True))
+    return [plain.get(text, text) for text in texts]
+
+
 def label_names(rows: Rows) -> tuple[str, ...]:
     """The class names of `rows`: whole numbers in numeric order ('0', '1', ...), else names in alphabetic order.
 
-    Raises InputError for labels that are fractions (that is regression), negative, or of one class only.
+    Raises InputError for labels that are fractions (that is regression), negative, missing values among numbers, or of
+    one class only.
     """
+    if among_numbers(rows):
+        refuse_missing(rows)
     _refuse_fractions(rows)
-    names = {str(label) for label in rows.labels}
-    whole = all(_INTEGER.fullmatch(name) for name in names)
-    if whole:
+    names = set(class_texts(rows))
+    numbers = all(INTEGER.fullmatch(name) for name in names)
+    if numbers:
         _refuse_negative(rows)
     if len(names) < 2:
         raise InputError(f"{rows.source}: every row has the label {names.pop()!r}; classification needs two or more")
-    return tuple(sorted(names, key=int if whole else str))
+    return tuple(sorted(names, key=int if numbers else str))
 
 
 def encode_labels(
@@ -92,36 +103,55 @@ def encode_labels(
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     """Class numbers int32 [N] and the class names; `labels` fixes the names, None takes those of `rows`.
 
-    With fixed names a label is one of them, in any case where that is unambiguous. With `numbers`, rows that have only
-    whole numbers where no name is a number have class numbers, as in Hugging Face's id2label.
-    Raises InputError naming the row of an unknown label, a negative one or one >= C.
+    With fixed names a label is one of them, whatever blanks a name has at its ends (labels of rows have none), in any
+    case where that is unambiguous, and 1.0 is 1. With `numbers`, rows that have only whole numbers where no name is a
+    number have class numbers, as in Hugging Face's id2label.
+    Raises InputError naming the row of an unknown label, a negative one, one >= C, or a missing value.
     """
     if labels is None:
         names = label_names(rows)
         at = {name: index for index, name in enumerate(names)}
-        return np.array([at[str(label)] for label in rows.labels], np.int32), names
-    names = tuple(labels)
-    if not any(_FLOAT.fullmatch(name) for name in names):
+        return np.array([at[text] for text in class_texts(rows)], np.int32), names
+    names = tuple(name.strip() for name in labels)
+    refuse_missing(rows, known=names)
+    if not any(is_fraction(name) or has_comma(name) for name in names):
         _refuse_fractions(rows)
-    numbered = numbers and not any(_INTEGER.fullmatch(name) for name in names) and _all_whole(rows)
+    numbered = numbers and all(whole(name) is None for name in names) and _all_whole(rows)
     known: dict[Label, int] = {}
     found = np.empty(len(rows.labels), np.int32)
     for row, label in enumerate(rows.labels):
         if label not in known:
             known[label] = _class_of(label, names, numbered, f"{rows.source}, row {rows.numbers[row]}")
         found[row] = known[label]
-    return found, names
+    return found, tuple(labels)
+
+
+def label_notes(rows: Rows, labels: Sequence[str], given: bool) -> list[str]:
+    """What a user should know of how labels were read; `given`: the names are those of a head that was there."""
+    notes = []
+    if given and numbers_for_names(rows, labels):
+        named = ", ".join(f"{at} = {name}" for at, name in enumerate(labels))
+        notes.append(f"labels are numbers, read as the head's classes: {named}")
+    if not given:
+        notes += missing_labels(rows)
+    names = {name.strip() for name in labels}
+    pointed = [text for text in set(map(str, rows.labels)) - names if not INTEGER.fullmatch(text)]
+    if read := {text: value for text in pointed if (value := whole(text)) is not None}:
+        example = max(read, key=read.get)
+        meant = next((name for name in names if whole(name) == read[example]), read[example])
+        notes.append(f"labels {example} are read as {meant}")
+    return notes
 
 
 def numbers_for_names(rows: Rows, labels: Sequence[str]) -> bool:
     """True when `rows` has class numbers although the head's classes have real names: worth telling the user."""
-    if any(_INTEGER.fullmatch(name) or _GENERIC.fullmatch(name) for name in labels):
+    if any(whole(name.strip()) is not None or _GENERIC.fullmatch(name.strip()) for name in labels):
         return False
     return _all_whole(rows)
 
 
 def _all_whole(rows: Rows) -> bool:
-    return all(_INTEGER.fullmatch(str(label)) for label in rows.labels)
+    return all(whole(str(label)) is not None for label in rows.labels)
 
 
 def _class_of(label: Label, names: tuple[str, ...], numbered: bool, where: str) -> int:
@@ -129,17 +159,19 @@ def _class_of(label: Label, names: tuple[str, ...], numbered: bool, where: str) 
     text = str(label)
     if text in names:
         return names.index(text)
+    value = whole(text)
     near = [index for index, name in enumerate(names) if name.casefold() == text.casefold()]
+    near = near or [index for index, name in enumerate(names) if value is not None and whole(name) == value]
     if len(near) == 1:
         return near[0]
-    if _INTEGER.fullmatch(text):
-        if int(text) < 0:
+    if value is not None:
+        if value < 0:
             raise InputError(f"{where}: label {text}: {_UNLABELLED}")
-        if numbered and int(text) < len(names):
-            return int(text)
+        if numbered and value < len(names):
+            return value
     close = difflib.get_close_matches(text, names, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
-    if not close and all(name.startswith("LABEL_") for name in names):
+    if not close and all(_GENERIC.fullmatch(name) or (value is None and INTEGER.fullmatch(name)) for name in names):
         hint = " If these are the same classes, give them their names in id2label of config.json"
     ids = f", or 0 to {len(names) - 1}" if numbered else ""
     raise InputError(f"{where}: unknown label {text!r}; the head has {', '.join(map(repr, names))}{ids}.{hint}")
@@ -151,18 +183,22 @@ _UNLABELLED = (
 
 
 def _refuse_fractions(rows: Rows) -> None:
-    texts = [str(label) for label in rows.labels]
-    if not all(_FLOAT.fullmatch(text) or text in ("nan", "inf", "-inf") for text in texts):
+    """Raise InputError, at the first of them, where all labels are numbers and some are not whole."""
+    pairs = [(number, str(label)) for number, label in zip(rows.numbers, rows.labels, strict=True)]
+    pairs = [pair for pair in pairs if not is_missing(pair[1])]
+    if not all(is_number(text) or has_comma(text) for _, text in pairs):
         return
-    for number, text in zip(rows.numbers, texts, strict=True):
-        if not re.fullmatch(r"[-+]?[0-9]+", text):
-            raise InputError(
-                f"{rows.source}, row {number}: label {text} is not a whole number, so this is no class. Classes are "
-                "names or whole numbers; for a numeric target use kind regression (--new.kind regression)."
-            )
+    if fractions := [pair for pair in pairs if is_fraction(pair[1]) or has_comma(pair[1])]:
+        number, text = min(fractions)
+        what = "seems to be a number with a decimal comma" if has_comma(text) else "is not a whole number"
+        point = ", and write it with a point, as 0.5" if has_comma(text) else ""
+        raise InputError(
+            f"{rows.source}, row {number}: label {text} {what}, so this is no class. Classes are names or whole "
+            f"numbers; for a numeric target use kind regression (--new.kind regression){point}."
+        )
 
 
 def _refuse_negative(rows: Rows) -> None:
-    for number, label in zip(rows.numbers, rows.labels, strict=True):
-        if int(label) < 0:
+    for number, label, text in zip(rows.numbers, rows.labels, class_texts(rows), strict=True):
+        if int(text) < 0:
             raise InputError(f"{rows.source}, row {number}: label {label}: {_UNLABELLED}")

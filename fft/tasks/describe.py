@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from fft.errors import InputError
-from fft.tasks.classify import label_names
+from fft.tasks.classify import class_texts, label_names
+from fft.tasks.missing import among_numbers, missing_labels, missing_texts, present
 from fft.tasks.regress import encode_targets
 from fft.tasks.rows import Columns, Rows
 from fft.tasks.splits import make_splits, text_keys
@@ -29,14 +30,10 @@ def describe(data: Any, folder: Path | str | None = None, max_length: int = 128)
     splits = {role: _split(rows, data.kind, tokenizer, max_length) for role, rows in found.rows.items()}
     troubles = list(found.warnings)
     for role, rows in found.rows.items():
-        try:
-            if data.kind == "regression":
-                encode_targets(rows)
-            else:
-                label_names(rows)
-        except InputError as error:
-            troubles.append(f"{role}: {error}")
-        if clashes := _clashes(rows):
+        troubles += [f"{role}: {told}" for told in (*missing_labels(rows), *missing_texts(rows))]
+        if told := _refusal(rows, data.kind):
+            troubles.append(f"{role}: {told}")
+        if clashes := _clashes(rows, data.kind):
             troubles.append(f"{role}: {clashes} texts stand there with different labels")
         if splits[role]["cut"]:
             troubles.append(f"{role}: {splits[role]['cut']} texts are longer than {max_length} tokens and would be cut")
@@ -50,6 +47,18 @@ def describe(data: Any, folder: Path | str | None = None, max_length: int = 128)
     }
 
 
+def _refusal(rows: Rows, kind: str) -> str:
+    """Why training would refuse the labels of some rows, missing values aside, which have troubles of their own."""
+    if kind == "regression" or among_numbers(rows):
+        rows = present(rows)
+    try:
+        if rows.labels:
+            encode_targets(rows) if kind == "regression" else label_names(rows)
+    except InputError as error:
+        return str(error)
+    return ""
+
+
 def _split(rows: Rows, kind: str, tokenizer: Tokenizer | None, max_length: int) -> dict:
     if tokenizer is None:
         pairs = rows.pairs if rows.pairs is not None else [""] * len(rows.texts)
@@ -59,7 +68,7 @@ def _split(rows: Rows, kind: str, tokenizer: Tokenizer | None, max_length: int) 
     if kind == "regression":
         values = {"targets": _targets(rows)}
     else:
-        counts = Counter(str(label) for label in rows.labels)
+        counts = Counter(class_texts(rows))
         values = {"labels": dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))}
     return {
         "rows": len(rows.texts),
@@ -71,17 +80,18 @@ def _split(rows: Rows, kind: str, tokenizer: Tokenizer | None, max_length: int) 
 
 
 def _targets(rows: Rows) -> dict:
-    """Quantiles of the targets; none when they are not numbers (a trouble says so)."""
+    """Quantiles of the targets that are there; none when they are not numbers (a trouble says so)."""
     try:
-        targets = encode_targets(rows)
+        targets = encode_targets(present(rows))
     except InputError:
         return {}
-    return {str(q): float(np.quantile(targets, q)) for q in QUANTILES}
+    return {str(q): float(np.quantile(targets, q)) for q in QUANTILES} if len(targets) else {}
 
 
-def _clashes(rows: Rows) -> int:
+def _clashes(rows: Rows, kind: str) -> int:
     """Different texts that stand there with more than one label."""
     labels: dict[bytes, set] = {}
-    for key, label in zip(text_keys(rows), rows.labels, strict=True):
+    values = rows.labels if kind == "regression" else class_texts(rows)
+    for key, label in zip(text_keys(rows), values, strict=True):
         labels.setdefault(key, set()).add(label)
     return sum(len(found) > 1 for found in labels.values())

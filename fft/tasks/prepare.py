@@ -8,7 +8,8 @@ import numpy as np
 from fft.errors import InputError
 from fft.metrics import METRICS
 from fft.tasks.batches import bucket_lengths
-from fft.tasks.classify import Classify, encode_labels, numbers_for_names
+from fft.tasks.classify import Classify, encode_labels, label_notes
+from fft.tasks.missing import missing_texts, refuse_missing
 from fft.tasks.regress import Regress, encode_targets
 from fft.tasks.rows import Columns, Rows
 from fft.tasks.sources import ROLES, open_source
@@ -167,15 +168,21 @@ def _labelling_rows(found: Splits) -> Rows:
 def _task(data: Any, name: str, head: Any, rows: Rows) -> Task:
     """The task of a Data setting; its metric must exist and be of its kind."""
     if head is not None and head.kind != data.kind:
-        raise InputError(f"{data.source}: the head {name!r} is for {head.kind}, the data are named as {data.kind}")
+        raise InputError(
+            f"{data.source}: the head {name!r} is for {head.kind}, the data are named as {data.kind}. Give their "
+            f"kind as {head.kind} (--task.kind {head.kind}, or --original.kind, --new.kind), or a head for {data.kind}"
+        )
     metric = data.metric or DEFAULT_METRICS[data.kind]
     fitting = [known for known in METRICS if METRICS[known].kind == data.kind]
     if metric not in fitting:
         raise InputError(f"metric {metric!r} does not fit {data.kind}; choose from {', '.join(fitting)}")
     if data.kind == "regression":
+        refuse_missing(rows, "target")
         return Regress(name, metric)
-    labels = encode_labels(rows)[1] if head is None else tuple(head.labels)
-    return Classify(name, labels, metric)
+    if head is None:
+        return Classify(name, encode_labels(rows)[1], metric)
+    refuse_missing(rows, known=head.labels)
+    return Classify(name, tuple(head.labels), metric)
 
 
 def _encoded(task: Task, rows: dict[str, Rows], checkpoint: Any, max_length: int | None, numbers: bool) -> TaskData:
@@ -188,9 +195,8 @@ def _encoded(task: Task, rows: dict[str, Rows], checkpoint: Any, max_length: int
             labels = encode_targets(part)
         else:
             labels, _ = encode_labels(part, task.labels, numbers)
-            if numbers and numbers_for_names(part, task.labels):
-                named = ", ".join(f"{at} = {name}" for at, name in enumerate(task.labels))
-                warnings.append(f"{role}: labels are numbers, read as the head's classes: {named}")
+            warnings += [f"{role}: {note}" for note in label_notes(part, task.labels, given=numbers)]
+        warnings += [f"{role}: {note}" for note in missing_texts(part)]
         splits[role], cut = encode(tokenizer, part, labels, max_length, config.vocab_size, config.max_positions)
         if role != "train" and (reason := _undefined(task, labels)):
             warnings.append(f"{role}: {reason}")

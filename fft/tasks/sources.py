@@ -2,13 +2,14 @@
 
 import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from fft.errors import InputError, MachineError
+from fft.errors import FFTError, InputError, MachineError
+from fft.tasks.folders import saved_to_disk
 from fft.tasks.readers import read_file
-from fft.tasks.rows import Columns, Rows, collect, require_columns
+from fft.tasks.rows import Columns, Rows, collect_named, require_columns
 
 ROLES = ("train", "validation", "test")
 SPELLINGS = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
@@ -48,6 +49,31 @@ def read_source(source: str, columns: Columns) -> dict[str, Rows]:
     return {name: opened.read(name, columns) for name in opened.splits}
 
 
+@contextlib.contextmanager
+def _as_one_message(source: str) -> Iterator[None]:
+    """Raise whatever the library behind a source raises as InputError, or as MachineError where the system failed."""
+    try:
+        yield
+    except FFTError:
+        raise
+    except Exception as error:
+        system = isinstance(error, OSError) and not isinstance(error, FileNotFoundError)
+        told = (str(error).splitlines() or [""])[0].rstrip(".")
+        message = f"{source}: cannot be read: {type(error).__name__}: {told}. Fetch or prepare it anew."
+        raise (MachineError if system else InputError)(message) from error
+
+
+def _fetched(source: str, records: Iterable[Mapping]) -> Iterator[Mapping]:
+    """The records of a library's reader, which opens its files only as they are reached."""
+    records, end = iter(records), object()
+    while True:
+        with _as_one_message(source):
+            record = next(records, end)
+        if record is end:
+            return
+        yield record
+
+
 def _open_file(source: str, path: str) -> Source:
     if not path:
         raise InputError(f"{source!r}: no path given")
@@ -68,7 +94,8 @@ def _open_tfds(source: str, rest: str) -> Source:
     if name.startswith("huggingface:"):
         raise InputError(f"{source}: use hf:{name.removeprefix('huggingface:')} for a data set of the Hugging Face hub")
     folder = Path(name).expanduser()
-    builder = _folder_builder(folder) if folder.is_dir() else _named_builder(source, name)
+    with _as_one_message(source):
+        builder = _folder_builder(folder) if folder.is_dir() else _named_builder(source, name)
     return _from_builder(source, builder, split)
 
 
@@ -81,6 +108,8 @@ def _folder_builder(folder: Path):
     """The builder of a prepared folder, the one that holds dataset_info.json."""
     import tensorflow_datasets as tfds
 
+    if told := saved_to_disk(folder):
+        raise InputError(told)
     if not (folder / "dataset_info.json").is_file():
         below = [path.parent.name for path in sorted(folder.glob("*/dataset_info.json"))]
         hint = f" Name one of its folders: {', '.join(below)}." if below else ""
@@ -116,13 +145,15 @@ def _from_builder(source: str, builder, split: str) -> Source:
         features = builder.info.features
         require_columns(source, sorted(features), columns)  # tfds keeps no order
         names = _class_names(features, columns)
-        try:
-            records = builder.as_data_source(name)
-        except NotImplementedError as error:
-            raise InputError(
-                f"{source}: not prepared as array_record, which reading without TensorFlow needs: {error}"
-            ) from None
-        return _collect_named(source if split else f"{source}/{name}", columns, records, names)
+        with _as_one_message(source):
+            try:
+                records = builder.as_data_source(name)
+            except NotImplementedError as error:
+                raise InputError(
+                    f"{source}: not prepared as array_record, which reading without TensorFlow needs: {error}"
+                ) from None
+        where = source if split else f"{source}/{name}"
+        return collect_named(where, columns, _fetched(where, records), names)
 
     return Source(source, (split,) if split else splits, read)
 
@@ -130,25 +161,6 @@ def _from_builder(source: str, builder, split: str) -> Source:
 def _class_names(features, columns: Columns) -> list[str] | None:
     """The names of the classes where the label column holds their numbers."""
     return None if columns.label is None else getattr(features[columns.label], "names", None)
-
-
-def _collect_named(source: str, columns: Columns, records, names: list[str] | None) -> Rows:
-    """Rows of dict records; class numbers become their names."""
-
-    def rows():
-        for number, record in enumerate(records, 1):
-            record = {name: record[name] for name in columns.named()}
-            label = record.get(columns.label)
-            if names is not None and label is not None:
-                if not 0 <= label < len(names):
-                    raise InputError(
-                        f"{source}, row {number}: label {label} is none of the {len(names)} classes; negative numbers "
-                        "mark unlabelled rows. Name a labelled split."
-                    )
-                record[columns.label] = names[label]
-            yield f"row {number}", record
-
-    return collect(source, columns, rows())
 
 
 def _open_hf(source: str, rest: str) -> Source:
@@ -162,14 +174,17 @@ def _open_hf(source: str, rest: str) -> Source:
         raise InputError(
             f"{source}: a local folder {name!r} would be read in place of the hub's; use file: or another folder"
         )
-    try:
-        loaded = datasets.load_dataset(name, config or None)
-    except datasets.exceptions.DatasetNotFoundError as error:
-        raise InputError(f"{source}: {error}") from None
-    except ValueError as error:  # a config that is missing or unknown
-        raise InputError(f"{source}: {error}. Name a configuration as hf:NAME:CONFIG.") from None
-    except OSError as error:
-        raise MachineError(f"{source}: the hub cannot be reached: {error}. With a network, run this again.") from error
+    with _as_one_message(source):
+        try:
+            loaded = datasets.load_dataset(name, config or None)
+        except datasets.exceptions.DatasetNotFoundError as error:
+            raise InputError(f"{source}: {error}") from None
+        except ValueError as error:  # a config that is missing or unknown
+            raise InputError(f"{source}: {error}. Name a configuration as hf:NAME:CONFIG.") from None
+        except OSError as error:
+            raise MachineError(
+                f"{source}: the hub cannot be reached: {error}. With a network, run this again."
+            ) from error
     splits = tuple(loaded)
     if split and split not in splits:
         raise InputError(f"{source}: no split {split!r}; there are {', '.join(splits)}")
@@ -178,7 +193,8 @@ def _open_hf(source: str, rest: str) -> Source:
         table = loaded[part]
         require_columns(source, table.column_names, columns)
         names = _class_names(table.features, columns)
-        return _collect_named(source if split else f"{source}/{part}", columns, table, names)
+        where = source if split else f"{source}/{part}"
+        return collect_named(where, columns, _fetched(where, table), names)
 
     return Source(source, (split,) if split else splits, read)
 

@@ -96,3 +96,15 @@ def test_what_fills_nothing_in_is_refused(tmp_path):
         models.find_filler(untied)
     with pytest.raises(InputError, match="does not exist"):
         models.find_filler(tmp_path / "nowhere")
+
+
+def test_a_prefix_before_all_names_is_left_out_and_told(tmp_path):
+    folder = oracle.save(oracle.make("roberta", "ForMaskedLM"), tmp_path / "plain")
+
+    def wrap(tensors):
+        for name in list(tensors):
+            tensors[f"module.{name}"] = tensors.pop(name)
+
+    wrapped = models.load_filler(changed(folder, tmp_path / "wrapped", wrap))
+    assert "begin with 'module.'" in wrapped.notes[0] and len(wrapped.notes) == 1
+    jax.tree.map(np.testing.assert_array_equal, wrapped.params, models.load_filler(folder).params)

@@ -224,6 +224,56 @@ def test_harmless_metadata_is_accepted(folder):
     models.load(folder)
 
 
+OLD = {
+    "eos_token_ids": 0,
+    "vocab_size_or_config_json_file": -1,
+    "adapters": {"adapters": {}, "config_map": {}, "fusion_config_map": {}, "fusions": {}},
+    "prediction_heads": {},
+    "custom_heads": {},
+    "structure": [],
+    "pre_trained": "",
+    "xla": False,
+    "num_choices": None,
+}
+
+
+@pytest.mark.parametrize("family", oracle.FAMILIES)
+def test_what_old_versions_wrote_is_read_and_a_note_names_what_says_nothing(sources, family, tmp_path):
+    folder = shutil.copytree(sources[family], tmp_path / "old")
+    raw = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(raw | OLD))
+    checkpoint = models.load(folder)
+    same_params(checkpoint.params, models.load(sources[family]).params)
+    (note,) = checkpoint.notes
+    named = "adapters, custom_heads, num_choices, pre_trained, prediction_heads, structure, xla"
+    assert note.startswith(f"{folder / 'config.json'}: the unknown field(s) {named} say nothing")
+    assert models.load(models.save(checkpoint, tmp_path / "saved")).notes[0].startswith(str(tmp_path / "saved"))
+    assert models.load(sources[family]).notes == ()
+
+
+def test_the_old_name_of_the_vocabulary_may_repeat_it(folder):
+    for same in (61, -1):
+        change_config(folder, vocab_size_or_config_json_file=same)
+        assert models.load(folder).notes == ()
+    change_config(folder, vocab_size_or_config_json_file=62)
+    refused(folder, "vocab_size_or_config_json_file is 62; only -1 or 61")
+
+
+def test_all_that_is_wrong_with_a_config_is_one_message(folder):
+    change_config(
+        folder,
+        adapters={"adapters": {"qa": "pfeiffer"}, "config_map": {}},
+        temperatures=[1.0],
+        custom_heads={},
+        zeros=0,
+        is_decoder=True,
+        hidden_dropout_prob=2,
+        vocab_size_or_config_json_file="x",
+    )
+    refused(folder, "field(s) adapters, temperatures, zeros are not known", "is_decoder is True", "delete them")
+    refused(folder, "hidden_dropout_prob must be", "vocab_size_or_config_json_file is 'x'; only -1 or 61")
+
+
 @pytest.mark.parametrize(
     ("name", "content", "part"),
     [

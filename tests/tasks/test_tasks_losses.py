@@ -1,11 +1,13 @@
 """Labels become class numbers or are refused by row; the losses are the closed forms, one number an example."""
 
+import re
+
 import jax
 import numpy as np
 import pytest
 
 from fft.errors import InputError
-from fft.tasks.classify import Classify, encode_labels, numbers_for_names
+from fft.tasks.classify import Classify, encode_labels, label_notes, numbers_for_names
 from fft.tasks.regress import Regress, encode_targets
 from fft.tasks.rows import Rows
 
@@ -52,6 +54,12 @@ def test_squared_error():
         ([3, 0, 1], ("0", "1", "3"), [2, 0, 1]),
         (["1", "x"], ("1", "x"), [0, 1]),
         (["1.5", "x"], ("1.5", "x"), [0, 1]),
+        (["1.0", "x"], ("1.0", "x"), [0, 1]),
+        (["0,5", "x"], ("0,5", "x"), [0, 1]),
+        (["1.0", "0.0", "1."], ("0", "1"), [1, 0, 1]),
+        ([1.0, 0, 2e0], ("0", "1", "2"), [1, 0, 2]),
+        (["1.0", "02", "+3"], ("1", "2", "3"), [0, 1, 2]),
+        (["01", "2", "+3"], ("+3", "01", "2"), [1, 2, 0]),
     ],
 )
 def test_names_of_a_new_head(labels, names, numbers):
@@ -68,11 +76,20 @@ def test_names_of_a_new_head(labels, names, numbers):
         ([1, 0], ("NEGATIVE", "POSITIVE"), [1, 0]),
         ([1, 3], ("0", "1", "3"), [1, 2]),
         (["A", "a"], ("a", "A"), [1, 0]),
+        (["1.0", "0.0"], ("0.0", "1.0"), [1, 0]),
+        (["1", "2.00", 2], ("2.0", "1.0"), [1, 0, 0]),
+        (["1.0", "0"], ("0", "1"), [1, 0]),
+        ([1.0, 0.0], ("NEGATIVE", "POSITIVE"), [1, 0]),
+        ([1.0, 0.0], ("LABEL_0", "LABEL_1"), [1, 0]),
+        (["1,5", "0,5"], ("0,5", "1,5"), [1, 0]),
+        (["pos", "NEG"], ("neg ", "\tpos"), [1, 0]),
+        (["2", "1"], ("1 ", "2"), [1, 0]),
         ([0.5, 1.5], ("1.5", "0.5"), [1, 0]),
     ],
 )
 def test_names_of_a_fixed_head(labels, names, numbers):
-    assert encode_labels(rows_of(labels), names)[0].tolist() == numbers
+    found, kept = encode_labels(rows_of(labels), names)
+    assert (found.tolist(), kept) == (numbers, names)
 
 
 @pytest.mark.parametrize(
@@ -82,15 +99,23 @@ def test_names_of_a_fixed_head(labels, names, numbers):
         (["0", "1", "-1"], None, r"file\.csv, row 7: label -1: -1 and other negative numbers mark unlabelled rows"),
         ([0, 1, -1], ("no", "yes"), "row 7: label -1: .*unlabelled"),
         ([0, 1, 2], ("no", "yes"), "row 7: unknown label '2'; the head has 'no', 'yes', or 0 to 1"),
-        ([0, 1, 2], ("0", "1"), "row 7: unknown label '2'; the head has '0', '1'"),
+        ([0, 1, 2], ("0", "1"), r"row 7: unknown label '2'; the head has '0', '1'\.$"),
         (["yes", "yess"], ("no", "yes"), "row 6: unknown label 'yess'.*Did you mean 'yes'"),
+        (["a", "b"], ("0", "LABEL_1"), "unknown label 'a'.*If these are the same classes.*id2label"),
         (["yes", "1"], ("no", "yes"), "row 6: unknown label '1'"),
         (["b", "AA"], ("aa", "Aa", "b"), "row 6: unknown label 'AA'"),
         (["a", "a"], None, "every row has the label 'a'"),
-        (["1.0", "0.0"], None, r"row 5: label 1\.0 is not a whole number.*kind regression"),
+        (["1.0", "2.5"], None, r"row 6: label 2\.5 is not a whole number.*kind regression"),
+        (["1.0", "-1.0"], None, r"row 6: label -1\.0: .*unlabelled"),
+        (["1.0", "1"], None, "every row has the label '1'"),
+        ([1.0, 2.5], ("0", "1"), r"row 6: label 2\.5 is not a whole number"),
+        (["1.0", "2.0"], ("0.0", "1.0"), r"row 6: unknown label '2\.0'; the head has '0\.0', '1\.0'\."),
         ([1, 2.5], None, r"row 6: label 2\.5 is not a whole number.*kind regression"),
-        ([1.0, 2.0], ("no", "yes"), r"row 5: label 1\.0 is not a whole number"),
-        ([float("nan"), 1], None, "label nan is not a whole number"),
+        ([1.0, 2.0], ("no", "yes"), r"row 6: unknown label '2\.0'; the head has 'no', 'yes', or 0 to 1"),
+        ([1.0, 0.5], ("no", "yes"), r"row 6: label 0\.5 is not a whole number"),
+        ([float("inf"), 1], None, "label inf is not a whole number"),
+        (["2", "0,5", "NA"], None, "row 6: label 0,5 seems to be a number with a decimal comma.*a point, as 0.5"),
+        (["1,0", "2,0"], ("no", "yes"), "row 5: label 1,0 seems to be a number with a decimal comma"),
     ],
 )
 def test_bad_labels(labels, names, message):
@@ -99,6 +124,49 @@ def test_bad_labels(labels, names, message):
         return
     with pytest.raises(InputError, match=message):
         encode_labels(rows_of(labels), names)
+
+
+MISSING = ("NA", "N/A", "n/a", "nan", "NaN", "null", "NULL", "None", "none", r"\N", "<NA>", "#N/A")
+
+
+@pytest.mark.parametrize("spelling", [*MISSING, float("nan")])
+def test_missing_values_among_numbers(spelling):
+    told = rf"file\.csv, row 6: the (label|target) '{re.escape(str(spelling))}' reads like a missing value; 2 rows have"
+    for labels in (["0", spelling, "1", spelling], [0, spelling, 1.0, spelling], ["0.5", spelling, "1", spelling]):
+        for names in (None, ("0", "1"), ("no", "yes")):
+            with pytest.raises(InputError, match=told):
+                encode_labels(rows_of(labels), names)
+        with pytest.raises(InputError, match=told):
+            encode_targets(rows_of(labels))
+
+
+def test_missing_values_among_names():
+    labels = rows_of(["yes", "None", "no", "None", "NA"])
+    assert encode_labels(labels)[1] == ("NA", "None", "no", "yes")
+    told = "rows have the label '{}', which reads like a missing value"
+    assert label_notes(labels, ("NA", "None", "no", "yes"), given=False) == [
+        f"1 {told.format('NA')}", f"2 {told.format('None')}",
+    ]  # fmt: skip
+    assert label_notes(labels, ("na", "None", "no", "yes"), given=True) == []
+    assert encode_labels(labels, ("na", "none ", "no", "yes"))[0].tolist() == [3, 1, 2, 1, 0]
+    with pytest.raises(
+        InputError, match="row 6: the label 'None' reads like a missing value; 2 rows have such a label"
+    ):
+        encode_labels(labels, ("NA", "no", "yes"))
+    with pytest.raises(InputError, match="row 5: the label 'NA' reads like a missing value; it is the only such"):
+        encode_labels(rows_of(["NA", "no"]), ("no", "yes"))
+    with pytest.raises(InputError, match="row 5: the label 'NA' reads like a missing value; 2 rows"):
+        encode_labels(rows_of(["NA", "NULL"]))
+    assert encode_labels(rows_of(["na", "Null"]))[1] == ("Null", "na")
+
+
+def test_notes_of_how_labels_were_read():
+    assert label_notes(rows_of(["1.0", "0.0"]), ("0", "1"), given=False) == ["labels 1.0 are read as 1"]
+    assert label_notes(rows_of(["1", "2.00"]), ("2.0 ", "1.0"), given=True) == ["labels 2.00 are read as 2.0"]
+    numbers = "labels are numbers, read as the head's classes: 0 = no, 1 = yes"
+    assert label_notes(rows_of([1.0]), ("no", "yes"), given=True) == [numbers, "labels 1.0 are read as 1"]
+    for labels, names in ((["1", "0"], ("0", "1")), (["1.0"], ("0.0", "1.0")), (["1.0", "x"], ("1.0", "x"))):
+        assert label_notes(rows_of(labels), names, given=True) == []
 
 
 def test_numbers_only_stand_for_names_where_asked():
@@ -114,7 +182,13 @@ def test_targets():
     assert encode_targets(rows_of(["1.5", "-2e-1", "3"])).tolist() == np.array([1.5, -0.2, 3], np.float32).tolist()
 
 
-@pytest.mark.parametrize("label", ["nan", "inf", "-Infinity", "1e39", "good", float("nan"), float("inf")])
+def test_a_target_with_a_decimal_comma():
+    for label in ("0,5", "-1.234,56", ",5", "1,5e3"):
+        with pytest.raises(InputError, match=rf"row 6: target '{label}' is not a number; it seems .* decimal comma"):
+            encode_targets(rows_of([1, label]))
+
+
+@pytest.mark.parametrize("label", ["inf", "-Infinity", "1e39", "good", "NAN", float("inf")])
 def test_bad_targets(label):
     with pytest.raises(InputError, match=r"file\.csv, row 6: target .*(not a finite|not a number)"):
         encode_targets(rows_of([1, label]))

@@ -103,7 +103,7 @@ def test_warnings(model, tmp_path):
         (lines(40, label=lambda n: "yes"), {}, None, "every row has the label 'yes'"),
         (lines(40, label=lambda n: "yes"), {}, Head("classification", ("no", "yes")), "training rows have one label"),
         (lines(40, label=lambda n: 1), {"kind": "regression"}, None, "training rows have one target"),
-        (lines(40), {}, Head("regression", ()), "head 'new' is for regression, the data are named as classification"),
+        (lines(40), {}, Head("regression", ()), "head 'new' is for regression, .*Give their kind as regression"),
         (lines(40), {"metric": "pearson"}, None, "metric 'pearson' does not fit classification; choose from accuracy"),
         (lines(40), {}, Head("classification", ("a", "b")), r"unknown label '(no|yes)'; the head has 'a', 'b'"),
         (lines(40, label=lambda n: n % 3), {}, Head("classification", ("a", "b")), "row 3: unknown label '2'"),
@@ -161,6 +161,53 @@ def test_drop_overlap(model, tmp_path):
     assert found.identity["train"]["sha256"] != new.identity["train"]["sha256"]
     with pytest.raises(InputError, match="scored on the text of every training row"):
         drop_overlap(new, scored._replace(keys={"test": new.keys["train"]}))
+
+
+def test_whole_numbers_with_a_point_are_the_same_classes(model, tmp_path):
+    plain = write_csv(tmp_path / "a.csv", lines(60, label=lambda n: n % 2))
+    pointed = write_csv(tmp_path / "b.csv", lines(60, label=lambda n: f"{n % 2}.0"))
+    one, other = prepared(model, Data(plain)), prepared(model, Data(pointed))
+    assert one.task == other.task and one.identity == other.identity and one.task.labels == ("0", "1")
+    assert one.warnings == () and other.warnings == tuple(f"{role}: labels 1.0 are read as 1" for role in one.splits)
+    test = write_csv(tmp_path / "t.csv", lines(20, 60, label=lambda n: f"{n % 2}.0"))
+    assert prepared(model, Data(plain, test=test)).warnings == ("test: labels 1.0 are read as 1",)
+    mixed = write_csv(tmp_path / "m.csv", [*lines(60, label=lambda n: n % 2), *lines(60, label=lambda n: f"{n % 2}.0")])
+    found = describe(Data(mixed))
+    assert found["troubles"] == [] and sum(split["labels"]["1"] for split in found["splits"].values()) == 60
+
+
+def test_missing_values(model, tmp_path):
+    told = "rows have the label 'NA', which reads like a missing value"
+    numbers = write_csv(tmp_path / "a.csv", lines(100, label=lambda n: "NA" if n % 10 == 3 else f"{n % 2}.0"))
+    for kind in ("classification", "regression"):
+        found = describe(Data(numbers, kind=kind))
+        counts = [int(trouble.split()[1]) for trouble in found["troubles"] if trouble.endswith(told)]
+        assert sum(counts) == 10 and len(counts) == len(found["troubles"])
+        heads = (None, Head("classification", ("0", "1")) if kind == "classification" else Head("regression", ()))
+        for head in heads:
+            with pytest.raises(InputError, match=r"row 4: the (label|target) 'NA' reads like .*; 10 rows have such a"):
+                prepared(model, Data(numbers, kind=kind), head)
+    assert found["splits"]["train"]["targets"]["1.0"] == 1.0
+    assert set(describe(Data(numbers))["splits"]["train"]["labels"]) == {"0", "1", "NA"}
+    paired = [f"{line.replace(',', ',w1,')}" for line in lines(100)]
+    paired[2:4] = ["nan,w1,NA", "w5,None,yes"]
+    test = write_csv(tmp_path / "t.csv", paired[:4], "text,pair,label")
+    data = Data(write_csv(tmp_path / "b.csv", paired, "text,pair,label"), pair="pair", test=test)
+    wanted = {
+        "test: 1 rows have the label 'NA', which reads like a missing value",
+        "test: 1 texts are 'nan', which reads like a missing value",
+        "test: 1 second texts are 'None', which reads like a missing value",
+    }
+    assert wanted <= set(describe(data)["troubles"])
+    found = prepared(model, data, Head("classification", ("NA", "no", "yes")))
+    assert wanted - set(found.warnings) == {"test: 1 rows have the label 'NA', which reads like a missing value"}
+    with pytest.raises(InputError, match=r"t\.csv, row 3: the label 'NA' reads like a missing value; it is the only"):
+        prepared(model, data)  # no training row has it
+    none = write_csv(tmp_path / "c.csv", lines(60, label=lambda n: "None" if n % 3 else "yes"))
+    assert all("'None', which reads like" in note for note in prepared(model, Data(none)).warnings)
+    assert len(prepared(model, Data(none)).warnings) == len(describe(Data(none))["troubles"]) == 3
+    only = describe(Data(write_csv(tmp_path / "d.csv", lines(60, label=lambda n: "NA")), kind="regression"))
+    assert only["splits"]["train"]["targets"] == {} and len(only["troubles"]) == 3
 
 
 def test_describe(model, tmp_path):

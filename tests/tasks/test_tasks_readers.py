@@ -2,13 +2,14 @@
 
 import json
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from fft.errors import InputError
 from fft.tasks.readers import read_file
-from fft.tasks.rows import Columns
+from fft.tasks.rows import Columns, collect
 
 
 def read(tmp_path, name, content, columns=Columns()):  # noqa: B008 (frozen)
@@ -40,6 +41,34 @@ def test_texts_without_labels(tmp_path):
     assert read_file(tmp_path / "a.parquet", bare).texts == ["a"]
     with pytest.raises(InputError, match="no column 'label' for the label"):
         read(tmp_path, "a.txt", "one")
+
+
+@pytest.mark.parametrize("header", ["text,label,,", "text,label,note,note", " text ,label, ,"])
+def test_columns_that_nobody_reads_may_have_any_name(tmp_path, header):
+    rows = read(tmp_path, "a.csv", f"{header}\na,1,,\nb,0,x,\n")
+    assert (rows.texts, rows.labels) == (["a", "b"], ["1", "0"])
+    table = pa.table([["a", "b"], [1, 0], ["x", "y"], ["x", "y"]], names=["text", "label", "note", "note"])
+    pq.write_table(table, tmp_path / "a.parquet")
+    assert read_file(tmp_path / "a.parquet", Columns()).labels == [1, 0]
+    pq.write_table(table.rename_columns(["text", "label", "label", "note"]), tmp_path / "a.parquet")
+    with pytest.raises(InputError, match="two columns are named 'label', and one is wanted for the label"):
+        read_file(tmp_path / "a.parquet", Columns())
+
+
+def test_rows_without_any_value_are_refused_together(tmp_path):
+    filled = "".join(f"a {n},1,\n" for n in range(40))
+    with pytest.raises(InputError, match=r"row 41 \(line 42\): rows 41 to 60 are empty\. Remove them\."):
+        read(tmp_path, "a.csv", f"text,label,more\n{filled}" + ",,\n" * 20)
+    with pytest.raises(InputError, match=r"row 41 \(line 42\): the row is empty"):
+        read(tmp_path, "a.csv", f"text,label,more\n{filled} , \nb,0,\n,,\n")
+    with pytest.raises(InputError, match=r"row 41 \(line 42\), column 'text': the text is empty"):
+        read(tmp_path, "a.csv", f"text,label,more\n{filled},,note\n")
+    nothing = [{"text": None, "label": None}] * 2
+    with pytest.raises(InputError, match=r"row 2 \(line 2\): rows 2 to 3 are empty"):
+        read(tmp_path, "a.jsonl", "\n".join(map(json.dumps, [{"text": "a", "label": 1}, *nothing])))
+    pq.write_table(pa.Table.from_pylist([{"text": "a", "label": 1}, *nothing]), tmp_path / "a.parquet")
+    with pytest.raises(InputError, match="row 2: rows 2 to 3 are empty"):
+        read_file(tmp_path / "a.parquet", Columns())
 
 
 def test_long_field(tmp_path):
@@ -91,7 +120,10 @@ def test_a_quoted_newline_that_looks_like_fields_is_legal(tmp_path):
         (['{"text": "a", "label": 0}', '{"text": "b", "label": "x"}'], "more than one type: row 1 .*0.*row 2 .*'x'"),
         (['{"text": "a", "label": 0}', '{"text": "b", "label": true}'], "more than one type"),
         (['{"text": "a", "label": null}'], r"row 1 \(line 1\), column 'label': the label is missing"),
-        (['{"text": null, "label": 1}'], r"column 'text': the text is missing"),
+        (['{"text": "a", "label": "x"}', '{"text": "b", "label": NaN}'], r"row 2 .*the label is missing \(NaN\)"),
+        (['{"text": null, "label": 1}'], r"column 'text': the text is missing \(null\)"),
+        (['{"text": NaN, "label": 1}'], r"column 'text': the text is missing \(NaN\)"),
+        (['{"text": NaN, "label": NaN}'], "row 1 .*the row is empty"),
         (['{"text": 3, "label": 1}'], "expected text, got int 3"),
         (['{"text": "a", "label": [1]}'], "expected a label"),
         (['{"text": "a", "label": 1}', '{"text": "b", "lable": 1}'], "row 2 .*no column 'label'.*mean 'lable'"),
@@ -104,12 +136,96 @@ def test_bad_jsonl(tmp_path, lines, message):
         read(tmp_path, "a.jsonl", "\n".join(lines))
 
 
+def test_a_missing_value_is_no_other_type_of_label(tmp_path):
+    lines = ['{"text": "a", "label": 0}', '{"text": "b", "label": " NA"}']
+    assert read(tmp_path, "a.jsonl", "\n".join(lines)).labels == [0, "NA"]
+
+
+HALF = "half a character \\(U\\+D83D\\); remove it or save the text anew"
+
+
+@pytest.mark.parametrize("column", ["text", "pair", "label"])
+def test_half_a_character(tmp_path, column):
+    whole = {"text": "a", "pair": "b", "label": "c", "note": "\ud83d"}
+    lines = "\n".join(map(json.dumps, [whole, whole | {column: "x \ud83d"}]))
+    assert read(tmp_path, "a.jsonl", json.dumps(whole), Columns(pair="pair")).pairs == ["b"]
+    with pytest.raises(InputError, match=rf"a\.jsonl, row 2 \(line 2\), column '{column}': {HALF}"):
+        read(tmp_path, "a.jsonl", lines, Columns(pair="pair"))
+    with pytest.raises(InputError, match=rf"s, row 1, column '{column}': {HALF}"):  # as tfds hands it over
+        collect("s", Columns(pair="pair"), [("row 1", whole | {column: b"x \xed\xa0\xbd"})])
+
+
+def no_utf8(values):
+    """A column of strings whose bytes nobody has checked."""
+    ends = np.cumsum([0, *map(len, values)], dtype=np.int32)
+    return pa.StringArray.from_buffers(len(values), pa.py_buffer(ends.tobytes()), pa.py_buffer(b"".join(values)))
+
+
+@pytest.mark.parametrize(("end", "message"), [(b"\xed\xa0\xbd", HALF), (b"\xff", "not valid UTF-8 at byte 1 of")])
+def test_parquet_that_is_no_text(tmp_path, end, message):
+    broken, path = no_utf8([b"a", b"b" + end]), tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": ["a", "b"], "label": [0, 1], "note": broken}), path)
+    assert read_file(path, Columns()).texts == ["a", "b"]
+    for column in ("text", "label"):
+        pq.write_table(pa.table({"text": ["a", "b"], "label": ["x", "y"]} | {column: broken}), path)
+        with pytest.raises(InputError, match=f"row 2, column '{column}': {message}"):
+            read_file(path, Columns())
+
+
+def class_label(names, kind="ClassLabel"):
+    return {"huggingface": json.dumps({"info": {"features": {"label": {"names": names, "_type": kind}}}})}
+
+
+def parquet(path, labels, metadata):
+    table = pa.table({"text": [f"t{at}" for at in range(len(labels))], "label": labels})
+    pq.write_table(table.replace_schema_metadata(metadata), path)
+    return read_file(path, Columns()).labels
+
+
+def test_class_names_in_the_metadata_of_parquet(tmp_path):
+    path, told = tmp_path / "a.parquet", class_label(["yes", "no"])
+    assert parquet(path, [0, 1, 1], told) == parquet(path, [0.0, 1.0, 1.0], told) == ["yes", "no", "no"]
+    assert parquet(path, ["0", "1"], told) == ["0", "1"]
+    assert read_file(path, Columns(label=None)).labels == [0, 0]
+    for label in (-1, 2, 0.5):
+        with pytest.raises(InputError, match=rf"row 2: label {label} is none of the 2 classes; negative.*unlabelled"):
+            parquet(path, [0, label], told)
+    for nothing in (None, float("nan")):
+        with pytest.raises(InputError, match="row 2, column 'label': the label is missing"):
+            parquet(path, [0.0, nothing], told)
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        None,
+        {"other": "x"},
+        {"huggingface": "{"},
+        {"huggingface": b"\xff"},
+        {"huggingface": "[" * 100_000},
+        {"huggingface": "[]"},
+        {"huggingface": '{"info": {"features": {"text": {"names": ["a", "b"], "_type": "ClassLabel"}}}}'},
+        {"huggingface": '{"info": {"features": {"label": "ClassLabel"}}}'},
+        class_label(["a", "b"], "Value"),
+        class_label(None),
+        class_label("ab"),
+        class_label(["a", 1]),
+        class_label(["a", " "]),
+    ],
+)
+def test_metadata_of_parquet_that_tells_no_classes(tmp_path, metadata):
+    assert parquet(tmp_path / "a.parquet", [0, 1], metadata) == [0, 1]
+
+
 def test_bad_parquet(tmp_path):
     with pytest.raises(InputError, match="not a readable Parquet file"):
         read(tmp_path, "a.parquet", b"PAR1 and no more")
     pq.write_table(pa.table({"text": ["a", "b"], "label": [1, None]}), tmp_path / "b.parquet")
     with pytest.raises(InputError, match="row 2, column 'label': the label is missing"):
         read_file(tmp_path / "b.parquet", Columns())
+    pq.write_table(pa.table({"text": ["a", "b"], "label": [1, float("nan")]}), tmp_path / "c.parquet")
+    with pytest.raises(InputError, match=r"row 2, column 'label': the label is missing \(NaN\)"):
+        read_file(tmp_path / "c.parquet", Columns())
     with pytest.raises(InputError, match="no column 'pair' for the pair"):
         read_file(tmp_path / "b.parquet", Columns(pair="pair"))
 

@@ -1,5 +1,6 @@
 """Sources and splits: the same text on the same side always, and nothing that is trained on is scored."""
 
+import shutil
 import sys
 from types import SimpleNamespace
 
@@ -159,6 +160,33 @@ def test_tfds_folder(prepared):
 def test_tfds_folder_that_is_none(prepared, tmp_path):
     with pytest.raises(InputError, match=r"there is no dataset_info\.json"):
         open_source(f"tfds:{tmp_path}")
+    (tmp_path / "dataset_info.json").write_text("{}")
+    (tmp_path / "state.json").write_text("{}")
+    for kind in ("file", "tfds"):
+        with pytest.raises(InputError, match=r"datasets' save_to_disk wrote.*load_from_disk.*\.to_parquet"):
+            read_source(f"{kind}:{tmp_path}", C)
+
+
+def broken(at, name, content):
+    (next(at.glob(name))).write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "message"),
+    [
+        (lambda at: broken(at, "dataset_info.json", b"{"), InputError, "cannot be read: "),
+        (lambda at: broken(at, "dataset_info.json", b'{"features": 3}'), InputError, "cannot be read: ParseError: "),
+        (lambda at: broken(at, "features.json", b"[]"), InputError, "cannot be read: "),
+        (lambda at: broken(at, "*-train.array_record*", b"\0" * 70_000), InputError, "cannot be read: "),
+        (lambda at: next(at.glob("*-train.array_record*")).unlink(), InputError, "cannot be read: "),
+    ],
+)
+def test_what_the_reader_of_tfds_raises_becomes_one_message(prepared, tmp_path, change, kind, message):
+    folder = shutil.copytree(prepared, tmp_path / "tiny" / "1.0.0")
+    change(folder)
+    with pytest.raises(kind, match=message) as caught:
+        read_source(f"tfds:{folder}/train", Columns("sentence"))
+    assert "\n" not in str(caught.value) and str(folder) in str(caught.value)
 
 
 # ---- the hub, with a stand-in for the package
@@ -208,6 +236,21 @@ def test_hub_troubles(monkeypatch, tmp_path):
     missing = hub(monkeypatch, lambda name, config: (_ for _ in ()).throw(missing("no such data")))
     with pytest.raises(InputError, match="no such data"):
         open_source("hf:owner/name")
+    hub(monkeypatch, lambda name, config: 1 / 0)
+    with pytest.raises(InputError, match="hf:owner/name: cannot be read: ZeroDivisionError: division by zero"):
+        open_source("hf:owner/name")
+
+    class Torn(Table):
+        def __iter__(self):
+            yield {"text": "a", "label": 1}
+            b"\xff".decode()
+
+    hub(monkeypatch, lambda name, config: {"train": Torn()})
+    with pytest.raises(InputError, match="hf:owner/name/train: cannot be read: UnicodeDecodeError"):
+        read_source("hf:owner/name", C)
+    hub(monkeypatch, lambda name, config: {"train": Table([{"text": "a \udfff", "label": 1}])})
+    with pytest.raises(InputError, match=r"hf:owner/name/train, row 1, column 'text': half a character \(U\+DFFF\)"):
+        read_source("hf:owner/name", C)
     (tmp_path / "owner" / "name").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match="a local folder 'owner/name' would be read"):

@@ -1,0 +1,68 @@
+"""Values that read as though there were none: what R, pandas and databases write where a value is missing."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+from fft.errors import InputError
+from fft.tasks.numbers import is_number
+
+if TYPE_CHECKING:
+    from fft.tasks.rows import Label, Rows
+
+SPELLINGS = frozenset(
+    ("NA", "N/A", "n/a", "nan", "NaN", "null", "NULL", "None", "none", r"\N", "<NA>", "#N/A")
+)  # exact, for a class may well be called na
+
+
+def is_missing(value: Label) -> bool:
+    """Whether a label or a text is one of the spellings, blanks at its ends aside."""
+    return str(value).strip() in SPELLINGS
+
+
+def among_numbers(rows: Rows) -> bool:
+    """Whether some labels read like missing values and all others are numbers: then these are no classes."""
+    others = [str(label) for label in rows.labels if not is_missing(label)]
+    return len(others) < len(rows.labels) and all(map(is_number, others))
+
+
+def present(rows: Rows) -> Rows:
+    """The rows whose labels do not read like missing values."""
+    return rows.take(at for at, label in enumerate(rows.labels) if not is_missing(label))
+
+
+def refuse_missing(rows: Rows, what: str = "label", known: Collection[str] = ()) -> None:
+    """Raise InputError, with the first row and their number, where labels read like missing values.
+
+    Names of classes that are `known`, in any case, are none. `what` a label is called in the message.
+    """
+    known = {name.casefold() for name in known}
+    missing = [
+        (number, str(label))
+        for number, label in zip(rows.numbers, rows.labels, strict=True)
+        if is_missing(label) and str(label).casefold() not in known
+    ]
+    if missing:
+        number, spelling = min(missing)
+        count = f"it is the only such {what}" if len(missing) == 1 else f"{len(missing)} rows have such a {what}"
+        raise InputError(
+            f"{rows.source}, row {number}: the {what} '{spelling}' reads like a missing value; {count}. Remove the "
+            "rows or fill them in."
+        )
+
+
+def missing_labels(rows: Rows) -> list[str]:
+    """A sentence for each spelling that stands among the labels."""
+    return _told("rows have the label", rows.labels)
+
+
+def missing_texts(rows: Rows) -> list[str]:
+    """A sentence for each spelling that stands in place of a text, or of the second text of a pair."""
+    return _told("texts are", rows.texts) + _told("second texts are", rows.pairs or ())
+
+
+def _told(are: str, values: Collection[Label]) -> list[str]:
+    counts = Counter(str(value).strip() for value in values if is_missing(value))
+    return [f"{counts[s]} {are} '{s}', which reads like a missing value" for s in sorted(counts)]
