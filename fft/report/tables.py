@@ -112,12 +112,12 @@ def outcome(run: dict[str, Any]) -> str:
 BEFORE_AFTER = (
     Column("run", lambda run: run["name"], number=False),
     Column("original", _path("original")),
-    Column("forgotten", _change("original", -1)),
+    Column("drop", _change("original", -1)),
     Column("new", _path("new")),
-    Column("gained", _change("new", +1)),
+    Column("gain", _change("new", +1)),
     Column("trained", lambda run: percent(run["parameters"]["percent"])),
-    Column("kept step", lambda run: f"{run['kept_step']:,} of {run['steps']:,}"),
-    Column("seconds", lambda run: f"{run['seconds']['total']:,.0f}"),
+    Column("kept step", lambda run: f"{run['kept_step']} of {run['steps']}"),
+    Column("s", lambda run: f"{run['seconds']['total']:,.0f}"),
     Column("verdict", outcome, number=False, style=lambda run: STYLES.get(outcome(run).split()[0], "")),
 )
 
@@ -159,7 +159,7 @@ def caption(runs: Sequence[dict[str, Any]]) -> str:
         found = sorted({f"{run[task]['metric']} on {run[task]['n']:,} test examples" for run in runs if run[task]})
         if found:
             said.append(f"{task}: {' or '.join(found)}")
-    said.append("±: half the paired 95 % interval")
+    said += ["±: half the paired 95 % interval", "s: seconds"]
     if any(starts_fresh(run) for run in runs):
         said.append("a fresh head has no new score before: nothing is gained over it, and ± is of the score itself")
     if len({(run["kept_step"], run["steps"]) for run in runs}) > 1:
@@ -276,7 +276,9 @@ def rich_table(columns: Sequence[Column], rows: Sequence[Any]) -> Table:
     for at, column in enumerate(columns):
         words = [word for text in (column.header, *(line[at] for line in texts)) for word in text.split()]
         least = max(map(len, words)) if at else 9
-        table.add_column(column.header, justify="right" if column.number else "left", min_width=least, overflow="fold")
+        whole = not any(" " in line[at] for line in texts)  # only what may break at a space gives way on a narrow one
+        justify = "right" if column.number else "left"
+        table.add_column(column.header, justify=justify, min_width=least, no_wrap=whole, overflow="fold")
     for row, line in zip(rows, texts, strict=True):
         styles = [column.style(row) if column.style else "" for column in columns]
         table.add_row(*map(Text, line, styles))
