@@ -25,6 +25,7 @@ from fft.peft import check_writable
 from fft.prepared import is_prepared
 from fft.restored import restored
 from fft.streams import PROBE_SEED, chosen_rows
+from fft.surroundings import refuse_float64
 from fft.tasks import TaskData
 from fft.trainable import trained_leaves
 
@@ -68,9 +69,11 @@ def accept(experiment: Experiment, directory: Path, say: Callable[[str], None] =
 
     Errors: InputError for whatever in the checkpoint, the data or the method does not fit, before anything trains.
     """
+    refuse_float64()
     experiment = resolved(experiment)
     say("reading the checkpoint and the data")
-    checkpoint = models.load(experiment.model)
+    loaded = models.load(experiment.model)
+    checkpoint, lengthened = _at_length(experiment, loaded)
     names = head_names(experiment, checkpoint)
     data, crossing = _data(experiment, checkpoint, names)
     accepted = Accepted(
@@ -81,6 +84,7 @@ def accept(experiment: Experiment, directory: Path, say: Callable[[str], None] =
         _identity(checkpoint, data),
         (
             *checkpoint.notes,
+            *lengthened,
             *crossing,
             *_data_notes(data, names, checkpoint.heads),
             *_probe_notes(data, experiment.retention.probe),
@@ -98,6 +102,20 @@ def accept(experiment: Experiment, directory: Path, say: Callable[[str], None] =
         longest = max(length for task in data.values() for length in task.lengths)
         _check_keepable(experiment.method, complete, theta, longest)
     return accepted
+
+
+def _at_length(experiment: Experiment, loaded: Checkpoint) -> tuple[Checkpoint, tuple[str, ...]]:
+    """The checkpoint with the length that the run cuts texts to, and a note where that is not the length of the
+    checkpoint's own training and nobody asked for it.
+    """
+    length = tasks.length_of(experiment.max_length, loaded.model.config)
+    checkpoint = loaded._replace(max_length=length)
+    if experiment.max_length is not None or loaded.max_length in (None, length):
+        return checkpoint, ()
+    return checkpoint, (
+        f"texts are cut to {length} tokens, but were cut to {loaded.max_length} in the training of {experiment.model}: "
+        f"--max-length {loaded.max_length} does so here too",
+    )
 
 
 def _checked(accepted: Accepted) -> tuple[str, ...]:
@@ -148,6 +166,7 @@ def _data(experiment, checkpoint, names):
 
 
 def _data_notes(data: dict[str, TaskData], names: HeadNames, heads: dict[str, Head]) -> Iterator[str]:
+    yield from data["new"].tokenizer_notes
     for name, task in data.items():
         yield from (f"{name}: {text}" for text in task.warnings)
     known = [data[name].task for name in original_names(data)] or list(heads.values())

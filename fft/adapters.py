@@ -22,6 +22,8 @@ class Adapter(NamedTuple):
     """the head that becomes the classifier; None: the base's"""
     notes: tuple[str, ...] = ()
     """what whoever uses it should be told of its files"""
+    max_length: int | None = None
+    """the tokens that longer texts were cut to in its training; None: as of the base"""
 
     def on(self, base: Checkpoint) -> Checkpoint:
         """The base with this adapter merged: merge(θ*, θ), the base's other heads beside the adapter's."""
@@ -30,6 +32,7 @@ class Adapter(NamedTuple):
             heads={**base.heads, **self.heads},
             primary=self.primary or base.primary,
             notes=(*base.notes, *self.notes),
+            max_length=self.max_length or base.max_length,
         )
 
 

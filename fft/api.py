@@ -8,6 +8,7 @@ from typing import Any
 from fft.auto import AUTO, choose_for
 from fft.errors import InputError
 from fft.experiment import Data, Experiment, Optim, Retention, Texts
+from fft.local import local
 from fft.methods import Method, parse_chain
 from fft.run import Run, run
 from fft.schema import listed
@@ -42,14 +43,15 @@ def tune(
         parts[kind] = kind(**{name: settings.pop(name) for name in names if name in settings})
     if settings:
         raise InputError(f"unknown settings {', '.join(settings)}; they are fields of fft.Optim and fft.Retention")
+    model, out = local(model, "--model", hub=True), local(out, "--out")
     originals = tuple(data if isinstance(data, Data) else Data(str(data)) for data in listed(original))
     texts = unlabelled if isinstance(unlabelled, Texts | None) else Texts(unlabelled)
     if method == AUTO:
-        choice = choose_for(str(model), bool(originals), texts is not None)
+        choice = choose_for(model, bool(originals), texts is not None)
         emit({"event": "say", "text": str(choice)})
         method = choice.chain()
     experiment = Experiment(
-        str(model),
+        model,
         new if isinstance(new, Data) else Data(str(new)),
         originals,
         parse_chain(method) if isinstance(method, str) else method,

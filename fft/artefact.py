@@ -9,7 +9,7 @@ import numpy as np
 
 from fft.errors import InputError
 from fft.paths import Params, flatten, unflatten
-from fft.record import canonical, parsed, plain, replace_file, write_json, writing
+from fft.record import canonical, parsed_file, plain, replace_file, write_json, writing
 
 _OWN = "provenance_sha256"
 # safetensors' own numpy reader does not know bfloat16
@@ -44,7 +44,7 @@ def load_artefact(folder: str | Path) -> tuple[Params, dict[str, Any]]:
 
     folder = Path(folder)
     try:
-        provenance = parsed((folder / "provenance.json").read_text(encoding="utf-8"))
+        provenance = parsed_file(folder / "provenance.json")
         payload = (folder / "tensors.safetensors").read_bytes()
     except OSError as error:
         raise InputError(f"{folder} is not a finished artefact: {error.strerror}: {error.filename}") from None
@@ -55,8 +55,11 @@ def load_artefact(folder: str | Path) -> tuple[Params, dict[str, Any]]:
         raise InputError(f"{folder}/provenance.json is not the file that was written: its sha256 differs; {_AGAIN}")
     if hashlib.sha256(payload).hexdigest() != provenance["sha256"]:
         raise InputError(f"{folder}/tensors.safetensors is not the file that was written: its sha256 differs; {_AGAIN}")
+    tensors = deserialize(payload)
+    if strange := [f"{path} of {found['dtype']}" for path, found in tensors if found["dtype"] not in _DTYPES]:
+        raise InputError(f"{folder}/tensors.safetensors holds {strange[0]}, which fft does not compute in; {_AGAIN}")
     arrays = {
         path: jnp.asarray(np.frombuffer(found["data"], jnp.dtype(_DTYPES[found["dtype"]])).reshape(found["shape"]))
-        for path, found in deserialize(payload)
+        for path, found in tensors
     }
     return unflatten(arrays), provenance

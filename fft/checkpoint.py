@@ -9,6 +9,7 @@ A folder without a manifest is a save that did not finish: it does not count, an
 """
 
 import contextlib
+import glob
 import json
 import logging
 import os
@@ -214,15 +215,20 @@ def _save_arrays(folder: Path, values: dict[str, np.ndarray]) -> None:
         return
     context = ocp.Context()
     context.array.saving.use_compression = False
+    # Orbax finds the parts of a database to merge by a pattern, which [, * or ? in a folder's name would be part of;
+    # what it merges then is nothing, without a word. A file for each array needs no merging.
+    context.array.saving.use_ocdbt = glob.escape(str(folder)) == str(folder)
     context.memory.deepcopy_host_arrays = False
+    # Made on the side, a folder that cannot be made leaves threads waiting for it, and the interpreter for them.
+    context.asynchronous.create_directories_asynchronously = False
     try:
         with _quiet(), _abandoned_writes_are_silent(), context:
             ocp.save(folder, nested)
     except Exception as error:
         # tensorstore gives the system's error as text inside a ValueError
-        code = re.search(r"os_error_code='(\d+)'", str(error))
-        if code:
-            raise cannot_write(folder, os.strerror(int(code[1]))) from error
+        if match := re.search(r"os_error_code='(\d+)'", str(error)):
+            code = int(match[1])
+            raise cannot_write(folder, OSError(code, os.strerror(code))) from error
         raise
 
 

@@ -1,13 +1,13 @@
 """The command line: chooses a command, parses its flags, prints its result, turns errors into exit codes.
 
 Exit codes: 0 fine, 1 the retention verdict failed, 2 wrong usage or data, 3 the machine (network, disk, folder),
-4 undecided, 130 and 143 stopped by SIGINT and SIGTERM with the state saved, 141 nobody reads the output any more.
+4 undecided, 70 not foreseen, 130 and 143 stopped by SIGINT and SIGTERM with the state saved, 141 nobody reads the
+output any more.
 """
 
 import argparse
 import contextlib
 import dataclasses
-import errno
 import importlib
 import json
 import os
@@ -15,11 +15,13 @@ import shlex
 import sys
 from collections.abc import Sequence
 from itertools import pairwise, takewhile
+from typing import TextIO
 
 from fft.allocator import keep_freed_memory
 from fft.cache import keep_compiled_programs
-from fft.errors import FFTError, InputError, MachineError
-from fft.signals import Stopped
+from fft.errors import InputError
+from fft.failures import told
+from fft.surroundings import holds_every_character, keep_a_home, keep_float32, show_what_fits
 
 COMMANDS = {
     "tune": "fine-tune a checkpoint on a new task and watch the original one",
@@ -37,7 +39,6 @@ COMMANDS = {
     "demo": "the whole story on real data: five recipes, one table, one picture",
 }
 PLAIN_WIDTH = 120
-DISK = (errno.ENOSPC, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EDQUOT)
 SEVERAL = ("--original", "--original-head", "--max-drop", "--tasks")  # flags of one or more values
 FEW = 4  # files that a message names one by one
 CLOSED_PIPE = 141  # 128 + SIGPIPE, as of any command whose reader has gone
@@ -47,17 +48,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code. With --json the last line on standard output is one JSON object."""
     argv = list(sys.argv[1:] if argv is None else argv)
     as_json = "--json" in argv
+    show_what_fits()
     try:
         result, exit_code = _execute(_choose(argv[:1]), argv[1:], as_json)
         if as_json:
             _print_json(result)
         return exit_code
-    except (FFTError, Stopped) as error:
-        return _fail(str(error), error.exit_code, as_json)
-    except KeyboardInterrupt:
-        return _fail("interrupted", 130, as_json)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains once more
+        _let_go(sys.stdout)
         return CLOSED_PIPE
     except SystemExit as left:
         if left.code == 1:  # rich has met a closed pipe
@@ -65,26 +63,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         if as_json and left.code:
             _print_json({"error": "wrong usage, as told on standard error", "exit_code": left.code})
         return left.code or 0  # the parsers have printed the help, or what is wrong with the flags
-    except RuntimeError as error:
-        if "out of memory" not in str(error).lower():
-            raise
-        reason = MachineError(
-            f"{str(error).splitlines()[0]} Lower --batch-size or --max-length, or use a larger machine."
-        )
-        return _fail(str(reason), reason.exit_code, as_json)
-    except OSError as error:
-        if error.errno not in DISK:
-            raise
-        reason = MachineError(f"{error.strerror}: {error.filename or 'a file'}")
-        return _fail(str(reason), reason.exit_code, as_json)
+    except BaseException as error:
+        return _fail(*told(error), as_json)
 
 
 def _execute(command: str, args: list[str], as_json: bool) -> tuple[dict, int]:
     """Parse the flags of a command and run it."""
     import tyro
 
+    from fft.local import make_local
+
+    keep_a_home()
     keep_compiled_programs()
+    keep_float32()
     keep_freed_memory()
+    refuse_undecoded(args)
     refuse_empty_out(args)
     refuse_bare(args)
     module = importlib.import_module(f"fft.commands.{command}")
@@ -97,9 +90,20 @@ def _execute(command: str, args: list[str], as_json: bool) -> tuple[dict, int]:
         return tyro.cli(kind, args=args, prog=f"fft {command}", config=shown, **more)
 
     flags = module.parse(dotted(args, module.Flags), read)
+    make_local(flags)
     # Standard output belongs to the result; what libraries and sweep files print there goes the other way.
     with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
         return module.execute(flags, _console(as_json))
+
+
+def refuse_undecoded(args: Sequence[str]) -> None:
+    """Refuse a name with bytes that are no text, which no record of a run could hold."""
+    for value in args:
+        if any("\ud800" <= character <= "\udfff" for character in value):
+            raise InputError(
+                f"{value!a} holds bytes that are not {sys.getfilesystemencoding()}; rename the file, or, if they are "
+                "UTF-8, set a locale that is too, as with LC_ALL=C.UTF-8"
+            )
 
 
 def refuse_empty_out(args: Sequence[str]) -> None:
@@ -186,13 +190,27 @@ def _console(as_json: bool):
 
 
 def _fail(message: str, exit_code: int, as_json: bool) -> int:
-    print(f"fft: {message}", file=sys.stderr)
-    if as_json:
-        _print_json({"error": message, "exit_code": exit_code})
+    try:
+        print(f"fft: {message}", file=sys.stderr, flush=True)
+    except OSError:
+        _let_go(sys.stderr)
+    try:
+        if as_json:
+            _print_json({"error": message, "exit_code": exit_code})
+        sys.stdout.flush()
+    except OSError:
+        _let_go(sys.stdout)
     return exit_code
+
+
+def _let_go(stream: TextIO) -> None:
+    """Nobody reads the stream, or there is no room for it: the interpreter, at its end, would complain once more, and
+    end with a code of its own.
+    """
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _print_json(value: dict) -> None:
     from fft.record import plain
 
-    print(json.dumps(plain(value), ensure_ascii=False), flush=True)
+    print(json.dumps(plain(value), ensure_ascii=not holds_every_character(sys.stdout)), flush=True)

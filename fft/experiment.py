@@ -10,11 +10,12 @@ import tyro
 
 from fft.contract.budget import Budget
 from fft.errors import InputError
+from fft.local import CheckpointPath, local, make_local
 from fft.methods import Full, Method
 from fft.methods import from_json as method_from_json
 from fft.methods import to_json as method_to_json
 from fft.naming import ORIGINAL, numbered
-from fft.record import parsed
+from fft.record import parsed_file
 from fft.schema import (
     MOST_SEED,
     TELLS_DEFAULT,
@@ -28,6 +29,8 @@ from fft.schema import (
 )
 
 STRICT = {"extra": "forbid"}
+LEAST_LENGTH = 3
+"""tokens: one of the text, between two special ones"""
 MOST_BATCH = 65_536
 """rows of a forward pass, and passes of a step"""
 SEVERAL_DROPS = tyro.conf.arg(metavar="DROP [DROP ...]", help_behavior_hint="")
@@ -169,7 +172,7 @@ class Experiment:
     Example: `Experiment(model="bert/", new=Data("new.csv"), original=Data("old.csv"), method=LoRA() + EWC())`
     """
 
-    model: str
+    model: CheckpointPath
     """a folder with a Hugging Face checkpoint (safetensors), or hf:NAME"""
     new: Data
     original: tuple[Data, ...] = ()
@@ -190,10 +193,11 @@ class Experiment:
     """texts without labels for methods that read some"""
 
     def __post_init__(self):
+        make_local(self)
         for name in ("original", "original_head"):
             object.__setattr__(self, name, listed(getattr(self, name)))
         if self.max_length is not None:
-            at_least("max-length", self.max_length, 3)
+            at_least("max-length", self.max_length, LEAST_LENGTH)
         between("seed", self.seed, 0, MOST_SEED)
         if not self.original and self.method.needs_original:
             raise InputError(f"the method {self.method.label} needs data of the original task: give --original")
@@ -304,9 +308,9 @@ def completed(data: dict[str, Any]) -> dict[str, Any]:
 
 def load(path: str | Path) -> Experiment:
     """The experiment in a JSON file, such as a run's experiment.json."""
-    path = Path(path)
+    path = Path(local(path, "--config"))
     try:
-        data = parsed(path.read_text(encoding="utf-8"))
+        data = parsed_file(path)
     except OSError as error:
         raise InputError(f"cannot read the experiment {path}: {error.strerror}") from None
     except ValueError as error:

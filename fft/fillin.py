@@ -107,7 +107,7 @@ def filled(
     its own, by `key` and its position.
     """
     special, mask = special_ids(tokenizer), mask_id(tokenizer)
-    vocabulary = set(tokenizer.backend.get_vocab(with_added_tokens=True).values())
+    vocabulary = set(tokenizer.vocabulary.values())
     allowed = np.array([i in vocabulary and i not in special for i in range(filler.model.config.shape.vocab)])
     draw = jax.jit(_draw, static_argnums=0)
     ids, rows, masked = list(batches.encoded.ids), batches.encoded.take(seen), 0

@@ -1,13 +1,13 @@
 """Whose folder it is: one process at a time, and one experiment for good."""
 
 import contextlib
-import fcntl
 import os
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 
 from fft.errors import InputError
+from fft.locks import lock
 from fft.record import diff, plain, read_object, write_json, writing
 
 MODEL, ADAPTER = "model", "adapter"
@@ -20,7 +20,8 @@ KINDS = {EXPERIMENT: "a run", REQUEST: "Fisher information", PLAN: "a sequence",
 class FolderLock:
     """Holds DIRECTORY/lock for as long as the block runs; the system lets go of it when the process ends or is killed.
 
-    Raises InputError naming the other process when the folder is in use, MachineError when it cannot be written.
+    Raises InputError naming the other process when the folder is in use, MachineError when it cannot be written
+    or lies on a file system without locks.
 
         with FolderLock(run_folder):
             ...
@@ -37,7 +38,7 @@ class FolderLock:
             self.directory.mkdir(parents=True, exist_ok=True)
             file = open(path, "a+")
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock(file)
             except BlockingIOError:
                 file.seek(0)
                 holder = file.read().strip() or "unknown"
@@ -71,10 +72,12 @@ def refuse_taken(out: Path, own: Collection[str] = (), unless: str | None = None
 
 
 def refuse_file(out: Path) -> None:
-    """Refuse a file where a folder is to be, or on the way to it."""
+    """Refuse a file where a folder is to be, or on the way to it, and a link to what is not there."""
     for path in (out, *out.parents):
         if path.exists() and not path.is_dir():
             raise InputError(f"{path} is a file; choose a folder that is new, or one that this command made")
+        if path.is_symlink() and not path.exists():
+            raise InputError(f"{path} is a link to {path.readlink()}, which does not exist; make it, or choose another")
 
 
 def _leftovers(out: Path) -> list[Path]:

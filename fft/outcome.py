@@ -15,6 +15,7 @@ from fft.metrics import METRICS
 from fft.naming import ORIGINAL
 from fft.paths import Params, flatten
 from fft.scoring import Tested
+from fft.surroundings import keep_a_home
 from fft.trainable import parameter_counts
 
 KEPT_BASE = "no scored step beat the base: the base is kept, step 0; --keep latest would keep the last step"
@@ -133,6 +134,7 @@ def write_outcome(directory: Path, result: dict) -> None:
     from fft.report import page
     from fft.report.history import history
 
+    keep_a_home()
     history(result, directory / "history")
     page.write_page(result, directory / "report.html")
     record.write_json(directory / "run.json", result)

@@ -1,6 +1,7 @@
 """What a run writes down beside its weights: JSON files, the event log, the surroundings."""
 
 import contextlib
+import errno
 import hashlib
 import importlib.metadata
 import json
@@ -31,6 +32,13 @@ PACKAGES = (
     "pyarrow",
 )
 
+REMEDY = "Free some space, or choose a folder that can be written"
+REMEDIES = {
+    errno.ENAMETOOLONG: "Choose a shorter path",
+    errno.ENOENT: "Make its folder first, or choose another path",
+    **dict.fromkeys((errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ELOOP), "Choose another path"),
+}
+
 
 @contextlib.contextmanager
 def writing(path):
@@ -38,12 +46,12 @@ def writing(path):
     try:
         yield
     except OSError as error:
-        raise cannot_write(path, error.strerror or str(error)) from error
+        raise cannot_write(path, error) from error
 
 
-def cannot_write(path, reason: str) -> MachineError:
-    """The one wording for a full disk or a folder that cannot be written."""
-    return MachineError(f"cannot write {path}: {reason}. Free some space, or choose a folder that can be written")
+def cannot_write(path, error: OSError) -> MachineError:
+    """The one wording for what cannot be written: where, why, and what to do about that."""
+    return MachineError(f"cannot write {path}: {error.strerror or error}. {REMEDIES.get(error.errno, REMEDY)}")
 
 
 def plain(value, where: str = ""):
@@ -127,17 +135,28 @@ def sync_folder(folder) -> None:
 
 
 def parsed(text: str | bytes) -> Any:
-    """The value of a JSON text from outside; ValueError for what is no JSON, or nested too deep to be read."""
+    """The value of a JSON text from outside, whether a byte order mark begins it or not.
+
+    Raises ValueError for what is no JSON, or nested too deep to be read.
+    """
     try:
-        return json.loads(text)
+        return json.loads(text.removeprefix("\ufeff") if isinstance(text, str) else text)
     except RecursionError:
         raise ValueError("it is nested too deep to be read") from None
+
+
+def parsed_file(path: Path) -> Any:
+    """The value in a JSON file from outside; ValueError as `parsed`, and for a file in another encoding than UTF-8."""
+    try:
+        return parsed(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8 at byte {error.start}; save it as UTF-8") from None
 
 
 def read_object(path: Path) -> dict:
     """The JSON object in a file of a run folder; InputError when it is missing or no JSON."""
     try:
-        return parsed(path.read_text(encoding="utf-8"))
+        return parsed_file(path)
     except FileNotFoundError:
         raise InputError(f"{path.parent} is not a run folder: it has no {path.name}") from None
     except (OSError, ValueError) as error:

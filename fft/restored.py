@@ -1,22 +1,25 @@
 """What a run left, read back: its model, its adapter, its whole state. No data are read."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 
-from fft import models
+from fft import models, tasks
 from fft.adapters import Adapter, trained_adapter
 from fft.checkpoint import Checkpoints
 from fft.errors import InputError
 from fft.experiment import Experiment, from_json
-from fft.folder import ADAPTER, MODEL
+from fft.folder import ADAPTER, EXPERIMENT, MODEL
 from fft.heads import fresh_heads, load_heads
 from fft.identity import base_sha256
+from fft.local import local
 from fft.merging.formulas import interpolate
 from fft.paths import without_heads
 from fft.peft import check_writable
 from fft.record import read_object
+from fft.schema import validated
 from fft.train import TrainState, finished_params
 from fft.trainable import make_trainable
 
@@ -47,7 +50,7 @@ class Restored(NamedTuple):
 
 def restored(directory: str | Path, which: str | None = None) -> Restored:
     """What `restore` gives, with the whole state behind it."""
-    directory = Path(directory)
+    directory = Path(local(directory, "the run"))
     kept = _kept(directory, which)
     experiment, base, state = _trained(directory, kept.step)
     if kept.is_base:
@@ -65,8 +68,9 @@ def adapter_of(directory: str | Path, which: str | None = None) -> tuple[models.
     Errors: as `restore`; InputError for a method that PEFT has no format for, and where it changes the merged weights
     at its end, because then they are not the base with its adapter any more.
     """
-    kept = _kept(Path(directory), which)
-    experiment, base, state = _trained(Path(directory), kept.step)
+    directory = Path(local(directory, "the run"))
+    kept = _kept(directory, which)
+    experiment, base, state = _trained(directory, kept.step)
     check_writable(experiment.method.carrier, base.model.family)
     if kept.is_base and (kept.alpha != 1 or not experiment.method.plain):
         raise InputError(f"{directory} kept the base, step 0: there is no trained adapter. --step latest may have one")
@@ -82,7 +86,8 @@ def _trained(directory: Path, step: int | None) -> tuple[Experiment, models.Chec
     """(experiment, the base with every head the run used, the state at the step, None for the latest)."""
     path = directory / "experiment.json"
     experiment = from_json(read_object(path), where=str(path))
-    base = models.load(experiment.model)
+    loaded = models.load(experiment.model)
+    base = loaded._replace(max_length=tasks.length_of(experiment.max_length, loaded.model.config))
     if base_sha256(base) != read_object(directory / "identity.json")["base_sha256"]:
         raise InputError(f"{experiment.model} holds other weights than those that {directory} was trained from")
     checkpoint = load_heads(base, directory / "heads")
@@ -118,14 +123,57 @@ def _kept(directory: Path, which: str | None) -> Kept:
 
 def kept_base(directory: str | Path, which: str | None = None) -> bool:
     """Whether the step that `restore` gives is step 0, the base itself with a fresh head."""
-    return _kept(Path(directory), which).is_base
+    return _kept(Path(local(directory, "the run")), which).is_base
 
 
 def load_model(source: str) -> models.Checkpoint:
     """The model that a path names: what a finished run has kept, else the checkpoint in a folder or of hf:NAME."""
+    source = local(source, "the model", hub=True)
     if (Path(source) / "run.json").is_file() and (Path(source) / ADAPTER).is_dir():
         return restore(source)
-    return models.load(model_folder(source))
+    return load_checkpoint(source)
+
+
+def load_checkpoint(source: str) -> models.Checkpoint:
+    """The checkpoint that a path names, as `model_folder`, with the length that a run was trained at.
+
+    Errors: as `model_folder` and `fft.models.load`.
+    """
+    checkpoint, told = models.load(model_folder(source)), Path(source) / EXPERIMENT
+    if not told.is_file():
+        return checkpoint
+    asked = validated(int | None, read_object(told).get("max_length"), f"{told}.max_length")
+    return checkpoint._replace(max_length=tasks.length_of(asked, checkpoint.model.config))
+
+
+class Length(NamedTuple):
+    """The tokens that a longer text is cut to, what is to be said of that, and whether somebody asked for them, or a
+    model was trained so, rather than nobody having said anything.
+    """
+
+    tokens: int
+    notes: tuple[str, ...]
+    known: bool
+
+
+def scored_length(asked: int | None, checkpoints: Mapping[str, models.Checkpoint]) -> Length:
+    """The length that texts are cut to where nothing is trained, of checkpoints by what they are called: what was asked
+    for, else the length that they were trained at, else that of `fft.tasks.length_of`.
+
+    Errors: InputError where two were trained at different lengths and none was asked for.
+    """
+    default = tasks.length_of(asked, next(iter(checkpoints.values())).model.config)
+    trained = {name: one.max_length for name, one in checkpoints.items() if one.max_length is not None}
+    if asked is not None or not trained:
+        return Length(default, (), asked is not None)
+    if len(set(trained.values())) > 1:
+        told = ", ".join(f"{name} to {length}" for name, length in trained.items())
+        raise InputError(
+            f"texts were cut to different lengths in training: {told} tokens. Give one length for all with --max-length"
+        )
+    length = next(iter(trained.values()))
+    said = f"texts are cut to {length} tokens, as in the training of {' and '.join(trained)}; --max-length changes that"
+    return Length(length, () if length == default else (said,), True)
 
 
 def model_folder(folder: str) -> str:
@@ -133,6 +181,7 @@ def model_folder(folder: str) -> str:
 
     Errors: InputError for a run that is not finished, and for one whose model is not a checkpoint.
     """
+    folder = local(folder, "the model", hub=True)
     if (Path(folder) / "run.json").is_file():
         if (Path(folder) / ADAPTER).is_dir():
             raise InputError(

@@ -27,6 +27,7 @@ from fft.experiment import Experiment, completed
 from fft.folder import EXPERIMENT, FolderLock, agree, refuse_foreign, refuse_taken, unclaimed_if_refused
 from fft.job import Job, assemble
 from fft.journal import Journal
+from fft.local import local
 from fft.outcome import KEPT_BASE, run_record, write_model, write_outcome
 from fft.paths import Params
 from fft.schema import alone
@@ -70,7 +71,7 @@ def run(
     Errors: InputError for input that does not fit, a folder of another experiment (with the difference), ten steps in
     a row that are not finite; MachineError for the disk; Stopped after SIGTERM or SIGINT, once the state is saved.
     """
-    directory = Path(directory)
+    directory = Path(local(directory, "--out"))
     experiment = resolved(experiment)
     refuse_foreign(directory, EXPERIMENT)
     with StopFlag() as stop:

@@ -75,3 +75,10 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(MachineError, match="Not a directory"):
         save_artefact(tmp_path / "file" / "below", TREE, {})
+
+
+def test_numbers_of_64_bits_on_disk_are_told_with_what_helps(tmp_path):
+    """Written by a version that computed in float64 where JAX_ENABLE_X64 said so."""
+    save_artefact(tmp_path, {"a": np.ones(2, np.float64)}, {})
+    with pytest.raises(InputError, match="holds a of F64, which fft does not compute in; remove the folder"):
+        load_artefact(tmp_path)

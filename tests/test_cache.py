@@ -1,6 +1,11 @@
+import errno
+import fcntl
 import os
 
+import pytest
+
 from fft import cache
+from fft.errors import MachineError
 
 
 def test_compiled_programs_are_kept_in_the_cache_folder(monkeypatch, tmp_path):
@@ -13,12 +18,42 @@ def test_compiled_programs_are_kept_in_the_cache_folder(monkeypatch, tmp_path):
     assert os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] == "7", "the user's own setting stands"
 
 
+def test_a_relative_cache_folder_counts_as_none(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    for given in ("my-cache", "~/.cache", ""):
+        monkeypatch.setenv("XDG_CACHE_HOME", given)
+        assert str(cache.cache_folder()) == "/home/me/.cache/fft"
+
+
+def test_without_a_home_folder_there_is_no_cache(monkeypatch):
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "taken out below, and put back")
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    cache.keep_compiled_programs()
+    assert "JAX_COMPILATION_CACHE_DIR" not in os.environ
+    with pytest.raises(MachineError, match="no home folder is known for the cache; set XDG_CACHE_HOME"):
+        cache.cache_folder()
+
+
 def test_a_folder_that_cannot_be_written_means_no_cache(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "as it was")
     cache.keep_compiled_programs()
     assert os.environ["JAX_COMPILATION_CACHE_DIR"] == "as it was"
+
+
+def test_a_file_system_without_locks_means_no_cache(monkeypatch, tmp_path):
+    def flock(*_):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "taken out below, and put back")
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    monkeypatch.setattr(fcntl, "flock", flock)
+    cache.keep_compiled_programs()
+    assert "JAX_COMPILATION_CACHE_DIR" not in os.environ and not list((tmp_path / "fft" / "compiled").iterdir())
 
 
 def test_a_cache_of_the_users_own_gets_no_limit_from_us(monkeypatch, tmp_path):

@@ -156,6 +156,21 @@ class Twins:
         return cls(*({"1": child} for child in children))
 
 
+@pytest.mark.parametrize("name", ["lr[1e-3]", "[!a]", "layers=[1,2]", "[shared]/run", "a*b", "a?b"])
+def test_a_folder_whose_name_is_a_pattern(tmp_path, monkeypatch, name):
+    """Absolute and relative; a step saved under a plain name before stays good under this one."""
+    state, like = make_state(), abstract(make_state())
+    Checkpoints(tmp_path / "plain").save(1, make_state(1), {})
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / "plain").rename(tmp_path / name)
+    Checkpoints(tmp_path / name).save(2, state, {})
+    monkeypatch.chdir(tmp_path / name)
+    assert_same(Checkpoints("").restore(like, step=1).tree, make_state(1))
+    Checkpoints("").save(3, make_state(3), {})
+    for step, tree in ((2, state), (3, make_state(3))):
+        assert_same(Checkpoints(tmp_path / name).restore(like, step).tree, tree)
+
+
 # --- which steps are kept ---
 
 
@@ -399,6 +414,23 @@ def test_a_full_disk_keeps_the_step_before_and_leaves_nothing_behind(tmp_path):
     assert "Traceback" not in done.stderr and "never retrieved" not in done.stderr
     assert folders(tmp_path) == ["00000001"]
     assert Checkpoints(tmp_path).restore({"a": jnp.ones(60)}).extra == {"step": 1}
+
+
+DEEP = """
+    import sys
+    import jax.numpy as jnp
+    from fft.checkpoint import Checkpoints
+    Checkpoints(sys.argv[1]).save(1, {'a': jnp.ones((60,))}, {})
+"""
+
+
+def test_a_folder_that_cannot_be_made_lets_the_process_end(tmp_path):
+    """The path of the step is just short enough, that of the arrays in it too long."""
+    room = 4096 - len(f"{tmp_path}/00000001/arrays.") - 1
+    deep = tmp_path.joinpath(*["d" * 200] * (room // 201), "d" * (room % 201))
+    command = [sys.executable, "-c", textwrap.dedent(DEEP), str(deep)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.stderr.splitlines()[-1].startswith(f"fft.errors.MachineError: cannot write {deep}: File name too long")
 
 
 def test_a_full_disk_at_the_manifest_leaves_nothing_behind(tmp_path, monkeypatch):

@@ -74,6 +74,9 @@ def test_a_sweep_of_a_part_and_of_nothing(swept):
         (None, "is not a file"),
         ("x = 1", "does not define a function experiments"),
         ("def experiments(): return [1]", "must return a dict"),
+        ("def experiments():\n    return missing", "file.py, line 2: NameError: name 'missing' is not defined"),
+        ("import sys\nsys.exit(1)", "file.py, line 2: SystemExit: 1"),
+        ("x = ", "file.py: SyntaxError: invalid syntax"),
     ],
 )
 def test_files_that_are_no_sweeps(tmp_path, content, message):
@@ -247,3 +250,11 @@ def test_data_tells_rows_labels_and_lengths(tiny):
     assert answer.code == 0 and sum(split["rows"] for split in splits) == 240
     assert all(set(split["labels"]) == {"bird", "cat", "dog"} for split in splits)
     assert answer.json["troubles"] == [] and "longest" in answer.err
+
+
+def test_data_shows_labels_as_they_are_written(tmp_path):
+    names = ("[/joy]", "[joy]", "[bold]x")
+    rows = [f"a film number {number},{name}" for number in range(60) for name in names]
+    (tmp_path / "new.csv").write_text("\n".join(["text,label", *rows]))
+    answer = fft("data", tmp_path / "new.csv")
+    assert answer.code == 0 and all(f"{name}: " in answer.out for name in names)

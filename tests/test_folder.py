@@ -1,9 +1,14 @@
 """Whose folder it is."""
 
+import errno
+import fcntl
+import os
+
 import pytest
 
-from fft.errors import InputError
-from fft.folder import EXPERIMENT, KINDS, refuse_foreign
+from fft.errors import InputError, MachineError
+from fft.folder import EXPERIMENT, KINDS, FolderLock, refuse_foreign, refuse_taken
+from fft.tasks import demo
 
 
 @pytest.mark.parametrize("own", KINDS)
@@ -20,3 +25,31 @@ def test_a_folder_of_another_kind_is_refused_by_what_it_holds(tmp_path, own, mar
 
 def test_a_folder_that_is_not_there_is_nobodys(tmp_path):
     refuse_foreign(tmp_path / "new", EXPERIMENT)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch, number):
+    def flock(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    said = rf"lies on a file system without locks \(flock: {os.strerror(number)}\); "
+    with (
+        pytest.raises(MachineError, match=rf"^{tmp_path}/run {said}choose another folder$"),
+        FolderLock(tmp_path / "run"),
+    ):
+        pass
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(MachineError, match=rf"^{tmp_path}/fft {said}name another cache folder"):
+        demo.minilm_folder()
+
+
+def test_a_link_to_nothing_is_no_folder(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    for out in (tmp_path / "link", tmp_path / "link" / "run"):
+        with pytest.raises(InputError, match=r"link is a link to .*/gone, which does not exist"):
+            refuse_taken(out)
+        with pytest.raises(InputError, match=r"link is a link to .*/gone, which does not exist"), FolderLock(out):
+            pass
+    (tmp_path / "gone").mkdir()
+    refuse_taken(tmp_path / "link" / "run")

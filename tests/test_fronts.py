@@ -79,7 +79,8 @@ def test_the_table_and_the_pictures(tmp_path):
         run["original"]["n"] = run["new"]["n"] = 100
         run["history"] = [{"new": 0.5 + at / 10, "original": 0.9 - at / 10} for at in range(3)]
     console = Console(record=True, width=120)
-    answer = show_fronts(runs, console, tmp_path / "cmp")
+    unwatched = runs[0] | {"original": None}
+    answer = show_fronts([unwatched, *runs], console, tmp_path / "cmp")
     said = console.export_text()
     assert "original at new 0.800" in said and answer["methods"]["kl"]["original"]["mean"] == pytest.approx(0.7)
     assert "| kl | 2 | 2 |" in (tmp_path / "cmp-fronts.md").read_text()

@@ -15,9 +15,14 @@ import pytest
 
 import fft.record as record
 from fft.errors import InputError, MachineError
+from fft.experiment import Data, Experiment
+from fft.experiment import load as load_experiment
 from fft.folder import FolderLock
+from fft.models.config import read_json as read_config_json
+from fft.peft.reading import read_raw
 from fft.record import MetricsLog, diff, environment, experiment_hash, parsed, plain, write_json
 from fft.signals import StopFlag, Stopped
+from fft.tasks.backend import json_object
 
 
 def python(code: str, *arguments, **options):
@@ -35,6 +40,35 @@ def test_hash_is_that_of_the_canonical_json():
     assert experiment_hash({"b": {"d": None, "c": "é"}, "a": (1, 2.5)}) == expected
     assert experiment_hash({"a": [np.int64(1), np.float64(2.5)], "b": {"c": "é", "d": None}}) == expected
     assert experiment_hash({"a": [1, 2.5], "b": {"c": "e", "d": None}}) != expected
+
+
+READERS = {
+    "experiment.json": lambda path: load_experiment(path).to_json(),
+    "run.json": record.read_object,
+    "config.json": read_config_json,
+    "adapter_config.json": lambda path: read_raw(path.parent),
+    "tokenizer_config.json": json_object,
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_json_from_outside_is_read_with_a_byte_order_mark_and_refused_in_other_encodings(tmp_path, name):
+    content = Experiment("basé", Data("new.csv")).to_json() if name == "experiment.json" else {"peft_type": "basé"}
+    path = tmp_path / name
+    path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8-sig")
+    assert READERS[name](path) == plain(content)
+    for encoding in ("utf-16", "latin-1"):
+        path.write_text(json.dumps(content, ensure_ascii=False), encoding=encoding)
+        with pytest.raises(InputError, match=rf"{name}.*not UTF-8 at byte \d+; save it as UTF-8"):
+            READERS[name](path)
+
+
+def test_a_mark_that_begins_a_text_is_no_part_of_it():
+    assert (
+        parsed('\ufeff{"text": "\ufeffgood"}')
+        == parsed('\ufeff{"text": "\ufeffgood"}'.encode())
+        == {"text": "\ufeffgood"}
+    )
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), np.float32("nan")])
@@ -98,6 +132,20 @@ def test_what_cannot_be_written_below_a_file_is_the_machines_fault(tmp_path):
             action()
     with pytest.raises(InputError, match="file is a file; choose a folder"), FolderLock(below):
         pass
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("x" * 300, "File name too long. Choose a shorter path"),
+        ("gone/run.json", "No such file or directory. Make its folder first"),
+        ("folder", "Is a directory. Choose another path"),
+    ],
+)
+def test_what_cannot_be_written_is_told_with_what_helps(tmp_path, name, message):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(MachineError, match=message):
+        write_json(tmp_path / name, {})
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, b"[" * 100_000, "1" * 5_000, "{", b"\xff"])

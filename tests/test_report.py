@@ -12,7 +12,7 @@ from outline import Outline
 from rich.console import Console
 
 from fft.errors import MachineError
-from fft.report import drawing, front, history, labels, style, tables
+from fft.report import drawing, front, history, labels, places, style, tables
 from fft.report.page import page, write_page
 from fft.report.verdict import sentence
 
@@ -127,6 +127,15 @@ def test_names_are_not_markup_and_verdicts_have_their_colour():
     table = tables.before_after([make_run("[red]x[/red]"), make_run(outcome="fail"), make_run(outcome="pass")])
     assert "[red]x[/red]" in printed(table, 100)
     assert [cell.style for cell in table.columns[-1].cells] == ["yellow", "red", "green"]
+
+
+@pytest.mark.parametrize("name", ["[/joy]", "[joy]", "[bold]x", "[0]", "a[/]"])
+def test_square_brackets_are_shown_as_they_are(name):
+    """In a header, a cell, a caption; of what people name: heads, labels, files."""
+    text = printed(tables.rich_table([tables.Column(name, lambda row: row)], [name], f"of {name}"), 60)
+    assert text.count(name) == 3 and f"of {name}" in text
+    place = {"layer": f"head {name}", "role": f"head {name}", "share": 1.0, "mean": 0.1, "parameters": 3}
+    assert printed(places.places_table([place]), 100).count(f"head {name}") == 2
 
 
 def test_a_run_without_an_original_or_with_a_lost_score_has_dashes():

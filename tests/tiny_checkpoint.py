@@ -72,7 +72,7 @@ def write_checkpoint(folder, family="bert", labels=LABELS, head=True, seed=0, **
 
 
 def write_tokenizer(folder, family="bert"):
-    """Write tokenizer.json: WordPiece, lower case, with the family's special tokens."""
+    """Write tokenizer.json: WordPiece, lower case, with the family's special tokens; RoBERTa's own class has none."""
     words = vocabulary(family)
     ids = {word: at for at, word in enumerate(words)}
     first, last, unknown = ("<s>", "</s>", "<unk>") if family == "roberta" else ("[CLS]", "[SEP]", "[UNK]")
@@ -86,6 +86,8 @@ def write_tokenizer(folder, family="bert"):
         special_tokens=[(first, ids[first]), (last, ids[last])],
     )
     tokenizer.save(str(folder / "tokenizer.json"))
+    if family == "roberta":
+        (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
 
 
 def tensors(family="bert", head=True, seed=0):

@@ -11,6 +11,7 @@ from rich.console import Console
 from fft.contract.budget import Budget
 from fft.errors import InputError
 from fft.experiment import NO_DATA, Data, Experiment, Retention
+from fft.local import CheckpointPath
 from fft.schema import TELLS_DEFAULT
 
 
@@ -23,9 +24,9 @@ class Flags:
     with one split are scored, else those of its split `test`.
     """
 
-    base: tyro.conf.Positional[str]
+    base: tyro.conf.Positional[CheckpointPath]
     """the checkpoint before: a Hugging Face folder, a finished run, or hf:NAME"""
-    tuned: tyro.conf.Positional[str]
+    tuned: tyro.conf.Positional[CheckpointPath]
     """the checkpoint after"""
     original: Data
     new: Data = NO_DATA
@@ -40,7 +41,7 @@ class Flags:
     held_out: bool = False
     """score only the rows that `fft tune` holds out for its test, a tenth of a source with one split"""
     max_length: Annotated[int | None, TELLS_DEFAULT] = Experiment.max_length
-    """tokens of a text; longer ones are cut and counted (default: 128, or as many as the model takes)"""
+    """tokens of a text; longer ones are cut and counted (default: as in its training, else 128 or what it takes)"""
     out: Annotated[Path | None, TELLS_DEFAULT] = None
     """a folder for check.html, check.json and examples.jsonl (default: what is printed is all)"""
     json: bool = False

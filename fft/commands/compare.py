@@ -51,12 +51,15 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
 
 
 def differences(records: list[dict]) -> list[str]:
-    """What makes the scores of some runs incomparable: other test rows, another base, other metrics."""
+    """What makes the scores of some runs incomparable: other test rows, cut elsewhere, another base, other metrics."""
+    from fft.tasks.prepare import DEFAULT_LENGTH
+
     found = []
     for what, value in (
         ("base model", lambda r: r["base_sha256"]),
         ("new test rows", lambda r: r["data"]["new"]["splits"]["test"]["sha256"]),
         ("original test rows", lambda r: [r["data"][n]["splits"]["test"]["sha256"] for n in original_names(r["data"])]),
+        ("length of texts", lambda r: r["experiment"]["max_length"] or DEFAULT_LENGTH),
         ("new metric", lambda r: r["new"]["metric"]),
         ("original metric", lambda r: [(r[name] or {}).get("metric") for name in original_names(r["data"])]),
     ):
@@ -80,14 +83,15 @@ def show(records: list[dict], console: Console, stem: Path | None, pictured: lis
     """Print the table of some runs; with a path also write the table and the picture (of `pictured`, where those are
     other records), and say so.
     """
-    from fft.record import replace_file
+    from fft.record import replace_file, writing
     from fft.report import tables
     from fft.report.front import front_of_runs
 
     console.print(tables.before_after(records))
     if stem is None:
         return
-    stem.parent.mkdir(parents=True, exist_ok=True)
+    with writing(stem.parent):
+        stem.parent.mkdir(parents=True, exist_ok=True)
     table = stem.with_name(stem.name + ".md")
     replace_file(table, tables.markdown(records).encode())
     written = [table, *front_of_runs(pictured or records, stem)]

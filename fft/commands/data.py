@@ -6,8 +6,10 @@ from typing import Annotated
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from fft.experiment import Data
+from fft.local import CHECKPOINT
 from fft.schema import TELLS_DEFAULT
 from fft.tasks.prepare import DEFAULT_LENGTH
 
@@ -17,7 +19,7 @@ class Flags:
     """Look into a data source: rows, labels, lengths, what would be cut, and what is wrong with it."""
 
     task: Data
-    model: Annotated[str | None, TELLS_DEFAULT] = None
+    model: Annotated[str | None, TELLS_DEFAULT, CHECKPOINT] = None
     """a checkpoint folder whose tokenizer counts the tokens (default: lengths are in words)"""
     max_length: int = DEFAULT_LENGTH
     """tokens of a text; longer ones are cut and counted"""
@@ -44,7 +46,8 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
         shown = ", ".join(f"{label}: {value}" for label, value in list(values.items())[:8])
         lengths = [f"{split['lengths'][q]:g}" for q in ("0.5", "0.99", "1.0")]
         cut = "" if split["cut"] is None else str(split["cut"])
-        table.add_row(name, str(split["rows"]), shown, *lengths, cut, str(split["duplicates"]))
+        # Text, so that a label with [brackets] is not read as markup
+        table.add_row(*map(Text, (name, str(split["rows"]), shown, *lengths, cut, str(split["duplicates"]))))
     console.print(table)
     for trouble in found["troubles"]:
         console.out(f"trouble: {trouble}", highlight=False)

@@ -9,6 +9,7 @@ import tyro
 from rich.console import Console
 
 from fft.experiment import Data, Experiment
+from fft.local import CheckpointPath
 from fft.schema import TELLS_DEFAULT
 
 
@@ -21,9 +22,9 @@ class Flags:
     fitted anew to the frozen features of both. Nothing else is trained. The exit code is 0 whatever was found.
     """
 
-    base: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="BASE")]
+    base: Annotated[tyro.conf.Positional[CheckpointPath], tyro.conf.arg(metavar="BASE")]
     """the checkpoint before: a Hugging Face folder, a finished run, or hf:NAME"""
-    tuned: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TUNED")]
+    tuned: Annotated[tyro.conf.Positional[CheckpointPath], tyro.conf.arg(metavar="TUNED")]
     """the checkpoint that was tuned from it"""
     original: Data
     out: Path
@@ -43,7 +44,7 @@ class Flags:
     metric: Annotated[str | None, TELLS_DEFAULT] = None
     """the score (default: accuracy, or pearson for regression)"""
     max_length: Annotated[int | None, TELLS_DEFAULT] = Experiment.max_length
-    """tokens of a text; longer ones are cut and counted (default: 128, or as many as the model takes)"""
+    """tokens of a text; longer ones are cut and counted (default: as in its training, else 128 or what it takes)"""
     seed: int = 0
     """seeds the choice of rows and the draws of the Fisher pass"""
     json: bool = False

@@ -9,6 +9,7 @@ from typing import Annotated
 from rich.console import Console
 
 from fft.experiment import Data, Experiment
+from fft.local import CheckpointPath
 from fft.schema import TELLS_DEFAULT
 
 
@@ -19,7 +20,7 @@ class Flags:
     All rows of a source with one split are scored, else those of its split `test`.
     """
 
-    model: str
+    model: CheckpointPath
     """a folder with a Hugging Face checkpoint, a run folder, or hf:NAME"""
     task: Data
     adapter: Path | None = None
@@ -30,8 +31,10 @@ class Flags:
     """which head, where the checkpoint has several (default: its classifier)"""
     predictions: Path | None = None
     """write one JSON line an example to this file: row, label, prediction, logits"""
+    held_out: bool = False
+    """score only the rows that `fft tune` holds out for its test, a tenth of a source with one split"""
     max_length: Annotated[int | None, TELLS_DEFAULT] = Experiment.max_length
-    """tokens of a text; longer ones are cut and counted (default: 128, or as many as the model takes)"""
+    """tokens of a text; longer ones are cut and counted (default: as in its training, else 128 or what it takes)"""
     json: bool = False
     """print the result as one JSON object on standard output, everything else on standard error"""
 
@@ -50,7 +53,7 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     from fft.metrics import METRICS
     from fft.pairs.answers import answers, write_lines
     from fft.peft import load_adapter
-    from fft.restored import load_model
+    from fft.restored import load_model, scored_length
     from fft.scoring import scored_logits
 
     checkpoint = load_model(flags.model)
@@ -58,11 +61,12 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
         checkpoint = load_adapter(flags.adapter, checkpoint).on(checkpoint)
     name = chosen_head(checkpoint, flags.head, flags.model, "to score with")
     task = with_metric(flags.task, flags.metric)
-    data = tasks.prepare_scored(
-        task, tasks.read_scored(task), checkpoint, name, checkpoint.heads[name], flags.max_length
-    )
-    for warning in (*checkpoint.notes, *data.warnings):
-        console.out(f"note: {warning}", highlight=False)
+    length = scored_length(flags.max_length, {str(flags.adapter or flags.model): checkpoint})
+    asked = tasks.read_scored(task, flags.held_out)
+    data = tasks.prepare_scored(task, asked, checkpoint, name, checkpoint.heads[name], length.tokens)
+    notes = [*checkpoint.notes, *length.notes, *data.notes]
+    for note in notes:
+        console.out(f"note: {note}", highlight=False)
     rows, metric = data.splits["test"], METRICS[data.task.metric]
     logits = scored_logits(make_predict(checkpoint.model, name), checkpoint.params, data)
     score = interval(metric, rows.labels, predictions(metric.kind, logits))
@@ -73,4 +77,4 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     if flags.predictions:
         console.out(f"wrote {flags.predictions}", highlight=False)
     scored = {"head": name, "metric": metric.name, "score": score.value, "low": score.low, "high": score.high}
-    return scored | {"n": score.n, "source": flags.task.source, "notes": [*data.warnings]}, 0
+    return scored | {"n": score.n, "source": flags.task.source, "notes": notes}, 0

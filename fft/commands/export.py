@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from rich.console import Console
 
 from fft.errors import InputError
+from fft.local import CheckpointPath
 from fft.schema import TELLS_DEFAULT
 
 
@@ -18,7 +19,7 @@ class Flags:
     With --to peft, write the adapter that the run trained instead, for PEFT to load onto the run's base.
     """
 
-    run: Path
+    run: CheckpointPath
     """the run folder; with --adapter, the base: a folder with a Hugging Face checkpoint, or hf:NAME"""
     out: Path
     """the folder to write; it must not exist yet, or be an earlier export"""

@@ -12,6 +12,7 @@ from fft.errors import InputError
 from fft.experiment import NO_DATA, Data, Experiment
 from fft.fisher.diagonal import FisherPass
 from fft.fisher.storage import Storage
+from fft.local import CHECKPOINT
 from fft.schema import TELLS_DEFAULT
 
 SAID = 20  # lines of progress where there is no terminal
@@ -27,13 +28,13 @@ class Flags:
 
     out: Path
     """the artefact's folder: tensors.safetensors and provenance.json"""
-    model: Annotated[str, TELLS_DEFAULT] = ""
+    model: Annotated[str, TELLS_DEFAULT, CHECKPOINT] = ""
     """a folder with a Hugging Face checkpoint, a finished run, or hf:NAME (not needed with --show alone)"""
     original: Data = NO_DATA
     head: Annotated[str | None, TELLS_DEFAULT] = None
     """the head of the original task, where the checkpoint has several (default: its classifier)"""
     max_length: Annotated[int | None, TELLS_DEFAULT] = Experiment.max_length
-    """tokens of a text; longer ones are cut and counted (default: 128, or as many as the model takes)"""
+    """tokens of a text; longer ones are cut and counted (default: as in its training, else 128 or what it takes)"""
     settings: tyro.conf.OmitArgPrefixes[FisherPass] = field(default_factory=FisherPass)
     storage: Storage = "float32"
     """how the artefact keeps the numbers; int8 is in blocks"""

@@ -9,6 +9,7 @@ import tyro
 from rich.console import Console
 
 from fft.experiment import NO_DATA, Data
+from fft.local import CHECKPOINT, CheckpointPath
 from fft.merging.recipes import Settings
 from fft.schema import TELLS_DEFAULT
 
@@ -21,10 +22,12 @@ class Flags:
     to say; `fft repair` searches for a good merge of two models.
     """
 
-    base: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="BASE")]
+    base: Annotated[tyro.conf.Positional[CheckpointPath], tyro.conf.arg(metavar="BASE")]
     """the checkpoint that the others were tuned from: a Hugging Face folder, a finished run, or hf:NAME"""
     tuned: Annotated[
-        tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="TUNED [TUNED ...]", help_behavior_hint="")
+        tyro.conf.Positional[tuple[str, ...]],
+        tyro.conf.arg(metavar="TUNED [TUNED ...]", help_behavior_hint=""),
+        CHECKPOINT,
     ]
     """the checkpoints that were tuned from it"""
     how: Literal["interpolate", "soup", "arithmetic", "ties", "dare", "fisher"]
@@ -37,6 +40,8 @@ class Flags:
     """heads of TUNED models with one name and the same labels: one head, merged like all else, or one for each"""
     head: Annotated[str | None, TELLS_DEFAULT] = None
     """the head that becomes the classifier, by its name in the merged model (default: that of the first TUNED)"""
+    max_length: Annotated[int | None, TELLS_DEFAULT] = None
+    """tokens of a text that the merged model reads (default: as the models were trained, where that is known)"""
     json: bool = False
     """print the result as one JSON object on standard output, everything else on standard error"""
 
@@ -51,7 +56,9 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     from fft.pairs.merge import Request, merge
 
     task = flags.task if flags.task.source else None
-    request = Request(flags.base, flags.tuned, flags.how, flags.settings, flags.heads, flags.head, task)
+    request = Request(
+        *(flags.base, flags.tuned, flags.how, flags.settings, flags.heads, flags.head, task, flags.max_length)
+    )
     found = merge(request, flags.out)
     for note in found["notes"]:
         console.out(f"note: {note}", highlight=False)

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from fft.contract.budget import Budget
 from fft.experiment import Data, Experiment, Retention
+from fft.local import CheckpointPath
 from fft.schema import TELLS_DEFAULT
 
 
@@ -22,9 +23,9 @@ class Flags:
     better than the base was found, 4 when the test rows are too few to tell.
     """
 
-    base: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="BASE")]
+    base: Annotated[tyro.conf.Positional[CheckpointPath], tyro.conf.arg(metavar="BASE")]
     """the checkpoint before: a Hugging Face folder, a finished run, or hf:NAME"""
-    tuned: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TUNED")]
+    tuned: Annotated[tyro.conf.Positional[CheckpointPath], tyro.conf.arg(metavar="TUNED")]
     """the checkpoint that was tuned from it"""
     original: Data
     new: Data
@@ -47,7 +48,7 @@ class Flags:
     new_head: Annotated[str | None, TELLS_DEFAULT] = None
     """the new task's head in TUNED (default: its classifier)"""
     max_length: Annotated[int | None, TELLS_DEFAULT] = Experiment.max_length
-    """tokens of a text; longer ones are cut and counted (default: 128, or as many as the model takes)"""
+    """tokens of a text; longer ones are cut and counted (default: as in its training, else 128 or what it takes)"""
     seed: int = 0
     """seeds what DARE drops"""
     json: bool = False
@@ -61,6 +62,7 @@ def parse(args: list[str], cli: Callable) -> Flags:
 
 def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     """Search, confirm, print."""
+    from rich.markup import escape
     from rich.progress import Progress
 
     from fft.commands.tune import with_metric
@@ -79,7 +81,9 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
             request,
             flags.out,
             lambda text: console.out(text, highlight=False),
-            lambda tried, count: bar.update(task, description=f"{count} tried, {repaired.described(tried._asdict())}"),
+            lambda tried, count: bar.update(
+                task, description=escape(f"{count} tried, {repaired.described(tried._asdict())}")
+            ),
         )
     repaired.show(found.record, console)
     model = f"model: {flags.out}/model   " if found.record["chosen"] is not None else ""

@@ -13,6 +13,7 @@ from fft.auto import AUTO, choose
 from fft.commands.several import NO_SOURCES, SeveralData
 from fft.commands.tune import HEADS, Settings, method_of, with_metric
 from fft.experiment import NO_TEXTS, Experiment, Optim, Retention, Texts
+from fft.local import CheckpointPath
 from fft.schema import TELLS_DEFAULT
 
 
@@ -26,7 +27,7 @@ class Flags:
 
     out: Path
     """the folder of the sequence: stage-1, stage-2, …, sequence.json, sequence.html, matrix.svg"""
-    model: str
+    model: CheckpointPath
     """a folder with a Hugging Face checkpoint (safetensors), or hf:NAME"""
     tasks: SeveralData
     original: SeveralData = NO_SOURCES

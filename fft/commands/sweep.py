@@ -1,14 +1,16 @@
 """`fft sweep`: run the experiments of a Python file that are not finished yet."""
 
 import runpy
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
 from rich.console import Console
 
-from fft.errors import InputError
+from fft.errors import FFTError, InputError
 from fft.experiment import Experiment
 
 
@@ -51,13 +53,27 @@ def named_experiments(file: Path) -> dict[str, Experiment]:
     """What the file's `experiments()` returns: experiments by name."""
     if not file.is_file():
         raise InputError(f"{file} is not a file; fft sweep runs a Python file that defines experiments()")
-    make = runpy.run_path(str(file)).get("experiments")
-    if not callable(make):
-        raise InputError(f"{file} does not define a function experiments()")
-    found = make()
+    with _its_own_errors(file):
+        make = runpy.run_path(str(file)).get("experiments")
+        if not callable(make):
+            raise InputError(f"{file} does not define a function experiments()")
+        found = make()
     if not isinstance(found, dict) or not all(isinstance(e, Experiment) for e in found.values()):
         raise InputError(f"{file}: experiments() must return a dict of name to fft.Experiment")
     return found
+
+
+@contextmanager
+def _its_own_errors(file: Path) -> Iterator[None]:
+    """Turn what is raised by the user's own code, an exit included, into an InputError that names its line."""
+    try:
+        yield
+    except FFTError:
+        raise
+    except (Exception, SystemExit) as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
+        where = f"{file}, line {lines[-1]}" if lines else f"{file}"
+        raise InputError(f"{where}: {type(error).__name__}: {error}") from error
 
 
 def run_missing(

@@ -15,6 +15,7 @@ from fft.auto import AUTO, Choice, choose_for
 from fft.commands.several import NO_SOURCES, SeveralData, several
 from fft.errors import InputError
 from fft.experiment import NO_DATA, NO_TEXTS, Data, Experiment, Optim, Retention, Texts, load
+from fft.local import LOCAL, CheckpointPath
 from fft.methods import METHODS, Method, parse_chain
 from fft.metrics import METRICS
 from fft.schema import TELLS_DEFAULT
@@ -38,7 +39,7 @@ class Flags:
 
     out: Path
     """the run folder; a second call with the same flags resumes it"""
-    model: str = ""
+    model: CheckpointPath = ""
     """a folder with a Hugging Face checkpoint (safetensors), or hf:NAME"""
     new: Data = NO_DATA
     original: SeveralData = NO_SOURCES
@@ -47,7 +48,7 @@ class Flags:
     """the score of all tasks, where it fits (default: accuracy, or pearson for regression)"""
     method: str = AUTO
     """methods joined by +, as in lora+ewc; auto chooses by what there is of the original task, and says why"""
-    fisher: Annotated[str | None, TELLS_DEFAULT] = None
+    fisher: Annotated[str | None, TELLS_DEFAULT, LOCAL] = None
     """what `fft fisher` wrote: ewc and sparse read it in place of a pass of their own (the same as --ewc.fisher)"""
     head: Literal["new", "shared"] = Experiment.head
     """the new task's head: a fresh one, or the (first) original's where the labels are the same"""

@@ -8,7 +8,7 @@ OUT/request.json            what was asked for, of what
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,9 +26,11 @@ from fft.fisher.storage import Storage, unpack
 from fft.folder import REQUEST, FolderLock, agree, refuse_foreign, unclaimed_if_refused
 from fft.heads import chosen_head
 from fft.identity import base_sha256
+from fft.local import local
 from fft.methods import Context
 from fft.paths import flatten, sum_of, unflatten
 from fft.record import environment
+from fft.restored import scored_length
 from fft.schema import MOST_SEED, between
 from fft.seeding import key_for
 from fft.signals import StopFlag
@@ -75,9 +77,12 @@ def measure(
     Errors: InputError for a checkpoint without the head, for data that do not fit it, and for a folder that holds
     something else; Stopped after SIGTERM or SIGINT, once the pass is saved.
     """
+    out = Path(local(out, "--out"))
     checkpoint = models.load(request.model)
     name = chosen_head(checkpoint, request.head, request.model, "to measure")
-    data = tasks.prepare(request.original, checkpoint, name, checkpoint.heads[name], request)
+    length = scored_length(request.max_length, {request.model: checkpoint})
+    read = replace(request, max_length=length.tokens)
+    data = tasks.prepare(request.original, checkpoint, name, checkpoint.heads[name], read)
     before = load_previous(request.previous, checkpoint.params) if request.previous else None
     wanted = _identity(request, checkpoint, data, before)
     refuse_foreign(out, REQUEST)
@@ -85,8 +90,8 @@ def measure(
         agree(out / REQUEST, wanted, "another Fisher pass", lambda stored: {**DEFAULTS, **stored})
         if (out / "provenance.json").exists():
             return
-        for warning in (*checkpoint.notes, *data.warnings):
-            say(f"note: {warning}")
+        for note in (*checkpoint.notes, *length.notes, *data.notes):
+            say(f"note: {note}")
         mesh, params = _placed(request.mesh, checkpoint.params)
         context = Context(
             checkpoint.model,

@@ -10,6 +10,7 @@ from fft.errors import InputError
 from fft.fisher.diagonal import FisherPass
 from fft.fisher.information import load_fisher, tasks_of
 from fft.fisher.storage import pack
+from fft.local import LOCAL, make_local
 from fft.methods.base import Context, Given
 from fft.paths import Params
 from fft.schema import TELLS_DEFAULT
@@ -21,11 +22,12 @@ class Informed(FisherPass):
 
     name: ClassVar[str]
     storage: ClassVar[str] = "float32"
-    fisher: Annotated[str | None, TELLS_DEFAULT] = None
+    fisher: Annotated[str | None, TELLS_DEFAULT, LOCAL] = None
     """what `fft fisher` wrote, in place of a pass of the run's own; then no original data are needed"""
 
     def __post_init__(self):
         super().__post_init__()
+        make_local(self, self.prefix)
         defaults = self._defaults if self.fisher is not None else {}
         unused = [name for name, default in defaults.items() if getattr(self, name) != default]
         if unused:

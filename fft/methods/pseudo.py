@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar
 import jax
 import jax.numpy as jnp
 
+from fft.local import CHECKPOINT, make_local
 from fft.methods.base import MOST_RATIO, Context, Given, Method
 from fft.methods.kl import divergence, require_head
 from fft.paths import Params
@@ -35,10 +36,11 @@ class Pseudo(Method):
     """share of a text's tokens that is masked and filled in, at least one"""
     temperature: float = 1.0
     """τ; above 1 the unlikely answers weigh more"""
-    filler: Annotated[str | None, TELLS_DEFAULT] = None
+    filler: Annotated[str | None, TELLS_DEFAULT, CHECKPOINT] = None
     """a masked language model with the base's vocabulary: a folder or hf:NAME (default: the base, where it is one)"""
 
     def __post_init__(self):
+        make_local(self, "pseudo.")
         between("pseudo.strength", self.strength, 0.0, math.inf)
         positive("pseudo.ratio", self.ratio, MOST_RATIO)
         positive("pseudo.share", self.share, 1.0)

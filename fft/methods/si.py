@@ -13,6 +13,7 @@ import numpy as np
 
 from fft.artefact import load_artefact
 from fft.errors import InputError
+from fft.local import LOCAL, make_local
 from fft.methods.base import Context, Given, Method, leaf_sum
 from fft.paths import Params, flatten, map_leaves
 from fft.schema import TELLS_DEFAULT, between, positive
@@ -46,10 +47,11 @@ class SI(Method):
     """c"""
     damping: float = 1e-3
     """ξ, in squared units of the parameters"""
-    after: Annotated[str | None, TELLS_DEFAULT] = None
+    after: Annotated[str | None, TELLS_DEFAULT, LOCAL] = None
     """the folder of the run whose model/ is the base, with si in its method too"""
 
     def __post_init__(self):
+        make_local(self, "si.")
         between("si.strength", self.strength, 0.0, math.inf)
         positive("si.damping", self.damping)
 

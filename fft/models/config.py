@@ -9,7 +9,7 @@ from dataclasses import fields
 
 from fft.errors import InputError
 from fft.models.layers import ACTIVATIONS
-from fft.record import parsed
+from fft.record import parsed_file
 from fft.schema import says_nothing
 
 # fmt: off
@@ -77,7 +77,7 @@ ONLY_TRAINING = (*RATES, "initializer_range")  # what a forward pass without dro
 def read_json(path):
     """Return the object in a JSON file, or refuse the file by name."""
     try:
-        value = parsed(path.read_text(encoding="utf-8"))
+        value = parsed_file(path)
     except ValueError as error:
         raise InputError(f"{path} is not JSON ({error}); restore the file from where the model came") from None
     if not isinstance(value, dict):

@@ -9,14 +9,17 @@ from pathlib import Path
 import jax.numpy as jnp
 
 from fft.errors import InputError, MachineError
+from fft.local import local
+from fft.models.config import read_json
 from fft.models.heads import HEADS_JSON, HEADS_TENSORS, check_name, label_fields, write_record
 from fft.models.hf import CONFIG, INDEX, WEIGHTS, read_tensors
 from fft.models.keys import from_params, stored
 from fft.paths import flatten
 
+TOKENIZER_CONFIG = "tokenizer_config.json"
 TOKENIZER_FILES = (
+    TOKENIZER_CONFIG,
     "tokenizer.json",
-    "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.txt",
@@ -41,7 +44,7 @@ def save(checkpoint, folder, families, primary=None, shard_bytes=SHARD_BYTES, be
     replaces an older checkpoint of ours only then.
     Raises InputError for an unknown head or a folder with other things in it, MachineError where the disk fails.
     """
-    folder = Path(os.path.abspath(folder))
+    folder = Path(os.path.abspath(local(folder, "--out")))
     primary = choose_primary(checkpoint, primary)
     with written_whole(folder) as partial:
         write(checkpoint, partial, families[checkpoint.model.family], primary, shard_bytes)
@@ -56,7 +59,7 @@ def written_whole(folder):
 
     Raises InputError for a folder with other things in it, MachineError where the disk fails; nothing is changed then.
     """
-    folder = Path(os.path.abspath(folder))
+    folder = Path(os.path.abspath(local(folder, "--out")))
     try:
         check_replaceable(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -116,11 +119,19 @@ def write(checkpoint, folder, family, primary, shard_bytes):
     }
     if others:
         write_tensors(others, folder / HEADS_TENSORS)
-    write_json(write_record(checkpoint.heads, primary), folder / HEADS_JSON)
+    write_json(write_record(checkpoint.heads, primary, checkpoint.max_length), folder / HEADS_JSON)
     write_json(config_json(raw, family, checkpoint.heads.get(primary), dtype), folder / CONFIG)
     for name in TOKENIZER_FILES:
         if (checkpoint.folder / name).is_file():
             shutil.copyfile(checkpoint.folder / name, folder / name)
+    if checkpoint.max_length is not None:
+        write_length(checkpoint.max_length, folder / TOKENIZER_CONFIG)
+
+
+def write_length(max_length, path):
+    """Have transformers cut texts at the length the checkpoint was trained at, where it is asked to cut them."""
+    told = read_json(path) if path.is_file() else {}
+    write_json({**told, "model_max_length": max_length}, path)
 
 
 def config_json(raw, family, head, dtype):

@@ -7,6 +7,7 @@ Hugging Face knows one head. The others travel beside it in `fft_heads.safetenso
 import re
 
 from fft.errors import InputError
+from fft.models.config import read_json
 from fft.models.model import Head
 
 HEADS_JSON, HEADS_TENSORS = "fft_heads.json", "fft_heads.safetensors"
@@ -96,11 +97,12 @@ def label_fields(head):
     }
 
 
-def write_record(heads, primary):
-    """The content of fft_heads.json."""
+def write_record(heads, primary, max_length=None):
+    """The content of fft_heads.json; `max_length` is as of a Checkpoint."""
     return {
         "primary": primary,
         "heads": {name: {"kind": head.kind, "labels": list(head.labels)} for name, head in heads.items()},
+        **({} if max_length is None else {"max_length": max_length}),
     }
 
 
@@ -115,6 +117,15 @@ def read_record(record, where):
     if not sound or (primary not in heads if heads else primary is not None):
         raise InputError(f"{where} is damaged: a head has no known kind, or the primary head is not listed")
     return heads, primary
+
+
+def stored_length(folder):
+    """Return the max_length that fft_heads.json of a folder states, None where it does not or is not there."""
+    where = folder / HEADS_JSON
+    found = read_json(where).get("max_length") if where.is_file() else None
+    if found is not None and not (type(found) is int and found > 0):
+        raise InputError(f"{where} is damaged: max_length must be a positive integer, but is {found!r}")
+    return found
 
 
 def check_name(name):

@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 
 from fft.errors import InputError, MachineError
+from fft.local import local
 from fft.models.config import read_config, read_json
 from fft.models.folders import ADAPTER_CONFIG, CONFIG, below, instead_of_checkpoint, named
-from fft.models.heads import HEADS_JSON, HEADS_TENSORS, ORIGINAL, classifier_of, read_record, width
+from fft.models.heads import HEADS_JSON, HEADS_TENSORS, ORIGINAL, classifier_of, read_record, stored_length, width
 from fft.models.keys import expected_shapes, listed, rename, to_params
 from fft.models.model import Checkpoint, build
 from fft.sniff import check_not_pointer, check_safetensors
@@ -46,7 +47,8 @@ def load(source, families):
     raw = {**raw, "dtype": dtype_of(value for _, value in found.values())}
     raw.pop("torch_dtype", None)
     params = to_params(found, shapes, folder)
-    return Checkpoint(build(family, config), params, heads, primary, folder, raw, notes + wrapped)
+    notes += wrapped
+    return Checkpoint(build(family, config), params, heads, primary, folder, raw, notes, stored_length(folder))
 
 
 def has_head(source, families):
@@ -62,7 +64,7 @@ def has_head(source, families):
 
 def opened(source, families):
     """Return (folder, config.json as a dict, Family) of a local folder, or of `hf:NAME` after fetching it."""
-    source = str(source)
+    source = local(source, "the model", hub=True)
     folder = download(source.removeprefix("hf:")) if source.startswith("hf:") else Path(source)
     raw = read_raw(folder)
     return folder, raw, find_family(raw, families, folder / CONFIG)

@@ -43,7 +43,8 @@ class Checkpoint(NamedTuple):
 
     `primary` names the head stored as Hugging Face's classifier (None: the checkpoint has no head); `raw_config` is
     config.json as read, with 'dtype' set to the dtype of the stored weights; `notes` are what whoever uses it should
-    be told of its files.
+    be told of its files; `max_length` is the number of tokens that longer texts were cut to in its training, None where
+    nobody wrote it down.
     """
 
     model: Model
@@ -53,6 +54,7 @@ class Checkpoint(NamedTuple):
     folder: Path
     raw_config: dict
     notes: tuple[str, ...] = ()
+    max_length: int | None = None
 
 
 class Filling(NamedTuple):

@@ -73,7 +73,7 @@ def check(request: Request) -> Checked:
     Errors: InputError for checkpoints that cannot be compared, a head that is not there, data that do not fit, and a
     budget that no drop could exceed.
     """
-    pair = load_pair(request.base, request.tuned)
+    pair = load_pair(request.base, request.tuned, request.max_length)
     found = [("original", *_original(pair, asked, request)) for asked in request.original]
     if request.new:
         found.append(("new", *_new(pair, request.new, request)))
@@ -99,7 +99,7 @@ def _original(pair: Pair, asked: Asked, request: Request) -> tuple[dict, list[di
     like = base_head if base_head in pair.tuned.checkpoint.heads else None
     wanted = asked.tuned_head or asked.head or like
     tuned_head = chosen_head(pair.tuned.checkpoint, wanted, pair.tuned.name, "to score with")
-    found = outputs(pair, asked.data, base_head, tuned_head, request.max_length, request.held_out)
+    found = outputs(pair, asked.data, base_head, tuned_head, request.held_out)
     record = _record(asked.data.source, base_head, tuned_head, found)
     change = change_between(found.metric, found.labels, found.before, found.after)
     if change.undefined:  # a share of a score that is not defined is nothing
@@ -120,7 +120,7 @@ def _new(pair: Pair, asked: Asked, request: Request) -> tuple[dict, list[dict]]:
     own = pair.base.checkpoint.heads.get(tuned_head)
     known = own is not None and alike(own, pair.tuned.checkpoint.heads[tuned_head])
     base_head = tuned_head if known else None
-    found = outputs(pair, asked.data, base_head, tuned_head, request.max_length, request.held_out)
+    found = outputs(pair, asked.data, base_head, tuned_head, request.held_out)
     record = _record(asked.data.source, base_head, tuned_head, found)
     if known:
         record["change"] = change_between(found.metric, found.labels, found.before, found.after)._asdict()
@@ -142,7 +142,7 @@ def _record(source: str, base_head: str | None, tuned_head: str, found: Outputs)
         "labels": [],
         "worse": [],
         "better": [],
-        "notes": [*found.data.warnings],
+        "notes": [*found.notes],
     }
     if found.before is None:
         return record

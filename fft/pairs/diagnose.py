@@ -15,6 +15,7 @@ import numpy as np
 
 from fft import record
 from fft.folder import FolderLock, refuse_taken
+from fft.local import local
 from fft.pairs.exchange import Move, Part, exchanged, layers_of, moves, pattern_of, put_back_greedily, roles_of
 from fft.pairs.meter import Answers, Meter, rise
 from fft.pairs.refit import is_lost, judged, refitted
@@ -48,6 +49,7 @@ def diagnose(
     that do not fit; for a Fisher of another base or task; and for a folder that holds something already;
     UndecidableError for test rows on which the score is not defined.
     """
+    out = Path(local(out, "--out"))
     refuse_taken(out, FILES, unless="diagnose.json")
     start = time.monotonic()
     subject = load_subject(request)

@@ -7,12 +7,13 @@ from typing import Any, Literal, NamedTuple
 
 from fft import models, record, tasks
 from fft.errors import InputError
-from fft.experiment import Data
+from fft.experiment import LEAST_LENGTH, Data
 from fft.fisher.information import load_fisher
 from fft.fisher.storage import unpack
 from fft.folder import refuse_taken
 from fft.heads import chosen_head
 from fft.identity import base_sha256
+from fft.local import local
 from fft.merging.formulas import greedy_soup
 from fft.merging.recipes import WAYS, Models, Settings, check, merged
 from fft.metrics import METRICS
@@ -20,9 +21,10 @@ from fft.models import Checkpoint, Head
 from fft.models.heads import alike
 from fft.models.hf import refuse_not_finite
 from fft.pairs.heldout import HeldOut, refuse_undefined
-from fft.pairs.pair import Side, refuse_other_shape, refuse_other_vocabulary
+from fft.pairs.pair import Side, length_of_sides, refuse_other_shape, refuse_other_vocabulary
 from fft.paths import Params, flatten, overlay
-from fft.restored import model_folder
+from fft.restored import Length, load_checkpoint
+from fft.schema import between
 
 RECORD = "merge.json"
 
@@ -39,6 +41,8 @@ class Request(NamedTuple):
     """the merged model's classifier, by its name there; None: that of the first tuned model"""
     task: Data | None = None
     """data on whose validation rows that head chooses what goes into a soup; None: all do"""
+    max_length: int | None = None
+    """tokens of a text that the merged model reads; None: as the models were trained, where that is known"""
 
 
 class Named(NamedTuple):
@@ -52,17 +56,20 @@ class Named(NamedTuple):
 def merge(request: Request, out: Path) -> dict[str, Any]:
     """Merge, and write the checkpoint OUT, whole or not at all, with merge.json in it; returns what that says.
 
-    Errors: InputError for models of other families, shapes or vocabularies, settings that do not fit the way, a Fisher
-    of other weights, a head that is not there, and a folder that holds something already.
+    Errors: InputError for models of other families, shapes or vocabularies, or trained at different lengths, settings
+    that do not fit the way, a Fisher of other weights, a head that is not there, and a folder that holds something
+    already.
     """
     check(request.how, len(request.tuned), request.settings)
     if request.task is not None and request.how != "soup":
         raise InputError(f"--task chooses the ingredients of --how soup, and is not read by --how {request.how}")
+    out = Path(local(out, "--out"))
     refuse_taken(out)
-    base, *tuned = (Side(name, models.load(model_folder(name))) for name in (request.base, *request.tuned))
+    sides = base, *tuned = [Side(name, load_checkpoint(name)) for name in (request.base, *request.tuned)]
     for side in tuned:
         refuse_other_shape(base, side, "merged")
         refuse_other_vocabulary(base, side, "merged")
+    length = _length(request.max_length, sides)
     named = _named(base, tuned, request.heads == "apart")
     trees = [renamed(side.checkpoint.params, names) for side, names in zip(tuned, named.names, strict=True)]
     # A head that a tuned model lacks has not moved there; a soup and Fisher merging ask only those that have it.
@@ -78,6 +85,7 @@ def merge(request: Request, out: Path) -> dict[str, Any]:
         heads=named.heads,
         primary=primary,
         raw_config={**first.raw_config, "dtype": _dtype(tuned)},
+        max_length=length.tokens if length.known else None,
     )
     primary = chosen_head(named_first, request.head, "the merged model", "") if request.head else named_first.primary
     ingredients = None
@@ -88,9 +96,16 @@ def merge(request: Request, out: Path) -> dict[str, Any]:
     params = merged(request.how, blended, request.settings)
     refuse_not_finite(flatten(params), f"--how {request.how} with these settings")
     heads = {name: named.heads[name] for name in params.get("heads", {})}
-    found = record.plain(_told(request, base, tuned, named, heads, primary, ingredients))
+    found = record.plain(_told(request, base, tuned, named, heads, primary, ingredients, length))
     models.save(named_first._replace(params=params, heads=heads), out, primary, beside={RECORD: found})
     return found
+
+
+def _length(asked: int | None, sides: Sequence[Side]) -> Length:
+    """The length of the merged model; what is asked for must be one that it takes, also where no data are read."""
+    if asked is not None:
+        between("max-length", asked, LEAST_LENGTH, sides[0].checkpoint.model.config.max_positions)
+    return length_of_sides(asked, sides)
 
 
 def _ingredients(
@@ -107,7 +122,7 @@ def _ingredients(
             raise InputError(
                 f"{side.name} has no head {head}, with which --task would choose; name another with --head"
             )
-    found = tasks.prepare_held_out(data, named, head, named.heads[head], None)
+    found = tasks.prepare_held_out(data, named, head, named.heads[head], named.max_length)
     refuse_undefined({"--task": found}, "validation")
     rows, metric = HeldOut(named.model, {"task": found}), METRICS[found.task.metric]
 
@@ -163,6 +178,7 @@ def _told(
     heads: dict[str, Head],
     primary: str | None,
     ingredients: dict[str, Any] | None,
+    length: Length,
 ) -> dict[str, Any]:
     """What merge.json says."""
     return {
@@ -175,7 +191,7 @@ def _told(
         ],
         "heads": {name: {"kind": head.kind, "labels": list(head.labels)} for name, head in heads.items()},
         "primary": primary,
-        "notes": [note for side in (base, *tuned) for note in side.checkpoint.notes],
+        "notes": [*(note for side in (base, *tuned) for note in side.checkpoint.notes), *length.notes],
         **({} if ingredients is None else {"greedy": ingredients}),
         **record.environment(),
     }

@@ -50,7 +50,7 @@ def load_sides(
     Errors: InputError for other shapes or vocabularies, heads that are not there, data that do not fit, and Fisher
     information of other weights.
     """
-    pair = load_pair(base, tuned)
+    pair = load_pair(base, tuned, max_length)
     old, now = pair.base.checkpoint, pair.tuned.checkpoint
     refuse_other_vocabulary(pair.base, pair.tuned, "merged")
     kept = chosen_head(old, original_head, base, "to score the original task with")
@@ -62,9 +62,14 @@ def load_sides(
         known_new = known_new and _renamed(known_new, learned, name)
     renamed = {name if head == learned else head: kind for head, kind in now.heads.items()}
     _refuse_other_labels(base, old.heads, tuned, renamed)
-    merged = now._replace(params=_renamed(now.params, learned, name), heads={**old.heads, **renamed}, primary=name)
+    merged = now._replace(
+        params=_renamed(now.params, learned, name),
+        heads={**old.heads, **renamed},
+        primary=name,
+        max_length=pair.length.tokens,
+    )
     data = {
-        role: _read(base, old, tuned, merged, source, head, max_length)
+        role: _read(base, old, tuned, merged, source, head)
         for role, source, head in (("original", original, kept), ("new", new, name))
     }
     told = {
@@ -76,7 +81,11 @@ def load_sides(
             role: {"source": source.source, "splits": data[role].identity}
             for role, source in (("original", original), ("new", new))
         },
-        "notes": pair.notes + [f"{role}: {warning}" for role, found in data.items() for warning in found.warnings],
+        "notes": [
+            *pair.notes,
+            *data["new"].tokenizer_notes,
+            *(f"{role}: {warning}" for role, found in data.items() for warning in found.warnings),
+        ],
     }
     return Sides(old.params, merged, data, (known, known_new) if known else None, told)
 
@@ -85,12 +94,10 @@ def _fisher(folder: Path, checkpoint: Checkpoint) -> Params:
     return unpack(load_fisher(folder, checkpoint.params, base_sha256(checkpoint))[0])
 
 
-def _read(
-    base: str, old: Checkpoint, tuned: str, merged: Checkpoint, source: Data, head: str, max_length: int | None
-) -> tasks.TaskData:
-    """The held-out rows of a task, which both tokenizers must read alike."""
+def _read(base: str, old: Checkpoint, tuned: str, merged: Checkpoint, source: Data, head: str) -> tasks.TaskData:
+    """The held-out rows of a task, which both tokenizers must read alike, with the notes of both."""
     found, other = (
-        tasks.prepare_held_out(source, merged._replace(folder=folder), head, merged.heads[head], max_length)
+        tasks.prepare_held_out(source, merged._replace(folder=folder), head, merged.heads[head], merged.max_length)
         for folder in (merged.folder, old.folder)
     )
     for role, rows in found.splits.items():
@@ -100,7 +107,7 @@ def _read(
                     f"{source.source}, row {number}: {base} and {tuned} read it as different tokens, so their "
                     "tokenizers differ; only checkpoints with the same tokenizer can be merged"
                 )
-    return found
+    return found._replace(tokenizer_notes=(*found.tokenizer_notes, *other.tokenizer_notes))
 
 
 def _refuse_other_labels(base: str, heads: dict[str, Head], tuned: str, others: dict[str, Head]) -> None:

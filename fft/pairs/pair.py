@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import NamedTuple
 
 import numpy as np
 
-from fft import models, tasks
+from fft import tasks
 from fft.errors import InputError
 from fft.evaluate import make_predict, predictions
 from fft.experiment import Data
@@ -18,7 +18,7 @@ from fft.models import Checkpoint
 from fft.models.config import ONLY_TRAINING
 from fft.models.heads import alike
 from fft.pairs.answers import answers, named
-from fft.restored import model_folder
+from fft.restored import Length, load_checkpoint, scored_length
 from fft.scoring import scored_logits
 from fft.tasks.tokenize import first_difference, load_tokenizer
 
@@ -33,28 +33,32 @@ class Side(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """Two checkpoints of one family and shape, and the one program that computes the logits of either."""
+    """Two checkpoints of one family and shape, the one program that computes the logits of either, and the length at
+    which both read texts.
+    """
 
     base: Side
     tuned: Side
     predictor: Callable
+    length: Length
 
     @property
     def notes(self) -> list[str]:
-        """What is to be told of the files of both."""
-        return [*self.base.checkpoint.notes, *self.tuned.checkpoint.notes]
+        """What is to be told of the files of both, and of the length."""
+        return [*self.base.checkpoint.notes, *self.tuned.checkpoint.notes, *self.length.notes]
 
 
 class Outputs(NamedTuple):
     """N rows of text, their encoded task, and the logits before, after [N, C] of the two.
 
-    before is None where the base has no head for the task.
+    before is None where the base has no head for the task. `notes` tell of the rows, and of both tokenizers.
     """
 
     rows: tasks.Rows
     data: tasks.TaskData
     before: np.ndarray | None
     after: np.ndarray
+    notes: tuple[str, ...]
 
     @property
     def metric(self) -> Metric:
@@ -97,19 +101,23 @@ class Outputs(NamedTuple):
         ]
 
 
-def load_pair(base: str, tuned: str) -> Pair:
-    """The checkpoints of two Hugging Face folders, finished runs or hf:NAMEs.
+def load_pair(base: str, tuned: str, max_length: int | None) -> Pair:
+    """The checkpoints of two Hugging Face folders, finished runs or hf:NAMEs; `max_length` as of `scored_length`.
 
-    Errors: InputError where they differ in family or shape, by the name of what differs.
+    Errors: InputError where they differ in family or shape, by the name of what differs, or were trained at different
+    lengths.
     """
-    sides = [Side(name, models.load(model_folder(name))) for name in (base, tuned)]
+    sides = [Side(name, load_checkpoint(name)) for name in (base, tuned)]
     refuse_other_shape(*sides, "compared")
-    return Pair(*sides, make_predict(sides[0].checkpoint.model, SCORED))
+    return Pair(*sides, make_predict(sides[0].checkpoint.model, SCORED), length_of_sides(max_length, sides))
 
 
-def outputs(
-    pair: Pair, data: Data, base_head: str | None, tuned_head: str, max_length: int | None, held_out: bool
-) -> Outputs:
+def length_of_sides(max_length: int | None, sides: Sequence[Side]) -> Length:
+    """`scored_length` of some checkpoints."""
+    return scored_length(max_length, {side.name: side.checkpoint for side in sides})
+
+
+def outputs(pair: Pair, data: Data, base_head: str | None, tuned_head: str, held_out: bool) -> Outputs:
     """What both answer to the rows of `data`; without a `base_head` the tuned one alone is asked.
 
     Errors: InputError for heads of different labels, tokenizers that read a row differently, and as `tasks.prepare`.
@@ -119,10 +127,11 @@ def outputs(
     rows = tasks.read_scored(data, held_out)
     heads = ((pair.base.checkpoint, base_head), (pair.tuned.checkpoint, tuned_head))
     asked = [(one, head) for one, head in heads if head is not None]
-    encoded = [tasks.prepare_scored(data, rows, one, head, one.heads[head], max_length) for one, head in asked]
+    encoded = [tasks.prepare_scored(data, rows, one, head, one.heads[head], pair.length.tokens) for one, head in asked]
     _refuse_other_tokens(pair, rows, [each.splits["test"] for each in encoded])
     logits = [scored_logits(pair.predictor, only_head(one.params, head, SCORED), encoded[0]) for one, head in asked]
-    return Outputs(rows, encoded[0], None if base_head is None else logits[0], logits[-1])
+    notes = tuple(dict.fromkeys(note for each in encoded for note in each.notes))
+    return Outputs(rows, encoded[0], None if base_head is None else logits[0], logits[-1], notes)
 
 
 def _answer(found: dict) -> dict:

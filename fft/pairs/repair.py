@@ -21,6 +21,7 @@ from fft.errors import InputError
 from fft.evaluate import Change, change_between
 from fft.experiment import Data
 from fft.folder import MODEL, FolderLock, refuse_taken
+from fft.local import local
 from fft.metrics import METRICS
 from fft.pairs.candidates import (
     ALPHAS,
@@ -159,6 +160,7 @@ def repair(
     other weights, a budget that bites nothing, and a folder that holds something already; UndecidableError for
     validation rows on which a score is not defined.
     """
+    out = Path(local(out, "--out"))
     refuse_taken(out, FILES, unless="repair.json")
     start = time.monotonic()
     sides = load_sides(

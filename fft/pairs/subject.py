@@ -76,7 +76,7 @@ class Subject(NamedTuple):
 
 def load_subject(request: Request) -> Subject:
     """Both checkpoints and the task, checked against each other."""
-    pair = load_pair(request.base, request.tuned)
+    pair = load_pair(request.base, request.tuned, request.max_length)
     refuse_other_vocabulary(pair.base, pair.tuned, "diagnosed")
     old, now = pair.base.checkpoint, pair.tuned.checkpoint
     head = chosen_head(old, request.head, request.base, "to score the original task with")
@@ -91,14 +91,15 @@ def load_subject(request: Request) -> Subject:
             f"there is nothing to diagnose: the weights that the head {head!r} reads are the same in {request.base} "
             f"and {request.tuned}, bit for bit"
         )
-    data = tasks.prepare(request.original, old, head, old.heads[head], request)
+    read = replace(request, max_length=pair.length.tokens)
+    data = tasks.prepare(request.original, old, head, old.heads[head], read)
     refuse_undefined({"original": data}, "test")
     told = {
         "base": {"folder": request.base, "sha256": base_sha256(old)},
         "tuned": {"folder": request.tuned, "sha256": base_sha256(now)},
         "heads": {"base": head, "tuned": tuned_head},
         "data": {"source": request.original.source, "splits": data.identity},
-        "notes": [*pair.notes, *data.warnings],
+        "notes": [*pair.notes, *data.notes],
     }
     return Subject(old, base, tuned, data, request.fisher and _artefact(request.fisher, old, data.task), told)
 

@@ -8,11 +8,12 @@ import numpy as np
 
 from fft.adapters import Adapter
 from fft.errors import InputError
+from fft.local import local
 from fft.methods import from_json
 from fft.models import FAMILIES, Head
 from fft.models.config import read_json
 from fft.models.folders import instead_of_adapter
-from fft.models.heads import HEADS_JSON, ORIGINAL, check_name, read_record, width
+from fft.models.heads import HEADS_JSON, ORIGINAL, check_name, read_record, stored_length, width
 from fft.models.hf import read_tensors, refuse_not_finite
 from fft.models.keys import body_keys, listed
 from fft.paths import unflatten
@@ -40,7 +41,7 @@ def load(folder, base, formats):
     Raises InputError for a peft_type or a setting that is not computed here, and for tensors that are unknown,
     missing, of another shape or not floating point: an adapter of another base, mostly.
     """
-    folder = Path(folder)
+    folder = Path(local(folder, "the adapter"))
     raw = read_raw(folder)
     if raw["peft_type"] not in formats:
         raise InputError(
@@ -59,7 +60,8 @@ def load(folder, base, formats):
     places |= saved_words(stored, layout, form.prefix, folder, base.folder)
     refuse_not_finite(stored, folder)
     theta = to_theta(stored, places, folder, base.folder)
-    return Adapter(method, theta, {name: head} if own else {}, name if own else None, notes + left_out)
+    heads, primary = ({name: head}, name) if own else ({}, None)
+    return Adapter(method, theta, heads, primary, notes + left_out, stored_length(folder))
 
 
 def without_ignored(stored, prefix, family, folder):
@@ -74,18 +76,18 @@ def without_ignored(stored, prefix, family, folder):
 
 
 def refuse_no_adapter(stored, folder):
-    """Refuse tensors that are a state dict of the model, not what PEFT's save_pretrained writes, and LoRA's own kind of
-    matrices for embeddings.
+    """Refuse LoRA's own kind of matrices for embeddings, beside which PEFT may save the embeddings, and tensors that
+    are a state dict of the model, not what PEFT's save_pretrained writes.
     """
     where = folder / WEIGHTS
+    if embedded := [key for key in stored if ".lora_embedding_" in key]:
+        named = ", ".join(dict.fromkeys(key.partition(".lora_embedding_")[0] for key in embedded))
+        raise InputError(f"{where}: LoRA on embeddings is not read, and is here on {named}; {MERGE}")
     if wrong := [key for key in stored if STATE_DICT.search(key) or not key.startswith(("base_model.", PROMPT_KEY))]:
         raise InputError(
             f"{where}: a state dict was saved, not an adapter: it holds {wrong[0]}. Save the adapter with PEFT, "
             "model.save_pretrained(DIR)"
         )
-    if embedded := [key for key in stored if ".lora_embedding_" in key]:
-        named = ", ".join(dict.fromkeys(key.partition(".lora_embedding_")[0] for key in embedded))
-        raise InputError(f"{where}: LoRA on embeddings is not read, and is here on {named}; {MERGE}")
 
 
 def is_bare(stored, prefix, family, config):

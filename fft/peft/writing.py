@@ -17,7 +17,8 @@ def save(adapter, base, folder, name, formats, head=None):
     """Write an adapter of `base` under PEFT's names and return the folder.
 
     Beside the method's own tensors stand, whole, BERT's pooler and the head `head` (default: the adapter's): PEFT's
-    `modules_to_save`. `name` is the base's, for people and for PEFT's AutoPeftModel. HEADS_JSON keeps the labels.
+    `modules_to_save`. `name` is the base's, for people and for PEFT's AutoPeftModel. HEADS_JSON keeps the labels, and
+    the max_length of `base`.
 
     Raises InputError for a method PEFT has no format for, an unknown head, a folder with other things in it.
     """
@@ -40,7 +41,7 @@ def save(adapter, base, folder, name, formats, head=None):
     tensors = {place.key: np.ascontiguousarray(place.theirs(np.asarray(leaves[place.path]))) for place in places}
     with written_whole(folder) as partial:
         write_tensors(tensors, partial / WEIGHTS)
-        write_json(write_record({head: adapter.heads[head]}, head), partial / HEADS_JSON)
+        write_json(write_record({head: adapter.heads[head]}, head, base.max_length), partial / HEADS_JSON)
         write_json(fields, partial / CONFIG)
     return folder
 

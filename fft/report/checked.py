@@ -151,9 +151,7 @@ def show(record: dict[str, Any], console: Console) -> None:
     """Print the notes, the scores, the damage by label, the first examples of it, and the verdict."""
     for note in all_notes(record):
         console.out(f"note: {note}", highlight=False)
-    scores = rich_table(SCORES, _tasks(record))
-    scores.caption = caption(record)
-    console.print(scores)
+    console.print(rich_table(SCORES, _tasks(record), caption(record)))
     brief = (*EXAMPLES[:-1], Column("text", lambda row: one_line(_text(row)), number=False))
     for task in record["original"]:
         if labels := task["labels"]:

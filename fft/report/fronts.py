@@ -23,9 +23,7 @@ PANEL, ACROSS = 175, 4  # the width of a small panel in pixels, and how many sta
 
 def fronts_table(found: Sequence[Front], matched: float) -> Table:
     """A row a method: its settings and seeds, hypervolume, and the original score at the new score `matched`."""
-    table = rich_table(_columns(matched), found)
-    table.caption = _caption()
-    return table
+    return rich_table(_columns(matched), found, _caption())
 
 
 def fronts_markdown(found: Sequence[Front], matched: float) -> str:
@@ -35,16 +33,16 @@ def fronts_markdown(found: Sequence[Front], matched: float) -> str:
 
 def draw_fronts(found: Sequence[Front], matched: float, runs: Sequence[dict[str, Any]], stem: Path) -> list[Path]:
     """New score (across) against original score (up) on test, a line a method through its settings."""
-    runs = [run for run in runs if is_scored(run["original"]) and is_scored(run["new"])]
-    signs = {task: METRICS[runs[0][task]["metric"]].sign for task in ("new", "original")}
+    watched = _watched(runs)[0]
+    signs = {task: METRICS[watched[task]["metric"]].sign for task in ("new", "original")}
     rows = [
         {"name": front.method, "order": order, "new": signs["new"] * new, "original": signs["original"] * original}
         for front in found
         for order, (new, original) in enumerate(front.points)
     ]
-    base = {task: runs[0][task]["before"] for task in ("new", "original")}
-    base |= {"new": None} if starts_fresh(runs[0]) else {}
-    titles = {task: axis_title(runs[0], task) for task in ("new", "original")}
+    base = {task: watched[task]["before"] for task in ("new", "original")}
+    base |= {"new": None} if starts_fresh(watched) else {}
+    titles = {task: axis_title(watched, task) for task in ("new", "original")}
     said = [f"lines: a method over its strengths, means over seeds; dotted: new score {matched:.3f}", "cross: the base"]
     return save(_chart(rows, base, signs["new"] * matched, titles, said), stem)
 
@@ -54,17 +52,23 @@ def draw_steps(runs: Sequence[dict[str, Any]], stem: Path) -> list[Path]:
     way."""
     rows = [
         {"name": run["name"], "order": order, "new": entry["new"], "original": entry["original"]}
-        for run in runs
-        if run["original"] and len(run["history"]) > 2
+        for run in _watched(runs)
+        if len(run["history"]) > 2
         for order, entry in enumerate(run["history"])
         if entry["new"] is not None and entry["original"] is not None
     ]
     if not rows:
         return []
-    titles = {task: f"{task} task: {runs[0][task]['metric']} on the probe" for task in ("new", "original")}
-    first = next(run["history"][0] for run in runs if run["original"])
-    base = {task: first[task] for task in ("new", "original")} | ({"new": None} if starts_fresh(runs[0]) else {})
+    watched = _watched(runs)[0]
+    titles = {task: f"{task} task: {watched[task]['metric']} on the probe" for task in ("new", "original")}
+    base = {task: watched["history"][0][task] for task in ("new", "original")}
+    base |= {"new": None} if starts_fresh(watched) else {}
     return save(_chart(rows, base, None, titles, ["lines: a run over its training steps", "cross: the base"]), stem)
+
+
+def _watched(runs):
+    """The runs with a score of both tasks, which alone have a place in these pictures."""
+    return [run for run in runs if is_scored(run["original"]) and is_scored(run["new"])]
 
 
 def _chart(rows, base, matched, titles, said):

@@ -5,29 +5,37 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-from rich.table import Table
+from typing import TYPE_CHECKING, Any
 
 from fft.report.drawing import save, styled
+from fft.report.tables import Column, rich_table
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 CELL = 34  # pixels of a cell's height; it is twice as wide
 MOST = 4  # operations named beside a layer
 ORDER = ("word", "position", "type", "norm", "query", "key", "value", "out")
 ORDER += ("attention_norm", "up", "down", "mlp_norm", "pooler")
+PLACES = (
+    Column("layer", lambda row: row[0], number=False),
+    Column("of the trace", lambda row: row[1]),
+    Column("mean per parameter", lambda row: row[2]),
+    Column("most of it in", lambda row: row[3], number=False),
+)
 
 
 def places_table(places: Sequence[dict[str, Any]]) -> Table:
     """The share of the trace of every layer, its mean per parameter, and the operations that hold the most of it."""
-    table = Table("layer", "of the trace", "mean per parameter", "most of it in")
+    rows = []
     for layer in dict.fromkeys(place["layer"] for place in places):
         mine = [place for place in places if place["layer"] == layer]
         share, size = (sum(place[name] for place in mine) for name in ("share", "parameters"))
         mean = sum(place["mean"] * place["parameters"] for place in mine) / size
         most = sorted(mine, key=lambda place: -place["share"])[:MOST]
         named = ", ".join(f"{place['role']} {100 * place['share']:.2g} %" for place in most)
-        table.add_row(layer, f"{100 * share:.3g} %", f"{mean:.2e}", named)
-    return table
+        rows.append((layer, f"{100 * share:.3g} %", f"{mean:.2e}", named))
+    return rich_table(PLACES, rows)
 
 
 def places_chart(places: Sequence[dict[str, Any]], title: str) -> Any:

@@ -118,9 +118,8 @@ def show(record: dict[str, Any], console: Console) -> None:
     """Print the notes, the best of every kind, what was chosen, and the verdict."""
     for note in record["notes"]:
         console.out(f"note: {note}", highlight=False)
-    made = rich_table(VALIDATION, _best_of_kinds(record))
-    made.caption = "scores on the validation rows; the best of each kind within the accepted drop"
-    console.print(made)
+    said = "scores on the validation rows; the best of each kind within the accepted drop"
+    console.print(rich_table(VALIDATION, _best_of_kinds(record), said))
     for said in (headline(record), sentence(record), tuned_sentence(record)):
         if said:
             console.out(said, highlight=False)

@@ -102,9 +102,7 @@ def caption(record: dict[str, Any]) -> str:
 def show(record: dict[str, Any], console: Console) -> None:
     """Print the stages, the matrix, the measures and what there is to note."""
     console.print(rich_table(STAGES, record["stages"]))
-    matrix = rich_table(matrix_columns(record), matrix_rows(record))
-    matrix.caption = caption(record)
-    console.print(matrix)
+    console.print(rich_table(matrix_columns(record), matrix_rows(record), caption(record)))
     console.print(rich_table(MEASURED, measured(record)))
     for note in record["notes"]:
         console.out(f"note: {note}", highlight=False)

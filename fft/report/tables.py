@@ -142,9 +142,7 @@ def by_original(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def before_after(runs: Sequence[dict[str, Any]]) -> Table:
     """A table of run.json data, one row a run and original task: both tasks before and after, what was forgotten and
     gained with half the 95 % interval, the share of parameters trained, the step kept, seconds, verdict."""
-    table = rich_table(BEFORE_AFTER, by_original(runs))
-    table.caption = caption(runs)
-    return table
+    return rich_table(BEFORE_AFTER, by_original(runs), caption(runs))
 
 
 def markdown(runs: Sequence[dict[str, Any]]) -> str:
@@ -188,10 +186,9 @@ def parameter_table(table: Sequence[dict[str, Any]]) -> Table:
     subtrees of one multiplier do: layers/3/*. The last row is the sum, with the per cent trained.
     """
     found = groups(table)
-    made = rich_table(PARAMETERS, found)
     total, trained = (sum(g.parameters for g in found if g.trained or every) for every in (True, False))
-    made.caption = f"{trained:,} of {total:,} parameters trained: {percent(100 * trained / total)}"
-    return made
+    said = f"{trained:,} of {total:,} parameters trained: {percent(100 * trained / total)}"
+    return rich_table(PARAMETERS, found, said)
 
 
 def parameter_markdown(table: Sequence[dict[str, Any]]) -> str:
@@ -258,8 +255,8 @@ def cells(columns: Sequence[Column], rows: Sequence[Any]) -> list[list[str]]:
     return [[column.cell(row) for column in columns] for row in rows]
 
 
-def rich_table(columns: Sequence[Column], rows: Sequence[Any]) -> Table:
-    """A rich table; cells are Text, so that a name with [brackets] is not read as markup.
+def rich_table(columns: Sequence[Column], rows: Sequence[Any], caption: str = "") -> Table:
+    """A rich table; whatever it shows is Text, so that a name with [brackets] is not read as markup.
 
     On a narrow terminal cells break at their spaces, never within a number.
     """
@@ -268,7 +265,7 @@ def rich_table(columns: Sequence[Column], rows: Sequence[Any]) -> Table:
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
-    table.caption_justify, table.caption_style = "left", "dim"
+    table.caption_justify, table.caption = "left", Text(caption, "dim") if caption else None
     texts = [
         [text if column.number else _broken(text) for column, text in zip(columns, line, strict=True)]
         for line in cells(columns, rows)
@@ -278,7 +275,7 @@ def rich_table(columns: Sequence[Column], rows: Sequence[Any]) -> Table:
         least = max(map(len, words)) if at else 9
         whole = not any(" " in line[at] for line in texts)  # only what may break at a space gives way on a narrow one
         justify = "right" if column.number else "left"
-        table.add_column(column.header, justify=justify, min_width=least, no_wrap=whole, overflow="fold")
+        table.add_column(Text(column.header), justify=justify, min_width=least, no_wrap=whole, overflow="fold")
     for row, line in zip(rows, texts, strict=True):
         styles = [column.style(row) if column.style else "" for column in columns]
         table.add_row(*map(Text, line, styles))

@@ -31,7 +31,11 @@ def told(request: Any, data: dict[str, TaskData], base: Checkpoint, stages: list
     kept = [stage["verdict"]["outcome"] for stage in stages if stage["verdict"]]
     lost = ["fail" for stage in stages if stage["contract"] and not stage["contract"]["met"]]
     fresh = request.head == "shared" and next(iter(data.values())).task.name not in base.heads
-    notes = [*base.notes] + [SHARED_START] * fresh + [NO_FORWARD] * (request.head == "new")
+    notes = (
+        [*base.notes, *next(iter(data.values())).tokenizer_notes]
+        + [SHARED_START] * fresh
+        + [NO_FORWARD] * (request.head == "new")
+    )
     notes += [f"{name}: {note}" for name, task in data.items() for note in task.warnings]
     return plain(
         {

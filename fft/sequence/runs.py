@@ -20,6 +20,7 @@ from fft.errors import InputError
 from fft.experiment import Data, Experiment, Optim, Retention, Texts
 from fft.folder import EXPERIMENT, MODEL, PLAN, FolderLock, agree, refuse_foreign, refuse_taken, unclaimed_if_refused
 from fft.heads import chosen_head, unused_head
+from fft.local import local
 from fft.methods import Full, Method, chain
 from fft.methods import from_json as method_from_json
 from fft.methods import to_json as method_to_json
@@ -141,7 +142,7 @@ def run_sequence(
     from fft.report.sequenced import write
     from fft.sequence.matrix import told
 
-    out = Path(out)
+    out = Path(local(out, "--out"))
     refuse_foreign(out, PLAN)
     if (out / PLAN).exists():
         agree(out / PLAN, request.to_json(), "another sequence", completed)

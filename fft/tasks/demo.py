@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from fft.cache import cache_folder
 from fft.errors import InputError, MachineError
+from fft.locks import lock
 
 
 class Package(NamedTuple):
@@ -138,9 +139,7 @@ def _once(target: Path, make: Callable[[Path, Path], None]) -> Path:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on `path`; the system drops it when the process ends, however it ends."""
-    import fcntl
-
+    """Hold an exclusive lock on `path`; another process waits for it."""
     with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        lock(file, wait=True, instead="name another cache folder with XDG_CACHE_HOME")
         yield

@@ -12,7 +12,7 @@ from fft.tasks.missing import among_numbers, missing_labels, missing_texts, pres
 from fft.tasks.regress import encode_targets
 from fft.tasks.rows import Columns, Rows
 from fft.tasks.splits import make_splits, text_keys
-from fft.tasks.tokenize import Tokenizer, load_tokenizer, token_counts
+from fft.tasks.tokenize import load_tokenizer, text_notes, token_ids
 
 QUANTILES = (0.0, 0.5, 0.9, 0.99, 1.0)
 
@@ -27,14 +27,17 @@ def describe(data: Any, folder: Path | str | None = None, max_length: int = 128)
     """
     tokenizer = None if folder is None else load_tokenizer(folder)
     found = make_splits(data.source, Columns(data.text, data.pair, data.label), data.validation, data.test)
-    splits = {role: _split(rows, data.kind, tokenizer, max_length) for role, rows in found.rows.items()}
-    troubles = list(found.warnings)
+    tokens = {role: token_ids(tokenizer, rows) for role, rows in found.rows.items()} if tokenizer else {}
+    splits = {role: _split(rows, data.kind, tokens.get(role), max_length) for role, rows in found.rows.items()}
+    troubles = [*(tokenizer.notes if tokenizer else ()), *found.warnings]
     for role, rows in found.rows.items():
         troubles += [f"{role}: {told}" for told in (*missing_labels(rows), *missing_texts(rows))]
         if told := _refusal(rows, data.kind):
             troubles.append(f"{role}: {told}")
         if clashes := _clashes(rows, data.kind):
             troubles.append(f"{role}: {clashes} texts stand there with different labels")
+        if tokenizer:
+            troubles += [f"{role}: {note}" for note in text_notes(tokenizer, tokens[role], rows.pairs is not None)]
         if splits[role]["cut"]:
             troubles.append(f"{role}: {splits[role]['cut']} texts are longer than {max_length} tokens and would be cut")
     unit = "words" if tokenizer is None else "tokens"
@@ -59,12 +62,12 @@ def _refusal(rows: Rows, kind: str) -> str:
     return ""
 
 
-def _split(rows: Rows, kind: str, tokenizer: Tokenizer | None, max_length: int) -> dict:
-    if tokenizer is None:
+def _split(rows: Rows, kind: str, tokens: list[np.ndarray] | None, max_length: int) -> dict:
+    if tokens is None:
         pairs = rows.pairs if rows.pairs is not None else [""] * len(rows.texts)
         lengths = np.array([len(f"{text} {pair}".split()) for text, pair in zip(rows.texts, pairs, strict=True)])
     else:
-        lengths = token_counts(tokenizer, rows)
+        lengths = np.array([len(ids) for ids in tokens])
     if kind == "regression":
         values = {"targets": _targets(rows)}
     else:
@@ -74,7 +77,7 @@ def _split(rows: Rows, kind: str, tokenizer: Tokenizer | None, max_length: int) 
         "rows": len(rows.texts),
         **values,
         "lengths": {str(q): int(np.quantile(lengths, q, method="higher")) for q in QUANTILES},
-        "cut": None if tokenizer is None else int((lengths > max_length).sum()),
+        "cut": None if tokens is None else int((lengths > max_length).sum()),
         "duplicates": len(rows.texts) - len(set(text_keys(rows))),
     }
 

@@ -14,7 +14,7 @@ from fft.tasks.regress import Regress, encode_targets
 from fft.tasks.rows import Columns, Rows
 from fft.tasks.sources import ROLES, open_source
 from fft.tasks.splits import Splits, make_splits, text_keys, training_split
-from fft.tasks.tokenize import Encoded, Tokenizer, encode, load_tokenizer
+from fft.tasks.tokenize import Encoded, Tokenizer, encode, load_tokenizer, text_notes
 
 Task = Classify | Regress
 
@@ -37,6 +37,7 @@ class TaskData(NamedTuple):
     `splits` holds train, validation, test (test alone when only scored). `lengths` are the at most 5 padded
     lengths that suit the rows of all splits. `identity` is {split: {'rows', 'sha256'}}, the same for the same texts
     and labels in the same order. `keys` are the text keys of every split, by which rows of two tasks are compared.
+    `warnings` are about the rows, `tokenizer_notes` about the checkpoint's tokenizer, the same for all of its tasks.
     """
 
     task: Task
@@ -46,6 +47,12 @@ class TaskData(NamedTuple):
     identity: dict[str, dict]
     warnings: tuple[str, ...]
     keys: dict[str, list[bytes]]
+    tokenizer_notes: tuple[str, ...] = ()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """All that is to be said of the task where it is the only one."""
+        return (*self.tokenizer_notes, *self.warnings)
 
 
 def prepare(data: Any, checkpoint: Any, name: str, head: Any, experiment: Any) -> TaskData:
@@ -145,6 +152,11 @@ def head_of(task: Task) -> Any:
     return Head(task.kind, task.labels)
 
 
+def length_of(max_length: int | None, config: Any) -> int:
+    """The tokens that a longer text is cut to: `max_length`, or 128 for None, or the model's positions if fewer."""
+    return min(DEFAULT_LENGTH, config.max_positions) if max_length is None else max_length
+
+
 def columns_of(data: Any) -> Columns:
     """The columns that a Data setting names."""
     return Columns(data.text, data.pair, data.label)
@@ -188,7 +200,7 @@ def _task(data: Any, name: str, head: Any, rows: Rows) -> Task:
 def _encoded(task: Task, rows: dict[str, Rows], checkpoint: Any, max_length: int | None, numbers: bool) -> TaskData:
     """Labels and tokens of every split; `numbers`: class numbers may stand for the names of the head."""
     config, splits, warnings = checkpoint.model.config, {}, []
-    max_length = min(DEFAULT_LENGTH, config.max_positions) if max_length is None else max_length
+    max_length = length_of(max_length, config)
     tokenizer: Tokenizer = load_tokenizer(checkpoint.folder, config.vocab_size)
     for role, part in rows.items():
         if task.kind != "classification":
@@ -198,6 +210,7 @@ def _encoded(task: Task, rows: dict[str, Rows], checkpoint: Any, max_length: int
             warnings += [f"{role}: {note}" for note in label_notes(part, task.labels, given=numbers)]
         warnings += [f"{role}: {note}" for note in missing_texts(part)]
         splits[role], cut = encode(tokenizer, part, labels, max_length, config.vocab_size, config.max_positions)
+        warnings += [f"{role}: {note}" for note in text_notes(tokenizer, splits[role].ids, part.pairs is not None)]
         if role != "train" and (reason := _undefined(task, labels)):
             warnings.append(f"{role}: {reason}")
         if cut:
@@ -206,7 +219,7 @@ def _encoded(task: Task, rows: dict[str, Rows], checkpoint: Any, max_length: int
     lengths = bucket_lengths(np.concatenate([part.lengths() for part in splits.values()]))
     keys = {role: text_keys(part) for role, part in rows.items()}
     identity = _identity(task, splits, keys)
-    return TaskData(task, splits, lengths, tokenizer.pad_id, identity, tuple(warnings), keys)
+    return TaskData(task, splits, lengths, tokenizer.pad_id, identity, tuple(warnings), keys, tokenizer.notes)
 
 
 def _undefined(task: Task, labels: np.ndarray) -> str | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fft.errors import FFTError, InputError, MachineError
+from fft.local import expanded, local
 from fft.tasks.folders import saved_to_disk
 from fft.tasks.readers import read_file
 from fft.tasks.rows import Columns, Rows, collect_named, require_columns
@@ -38,8 +39,12 @@ def open_source(source: str) -> Source:
     scheme, colon, rest = source.partition(":")
     if colon and scheme in _OPENERS:
         return _OPENERS[scheme](source, rest)
-    if colon and scheme.isalnum() and len(scheme) > 1 and not Path(source).exists():
-        raise InputError(f"{source}: unknown kind of source {scheme!r}; expected {', '.join(_OPENERS)}, or a path")
+    other = colon and len(scheme) > 1 and (scheme.isalnum() or rest.startswith("//"))
+    if other and not Path(source).exists():
+        raise InputError(
+            f"{source}: unknown kind of source {scheme!r}; expected {', '.join(_OPENERS)}, or a path; copy what lies "
+            "elsewhere to a file here"
+        )
     return _open_file(source, source)
 
 
@@ -77,7 +82,7 @@ def _fetched(source: str, records: Iterable[Mapping]) -> Iterator[Mapping]:
 def _open_file(source: str, path: str) -> Source:
     if not path:
         raise InputError(f"{source!r}: no path given")
-    return Source(source, ("all",), lambda split, columns: read_file(Path(path).expanduser(), columns))
+    return Source(source, ("all",), lambda split, columns: read_file(Path(expanded(path, "the data")), columns))
 
 
 def _open_demo(source: str, rest: str) -> Source:
@@ -93,7 +98,7 @@ def _open_tfds(source: str, rest: str) -> Source:
     name, _, split = rest.rpartition("/") if _ends_in_split(rest) else (rest, "", "")
     if name.startswith("huggingface:"):
         raise InputError(f"{source}: use hf:{name.removeprefix('huggingface:')} for a data set of the Hugging Face hub")
-    folder = Path(name).expanduser()
+    folder = Path(local(name, "tfds"))
     with _as_one_message(source):
         builder = _folder_builder(folder) if folder.is_dir() else _named_builder(source, name)
     return _from_builder(source, builder, split)

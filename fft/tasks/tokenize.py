@@ -9,20 +9,28 @@ from typing import NamedTuple
 import numpy as np
 
 from fft.errors import InputError
-from fft.record import parsed
+from fft.tasks.backend import CONFIG, build, json_object
 from fft.tasks.rows import Rows
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "<pad>", "<unk>", "<s>", "</s>", "<mask>")
 TYPED_FAMILIES = ("bert",)  # the others have no token types, or one that is always 0
+MANY_UNKNOWN = 0.05  # of the tokens: one in twenty is noise of emoji and rare letters at most
 
 
 class Tokenizer(NamedTuple):
-    """A `tokenizers.Tokenizer` without padding and truncation, and what else the batches need."""
+    """A `tokenizers.Tokenizer` without padding and truncation, and what else the batches need.
+
+    `vocabulary` is {token: id}, as of `fft.tasks.backend.Built`; `side` is where a long text is cut, left or right;
+    `notes` tell where the folder's files disagree.
+    """
 
     backend: object
     pad_id: int
     typed: bool
     folder: Path
+    vocabulary: dict[str, int]
+    side: str
+    notes: tuple[str, ...]
 
 
 class Encoded(NamedTuple):
@@ -50,24 +58,23 @@ class Encoded(NamedTuple):
 
 
 def load_tokenizer(folder: Path | str, vocab_size: int | None = None) -> Tokenizer:
-    """The tokenizer of a Hugging Face folder: tokenizer.json, else what transformers builds from the vocabulary files.
+    """The tokenizer of a Hugging Face folder, the one that transformers builds from it.
 
     Raises InputError when there is none, when it cannot be read, or when it has ids >= `vocab_size` (V, the rows of the
     embedding table).
     """
     folder = Path(folder)
-    backend = _backend(folder)
-    backend.no_padding()
-    backend.no_truncation()
-    token, top = max(backend.get_vocab(with_added_tokens=True).items(), key=lambda item: item[1])
+    config = json_object(folder / "config.json")
+    built = build(folder, config)
+    token, top = max(built.vocabulary.items(), key=lambda item: item[1], default=("", -1))
     if vocab_size is not None and top >= vocab_size:
         raise InputError(
             f"{folder}: the tokenizer is larger than the embedding table: token {token!r} has id {top}, the table has "
             f"{vocab_size} rows. Use the tokenizer this model was trained with, or resize the table first."
         )
-    config = _json(folder / "config.json")
     typed = config.get("model_type") in TYPED_FAMILIES and config.get("type_vocab_size", 2) > 1
-    return Tokenizer(backend, _pad_id(folder, backend, config), typed, folder)
+    pad_id = _pad_id(folder, built.vocabulary, config)
+    return Tokenizer(built.backend, pad_id, typed, folder, built.vocabulary, built.side, built.notes)
 
 
 def encode(
@@ -88,10 +95,9 @@ def encode(
         raise InputError(f"max_length {max_length}: the model in {tokenizer.folder} has {max_positions} positions")
     if max_length <= special:
         raise InputError(f"max_length {max_length}: {special} are taken by special tokens; give at least {special + 1}")
-    inputs = rows.texts if rows.pairs is None else list(zip(rows.texts, rows.pairs, strict=True))
-    backend.enable_truncation(max_length, strategy="longest_first")
+    backend.enable_truncation(max_length, strategy="longest_first", direction=tokenizer.side)
     try:
-        encodings = backend.encode_batch(inputs)
+        encodings = _encodings(tokenizer, rows)
     finally:
         backend.no_truncation()
     ids = [np.array(encoding.ids, np.int32) for encoding in encodings]
@@ -109,42 +115,53 @@ def encode(
     return Encoded(ids, types, np.asarray(labels), np.array(rows.numbers, np.int64)), cut
 
 
-def token_counts(tokenizer: Tokenizer, rows: Rows) -> np.ndarray:
-    """Tokens of every row before any cut, special tokens included, int64 [N]."""
+def token_ids(tokenizer: Tokenizer, rows: Rows) -> list[np.ndarray]:
+    """Token ids of every row before any cut, special tokens included, int32 [T_i] each."""
+    return [np.array(encoding.ids, np.int32) for encoding in _encodings(tokenizer, rows)]
+
+
+def text_notes(tokenizer: Tokenizer, ids: list[np.ndarray], pairs: bool) -> list[str]:
+    """What is to be said of texts, or `pairs`, by their ids: many unknown tokens, and special tokens that they hold."""
+    backend = tokenizer.backend
+    around = backend.encode("", "" if pairs else None).ids
+    flat, ends = np.concatenate(ids), np.cumsum([len(each) for each in ids])
+    unknown, notes = _unknown_id(backend), []
+    share = np.sum(flat == unknown) / max(1, len(flat) - len(around) * len(ids))
+    if share >= MANY_UNKNOWN:
+        notes.append(f"{100 * share:.0f} % of the tokens are unknown to this vocabulary")
+
+    def holders(number: int) -> np.ndarray:
+        rows = np.searchsorted(ends, np.flatnonzero(flat == number), side="right")
+        return np.flatnonzero(np.bincount(rows, minlength=len(ids)) > around.count(number))
+
+    special = {at: token.content for at, token in backend.get_added_tokens_decoder().items() if token.special}
+    held = {special[at]: rows for at in sorted(special) if at != unknown and len(rows := holders(at))}
+    if held:
+        count = len(set().union(*held.values()))
+        notes.append(f"{count} texts hold {', '.join(held)}, read as control tokens")
+    return notes
+
+
+def _unknown_id(backend: object) -> int | None:
+    """The id of what stands for a word that the vocabulary cannot spell; None where it can spell every one."""
+    token = getattr(backend.model, "unk_token", None)
+    return None if token is None else backend.token_to_id(token)
+
+
+def _encodings(tokenizer: Tokenizer, rows: Rows) -> list:
+    """What the backend makes of every row, cut as it is set to."""
     inputs = rows.texts if rows.pairs is None else list(zip(rows.texts, rows.pairs, strict=True))
-    return np.array([len(encoding.ids) for encoding in tokenizer.backend.encode_batch(inputs)], np.int64)
-
-
-def _backend(folder: Path):
-    """The `tokenizers.Tokenizer` of a folder."""
-    from tokenizers import Tokenizer as Backend
-
-    path = folder / "tokenizer.json"
-    if path.is_file():
-        try:
-            return Backend.from_file(str(path))
-        except Exception as error:  # tokenizers raises bare Exception
-            raise InputError(f"{path}: not a readable tokenizer file: {error}") from None
-    if not any((folder / name).is_file() for name in ("vocab.txt", "vocab.json", "tokenizer_config.json")):
-        raise InputError(
-            f"{folder}: no tokenizer: expected tokenizer.json, or vocab.txt, or vocab.json with merges.txt"
-        )
-    from transformers import AutoTokenizer
-
     try:
-        built = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-        return built.backend_tokenizer
-    except Exception as error:  # whatever transformers raises for a bad folder
-        raise InputError(
-            f"{folder}: transformers cannot build a fast tokenizer from it: {error}. Add a tokenizer.json."
-        ) from None
+        return tokenizer.backend.encode_batch(inputs)
+    except Exception as error:  # tokenizers raises bare Exception, as for a vocabulary without the unknown token
+        raise InputError(f"{tokenizer.folder}: its tokenizer cannot read {rows.source}: {error}") from None
 
 
-def _pad_id(folder: Path, backend, config: dict) -> int:
+def _pad_id(folder: Path, vocabulary: dict[str, int], config: dict) -> int:
     """The model's pad_token_id, else the id of the tokenizer's pad token."""
     if isinstance(config.get("pad_token_id"), int):
         return config["pad_token_id"]
-    if (found := _token_id(folder, backend, "pad_token", ("[PAD]", "<pad>"))) is not None:
+    if (found := _token_id(folder, vocabulary, "pad_token", ("[PAD]", "<pad>"))) is not None:
         return found
     raise InputError(
         f"{folder}: no padding token: config.json has no pad_token_id and the tokenizer names no pad_token"
@@ -153,7 +170,7 @@ def _pad_id(folder: Path, backend, config: dict) -> int:
 
 def mask_id(tokenizer: Tokenizer) -> int:
     """The id of the mask token; InputError where the tokenizer has none."""
-    found = _token_id(tokenizer.folder, tokenizer.backend, "mask_token", ("[MASK]", "<mask>"))
+    found = _token_id(tokenizer.folder, tokenizer.vocabulary, "mask_token", ("[MASK]", "<mask>"))
     if found is None:
         raise InputError(f"{tokenizer.folder}: the tokenizer has no mask token, so nothing can be masked")
     return found
@@ -162,33 +179,20 @@ def mask_id(tokenizer: Tokenizer) -> int:
 def special_ids(tokenizer: Tokenizer) -> frozenset[int]:
     """The ids that stand for no text: padding, mask, unknown, and what begins and ends a row."""
     added = {at for at, token in tokenizer.backend.get_added_tokens_decoder().items() if token.special}
-    named = {tokenizer.backend.token_to_id(name) for name in SPECIAL} - {None}
+    named = {tokenizer.vocabulary[name] for name in SPECIAL if name in tokenizer.vocabulary}
     return frozenset(added | named | {tokenizer.pad_id, mask_id(tokenizer)})
 
 
 def first_difference(one: Tokenizer, other: Tokenizer) -> tuple[int, str | None, str | None] | None:
     """(number, the token in one, the token in the other) of the first number that is not one token's in both."""
-    first, second = (
-        {number: token for token, number in each.backend.get_vocab(with_added_tokens=True).items()}
-        for each in (one, other)
-    )
+    first, second = ({number: token for token, number in each.vocabulary.items()} for each in (one, other))
     numbers = sorted(number for number in first.keys() | second.keys() if first.get(number) != second.get(number))
     return (numbers[0], first.get(numbers[0]), second.get(numbers[0])) if numbers else None
 
 
-def _token_id(folder: Path, backend, field: str, names: tuple[str, ...]) -> int | None:
+def _token_id(folder: Path, vocabulary: dict[str, int], field: str, names: tuple[str, ...]) -> int | None:
     """The id of the token that tokenizer_config.json names in a field, else of the first of `names` that there is."""
-    token = _json(folder / "tokenizer_config.json").get(field)
+    token = json_object(folder / CONFIG).get(field)
     token = token.get("content") if isinstance(token, dict) else token
-    found = (backend.token_to_id(name) for name in (token, *names) if name is not None)
+    found = (vocabulary.get(name) for name in (token, *names) if name is not None)
     return next((at for at in found if at is not None), None)
-
-
-def _json(path: Path) -> dict:
-    """The JSON object in `path`; empty when there is no such file."""
-    if not path.is_file():
-        return {}
-    try:
-        return parsed(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON: {error}") from None

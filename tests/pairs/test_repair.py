@@ -309,6 +309,7 @@ def test_what_does_not_fit_is_refused_with_one_message_before_anything_is_writte
     words = json.loads((hasty / "tokenizer.json").read_text())
     words["normalizer"] = {"type": "Replace", "pattern": {"String": "good"}, "content": "bad"}
     (hasty / "tokenizer.json").write_text(json.dumps(words))
+    (hasty / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
     renamed = tmp_path / "renamed"
     shutil.copytree(tuned / "model", renamed)
     heads = json.loads((renamed / "fft_heads.json").read_text())

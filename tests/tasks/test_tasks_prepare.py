@@ -230,6 +230,13 @@ def test_describe(model, tmp_path):
     assert names["splits"]["train"]["targets"] == {} and "is not a number" in names["troubles"][0]
 
 
+def test_a_vocabulary_that_does_not_fit_is_told_before_training_and_by_the_run(model, tmp_path):
+    source = write_csv(tmp_path / "a.csv", [f"gone{n} w{n % 40} w1 w2,{n % 2}" for n in range(40)])
+    told = [f"{role}: 25 % of the tokens are unknown to this vocabulary" for role in ("train", "validation", "test")]
+    assert [each for each in describe(Data(source), model.folder)["troubles"] if "unknown to" in each] == told
+    assert [note for note in prepared(model, Data(source)).warnings if "unknown to" in note] == told
+
+
 def test_demo_data(minilm, demo_data):
     from fft import models
 

@@ -6,10 +6,11 @@ import shutil
 import numpy as np
 import pytest
 from tiny_tasks import WORDS, tokenizer_folder
+from tokenizers import models
 
 from fft.errors import InputError
 from fft.tasks.rows import Rows
-from fft.tasks.tokenize import encode, load_tokenizer, token_counts
+from fft.tasks.tokenize import encode, load_tokenizer, text_notes, token_ids
 
 V = len(WORDS)
 
@@ -41,11 +42,49 @@ def test_pairs_and_token_types(tmp_path, model_type, types):
 def test_cut_longest_first_and_counted(tmp_path):
     tokenizer = load_tokenizer(tokenizer_folder(tmp_path / "m"))
     rows = rows_of(["w0 w1 w2 w3 w4 w5 w6", "w0"], ["w8 w9", "w8"])
-    assert token_counts(tokenizer, rows).tolist() == [12, 5]
+    assert [len(ids) for ids in token_ids(tokenizer, rows)] == [12, 5]
     found, cut = encoded(tokenizer, rows, max_length=8)
     assert found.ids[0].tolist() == [2, 4, 5, 6, 3, 12, 13, 3] and cut == 1
-    assert token_counts(tokenizer, rows).tolist() == [12, 5]
+    assert [len(ids) for ids in token_ids(tokenizer, rows)] == [12, 5]
     assert encoded(tokenizer, rows, max_length=12)[1] == 0
+
+
+def controlled(folder):
+    """A tokenizer that knows its special tokens in texts."""
+    content = json.loads((tokenizer_folder(folder) / "tokenizer.json").read_text())
+    token = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False) | {"special": True}
+    added = [{"id": at, "content": word, **token} for at, word in enumerate(WORDS[:4])]
+    (folder / "tokenizer.json").write_text(json.dumps(content | {"added_tokens": added}))
+    return load_tokenizer(folder)
+
+
+@pytest.mark.parametrize(
+    ("texts", "pairs", "notes"),
+    [
+        (["w0 w1 w2", "w3"], None, []),
+        (["w0 " * 19, "gone"], None, ["5 % of the tokens are unknown to this vocabulary"]),
+        (["w0 " * 20, "gone"], None, []),
+        (["gone", "lost"], None, ["100 % of the tokens are unknown to this vocabulary"]),
+        (["w0 [SEP] w1", "w2"], None, ["1 texts hold [SEP], read as control tokens"]),
+        (
+            ["w0 [SEP][SEP]", "[CLS] w2 [SEP]", "[PAD] w1", "w3"],
+            None,
+            ["3 texts hold [PAD], [CLS], [SEP], read as control tokens"],
+        ),
+        (["w0", "w1"], ["w2", "w3 w4"], []),
+        (["w0", "w1 [SEP]"], ["w2", "w3 w4"], ["1 texts hold [SEP], read as control tokens"]),
+    ],
+)
+def test_unknown_tokens_and_special_ones_in_texts_are_told(tmp_path, texts, pairs, notes):
+    tokenizer = controlled(tmp_path / "m")
+    found, _ = encoded(tokenizer, rows_of(texts, pairs), max_length=64)
+    assert text_notes(tokenizer, found.ids, pairs is not None) == notes
+
+
+def test_a_vocabulary_of_bytes_knows_every_token(tmp_path):
+    tokenizer = load_tokenizer(tokenizer_folder(tmp_path / "m"))
+    tokenizer.backend.model = models.BPE({letter: at for at, letter in enumerate("abcd")}, [])
+    assert text_notes(tokenizer, [np.array([1, 2, 3])], False) == []
 
 
 def test_lengths_and_ids_are_checked(tmp_path):
@@ -74,7 +113,7 @@ def test_pad_id(tmp_path):
     (folder / "config.json").write_text('{"model_type": "roberta", "pad_token_id": 1}')
     assert load_tokenizer(folder).pad_id == 1
     (folder / "config.json").unlink()
-    (folder / "tokenizer_config.json").write_text('{"pad_token": {"content": "[SEP]"}}')
+    (folder / "tokenizer_config.json").write_text('{"pad_token": {"__type": "AddedToken", "content": "[SEP]"}}')
     assert load_tokenizer(folder).pad_id == 3
     (folder / "tokenizer_config.json").unlink()
     assert load_tokenizer(folder).pad_id == 0

@@ -12,7 +12,7 @@ WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *(f"w{i}" for i in range(40))]
 
 
 def tokenizer_folder(folder, model_type="bert", words=WORDS, **config):
-    """A folder with tokenizer.json (word w0 has id 4, ...) and config.json."""
+    """A folder with tokenizer.json (word w0 has id 4, ...), which counts alone, and config.json."""
     folder.mkdir(exist_ok=True)
     backend = Tokenizer(models.WordLevel({word: at for at, word in enumerate(words)}, unk_token="[UNK]"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -24,6 +24,7 @@ def tokenizer_folder(folder, model_type="bert", words=WORDS, **config):
     backend.enable_padding(length=64)
     backend.enable_truncation(5)
     backend.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
     (folder / "config.json").write_text(json.dumps({"model_type": model_type, "pad_token_id": 0, **config}))
     return folder
 

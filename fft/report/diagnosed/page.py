@@ -31,9 +31,7 @@ def show(record: dict[str, Any], console: Console) -> None:
     """Print the notes, the table of layers, what follows from it, and the flags that are proposed."""
     for note in record["notes"]:
         console.out(f"note: {note}", highlight=False)
-    made = rich_table(PARTS, rows(record))
-    made.caption = caption(record)
-    console.print(made)
+    console.print(rich_table(PARTS, rows(record), caption(record)))
     console.out(HEADLINES[record["refit"]["outcome"]][1], highlight=False)
     for said in sentences(record):
         console.out(f"- {said}", highlight=False)
