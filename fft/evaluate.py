@@ -34,7 +34,8 @@ class Change(NamedTuple):
     before and after are in the metric's unit; change, low, high are signed so that + is better (for rmse, change =
     before - after). mcnemar_p is the exact two-sided p of McNemar's test for accuracy, None for other metrics.
     changed counts the examples whose prediction differs, None for regression. undefined says why the score is not
-    defined on these examples, None where it is; change, low and high are nan then.
+    defined on these examples, None where it is; change, low and high are nan then. before is nan as well where there
+    was no model before.
     """
 
     metric: str
@@ -174,6 +175,16 @@ def change_between(metric: Metric, labels: np.ndarray, before: np.ndarray, after
     if np.array_equal(before, after):
         return unchanged(metric, labels, predictions(metric.kind, before))
     return paired_change(metric, labels, predictions(metric.kind, before), predictions(metric.kind, after))
+
+
+def first_score(metric: Metric, labels: np.ndarray, after: np.ndarray) -> Change:
+    """The score of predictions after [N] where nothing was there before: no change, and nothing to compare with."""
+    labels, (after,) = _checked(labels, after)
+    nothing = float("nan")
+    score = float(metric.function(labels, after))
+    return Change(
+        metric.name, nothing, score, nothing, nothing, nothing, len(labels), undefined=metric.undefined(labels)
+    )
 
 
 def unchanged(metric: Metric, labels: np.ndarray, predictions: np.ndarray) -> Change:

@@ -13,7 +13,7 @@ import numpy as np
 from fft.experiment import completed
 from fft.metrics import METRICS
 from fft.record import experiment_hash
-from fft.retention import is_scored
+from fft.retention import is_scored, starts_fresh
 
 LEVEL = 0.95
 
@@ -42,7 +42,8 @@ def fronts(records: Sequence[dict[str, Any]]) -> tuple[list[Front], float | None
     """The front of every method among finished runs, and the new score `matched` at which they are compared.
 
     Runs that differ in their seed alone are one setting. `matched` is the highest new score that every front reaches
-    with every seed. Hypervolumes are over the worst scores seen, the base's among them.
+    with every seed. Hypervolumes are over the worst scores seen, the base's among them, but for a new score of a fresh
+    head.
     """
     records = [record for record in records if is_scored(record["original"]) and is_scored(record["new"])]
     if not records:
@@ -61,7 +62,7 @@ def fronts(records: Sequence[dict[str, Any]]) -> tuple[list[Front], float | None
         settings = {key: None for of in runs[name].values() for key in of}
         means = [np.mean([of[key] for of in runs[name].values() if key in of], axis=0) for key in settings]
         points = np.stack(sorted(means, key=lambda point: point[0]))
-        volumes = [hypervolume(points, every.min(axis=0)) for points in seeds]
+        volumes = [hypervolume(points, np.nanmin(every, axis=0)) for points in seeds]
         kept = [original_at(points, matched) for points in seeds]
         found.append(Front(name, len(settings), len(seeds), points, spread(volumes), spread(kept)))
     return found, matched
@@ -110,4 +111,11 @@ def _method(record: dict[str, Any]) -> str:
 
 
 def _signed(record: dict[str, Any], when: str) -> np.ndarray:
-    return np.array([METRICS[record[task]["metric"]].sign * record[task][when] for task in ("new", "original")])
+    """The new and the original score [2]; nan for the new one before a fresh head was trained."""
+    unscored = ("new",) if when == "before" and starts_fresh(record) else ()
+    return np.array(
+        [
+            np.nan if task in unscored else METRICS[record[task]["metric"]].sign * record[task][when]
+            for task in ("new", "original")
+        ]
+    )

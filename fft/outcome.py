@@ -9,12 +9,12 @@ import numpy as np
 from fft import models, record, retention
 from fft.adapters import trained_adapter
 from fft.contract import selection
-from fft.evaluate import Change
 from fft.folder import ADAPTER, MODEL
 from fft.job import Job
 from fft.metrics import METRICS
 from fft.naming import ORIGINAL
 from fft.paths import Params, flatten
+from fft.scoring import Tested
 from fft.surroundings import keep_a_home
 from fft.trainable import parameter_counts
 
@@ -23,7 +23,7 @@ KEPT_BASE = "no scored step beat the base: the base is kept, step 0; --keep late
 
 def run_record(
     job: Job,
-    changes: dict[str, Change],
+    tested: dict[str, Tested],
     history: list[dict],
     ended: dict,
     written: Sequence[str],
@@ -31,12 +31,11 @@ def run_record(
 ) -> dict:
     """What run.json says, as plain JSON data.
 
-    `changes` are before and after of each task on its test split, `ended` holds steps, best_step, kept_step, stopped,
-    skipped_steps and contract (None without one), `written` what `write_model` told, `seconds` the wall time of each
-    part.
+    `tested` are the tasks on their test splits, `ended` holds steps, best_step, kept_step, stopped, skipped_steps and
+    contract (None without one), `written` what `write_model` told, `seconds` the wall time of each part.
     """
     experiment = job.experiment
-    verdicts = {name: retention.verdict(changes[name], accepted) for name, accepted in job.tolerances.items()}
+    verdicts = {name: retention.verdict(tested[name].change, accepted) for name, accepted in job.tolerances.items()}
     result = {
         "name": experiment.method.label,
         "experiment": experiment.to_json(),
@@ -59,7 +58,8 @@ def run_record(
         "history": history,
         "crossover": _crossover(job, history),
         ORIGINAL: None,
-        **{name: change._asdict() for name, change in changes.items()},
+        **{name: task.change._asdict() for name, task in tested.items()},
+        "scores": {name: task.score._asdict() for name, task in tested.items()},
         **_judged(verdicts),
         "seconds": {**seconds, "total": sum(seconds.values())},
     }

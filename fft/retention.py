@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from fft.evaluate import LEVEL, Change, unseen_rate
+from fft.metrics import Metric
 from fft.naming import ORIGINAL
 
 EXIT_CODES = {"pass": 0, "fail": 1, "undecided": 4}
@@ -51,6 +52,16 @@ def combined_score(
         loss = weight * (drop - tolerance) if not drop <= tolerance else 0.0  # not <=, so that nan gets through
     combined = new - loss
     return combined if math.isfinite(combined) else -math.inf
+
+
+def below_all(metric: Metric) -> float:
+    """A score, signed so that higher is better, that is below every one that the metric can take."""
+    return min(metric.sign * bound for bound in metric.bounds) - SAME
+
+
+def starts_fresh(run: dict[str, Any]) -> bool:
+    """Whether the new task of a run (run.json data) began with a head of noise, which had no score before."""
+    return run["experiment"].get("head") == "new"
 
 
 def crossover(history: Sequence[dict[str, Any]], tolerance: float, sign: int = 1, name: str = ORIGINAL) -> int | None:

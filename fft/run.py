@@ -135,7 +135,7 @@ def _run(job: Job, directory: Path, journal: Journal, stop: StopFlag, known: dic
         after = scorer.test(params)
     with journal.clock("saving"):
         written = write_model(job, directory, params, theta, journal.say)
-    changes = {name: scorer.change(name, before[name], after[name]) for name in job.tasks}
+    tested = {name: scorer.tested(name, before[name], after[name]) for name in job.tasks}
     ended = {
         "steps": steps,
         "best_step": best_step,
@@ -144,7 +144,7 @@ def _run(job: Job, directory: Path, journal: Journal, stop: StopFlag, known: dic
         "skipped_steps": skipped,
         "contract": contract,
     }
-    result = run_record(job, changes, history, ended, written, journal.seconds)
+    result = run_record(job, tested, history, ended, written, journal.seconds)
     write_outcome(directory, result)
     journal.tell("end", ended["steps"], verdict=result["verdict"])
     return result

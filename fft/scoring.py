@@ -5,12 +5,13 @@
 
 import hashlib
 from collections.abc import Callable, Collection
+from typing import NamedTuple
 
 import numpy as np
 
 from fft import retention
 from fft.contract.watched import JUDGED
-from fft.evaluate import Change, change_between, make_predict, predict, predictions
+from fft.evaluate import Change, Interval, change_between, first_score, interval, make_predict, predict, predictions
 from fft.identity import base_sha256
 from fft.job import Job
 from fft.metrics import METRICS, Metric
@@ -28,6 +29,13 @@ def scored_logits(predictor: Callable, params: Params, data: TaskData) -> np.nda
     """The logits [N, C] of the rows of data.splits["test"], in their order; `predictor` as of `make_predict`."""
     rows = data.splits["test"]
     return predict(predictor, params, eval_batches(rows, EVAL_BATCH, data.lengths, data.pad_id), len(rows.ids))
+
+
+class Tested(NamedTuple):
+    """A task on its test split: what happened to its score, and the score at the end with an interval of its own."""
+
+    change: Change
+    score: Interval
 
 
 class Scorer:
@@ -56,13 +64,16 @@ class Scorer:
     def probe(self, params: Params, base: dict | None) -> dict:
         """{'new', 'original', …, 'combined'} on the probe; `base` is the same of the base model, None for itself.
 
-        What the original tasks lost beyond their tolerances adds up in the combined score. Does not listen for a stop:
+        What the original tasks lost beyond their tolerances adds up in the combined score. A fresh head has no score
+        before it is trained: the base's new score is None, and counts as worse than any. Does not listen for a stop:
         the state it scores is saved with its score, or not at all.
         """
         scores: dict[str, float | None] = {"new": None, ORIGINAL: None}
-        scores |= self._scores(params, self._probes, lambda: None)
+        untrained = ("new",) if base is None and self.job.fresh_heads else ()
+        probes = {name: rows for name, rows in self._probes.items() if name not in untrained}
+        scores |= self._scores(params, probes, lambda: None)
         weight = self.job.experiment.retention.drop_weight if self.job.watch is None else BEYOND
-        combined = self._signed("new", scores)
+        combined = retention.below_all(self.metric("new")) if untrained else self._signed("new", scores)
         for name, tolerance in self.job.tolerances.items():
             now, before = self._signed(name, scores), self._signed(name, base or scores)
             combined = retention.combined_score(combined, now, before, weight, tolerance)
@@ -98,9 +109,13 @@ class Scorer:
             known[key] = self.test(self.job.base)
         return known[key]
 
-    def change(self, name: str, before: np.ndarray, after: np.ndarray) -> Change:
-        """Before and after of a task from its test logits, with the paired interval."""
-        return change_between(self.metric(name), self.job.tasks[name].splits["test"].labels, before, after)
+    def tested(self, name: str, before: np.ndarray, after: np.ndarray) -> Tested:
+        """A task from its test logits before and after; a fresh head has no before."""
+        metric, labels = self.metric(name), self.job.tasks[name].splits["test"].labels
+        guesses = predictions(metric.kind, after)
+        fresh = name == "new" and self.job.fresh_heads
+        change = first_score(metric, labels, guesses) if fresh else change_between(metric, labels, before, after)
+        return Tested(change, interval(metric, labels, guesses))
 
     def _signed(self, name: str, scores: dict) -> float:
         """A score with higher better, whatever the metric."""

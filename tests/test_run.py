@@ -103,12 +103,25 @@ def test_scorings_are_spread_evenly_and_the_last_step_is_one(steps, every, score
 
 def test_before_and_after_are_on_the_test_split_with_their_intervals(default):
     found = record(default[1])
-    for task in ("original", "new"):
-        change = found[task]
-        assert change["n"] == found["data"][task]["splits"]["test"]["rows"]
-        assert change["change"] == pytest.approx(change["after"] - change["before"])
-        assert change["low"] <= change["change"] <= change["high"] and 0 <= change["mcnemar_p"] <= 1
+    change = found["original"]
+    assert change["change"] == pytest.approx(change["after"] - change["before"])
+    assert change["low"] <= change["change"] <= change["high"] and 0 <= change["mcnemar_p"] <= 1
     assert found["original"]["before"] == 1.0
+    for task in ("original", "new"):
+        alone = found["scores"][task]
+        assert alone["n"] == found[task]["n"] == found["data"][task]["splits"]["test"]["rows"]
+        assert alone["low"] <= alone["value"] == found[task]["after"] <= alone["high"]
+
+
+def test_a_fresh_head_has_no_score_before_and_any_trained_point_is_better(default):
+    answer, folder = default
+    found = record(folder)
+    assert found["heads"].keys() == {"original", "new"} and found["experiment"]["head"] == "new"
+    nothing = ("before", "change", "low", "high", "mcnemar_p", "changed")
+    assert all(found["new"][name] is None for name in nothing) and found["new"]["after"] > 0
+    first, *later = found["history"]
+    assert first["new"] is None and first["original"] == 1.0 and first["combined"] < min(e["combined"] for e in later)
+    assert "step 0: original 1.000 on the probe" in answer.err and "no new score before" in answer.err
     assert found["verdict"]["drop"] == -found["original"]["change"]
 
 

@@ -127,9 +127,12 @@ def test_regression_beside_a_classification_that_is_kept(tmp_path, tiny):
     answer = tune(tiny, tmp_path / "run", *QUICK, *columns, "--tolerance", 1, new=tmp_path / "targets.csv")
     found = record(tmp_path / "run")
     assert answer.code == 0 and found["new"]["metric"] == "rmse" and found["original"]["metric"] == "accuracy"
-    assert found["new"]["after"] < found["new"]["before"] and found["new"]["change"] > 0
-    combined = [entry["combined"] for entry in found["history"]]
-    assert combined[0] == -found["history"][0]["new"], "a smaller error must be a better combined score"
+    first, *later = found["history"]
+    assert first["new"] is None and first["combined"] is None, "nothing is worse than a fresh head's error"
+    assert later[-1]["new"] < later[0]["new"] and found["best_step"] > 0
+    drops = [max(0.0, first["original"] - entry["original"] - 1) for entry in later]
+    combined = [-entry["new"] - drop for entry, drop in zip(later, drops, strict=True)]
+    assert [entry["combined"] for entry in later] == pytest.approx(combined), "a smaller error must be better"
     task = ("--task", tmp_path / "targets.csv", "--task-kind", "regression", "--task-label", "score")
     scored = fft("eval", "--model", tmp_path / "run", *task, "--json").json
     assert scored["metric"] == "pearson" and scored["low"] < scored["score"] < scored["high"]
@@ -260,7 +263,7 @@ def test_without_original_data_the_new_task_may_still_go_on_with_the_bases_head(
         assert tune(tiny, tmp_path / head, *flags, original=None, new="opposite.csv").code == 0
         runs[head] = record(tmp_path / head)
     assert any("--head shared would go on" in note for note in runs["new"]["notes"]) and not runs["shared"]["notes"]
-    assert runs["shared"]["new"]["before"] < 0.2 < runs["new"]["new"]["before"]
+    assert runs["shared"]["new"]["before"] < 0.2 and runs["new"]["new"]["before"] is None
     trained = flatten(restore(tmp_path / "shared")[1]["heads"])
     base = flatten(models.load(tiny / "bert").params["heads"])
     assert trained.keys() == base.keys() and all(0 < abs(trained[p] - leaf).max() < 0.01 for p, leaf in base.items())

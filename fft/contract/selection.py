@@ -1,5 +1,6 @@
 """Under a contract: which point of a finished run is kept, by validation rows."""
 
+import math
 from bisect import bisect_left
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
@@ -21,7 +22,7 @@ class Point(NamedTuple):
     """1 is what was trained, 0 the base"""
     original: float
     new: float | None
-    """None where the contract is broken: then it is not scored"""
+    """None where it is not scored: where the contract is broken, and of a base with a fresh head"""
     drop: float
     """of the original score, + is a loss; of several original tasks the first"""
     within: bool
@@ -59,9 +60,10 @@ def choose(
     scored, on the new task only those within. `way` is empty where a tree has more than values of the base's own
     parameters. `judge(params, tasks)` gives the scores of the tasks, of "new", "original", …, `signs` the sign by which
     each is better, `margins` what each original task may lose. Where no point within the margins is better than the
-    base on the new task, the base is kept, with step 0.
+    base on the new task, the base is kept, with step 0; a base with a fresh head has no score there, and any is better.
     """
-    start = judge(base, signs)
+    start = judge(base, margins if fresh_heads else signs)
+    least = -math.inf if fresh_heads else signs["new"] * start["new"]
     tried: list[Point] = []
     best: tuple[float, Point, Params] | None = None
 
@@ -75,7 +77,7 @@ def choose(
         tried.append(point)
         if new is not None:
             worth = signs["new"] * new
-            if worth > (signs["new"] * start["new"] if best is None else best[0]):
+            if worth > (least if best is None else best[0]):
                 best = worth, point, params
         return within
 
@@ -88,7 +90,7 @@ def choose(
     for step in trained.keys() - {last}:
         consider(step, 1.0, trained[step]())
     if best is None:
-        kept = Point(0, 0.0, start[ORIGINAL], start["new"], 0.0, True, dict.fromkeys(margins, 0.0))
+        kept = Point(0, 0.0, start[ORIGINAL], start.get("new"), 0.0, True, dict.fromkeys(margins, 0.0))
         return Chosen(kept, base, tried)
     return Chosen(best[1], best[2], tried)
 

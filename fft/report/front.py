@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from fft.metrics import METRICS
 from fft.report.drawing import COLOURS, FAINT, INK, SHAPES, domain, save, styled, ticks
 from fft.report.labels import Box, distance, place
-from fft.retention import is_scored
+from fft.retention import is_scored, starts_fresh
 
 if TYPE_CHECKING:
     import altair
@@ -26,11 +26,13 @@ INTERVALS = "bars: 95 % interval of the change from the base, both scored on the
 
 
 class Point(NamedTuple):
-    """One model in the front: its two scores, each with the ends of an interval (None for no bar)."""
+    """One model in the front: its two scores, each with the ends of an interval (None for no bar). A base without a new
+    score is a line across and no mark.
+    """
 
     name: str
     original: float
-    new: float
+    new: float | None
     original_interval: tuple[float, float] | None = None
     new_interval: tuple[float, float] | None = None
 
@@ -39,16 +41,24 @@ def front_points(runs: Sequence[dict[str, Any]]) -> list[Point]:
     """The base and then each run of run.json data, scored on the test splits; runs that lack a score are left out.
 
     A run's bars are the 95 % interval of its paired change, set off from the base's score: a bar that misses the
-    base's line is a change that is not chance. The base is the first run's.
+    base's line is a change that is not chance. The base is the first run's; where a run began with a fresh head, the
+    base has no new score, and the bars of the new scores are those of the scores themselves.
     """
     runs = [run for run in runs if is_scored(run["original"]) and is_scored(run["new"])]
     if not runs:
         return []
-    points = [Point("base", runs[0]["original"]["before"], runs[0]["new"]["before"])]
+    fresh = any(map(starts_fresh, runs))
+    points = [Point("base", runs[0]["original"]["before"], None if fresh else runs[0]["new"]["before"])]
     for run in runs:
-        ends = (_after_interval(run[task]) for task in ("original", "new"))
-        points.append(Point(run["name"], run["original"]["after"], run["new"]["after"], *ends))
+        original, new = _after_interval(run["original"]), _alone(run) if fresh else _after_interval(run["new"])
+        points.append(Point(run["name"], run["original"]["after"], run["new"]["after"], original, new))
     return points
+
+
+def _alone(run: dict[str, Any]) -> tuple[float, float] | None:
+    """The ends of the new score's own interval; None in a record of an older version."""
+    found = run.get("scores", {}).get("new")
+    return found and (found["low"], found["high"])
 
 
 def front(
@@ -86,7 +96,7 @@ def front_chart(points: Sequence[Point], original: str, new: str, bars: str) -> 
     """The picture of `front` as an altair chart."""
     import altair as alt
 
-    news = [end for p in points for end in (p.new, *(p.new_interval or ()))]
+    news = [end for p in points if p.new is not None for end in (p.new, *(p.new_interval or ()))]
     originals = [end for p in points for end in (p.original, *(p.original_interval or ()))]
     across, up = domain(news), domain(originals)
     x = alt.X("new:Q", title=new, scale=alt.Scale(domain=across, nice=False), axis=alt.Axis(values=ticks(news)))
@@ -108,8 +118,10 @@ def front_chart(points: Sequence[Point], original: str, new: str, bars: str) -> 
         methods.mark_point(size=110, filled=True, opacity=1).encode(
             x=x, y=y, color=colour, shape=alt.Shape("shape:N", scale=None)
         ),
-        base.mark_point(size=130, shape="cross", angle=45, filled=True, color=INK, opacity=1).encode(x=x, y=y),
     ]
+    if points[0].new is not None:
+        cross = base.mark_point(size=130, shape="cross", angle=45, filled=True, color=INK, opacity=1)
+        layers.append(cross.encode(x=x, y=y))
     said = alt.Title(["dashed: the base's score on the original task", bars], anchor="start", offset=12)
     return styled(alt.layer(*layers).properties(width=size[0], height=size[1], title=said))
 
@@ -169,18 +181,19 @@ def _labels(
     def down(value: float) -> float:
         return height - height * (value - up[0]) / (up[1] - up[0])
 
-    centres, bars = [(right(point.new), down(point.original)) for point in points], []
+    placed = [(number, point) for number, point in enumerate(points) if point.new is not None]
+    centres, bars = [(right(point.new), down(point.original)) for _, point in placed], []
     marks = [Box(x - MARK, y - MARK, x + MARK, y + MARK) for x, y in centres]
-    for point, (x, y) in zip(points, centres, strict=True):
+    for (_, point), (x, y) in zip(placed, centres, strict=True):
         low, high = point.new_interval or (point.new,) * 2
         bars.append(Box(right(low), y - 2, right(high), y + 2))
         low, high = point.original_interval or (point.original,) * 2
         bars.append(Box(x - 2, down(high), x + 2, down(low)))
-    base_line = Box(0, centres[0][1] - 1, width, centres[0][1] + 1)
-    sizes = [(LETTER * len(point.name), LINE) for point in points]
+    base_line = Box(0, down(points[0].original) - 1, width, down(points[0].original) + 1)
+    sizes = [(LETTER * len(point.name), LINE) for _, point in placed]
     boxes = place(sizes, centres, [*marks, *bars, base_line], Box(0, 0, width, height))
     layers = []
-    for number, (point, (x, y), box) in enumerate(zip(points, centres, boxes, strict=True)):
+    for (number, point), (x, y), box in zip(placed, centres, boxes, strict=True):
         colour = _row(point, number)["colour"]
         name = alt.Chart(alt.Data(values=[{"name": point.name}]))
         end = min(max(x, box.left), box.right), min(max(y, box.top), box.bottom)

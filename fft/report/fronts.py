@@ -11,7 +11,7 @@ from fft.metrics import METRICS
 from fft.report.drawing import COLOURS, FAINT, INK, domain, save, styled
 from fft.report.front import axis_title, looks
 from fft.report.tables import Column, markdown_table, rich_table
-from fft.retention import is_scored
+from fft.retention import is_scored, starts_fresh
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -41,6 +41,7 @@ def draw_fronts(found: Sequence[Front], matched: float, runs: Sequence[dict[str,
         for order, (new, original) in enumerate(front.points)
     ]
     base = {task: watched[task]["before"] for task in ("new", "original")}
+    base |= {"new": None} if starts_fresh(watched) else {}
     titles = {task: axis_title(watched, task) for task in ("new", "original")}
     said = [f"lines: a method over its strengths, means over seeds; dotted: new score {matched:.3f}", "cross: the base"]
     return save(_chart(rows, base, signs["new"] * matched, titles, said), stem)
@@ -60,7 +61,8 @@ def draw_steps(runs: Sequence[dict[str, Any]], stem: Path) -> list[Path]:
         return []
     watched = _watched(runs)[0]
     titles = {task: f"{task} task: {watched[task]['metric']} on the probe" for task in ("new", "original")}
-    base = {task: rows[0][task] for task in ("new", "original")}
+    base = {task: watched["history"][0][task] for task in ("new", "original")}
+    base |= {"new": None} if starts_fresh(watched) else {}
     return save(_chart(rows, base, None, titles, ["lines: a run over its training steps", "cross: the base"]), stem)
 
 
@@ -76,7 +78,7 @@ def _chart(rows, base, matched, titles, said):
     names = list(dict.fromkeys(row["name"] for row in rows))
 
     def axis(channel, task, **more):
-        values = [row[task] for row in rows] + [base[task]]
+        values = [value for value in (*(row[task] for row in rows), base[task]) if value is not None]
         scale = alt.Scale(domain=domain(values), nice=False, reverse=_lower_is_better(titles[task]))
         return channel(f"{task}:Q", scale=scale, **more)
 
@@ -129,10 +131,10 @@ def _lines(rows, x, y, **look):
 
 
 def _start(base, x, y):
-    """The base."""
+    """The base, where it has a score of the new task."""
     import altair as alt
 
-    cross = alt.Chart(alt.Data(values=[base]))
+    cross = alt.Chart(alt.Data(values=[base] if base["new"] is not None else []))
     return cross.mark_point(size=130, shape="cross", angle=45, filled=True, color=INK, opacity=1).encode(x=x, y=y)
 
 

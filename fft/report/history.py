@@ -37,7 +37,8 @@ def history_chart(run: dict[str, Any]) -> altair.VConcatChart:
     """The picture of `history` as an altair chart."""
     import altair as alt
 
-    tasks = [t for t in (*original_names(run), "new") if run[t] and run["history"][0][t] is not None]
+    seen = {task for entry in run["history"] for task, value in entry.items() if value is not None}
+    tasks = [task for task in (*original_names(run), "new") if run[task] and task in seen]
     panels = [_panel(run, task, first=task == tasks[0], last=task == tasks[-1]) for task in tasks]
     return styled(alt.vconcat(*panels, spacing=14))
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fft.naming import ORIGINAL
+from fft.retention import starts_fresh
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -76,11 +77,16 @@ def half_width(change: dict[str, Any]) -> str:
 
 
 def _path(task: str) -> Callable[[dict], str]:
-    """The cell `before → after` of a task."""
+    """The cell `before → after` of a task; of a new task with a fresh head `after` alone, with its interval."""
 
     def cell(run: dict[str, Any]) -> str:
         change = run[task]
-        return scores(change) if change else NONE
+        if not change or change.get("undefined"):
+            return NONE
+        if task == "new" and starts_fresh(run):
+            alone = run.get("scores", {}).get(task)  # a record of an older version has no interval
+            return f"{score(change['after'])} {half_width(alone)}" if alone else score(change["after"])
+        return scores(change)
 
     return cell
 
@@ -90,7 +96,7 @@ def _change(task: str, sign: int) -> Callable[[dict], str]:
 
     def cell(run: dict[str, Any]) -> str:
         change = run[task]
-        if not change or change["change"] is None:
+        if not change or change["change"] is None or (task == "new" and starts_fresh(run)):
             return NONE
         return f"{signed(sign * change['change'])} {half_width(change)}"
 
@@ -106,11 +112,12 @@ def outcome(run: dict[str, Any]) -> str:
 BEFORE_AFTER = (
     Column("run", lambda run: run["name"], number=False),
     Column("original", _path("original")),
-    Column("forgotten", _change("original", -1)),
+    Column("drop", _change("original", -1)),
     Column("new", _path("new")),
-    Column("gained", _change("new", +1)),
+    Column("gain", _change("new", +1)),
     Column("trained", lambda run: percent(run["parameters"]["percent"])),
-    Column("seconds", lambda run: f"{run['seconds']['total']:,.0f}"),
+    Column("kept step", lambda run: f"{run['kept_step']} of {run['steps']}"),
+    Column("s", lambda run: f"{run['seconds']['total']:,.0f}"),
     Column("verdict", outcome, number=False, style=lambda run: STYLES.get(outcome(run).split()[0], "")),
 )
 
@@ -134,7 +141,7 @@ def by_original(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def before_after(runs: Sequence[dict[str, Any]]) -> Table:
     """A table of run.json data, one row a run and original task: both tasks before and after, what was forgotten and
-    gained with half the 95 % interval, the share of parameters trained, seconds, verdict."""
+    gained with half the 95 % interval, the share of parameters trained, the step kept, seconds, verdict."""
     return rich_table(BEFORE_AFTER, by_original(runs), caption(runs))
 
 
@@ -150,7 +157,11 @@ def caption(runs: Sequence[dict[str, Any]]) -> str:
         found = sorted({f"{run[task]['metric']} on {run[task]['n']:,} test examples" for run in runs if run[task]})
         if found:
             said.append(f"{task}: {' or '.join(found)}")
-    said.append("±: half the paired 95 % interval")
+    said += ["±: half the paired 95 % interval", "s: seconds"]
+    if any(starts_fresh(run) for run in runs):
+        said.append("a fresh head has no new score before: nothing is gained over it, and ± is of the score itself")
+    if len({(run["kept_step"], run["steps"]) for run in runs}) > 1:
+        said.append("runs that keep different steps compare stopping points too: --keep latest compares last steps")
     if tolerances := sorted({f"{run['verdict']['tolerance']:.3g}" for run in runs if run["verdict"]}):
         said.append(f"accepted drop: {' or '.join(tolerances)}")
     return "; ".join(said)
@@ -262,9 +273,9 @@ def rich_table(columns: Sequence[Column], rows: Sequence[Any], caption: str = ""
     for at, column in enumerate(columns):
         words = [word for text in (column.header, *(line[at] for line in texts)) for word in text.split()]
         least = max(map(len, words)) if at else 9
-        table.add_column(
-            Text(column.header), justify="right" if column.number else "left", min_width=least, overflow="fold"
-        )
+        whole = not any(" " in line[at] for line in texts)  # only what may break at a space gives way on a narrow one
+        justify = "right" if column.number else "left"
+        table.add_column(Text(column.header), justify=justify, min_width=least, no_wrap=whole, overflow="fold")
     for row, line in zip(rows, texts, strict=True):
         styles = [column.style(row) if column.style else "" for column in columns]
         table.add_row(*map(Text, line, styles))
