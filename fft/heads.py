@@ -1,7 +1,7 @@
 """Which heads a run uses, and those it has to make: the new task's own, fitted ones for the originals."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -102,6 +102,13 @@ def chosen_head(checkpoint: Checkpoint, wanted: str | None, folder: str, purpose
         heads = ", ".join(checkpoint.heads) or "none"
         raise InputError(f"{folder} has no head {name or purpose}; its heads are: {heads}")
     return name
+
+
+def with_heads(primary: str | None, heads: Iterable[str]) -> str:
+    """What a checkpoint that is written has as its classifier, and the heads beside it, in words."""
+    others = ", ".join(name for name in heads if name != primary)
+    beside = f", beside it {others}" if others else ""
+    return f"the head {primary} as its classifier{beside}" if primary else "no head"
 
 
 def only_head(params: Params, head: str, name: str) -> Params:

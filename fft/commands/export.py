@@ -47,7 +47,7 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     if flags.to == "peft":
         return _write_adapter(flags, console)
     from fft import models
-    from fft.heads import chosen_head
+    from fft.heads import chosen_head, with_heads
 
     restored = _merged(flags) if flags.adapter else _restored(flags, console)
     _note(restored.notes, console)
@@ -56,8 +56,7 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     folder = models.save(restored, flags.out, primary=head)
     if (dtype := restored.raw_config["dtype"]) != "float32":
         console.out(f"note: the weights are rounded to {dtype}, as the base is stored", highlight=False)
-    what = f"the head {head} as its classifier" if wanted else "no head"
-    console.out(f"wrote {folder} with {what}", highlight=False)
+    console.out(f"wrote {folder} with {with_heads(head, restored.heads)}", highlight=False)
     return {"folder": str(folder), "head": head, "heads": list(restored.heads)}, 0
 
 

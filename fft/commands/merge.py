@@ -53,6 +53,7 @@ def parse(args: list[str], cli: Callable) -> Flags:
 
 def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     """Merge and say where the result is and which heads it has."""
+    from fft.heads import with_heads
     from fft.pairs.merge import Request, merge
 
     task = flags.task if flags.task.source else None
@@ -69,7 +70,5 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
         for own, name in tuned["heads"].items():
             if own != name:
                 console.out(f"the head {own} of {tuned['folder']} is called {name}", highlight=False)
-    others = ", ".join(name for name in found["heads"] if name != found["primary"])
-    heads = f"the head {found['primary']} as its classifier{f', beside it {others}' if others else ''}"
-    console.out(f"wrote {flags.out} with {heads if found['primary'] else 'no head'}", highlight=False)
+    console.out(f"wrote {flags.out} with {with_heads(found['primary'], found['heads'])}", highlight=False)
     return found, 0
