@@ -14,6 +14,7 @@ from fft.experiment import Data, Experiment
 from fft.headfit import fit_head
 from fft.models import Checkpoint, Head
 from fft.models.heads import check_name
+from fft.naming import counted
 from fft.paths import Params, overlay
 
 
@@ -184,7 +185,8 @@ def fresh_heads(folder: Path) -> tuple[str, ...]:
 def fitting_note(folder: Path) -> tuple[str, ...]:
     """What a run says about the heads it fitted; empty when it fitted none."""
     return tuple(
-        f"the original head {name} was fitted on the frozen base: {how['rows']} training rows, {how['steps']} steps, "
+        f"the original head {name} was fitted on the frozen base: {counted(how['rows'], 'training row')}, "
+        f"{counted(how['steps'], 'step')}, "
         f"objective {how['loss_first']:.3f} -> {how['loss_last']:.3f}"
         for name, how in load_artefact(folder)[1]["fitted"].items()
     )

@@ -11,7 +11,6 @@ from rich.console import Console
 from fft.errors import InputError
 from fft.naming import ORIGINAL, original_names
 from fft.record import read_object
-from fft.schema import TELLS_DEFAULT
 
 
 @dataclass(frozen=True)
@@ -22,7 +21,9 @@ class Flags:
     score, with intervals over seeds.
     """
 
-    runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], TELLS_DEFAULT]
+    runs: Annotated[
+        tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN [RUN ...]", help_behavior_hint="")
+    ]
     """run folders, at least one"""
     out: Path | None = None
     """write the picture to OUT.svg and OUT.png and the table to OUT.md; fronts to OUT-fronts, courses to OUT-steps"""

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fft.naming import ORIGINAL
+from fft.naming import ORIGINAL, counted
 from fft.retention import starts_fresh
 
 if TYPE_CHECKING:
@@ -154,7 +154,9 @@ def caption(runs: Sequence[dict[str, Any]]) -> str:
     """What the columns of `before_after` mean for these runs: the metrics, how many examples, the tolerance."""
     said, runs = [], by_original(runs)
     for task in ("original", "new"):
-        found = sorted({f"{run[task]['metric']} on {run[task]['n']:,} test examples" for run in runs if run[task]})
+        found = sorted(
+            {f"{run[task]['metric']} on {counted(run[task]['n'], 'test example')}" for run in runs if run[task]}
+        )
         if found:
             said.append(f"{task}: {' or '.join(found)}")
     said += ["±: half the paired 95 % interval", "s: seconds"]
