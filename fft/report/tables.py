@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from fft.ablation import gained_little
 from fft.naming import ORIGINAL, counted
 from fft.retention import starts_fresh
 
@@ -164,6 +165,8 @@ def caption(runs: Sequence[dict[str, Any]]) -> str:
         said.append("a fresh head has no new score before: nothing is gained over it, and ± is of the score itself")
     if len({(run["kept_step"], run["steps"]) for run in runs}) > 1:
         said.append("runs that keep different steps compare stopping points too: --keep latest compares last steps")
+    if little := gained_little(runs):
+        said.append(f"gained less than half of what full did: {', '.join(little)}")
     if tolerances := sorted({f"{run['verdict']['tolerance']:.3g}" for run in runs if run["verdict"]}):
         said.append(f"accepted drop: {' or '.join(tolerances)}")
     return "; ".join(said)
