@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from fft.brief import brief
 from fft.errors import InputError
 from fft.methods import Method
 from fft.models import Checkpoint, Head
@@ -24,6 +25,7 @@ class Adapter(NamedTuple):
     """what whoever uses it should be told of its files"""
     max_length: int | None = None
     """the tokens that longer texts were cut to in its training; None: as of the base"""
+    __repr__ = brief
 
     def on(self, base: Checkpoint) -> Checkpoint:
         """The base with this adapter merged: merge(θ*, θ), the base's other heads beside the adapter's."""
@@ -59,6 +61,7 @@ class Adapters(NamedTuple):
 
     base: Checkpoint
     adapters: Mapping[str, Adapter]
+    __repr__ = brief
 
     def active(self, name: str | None = None) -> Checkpoint:
         """The base with the adapter `name` merged; without a name the base itself, bit for bit.

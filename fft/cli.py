@@ -123,10 +123,12 @@ def refuse_bare(args: Sequence[str]) -> None:
 
 def refuse_second_source(args: Sequence[str], flags: type) -> None:
     """Refuse a second file behind a flag of one source, which a shell makes of `--new parts/*.csv`."""
+    from fft.commands.several import UnnamedData
     from fft.experiment import Data, Texts
 
-    groups = [field.name for field in dataclasses.fields(flags) if field.type in (Data, Texts)]
+    groups = {field.name: field.type for field in dataclasses.fields(flags) if field.type in (Data, Texts, UnnamedData)}
     single = [f"--{group}{part}" for group in groups for part in ("", ".validation", ".test")]
+    args = [*(f"--{group}" for group, kind in groups.items() if kind is UnnamedData), *args]
     for at, argument in enumerate(args):
         name, equals, value = argument.partition("=")
         first, *words = [value, *args[at + 1 :]] if equals else [*args[at + 1 :], ""]

@@ -12,6 +12,7 @@ from fft import models
 from fft.errors import InputError
 from fft.models import Checkpoint
 from fft.models.filler import Filler
+from fft.naming import counted
 from fft.streams import EVAL_BATCH, base_part, read_rows
 from fft.tasks import TrainBatches, eval_batches
 from fft.tasks.tokenize import Encoded, Tokenizer, first_difference, load_tokenizer, mask_id, special_ids
@@ -76,8 +77,8 @@ def pseudo_rows(
     for row, tokens in enumerate(drawn.encoded.ids):
         ids[row, : len(tokens)] = tokens
     told = (
-        f"pseudo: {len(seen)} texts filled in by {filler.folder.name}: {drawn.masked} of their {drawn.tokens} tokens "
-        f"masked, {drawn.changed} came out as others"
+        f"pseudo: {counted(len(seen), 'text')} filled in by {filler.folder.name}: {drawn.masked} of their "
+        f"{drawn.tokens} tokens masked, {drawn.changed} came out as others"
     )
     return PseudoRows(ids, logits, (*filler.notes, told))
 

@@ -10,9 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fft.experiment import completed
+from fft.ablation import differing, method_label, setting_hash
 from fft.metrics import METRICS
-from fft.record import experiment_hash
 from fft.retention import is_scored, starts_fresh
 
 LEVEL = 0.95
@@ -33,6 +32,8 @@ class Front(NamedTuple):
     seeds: int
     points: np.ndarray
     """[settings, 2]: new and original score on test, means over seeds, by rising new score"""
+    labels: tuple[str, ...]
+    """[settings]: what sets each point off from the method's others, `strength 10` say"""
     hypervolume: Spread
     original: Spread
     """at `matched`"""
@@ -50,21 +51,24 @@ def fronts(records: Sequence[dict[str, Any]]) -> tuple[list[Front], float | None
         return [], None
     base = _signed(records[0], "before")
     runs: dict[str, dict[int, dict[str, np.ndarray]]] = {}
+    by_method: dict[str, dict[str, dict[str, Any]]] = {}
     for record in records:
         seed = record["experiment"]["seed"]
-        setting = experiment_hash(completed(record["experiment"]) | {"seed": None})
-        runs.setdefault(_method(record), {}).setdefault(seed, {})[setting] = _signed(record, "after")
+        setting = setting_hash(record)
+        runs.setdefault(method_label(record), {}).setdefault(seed, {})[setting] = _signed(record, "after")
+        by_method.setdefault(method_label(record), {}).setdefault(setting, record)
     by_seed = {name: [np.stack(list(of.values())) for of in seeds.values()] for name, seeds in runs.items()}
     every = np.concatenate([base[None], *(points for seeds in by_seed.values() for points in seeds)])
     matched = float(min(points[:, 0].max() for seeds in by_seed.values() for points in seeds))
     found = []
     for name, seeds in by_seed.items():
-        settings = {key: None for of in runs[name].values() for key in of}
-        means = [np.mean([of[key] for of in runs[name].values() if key in of], axis=0) for key in settings]
-        points = np.stack(sorted(means, key=lambda point: point[0]))
+        told = dict(zip(by_method[name], differing(list(by_method[name].values())), strict=True))
+        means = {key: np.mean([of[key] for of in runs[name].values() if key in of], axis=0) for key in told}
+        order = sorted(means, key=lambda key: means[key][0])
+        points, labels = np.stack([means[key] for key in order]), tuple(told[key] for key in order)
         volumes = [hypervolume(points, np.nanmin(every, axis=0)) for points in seeds]
         kept = [original_at(points, matched) for points in seeds]
-        found.append(Front(name, len(settings), len(seeds), points, spread(volumes), spread(kept)))
+        found.append(Front(name, len(told), len(seeds), points, labels, spread(volumes), spread(kept)))
     return found, matched
 
 
@@ -104,10 +108,6 @@ def spread(values: Sequence[float]) -> Spread:
     error = stats.sem(values)
     low, high = stats.t.interval(LEVEL, len(values) - 1, mean, error) if error > 0 else (mean, mean)
     return Spread(mean, (float(low), float(high)))
-
-
-def _method(record: dict[str, Any]) -> str:
-    return "+".join(member["name"] for member in record["experiment"]["method"])
 
 
 def _signed(record: dict[str, Any], when: str) -> np.ndarray:

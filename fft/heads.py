@@ -1,7 +1,7 @@
 """Which heads a run uses, and those it has to make: the new task's own, fitted ones for the originals."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +14,7 @@ from fft.experiment import Data, Experiment
 from fft.headfit import fit_head
 from fft.models import Checkpoint, Head
 from fft.models.heads import check_name
+from fft.naming import counted
 from fft.paths import Params, overlay
 
 
@@ -104,6 +105,13 @@ def chosen_head(checkpoint: Checkpoint, wanted: str | None, folder: str, purpose
     return name
 
 
+def with_heads(primary: str | None, heads: Iterable[str]) -> str:
+    """What a checkpoint that is written has as its classifier, and the heads beside it, in words."""
+    others = ", ".join(name for name in heads if name != primary)
+    beside = f", beside it {others}" if others else ""
+    return f"the head {primary} as its classifier{beside}" if primary else "no head"
+
+
 def only_head(params: Params, head: str, name: str) -> Params:
     """The parameters with one head alone, under another name: two checkpoints' trees are then alike."""
     return {**params, "heads": {name: params["heads"][head]}}
@@ -177,7 +185,8 @@ def fresh_heads(folder: Path) -> tuple[str, ...]:
 def fitting_note(folder: Path) -> tuple[str, ...]:
     """What a run says about the heads it fitted; empty when it fitted none."""
     return tuple(
-        f"the original head {name} was fitted on the frozen base: {how['rows']} training rows, {how['steps']} steps, "
+        f"the original head {name} was fitted on the frozen base: {counted(how['rows'], 'training row')}, "
+        f"{counted(how['steps'], 'step')}, "
         f"objective {how['loss_first']:.3f} -> {how['loss_last']:.3f}"
         for name, how in load_artefact(folder)[1]["fitted"].items()
     )

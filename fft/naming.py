@@ -1,4 +1,4 @@
-"""What the original tasks of a run are called: "original", "original_2", … in its records, histories and messages."""
+"""What things are called: the original tasks of a run ("original", "original_2", …), and so many things of a kind."""
 
 from collections.abc import Iterable
 
@@ -17,3 +17,17 @@ def numbered(name: str, count: int) -> tuple[str, ...]:
 def original_names(names: Iterable[str]) -> list[str]:
     """Those that are an original task's, in their order."""
     return [name for name in names if name == ORIGINAL or name.startswith(f"{ORIGINAL}_")]
+
+
+def counted(count: int, one: str, many: str | None = None) -> str:
+    """A number with what it counts, `many` being `one` with an s unless it is given.
+
+    >>> counted(1, "text"), counted(4934, "text is", "texts are")
+    ('1 text', '4,934 texts are')
+    """
+    return f"{count:,} {agreeing(count, one, many or f'{one}s')}"
+
+
+def agreeing(count: int, one: str, many: str) -> str:
+    """The words that go with so many things."""
+    return one if count == 1 else many

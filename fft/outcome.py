@@ -12,7 +12,7 @@ from fft.contract import selection
 from fft.folder import ADAPTER, MODEL
 from fft.job import Job
 from fft.metrics import METRICS
-from fft.naming import ORIGINAL
+from fft.naming import ORIGINAL, agreeing, counted
 from fft.paths import Params, flatten
 from fft.scoring import Tested
 from fft.surroundings import keep_a_home
@@ -122,8 +122,8 @@ def rounding_note(base: Params, params: Params, dtype: str) -> tuple[str, ...]:
         changed += int(moved.sum())
         same += int((before[moved].astype(jnp.dtype(dtype)) == after[moved].astype(jnp.dtype(dtype))).sum())
     lost = (
-        f": {same:,} of {changed:,} weights that training changed are the same once rounded to {dtype}; a base in "
-        "float32 would keep them"
+        f": {same:,} of {counted(changed, 'weight')} that training changed {agreeing(same, 'is', 'are')} the same once "
+        f"rounded to {dtype}; a base in float32 would keep them"
     )
     said = f"the scores are of the float32 weights, {MODEL}/ holds them in {dtype}, as the base is stored"
     return (said + lost * bool(changed),)

@@ -8,6 +8,7 @@ import jax
 
 from fft import models, tasks
 from fft.adapters import Adapter, trained_adapter
+from fft.brief import brief
 from fft.checkpoint import Checkpoints
 from fft.errors import InputError
 from fft.experiment import Experiment, from_json
@@ -48,6 +49,7 @@ class Restored(NamedTuple):
     checkpoint: models.Checkpoint
     state: TrainState
     params: dict
+    __repr__ = brief
 
 
 def restored(directory: str | Path, which: str | None = None) -> Restored:

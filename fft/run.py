@@ -20,6 +20,7 @@ import jax.numpy as jnp
 
 from fft import record, retention
 from fft.accept import accept, resolved
+from fft.brief import brief
 from fft.checkpoint import Checkpoints
 from fft.contract import selection
 from fft.errors import InputError
@@ -28,6 +29,7 @@ from fft.folder import EXPERIMENT, FolderLock, agree, refuse_foreign, refuse_tak
 from fft.job import Job, assemble
 from fft.journal import Journal
 from fft.local import local
+from fft.naming import counted
 from fft.outcome import KEPT_BASE, run_record, write_model, write_outcome
 from fft.paths import Params
 from fft.schema import alone
@@ -47,6 +49,7 @@ class Run(NamedTuple):
 
     directory: Path
     record: dict
+    __repr__ = brief
 
     @property
     def exit_code(self) -> int:
@@ -121,7 +124,7 @@ def _run(job: Job, directory: Path, journal: Journal, stop: StopFlag, known: dic
     state, stopped = _train(job, state, history, checkpoints, scorer, journal, stop)
     if int(state.skipped):
         journal.say(
-            f"warning: {int(state.skipped)} of {int(state.step)} steps were skipped: loss or gradient not finite"
+            f"warning: {int(state.skipped)} of {counted(int(state.step), 'step')} skipped: loss or gradient not finite"
         )
     best_step = history[retention.best(history)]["step"]
     steps, skipped = int(state.step), int(state.skipped)

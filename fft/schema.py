@@ -89,6 +89,11 @@ def between(flag: str, value: float, low: float, high: float) -> None:
         raise InputError(f"--{flag} must be {bounds}, not {value}")
 
 
+def without_name(args: Sequence[str], flag: str) -> list[str]:
+    """The arguments without the flag that names what may stand without one: `--run RUN` and `--run=RUN` are RUN."""
+    return [argument.removeprefix(f"{flag}=") for argument in args if argument != flag]
+
+
 def listed(value: Any) -> tuple:
     """Several values as a tuple, one alone as a tuple of it, None as an empty one."""
     if value is None:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from fft.brief import brief
 from fft.contract.average import averaged
 from fft.contract.dual import Dual, Watch, first_dual, is_held
 from fft.methods import Method
@@ -37,6 +38,7 @@ class TrainState(NamedTuple):
     """the multiplier of what the method adds; 1 for ever where nothing drives it"""
     average: Params | None
     """of theta over the steps, under a contract"""
+    __repr__ = brief
 
     @property
     def result(self) -> Params:
@@ -63,6 +65,7 @@ class Slope(NamedTuple):
     """Σ weight of the rows; []"""
     gradient: dict[str, jax.Array]
     """of Σ nll + Σ terms for the trained leaves, by path"""
+    __repr__ = brief
 
 
 def make_train_step(

@@ -11,7 +11,7 @@ import pytest
 from tiny_runs import fft, finish, refused, start
 
 from fft.cli import COMMANDS, dotted
-from fft.commands import data, tune
+from fft.commands import data, export, tune
 from fft.experiment import Data, Experiment, Optim, Retention
 from fft.methods import LoRA
 
@@ -148,8 +148,31 @@ def test_none_unsets_what_a_file_sets(tmp_path):
     assert experiment_of("--config", file, "--out", "x", "--steps", "None").optim.steps is None
 
 
-def test_the_help_of_check_names_what_stands_without_a_flag():
-    assert help_of("check").startswith("usage: fft check [-h] [OPTIONS] BASE TUNED ")
+UNNAMED = {
+    "check": "BASE TUNED",
+    "diagnose": "BASE TUNED",
+    "repair": "BASE TUNED",
+    "merge": "BASE TUNED [TUNED ...]",
+    "compare": "RUN [RUN ...]",
+    "export": "RUN",
+    "data": "SRC",
+    "sweep": "FILE",
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_usage_names_what_stands_without_a_flag(command):
+    said, named = help_of(command), UNNAMED.get(command, "")
+    assert re.match(rf"usage: fft {command} \[-h\] (\[OPTIONS\] )?{re.escape(named)}", said), said[:100]
+    assert ("positional arguments" in said) == bool(named)
+
+
+def test_what_stands_without_a_flag_may_be_named_too():
+    def seen(kind, args):
+        return args
+
+    assert data.parse(["--task", "a.csv"], seen) == data.parse(["--task=a.csv"], seen) == ["a.csv"]
+    assert export.parse(["--run", "r", "--run.x"], seen) == ["r", "--run.x"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

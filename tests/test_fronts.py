@@ -86,7 +86,18 @@ def test_the_table_and_the_pictures(tmp_path):
     assert "| kl | 2 | 2 |" in (tmp_path / "cmp-fronts.md").read_text()
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {f"cmp-{name}" for name in ("fronts.md", "fronts.svg", "fronts.png", "steps.svg", "steps.png")}
-    assert "kl" in (tmp_path / "cmp-fronts.svg").read_text()
+    drawn = (tmp_path / "cmp-fronts.svg").read_text()
+    assert "kl" in drawn and ">strength 1<" in drawn and ">strength 2<" in drawn
+    assert "a ring at the last" in (tmp_path / "cmp-steps.svg").read_text()
+
+
+def test_a_contract_is_no_strength_of_its_method():
+    runs = [record("kl", s, 0, 0.6 + 0.1 * s, 0.9 - 0.1 * s) for s in (1, 2)]
+    found, _ = fronts([*runs, record("kl", 1, 0, 0.7, 0.9) | {"contract": {"met": True}}])
+    assert [(front.method, front.settings, front.labels) for front in found] == [
+        ("kl", 2, ("strength 1", "strength 2")),
+        ("contract (kl)", 1, ("",)),
+    ]
 
 
 @pytest.mark.parametrize("count", [8, 9])

@@ -11,7 +11,6 @@ from rich.console import Console
 from fft.errors import InputError
 from fft.naming import ORIGINAL, original_names
 from fft.record import read_object
-from fft.schema import TELLS_DEFAULT
 
 
 @dataclass(frozen=True)
@@ -22,10 +21,13 @@ class Flags:
     score, with intervals over seeds.
     """
 
-    runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], TELLS_DEFAULT]
+    runs: Annotated[
+        tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN [RUN ...]", help_behavior_hint="")
+    ]
     """run folders, at least one"""
     out: Path | None = None
-    """write the picture to OUT.svg and OUT.png and the table to OUT.md; fronts to OUT-fronts, courses to OUT-steps"""
+    """write the picture to OUT.svg and OUT.png and tables to OUT.md and OUT-table.md; fronts to OUT-fronts,
+    courses to OUT-steps"""
     original: str = ORIGINAL
     """of runs with several original tasks, which one the pictures and fronts are of: original, original_2, …"""
     json: bool = False
@@ -46,8 +48,9 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
         console.out(f"warning: {warning}", highlight=False)
     pictured = [of_original(record, flags.original) for record in records]
     show(records, console, flags.out, pictured)
+    rows = show_ablation(pictured, console, flags.out)
     found = show_fronts(pictured, console, flags.out)
-    return {"runs": records, "fronts": found, "warnings": differences(records)}, 0
+    return {"runs": records, "table": rows, "fronts": found, "warnings": differences(records)}, 0
 
 
 def differences(records: list[dict]) -> list[str]:
@@ -96,6 +99,21 @@ def show(records: list[dict], console: Console, stem: Path | None, pictured: lis
     replace_file(table, tables.markdown(records).encode())
     written = [table, *front_of_runs(pictured or records, stem)]
     console.out(f"wrote {', '.join(map(str, written))}", highlight=False)
+
+
+def show_ablation(records: list[dict], console: Console, stem: Path | None) -> list[dict]:
+    """Print the table of methods and settings over seeds, and with a path write it; returns its rows."""
+    from fft.ablation import ablation
+    from fft.record import replace_file
+    from fft.report.ablation import ablation_markdown, ablation_table
+
+    rows = ablation(records)
+    console.print(ablation_table(rows))
+    if stem is not None:
+        table = stem.with_name(f"{stem.name}-table.md")
+        replace_file(table, ablation_markdown(rows).encode())
+        console.out(f"wrote {table}", highlight=False)
+    return [row._asdict() for row in rows]
 
 
 def show_fronts(records: list[dict], console: Console, stem: Path | None) -> dict:

@@ -8,9 +8,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fft.experiment import Data
+from fft.commands.several import UnnamedData
 from fft.local import CHECKPOINT
-from fft.schema import TELLS_DEFAULT
+from fft.schema import TELLS_DEFAULT, without_name
 from fft.tasks.prepare import DEFAULT_LENGTH
 
 
@@ -18,7 +18,7 @@ from fft.tasks.prepare import DEFAULT_LENGTH
 class Flags:
     """Look into a data source: rows, labels, lengths, what would be cut, and what is wrong with it."""
 
-    task: Data
+    task: UnnamedData
     model: Annotated[str | None, TELLS_DEFAULT, CHECKPOINT] = None
     """a checkpoint folder or a run, whose tokenizer counts the tokens (default: lengths are in words)"""
     max_length: Annotated[int | None, TELLS_DEFAULT] = None
@@ -28,10 +28,8 @@ class Flags:
 
 
 def parse(args: list[str], cli: Callable) -> Flags:
-    """The flags; the source may stand without its flag, as in `fft data new.csv`."""
-    if args and not args[0].startswith("-"):
-        args = ["--task", *args]
-    return cli(Flags, args=args)
+    """The flags; the source may be named as elsewhere, `fft data --task new.csv`."""
+    return cli(Flags, args=without_name(args, "--task"))
 
 
 def execute(flags: Flags, console: Console) -> tuple[dict, int]:

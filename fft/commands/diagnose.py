@@ -10,6 +10,7 @@ from rich.console import Console
 
 from fft.experiment import Data, Experiment
 from fft.local import CheckpointPath
+from fft.naming import counted
 from fft.schema import TELLS_DEFAULT
 
 
@@ -74,7 +75,7 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
             request,
             flags.out,
             lambda text: console.out(text, highlight=False),
-            lambda count: bar.update(task, description=f"{count} models scored"),
+            lambda count: bar.update(task, description=f"{counted(count, 'model')} scored"),
         )
     page.show(found.record, console)
     console.out(f"report: {flags.out}/report.html", highlight=False)

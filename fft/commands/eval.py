@@ -10,6 +10,7 @@ from rich.console import Console
 
 from fft.experiment import Data, Experiment
 from fft.local import CheckpointPath
+from fft.naming import counted
 from fft.schema import TELLS_DEFAULT
 
 
@@ -73,7 +74,7 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     if flags.predictions:
         write_lines(flags.predictions, answers(data.task, rows, logits))
     ends = "no interval" if isnan(score.low) else f"[{score.low:.4f}, {score.high:.4f}]"
-    console.out(f"{metric.name} {score.value:.4f} {ends} on {score.n} rows, head {name}", highlight=False)
+    console.out(f"{metric.name} {score.value:.4f} {ends} on {counted(score.n, 'row')}, head {name}", highlight=False)
     if flags.predictions:
         console.out(f"wrote {flags.predictions}", highlight=False)
     scored = {"head": name, "metric": metric.name, "score": score.value, "low": score.low, "high": score.high}

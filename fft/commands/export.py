@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+import tyro
 from rich.console import Console
 
 from fft.errors import InputError
 from fft.local import CheckpointPath
-from fft.schema import TELLS_DEFAULT
+from fft.schema import TELLS_DEFAULT, without_name
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Flags:
     With --to peft, write the adapter that the run trained instead, for PEFT to load onto the run's base.
     """
 
-    run: CheckpointPath
+    run: Annotated[tyro.conf.Positional[CheckpointPath], tyro.conf.arg(metavar="RUN")]
     """the run folder; with --adapter, the base: a folder with a Hugging Face checkpoint, or hf:NAME"""
     out: Path
     """the folder to write; it must not exist yet, or be an earlier export"""
@@ -36,10 +37,8 @@ class Flags:
 
 
 def parse(args: list[str], cli: Callable) -> Flags:
-    """The flags; the run folder may stand without its flag, as in `fft export RUN --to hf --out DIR`."""
-    if args and not args[0].startswith("-"):
-        args = ["--run", *args]
-    return cli(Flags, args=args)
+    """The flags; the run folder may be named, `fft export --run RUN --out DIR`."""
+    return cli(Flags, args=without_name(args, "--run"))
 
 
 def execute(flags: Flags, console: Console) -> tuple[dict, int]:
@@ -47,7 +46,7 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     if flags.to == "peft":
         return _write_adapter(flags, console)
     from fft import models
-    from fft.heads import chosen_head
+    from fft.heads import chosen_head, with_heads
 
     restored = _merged(flags) if flags.adapter else _restored(flags, console)
     _note(restored.notes, console)
@@ -56,8 +55,7 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     folder = models.save(restored, flags.out, primary=head)
     if (dtype := restored.raw_config["dtype"]) != "float32":
         console.out(f"note: the weights are rounded to {dtype}, as the base is stored", highlight=False)
-    what = f"the head {head} as its classifier" if wanted else "no head"
-    console.out(f"wrote {folder} with {what}", highlight=False)
+    console.out(f"wrote {folder} with {with_heads(head, restored.heads)}", highlight=False)
     return {"folder": str(folder), "head": head, "heads": list(restored.heads)}, 0
 
 

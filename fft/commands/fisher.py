@@ -13,6 +13,7 @@ from fft.experiment import NO_DATA, Data, Experiment
 from fft.fisher.diagonal import FisherPass
 from fft.fisher.storage import Storage
 from fft.local import CHECKPOINT
+from fft.naming import counted
 from fft.schema import TELLS_DEFAULT
 
 SAID = 20  # lines of progress where there is no terminal
@@ -68,7 +69,7 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     stored, told = load_fisher(flags.out)
     spread = "" if told["trace_error"] is None else f" ± {100 * told['trace_error']:.3g} %"
     console.out(
-        f"Fisher ({told['estimator']}) of {tasks_of(told)}, over {told['examples']:,} rows: trace "
+        f"Fisher ({told['estimator']}) of {tasks_of(told)}, over {counted(told['examples'], 'row')}: trace "
         f"{told['trace']:.4g}{spread}; {told['storage']}, in {flags.out}",
         highlight=False,
     )
@@ -95,7 +96,7 @@ def _measure(flags: Flags, console: Console) -> None:
             bar.update(task, completed=examples, total=rows)
             if not console.is_terminal and examples * SAID // rows > said:
                 said = examples * SAID // rows
-                console.out(f"Fisher: {examples:,} of {rows:,} rows", highlight=False)
+                console.out(f"Fisher: {examples:,} of {counted(rows, 'row')}", highlight=False)
 
         measure(request, flags.out, lambda text: console.out(text, highlight=False), watch)
 
@@ -109,7 +110,7 @@ def _show(folder: Path, stored: Any, told: dict, console: Console) -> dict:
     diagonal = unpack(stored)
     places = by_place(diagonal, len(diagonal.get("layers", {})))
     console.print(places_table(places))
-    title = f"Fisher information of {tasks_of(told)} ({told['estimator']}, {told['examples']:,} rows)"
+    title = f"Fisher information of {tasks_of(told)} ({told['estimator']}, {counted(told['examples'], 'row')})"
     pictures = draw_places(places, title, folder / "places")
     console.out("wrote " + ", ".join(map(str, pictures)), highlight=False)
     return {"places": places, "pictures": [str(path) for path in pictures]}

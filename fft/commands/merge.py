@@ -11,6 +11,7 @@ from rich.console import Console
 from fft.experiment import NO_DATA, Data
 from fft.local import CHECKPOINT, CheckpointPath
 from fft.merging.recipes import Settings
+from fft.naming import counted
 from fft.schema import TELLS_DEFAULT
 
 
@@ -51,8 +52,21 @@ def parse(args: list[str], cli: Callable) -> Flags:
     return cli(Flags, args=args)
 
 
+def greedy_sentence(found: dict) -> str:
+    """What the greedy soup of merge.json is of, with the scores that chose it; one model is no soup."""
+    greedy = found["greedy"]
+    folders = [tuned["folder"] for tuned in found["tuned"]]
+    alone = ", ".join(f"{folder} {value:.4f}" for folder, value in zip(folders, greedy["scores"], strict=True))
+    on = f"{greedy['metric']} on {counted(greedy['rows']['rows'], 'validation row')}"
+    chosen = ", ".join(folders[at] for at in greedy["chosen"])
+    if len(greedy["chosen"]) == 1:
+        return f"no soup: {chosen} alone is what is written, no average with another model is as good; {on}: {alone}"
+    return f"the greedy soup is of {chosen}: {greedy['soup']:.4f}; {on}, each alone: {alone}"
+
+
 def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     """Merge and say where the result is and which heads it has."""
+    from fft.heads import with_heads
     from fft.pairs.merge import Request, merge
 
     task = flags.task if flags.task.source else None
@@ -63,13 +77,10 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     for note in found["notes"]:
         console.out(f"note: {note}", highlight=False)
     if task:
-        chosen = ", ".join(found["tuned"][at]["folder"] for at in found["greedy"]["chosen"])
-        console.out(f"the greedy soup is of {chosen}", highlight=False)
+        console.out(greedy_sentence(found), highlight=False)
     for tuned in found["tuned"]:
         for own, name in tuned["heads"].items():
             if own != name:
                 console.out(f"the head {own} of {tuned['folder']} is called {name}", highlight=False)
-    others = ", ".join(name for name in found["heads"] if name != found["primary"])
-    heads = f"the head {found['primary']} as its classifier{f', beside it {others}' if others else ''}"
-    console.out(f"wrote {flags.out} with {heads if found['primary'] else 'no head'}", highlight=False)
+    console.out(f"wrote {flags.out} with {with_heads(found['primary'], found['heads'])}", highlight=False)
     return found, 0

@@ -1,4 +1,4 @@
-"""Data flags for several tasks at once."""
+"""Data flags for several tasks at once, and for one whose source stands without its flag."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -9,6 +9,13 @@ import tyro
 
 from fft.experiment import Data
 from fft.schema import for_each
+
+
+@dataclass(frozen=True)
+class UnnamedData(Data):
+    """One task's data: where it is and which columns hold what."""
+
+    source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SRC", help_behavior_hint="")]
 
 
 @dataclass(frozen=True)

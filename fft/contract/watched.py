@@ -16,6 +16,7 @@ from fft.evaluate import predictions
 from fft.experiment import Experiment
 from fft.metrics import METRICS
 from fft.models import Checkpoint
+from fft.naming import counted
 from fft.schema import alone
 from fft.streams import PROBE_SEED, base_part, chosen_rows, most_lengths
 from fft.tasks import Encoded, TaskData, TrainBatches, bucket_lengths, joined, together
@@ -64,7 +65,7 @@ def check_budget(max_drop: str, original: TaskData) -> None:
     rows, least = len(original.splits["validation"].ids), math.ceil(1 / budget.amount)
     if original.task.kind == "classification" and rows < least:
         raise InputError(
-            f"--max-drop {max_drop}: the original task has {rows} validation rows, one of them is a drop of "
+            f"--max-drop {max_drop}: the original task has {counted(rows, 'validation row')}, one of them is a drop of "
             f"{1 / rows:.3g}; it takes at least {least} of them to see {max_drop}. Give more, --original.validation "
             "names a file of them, or a larger budget"
         )

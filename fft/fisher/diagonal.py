@@ -29,9 +29,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fft.brief import brief
 from fft.errors import InputError
 from fft.fisher.sharding import sharded, split_rows
 from fft.fisher.squares import ESTIMATORS, PER_BATCH, PER_EXAMPLE, WAYS, squares_of, zeros_like
+from fft.naming import counted
 from fft.paths import Params, flatten, sum_of, unflatten
 from fft.schema import at_least, between
 
@@ -104,6 +106,7 @@ class Fisher(NamedTuple):
     """Σ of the diagonal"""
     trace_error: float
     """the 95 % half-width of the trace over batches as a share of it; inf where the batches are fewer than 8"""
+    __repr__ = brief
 
 
 class Running(NamedTuple):
@@ -190,7 +193,8 @@ def diagonal_fisher(
         running = Running(total, running.rows + len(batch["weight"]), running.examples + real, traces)
         watch(running)
         if converged and relative_error(traces) <= converged:
-            say(f"converged after {running.examples:,} rows: the trace is known to {relative_error(traces):.3g} of it")
+            known = f"the trace is known to {relative_error(traces):.3g} of it"
+            say(f"converged after {counted(running.examples, 'row')}: {known}")
             break
     if running.examples == 0:
         raise InputError("the Fisher information needs at least one example of the original task, got none")

@@ -28,6 +28,7 @@ from fft.heads import chosen_head
 from fft.identity import base_sha256
 from fft.local import local
 from fft.methods import Context
+from fft.naming import counted
 from fft.paths import flatten, sum_of, unflatten
 from fft.record import environment
 from fft.restored import scored_length
@@ -156,7 +157,7 @@ def _resumed(partial: Checkpoints, context: Context, say: Callable[[str], None])
         if not context.is_fresh(path)
     }
     found = partial.restore(unflatten(like))
-    say(f"resuming behind {found.extra['examples']:,} rows")
+    say(f"resuming behind {counted(found.extra['examples'], 'row')}")
     return Running(found.tree, found.extra["rows"], found.extra["examples"], tuple(found.extra["traces"]))
 
 

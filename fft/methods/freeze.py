@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar
 
 from fft.errors import InputError
 from fft.methods.base import Method
+from fft.naming import counted
 from fft.paths import Rules, depth_of
 from fft.schema import TELLS_DEFAULT
 
@@ -35,7 +36,7 @@ class Freeze(Method):
             return ((self.pattern, 0.0),)
         blocks = depth // 2 if self.blocks is None else self.blocks
         if blocks > depth:
-            raise InputError(f"--freeze.blocks {blocks}: the model has {depth} blocks")
+            raise InputError(f"--freeze.blocks {blocks}: the model has {counted(depth, 'block')}")
         low = sorted({p.split("/")[0] for p in paths if depth_of(p, depth) == 0})
         ids = sorted({int(p.split("/")[1]) for p in paths if 1 <= depth_of(p, depth) <= blocks})
         patterns = [f"{name}/.*" for name in low] + [f"layers/{i}/.*" for i in ids]

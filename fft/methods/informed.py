@@ -12,6 +12,7 @@ from fft.fisher.information import load_fisher, tasks_of
 from fft.fisher.storage import pack
 from fft.local import LOCAL, make_local
 from fft.methods.base import Context, Given
+from fft.naming import counted
 from fft.paths import Params
 from fft.schema import TELLS_DEFAULT
 
@@ -94,4 +95,4 @@ class Informed(FisherPass):
 
 
 def _note(context, estimator, examples, trace, more):
-    context.note(f"Fisher ({estimator}) over {examples} original rows: trace {trace:.4g}{more}")
+    context.note(f"Fisher ({estimator}) over {counted(examples, 'original row')}: trace {trace:.4g}{more}")

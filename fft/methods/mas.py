@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fft.methods.base import PREDICT_BATCH, Context, Method, leaf_sum
+from fft.naming import counted
 from fft.paths import Params, flatten, overlay, unflatten
 from fft.schema import at_least, between
 
@@ -46,7 +47,7 @@ class MAS(Method):
             examples += int(np.sum(batch["weight"] > 0))
         omega = jax.tree.map(lambda leaf: leaf / examples, total)
         trace = float(leaf_sum(jnp.sum(leaf) for leaf in jax.tree.leaves(omega)))
-        context.note(f"MAS: importance over {examples} original rows: sum {trace:.4g}")
+        context.note(f"MAS: importance over {counted(examples, 'original row')}: sum {trace:.4g}")
         return omega
 
     def penalty(self, base: Params, params: Params, aux: Params) -> jax.Array:

@@ -10,6 +10,7 @@ import numpy as np
 
 from fft.errors import InputError
 from fft.methods.base import PREDICT_BATCH, Context, Method, leaf_sum
+from fft.naming import counted
 from fft.paths import Params, flatten, overlay, unflatten
 from fft.schema import between
 
@@ -60,7 +61,7 @@ class OGD(Method):
                 found, rows = found + int(is_new), rows + 1
         if not found:
             raise InputError("ogd: no parameter that is trained has a say in the original answers: nothing to protect")
-        context.note(f"OGD: {found} orthonormal directions from {rows} original rows")
+        context.note(f"OGD: {counted(found, 'orthonormal direction')} from {counted(rows, 'original row')}")
         return jax.tree.map(lambda leaf: leaf[:found], basis)
 
     def transform(self, tx: "optax.GradientTransformation", aux: Params) -> "optax.GradientTransformation":

@@ -6,7 +6,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from fft.brief import brief
+from fft.errors import InputError
 from fft.models.layers import Network, Tokens
 from fft.models.prompt import inputs as prompted
 
@@ -23,7 +26,7 @@ class Model(NamedTuple):
 
     apply(params, batch, key=None) -> {'pooled': [B, D], 'logits': {head: [B, C]}}; batch holds 'ids', 'mask',
     'types', int32 [B, T]; key None means no dropout; the heads are those of params['heads']; params['prompt'], where
-    there is one, is as fft.models.prompt says.
+    there is one, is as fft.models.prompt says. InputError for ids or types that the model has no row for, outside jit.
     encode(params, batch, key=None) -> [B, T, D], the hidden states of all tokens, which `apply` does not compute.
     head(head_params, pooled, key=None) -> [B, C], one head alone on pooled features [B, D].
     init_head(key, classes) -> head_params, normal(0, initializer_range) kernels and zero biases.
@@ -36,6 +39,7 @@ class Model(NamedTuple):
     encode: Callable
     head: Callable
     init_head: Callable
+    __repr__ = brief
 
 
 class Checkpoint(NamedTuple):
@@ -55,6 +59,7 @@ class Checkpoint(NamedTuple):
     raw_config: dict
     notes: tuple[str, ...] = ()
     max_length: int | None = None
+    __repr__ = brief
 
 
 class Filling(NamedTuple):
@@ -98,6 +103,9 @@ def build(family, config):
     shape, head = config.shape, family.head(config)
 
     def run(network, params, batch, key):
+        refuse_outside("token id", batch["ids"], shape.vocab)
+        if shape.types:
+            refuse_outside("token type", batch["types"], shape.types)
         *arrays, prompt = prompted(params, batch, config)
         return network.apply({"params": params}, *arrays, seed_of(key), prompt)
 
@@ -122,6 +130,23 @@ def build(family, config):
         return jax.tree.unflatten(tree, drawn)
 
     return Model(family.name, config, shape.depth, apply, encode, head_alone, init_head)
+
+
+def refuse_outside(what, numbers, size):
+    """Refuse numbers [B, T] without a row in a table of `size` rows, whose embedding would be NaN or another's.
+
+    Under a transformation such as jit the numbers are not known, and nothing is refused.
+    """
+    if isinstance(numbers, jax.core.Tracer):
+        return
+    numbers = np.asarray(numbers)
+    outside = np.argwhere((numbers < 0) | (numbers >= size))
+    if len(outside):
+        row, place = outside[0]
+        raise InputError(
+            f"row {row + 1}, token {place + 1}: the {what} {numbers[row, place]} is not one of this model, which has "
+            f"0 to {size - 1}. Use the tokenizer that the model was trained with"
+        )
 
 
 def seed_of(key):

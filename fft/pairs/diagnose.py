@@ -16,6 +16,7 @@ import numpy as np
 from fft import record
 from fft.folder import FolderLock, refuse_taken
 from fft.local import local
+from fft.naming import counted
 from fft.pairs.exchange import Move, Part, exchanged, layers_of, moves, pattern_of, put_back_greedily, roles_of
 from fft.pairs.meter import Answers, Meter, rise
 from fft.pairs.refit import is_lost, judged, refitted
@@ -170,7 +171,8 @@ def _proposal(
     if not drop > SAME:
         subject.told["notes"].append("the validation rows show no drop, so nothing could be searched on them")
         return None
-    say(f"the layers that give {ENOUGH:.0%} of the drop back, on {len(meter.labels['validation']):,} validation rows")
+    rows = counted(len(meter.labels["validation"]), "validation row")
+    say(f"the layers that give {ENOUGH:.0%} of the drop back, on {rows}")
 
     def score(parts: Sequence[Part]) -> tuple[float, float]:
         answers = meter.answers(exchanged(subject.tuned, subject.base, parts), "validation")

@@ -8,12 +8,13 @@ import numpy as np
 
 from fft.adapters import Adapter
 from fft.errors import InputError
+from fft.heads import unused_head
 from fft.local import local
 from fft.methods import from_json
 from fft.models import FAMILIES, Head
 from fft.models.config import read_json
 from fft.models.folders import instead_of_adapter
-from fft.models.heads import HEADS_JSON, ORIGINAL, check_name, read_record, stored_length, width
+from fft.models.heads import HEADS_JSON, ORIGINAL, alike, check_name, read_record, stored_length, width
 from fft.models.hf import read_tensors, refuse_not_finite
 from fft.models.keys import body_keys, listed
 from fft.paths import unflatten
@@ -144,21 +145,37 @@ def read_weights(folder):
 def head_of(folder, stored, base, key):
     """Return (name, Head, whether the adapter brings it): the head an adapter works with; `key` is its last kernel's.
 
-    Our own HEADS_JSON names the head. Without one, a head as wide as the base's classifier is that one, trained
-    further, and any other has the labels that transformers would give it. An adapter without a head uses the base's.
+    An adapter without a head uses the base's classifier. One with a head that a head of the base is like brings that
+    one, trained further; any other stands beside the heads of the base, under a name that none of them has.
     """
     if key not in stored:
         return base.primary, base.heads.get(base.primary), False
-    if (folder / HEADS_JSON).is_file():
-        heads, primary = read_record(read_json(folder / HEADS_JSON), folder / HEADS_JSON)
-        if primary is not None:
-            check_name(primary)
-            return primary, heads[primary], True
-    name, outputs = base.primary or ORIGINAL, stored[key].shape[0] if stored[key].ndim else 0
+    name, head = recorded_head(folder) or foreign_head(stored[key], base)
+    if name in base.heads and not alike(head, base.heads[name]):
+        name = unused_head(None, "new", list(base.heads))
+    return name, head, True
+
+
+def recorded_head(folder):
+    """Return (name, Head) as our own HEADS_JSON tells them, None where it does not."""
+    if not (folder / HEADS_JSON).is_file():
+        return None
+    heads, primary = read_record(read_json(folder / HEADS_JSON), folder / HEADS_JSON)
+    if primary is None:
+        return None
+    check_name(primary)
+    return primary, heads[primary]
+
+
+def foreign_head(kernel, base):
+    """Return (name, Head) of a last kernel [C, D] that nobody named: as wide as the base's classifier it is that one,
+    and any other has the labels that transformers would give it.
+    """
+    name, outputs = base.primary or ORIGINAL, kernel.shape[0] if kernel.ndim else 0
     if name in base.heads and width(base.heads[name]) == outputs:
-        return name, base.heads[name], True
+        return name, base.heads[name]
     labels = tuple(f"LABEL_{i}" for i in range(outputs))
-    return name, Head("regression", ()) if outputs == 1 else Head("classification", labels), True
+    return name, Head("regression", ()) if outputs == 1 else Head("classification", labels)
 
 
 def to_theta(stored, places, folder, base):

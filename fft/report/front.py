@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from fft.ablation import method_label
 from fft.metrics import METRICS
 from fft.report.drawing import COLOURS, FAINT, INK, SHAPES, domain, save, styled, ticks
 from fft.report.labels import Box, distance, place
@@ -35,6 +36,8 @@ class Point(NamedTuple):
     new: float | None
     original_interval: tuple[float, float] | None = None
     new_interval: tuple[float, float] | None = None
+    method: str | None = None
+    """runs of one method have one colour, and a shape each"""
 
 
 def front_points(runs: Sequence[dict[str, Any]]) -> list[Point]:
@@ -51,7 +54,8 @@ def front_points(runs: Sequence[dict[str, Any]]) -> list[Point]:
     points = [Point("base", runs[0]["original"]["before"], None if fresh else runs[0]["new"]["before"])]
     for run in runs:
         original, new = _after_interval(run["original"]), _alone(run) if fresh else _after_interval(run["new"])
-        points.append(Point(run["name"], run["original"]["after"], run["new"]["after"], original, new))
+        scores = run["original"]["after"], run["new"]["after"], original, new
+        points.append(Point(run["name"], *scores, method_label(run)))
     return points
 
 
@@ -103,7 +107,7 @@ def front_chart(points: Sequence[Point], original: str, new: str, bars: str) -> 
     y = alt.Y(
         "original:Q", title=original, scale=alt.Scale(domain=up, nice=False), axis=alt.Axis(values=ticks(originals))
     )
-    rows = [_row(point, number) for number, point in enumerate(points)]
+    rows = [_row(*each) for each in zip(points, styles(points), strict=True)]
     base = alt.Chart(alt.Data(values=rows[:1]))
     methods = alt.Chart(alt.Data(values=rows[1:]))
     colour = alt.Color("colour:N", scale=None)
@@ -147,13 +151,28 @@ def looks(number: int) -> tuple[str, str]:
     return COLOURS[number % len(COLOURS)], SHAPES[(number + rounds * TURNED + rounds // 2) % len(SHAPES)]
 
 
-def _row(point: Point, number: int) -> dict[str, Any]:
-    """The row of a point for the chart; the base (number 0) has a look of its own."""
+def styles(points: Sequence[Point]) -> list[tuple[str, str]]:
+    """Colour and shape of each point, the base's first: a colour for each method and a shape for each of its runs,
+    where there are colours and shapes enough; else pairs that differ from point to point.
+    """
+    methods: dict[str | None, list[int]] = {}
+    for at, point in enumerate(points[1:]):
+        methods.setdefault(point.method, []).append(at)
+    enough = len(methods) <= len(COLOURS) and max(map(len, methods.values()), default=0) <= len(SHAPES)
+    if None in methods or not enough:
+        return [(INK, "cross"), *map(looks, range(len(points) - 1))]
+    named = list(methods)
+    places = [(named.index(point.method), methods[point.method].index(at)) for at, point in enumerate(points[1:])]
+    return [(INK, "cross"), *((COLOURS[method], SHAPES[(method + run) % len(SHAPES)]) for method, run in places)]
+
+
+def _row(point: Point, style: tuple[str, str]) -> dict[str, Any]:
+    """The row of a point for the chart."""
     original, new = (
         interval or (value, value)
         for value, interval in ((point.original, point.original_interval), (point.new, point.new_interval))
     )
-    colour, shape = looks(number - 1) if number else (INK, "cross")
+    colour, shape = style
     return {
         "name": point.name,
         "original": point.original,
@@ -192,9 +211,9 @@ def _labels(
     base_line = Box(0, down(points[0].original) - 1, width, down(points[0].original) + 1)
     sizes = [(LETTER * len(point.name), LINE) for _, point in placed]
     boxes = place(sizes, centres, [*marks, *bars, base_line], Box(0, 0, width, height))
-    layers = []
+    layers, colours = [], styles(points)
     for (number, point), (x, y), box in zip(placed, centres, boxes, strict=True):
-        colour = _row(point, number)["colour"]
+        colour = colours[number][0]
         name = alt.Chart(alt.Data(values=[{"name": point.name}]))
         end = min(max(x, box.left), box.right), min(max(y, box.top), box.bottom)
         if distance(box, (x, y)) > LEAD and end[0] != x:  # straight up or down it would look like a longer bar

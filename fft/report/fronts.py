@@ -10,6 +10,7 @@ from fft.fronts import Front, Spread
 from fft.metrics import METRICS
 from fft.report.drawing import COLOURS, FAINT, INK, domain, save, styled
 from fft.report.front import axis_title, looks
+from fft.report.labels import Box, place
 from fft.report.tables import Column, markdown_table, rich_table
 from fft.retention import is_scored, starts_fresh
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 WIDTH, HEIGHT = 560, 380
 TOLD_APART = len(COLOURS)  # more lines than this in one panel are a tangle
+LETTER, LINE, MARK = 6, 13, 6  # about a letter's width and a line's height at 11 pixels; half the width of a point
 PANEL, ACROSS = 175, 4  # the width of a small panel in pixels, and how many stand side by side
 
 
@@ -36,9 +38,15 @@ def draw_fronts(found: Sequence[Front], matched: float, runs: Sequence[dict[str,
     watched = _watched(runs)[0]
     signs = {task: METRICS[watched[task]["metric"]].sign for task in ("new", "original")}
     rows = [
-        {"name": front.method, "order": order, "new": signs["new"] * new, "original": signs["original"] * original}
+        {
+            "name": front.method,
+            "order": order,
+            "new": signs["new"] * new,
+            "original": signs["original"] * original,
+            "label": label,
+        }
         for front in found
-        for order, (new, original) in enumerate(front.points)
+        for order, ((new, original), label) in enumerate(zip(front.points, front.labels, strict=True))
     ]
     base = {task: watched[task]["before"] for task in ("new", "original")}
     base |= {"new": None} if starts_fresh(watched) else {}
@@ -51,11 +59,10 @@ def draw_steps(runs: Sequence[dict[str, Any]], stem: Path) -> list[Path]:
     """The same two scores on the probe, a line a run through its training steps; [] where no run was scored on its
     way."""
     rows = [
-        {"name": run["name"], "order": order, "new": entry["new"], "original": entry["original"]}
+        {"name": run["name"], "order": order, "new": entry["new"], "original": entry["original"], "last": last}
         for run in _watched(runs)
         if len(run["history"]) > 2
-        for order, entry in enumerate(run["history"])
-        if entry["new"] is not None and entry["original"] is not None
+        for order, entry, last in _course(run)
     ]
     if not rows:
         return []
@@ -63,7 +70,14 @@ def draw_steps(runs: Sequence[dict[str, Any]], stem: Path) -> list[Path]:
     titles = {task: f"{task} task: {watched[task]['metric']} on the probe" for task in ("new", "original")}
     base = {task: watched["history"][0][task] for task in ("new", "original")}
     base |= {"new": None} if starts_fresh(watched) else {}
-    return save(_chart(rows, base, None, titles, ["lines: a run over its training steps", "cross: the base"]), stem)
+    said = ["lines: a run over its training steps, a ring at the last; cross: the base"]
+    return save(_chart(rows, base, None, titles, said), stem)
+
+
+def _course(run):
+    """(number, entry, whether it is the last) of the scorings of both tasks."""
+    scored = [entry for entry in run["history"] if entry["new"] is not None and entry["original"] is not None]
+    return [(order, entry, order == len(scored) - 1) for order, entry in enumerate(scored)]
 
 
 def _watched(runs):
@@ -77,9 +91,10 @@ def _chart(rows, base, matched, titles, said):
 
     names = list(dict.fromkeys(row["name"] for row in rows))
 
+    spans = {task: _span(rows, base, matched, task, titles[task]) for task in ("new", "original")}
+
     def axis(channel, task, **more):
-        values = [value for value in (*(row[task] for row in rows), base[task]) if value is not None]
-        scale = alt.Scale(domain=domain(values), nice=False, reverse=_lower_is_better(titles[task]))
+        scale = alt.Scale(domain=sorted(spans[task]), nice=False, reverse=_lower_is_better(titles[task]))
         return channel(f"{task}:Q", scale=scale, **more)
 
     x, y = axis(alt.X, "new", title=titles["new"]), axis(alt.Y, "original", title=titles["original"])
@@ -92,6 +107,7 @@ def _chart(rows, base, matched, titles, said):
             for channel, scale in zip((alt.Color, alt.Shape), scales, strict=True)
         )
         layers = [*_ground(base, matched, x, y), *_lines(rows, x, y, color=colour, shape=shape), _start(base, x, y)]
+        layers.append(_labels(rows, spans, (WIDTH, HEIGHT), x, y, colour))
         return styled(alt.layer(*layers).properties(width=WIDTH, height=HEIGHT, title=title))
     few = {"title": None, "axis": alt.Axis(tickCount=4)}
     x, y = axis(alt.X, "new", **few), axis(alt.Y, "original", **few)
@@ -101,7 +117,9 @@ def _chart(rows, base, matched, titles, said):
         behind = alt.Chart(alt.Data(values=others)).mark_point(size=12, filled=True, color=FAINT, opacity=0.35)
         layers = [*_ground(base, matched, x, y), behind.encode(x=x, y=y)]
         layers += [*_lines(mine, x, y, color=alt.value(COLOURS[0])), _start(base, x, y)]
-        panel = alt.layer(*layers).properties(width=PANEL, height=PANEL * HEIGHT / WIDTH, title=alt.Title(name))
+        size = PANEL, PANEL * HEIGHT / WIDTH
+        layers.append(_labels(mine, spans, size, x, y, alt.value(COLOURS[0])))
+        panel = alt.layer(*layers).properties(width=size[0], height=size[1], title=alt.Title(name))
         panels.append(panel)
     axes = f"across: {titles['new']}; up: {titles['original']}"
     title = alt.Title([*said, axes, "grey: all the others"], anchor="start", offset=12)
@@ -127,7 +145,37 @@ def _lines(rows, x, y, **look):
     return [
         chart.mark_line(strokeWidth=1.5, opacity=0.6).encode(x=x, y=y, detail="name:N", order="order:Q", **colour),
         chart.mark_point(size=70, filled=True, opacity=1).encode(x=x, y=y, **look),
+        alt.Chart(alt.Data(values=[row for row in rows if row.get("last")]))
+        .mark_point(size=220, filled=False, strokeWidth=2, shape="circle", opacity=1)
+        .encode(x=x, y=y, **colour),
     ]
+
+
+def _span(rows, base, matched, task, title):
+    """The scores at the left or lower end of an axis and at the other; where lower is better the greater is first."""
+    reached = matched if task == "new" else None
+    low, high = domain([value for value in (*(row[task] for row in rows), base[task], reached) if value is not None])
+    return (high, low) if _lower_is_better(title) else (low, high)
+
+
+def _labels(rows, spans, size, x, y, colour):
+    """The points' labels, placed so that none covers another or a point."""
+    import altair as alt
+
+    def pixels(row):
+        across, up = ((row[task] - spans[task][0]) / (spans[task][1] - spans[task][0]) for task in ("new", "original"))
+        return size[0] * across, size[1] * (1 - up)
+
+    labelled = [row for row in rows if row.get("label")]
+    marks = [Box(at - MARK, down - MARK, at + MARK, down + MARK) for at, down in map(pixels, rows)]
+    sizes = [(LETTER * len(row["label"]), LINE) for row in labelled]
+    boxes = place(sizes, [pixels(row) for row in labelled], marks, Box(0, 0, *size))
+    shown = []
+    for row, box in zip(labelled, boxes, strict=True):
+        shares = (box.left + box.right) / 2 / size[0], 1 - (box.top + box.bottom) / 2 / size[1]
+        ends = zip(("new", "original"), shares, strict=True)
+        shown.append(row | {task: spans[task][0] + share * (spans[task][1] - spans[task][0]) for task, share in ends})
+    return alt.Chart(alt.Data(values=shown)).mark_text(fontSize=11).encode(x=x, y=y, text="label:N", color=colour)
 
 
 def _start(base, x, y):

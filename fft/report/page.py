@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fft.contract.selection import sentence
-from fft.naming import original_names
+from fft.naming import counted, original_names
 from fft.record import replace_file
 from fft.report.history import history_svg
 from fft.report.html import document, flat, notes, pairs, table
@@ -55,7 +55,7 @@ def _history(run: dict[str, Any]) -> str:
     if run["crossover"] is not None:
         crossed = f"from step {run['crossover']} on {whose} drop on the probe exceeds what is accepted"
     ended = ", stopped for lack of progress" if run["stopped"] == "patience" else ""
-    course = f"{run['steps']:,} steps{ended}; kept is step {run['kept_step']}"
+    course = f"{counted(run['steps'], 'step')}{ended}; kept is step {run['kept_step']}"
     said = f"{course}; {crossed}" if run["original"] else course
     return f"<h2>Course</h2>\n<figure>{history_svg(run)}<figcaption>{escape(said)}.</figcaption></figure>"
 
@@ -89,7 +89,7 @@ def _trouble(run: dict[str, Any]) -> str:
     """Notes of the run and warnings about its data."""
     said = list(run["notes"])
     if run["skipped_steps"]:
-        said.append(f"{run['skipped_steps']} steps were skipped because they were not finite")
+        said.append(f"{counted(run['skipped_steps'], 'step was', 'steps were')} skipped: loss or gradient not finite")
     said += [f"{task}: {warning}" for task, data in run["data"].items() for warning in data["warnings"]]
     return notes(said)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fft.metrics import METRICS
+from fft.naming import counted
 from fft.record import replace_file
 from fft.report.drawing import COLOURS, FAINT, INK, SHAPES, domain, save, styled, svg, ticks
 from fft.report.html import document, flat, notes, pairs, table
@@ -61,8 +62,8 @@ def headline(record: dict[str, Any]) -> str:
             f"chosen of {len(tried)} on the validation rows: {described(found)}, original {score(found['original'])} "
             f"(drop {signed(found['drop'])}), new {score(found['new'])}"
         )
-    said = f"nothing better than the base was found: of {len(tried)} candidates none that gains on the new task keeps "
-    said += f"the original's drop within {record['margin']:.3g} on the validation rows"
+    said = f"nothing better than the base was found: of {counted(len(tried), 'candidate')} none that gains on the new "
+    said += f"task keeps the original's drop within {record['margin']:.3g} on the validation rows"
     if record["nearest"] is None:
         return said
     near = tried[record["nearest"]]

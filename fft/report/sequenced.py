@@ -6,6 +6,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fft.naming import counted
 from fft.record import replace_file, write_json
 from fft.report.drawing import save, styled, svg
 from fft.report.html import document, flat, notes, pairs, table
@@ -95,8 +96,9 @@ def _lost(stage: dict[str, Any]) -> str:
 
 def caption(record: dict[str, Any]) -> str:
     """What the scores are of."""
-    said = [f"{t['name']}: {t['metric']} of {t['source']} on {t['n']:,} test examples" for t in record["tasks"]]
-    return "; ".join(said)
+    return "; ".join(
+        f"{t['name']}: {t['metric']} of {t['source']} on {counted(t['n'], 'test example')}" for t in record["tasks"]
+    )
 
 
 def show(record: dict[str, Any], console: Console) -> None:
@@ -152,4 +154,4 @@ def page(record: dict[str, Any]) -> str:
         notes(record["notes"]),
         f"<h2>Settings</h2>\n{pairs([*flat(record['plan']), *record['versions'].items()])}",
     )
-    return document(f"{record['name']}: a sequence of {len(record['tasks'])} tasks", sections)
+    return document(f"{record['name']}: a sequence of {counted(len(record['tasks']), 'task')}", sections)

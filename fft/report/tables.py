@@ -7,7 +7,8 @@ import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fft.naming import ORIGINAL
+from fft.ablation import gained_little
+from fft.naming import ORIGINAL, counted
 from fft.retention import starts_fresh
 
 if TYPE_CHECKING:
@@ -154,7 +155,9 @@ def caption(runs: Sequence[dict[str, Any]]) -> str:
     """What the columns of `before_after` mean for these runs: the metrics, how many examples, the tolerance."""
     said, runs = [], by_original(runs)
     for task in ("original", "new"):
-        found = sorted({f"{run[task]['metric']} on {run[task]['n']:,} test examples" for run in runs if run[task]})
+        found = sorted(
+            {f"{run[task]['metric']} on {counted(run[task]['n'], 'test example')}" for run in runs if run[task]}
+        )
         if found:
             said.append(f"{task}: {' or '.join(found)}")
     said += ["±: half the paired 95 % interval", "s: seconds"]
@@ -162,6 +165,8 @@ def caption(runs: Sequence[dict[str, Any]]) -> str:
         said.append("a fresh head has no new score before: nothing is gained over it, and ± is of the score itself")
     if len({(run["kept_step"], run["steps"]) for run in runs}) > 1:
         said.append("runs that keep different steps compare stopping points too: --keep latest compares last steps")
+    if little := gained_little(runs):
+        said.append(f"gained less than half of what full did: {', '.join(little)}")
     if tolerances := sorted({f"{run['verdict']['tolerance']:.3g}" for run in runs if run["verdict"]}):
         said.append(f"accepted drop: {' or '.join(tolerances)}")
     return "; ".join(said)

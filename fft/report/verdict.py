@@ -5,6 +5,7 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
+from fft.naming import counted
 from fft.report.tables import score, signed, verdicts
 
 OF_SEVERAL = {
@@ -46,11 +47,11 @@ def base_kept(run: dict[str, Any]) -> str | None:
 def _sentence(name: str, verdict: dict[str, Any], change: dict[str, Any]) -> str:
     if reason := verdict.get("reason"):
         return (
-            f"{name} {change['metric']} on {change['n']:,} test examples decides nothing: {reason}. Give labelled "
-            "examples that differ"
+            f"{name} {change['metric']} on {counted(change['n'], 'test example')} decides nothing: {reason}. Give "
+            "labelled examples that differ"
         )
     said = f"{name} {change['metric']} {score(change['before'])} → {score(change['after'])}"
-    said += f" on {change['n']:,} test examples"
+    said += f" on {counted(change['n'], 'test example')}"
     if verdict["drop"] is not None:
         said += f", a drop of {signed(verdict['drop'])}"
     if verdict["drop_low"] is not None and verdict["drop_high"] is not None:

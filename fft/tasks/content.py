@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from fft.errors import InputError
+from fft.naming import agreeing
 from fft.sniff import first_bytes, other_format, wrong_download
-from fft.tasks.convert import from_arrow
+from fft.tasks.convert import from_arrow, from_cp1252
 
 PARQUET = b"PAR1"
 _ARROW = {b"ARROW1\x00\x00": "open_file", b"\xff\xff\xff\xff": "open_stream"}
@@ -36,6 +37,25 @@ def decoded(path: Path) -> str:
     except UnicodeDecodeError as error:
         offset = error.start + len(content) - len(error.object)  # the codec counts from behind a byte order mark
         line = content.count(b"\n", 0, offset) + 1
-        raise InputError(
-            f"{path}, line {line}: not valid UTF-8 at byte {offset} (0x{content[offset]:02x}). Save the file as UTF-8."
-        ) from None
+        where = f"{path}, line {line}: not valid UTF-8 at byte {offset} (0x{content[offset]:02x})"
+        raise InputError(f"{where}; {_undecodable(path, content)}") from None
+
+
+def _undecodable(path: Path, content: bytes) -> str:
+    """How many lines are not UTF-8, and what to do: with the command where all of the file can be Windows-1252, no
+    line of which is UTF-8 beyond ASCII.
+    """
+    beyond = [line for line in content.split(b"\n") if not line.isascii()]
+    count = sum(not _decodes(line, "utf-8") for line in beyond)
+    such = agreeing(count, "it is the only such line", f"{count:,} lines are not")
+    if count < len(beyond) or not _decodes(content, "cp1252"):
+        return f"{such}. Save the file as UTF-8."
+    return f"{such}. All of it fits cp1252 (Windows-1252): {from_cp1252(path)}"
+
+
+def _decodes(content: bytes, encoding: str) -> bool:
+    try:
+        content.decode(encoding)
+    except UnicodeDecodeError:
+        return False
+    return True

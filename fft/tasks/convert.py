@@ -21,6 +21,7 @@ _QUOTED = (
     'import csv; csv.writer(open({new}, "w", newline="", encoding="utf-8"), delimiter="\\t").writerows('
     'line.rstrip("\\r\\n").split("\\t") for line in open({old}, newline="\\n", encoding="utf-8-sig"))'
 )
+_CP1252 = 'open({new}, "wb").write(open({old}, "rb").read().decode("cp1252").encode("utf-8"))'
 _PARQUET = 'import sys, pyarrow.parquet as pq; pq.write_table(pq.read_table(sys.argv[1:]), "joined.parquet")'
 
 
@@ -42,6 +43,11 @@ def from_disk(folder: Path, splits: bool) -> str:
 def with_quotes(path: Path) -> str:
     """Write tab-separated lines without quoting with the quotes that a strict reader wants."""
     return _python(_QUOTED, path, path)
+
+
+def from_cp1252(path: Path) -> str:
+    """Write a file of Windows-1252 in UTF-8."""
+    return _python(_CP1252, path, path)
 
 
 def joined(ending: str, files: str) -> str:

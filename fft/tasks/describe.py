@@ -8,6 +8,7 @@ import numpy as np
 
 from fft.errors import InputError
 from fft.metrics import METRICS
+from fft.naming import counted
 from fft.tasks.classify import class_texts, label_names
 from fft.tasks.missing import among_numbers, missing_labels, missing_texts, present
 from fft.tasks.regress import encode_targets
@@ -36,11 +37,12 @@ def describe(data: Any, folder: Path | str | None = None, max_length: int = 128)
         if told := _refusal(rows, data.kind):
             troubles.append(f"{role}: {told}")
         if clashes := _clashes(rows, data.kind):
-            troubles.append(f"{role}: {clashes} texts stand there with different labels")
+            troubles.append(f"{role}: {counted(clashes, 'text stands', 'texts stand')} there with different labels")
         if tokenizer:
             troubles += [f"{role}: {note}" for note in text_notes(tokenizer, tokens[role], rows.pairs is not None)]
-        if splits[role]["cut"]:
-            troubles.append(f"{role}: {splits[role]['cut']} texts are longer than {max_length} tokens and would be cut")
+        if cut := splits[role]["cut"]:
+            longer = counted(cut, "text is", "texts are")
+            troubles.append(f"{role}: {longer} longer than {max_length} tokens and would be cut")
     unit = "words" if tokenizer is None else "tokens"
     return {
         "source": data.source,

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from fft.errors import InputError
+from fft.naming import counted
 from fft.tasks.numbers import is_number
 
 if TYPE_CHECKING:
@@ -55,14 +56,15 @@ def refuse_missing(rows: Rows, what: str = "label", known: Collection[str] = ())
 
 def missing_labels(rows: Rows) -> list[str]:
     """A sentence for each spelling that stands among the labels."""
-    return _told("rows have the label", rows.labels)
+    return _told(("row has the label", "rows have the label"), rows.labels)
 
 
 def missing_texts(rows: Rows) -> list[str]:
     """A sentence for each spelling that stands in place of a text, or of the second text of a pair."""
-    return _told("texts are", rows.texts) + _told("second texts are", rows.pairs or ())
+    seconds = "second text is", "second texts are"
+    return _told(("text is", "texts are"), rows.texts) + _told(seconds, rows.pairs or ())
 
 
-def _told(are: str, values: Collection[Label]) -> list[str]:
+def _told(are: tuple[str, str], values: Collection[Label]) -> list[str]:
     counts = Counter(str(value).strip() for value in values if is_missing(value))
-    return [f"{counts[s]} {are} '{s}', which reads like a missing value" for s in sorted(counts)]
+    return [f"{counted(counts[s], *are)} '{s}', which reads like a missing value" for s in sorted(counts)]

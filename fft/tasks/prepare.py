@@ -5,8 +5,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fft.brief import brief
 from fft.errors import InputError
 from fft.metrics import METRICS
+from fft.naming import agreeing, counted
 from fft.tasks.batches import bucket_lengths
 from fft.tasks.classify import Classify, encode_labels, label_notes
 from fft.tasks.missing import missing_texts, refuse_missing
@@ -48,6 +50,7 @@ class TaskData(NamedTuple):
     warnings: tuple[str, ...]
     keys: dict[str, list[bytes]]
     tokenizer_notes: tuple[str, ...] = ()
+    __repr__ = brief
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -136,7 +139,8 @@ def drop_overlap(
         raise InputError(f"{one}: the task {other!r} is scored on the text of every training row")
     keys = trained.keys | {"train": [trained.keys["train"][row] for row in kept]}
     splits = trained.splits | {"train": trained.splits["train"].take(np.array(kept))}
-    note = f"{dropped} training rows of {one!r} are scored in {other!r}; they are not trained on"
+    are, they = agreeing(dropped, "is", "are"), agreeing(dropped, "it is", "they are")
+    note = f"{counted(dropped, 'training row')} of {one!r} {are} scored in {other!r}; {they} not trained on"
     return trained._replace(splits=splits, keys=keys, identity=_identity(trained.task, splits, keys)), (note,)
 
 
@@ -214,8 +218,8 @@ def _encoded(task: Task, rows: dict[str, Rows], checkpoint: Any, max_length: int
         if role != "train" and (reason := _undefined(task, labels)):
             warnings.append(f"{role}: {reason}")
         if cut:
-            total = len(part.texts)
-            warnings.append(f"{role}: {cut} of {total} texts are longer than {max_length} tokens and are cut")
+            total, are = counted(len(part.texts), "text"), agreeing(cut, "is", "are")
+            warnings.append(f"{role}: {cut:,} of {total} {are} longer than {max_length} tokens and {are} cut")
     lengths = bucket_lengths(np.concatenate([part.lengths() for part in splits.values()]))
     keys = {role: text_keys(part) for role, part in rows.items()}
     identity = _identity(task, splits, keys)
@@ -238,13 +242,16 @@ def _check_training(task: Task, rows: dict[str, Rows], splits: dict[str, Encoded
         if task.kind == "regression":
             what, advice = "target", "Published splits without targets look like this: name a labelled one"
         count = len(rows["train"].labels)
-        raise InputError(f"{rows['train'].source}: all {count} training rows have one {what}. {advice}")
+        said = agreeing(count, "the only training row has", f"all {count:,} training rows have")
+        raise InputError(f"{rows['train'].source}: {said} one {what}. {advice}")
     if task.kind == "regression":
         return []
     notes = []
     for role in ROLES[1:]:
         if len(seen[role]) < 2 and not METRICS[task.metric].by_variation:
-            notes.append(f"{role}: all {len(rows[role].labels)} rows have one label; its scores say little")
+            count = len(rows[role].labels)
+            said = agreeing(count, "the only row has", f"all {count:,} rows have")
+            notes.append(f"{role}: {said} one label; its scores say little")
         if untaught := seen[role] - seen["train"]:
             names = ", ".join(repr(task.labels[at]) for at in sorted(untaught))
             notes.append(f"{role}: no training row has the label {names}")

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from fft.errors import InputError
+from fft.naming import agreeing, counted
 from fft.tasks.rows import Columns, Rows
 from fft.tasks.sources import ROLES, Source, open_source
 
@@ -111,8 +112,8 @@ def _carve(train: Rows, missing: list[str], seed: int) -> dict[str, Rows]:
     of_text = {key: at for key, at in zip(text_keys(train), where, strict=True)}
     if len(of_text) <= len(missing):
         raise InputError(
-            f"{train.source}: {len(of_text)} different texts are too few to split off {' and '.join(missing)} rows. "
-            "Name sources for validation and test."
+            f"{train.source}: {counted(len(of_text), 'different text is', 'different texts are')} too few to split off "
+            f"{' and '.join(missing)} rows. Name sources for validation and test."
         )
     roles = {
         key: next((r for r in missing if _BANDS[r][0] <= at < _BANDS[r][1]), "train") for key, at in of_text.items()
@@ -129,8 +130,10 @@ def _carve(train: Rows, missing: list[str], seed: int) -> dict[str, Rows]:
 def _warnings(rows: dict[str, Rows], dropped: int) -> list[str]:
     warnings = []
     if dropped:
-        warnings.append(f"{dropped} rows of train also stand in validation or test; they are not trained on")
+        also = counted(dropped, "row of train also stands", "rows of train also stand")
+        they = agreeing(dropped, "it is", "they are")
+        warnings.append(f"{also} in validation or test; {they} not trained on")
     both = set(text_keys(rows["validation"])) & set(text_keys(rows["test"]))
     if both:
-        warnings.append(f"{len(both)} texts stand in both validation and test")
+        warnings.append(f"{counted(len(both), 'text stands', 'texts stand')} in both validation and test")
     return warnings

@@ -8,7 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fft.brief import brief
 from fft.errors import InputError
+from fft.naming import counted
 from fft.tasks.backend import CONFIG, build, json_object
 from fft.tasks.rows import Rows
 
@@ -31,6 +33,7 @@ class Tokenizer(NamedTuple):
     vocabulary: dict[str, int]
     side: str
     notes: tuple[str, ...]
+    __repr__ = brief
 
 
 class Encoded(NamedTuple):
@@ -44,6 +47,7 @@ class Encoded(NamedTuple):
     labels: np.ndarray
     numbers: np.ndarray
     task: np.ndarray | None = None
+    __repr__ = brief
 
     def lengths(self) -> np.ndarray:
         """Tokens of every row, int64 [N]."""
@@ -138,7 +142,7 @@ def text_notes(tokenizer: Tokenizer, ids: list[np.ndarray], pairs: bool) -> list
     held = {special[at]: rows for at in sorted(special) if at != unknown and len(rows := holders(at))}
     if held:
         count = len(set().union(*held.values()))
-        notes.append(f"{count} texts hold {', '.join(held)}, read as control tokens")
+        notes.append(f"{counted(count, 'text holds', 'texts hold')} {', '.join(held)}, read as control tokens")
     return notes
 
 

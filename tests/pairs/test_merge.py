@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 from tiny_runs import fft, refused
 
 from fft import models
+from fft.commands.merge import greedy_sentence
 from fft.fisher.information import load_fisher, save_fisher
 from fft.fisher.storage import unpack
 from fft.identity import base_sha256
@@ -153,6 +154,14 @@ def test_a_greedy_soup_by_fft_eval_and_the_recipe(three, tiny, tmp_path):
     assert told["chosen"] == chosen and 0 not in chosen and len(chosen) == 2
     assert told["scores"] == pytest.approx(alone) and told["soup"] == pytest.approx(reached)
     close(numbers(out), numbers(tmp_path / "-".join(map(str, chosen))))
+    assert f"the greedy soup is of {', '.join(str(folders[at]) for at in chosen)}: {reached:.4f}" in answer.err
+
+
+def test_a_greedy_soup_of_one_model_is_no_soup():
+    found = {"tuned": [{"folder": "a"}, {"folder": "b"}]}
+    found["greedy"] = {"metric": "accuracy", "rows": {"rows": 1}, "scores": [0.5, 0.75], "soup": 0.75, "chosen": [1]}
+    said = "no soup: b alone is what is written, no average with another model is as good; accuracy on 1 validation row"
+    assert greedy_sentence(found) == f"{said}: a 0.5000, b 0.7500"
 
 
 @pytest.mark.parametrize("scale", [(0.4,), (-1.0,), (1.0, -0.5, 0.25)])

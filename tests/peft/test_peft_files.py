@@ -223,14 +223,27 @@ def test_we_load_what_peft_writes_and_compute_the_same(case, bases, tmp_path):
     assert set(adapter.heads) == (set() if "no head" in case or "without a head" in case else {"original"})
 
 
-def test_a_head_of_other_classes_has_the_labels_transformers_would_give_it(bases, tmp_path):
+def test_a_head_of_other_classes_is_new_and_has_the_labels_transformers_would_give_it(bases, tmp_path):
     wide = AutoModelForSequenceClassification.from_pretrained(bases["bert"], num_labels=4, ignore_mismatched_sizes=True)
     model = peft.get_peft_model(wide, peft.LoraConfig(task_type="SEQ_CLS")).eval()
     model.save_pretrained(tmp_path / "a")
     base = models.load(bases["bert"])
     on = load_adapter(tmp_path / "a", base).on(base)
-    assert on.heads == {"original": models.Head("classification", ("LABEL_0", "LABEL_1", "LABEL_2", "LABEL_3"))}
+    four = models.Head("classification", ("LABEL_0", "LABEL_1", "LABEL_2", "LABEL_3"))
+    assert (on.primary, on.heads) == ("new", {**base.heads, "new": four})
     oracle.close(logits(on, "bert"), oracle.logits(model, "bert", oracle.batch("bert")))
+    for path, leaf in flatten(base.params["heads"]).items():
+        np.testing.assert_array_equal(leaf, flatten(on.params["heads"])[path], err_msg=path)
+    assert set(load_adapter(tmp_path / "a", on).heads) == {"new"}, "as wide as the classifier there: trained further"
+
+
+def test_a_head_of_ours_that_the_base_has_with_other_labels_stands_beside_it(bases, tmp_path):
+    base, adapter = trained(models.load(bases["bert"]), LoRA(rank=2))
+    save_adapter(adapter, base, tmp_path / "a", "base")
+    other = base._replace(heads={**base.heads, "new": models.Head("classification", ("red", "green"))})
+    assert set(load_adapter(tmp_path / "a", base).heads) == {"new"}
+    again = load_adapter(tmp_path / "a", other)
+    assert (again.primary, again.heads) == ("new_2", {"new_2": base.heads["new"]})
 
 
 def test_adapters_on_one_base_one_active_and_off_is_the_base(bases, tmp_path):

@@ -146,6 +146,17 @@ def test_content_of_another_kind_is_named(case, name):
     assert re.search(rf"^{re.escape(name)} is .*{message}", told(name, Columns(label=None)))
 
 
+@pytest.mark.parametrize("name", ["a.csv", "a b.jsonl"])
+def test_the_command_for_windows_1252_writes_what_is_read(name):
+    text = "text,label\nna\u00efve \u201cquoted\u201d,1\n\u20ac 5,0\n"
+    if name.endswith("jsonl"):
+        lines = [{"text": text, "label": 1} for text in ("na\u00efve", "\u20ac 5")]
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    Path(name).write_bytes(text.encode("cp1252"))
+    found = converted(told(name))
+    assert found.texts[0].startswith("na\u00efve") and found.texts[1] == "\u20ac 5"
+
+
 def test_archives_and_tables():
     archive("a.xlsx", "[Content_Types].xml", "xl/workbook.xml")
     archive("a.ods", "mimetype", "content.xml")

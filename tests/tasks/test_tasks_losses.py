@@ -142,9 +142,9 @@ def test_missing_values_among_numbers(spelling):
 def test_missing_values_among_names():
     labels = rows_of(["yes", "None", "no", "None", "NA"])
     assert encode_labels(labels)[1] == ("NA", "None", "no", "yes")
-    told = "rows have the label '{}', which reads like a missing value"
+    told = "the label '{}', which reads like a missing value"
     assert label_notes(labels, ("NA", "None", "no", "yes"), given=False) == [
-        f"1 {told.format('NA')}", f"2 {told.format('None')}",
+        f"1 row has {told.format('NA')}", f"2 rows have {told.format('None')}",
     ]  # fmt: skip
     assert label_notes(labels, ("na", "None", "no", "yes"), given=True) == []
     assert encode_labels(labels, ("na", "none ", "no", "yes"))[0].tolist() == [3, 1, 2, 1, 0]

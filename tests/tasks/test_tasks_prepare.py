@@ -1,6 +1,7 @@
 """A Data setting becomes rows, labels and lengths that fit the model, with everything odd said or refused."""
 
 import hashlib
+import re
 
 import numpy as np
 import pytest
@@ -92,7 +93,7 @@ def test_warnings(model, tmp_path):
     assert set(found.warnings) == {
         "4 rows of train also stand in validation or test; they are not trained on",
         "test: all 5 rows have one label; its scores say little",
-        "test: 1 of 5 texts are longer than 16 tokens and are cut",
+        "test: 1 of 5 texts is longer than 16 tokens and is cut",
         *(f"{r}: labels are numbers, read as the head's classes: 0 = NEG, 1 = POS" for r in found.splits),
     }
 
@@ -177,11 +178,11 @@ def test_whole_numbers_with_a_point_are_the_same_classes(model, tmp_path):
 
 
 def test_missing_values(model, tmp_path):
-    told = "rows have the label 'NA', which reads like a missing value"
+    told = re.compile(r"\w+: (\d+) (row has|rows have) the label 'NA', which reads like a missing value")
     numbers = write_csv(tmp_path / "a.csv", lines(100, label=lambda n: "NA" if n % 10 == 3 else f"{n % 2}.0"))
     for kind in ("classification", "regression"):
         found = describe(Data(numbers, kind=kind))
-        counts = [int(trouble.split()[1]) for trouble in found["troubles"] if trouble.endswith(told)]
+        counts = [int(met[1]) for trouble in found["troubles"] if (met := told.fullmatch(trouble))]
         assert sum(counts) == 10 and len(counts) == len(found["troubles"])
         heads = (None, Head("classification", ("0", "1")) if kind == "classification" else Head("regression", ()))
         for head in heads:
@@ -194,13 +195,13 @@ def test_missing_values(model, tmp_path):
     test = write_csv(tmp_path / "t.csv", paired[:4], "text,pair,label")
     data = Data(write_csv(tmp_path / "b.csv", paired, "text,pair,label"), pair="pair", test=test)
     wanted = {
-        "test: 1 rows have the label 'NA', which reads like a missing value",
-        "test: 1 texts are 'nan', which reads like a missing value",
-        "test: 1 second texts are 'None', which reads like a missing value",
+        "test: 1 row has the label 'NA', which reads like a missing value",
+        "test: 1 text is 'nan', which reads like a missing value",
+        "test: 1 second text is 'None', which reads like a missing value",
     }
     assert wanted <= set(describe(data)["troubles"])
     found = prepared(model, data, Head("classification", ("NA", "no", "yes")))
-    assert wanted - set(found.warnings) == {"test: 1 rows have the label 'NA', which reads like a missing value"}
+    assert wanted - set(found.warnings) == {"test: 1 row has the label 'NA', which reads like a missing value"}
     with pytest.raises(InputError, match=r"t\.csv, row 3: the label 'NA' reads like a missing value; it is the only"):
         prepared(model, data)  # no training row has it
     none = write_csv(tmp_path / "c.csv", lines(60, label=lambda n: "None" if n % 3 else "yes"))
@@ -219,7 +220,7 @@ def test_describe(model, tmp_path):
     assert sum(split["cut"] for split in splits.values()) == 1
     assert sum(split["labels"]["yes"] for split in splits.values()) == 61
     assert max(split["lengths"]["1.0"] for split in splits.values()) == 32
-    assert any("1 texts stand there with different labels" in trouble for trouble in found["troubles"])
+    assert any("1 text stands there with different labels" in trouble for trouble in found["troubles"])
     assert any("longer than 16 tokens" in trouble for trouble in found["troubles"])
     words = describe(Data(write_csv(tmp_path / "b.csv", lines(50, label=lambda n: "yes"))))
     assert words["splits"]["train"]["cut"] is None and words["length_unit"] == "words"

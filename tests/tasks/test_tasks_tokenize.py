@@ -65,14 +65,14 @@ def controlled(folder):
         (["w0 " * 19, "gone"], None, ["5 % of the tokens are unknown to this vocabulary"]),
         (["w0 " * 20, "gone"], None, []),
         (["gone", "lost"], None, ["100 % of the tokens are unknown to this vocabulary"]),
-        (["w0 [SEP] w1", "w2"], None, ["1 texts hold [SEP], read as control tokens"]),
+        (["w0 [SEP] w1", "w2"], None, ["1 text holds [SEP], read as control tokens"]),
         (
             ["w0 [SEP][SEP]", "[CLS] w2 [SEP]", "[PAD] w1", "w3"],
             None,
             ["3 texts hold [PAD], [CLS], [SEP], read as control tokens"],
         ),
         (["w0", "w1"], ["w2", "w3 w4"], []),
-        (["w0", "w1 [SEP]"], ["w2", "w3 w4"], ["1 texts hold [SEP], read as control tokens"]),
+        (["w0", "w1 [SEP]"], ["w2", "w3 w4"], ["1 text holds [SEP], read as control tokens"]),
     ],
 )
 def test_unknown_tokens_and_special_ones_in_texts_are_told(tmp_path, texts, pairs, notes):

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from fft.naming import counted
 from fft.report.diagnosed.figures import figure, share, small, turned
 from fft.report.tables import NONE, Column, percent, score
 
@@ -25,10 +26,10 @@ def caption(record: dict[str, Any]) -> str:
     """What the columns of the table of layers mean."""
     change, fisher = record["change"], record["fisher"]
     return (
-        f"back: original {change['metric']} and loss on {change['n']:,} test rows when the layer is put back to the "
-        "base, the rest as tuned; alone: the base with that layer tuned; ±: half the paired 95 % interval; moved: "
-        f"‖θ − θ*‖ / ‖θ*‖; predicted: ½ (θ − θ*)ᵀ F (θ − θ*), nats, F of the base ({fisher['estimator']}, "
-        f"{fisher['examples']:,} training rows)"
+        f"back: original {change['metric']} and loss on {counted(change['n'], 'test row')} when the layer is put back "
+        "to the base, the rest as tuned; alone: the base with that layer tuned; ±: half the paired 95 % interval; "
+        f"moved: ‖θ − θ*‖ / ‖θ*‖; predicted: ½ (θ − θ*)ᵀ F (θ − θ*), nats, F of the base ({fisher['estimator']}, "
+        f"{counted(fisher['examples'], 'training row')})"
     )
 
 

@@ -6,6 +6,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fft.naming import counted
 from fft.record import replace_file
 from fft.report.diagnosed.chart import chart
 from fft.report.diagnosed.layers import PARTS, STEPS, caption, rows
@@ -66,7 +67,8 @@ def _proposed(record: dict[str, Any]) -> str:
     if record["proposal"] is None:
         return ""
     fragment = f"<pre>{escape(flags(record))}</pre>" if flags(record) else ""
-    rows = f"<p class='note'>In the order of the search, on {record['rows']['validation']:,} validation rows.</p>"
+    on = counted(record["rows"]["validation"], "validation row")
+    rows = f"<p class='note'>In the order of the search, on {on}.</p>"
     steps = table(STEPS, record["proposal"]["steps"])
     return f"<h2>A proposal</h2>\n{fragment}{_paragraph(proposal_sentence(record))}{steps}\n{rows}"
 

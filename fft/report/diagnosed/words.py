@@ -3,6 +3,7 @@
 import shlex
 from typing import Any
 
+from fft.naming import counted
 from fft.report.diagnosed.figures import figure, share, small, turned, value_of
 from fft.report.tables import score
 
@@ -63,9 +64,9 @@ def head_sentence(record: dict[str, Any]) -> str:
     metric, missing, kept = record["change"]["metric"], turned(refit["missing"]), refit["kept"]
     rows = refit["fitted"]["tuned"]["rows"]
     said = (
-        f"a head fitted anew to the frozen tuned features ({rows:,} training rows) brings {figure(refit['back'])} "
-        f"back, to {metric} {score(refit['back']['after'])}; one fitted to the base's features reaches "
-        f"{score(refit['reference']['after'])}, so {figure(missing)} is missing from the features"
+        f"a head fitted anew to the frozen tuned features ({counted(rows, 'training row')}) brings "
+        f"{figure(refit['back'])} back, to {metric} {score(refit['back']['after'])}; one fitted to the base's features "
+        f"reaches {score(refit['reference']['after'])}, so {figure(missing)} is missing from the features"
     )
     if refit["outcome"] == "nothing":
         return said
