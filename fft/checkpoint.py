@@ -1,7 +1,8 @@
 """The steps of a run on disk: saved whole, verified when read, with an older good step to fall back on.
 
     FOLDER/00000120/            one saved step; 00000120.1 when the same step is saved again
-        arrays/                 orbax: the leaves of the tree by path
+        arrays/                 orbax: the leaves of the tree by path, those that last
+        rest/                   orbax: the others, which only a run that goes on needs
         extra.json              what the run keeps beside the arrays: history, counters
         manifest.json           path -> shape, dtype, sha256; file -> bytes, sha256; written last
 
@@ -11,11 +12,10 @@ A folder without a manifest is a save that did not finish: it does not count, an
 import contextlib
 import glob
 import json
-import logging
 import os
 import re
 import shutil
-import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,17 +24,22 @@ import numpy as np
 
 from fft.errors import InputError
 from fft.manifest import (
+    ARRAYS,
     MANIFEST,
+    REST,
     Damaged,
     check_arrays,
     check_files,
     compare,
+    folder_of,
     host_leaves,
     named,
     read_manifest,
     spec,
+    without_rest,
     write_manifest,
 )
+from fft.quiet import abandoned_writes_are_silent, quiet
 from fft.record import cannot_write, plain, replace_file, sync_folder, writing
 
 
@@ -57,8 +62,8 @@ class Entry(NamedTuple):
 class Checkpoints:
     """The saved steps under a folder. At most three are kept: the latest, the one before it, and the best.
 
-    Only `save` writes, so a notebook may read a run that is still training. `warnings` collects one line for each
-    step that `restore` had to pass over.
+    Only `save` and `reduce` write, so a notebook may read a run that is still training. `warnings` collects one line
+    for each step that `restore` had to pass over.
 
         checkpoints = Checkpoints(run / 'checkpoints')
         checkpoints.save(120, {'theta': theta, 'opt_state': opt_state, 'key': key}, {'history': history}, best=80)
@@ -74,16 +79,17 @@ class Checkpoints:
         """The steps whose save was finished, ascending; that they are good is known only when they are read."""
         return sorted({entry.step for entry in self._entries()})
 
-    def save(self, step: int, tree, extra: dict, best: int | None = None) -> None:
+    def save(self, step: int, tree, extra: dict, best: int | None = None, lasting: str | None = None) -> None:
         """Save a tree of arrays (dicts, tuples, NamedTuples; typed PRNG keys too) and a JSON object, and tidy up.
 
         Blocks until the step is on disk; killed at any moment, the steps before it stay good. `best` names the step
-        to keep beside the two latest. Saving a step again replaces it once the new save is complete.
+        to keep beside the two latest. Saving a step again replaces it once the new save is complete. `lasting` is the
+        one part of the tree that `reduce` will leave; None: all of it.
 
         Raises InputError for a key with a dot or slash, or a leaf jax cannot hold; MachineError when the disk is full
         or the folder cannot be written: nothing of the failed step is left then.
         """
-        leaves = host_leaves(tree)
+        leaves = host_leaves(tree, lasting)
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             self._tidy()
@@ -98,18 +104,34 @@ class Checkpoints:
                 raise
             self._prune(entry, best)
 
-    def restore(self, like, step: int | None = None) -> Restored:
+    def reduce(self, steps: Collection[int]) -> None:
+        """Leave these steps alone, and of each what was `lasting` when it was saved; its manifest says so.
+
+        Killed at any moment, what lasts of each step can be read, and the next call ends the work. Where nothing is
+        left to do, nothing is written. A step that was saved before it was known what lasts stays whole.
+
+        Raises MachineError when a manifest cannot be written; what goes for good has made room by then.
+        """
+        kept = {entry.step: entry for entry in self._entries() if entry.step in steps}
+        going = {entry.folder for entry in _folders(self.folder)} - {entry.folder for entry in kept.values()}
+        for folder in going.union(self.folder.glob("damaged-*")):
+            _remove(folder)
+        for entry in kept.values():
+            _reduce(entry)
+
+    def restore(self, like, step: int | None = None, part: bool = False) -> Restored:
         """Read the latest good step, or `step`, into the structure of `like` (arrays or `jax.ShapeDtypeStruct`s).
 
-        Every byte is checked against the manifest. A damaged latest step is passed over with a line in `warnings`; a
-        step asked for by number is never swapped for another. The leaves are arrays on the default device and, like
-        those of a fresh state, not committed to it: a committed argument would compile every program anew.
+        `part`: the step may hold more than `like`. Every byte that is read is checked against the manifest. A damaged
+        latest step is passed over with a line in `warnings`; a step asked for by number is never swapped for another.
+        The leaves are arrays on the default device and, like those of a fresh state, not committed to it: a committed
+        argument would compile every program anew.
 
         Raises InputError with the difference by path when the step holds another tree than the one asked for, and
         when no good step is left.
         """
         specs = {path: spec(leaf) for path, leaf in named(like)}
-        found, (arrays, extra) = self._first_good(step, lambda entry: _read(entry, specs))
+        found, (arrays, extra) = self._first_good(step, lambda entry: _read(entry, specs, part))
         leaves = [_to_device(arrays.pop(path)) for path in specs]
         return Restored(found.step, jax.tree.unflatten(jax.tree.structure(like), leaves), extra)
 
@@ -165,15 +187,8 @@ class Checkpoints:
 
 def _folders(folder: Path) -> list[Entry]:
     """Every folder named like a step, finished or not, ascending."""
-    matches = [(re.fullmatch(r"(\d{8,})(?:\.(\d+))?", path.name), path) for path in _children(folder)]
+    matches = [(re.fullmatch(r"(\d{8,})(?:\.(\d+))?", path.name), path) for path in folder.glob("*")]
     return sorted(Entry(int(match[1]), int(match[2] or 0), path) for match, path in matches if match)
-
-
-def _children(folder: Path) -> list[Path]:
-    try:
-        return list(folder.iterdir())
-    except (FileNotFoundError, NotADirectoryError):
-        return []
 
 
 def _remove(folder: Path) -> None:
@@ -181,6 +196,13 @@ def _remove(folder: Path) -> None:
     with contextlib.suppress(OSError):
         (folder / MANIFEST).unlink()
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _reduce(entry: Entry) -> None:
+    """Delete what does not last of a step, its manifest's share first. A damaged step stays as it is."""
+    with contextlib.suppress(Damaged):
+        without_rest(entry.folder)
+        shutil.rmtree(entry.folder / REST, ignore_errors=True)
 
 
 def _to_device(pair):
@@ -194,7 +216,8 @@ def _to_device(pair):
 
 def _write(entry: Entry, leaves: dict, extra: dict) -> None:
     entry.folder.mkdir()
-    _save_arrays(entry.folder / "arrays", {path: value for path, (value, _) in leaves.items()})
+    for folder in (ARRAYS, REST):
+        _save_arrays(entry.folder / folder, {path: v for path, (v, row) in leaves.items() if folder_of(row) == folder})
     replace_file(entry.folder / "extra.json", json.dumps(extra, ensure_ascii=False, default=plain).encode())
     write_manifest(entry.folder, entry.step, leaves)
 
@@ -222,7 +245,7 @@ def _save_arrays(folder: Path, values: dict[str, np.ndarray]) -> None:
     # Made on the side, a folder that cannot be made leaves threads waiting for it, and the interpreter for them.
     context.asynchronous.create_directories_asynchronously = False
     try:
-        with _quiet(), _abandoned_writes_are_silent(), context:
+        with quiet(), abandoned_writes_are_silent(), context:
             ocp.save(folder, nested)
     except Exception as error:
         # tensorstore gives the system's error as text inside a ValueError
@@ -232,49 +255,18 @@ def _save_arrays(folder: Path, values: dict[str, np.ndarray]) -> None:
         raise
 
 
-@contextlib.contextmanager
-def _quiet():
-    """Orbax logs a traceback before it raises; the error itself is enough."""
-    logger = logging.getLogger("absl")
-    before, logger.disabled = logger.disabled, True
-    try:
-        yield
-    finally:
-        logger.disabled = before
-
-
-@contextlib.contextmanager
-def _abandoned_writes_are_silent():
-    """Where one write fails, the others end after orbax has given up, and each tells of it in its own way: that its
-    loop is closed, or that nobody asked for its error.
-    """
-    before, logger = sys.unraisablehook, logging.getLogger("asyncio")
-    filters = logger.filters
-
-    def unless_abandoned(unraisable):
-        if str(unraisable.exc_value) != "Event loop is closed":
-            before(unraisable)
-
-    sys.unraisablehook = unless_abandoned
-    logger.filters = [*filters, _was_retrieved]
-    yield  # after a failure both stay: the writes end later, in other threads
-    sys.unraisablehook, logger.filters = before, filters
-
-
-def _was_retrieved(record: logging.LogRecord) -> bool:
-    return "exception was never retrieved" not in record.getMessage()
-
-
 # --- reading ---
 
 
-def _read(entry: Entry, specs: dict) -> tuple[dict, dict]:
+def _read(entry: Entry, specs: dict, part: bool) -> tuple[dict, dict]:
     """({path: (value, row)}, extra), every hash checked; the manifest is compared with what is asked for first."""
     manifest = read_manifest(entry.folder)
-    compare(entry.folder, manifest["arrays"], specs)
+    rows = {path: row for path, row in manifest["arrays"].items() if path in specs or not part}
+    compare(entry.folder, rows, specs, REST in manifest)
     extra = _read_extra(entry, manifest)
-    check_files(entry.folder, manifest, manifest["files"])
-    arrays = _load_arrays(entry, manifest["arrays"])
+    folders = {folder_of(row) for row in rows.values()}
+    check_files(entry.folder, manifest, [name for name in manifest["files"] if name.split("/")[0] in folders])
+    arrays = _load_arrays(entry, rows)
     check_arrays(arrays)
     return arrays, extra
 
@@ -285,17 +277,25 @@ def _read_extra(entry: Entry, manifest: dict) -> dict:
 
 
 def _load_arrays(entry: Entry, rows: dict) -> dict[str, tuple[np.ndarray, dict]]:
-    from orbax.checkpoint import v1 as ocp
-
-    try:
-        with _quiet():
-            nested = ocp.load(entry.folder / "arrays") if (entry.folder / "arrays").exists() else {}
-    except Exception as error:
-        raise Damaged(f"orbax cannot read the arrays: {str(error).splitlines()[0]}") from error
-    flat = dict(named(nested))
+    flat = {}
+    for folder in {folder_of(row) for row in rows.values()}:
+        flat |= dict(named(_load_folder(entry.folder / folder)))
     lost = [path for path, row in rows.items() if path not in flat and 0 not in row["shape"]]
     if lost:
         raise Damaged(f"orbax did not give back {', '.join(lost)}")
     return {
         path: (flat[path] if path in flat else np.zeros(row["shape"], row["dtype"]), row) for path, row in rows.items()
     }
+
+
+def _load_folder(folder: Path) -> dict:
+    """The nested dict of arrays in a folder; an empty one where all leaves are of size 0."""
+    from orbax.checkpoint import v1 as ocp
+
+    if not folder.exists():
+        return {}
+    try:
+        with quiet():
+            return ocp.load(folder)
+    except Exception as error:
+        raise Damaged(f"orbax cannot read the {folder.name}: {str(error).splitlines()[0]}") from error

@@ -23,8 +23,10 @@ from fft.schema import (
     at_least,
     between,
     for_each,
+    later,
     listed,
     positive,
+    recorded,
     validated,
 )
 
@@ -147,6 +149,8 @@ class Retention:
     """steps between scorings (default: eight, evenly over the run)"""
     probe: int = 128
     """validation rows of each task that every scoring uses"""
+    checkpoints: Literal["tidy", "keep"] = later("tidy")
+    """what stays of the saved steps once the run is finished: what was trained at the best and the last, or all"""
     __pydantic_config__ = STRICT
 
     def __post_init__(self):
@@ -259,12 +263,9 @@ class Experiment:
         """The experiment as JSON data; `from_json` gives an equal experiment back. One original task is an object,
         several are a list; likewise their heads and budgets.
         """
-        plain = {
-            name: dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value
-            for name, value in ((f.name, getattr(self, f.name)) for f in dataclasses.fields(self))
-        }
+        plain = recorded(self)
         return plain | {
-            "original": alone([dataclasses.asdict(data) for data in self.original]),
+            "original": alone(plain["original"]),
             "original_head": alone(self.original_head),
             "retention": plain["retention"] | {"max_drop": alone(self.retention.max_drop)},
             "method": method_to_json(self.method),

@@ -1,7 +1,9 @@
 """What a checkpoint holds, written beside it: every leaf and every file with its hash.
 
-    {"format": 1, "step": 120, "arrays": {path: {"shape", "dtype", "sha256"}}, "files": {name: {"bytes", "sha256"}},
+    {"format": 2, "step": 120, "arrays": {path: {"shape", "dtype", "sha256"}}, "files": {name: {"bytes", "sha256"}},
      "sha256": of the rest}
+
+A leaf has "folder" where it is not in ARRAYS, a reduced step REST: "gone".
 
 The files' hashes are checked before orbax opens them, for it reads a flipped bit without a word; the leaves' hashes,
 taken from memory, prove that what comes back is what was trained.
@@ -20,7 +22,10 @@ import numpy as np
 from fft.errors import InputError
 from fft.record import canonical, parsed, write_json
 
-FORMAT = 1
+FORMAT, READABLE = 2, (1, 2)
+"""1 has one folder for all leaves"""
+ARRAYS, REST = "arrays", "rest"
+"""the folders of the leaves that last, and of the others"""
 MANIFEST = "manifest.json"
 LINES_SHOWN = 20
 
@@ -61,12 +66,22 @@ def spec(leaf) -> dict:
     return {"shape": list(np.shape(leaf)), "dtype": str(dtype)}
 
 
-def host_leaves(tree) -> dict[str, tuple[np.ndarray, dict]]:
-    """{path: (bytes on the host, manifest row without its hash)}; a PRNG key becomes its uint32 data."""
+def folder_of(row: dict) -> str:
+    """The folder that holds the leaf of a manifest's row."""
+    return row.get("folder", ARRAYS)
+
+
+def host_leaves(tree, lasting: str | None = None) -> dict[str, tuple[np.ndarray, dict]]:
+    """{path: (bytes on the host, manifest row without its hash)}; a PRNG key becomes its uint32 data.
+
+    `lasting` is the one part of the tree whose leaves last; None: all of them do.
+    """
     leaves = {}
     for path, leaf in named(tree):
         try:
             row = spec(leaf)
+            if lasting is not None and path.split("/")[0] != lasting:
+                row["folder"] = REST
             if _is_key(leaf):
                 row["key"] = str(jax.random.key_impl(leaf))
                 leaf = jax.random.key_data(leaf)
@@ -99,6 +114,19 @@ def write_manifest(folder: Path, step: int, leaves: dict) -> None:
             for path, sha256 in zip(files, in_threads(hash_file, files), strict=True)
         },
     }
+    _write(folder, manifest)
+
+
+def without_rest(folder: Path) -> None:
+    """Write a step's manifest anew without the leaves and files of REST, if it has any; Damaged as `read_manifest`."""
+    manifest = read_manifest(folder)
+    arrays = {path: row for path, row in manifest["arrays"].items() if folder_of(row) != REST}
+    files = {name: row for name, row in manifest["files"].items() if name.split("/")[0] != REST}
+    if len(arrays) < len(manifest["arrays"]):
+        _write(folder, manifest | {"arrays": arrays, "files": files, REST: "gone"})
+
+
+def _write(folder: Path, manifest: dict) -> None:
     write_json(folder / MANIFEST, {**manifest, "sha256": hashlib.sha256(canonical(manifest)).hexdigest()})
 
 
@@ -114,8 +142,8 @@ def read_manifest(folder: Path) -> dict:
         raise Damaged(f"{MANIFEST} cannot be read ({error})") from error
     if not good:
         raise Damaged(f"{MANIFEST} is not what was saved")
-    if manifest["format"] != FORMAT:
-        raise InputError(f"{folder} has format {manifest['format']}, this version of fft reads format {FORMAT}")
+    if manifest["format"] not in READABLE:
+        raise InputError(f"{folder} has format {manifest['format']}, this version of fft reads formats up to {FORMAT}")
     return manifest
 
 
@@ -145,8 +173,13 @@ def check_arrays(arrays: dict[str, tuple[np.ndarray, dict]]) -> None:
             raise Damaged(f"{path}: the numbers are not those that were saved")
 
 
-def compare(folder: Path, rows: dict, specs: dict) -> None:
+def compare(folder: Path, rows: dict, specs: dict, reduced: bool) -> None:
     """InputError with one line a path where the checkpoint and the tree asked for differ."""
+    if reduced and specs.keys() - rows.keys():
+        raise InputError(
+            f"{folder} holds what lasts of a run that was finished, and no run can go on from that: train again in a "
+            "new folder"
+        )
     lines = [f"{path}: missing in the checkpoint" for path in specs if path not in rows]
     lines += [f"{path}: in the checkpoint, but not asked for" for path in rows if path not in specs]
     for path in specs:

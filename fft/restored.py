@@ -1,6 +1,7 @@
 """What a run left, read back: its model, its adapter, its whole state. No data are read."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,23 +9,24 @@ import jax
 
 from fft import models, tasks
 from fft.adapters import Adapter, trained_adapter
+from fft.artefact import load_artefact
 from fft.brief import brief
 from fft.checkpoint import Checkpoints
 from fft.errors import InputError
 from fft.experiment import Experiment, from_json
-from fft.folder import ADAPTER, EXPERIMENT, MODEL
+from fft.folder import ADAPTER, CHECKPOINTS, EXPERIMENT, LEFT, MODEL
 from fft.heads import fresh_heads, load_heads
 from fft.identity import base_sha256
 from fft.local import local
 from fft.merging.formulas import interpolate
 from fft.models.folders import CONFIG, instead_of_checkpoint
 from fft.models.heads import stored_length
-from fft.paths import without_heads
+from fft.paths import Params, without_heads
 from fft.peft import check_writable
 from fft.record import read_object
 from fft.schema import validated
-from fft.train import TrainState, finished_params
-from fft.trainable import make_trainable
+from fft.train import finished_params, result_field
+from fft.trainable import make_trainable, trained_leaves
 
 
 def restore(directory: str | Path, which: str | None = None) -> models.Checkpoint:
@@ -47,23 +49,37 @@ class Restored(NamedTuple):
 
     experiment: Experiment
     checkpoint: models.Checkpoint
-    state: TrainState
-    params: dict
+    theta: Params
+    params: Params
+    left: Callable[[], Params]
+    """reads what the run's method left for later ones (Method.leave) at the step that the run keeps"""
     __repr__ = brief
 
 
 def restored(directory: str | Path, which: str | None = None) -> Restored:
-    """What `restore` gives, with the whole state behind it."""
+    """What `restore` gives, with the trained tree behind it."""
     directory = Path(local(directory, "the run"))
     kept = _kept(directory, which)
-    experiment, base, state = _trained(directory, kept.step)
+    experiment, base, theta = _trained(directory, kept.step)
+    left = partial(_left, directory, experiment, base)
     if kept.is_base:
-        return Restored(experiment, base, state, base.params)
+        return Restored(experiment, base, theta, base.params, left)
     fresh = fresh_heads(directory / "heads")
-    params = finished_params(experiment.method, base.params, state.result, fresh)
+    params = finished_params(experiment.method, base.params, theta, fresh)
     if kept.alpha != 1:
         params = interpolate(without_heads(base.params, fresh), params, kept.alpha)
-    return Restored(experiment, base, state, params)
+    return Restored(experiment, base, theta, params, left)
+
+
+def _left(directory: Path, experiment: Experiment, base: models.Checkpoint) -> Params:
+    """What the method left; of a run that is older than the folder of it, out of the whole state at the kept step."""
+    if (directory / LEFT).is_dir():
+        return load_artefact(directory / LEFT)[0]
+    kept, trainable = _kept(directory, None), make_trainable(experiment, base, {}, 1)
+    if kept.is_base:
+        return experiment.method.leave(trainable.init().opt_state)
+    saved = Checkpoints(directory / CHECKPOINTS).restore(jax.eval_shape(trainable.init), kept.step)
+    return experiment.method.leave(saved.tree.opt_state)
 
 
 def adapter_of(directory: str | Path, which: str | None = None) -> tuple[models.Checkpoint, Adapter, str]:
@@ -74,7 +90,7 @@ def adapter_of(directory: str | Path, which: str | None = None) -> tuple[models.
     """
     directory = Path(local(directory, "the run"))
     kept = _kept(directory, which)
-    experiment, base, state = _trained(directory, kept.step)
+    experiment, base, theta = _trained(directory, kept.step)
     check_writable(experiment.method.carrier, base.model.family)
     if kept.is_base and (kept.alpha != 1 or not experiment.method.plain):
         raise InputError(f"{directory} kept the base, step 0: there is no trained adapter. --step latest may have one")
@@ -83,11 +99,11 @@ def adapter_of(directory: str | Path, which: str | None = None) -> tuple[models.
             f"{directory} keeps a point {kept.alpha:g} of the way from the base to its last step, which is not the "
             "base and an adapter any more; export the whole model with --to hf, or name a --step"
         )
-    return base, trained_adapter(experiment.method, base, state.result), experiment.model
+    return base, trained_adapter(experiment.method, base, theta), experiment.model
 
 
-def _trained(directory: Path, step: int | None) -> tuple[Experiment, models.Checkpoint, TrainState]:
-    """(experiment, the base with every head the run used, the state at the step, None for the latest)."""
+def _trained(directory: Path, step: int | None) -> tuple[Experiment, models.Checkpoint, Params]:
+    """(experiment, the base with every head the run used, the trained tree at the step, None for the latest)."""
     path = directory / "experiment.json"
     experiment = from_json(read_object(path), where=str(path))
     loaded = models.load(experiment.model)
@@ -95,9 +111,9 @@ def _trained(directory: Path, step: int | None) -> tuple[Experiment, models.Chec
     if base_sha256(base) != read_object(directory / "identity.json")["base_sha256"]:
         raise InputError(f"{experiment.model} holds other weights than those that {directory} was trained from")
     checkpoint = load_heads(base, directory / "heads")
-    trainable = make_trainable(experiment, checkpoint, {}, 1)
-    saved = Checkpoints(directory / "checkpoints").restore(jax.eval_shape(trainable.init), step)
-    return experiment, checkpoint, saved.tree
+    like = {result_field(bool(experiment.budgets)): trained_leaves(experiment, checkpoint)[0]}
+    saved = Checkpoints(directory / CHECKPOINTS).restore(like, step, part=True)
+    return experiment, checkpoint, next(iter(saved.tree.values()))
 
 
 class Kept(NamedTuple):
@@ -113,7 +129,7 @@ class Kept(NamedTuple):
 
 def _kept(directory: Path, which: str | None) -> Kept:
     """What `which` names, None: the run's model. Under a contract that was not met the base's own step may be gone."""
-    done, checkpoints = directory / "run.json", Checkpoints(directory / "checkpoints")
+    done, checkpoints = directory / "run.json", Checkpoints(directory / CHECKPOINTS)
     contract = read_object(done).get("contract") if which is None and done.exists() else None
     if contract is not None:
         step = contract["kept"]["step"] or None

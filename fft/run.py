@@ -4,7 +4,8 @@ RUN/experiment.json       what was asked for, resolved; `fft tune --config` repe
     run.json              what came out
     metrics.jsonl         one line an event
     heads/ prepared/      heads the run added and the method's statistics, made once
-    checkpoints/          steps to resume from, the best among them
+    left/                 what later runs read of this one, where its method leaves anything
+    checkpoints/          steps to resume from; once run.json is there, what was trained at the best and the last
     model/                the fine-tuned checkpoint in Hugging Face's format,
     adapter/              or, where no such checkpoint can hold it, what is put on the base, in PEFT's
     report.html history.svg history.png
@@ -16,27 +17,34 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from fft import record, retention
 from fft.accept import accept, resolved
+from fft.artefact import save_artefact
 from fft.brief import brief
 from fft.checkpoint import Checkpoints
-from fft.contract import selection
 from fft.errors import InputError
 from fft.experiment import Experiment, completed
-from fft.folder import EXPERIMENT, FolderLock, agree, refuse_foreign, refuse_taken, unclaimed_if_refused
+from fft.folder import (
+    CHECKPOINTS,
+    EXPERIMENT,
+    LEFT,
+    FolderLock,
+    agree,
+    refuse_foreign,
+    refuse_taken,
+    unclaimed_if_refused,
+)
 from fft.job import Job, assemble
 from fft.journal import Journal
+from fft.kept import keep
 from fft.local import local
 from fft.naming import counted
-from fft.outcome import KEPT_BASE, run_record, write_model, write_outcome
-from fft.paths import Params
-from fft.schema import alone
+from fft.outcome import run_record, write_model, write_outcome
 from fft.scoring import Scorer
 from fft.signals import StopFlag
 from fft.streams import step_batch
-from fft.train import TrainState
+from fft.train import TrainState, result_field
 from fft.trainable import parameter_counts
 
 SCORINGS = 8
@@ -95,19 +103,29 @@ def run(
                 journal = Journal(directory / "metrics.jsonl", emit, {"prepare": time.monotonic() - start})
                 with journal.clock("prepare"):
                     job = assemble(accepted, directory, stop.check, journal.say)
-            return Run(directory, _run(job, directory, journal, stop, {} if known is None else known))
+            result = _run(job, directory, journal, stop, {} if known is None else known)
+            return _finished(directory, experiment, result)
 
 
 def _claim(directory: Path, experiment: Experiment) -> Run | None:
     """Make the folder the experiment's own, or refuse; the run if it is finished already."""
     agree(directory / EXPERIMENT, experiment.to_json(), "another experiment", completed)
     path = directory / "run.json"
-    return Run(directory, record.read_object(path)) if path.exists() else None
+    return _finished(directory, experiment, record.read_object(path)) if path.exists() else None
+
+
+def _finished(directory: Path, experiment: Experiment, result: dict) -> Run:
+    """The run whose run.json is there: nothing goes on from its saved steps any more, so what that would need goes. A
+    kill leaves some of it, and the next call takes it away.
+    """
+    if experiment.retention.checkpoints == "tidy":
+        Checkpoints(directory / CHECKPOINTS).reduce({result[name] for name in ("best_step", "kept_step", "steps")})
+    return Run(directory, result)
 
 
 def _run(job: Job, directory: Path, journal: Journal, stop: StopFlag, known: dict[str, dict]) -> dict:
     """Score, train, score again, write; returns the record."""
-    checkpoints, scorer = Checkpoints(directory / "checkpoints"), Scorer(job, stop.check)
+    checkpoints, scorer = Checkpoints(directory / CHECKPOINTS), Scorer(job, stop.check)
     state, history = _start(job, checkpoints, journal)
     journal.tell(
         "start",
@@ -128,24 +146,22 @@ def _run(job: Job, directory: Path, journal: Journal, stop: StopFlag, known: dic
         )
     best_step = history[retention.best(history)]["step"]
     steps, skipped = int(state.step), int(state.skipped)
-    if job.watch is None:
-        kept_step, params, theta = _kept(job, state, best_step, checkpoints, journal)
-        contract = None
-    else:
-        kept_step, params, theta, contract = _kept_by_contract(job, state, best_step, checkpoints, scorer, journal)
+    kept = keep(job, state, best_step, checkpoints, scorer, journal)
     del state
     with journal.clock("scoring"):
-        after = scorer.test(params)
+        after = scorer.test(kept.params)
     with journal.clock("saving"):
-        written = write_model(job, directory, params, theta, journal.say)
+        written = write_model(job, directory, kept.params, kept.theta, journal.say)
+        if kept.left:
+            save_artefact(directory / LEFT, kept.left, {"method": job.experiment.method.label, "step": kept.step})
     tested = {name: scorer.tested(name, before[name], after[name]) for name in job.tasks}
     ended = {
         "steps": steps,
         "best_step": best_step,
-        "kept_step": kept_step,
+        "kept_step": kept.step,
         "stopped": stopped,
         "skipped_steps": skipped,
-        "contract": contract,
+        "contract": kept.contract,
     }
     result = run_record(job, tested, history, ended, written, journal.seconds)
     write_outcome(directory, result)
@@ -166,55 +182,6 @@ def _start(job: Job, checkpoints: Checkpoints, journal: Journal) -> tuple[TrainS
     journal.resume(step, extra["seconds"], told)
     journal.say(f"resuming at step {step} of {job.steps}")
     return state, extra["history"]
-
-
-def _kept(
-    job: Job, state: TrainState, best_step: int, checkpoints: Checkpoints, journal: Journal
-) -> tuple[int, Params, Params]:
-    """The step that is kept, the best or the last one, its parameters, and the tree they were merged from."""
-    kept_step = int(state.step)
-    if job.experiment.retention.keep == "best" and best_step != kept_step:
-        del state  # the restored step takes its place in memory
-        kept_step, state = _restore_best(best_step, jax.eval_shape(job.trainable.init), checkpoints, journal)
-    if kept_step == 0:
-        journal.say(KEPT_BASE)
-        return 0, job.base, state.result
-    return kept_step, job.finished(state), state.result
-
-
-def _kept_by_contract(
-    job: Job, state: TrainState, best_step: int, checkpoints: Checkpoints, scorer: Scorer, journal: Journal
-) -> tuple[int, Params, Params, dict]:
-    """The step that is kept, the parameters at it or on the way to it, the tree of that step, and what run.json says
-    of the contract."""
-    thetas = {int(state.step): state.result}
-
-    def restored() -> Params:
-        best = _restore_best(best_step, jax.eval_shape(job.trainable.init), checkpoints, journal)[1]
-        thetas[best_step] = best.result
-        return job.finished(best)
-
-    trained = {best_step: restored} if best_step else {}
-    trained[int(state.step)] = lambda: job.finished(state)
-    way = selection.WAY if job.experiment.method.plain else ()
-    signs = {name: scorer.metric(name).sign for name in job.tasks}
-    with journal.clock("scoring"):
-        chosen = selection.choose(job.base, job.fresh_heads, trained, scorer.judge, signs, job.tolerances, way)
-    strength = float(jnp.exp(state.dual.log_strength))
-    written = alone(job.experiment.retention.max_drop)
-    contract = selection.told(chosen, written, job.tolerances, strength)
-    journal.say(selection.sentence(contract))
-    return chosen.point.step, chosen.params, thetas.get(chosen.point.step, state.result), contract
-
-
-def _restore_best(step: int, like: TrainState, checkpoints: Checkpoints, journal: Journal) -> tuple[int, TrainState]:
-    """The saved state of the best step, or of the latest good one where the best is damaged on disk."""
-    try:
-        return step, checkpoints.restore(like, step).tree
-    except InputError as error:
-        journal.say(f"warning: the best step cannot be kept, the latest good one is: {error}")
-    found = checkpoints.restore(like)
-    return found.step, found.tree
 
 
 def _train(
@@ -300,4 +267,4 @@ def _save(state: TrainState, history: list[dict], checkpoints: Checkpoints, jour
     with journal.clock("saving"):
         best = history[retention.best(history)]["step"]
         extra = {"history": history, "seconds": journal.seconds, "best": best}
-        checkpoints.save(int(state.step), state, extra, best=best)
+        checkpoints.save(int(state.step), state, extra, best, result_field(state.average is not None))

@@ -1,5 +1,6 @@
 """Settings: how the help shows their defaults, and how those read from JSON are checked against their types."""
 
+import dataclasses
 import json
 import math
 from collections.abc import Sequence
@@ -53,6 +54,23 @@ def _reached(data: Any, loc: Sequence[str | int]) -> tuple:
             continue
         path.append(part)
     return tuple(path)
+
+
+def later(default: Any) -> Any:
+    """A setting that is younger than records that lie on disk: see `recorded`."""
+    return dataclasses.field(default=default, metadata={"later": True})
+
+
+def recorded(settings: Any) -> Any:
+    """Settings as `dataclasses.asdict` gives them, without the `later` ones that are at their default: so the JSON, and
+    its hash, of what was recorded before there were such settings stay as they were.
+    """
+    if isinstance(settings, tuple):
+        return tuple(map(recorded, settings))
+    if not dataclasses.is_dataclass(settings):
+        return settings
+    said = [(field, getattr(settings, field.name)) for field in dataclasses.fields(settings)]
+    return {f.name: recorded(value) for f, value in said if not ("later" in f.metadata and value == f.default)}
 
 
 def says_nothing(value: Any) -> bool:

@@ -42,8 +42,13 @@ class TrainState(NamedTuple):
 
     @property
     def result(self) -> Params:
-        """The tree that is scored and kept: the average where there is one, else theta."""
-        return self.theta if self.average is None else self.average
+        """The tree that is scored and kept."""
+        return getattr(self, result_field(self.average is not None))
+
+
+def result_field(watched: bool) -> str:
+    """The field of a TrainState that is scored and kept: under a contract the average, else theta."""
+    return "average" if watched else "theta"
 
 
 def init_state(theta: Params, tx: optax.GradientTransformation, key: jax.Array, watched: int = 0) -> TrainState:

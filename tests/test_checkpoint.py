@@ -342,6 +342,58 @@ def test_another_structure_is_refused_with_the_difference_by_path(tmp_path):
     ]
 
 
+# --- a finished run ---
+
+
+def saved_in_two(folder):
+    """A train state that was saved in one piece, and two steps of which theta lasts."""
+    checkpoints, state = Checkpoints(folder), make_state()
+    checkpoints.save(1, state, {"step": 1}, best=1)
+    for step in (2, 3):
+        checkpoints.save(step, state, {"step": step}, 1, "theta")
+    return checkpoints, state
+
+
+def test_a_part_of_a_step_can_be_read_whether_it_lasts_or_not(tmp_path):
+    checkpoints, state = saved_in_two(tmp_path)
+    for step in (1, 2):
+        for part in ({"theta": state.theta}, {"key": state.key, "step": state.step}, {"opt_state": state.opt_state}):
+            assert_same(checkpoints.restore(abstract(part), step, part=True).tree, part)
+        assert_same(checkpoints.restore(abstract(state), step).tree, state)
+    with pytest.raises(InputError, match="more: missing in the checkpoint"):
+        checkpoints.restore({"theta": {**state.theta, "more": jnp.ones(1)}}, part=True)
+
+
+def test_what_does_not_last_goes_from_the_steps_that_stay(tmp_path):
+    checkpoints, state = saved_in_two(tmp_path)
+    (tmp_path / "damaged-00000000").mkdir()
+    (tmp_path / "notes").mkdir()
+    checkpoints.reduce({1, 3})
+    assert folders(tmp_path) == ["00000001", "00000003", "notes"]
+    assert folders(tmp_path / "00000003") == ["arrays", "extra.json", "manifest.json"]
+    for step in (1, 3):
+        assert_same(checkpoints.restore(abstract({"theta": state.theta}), step, part=True).tree["theta"], state.theta)
+        assert checkpoints.read_extra(step) == (step, {"step": step})
+    assert_same(checkpoints.restore(abstract(state), 1).tree, state)  # saved in one piece, it stays whole
+    with pytest.raises(InputError, match="holds what lasts of a run that was finished"):
+        checkpoints.restore(abstract(state), 3)
+    times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    checkpoints.reduce({1, 3})
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == times
+
+
+@pytest.mark.parametrize("part", ["arrays", "rest"])
+def test_damage_to_what_is_not_read_does_not_matter(tmp_path, part):
+    checkpoints, state = saved_in_two(tmp_path)
+    for path in (tmp_path / "00000003" / part).rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"")
+    like = abstract({"theta": state.theta})
+    assert checkpoints.restore(like, part=True).step == (2 if part == "arrays" else 3)
+    assert checkpoints.restore(abstract(state)).step == 2
+    assert len(checkpoints.warnings) == (2 if part == "arrays" else 1)
+
+
 # --- kills and full disks ---
 
 RUN = """
@@ -461,10 +513,10 @@ def test_a_manifest_of_a_later_format_says_so(tmp_path):
 
     Checkpoints(tmp_path).save(1, small(1), {})
     path = tmp_path / "00000001" / "manifest.json"
-    manifest = {**json.loads(path.read_text()), "format": 2}
+    manifest = {**json.loads(path.read_text()), "format": 3}
     del manifest["sha256"]
     path.write_text(json.dumps({**manifest, "sha256": hashlib.sha256(canonical(manifest)).hexdigest()}))
-    with pytest.raises(InputError, match="format 2"):
+    with pytest.raises(InputError, match="format 3"):
         Checkpoints(tmp_path).restore(small(0))
 
 

@@ -1,9 +1,10 @@
+import dataclasses
 import json
 
 import pytest
 
 from fft.errors import InputError
-from fft.experiment import Data, Experiment, Optim, completed, from_json, load
+from fft.experiment import Data, Experiment, Optim, Retention, completed, from_json, load
 from fft.methods import EWC, LoRA
 from fft.record import experiment_hash
 
@@ -41,6 +42,15 @@ def test_what_a_record_lacks_had_its_default_and_the_hash_stays():
     assert completed(older | {"optim": {"schedule": "cosine"}})["optim"]["schedule"] == "cosine"
     unreadable = {"method": [{"name": "of another version"}]}
     assert completed(unreadable) == unreadable
+
+
+def test_a_later_setting_is_recorded_where_it_is_not_at_its_default():
+    assert "checkpoints" not in EXPERIMENT.to_json()["retention"]
+    kept = dataclasses.replace(EXPERIMENT, retention=Retention(checkpoints="keep"))
+    assert kept.to_json()["retention"]["checkpoints"] == "keep" and from_json(kept.to_json()) == kept
+    assert experiment_hash(kept.to_json()) != experiment_hash(EXPERIMENT.to_json())
+    said = completed(RECORDED | {"retention": {**RECORDED["retention"], "checkpoints": "tidy"}})
+    assert experiment_hash(said) == HASH
 
 
 def test_json_and_back():

@@ -29,6 +29,9 @@ def test_the_run_folder_holds_everything(default):
     model = {path.name for path in (out / "model").iterdir()}
     assert {"config.json", "model.safetensors", "tokenizer.json", "fft_heads.json", "fft_heads.safetensors"} <= model
     assert not [path for path in out.rglob("*") if path.name.endswith(".tmp")]
+    steps = {f"{record(out)[step]:08d}" for step in ("best_step", "steps")}
+    held = {path.name: {part.name for part in path.iterdir()} for path in (out / "checkpoints").iterdir()}
+    assert held == dict.fromkeys(steps, frozenset({"arrays", "extra.json", "manifest.json"}))
 
 
 def test_json_is_the_record_and_all_there_is_on_standard_output(default):

@@ -1,5 +1,7 @@
 """Synaptic intelligence: the path integral by a plain loop and by the fall of the loss, then from run to run."""
 
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,15 +10,25 @@ import pytest
 from tiny_runs import outcome, record, tune
 
 from fft.artefact import load_artefact
+from fft.checkpoint import Checkpoints
 from fft.errors import InputError
 from fft.failures import UNFORESEEN
 from fft.methods import SI, LoRA, chain
-from fft.methods.si import PathIntegral
+from fft.methods.si import PathIntegral, importance
 from fft.paths import flatten
 from fft.restored import restored
+from fft.trainable import make_trainable
 from tests.toy import Toy, toy_batch, toy_params
 
 FLAGS = ("--steps", 8, "--batch-size", 16, "--lr", 1e-2, "--keep", "latest", "--tolerance", 1)
+FLAGS = (*FLAGS, "--checkpoints", "keep")  # so that what the optimizer collected can be compared
+
+
+def saved(run):
+    """The last step of a run that kept its saved steps whole."""
+    found = restored(run)
+    like = jax.eval_shape(make_trainable(found.experiment, found.checkpoint, {}, 1).init)
+    return Checkpoints(run / "checkpoints").restore(like)
 
 
 def integral(state):
@@ -88,7 +100,7 @@ def test_the_next_run_holds_what_did_the_work_in_the_one_before(runs, tiny):
     start, end = flatten(found.checkpoint.params), flatten(found.params)
     omega = load_artefact(runs / "b" / "prepared")[0]["si"]["omega"]
     assert sum(float(jnp.sum(leaf)) for leaf in jax.tree.leaves(omega)) > 0
-    for path, work in flatten(integral(found.state.opt_state)).items():
+    for path, work in flatten(integral(saved(runs / "a").tree.opt_state)).items():
         moved = np.asarray(end[path], np.float64) - np.asarray(start[path], np.float64)
         expected = np.maximum(np.asarray(work, np.float64), 0) / (moved**2 + 1e-3)
         np.testing.assert_allclose(flatten(omega)[path], expected, rtol=1e-4, atol=1e-9, err_msg=path)
@@ -98,19 +110,34 @@ def test_the_next_run_holds_what_did_the_work_in_the_one_before(runs, tiny):
 
 
 def test_importance_adds_up_over_the_runs(runs, tiny):
-    from fft.methods.si import importance
-
     found = restored(runs / "b")
     earlier, total = (
         load_artefact(runs / "b" / "prepared")[0]["si"]["omega"],
         importance(runs / "b", found.params, 1e-3, restored),
     )
     own, start, end = (
-        flatten(tree) for tree in (integral(found.state.opt_state), found.checkpoint.params, found.params)
+        flatten(tree) for tree in (integral(saved(runs / "b").tree.opt_state), found.checkpoint.params, found.params)
     )
     path = "layers/1/mlp/up/kernel"
     expected = np.maximum(own[path], 0) / ((end[path] - start[path]) ** 2 + 1e-3) + flatten(earlier)[path]
     np.testing.assert_allclose(flatten(total)[path], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("way", ["tidied", "of before", "tidied of before"])
+@pytest.mark.parametrize("run", ["a", "b"])
+def test_the_importance_of_a_run_needs_no_optimizer_state(runs, tmp_path, run, way):
+    """A run folder of before holds what was collected in its saved steps alone, which nothing takes from it."""
+    expected = importance(runs / run, restored(runs / run).params, 1e-3, restored)
+    folder = shutil.copytree(runs / run, tmp_path / "run")
+    if "of before" in way:
+        shutil.rmtree(folder / "left")
+        Checkpoints(folder / "checkpoints").save(*saved(folder))
+    if "tidied" in way:
+        Checkpoints(folder / "checkpoints").reduce({8})
+        assert len(list((folder / "checkpoints").iterdir())) == 1
+    assert not list(max((folder / "checkpoints").iterdir()).glob("rest"))
+    found = flatten(importance(folder, restored(folder).params, 1e-3, restored))
+    assert all(np.array_equal(found[path], leaf) for path, leaf in flatten(expected).items())
 
 
 def test_what_it_collects_survives_a_stop(runs, tiny, tmp_path, monkeypatch):
@@ -129,7 +156,7 @@ def test_what_it_collects_survives_a_stop(runs, tiny, tmp_path, monkeypatch):
         assert tune(tiny, tmp_path / "a", *flags, original=None).code == UNFORESEEN
     assert tune(tiny, tmp_path / "a", *flags, original=None).code == 0
     assert outcome(tmp_path / "a") == outcome(runs / "a")
-    one, other = (flatten(integral(restored(out / "a").state.opt_state)) for out in (tmp_path, runs))
+    one, other = (flatten(integral(saved(out / "a").tree.opt_state)) for out in (tmp_path, runs))
     assert all(np.array_equal(one[path], other[path]) for path in one)
 
 

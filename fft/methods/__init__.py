@@ -1,6 +1,5 @@
 """The methods by name. A new method is one file here and one line in METHODS."""
 
-import dataclasses
 from typing import Any
 
 from fft.errors import InputError
@@ -34,7 +33,7 @@ from fft.methods.si import SI
 from fft.methods.sparse import Sparse
 from fft.methods.unfreeze import Unfreeze
 from fft.methods.wise import Wise
-from fft.schema import validated
+from fft.schema import recorded, validated
 
 METHODS: dict[str, type[Method]] = {
     "full": Full,
@@ -123,7 +122,7 @@ def parse_chain(names: str, settings: dict[str, Method] | None = None) -> Method
 
 def to_json(method: Method) -> list[dict[str, Any]]:
     """A method as JSON data: one object a member, its name beside its settings."""
-    return [{"name": m.name} | dataclasses.asdict(m) for m in method.members]
+    return [{"name": m.name} | recorded(m) for m in method.members]
 
 
 def from_json(data: Any, where: str = "method") -> Method:

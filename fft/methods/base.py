@@ -200,6 +200,12 @@ class Method:
         """
         return tx
 
+    def leave(self, opt_state: Any) -> Params:
+        """What later runs read of this one, as arrays, from the optimizer's state at the step that is kept; stored with
+        the run.
+        """
+        return {}
+
     def climb(self, theta: Params, gradient: Mapping[str, jax.Array]) -> Params:
         """Where the rows' gradients of a step are taken: θ itself, unless a method asks for a second pass elsewhere.
 

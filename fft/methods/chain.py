@@ -101,6 +101,10 @@ class Chain(Method):
             tx = method.transform(tx, aux.get(method.name, {}))
         return tx
 
+    def leave(self, opt_state: Any) -> Params:
+        left = {method.name: method.leave(opt_state) for method in self.methods}
+        return {name: tree for name, tree in left.items() if tree}
+
     def climb(self, theta: Params, gradient: Mapping[str, jax.Array]) -> Params:
         for method in self.methods:
             theta = method.climb(theta, gradient)

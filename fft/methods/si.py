@@ -107,6 +107,9 @@ class SI(Method):
             lambda params: PathIntegral(tx.init(params), jax.tree.map(jnp.zeros_like, params)), update
         )
 
+    def leave(self, opt_state: Any) -> Params:
+        return {"omega": path_integral(opt_state)}
+
 
 def importance(folder: str, base: Params, damping: float, restored: Callable[[str], Any]) -> Params:
     """Ω of the base's leaves after the run in `folder`, what that run held itself included.
@@ -126,8 +129,8 @@ def importance(folder: str, base: Params, damping: float, restored: Callable[[st
     if leaves.keys() != end.keys() or not all(np.array_equal(leaves[path], leaf) for path, leaf in end.items()):
         raise InputError(f"--si.after {folder}: --model is not what that run left; give --model {folder}/model")
     prepared = load_artefact(Path(folder) / "prepared")[0]
-    earlier = (prepared if len(members) == 1 else prepared.get("si", {})).get("omega")
-    return importance_of(path_integral(found.state.opt_state), start, found.params, damping, earlier)
+    collected, held = (tree if len(members) == 1 else tree.get("si", {}) for tree in (found.left(), prepared))
+    return importance_of(collected["omega"], start, found.params, damping, held.get("omega"))
 
 
 def importance_of(omega: Params, start: Params, end: Params, damping: float, earlier: Params | None = None) -> Params:

@@ -26,7 +26,7 @@ from fft.methods import from_json as method_from_json
 from fft.methods import to_json as method_to_json
 from fft.naming import ORIGINAL, numbered, original_names
 from fft.record import plain, read_object
-from fft.schema import between, listed, validated
+from fft.schema import between, listed, recorded, validated
 from fft.tasks import TaskData
 
 RESULT = "sequence.json"
@@ -89,7 +89,7 @@ class Request:
 
     def to_json(self) -> dict[str, Any]:
         """What two calls on one folder must agree in."""
-        return dataclasses.asdict(self) | {"method": method_to_json(self.method)}
+        return recorded(self) | {"method": method_to_json(self.method)}
 
 
 def completed(data: dict[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from tiny_runs import fft, record, tune
 
 from fft import models, restore
 from fft.artefact import load_artefact
+from fft.checkpoint import Checkpoints
 from fft.contract import selection
 from fft.contract.average import averaged
 from fft.contract.dual import Seen, Watch, first_dual, is_held
@@ -24,6 +25,7 @@ from fft.tasks import Encoded, TaskData
 from fft.tasks.classify import Classify
 from fft.tasks.regress import Regress
 from fft.train import init_state, make_train_step
+from fft.trainable import make_trainable
 from tests.toy import Toy, max_difference, toy_batch, toy_params
 
 MODEL = Toy()
@@ -227,7 +229,8 @@ def test_a_fresh_head_is_not_taken_back():
 
 # --- a whole run ---
 
-SHORT = ("--steps", 12, "--batch-size", 16, "--lr", 1e-2, "--eval-every", 4)
+STEPS = 12
+SHORT = ("--steps", STEPS, "--batch-size", 16, "--lr", 1e-2, "--eval-every", 4)
 
 
 @pytest.mark.usefixtures("quick_compiles")
@@ -265,16 +268,21 @@ def test_a_run_is_restored_as_its_model(tiny, tmp_path, monkeypatch, loss, alpha
         return {task: scores[task] for task in tasks}
 
     monkeypatch.setattr("fft.scoring.Scorer.judge", judge)
-    answer = tune(tiny, tmp_path / "run", *SHORT, "--method", "lora", "--max-drop", "0.05")
+    flags = (*SHORT, "--method", "lora", "--max-drop", "0.05", "--checkpoints", "keep")
+    answer = tune(tiny, tmp_path / "run", *flags)
     assert record(tmp_path / "run")["contract"]["kept"]["alpha"] == alpha, answer.err
     assert same_as_the_model(tmp_path / "run")
     if alpha == 1:
         left, model = restored(tmp_path / "run"), models.load(str(tmp_path / "run" / "model")).params
+        like = jax.eval_shape(make_trainable(left.experiment, left.checkpoint, {}, 1).init)
+        state = Checkpoints(tmp_path / "run" / "checkpoints").restore(like, record(tmp_path / "run")["kept_step"]).tree
         of_average, of_last = (
             max_difference(left.experiment.method.merge(left.checkpoint.params, theta), model)
-            for theta in (left.state.average, left.state.theta)
+            for theta in (state.average, state.theta)
         )
         assert of_average <= 1e-6 < 1e-3 < of_last, "what is kept is the average of the weights"
+    Checkpoints(tmp_path / "run" / "checkpoints").reduce({STEPS})
+    assert same_as_the_model(tmp_path / "run"), "a finished run needs the average alone"
     exported = fft("export", tmp_path / "run", "--to", "peft", "--out", tmp_path / "adapter")
     assert exported.code == (0 if alpha == 1 else 2)
     assert alpha == 1 or "keeps a point 0.25 of the way from the base to its last step" in exported.err
