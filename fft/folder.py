@@ -12,8 +12,10 @@ from fft.record import diff, plain, read_object, write_json, writing
 
 MODEL, ADAPTER = "model", "adapter"
 """where in it the result is: a checkpoint for transformers, or PEFT's files"""
-CHECKPOINTS, LEFT = "checkpoints", "left"
-"""where in it the saved steps are, and what later runs read of this one, if its method leaves anything"""
+CHECKPOINTS, LEFT, ROWS = "checkpoints", "left", "rows"
+"""where in it the saved steps are; what later runs read of this one, if its method leaves anything; and which rows it
+has seen
+"""
 EXPERIMENT, REQUEST, PLAN = "experiment.json", "request.json", "plan.json"
 KINDS = {EXPERIMENT: "a run", REQUEST: "Fisher information", PLAN: "a sequence", "config.json": "a checkpoint"}
 """what a folder holds by the file that claims it"""

@@ -5,6 +5,7 @@ RUN/experiment.json       what was asked for, resolved; `fft tune --config` repe
     metrics.jsonl         one line an event
     heads/ prepared/      heads the run added and the method's statistics, made once
     left/                 what later runs read of this one, where its method leaves anything
+    rows/                 hashes of the texts that it was trained on and chosen by, for who scores it later
     checkpoints/          steps to resume from; once run.json is there, what was trained at the best and the last
     model/                the fine-tuned checkpoint in Hugging Face's format,
     adapter/              or, where no such checkpoint can hold it, what is put on the base, in PEFT's
@@ -42,6 +43,7 @@ from fft.local import local
 from fft.naming import counted
 from fft.outcome import run_record, write_model, write_outcome
 from fft.scoring import Scorer
+from fft.seen import save_rows
 from fft.signals import StopFlag
 from fft.streams import step_batch
 from fft.train import TrainState, result_field
@@ -154,6 +156,7 @@ def _run(job: Job, directory: Path, journal: Journal, stop: StopFlag, known: dic
         written = write_model(job, directory, kept.params, kept.theta, journal.say)
         if kept.left:
             save_artefact(directory / LEFT, kept.left, {"method": job.experiment.method.label, "step": kept.step})
+        save_rows(job, directory)
     tested = {name: scorer.tested(name, before[name], after[name]) for name in job.tasks}
     ended = {
         "steps": steps,

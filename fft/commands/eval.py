@@ -56,6 +56,7 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     from fft.peft import load_adapter
     from fft.restored import load_model, scored_length
     from fft.scoring import scored_logits
+    from fft.seen import Scored, seen_notes
 
     checkpoint = load_model(flags.model)
     if flags.adapter:
@@ -65,7 +66,9 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     length = scored_length(flags.max_length, {str(flags.adapter or flags.model): checkpoint})
     asked = tasks.read_scored(task, flags.held_out)
     data = tasks.prepare_scored(task, asked, checkpoint, name, checkpoint.heads[name], length.tokens)
-    notes = [*checkpoint.notes, *length.notes, *data.notes]
+    scored = Scored(data.keys["test"], task.source, data.identity["test"]["sha256"], flags.held_out, "--task.test")
+    seen = seen_notes([str(one) for one in (flags.model, flags.adapter) if one], scored)
+    notes = [*checkpoint.notes, *length.notes, *data.notes, *seen]
     for note in notes:
         console.out(f"note: {note}", highlight=False)
     rows, metric = data.splits["test"], METRICS[data.task.metric]
@@ -77,5 +80,5 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     console.out(f"{metric.name} {score.value:.4f} {ends} on {counted(score.n, 'row')}, head {name}", highlight=False)
     if flags.predictions:
         console.out(f"wrote {flags.predictions}", highlight=False)
-    scored = {"head": name, "metric": metric.name, "score": score.value, "low": score.low, "high": score.high}
-    return scored | {"n": score.n, "source": flags.task.source, "notes": notes}, 0
+    result = {"head": name, "metric": metric.name, "score": score.value, "low": score.low, "high": score.high}
+    return result | {"n": score.n, "source": flags.task.source, "notes": notes}, 0

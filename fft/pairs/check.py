@@ -6,7 +6,6 @@ check(Request("base/", "tuned/", (Asked(Data("old.csv")),), Budget(0.01))).recor
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -19,15 +18,12 @@ from fft.identity import base_sha256
 from fft.models.heads import alike
 from fft.pairs.damage import by_label, further, newly
 from fft.pairs.pair import Outputs, Pair, load_pair, outputs
-from fft.record import environment, plain, read_object
+from fft.record import environment, plain
 from fft.retention import EXIT_CODES, overall, verdict
+from fft.seen import Scored, seen_notes
 
 FURTHEST = 100  # examples of a regression that are listed of those that moved
 SAME = "both give the same outputs on every row, bit for bit: is {} the model that was to be checked?"
-SEEN = (
-    "{tuned} was tuned with {source} as its original task, and these are not the rows that it held out for its test: "
-    "give --held-out, or rows of its own with --original.test"
-)
 
 
 class Asked(NamedTuple):
@@ -84,7 +80,7 @@ def check(request: Request) -> Checked:
         "base": {"folder": pair.base.name, "sha256": base_sha256(pair.base.checkpoint)},
         "tuned": {"folder": pair.tuned.name, "sha256": base_sha256(pair.tuned.checkpoint)},
         "held_out": request.held_out,
-        "notes": pair.notes,
+        "notes": [*pair.notes, *(f"{role}: {note}" for role, task, _ in found for note in task["notes"])],
         "original": judged,
         "new": next((task for role, task, _ in found if role == "new"), None),
         **environment(),
@@ -109,8 +105,7 @@ def _original(pair: Pair, asked: Asked, request: Request) -> tuple[dict, list[di
     notes = record["notes"]
     if np.array_equal(found.before, found.after):
         notes.append(SAME.format(pair.tuned.name))
-    if _was_tuned_on(pair.tuned.name, asked.data.source, record["sha256"]):
-        notes.append(SEEN.format(tuned=pair.tuned.name, source=asked.data.source))
+    notes += _seen(pair, record, found, request, "--original.test")
     return record | {"change": change._asdict(), "verdict": verdict(change, margin)._asdict()}, found.examples()
 
 
@@ -126,7 +121,14 @@ def _new(pair: Pair, asked: Asked, request: Request) -> tuple[dict, list[dict]]:
         record["change"] = change_between(found.metric, found.labels, found.before, found.after)._asdict()
     else:
         record["notes"].append(f"{pair.base.name} has no head {tuned_head!r} with these labels, and so no score here")
+    record["notes"] += _seen(pair, record, found, request, "--new.test")
     return record, found.examples()
+
+
+def _seen(pair: Pair, record: dict, found: Outputs, request: Request, flag: str) -> list[str]:
+    """What runs behind either checkpoint have seen of the rows."""
+    rows = Scored(found.data.keys["test"], record["source"], record["sha256"], request.held_out, flag)
+    return seen_notes((pair.base.name, pair.tuned.name), rows)
 
 
 def _record(source: str, base_head: str | None, tuned_head: str, found: Outputs) -> dict:
@@ -153,11 +155,3 @@ def _record(source: str, base_head: str | None, tuned_head: str, found: Outputs)
         worse, better = newly(labels, before, after)
         record["labels"] = [row._asdict() for row in by_label(labels, before, after, found.data.task.labels)]
     return record | {"worse": found.told(worse), "better": found.told(better)}
-
-
-def _was_tuned_on(folder: str, source: str, sha256: str) -> bool:
-    """Whether a run had this source as its original task, and other rows than these as its test."""
-    if not (Path(folder) / "run.json").is_file():
-        return False
-    told = read_object(Path(folder) / "run.json")["data"].get("original")
-    return told is not None and told["source"] == source and told["splits"]["test"]["sha256"] != sha256

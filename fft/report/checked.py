@@ -118,11 +118,6 @@ def _share(record: dict[str, Any], task: dict[str, Any]) -> str:
     return f"; the accepted drop is {record['max_drop']} of the base's score" if share else ""
 
 
-def all_notes(record: dict[str, Any]) -> list[str]:
-    """The notes of the checkpoints, and those of every task, with its name."""
-    return record["notes"] + [f"{name}: {note}" for name, task in _tasks(record) for note in task["notes"]]
-
-
 def _title(task: dict[str, Any], which: str) -> str:
     """What the examples in a task's `worse` or `better` are."""
     if METRICS[task["score"]["metric"]].kind == "classification":
@@ -149,7 +144,7 @@ def _tasks(record: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
 
 def show(record: dict[str, Any], console: Console) -> None:
     """Print the notes, the scores, the damage by label, the first examples of it, and the verdict."""
-    for note in all_notes(record):
+    for note in record["notes"]:
         console.out(f"note: {note}", highlight=False)
     console.print(rich_table(SCORES, _tasks(record), caption(record)))
     brief = (*EXAMPLES[:-1], Column("text", lambda row: one_line(_text(row)), number=False))
@@ -188,7 +183,7 @@ def page(record: dict[str, Any]) -> str:
     judged = record["original"]
     listed = [_examples(task, which) for which in ("worse", "better") for task in judged]
     sections = [*(box(_as_run(task), _share(record, task)) for task in judged), _table_of_scores(record)]
-    sections += [*map(_by_label, judged), *listed, notes(all_notes(record)), _compared(record)]
+    sections += [*map(_by_label, judged), *listed, notes(record["notes"]), _compared(record)]
     return document(f"{record['tuned']['folder']} against {record['base']['folder']}", sections)
 
 
