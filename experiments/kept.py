@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +33,13 @@ def kept_runs(
     out: Path,
     results: Path,
     finish: Callable[[Experiment, Path, dict], dict] = lambda experiment, folder, record: record,
+    fields: Sequence[str] = FIELDS,
 ) -> Iterator[dict[str, dict]]:
     """Run what `results`, a JSON object of records by name, does not hold; yield all records so far after each run.
 
-    A record is FIELDS of run.json, the per cent of the parameters that were trained, and the experiment, its base by
-    the folder's name alone; one of another experiment is measured again. `finish` may add to run.json's, with the run's
-    folder at hand, which is then deleted: the file is all that is kept, and holds on any machine.
+    A record is the `fields` of run.json, the per cent of the parameters that were trained, and the experiment, its base
+    by the folder's name alone; one of another experiment is measured again. `finish` may add to run.json's, with the
+    run's folder at hand, which is then deleted: the file is all that is kept, and holds on any machine.
     """
     held = json.loads(results.read_text(encoding="utf-8")) if results.exists() else {}
     records, known, console = {}, {}, Console()
@@ -47,7 +48,7 @@ def kept_runs(
         if name not in held or completed(held[name]["experiment"]) != asked:
             made = finish(experiment, out / name, run_missing({name: experiment}, out, console, known)[name])
             trained = made["parameters"]["percent"]
-            held[name] = {field: made[field] for field in FIELDS} | {"percent_trained": trained, "experiment": asked}
+            held[name] = {field: made[field] for field in fields} | {"percent_trained": trained, "experiment": asked}
             write_json(results, held)
             shutil.rmtree(out / name)
         records[name] = held[name]
