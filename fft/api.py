@@ -1,7 +1,8 @@
 """The Python way in: `fft.tune` starts or resumes a run."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,13 @@ def tune(
     seed: int = Experiment.seed,
     unlabelled: str | Texts | None = None,
     emit: Callable[[dict], None] = lambda event: None,
+    verbose: bool = True,
     **settings: Any,
 ) -> Run:
     """`fft tune` as a function. Sources may be strings; `method` may be a name as on the command line, by default
     "auto", which tells `emit` what it chose and why; `settings` are fields of Optim and of Retention. Of several
-    original tasks `original`, `original_head` and `max_drop` are lists.
+    original tasks `original`, `original_head` and `max_drop` are lists. What goes on is shown on standard error as the
+    command shows it, unless `verbose` is False; `emit` is handed every event of the run as a dict.
 
     Example: `fft.tune("base/", "new.csv", "old.csv", fft.LoRA(rank=16) + fft.EWC(), out="runs/1", epochs=1, lr=1e-3)`
 
@@ -46,21 +49,37 @@ def tune(
     model, out = local(model, "--model", hub=True), local(out, "--out")
     originals = tuple(data if isinstance(data, Data) else Data(str(data)) for data in listed(original))
     texts = unlabelled if isinstance(unlabelled, Texts | None) else Texts(unlabelled)
-    if method == AUTO:
-        choice = choose_for(model, bool(originals), texts is not None)
-        emit({"event": "say", "text": str(choice)})
-        method = choice.chain()
-    experiment = Experiment(
-        model,
-        new if isinstance(new, Data) else Data(str(new)),
-        originals,
-        parse_chain(method) if isinstance(method, str) else method,
-        parts[Optim],
-        parts[Retention],
-        head,
-        original_head,
-        max_length,
-        seed,
-        texts,
-    )
-    return run(experiment, out, emit)
+    with _shown(verbose, emit) as emit:
+        if method == AUTO:
+            choice = choose_for(model, bool(originals), texts is not None)
+            emit({"event": "say", "text": str(choice)})
+            method = choice.chain()
+        experiment = Experiment(
+            model,
+            new if isinstance(new, Data) else Data(str(new)),
+            originals,
+            parse_chain(method) if isinstance(method, str) else method,
+            parts[Optim],
+            parts[Retention],
+            head,
+            original_head,
+            max_length,
+            seed,
+            texts,
+        )
+        return run(experiment, out, emit)
+
+
+@contextmanager
+def _shown(verbose: bool, emit: Callable[[dict], None]) -> Iterator[Callable[[dict], None]]:
+    """What a run's events are to be handed to: `emit`, and with `verbose` a display on standard error as well."""
+    if not verbose:
+        yield emit
+        return
+    from rich.console import Console
+
+    from fft.display import Display, Progress, tee
+
+    console = Console(stderr=True)
+    with Progress(console, "fft.tune"), Display(console) as display:
+        yield tee(display.show, emit)

@@ -71,6 +71,7 @@ def _execute(command: str, args: list[str], as_json: bool) -> tuple[dict, int]:
     """Parse the flags of a command and run it."""
     import tyro
 
+    from fft.display import Progress
     from fft.local import make_local
 
     keep_a_home()
@@ -93,7 +94,9 @@ def _execute(command: str, args: list[str], as_json: bool) -> tuple[dict, int]:
     make_local(flags)
     # Standard output belongs to the result; what libraries and sweep files print there goes the other way.
     with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
-        return module.execute(flags, _console(as_json))
+        console = _console(as_json)
+        with Progress(console, f"fft {command}"):
+            return module.execute(flags, console)
 
 
 def refuse_undecoded(args: Sequence[str]) -> None:

@@ -5,13 +5,14 @@ Everything here works on plain arrays of labels and predictions of N examples; o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fft.errors import InputError
 from fft.metrics import Metric
+from fft.progress import announced, doing
 
 LEVEL = 0.95
 RESAMPLES = 10_000
@@ -53,11 +54,14 @@ class Change(NamedTuple):
 # ---------------------------------------------------------------- predictions
 
 
-def make_predict(model: Any, head: str) -> Callable[[Any, dict], Any]:
-    """A jitted f(params, batch) -> logits [B, C] of one head, dropout off; params are an argument, never baked in."""
+def make_predict(model: Any, head: str, lengths: Sequence[int] = ()) -> Callable[[Any, dict], Any]:
+    """A jitted f(params, batch) -> logits [B, C] of one head, dropout off; params are an argument, never baked in.
+
+    It says when it is compiled for one of the `lengths` that batches may be padded to.
+    """
     import jax
 
-    return jax.jit(lambda params, batch: model.apply(params, batch)["logits"][head])
+    return announced(jax.jit(lambda params, batch: model.apply(params, batch)["logits"][head]), "the scoring", lengths)
 
 
 def predict(
@@ -85,13 +89,15 @@ def predict(
         np.add.at(times, index, 1)
 
     waiting = None
-    for batch, index in batches:
-        out = f(params, batch)
-        if waiting is not None:
-            collect(*waiting)
-        waiting = (batch, index, out)
-        if poll is not None:
-            poll()
+    with doing("rows", total=n) as work:
+        for batch, index in batches:
+            out = f(params, batch)
+            if waiting is not None:
+                collect(*waiting)
+            waiting = (batch, index, out)
+            work.advance(len(index))
+            if poll is not None:
+                poll()
     if waiting is not None:
         collect(*waiting)
     if logits is None or not (times == 1).all():

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 
 from fft.paths import Params
+from fft.progress import doing
 
 STEPS, WEIGHT_DECAY = 100, 1e-4
 
@@ -63,5 +64,6 @@ def _descend(model, task, head, data):
         (head, _), values = jax.lax.scan(step, (head, tx.init(head)), None, length=STEPS)
         return head, values
 
-    head, values = descend(head, jax.tree.map(jnp.asarray, data))
-    return head, (float(values[0]), float(values[-1]))
+    with doing(f"{STEPS} steps of L-BFGS on the head"):
+        head, values = descend(head, jax.tree.map(jnp.asarray, data))
+        return head, (float(values[0]), float(values[-1]))

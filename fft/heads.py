@@ -16,6 +16,7 @@ from fft.models import Checkpoint, Head
 from fft.models.heads import check_name
 from fft.naming import counted
 from fft.paths import Params, overlay
+from fft.progress import doing
 
 
 class HeadNames(NamedTuple):
@@ -151,7 +152,8 @@ def make_heads(
                 continue
             if name in names.originals:
                 say(f"fitting the head {name} for an original task on the frozen base")
-                made[name], fitted[name] = fit_head(checkpoint, task, original_batches(name), fit_key, poll)
+                with doing(f"fitting the head {name}"):
+                    made[name], fitted[name] = fit_head(checkpoint, task, original_batches(name), fit_key, poll)
             else:
                 made[name] = checkpoint.model.init_head(fresh_key, task.outputs)
         heads = {name: {"kind": tasks[name].kind, "labels": list(tasks[name].labels)} for name in made}

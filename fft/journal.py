@@ -2,10 +2,11 @@
 
 import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from fft.progress import doing
 from fft.record import MetricsLog
 
 
@@ -26,11 +27,12 @@ class Journal:
         self.emit({"event": event, "step": step, **fields})
 
     @contextmanager
-    def clock(self, part: str) -> Iterator[None]:
-        """Add the block's wall time to `seconds[part]`."""
+    def clock(self, part: str, text: str | None = None) -> Iterator[None]:
+        """Add the block's wall time to `seconds[part]`; `text` is shown while it runs."""
         start = time.monotonic()
         try:
-            yield
+            with nullcontext() if text is None else doing(text):
+                yield
         finally:
             self.seconds[part] = self.seconds.get(part, 0.0) + time.monotonic() - start
 

@@ -66,7 +66,7 @@ def _by_contract(
     trained[int(state.step)] = lambda: job.finished(state)
     way = selection.WAY if job.experiment.method.plain else ()
     signs = {name: scorer.metric(name).sign for name in job.tasks}
-    with journal.clock("scoring"):
+    with journal.clock("scoring", "choosing what is kept on validation rows"):
         chosen = selection.choose(job.base, job.fresh_heads, trained, scorer.judge, signs, job.tolerances, way)
     strength = float(jnp.exp(state.dual.log_strength))
     written = alone(job.experiment.retention.max_drop)

@@ -7,6 +7,7 @@ from fft.artefact import load_artefact, save_artefact
 from fft.experiment import Experiment
 from fft.methods import Context
 from fft.paths import Params, count
+from fft.progress import doing
 from fft.seeding import key_for
 
 
@@ -23,7 +24,8 @@ def prepared(
     if not is_prepared(directory):
         say(f"preparing {experiment.method.label}")
         notes = list(checked)
-        aux = experiment.method.prepare(context._replace(note=notes.append), key_for(experiment.seed, "prepare"))
+        with doing(f"preparing {experiment.method.label}"):
+            aux = experiment.method.prepare(context._replace(note=notes.append), key_for(experiment.seed, "prepare"))
         provenance = {"method": experiment.method.label, "scalars": count(aux), "notes": notes}
         save_artefact(folder, aux, provenance)
     aux, provenance = load_artefact(folder)

@@ -42,6 +42,7 @@ from fft.kept import keep
 from fft.local import local
 from fft.naming import counted
 from fft.outcome import run_record, write_model, write_outcome
+from fft.progress import Compiled, doing
 from fft.scoring import Scorer
 from fft.seen import save_rows
 from fft.signals import StopFlag
@@ -95,7 +96,8 @@ def run(
         else:
             refuse_taken(directory)
         start = time.monotonic()
-        accepted = accept(experiment, directory, lambda text: emit({"event": "say", "text": text}))
+        with doing("reading the checkpoint and the data"):
+            accepted = accept(experiment, directory, lambda text: emit({"event": "say", "text": text}))
         stop.check()
         with FolderLock(directory):
             with unclaimed_if_refused(directory, EXPERIMENT):
@@ -103,7 +105,7 @@ def run(
                     return finished
                 agree(directory / "identity.json", accepted.identity, "a run on other weights or data")
                 journal = Journal(directory / "metrics.jsonl", emit, {"prepare": time.monotonic() - start})
-                with journal.clock("prepare"):
+                with journal.clock("prepare", "preparing"):
                     job = assemble(accepted, directory, stop.check, journal.say)
             result = _run(job, directory, journal, stop, {} if known is None else known)
             return _finished(directory, experiment, result)
@@ -136,7 +138,7 @@ def _run(job: Job, directory: Path, journal: Journal, stop: StopFlag, known: dic
         steps=job.steps,
         notes=list(job.notes),
     )
-    with journal.clock("scoring"):
+    with journal.clock("scoring", "scoring the base on the test rows"):
         before = scorer.base_test(known)
     if not history:
         _score(job, state, history, scorer, journal, None)
@@ -150,14 +152,13 @@ def _run(job: Job, directory: Path, journal: Journal, stop: StopFlag, known: dic
     steps, skipped = int(state.step), int(state.skipped)
     kept = keep(job, state, best_step, checkpoints, scorer, journal)
     del state
-    with journal.clock("scoring"):
+    with journal.clock("scoring", "scoring the test rows"):
         after = scorer.test(kept.params)
-    with journal.clock("saving"):
+    with journal.clock("saving", "writing the model"):
         written = write_model(job, directory, kept.params, kept.theta, journal.say)
         if kept.left:
             save_artefact(directory / LEFT, kept.left, {"method": job.experiment.method.label, "step": kept.step})
         save_rows(job, directory)
-    tested = {name: scorer.tested(name, before[name], after[name]) for name in job.tasks}
     ended = {
         "steps": steps,
         "best_step": best_step,
@@ -166,8 +167,10 @@ def _run(job: Job, directory: Path, journal: Journal, stop: StopFlag, known: dic
         "skipped_steps": skipped,
         "contract": kept.contract,
     }
-    result = run_record(job, tested, history, ended, written, journal.seconds)
-    write_outcome(directory, result)
+    with doing("intervals and pictures"):
+        tested = {name: scorer.tested(name, before[name], after[name]) for name in job.tasks}
+        result = run_record(job, tested, history, ended, written, journal.seconds)
+        write_outcome(directory, result)
     journal.tell("end", ended["steps"], verdict=result["verdict"])
     return result
 
@@ -198,13 +201,15 @@ def _train(
 ) -> tuple[TrainState, str]:
     """The only loop: step, and every so often score all tasks, save, and decide whether to stop."""
     optim, settings = job.experiment.optim, job.experiment.retention
+    compiled = Compiled({stream: made.lengths for stream, made in job.batches.items()})
     step, waiting, values = int(state.step), None, None
     while step < job.steps:
         if retention.should_stop(history, settings.patience):
             return state, "patience"
         with journal.clock("train"):
             batch = step_batch(job.batches, step, optim.accumulate)
-            state, metrics = job.step(state, job.base, job.aux, batch)
+            with compiled.on(batch):
+                state, metrics = job.step(state, job.base, job.aux, batch)
             # Read one step late, the numbers do not keep the device waiting for the host.
             values = _look_at(step, waiting, job, journal) or values
             step, waiting = step + 1, metrics
@@ -258,7 +263,7 @@ def _score(
     job: Job, state: TrainState, history: list[dict], scorer: Scorer, journal: Journal, loss: float | None
 ) -> None:
     """Append the scores of a state to the history."""
-    with journal.clock("scoring"):
+    with journal.clock("scoring", f"scoring step {int(state.step)} on the probe"):
         params = job.finished(state) if history else job.base
         scores = scorer.probe(params, history[0] if history else None)
     entry = {"step": int(state.step), **scores, "loss": loss, "seconds": sum(journal.seconds.values())}
@@ -267,7 +272,7 @@ def _score(
 
 
 def _save(state: TrainState, history: list[dict], checkpoints: Checkpoints, journal: Journal) -> None:
-    with journal.clock("saving"):
+    with journal.clock("saving", f"saving step {int(state.step)}"):
         best = history[retention.best(history)]["step"]
         extra = {"history": history, "seconds": journal.seconds, "best": best}
         checkpoints.save(int(state.step), state, extra, best, result_field(state.average is not None))

@@ -43,14 +43,14 @@ class Scorer:
 
     def __init__(self, job: Job, poll: Callable[[], None]):
         self.job, self.poll = job, poll
-        heads = {data.task.name for data in job.tasks.values()}
-        self._predictors = {head: make_predict(job.checkpoint.model, head) for head in heads}
         size = job.experiment.retention.probe
         self._probes = self._validation(size)
         self._judged = {} if job.watch is None else self._validation(JUDGED)
         # The same lengths for both tasks: what one head has compiled serves the other task too where it is shared.
         scored = [*self._probes.values(), *self._judged.values(), *(data.splits["test"] for data in job.tasks.values())]
         self._lengths = bucket_lengths(np.concatenate([rows.lengths() for rows in scored]), MOST_LENGTHS)
+        heads = {data.task.name for data in job.tasks.values()}
+        self._predictors = {head: make_predict(job.checkpoint.model, head, self._lengths) for head in heads}
 
     def _validation(self, most: int) -> dict[str, Encoded]:
         """At most so many of each task's validation rows, the same ones in every run."""

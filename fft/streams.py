@@ -10,6 +10,7 @@ from fft.errors import InputError
 from fft.evaluate import predict
 from fft.experiment import Optim
 from fft.models import Checkpoint
+from fft.progress import announced, doing
 from fft.tasks import Encoded, TaskData, TrainBatches, bucket_lengths, eval_batches
 
 MOST_LENGTHS, STEPS_A_LENGTH = 5, 14
@@ -64,7 +65,7 @@ def base_outputs(
     """
     seen, rows = read_rows(batches, steps), encoded or batches.encoded
     cut = eval_batches(rows.take(seen), EVAL_BATCH, batches.lengths, batches.pad_id)
-    found = predict(jax.jit(apply), params, cut, len(seen), poll)
+    found = predict(announced(jax.jit(apply), "the base", batches.lengths), params, cut, len(seen), poll)
     whole = np.zeros((len(rows.ids), found.shape[1]), found.dtype)
     whole[seen] = found
     return whole
@@ -107,9 +108,11 @@ def original_batches(original: TaskData, n: int, seed: int, size: int = EVAL_BAT
     chosen = rows.take(chosen_rows(len(rows.ids), n, seed))
     lengths = bucket_lengths(chosen.lengths(), most=2)
     made = list(eval_batches(chosen, size, lengths, original.pad_id))
-    for at in np.random.default_rng(seed).permutation(len(made)):
-        batch, picked = made[at]
-        yield {**batch, "number": np.resize(chosen.numbers[picked], size).astype(np.int32)}
+    with doing("original rows", total=len(chosen.ids)) as work:
+        for at in np.random.default_rng(seed).permutation(len(made)):
+            batch, picked = made[at]
+            yield {**batch, "number": np.resize(chosen.numbers[picked], size).astype(np.int32)}
+            work.advance(len(picked))
 
 
 def chosen_rows(size: int, n: int, seed: int) -> np.ndarray:

@@ -320,7 +320,7 @@ def test_the_band_of_rmse_is_above_and_a_lost_score_is_left_out():
 
 @pytest.mark.parametrize("outcome", ["pass", "fail", "undecided"])
 def test_the_page_begins_with_the_verdict(outcome):
-    outline = Outline(page(make_run(outcome=outcome)))
+    outline = Outline(page(make_run(outcome=outcome), "runs"))
     assert outline.open == []
     text = " ".join(" ".join(outline.words).split())
     said = sentence(make_run(outcome=outcome))
@@ -364,7 +364,7 @@ def test_every_text_of_the_run_is_escaped():
     spoiled["experiment"][HOSTILE] = spoiled["versions"][HOSTILE] = HOSTILE
     spoiled["data"]["new"]["splits"][HOSTILE] = {"rows": 1, "sha256": HOSTILE}
     spoiled["parameters"]["table"][0]["path"] = HOSTILE
-    text = page(spoiled)
+    text = page(spoiled, HOSTILE)
     outline = Outline(text)
     assert outline.open == []
     assert "script" not in outline.tags
@@ -373,7 +373,7 @@ def test_every_text_of_the_run_is_escaped():
 
 
 def test_the_page_loads_nothing_and_its_colours_are_the_pictures():
-    text = page(make_run())
+    text = page(make_run(), "runs")
     assert Outline(text).loads == []
     assert "url(" not in text
     assert "@import" not in text
@@ -387,7 +387,7 @@ def test_the_page_loads_nothing_and_its_colours_are_the_pictures():
 def test_a_page_without_an_original_or_a_history():
     run = make_run(original=False)
     run["history"] = run["history"][:1]
-    text = page(run)
+    text = page(run, "runs")
     assert "what was forgotten is not measured" in text
     assert "<svg" not in text
     assert Outline(text).open == []
@@ -403,13 +403,13 @@ def test_a_base_that_was_kept_is_not_a_success(contract):
         run["contract"] = contract | {"kept": point | {"step": 0}, "tried": [point | {"within": False}]}
     said = "the contract is not met" if contract else "no scored step beat it"
     assert sentence(run).startswith(f"the base is kept, {said}: original accuracy")
-    text = " ".join(" ".join(Outline(page(run)).words).split())
+    text = " ".join(" ".join(Outline(page(run, "runs")).words).split())
     assert f"The base is kept, {said}" in text and "Kept: the original task is within" not in text
 
 
 def test_no_text_of_a_page_steers_a_terminal_or_turns_letters_round():
     run = make_run() | {"notes": ["\x1b[2J\x07 and \u202eback\u2066 \x9b1m, a b\tc\nd Привет 👩‍🔬"]}
-    text = page(run)
+    text = page(run, "runs")
     assert not set(text) & {"\x1b", "\x07", "\u202e", "\u2066", "\x9b"}
     assert "a b\tc\nd Привет 👩‍🔬" in text
 
@@ -421,7 +421,7 @@ def test_the_page_has_every_point_that_was_tried_under_a_contract():
 
     tried = [point(1.0, None, 0.03), point(0.5, 0.81, 0.004)]
     told = {"margins": {"original": 0.01}, "met": True, "kept": tried[1], "tried": tried, "strength": 2.0}
-    outline = Outline(page(make_run() | {"contract": told}))
+    outline = Outline(page(make_run() | {"contract": told}, "runs"))
     text = " ".join(" ".join(outline.words).split())
     assert "400 1 not scored +0.030 no" in text and "400 0.5 0.810 +0.004 yes kept" in text
 

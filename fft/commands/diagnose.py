@@ -11,6 +11,7 @@ from rich.console import Console
 from fft.experiment import Data, Experiment
 from fft.local import CheckpointPath
 from fft.naming import counted
+from fft.progress import doing
 from fft.schema import TELLS_DEFAULT
 
 
@@ -59,8 +60,6 @@ def parse(args: list[str], cli: Callable) -> Flags:
 
 def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     """Diagnose, print."""
-    from rich.progress import Progress
-
     from fft.pairs.diagnose import Request, diagnose
     from fft.report.diagnosed import page
 
@@ -69,13 +68,12 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
         *(flags.base, flags.tuned, original, flags.head, flags.tuned_head),
         *(flags.fisher, flags.fisher_rows, flags.fit_rows, flags.rows, flags.max_length, flags.seed),
     )
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("diagnose", total=None)
+    with doing("scoring models") as work:
         found = diagnose(
             request,
             flags.out,
             lambda text: console.out(text, highlight=False),
-            lambda count: bar.update(task, description=f"{counted(count, 'model')} scored"),
+            lambda count: work.update(description=f"{counted(count, 'model')} scored"),
         )
     page.show(found.record, console)
     console.out(f"report: {flags.out}/report.html", highlight=False)

@@ -14,6 +14,7 @@ from fft.fisher.diagonal import FisherPass
 from fft.fisher.storage import Storage
 from fft.local import CHECKPOINT
 from fft.naming import counted
+from fft.progress import doing
 from fft.schema import TELLS_DEFAULT
 
 SAID = 20  # lines of progress where there is no terminal
@@ -78,8 +79,6 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
 
 def _measure(flags: Flags, console: Console) -> None:
     """Measure with a bar on a terminal, SAID lines elsewhere."""
-    from rich.progress import Progress
-
     from fft.fisher.measure import Request, measure
     from fft.restored import model_folder
 
@@ -88,12 +87,11 @@ def _measure(flags: Flags, console: Console) -> None:
     names = [field.name for field in fields(Request)]
     request = Request(**{name: getattr(flags, name) for name in names} | {"model": model_folder(flags.model)})
     said = 0
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("Fisher", total=None)
+    with doing("Fisher") as work:
 
         def watch(examples: int, rows: int) -> None:
             nonlocal said
-            bar.update(task, completed=examples, total=rows)
+            work.update(completed=examples, total=rows)
             if not console.is_terminal and examples * SAID // rows > said:
                 said = examples * SAID // rows
                 console.out(f"Fisher: {examples:,} of {counted(rows, 'row')}", highlight=False)

@@ -11,6 +11,7 @@ from rich.console import Console
 from fft.contract.budget import Budget
 from fft.experiment import Data, Experiment, Retention
 from fft.local import CheckpointPath
+from fft.progress import doing
 from fft.schema import TELLS_DEFAULT
 
 
@@ -62,9 +63,6 @@ def parse(args: list[str], cli: Callable) -> Flags:
 
 def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     """Search, confirm, print."""
-    from rich.markup import escape
-    from rich.progress import Progress
-
     from fft.commands.tune import with_metric
     from fft.pairs.repair import Request, repair
     from fft.report import repaired
@@ -75,15 +73,12 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
         *(flags.original_head, flags.new_head, flags.also, flags.sweeps, flags.fisher, flags.new_fisher),
         *(flags.max_length, flags.seed),
     )
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("repair", total=None)
+    with doing("scoring candidates") as work:
         found = repair(
             request,
             flags.out,
             lambda text: console.out(text, highlight=False),
-            lambda tried, count: bar.update(
-                task, description=escape(f"{count} tried, {repaired.described(tried._asdict())}")
-            ),
+            lambda tried, count: work.update(description=f"{count} tried, {repaired.described(tried._asdict())}"),
         )
     repaired.show(found.record, console)
     model = f"model: {flags.out}/model   " if found.record["chosen"] is not None else ""

@@ -12,6 +12,7 @@ from fft.evaluate import predict, predictions
 from fft.merging.formulas import interpolate_layers
 from fft.metrics import METRICS
 from fft.paths import Params
+from fft.progress import announced
 from fft.scoring import MOST_LENGTHS, SCORE_BATCH
 from fft.tasks import TaskData, bucket_lengths, eval_batches
 
@@ -29,10 +30,11 @@ class HeldOut:
 
     def __init__(self, model: Any, data: dict[str, TaskData], poll: Callable[[], None] = lambda: None):
         self.data, self.poll = data, poll
-        self.program = jax.jit(lambda params, batch: model.apply(params, batch)["logits"])
         self.blend = partial(interpolate_layers, blocks=model.depth)
         rows = {(name, role): task.splits[role] for name, task in data.items() for role in ROLES}
         lengths = bucket_lengths(np.concatenate([encoded.lengths() for encoded in rows.values()]), MOST_LENGTHS)
+        program = jax.jit(lambda params, batch: model.apply(params, batch)["logits"])
+        self.program = announced(program, "the scoring", lengths)
         self._batches = {
             at: list(eval_batches(encoded, SCORE_BATCH, lengths, data[at[0]].pad_id)) for at, encoded in rows.items()
         }

@@ -23,7 +23,8 @@ def history(run: dict[str, Any], path_stem: str | Path) -> list[Path]:
     """Draw every task's scores on the validation probe against the step; writes path_stem.svg and path_stem.png.
 
     The upper panels are the original tasks with the base's score, the band of what may be lost, and the crossover; the
-    lowest one the new task. A dotted line in all marks the best step, under a contract the one that was kept.
+    lowest one the new task. A dotted line in all marks the best step, under a contract the one that was kept, where a
+    diamond has the drop by which it was chosen, that on all validation rows.
     """
     return save(history_chart(run), path_stem)
 
@@ -51,11 +52,11 @@ def _panel(run: dict[str, Any], task: str, first: bool, last: bool) -> altair.La
     rows = [{"step": entry["step"], "score": entry[task]} for entry in run["history"] if entry[task] is not None]
     steps = [0, max(entry["step"] for entry in run["history"])]
     metric = METRICS[run[task]["metric"]]
-    bounds = [row["score"] for row in rows]
+    judged = _judged(run, task, rows[0]["score"], metric.sign)
+    bounds = [row["score"] for row in (*rows, *judged)]
     tolerance = verdicts(run).get(task, {}).get("tolerance")
     if tolerance is not None:
         bounds.append(rows[0]["score"] - metric.sign * tolerance)
-    low, high = domain(bounds)
     x = alt.X(
         "step:Q",
         title="step" if last else None,
@@ -65,7 +66,7 @@ def _panel(run: dict[str, Any], task: str, first: bool, last: bool) -> altair.La
     y = alt.Y(
         "score:Q",
         title=[f"{task} task", f"{metric.name}, validation probe"],
-        scale=alt.Scale(domain=[low, high], nice=False),
+        scale=alt.Scale(domain=domain(bounds), nice=False),
         axis=alt.Axis(values=ticks(bounds)),
     )
     data = alt.Chart(alt.Data(values=rows))
@@ -75,12 +76,25 @@ def _panel(run: dict[str, Any], task: str, first: bool, last: bool) -> altair.La
     layers += [
         data.mark_line(strokeWidth=2.5, color=colour).encode(x=x, y=y),
         data.mark_point(size=45, filled=True, opacity=1, color=colour).encode(x=x, y=y),
+        alt.Chart(alt.Data(values=judged)).mark_point(shape="diamond", size=110, color=INK).encode(x=x, y=y),
     ]
     panel = alt.layer(*layers).properties(width=WIDTH, height=PANEL)
     if tolerance is None:
         return panel
-    said = f"dashed: the base's score; shaded: the accepted drop of {tolerance:.3g}"
+    said = [f"dashed: the base's score; shaded: the accepted drop of {tolerance:.3g}"]
+    if judged:
+        count = run["data"][task]["splits"]["validation"]["rows"]
+        said.append(f"diamond: the drop of what is kept on all {count:,} validation rows, by which it was chosen")
     return panel.properties(title=alt.Title(said, anchor="start", offset=20))
+
+
+def _judged(run: dict[str, Any], task: str, base: float, sign: int) -> list[dict[str, float]]:
+    """Where a contract found the point that it keeps: its drop on all validation rows, from the probe's base score."""
+    contract = run["contract"]
+    if contract is None or task not in contract["margins"]:
+        return []
+    kept = contract["kept"]
+    return [{"step": kept["step"], "score": base - sign * kept["drops"][task]}]
 
 
 def _tolerance_band(base: float, sign: int, tolerance: float, steps: Sequence[int], x: Any, y: Any) -> list:

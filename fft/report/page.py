@@ -21,12 +21,14 @@ from fft.report.verdict import box
 
 def write_page(run: dict[str, Any], path: str | Path) -> None:
     """Write the page of a run (run.json data) to path, whole or not at all; MachineError where it cannot be written."""
-    replace_file(path, page(run).encode())
+    path = Path(path)
+    replace_file(path, page(run, path.absolute().parent.name).encode())
 
 
-def page(run: dict[str, Any]) -> str:
-    """The page of a run as HTML text."""
-    return document(run["name"], (section(run) for section in SECTIONS))
+def page(run: dict[str, Any], folder: str) -> str:
+    """The page of a run in a folder of that name as HTML text."""
+    title = folder if folder == run["name"] else f"{folder}: {run['name']}"
+    return document(title, (section(run) for section in SECTIONS))
 
 
 # ---------------------------------------------------------------- sections
@@ -70,13 +72,21 @@ TRIED = (
 )
 
 
+MULTIPLIER = (
+    "The multiplier is what held the original task at the end: the method's hold on the base was so many times its set "
+    "strength, and of a method without one the updates were so many times smaller. It rises while held-out original "
+    "rows show more loss than is accepted and falls while they show less; at 1 nothing was changed."
+)
+
+
 def _contract(run: dict[str, Any]) -> str:
     """The points that were tried under a contract, on validation rows."""
     contract = run["contract"]
     if contract is None:
         return ""
     rows = [point | {"kept": point == contract["kept"]} for point in contract["tried"]]
-    return f"<h2>The contract</h2>\n<p>{escape(sentence(contract))}.</p>\n{table(TRIED, rows)}"
+    said = f"<p>{escape(sentence(contract))}.</p>\n<p class='note'>{MULTIPLIER}</p>"
+    return f"<h2>The contract</h2>\n{said}\n{table(TRIED, rows)}"
 
 
 def _parameters(run: dict[str, Any]) -> str:
@@ -86,12 +96,12 @@ def _parameters(run: dict[str, Any]) -> str:
 
 
 def _trouble(run: dict[str, Any]) -> str:
-    """Notes of the run and warnings about its data."""
-    said = list(run["notes"])
+    """Notes of the run, but for what its contract's own section says, and warnings about its data; each once."""
+    said = [note for note in run["notes"] if run["contract"] is None or note != sentence(run["contract"])]
     if run["skipped_steps"]:
         said.append(f"{counted(run['skipped_steps'], 'step was', 'steps were')} skipped: loss or gradient not finite")
     said += [f"{task}: {warning}" for task, data in run["data"].items() for warning in data["warnings"]]
-    return notes(said)
+    return notes(list(dict.fromkeys(said)))
 
 
 def _data(run: dict[str, Any]) -> str:

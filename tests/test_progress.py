@@ -1,0 +1,94 @@
+"""What goes on is said: bars on a terminal, a line elsewhere once there was silence, nothing where nobody looks."""
+
+import io
+import time
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from fft import display
+from fft.display import Progress
+from fft.progress import Compiled, announced, doing
+
+
+@pytest.fixture
+def console(monkeypatch):
+    monkeypatch.setattr(display, "QUIET", 0.05)
+    monkeypatch.setattr(display, "LOOK", 0.01)
+    return Console(file=io.StringIO(), width=100)
+
+
+def waited_for(console, text):
+    """Whether the text is printed within some seconds."""
+    end = time.monotonic() + 5
+    while time.monotonic() < end:
+        if text in console.file.getvalue():
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def test_silence_is_broken_by_what_goes_on_and_how_far_it_is(console):
+    with Progress(console, "fft tune"):
+        assert waited_for(console, "… fft tune, 0 s so far")
+        with doing("preparing [kl]"), doing("rows", total=1200, completed=200) as work:
+            work.advance(100)
+            assert waited_for(console, "… preparing [kl], rows: 300 of 1,200, 0 s so far")
+        with doing("original rows") as work:
+            work.update(completed=7)
+            assert waited_for(console, "… original rows: 7, 0 s so far")
+    said = console.file.getvalue()
+    time.sleep(0.2)
+    assert console.file.getvalue() == said, "nothing goes on any more"
+    with doing("more"):
+        time.sleep(0.2)
+    assert console.file.getvalue() == said
+
+
+def test_nothing_is_added_where_lines_come(console, monkeypatch):
+    monkeypatch.setattr(display, "QUIET", 0.5)
+    with Progress(console), doing("training", total=10):
+        for step in range(10):
+            console.print(f"step {step}")
+            time.sleep(0.1)
+    assert "…" not in console.file.getvalue()
+
+
+def test_a_terminal_has_bars():
+    console = Console(file=io.StringIO(), width=100, force_terminal=True)
+    with Progress(console, "fft tune"), doing("scoring [a]", total=4) as work:
+        work.advance(3)
+        work.update(more="new 0.5")
+        assert waited_for(console, "new 0.5")
+    shown = console.file.getvalue()
+    assert "scoring [a]" in shown and "3/4" in shown and "new 0.5" in shown
+
+
+def test_compiling_is_said_once_for_a_length(console):
+    seen = []
+
+    def program(params, batch):
+        seen.append(params)
+        if len(seen) in (1, 3):
+            assert waited_for(console, f"texts of {batch['ids'].shape[-1]} tokens, length {1 + len(seen) // 2} of 2")
+        return batch
+
+    call = announced(program, "the scoring", (8, 16))
+    with Progress(console):
+        for number, tokens in enumerate((16, 16, 8, 8)):
+            call(number, {"ids": np.zeros((2, tokens))})
+    assert seen == [0, 1, 2, 3] and "compiling the scoring" in console.file.getvalue()
+
+
+def test_the_programs_of_a_step_are_told_by_stream(console):
+    compiled = Compiled({"new": (8, 16), "original": (4,)})
+    batch = {"new": {"ids": np.zeros((1, 2, 8))}, "original": {"ids": np.zeros((1, 2, 4))}}
+    both = "compiling the step of new rows for texts of 8 tokens, length 1 of 2; compiling the step of original rows"
+    with Progress(console):
+        with compiled.on(batch):
+            assert waited_for(console, both)
+        with compiled.on(batch), doing("here"):
+            assert waited_for(console, "… here, 0 s")
+        with compiled.on({"new": {"ids": np.zeros((1, 2, 16))}}):
+            assert waited_for(console, "… compiling the step of new rows for texts of 16 tokens, length 2 of 2")
