@@ -164,11 +164,12 @@ class Progress:
     def line(self) -> str:
         """What goes on now, in words."""
         tasks = self.bars.tasks
-        said = ", ".join(task.description for task in tasks[1:] or tasks)
         if not tasks:  # it ends just now
             return self.text
-        last, so_far = tasks[-1], f"{tasks[-1].elapsed:.0f} s so far"
-        if last.total is None:
+        parts = tasks[1:] or tasks
+        first, last = parts[0], parts[-1]
+        said, so_far = ", ".join(part.description for part in parts), f"{first.elapsed:.0f} s so far"
+        if not last.total:
             return f"{said}: {last.completed:,.0f}, {so_far}" if last.completed else f"{said}, {so_far}"
         left = f", about {last.time_remaining:.0f} s left" if last.time_remaining else ""
         return f"{said}: {last.completed:,.0f} of {last.total:,.0f}, {so_far}{left}"
@@ -208,6 +209,8 @@ class Display:
 
     def _step(self, event: dict) -> None:
         self._work.update(completed=event["step"])
+        if event["step"] == event["steps"]:
+            self._end(event)
         if not self.console.is_terminal and event["step"] % max(1, event["steps"] // PLAIN_LINES) == 0:
             self._say({"text": f"step {event['step']}/{event['steps']} loss {event['loss']:.4f}"})
 
@@ -219,4 +222,5 @@ class Display:
             self._say({"text": f"step {event['step']}: {', '.join(parts)} on the probe ({event['seconds']:.0f} s)"})
 
     def _end(self, event: dict) -> None:
+        self._work = Unshown()
         self._open.close()

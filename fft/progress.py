@@ -120,5 +120,5 @@ class Compiled:
             length, met = rows["ids"].shape[-1], self.met[stream]
             if length not in met:
                 met.add(length)
-                said.append(compiling(f"the step of {stream} rows", length, len(met), len(self.lengths[stream])))
-        return doing("; ".join(said)) if said else nullcontext()
+                said.append(f"{stream} {length} tokens, length {len(met)} of {len(self.lengths[stream])}")
+        return doing(f"compiling the step ({'; '.join(said)})") if said else nullcontext()

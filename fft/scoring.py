@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fft import retention
-from fft.contract.watched import JUDGED
+from fft.contract.selection import JUDGED
 from fft.evaluate import Change, Interval, change_between, first_score, interval, make_predict, predict, predictions
 from fft.identity import base_sha256
 from fft.job import Job

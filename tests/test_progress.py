@@ -84,11 +84,11 @@ def test_compiling_is_said_once_for_a_length(console):
 def test_the_programs_of_a_step_are_told_by_stream(console):
     compiled = Compiled({"new": (8, 16), "original": (4,)})
     batch = {"new": {"ids": np.zeros((1, 2, 8))}, "original": {"ids": np.zeros((1, 2, 4))}}
-    both = "compiling the step of new rows for texts of 8 tokens, length 1 of 2; compiling the step of original rows"
+    both = "… compiling the step (new 8 tokens, length 1 of 2; original 4 tokens, length 1 of 1), 0 s"
     with Progress(console):
         with compiled.on(batch):
             assert waited_for(console, both)
         with compiled.on(batch), doing("here"):
             assert waited_for(console, "… here, 0 s")
         with compiled.on({"new": {"ids": np.zeros((1, 2, 16))}}):
-            assert waited_for(console, "… compiling the step of new rows for texts of 16 tokens, length 2 of 2")
+            assert waited_for(console, "… compiling the step (new 16 tokens, length 2 of 2), 0 s")

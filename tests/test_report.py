@@ -11,6 +11,7 @@ import pytest
 from outline import Outline
 from rich.console import Console
 
+from fft.contract import selection
 from fft.errors import MachineError
 from fft.report import drawing, front, history, labels, places, style, tables
 from fft.report.page import page, write_page
@@ -43,7 +44,8 @@ def make_run(name="lora+ewc", outcome="undecided", after=0.868, original=True):
     table = parameters(multiplier=lambda layer: 0.0 if layer < 2 else 0.9)
     total = sum(math.prod(row["shape"]) for row in table)
     trained = sum(math.prod(row["shape"]) for row in table if row["trained"])
-    data = {"source": "file:new.csv", "splits": {"test": {"rows": 337, "sha256": "3" * 64}}, "warnings": ["3 cut"]}
+    splits = {role: {"rows": 337, "sha256": "3" * 64} for role in ("validation", "test")}
+    data = {"source": "file:new.csv", "splits": splits, "warnings": ["3 cut"]}
     score = change(0.886, after)
     drop = {"drop": -score["change"], "drop_low": -score["high"], "drop_high": -score["low"]}
     needed = 2310 if outcome == "undecided" else None
@@ -335,12 +337,21 @@ def test_the_page_begins_with_the_verdict(outcome):
     assert ("2,310 test examples would decide" in text) == (outcome == "undecided")
 
 
-def test_a_drop_on_the_margin_is_not_said_to_need_ninety_million_examples():
+@pytest.mark.parametrize(
+    ("needed", "n", "said"),
+    [
+        (2_310, 1_005, "about 2,310 test examples would decide"),
+        (9_999, 1_005, "about 9,999 test examples would decide"),
+        (10_001, 1_005, "no number of test examples will decide soon"),
+        (90_450_001, 1_005, "no number of test examples will decide soon"),
+        (12_345, 4_000, "about 12,000 test examples would decide"),
+        (None, 1_005, "no number of test examples will decide soon"),
+    ],
+)
+def test_estimates_are_rounded_and_none_is_given_where_the_drop_is_within_noise(needed, n, said):
     run = make_run(outcome="undecided")
-    for needed in (90_450_001, None):
-        run["verdict"]["needed"] = needed
-        said = sentence(run)
-        assert "no test set in reach would decide" in said and "90" not in said
+    run["verdict"]["needed"], run["original"]["n"] = needed, n
+    assert sentence(run).endswith(said)
 
 
 def test_the_sentence_has_every_figure():
@@ -424,6 +435,30 @@ def test_the_page_has_every_point_that_was_tried_under_a_contract():
     outline = Outline(page(make_run() | {"contract": told}, "runs"))
     text = " ".join(" ".join(outline.words).split())
     assert "400 1 not scored +0.030 no" in text and "400 0.5 0.810 +0.004 yes kept" in text
+    assert "The multiplier is what held the original task" in text
+
+
+LOST = {"drop": 0.004, "drops": {"original": 0.004}}
+
+
+def test_the_kept_point_of_a_contract_lies_where_it_was_judged():
+    kept = {"step": 400, "alpha": 1.0, "original": 0.886, "new": 0.9, "within": True} | LOST
+    told = {"margins": {"original": 0.01}, "met": True, "kept": kept, "tried": [kept], "strength": 2.0}
+    spec = json.dumps(history.history_chart(make_run() | {"contract": told}).to_dict())
+    assert '"step": 400, "score": 0.882}' in spec, "0.886 on the probe less the drop on the rows that decided"
+    assert "on 337 validation rows, by which it was chosen" in spec
+    assert "diamond" not in json.dumps(history.history_chart(make_run()).to_dict())
+
+
+def test_the_page_is_named_by_its_folder_and_tells_each_note_once():
+    kept = {"step": 400, "alpha": 1.0, "original": 0.886, "new": 0.9, "within": True} | LOST
+    told = {"margins": {"original": 0.01}, "met": True, "kept": kept, "tried": [kept], "strength": 2.0}
+    said = selection.sentence(told)
+    run = make_run("kl") | {"contract": told, "notes": ["original: 3 cut", "a note", said]}
+    text = " ".join(" ".join(Outline(page(run, "first")).words).split())
+    assert text.count("first: kl") == 2, "title and heading"
+    assert text.count("original: 3 cut") == text.count("a note") == text.count(said[1:]) == 1
+    assert "kl: kl" not in page(run, "kl")
 
 
 def test_a_page_is_written_whole_or_says_why(tmp_path):

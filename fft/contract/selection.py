@@ -10,6 +10,7 @@ from fft.naming import ORIGINAL
 from fft.paths import Params, without_heads
 from fft.retention import SAME
 
+JUDGED = 1024  # validation rows of each task that decide, at most
 WAY = tuple(sixteenth / 16 for sixteenth in range(1, 16))
 """how far from the base to the last step the points are that can be tried, the nearest to the base first"""
 

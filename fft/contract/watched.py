@@ -11,6 +11,7 @@ import numpy as np
 from fft.artefact import load_artefact, save_artefact
 from fft.contract.budget import Budget
 from fft.contract.dual import PROBED, Watch
+from fft.contract.selection import JUDGED
 from fft.errors import InputError, UndecidableError
 from fft.evaluate import predictions
 from fft.experiment import Experiment
@@ -22,7 +23,6 @@ from fft.streams import PROBE_SEED, base_part, chosen_rows, most_lengths
 from fft.tasks import Encoded, TaskData, TrainBatches, bucket_lengths, joined, together
 
 WATCHED = 1024  # held-out rows of each original task, at most
-JUDGED = 1024  # validation rows of each task that decide which point of a run under a contract is kept
 
 
 class ProbeBatches(TrainBatches):

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fft.contract.selection import JUDGED
 from fft.metrics import METRICS
-from fft.naming import original_names
+from fft.naming import counted, original_names
 from fft.report.drawing import BAND, COLOURS, FAINT, INK, domain, save, styled, svg, ticks
 from fft.report.tables import verdicts
 from fft.retention import crossover
@@ -24,7 +25,7 @@ def history(run: dict[str, Any], path_stem: str | Path) -> list[Path]:
 
     The upper panels are the original tasks with the base's score, the band of what may be lost, and the crossover; the
     lowest one the new task. A dotted line in all marks the best step, under a contract the one that was kept, where a
-    diamond has the drop by which it was chosen, that on all validation rows.
+    diamond has the drop by which it was chosen.
     """
     return save(history_chart(run), path_stem)
 
@@ -76,20 +77,22 @@ def _panel(run: dict[str, Any], task: str, first: bool, last: bool) -> altair.La
     layers += [
         data.mark_line(strokeWidth=2.5, color=colour).encode(x=x, y=y),
         data.mark_point(size=45, filled=True, opacity=1, color=colour).encode(x=x, y=y),
-        alt.Chart(alt.Data(values=judged)).mark_point(shape="diamond", size=110, color=INK).encode(x=x, y=y),
     ]
+    if judged:
+        diamond = alt.Chart(alt.Data(values=judged)).mark_point(shape="diamond", size=110, color=INK)
+        layers.append(diamond.encode(x=x, y=y))
     panel = alt.layer(*layers).properties(width=WIDTH, height=PANEL)
     if tolerance is None:
         return panel
     said = [f"dashed: the base's score; shaded: the accepted drop of {tolerance:.3g}"]
     if judged:
-        count = run["data"][task]["splits"]["validation"]["rows"]
-        said.append(f"diamond: the drop of what is kept on all {count:,} validation rows, by which it was chosen")
+        count = counted(min(JUDGED, run["data"][task]["splits"]["validation"]["rows"]), "validation row")
+        said.append(f"diamond: the drop of what is kept on {count}, by which it was chosen")
     return panel.properties(title=alt.Title(said, anchor="start", offset=20))
 
 
 def _judged(run: dict[str, Any], task: str, base: float, sign: int) -> list[dict[str, float]]:
-    """Where a contract found the point that it keeps: its drop on all validation rows, from the probe's base score."""
+    """Where a contract found the point that it keeps: its drop on the rows it is judged by, from the probe's base."""
     contract = run["contract"]
     if contract is None or task not in contract["margins"]:
         return []

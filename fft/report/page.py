@@ -85,7 +85,8 @@ def _contract(run: dict[str, Any]) -> str:
     if contract is None:
         return ""
     rows = [point | {"kept": point == contract["kept"]} for point in contract["tried"]]
-    said = f"<p>{escape(sentence(contract))}.</p>\n<p class='note'>{MULTIPLIER}</p>"
+    words = sentence(contract)
+    said = f"<p>{escape(words[:1].upper() + words[1:])}.</p>\n<p class='note'>{MULTIPLIER}</p>"
     return f"<h2>The contract</h2>\n{said}\n{table(TRIED, rows)}"
 
 

@@ -26,6 +26,7 @@ h2 { font-size: 1.1rem; margin: 2rem 0 .5rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; }
 th, td { padding: .3rem .8rem .3rem 0; text-align: left; white-space: nowrap; border-bottom: 1px solid var(--line); }
+td:not(.number) { white-space: normal; }
 th { color: var(--quiet); font-weight: 600; }
 .number { text-align: right; }
 .texts td { vertical-align: top; }

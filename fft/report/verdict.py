@@ -18,7 +18,8 @@ HEADLINES = {
     "undecided": "Undecided: these test examples do not settle it",
     None: "No original task was given: what was forgotten is not measured (`fft check` does it afterwards)",
 }
-IN_REACH = 1_000_000  # test examples
+MANY = 10_000  # test examples; an estimate beyond has two digits
+NOISE = 3.84  # 1.96²: so many times the examples are needed where the drop is one standard error from what is accepted
 
 
 def sentence(run: dict[str, Any]) -> str:
@@ -57,11 +58,19 @@ def _sentence(name: str, verdict: dict[str, Any], change: dict[str, Any]) -> str
     if verdict["drop_low"] is not None and verdict["drop_high"] is not None:
         said += f" (95 % interval {signed(verdict['drop_low'])} to {signed(verdict['drop_high'])})"
     said += f"; accepted is {verdict['tolerance']:.3g}"
-    if verdict["needed"] is not None and verdict["needed"] <= IN_REACH:
-        said += f"; about {verdict['needed']:,} test examples would decide"
-    elif verdict["outcome"] == "undecided" and verdict["drop"] is not None:
-        said += ", and the drop so near to it that no test set in reach would decide"
+    if verdict["outcome"] == "undecided" and verdict["drop"] is not None:
+        said += _what_decides(verdict["needed"], change["n"])
     return said
+
+
+def _what_decides(needed: int | None, n: int) -> str:
+    """How many test examples would decide; that none will soon where these n cannot tell the drop from what is accepted
+    and thousands would be needed.
+    """
+    if needed is None or needed > max(MANY, NOISE * n):
+        return ", and the drop within noise of it: no number of test examples will decide soon"
+    about = needed if needed <= MANY else int(float(f"{needed:.1e}"))
+    return f"; about {about:,} test examples would decide"
 
 
 def box(run: dict[str, Any], more: str = "") -> str:

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 BACK, ALONE, PREDICTED = "comes back when put back", "lost when it alone is tuned", "predicted by the Fisher"
 KINDS = (BACK, ALONE, PREDICTED)
-WIDTH, NARROW, ROW = 250, 130, 40  # pixels of a panel, of the one of predictions, and of a layer in it
+WIDTH, NARROW, ROW = 250, 150, 40  # pixels of a panel, of the one of predictions, and of a layer in it
+SMALL = 1e-3  # below it ticks are written as powers of ten
 
 
 def chart(record: dict[str, Any]) -> altair.HConcatChart:
@@ -29,9 +30,11 @@ def chart(record: dict[str, Any]) -> altair.HConcatChart:
         predicted.append(_point(row, PREDICTED, {"value": row["predicted"], "low": None, "high": None}))
     drop, metric = turned(record["change"])["value"], record["change"]["metric"]
     panels = (
-        _panel(record, scores, drop, f"original {metric}, N = {record['change']['n']:,}", WIDTH, named=True),
-        _panel(record, losses, record["rise"]["value"], "loss of the original, nats", WIDTH),
-        _panel(record, predicted, None, "predicted loss alone, nats", NARROW),
+        _panel(
+            record, scores, drop, [f"original {metric},", f"{record['change']['n']:,} test rows"], WIDTH, named=True
+        ),
+        _panel(record, losses, record["rise"]["value"], ["loss of the original,", "nats"], WIDTH),
+        _panel(record, predicted, None, ["predicted loss", "alone, nats"], NARROW),
     )
     said = alt.Title(
         "dashed: the drop, and the rise of the loss, of the whole tuned model; the three axes differ",
@@ -47,7 +50,7 @@ def _point(row: dict[str, Any], kind: str, found: dict[str, Any]) -> dict[str, A
 
 
 def _panel(
-    record: dict[str, Any], points: list[dict], whole: float | None, title: str, width: int, named: bool = False
+    record: dict[str, Any], points: list[dict], whole: float | None, title: list[str], width: int, named: bool = False
 ) -> altair.LayerChart:
     import altair as alt
 
@@ -58,7 +61,8 @@ def _panel(
         "color": alt.Color(
             "kind:N",
             scale=alt.Scale(domain=list(KINDS), range=[COLOURS[0], COLOURS[1], COLOURS[3]]),
-            legend=alt.Legend(title=None, orient="bottom", labelLimit=300),
+            # One below the other: beside each other they overlap where a reader has a wider font than was measured.
+            legend=alt.Legend(title=None, orient="bottom", labelLimit=300, columns=1),
         ),
         "shape": alt.Shape("kind:N", scale=alt.Scale(domain=list(KINDS), range=list(SHAPES[:3]))),
     }
@@ -71,11 +75,20 @@ def _panel(
         alt.Chart(alt.Data(values=[end])).mark_rule(color=FAINT, strokeDash=end["dash"]).encode(x="at:Q")
         for end in ends
     ]
-    x = alt.X("value:Q", title=title, axis=alt.Axis(tickCount=width // 45))
+    values = [end for point in points for end in (point["value"], point["low"], point["high"]) if end is not None]
+    small = max(map(abs, values), default=1.0) < SMALL
+    axis = alt.Axis(
+        tickCount=width // 70,
+        format=".0e" if small else "~r",
+        labelFlush=False,
+        labelOverlap="greedy",
+        labelSeparation=6,
+    )
+    x = alt.X("value:Q", title=title, axis=axis)
     layers = [
         *rules,
         bars.mark_rule(strokeWidth=1.5, opacity=0.7).encode(
-            x=alt.X("low:Q", title=title), x2="high:Q", y=y, yOffset=offset, color=looks["color"]
+            x=alt.X("low:Q", title=title, axis=axis), x2="high:Q", y=y, yOffset=offset, color=looks["color"]
         ),
         found.mark_point(size=55, filled=True, opacity=1.0).encode(x=x, y=y, yOffset=offset, **looks),
     ]
