@@ -36,7 +36,7 @@ COMMANDS = {
     "fisher": "measure the Fisher information of a task, for EWC, and show where it sits",
     "data": "look into a data source: rows, labels, lengths, trouble",
     "sweep": "run the experiments of a Python file that are not finished yet",
-    "demo": "the whole story on real data: five recipes, one table, one picture",
+    "demo": "the whole story on real data: six recipes, one table, one picture",
 }
 PLAIN_WIDTH = 120
 SEVERAL = ("--original", "--original-head", "--max-drop", "--tasks")  # flags of one or more values

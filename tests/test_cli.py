@@ -91,7 +91,7 @@ def test_runs_side_by_side(swept, tmp_path):
     assert answer.code == 0 and answer.json["warnings"] == []
     assert [run["name"] for run in answer.json["runs"]] == ["full", "lora"]
     assert {path.name for path in tmp_path.iterdir()} == {
-        *("front.md", "front.svg", "front.png", "front-steps.svg", "front-steps.png")
+        *("front.md", "front-table.md", "front.svg", "front.png", "front-steps.svg", "front-steps.png")
     }
     assert "lora" in (tmp_path / "front.md").read_text() and "lora" in answer.err
     assert f"wrote {tmp_path}/front.md, {tmp_path}/front.svg, {tmp_path}/front.png\n" in answer.err
@@ -103,7 +103,7 @@ def test_runs_without_an_original_have_a_table_and_no_picture(swept, tmp_path):
     (tmp_path / "run" / "run.json").write_text(json.dumps(unwatched))
     answer = fft("compare", tmp_path / "run", "--out", tmp_path / "out" / "front.v1")
     assert answer.code == 0 and f"wrote {tmp_path}/out/front.v1.md\n" in answer.out
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["front.v1.md"]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"front.v1.md", "front.v1-table.md"}
     assert "wrote" not in fft("compare", tmp_path / "run").out
 
 

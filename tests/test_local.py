@@ -112,7 +112,7 @@ def test_no_command_writes_elsewhere(command, tmp_path, monkeypatch):
         (("tune", *GIVEN["tune"], "--out", "o", "--method", "ewc", "--ewc.fisher", "s3://f"), "--ewc.fisher s3://f: "),
         (("tune", *GIVEN["tune"], "--out", "o", "--method", "si", "--si.after", "s3://r"), "--si.after s3://r: "),
         (("tune", "--config", "s3://e.json", "--out", "o"), "--config s3://e.json: "),
-        (("export", "s3://r", "--out", "o"), "--run s3://r: "),
+        (("export", "s3://r", "--out", "o"), "RUN s3://r: "),
         (("compare", "r", "s3://r"), "RUNS s3://r: "),
         (("sweep", "s3://f.py"), "FILE s3://f.py: "),
     ],

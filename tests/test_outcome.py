@@ -16,15 +16,15 @@ def moved(by, head):
 @pytest.mark.parametrize(
     ("dtype", "by", "head", "counted"),
     [
-        ("bfloat16", [1e-3, 0, 0], [0, 0], "1 of 1 weights"),
-        ("bfloat16", [1e-3, 0.1, 0], [1e-3, 0], "1 of 3 weights"),
-        ("bfloat16", [0.1, 0.1, 0.1], [1e-30, 1], "0 of 5 weights"),
-        ("float16", [1e-3, 1e-4, 1e-4], [1e-9, 0], "3 of 4 weights"),
+        ("bfloat16", [1e-3, 0, 0], [0, 0], "1 of 1 weight that training changed is"),
+        ("bfloat16", [1e-3, 0.1, 0], [1e-3, 0], "1 of 3 weights that training changed is"),
+        ("bfloat16", [0.1, 0.1, 0.1], [1e-30, 1], "0 of 5 weights that training changed are"),
+        ("float16", [1e-3, 1e-4, 1e-4], [1e-9, 0], "3 of 4 weights that training changed are"),
     ],
 )
 def test_updates_that_rounding_takes_back_are_counted(dtype, by, head, counted):
     (note,) = rounding_note(BASE, moved(by, head), dtype)
-    assert f"{counted} that training changed are the same once rounded to {dtype}" in note
+    assert f"{counted} the same once rounded to {dtype}" in note
     assert f"model/ holds them in {dtype}" in note
 
 

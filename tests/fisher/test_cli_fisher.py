@@ -97,6 +97,7 @@ def test_a_run_refuses_the_fisher_of_another_task_and_warns_of_other_rows(made, 
 def test_a_run_that_has_read_its_fisher_goes_on_without_the_folder(made, tiny, tmp_path):
     shutil.copytree(made[0], tmp_path / "fisher")
     flags = ("--method", "ewc", "--steps", 2, "--batch-size", 16, "--tolerance", 1, "--fisher", tmp_path / "fisher")
+    flags += ("--checkpoints", "keep")  # as they are before the last word
     assert tune(tiny, tmp_path / "run", *flags).code == 0
     notes = record(tmp_path / "run")["notes"]
     shutil.rmtree(tmp_path / "fisher")

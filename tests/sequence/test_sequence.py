@@ -69,7 +69,8 @@ def test_with_one_head_every_model_is_scored_on_every_task(shared):
     assert answer.json == found and matrix.shape == (4, 3) and np.isfinite(matrix).all(), answer.err
     runs = [record(out / f"stage-{number}") for number in (1, 2, 3)]
     assert [matrix[i + 1, i] for i in range(3)] == [run["new"]["after"] for run in runs]
-    assert [matrix[i, i] for i in range(3)] == [run["new"]["before"] for run in runs], "what a stage started from"
+    assert runs[0]["new"]["before"] is None, "the head was fresh"
+    assert [matrix[i, i] for i in (1, 2)] == [run["new"]["before"] for run in runs[1:]], "what a stage started from"
     assert (matrix[3, 0], matrix[3, 1]) == (runs[2]["original"]["after"], runs[2]["original_2"]["after"])
     forward = ((matrix[1, 1] - matrix[0, 1]) + (matrix[2, 2] - matrix[0, 2])) / 2
     assert found["forward_transfer"]["value"] == pytest.approx(forward)
