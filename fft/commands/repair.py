@@ -34,10 +34,12 @@ class Flags:
     """the folder to write: model/, report.html, repair.json; it must not exist yet, or be empty"""
     max_drop: str = f"{Retention.tolerance:g}"
     """the drop that is accepted: in units of the score (0.01), or as a share of the base's score (1%)"""
-    also: tuple[Literal["layers", "ties", "dare"], ...] = ("layers", "ties", "dare")
+    also: tuple[Literal["layers", "ties", "dare"], ...] = ("layers",)
     """what is tried beside one α for all layers: an α by layer, TIES, DARE; none: `--also` alone"""
     sweeps: int = 1
     """how often the search for an α by layer goes through the layers"""
+    rows: int = 1024
+    """validation rows of each task that candidates are scored on, at most"""
     fisher: Annotated[Path | None, TELLS_DEFAULT] = None
     """what `fft fisher` wrote at BASE on the original task: merging weighted by it is tried too"""
     new_fisher: Annotated[Path | None, TELLS_DEFAULT] = None
@@ -70,7 +72,7 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     original, new = (with_metric(data, flags.metric) for data in (flags.original, flags.new))
     request = Request(
         *(flags.base, flags.tuned, original, new, Budget.parse(flags.max_drop)),
-        *(flags.original_head, flags.new_head, flags.also, flags.sweeps, flags.fisher, flags.new_fisher),
+        *(flags.original_head, flags.new_head, flags.also, flags.sweeps, flags.rows, flags.fisher, flags.new_fisher),
         *(flags.max_length, flags.seed),
     )
     with doing("scoring candidates") as work:

@@ -1,8 +1,9 @@
 """Which merged models a repair tries, and how it chooses among them by their scores."""
 
-import itertools
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -13,12 +14,12 @@ from fft.merging.formulas import add_vectors, dropped, fisher_merge, shared, tas
 from fft.paths import Params, depth_of, flatten
 from fft.retention import SAME
 
-ALPHAS = tuple(round(0.05 * i, 2) for i in range(21))
-LAYER_ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)
-SCALES = (0.25, 0.5, 0.75, 1.0)
+STEPS = tuple(sixteenth / 16 for sixteenth in range(1, 17))
+"""how far on a way the models are that can be tried"""
+LAYER_ALPHAS = (0.25, 0.5, 0.75, 1.0)
 DENSITIES = (0.1, 0.2, 0.4)
 DROP_RATES = (0.5, 0.9)
-FISHER_WEIGHTS = tuple(10 ** (i / 2) for i in range(-2, 9))
+FISHER_WEIGHTS = tuple(10 ** (4 - i / 3) for i in range(16))
 
 
 class Candidate(NamedTuple):
@@ -29,19 +30,31 @@ class Candidate(NamedTuple):
     make: Callable[[], Params]
 
 
+class Way(NamedTuple):
+    """Merged models in a row, each further from the base than the one before: what is lost grows along it, but for
+    noise, so that the furthest within a budget is found by bisection.
+    """
+
+    candidates: tuple[Candidate, ...]
+
+    def furthest(self, within: Callable[[Candidate], bool]) -> None:
+        """Ask about log₂ n of the n candidates whether they are `within`, towards the last that is."""
+        bisect_left(self.candidates, True, key=lambda candidate: not within(candidate))
+
+
 class Tried(NamedTuple):
     """A candidate with its scores on the validation rows.
 
     `drop` of the original score and `gain` of the new one are against the base, signed so that + is a loss and a gain
-    for every metric.
+    for every metric. new and gain are None where the drop is beyond the budget: then the new task is not scored.
     """
 
     kind: str
     settings: dict[str, Any]
     original: float
-    new: float
+    new: float | None
     drop: float
-    gain: float
+    gain: float | None
 
     def is_within(self, margin: float) -> bool:
         """Whether the drop is at most `margin`; a score that is not finite is not."""
@@ -51,41 +64,44 @@ class Tried(NamedTuple):
 # ---------------------------------------------------------------- what is tried
 
 
-def ties(base: Params, tuned: Params) -> Iterator[Candidate]:
-    """θ* + λ trim(τ, density) over DENSITIES and SCALES. With one tuned model no sign is contested."""
-    for density, scale in itertools.product(DENSITIES, SCALES):
+def ties(base: Params, tuned: Params) -> Iterator[Way]:
+    """θ* + λ trim(τ, density), a way of scales λ for each of DENSITIES. With one tuned model no sign is contested."""
+    for density in DENSITIES:
 
-        def make(density=density, scale=scale):
+        def make(scale: float, density: float = density) -> Params:
             return add_vectors(base, [tuned], [trimmed(task_vector(base, tuned), density)], scale)
 
-        yield Candidate("ties", {"density": density, "scale": scale}, make)
+        yield _way("ties", [{"density": density, "scale": scale} for scale in STEPS], make)
 
 
-def dare(base: Params, tuned: Params, key: jax.Array) -> Iterator[Candidate]:
-    """θ* + λ dropped(τ, p) over DROP_RATES and SCALES, one draw for each p."""
-    draws = zip(DROP_RATES, jax.random.split(key, len(DROP_RATES)), strict=True)
-    for (rate, draw), scale in itertools.product(draws, SCALES):
+def dare(base: Params, tuned: Params, key: jax.Array) -> Iterator[Way]:
+    """θ* + λ dropped(τ, p), a way of scales λ for each p of DROP_RATES, with one draw."""
+    for rate, draw in zip(DROP_RATES, jax.random.split(key, len(DROP_RATES)), strict=True):
 
-        def make(rate=rate, draw=draw, scale=scale):
+        def make(scale: float, rate: float = rate, draw: jax.Array = draw) -> Params:
             return add_vectors(base, [tuned], [dropped(task_vector(base, tuned), rate, draw)], scale)
 
-        yield Candidate("dare", {"rate": rate, "scale": scale}, make)
+        yield _way("dare", [{"rate": rate, "scale": scale} for scale in STEPS], make)
 
 
-def fisher(base: Params, tuned: Params, of_base: Params, of_tuned: Params | None) -> Iterator[Candidate]:
-    """(λ F* θ* + F θ) / (λ F* + F) over FISHER_WEIGHTS, each Fisher divided by its mean; without F all of it is 1.
+def fisher(base: Params, tuned: Params, of_base: Params, of_tuned: Params | None) -> Iterator[Way]:
+    """(λ F* θ* + F θ) / (λ F* + F), the way of FISHER_WEIGHTS λ, each Fisher divided by its mean; without F it is 1.
 
     The mean is taken out because F* and F may be of two tasks, two estimators or two temperatures: λ is then what an
     average parameter of the base counts for beside one of the tuned model.
     """
     ones = {path: jnp.ones(leaf.shape) for path, leaf in flatten(shared(base, tuned)[0]).items()}
     kept, learned = (_of_mean_1(tree) for tree in (of_base, of_tuned or ones))
-    for weight in FISHER_WEIGHTS:
 
-        def make(weight=weight):
-            return fisher_merge([base, tuned], [kept, learned], [weight, 1.0])
+    def make(weight: float) -> Params:
+        return fisher_merge([base, tuned], [kept, learned], [weight, 1.0])
 
-        yield Candidate("fisher", {"weight": weight}, make)
+    yield _way("fisher", [{"weight": weight} for weight in FISHER_WEIGHTS], make)
+
+
+def _way(kind: str, settings: Sequence[dict[str, Any]], make: Callable[..., Params]) -> Way:
+    """The candidates `make(**settings)`; what is common to all of them `make` has already."""
+    return Way(tuple(Candidate(kind, each, partial(make, each.get("scale", each.get("weight")))) for each in settings))
 
 
 def _of_mean_1(tree: Params) -> Params:
@@ -109,7 +125,10 @@ def better(one: Tried, other: Tried, margin: float) -> bool:
 
 
 def _worth(tried: Tried, margin: float) -> tuple[bool, float, float]:
-    gain, kept = (round(value, 9) if math.isfinite(value) else -math.inf for value in (tried.gain, -tried.drop))
+    gain, kept = (
+        round(value, 9) if value is not None and math.isfinite(value) else -math.inf
+        for value in (tried.gain, -tried.drop)
+    )
     return tried.is_within(margin), gain, kept
 
 
@@ -123,8 +142,12 @@ def choose(tried: Sequence[Tried], margin: float) -> int:
 
 
 def nearest_miss(tried: Sequence[Tried], margin: float) -> int | None:
-    """The place of the smallest drop among those that gain something and are beyond the margin; None without one."""
-    missed = [at for at, one in enumerate(tried) if one.gain > SAME and not one.is_within(margin)]
+    """The place of the smallest drop among those that may gain and are beyond the margin; None without one."""
+    missed = [
+        at
+        for at, one in enumerate(tried)
+        if (one.gain is None or one.gain > SAME) and not one.is_within(margin) and math.isfinite(one.drop)
+    ]
     return min(missed, key=lambda at: tried[at].drop, default=None)
 
 
@@ -135,26 +158,28 @@ def search_layers(
     score: Callable[[np.ndarray], Tried],
     margin: float,
     sweeps: int,
-) -> list[Tried]:
-    """Coordinate search over one α a depth, from `alphas` [L], whose scores are `start`: everything it tried.
+) -> None:
+    """Coordinate search over one α a depth, from `alphas` [L], whose scores are `start`.
 
-    One depth after the other takes the best of LAYER_ALPHAS, the others held; again up to `sweeps` times, until a
-    sweep changes nothing. It only moves to what is better, so its best is never worse than `start`.
+    One depth after the other goes, the others held, as far as the budget lets it: of the LAYER_ALPHAS beyond its own
+    the furthest within is found by bisection, and it stays at the best of those asked for. Again up to `sweeps` times,
+    until a sweep changes nothing. It only moves to what is better, so its best is never worse than `start`.
     """
-    at, best, tried = np.array(alphas, np.float32), start, []
-    seen = {tuple(at.tolist())}
+    at, best = np.array(alphas, np.float32), start
     for _ in range(sweeps):
         unmoved = at.copy()
         for depth in depths:
             here = at.copy()
-            for value in LAYER_ALPHAS:
-                here[depth] = value
-                if tuple(here.tolist()) in seen:
-                    continue
-                seen.add(tuple(here.tolist()))
-                tried.append(score(here.copy()))
-                if better(tried[-1], best, margin):
-                    at, best = here.copy(), tried[-1]
+
+            def beyond(value: float, here: np.ndarray = here, depth: int = depth) -> bool:
+                nonlocal at, best
+                tried = here.copy()
+                tried[depth] = value
+                found = score(tried)
+                if better(found, best, margin):
+                    at, best = tried, found
+                return not found.is_within(margin)
+
+            bisect_left([value for value in LAYER_ALPHAS if value > here[depth]], True, key=beyond)
         if np.array_equal(at, unmoved):
             break
-    return tried

@@ -6,12 +6,13 @@ Merged models are tried on the VALIDATION rows of both tasks. Of those whose dro
 budget the one with the best new score is chosen, and confirmed once on the TEST rows.
 """
 
+import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,10 +24,13 @@ from fft.experiment import Data
 from fft.folder import MODEL, FolderLock, refuse_taken
 from fft.local import local
 from fft.metrics import METRICS
+from fft.naming import counted
 from fft.pairs.candidates import (
-    ALPHAS,
+    LAYER_ALPHAS,
+    STEPS,
     Candidate,
     Tried,
+    Way,
     choose,
     dare,
     fisher,
@@ -38,11 +42,14 @@ from fft.pairs.candidates import (
 from fft.pairs.heldout import HeldOut, refuse_undefined
 from fft.pairs.mergeable import Sides, load_sides
 from fft.paths import Params
+from fft.progress import doing
 from fft.record import writing
 from fft.schema import MOST_SEED, at_least, between
 from fft.seeding import key_for
 
-ALSO = ("layers", "ties", "dare")
+ALSO = ("layers",)
+ROWS = 1024
+BASE, TUNED = 0, 1  # their places among the candidates
 NOTHING = "nothing"
 FILES = ("front.svg", "front.png", "report.html")
 """what it writes before all is done; a repair that was killed is begun again over them"""
@@ -64,6 +71,8 @@ class Request:
     new_head: str | None = None
     also: tuple[str, ...] = ALSO
     sweeps: int = 1
+    rows: int = ROWS
+    """validation rows of each task that candidates are scored on, at most"""
     fisher: Path | None = None
     new_fisher: Path | None = None
     max_length: int | None = None
@@ -71,6 +80,7 @@ class Request:
 
     def __post_init__(self):
         at_least("sweeps", self.sweeps, 1)
+        at_least("rows", self.rows, 1)
         between("seed", self.seed, 0, MOST_SEED)
         if self.new_fisher is not None and self.fisher is None:
             raise InputError("--new-fisher is weighed against the base's Fisher information: give --fisher too")
@@ -89,51 +99,65 @@ class Repaired(NamedTuple):
 
 
 class Search:
-    """Scores candidates on the validation rows and remembers them; the first is the base."""
+    """Scores candidates on the validation rows and remembers them; the first is the base, the second the tuned model.
 
-    def __init__(self, sides: Sides, rows: HeldOut, watch: Callable[[Tried, int], None]):
+    `margin` is the accepted drop in units of the original's score. A candidate beyond it is not scored on the new task.
+    """
+
+    def __init__(self, request: Request, sides: Sides, rows: HeldOut, watch: Callable[[Tried, int], None]):
         self.sides, self.rows, self.watch = sides, rows, watch
         self.tried: list[Tried] = []
         self.candidates: list[Candidate] = []
         self.seconds: dict[str, float] = {}
         self.depths = sides.tuned.model.depth + 2
+        metric = METRICS[rows.data["original"].task.metric]
+        base = self.score(self.blended("alpha", {"alpha": 0.0}, np.zeros(self.depths)), math.inf)
+        self.margin = request.max_drop.biting_margin(metric, base.original)
+        self.score(self.blended("alpha", {"alpha": 1.0}, np.ones(self.depths)), math.inf)
 
-    def score(self, candidate: Candidate) -> Tried:
-        """The candidate's scores, beside those of the base."""
+    def score(self, candidate: Candidate, margin: float | None = None) -> Tried:
+        """The candidate's scores, beside those of the base; the new one where the drop is within the margin."""
         with self._clock(candidate.kind):
-            found = self.rows.scores(candidate.make())
-        base = self.tried[0]._asdict() if self.tried else found
-        change = {
-            name: METRICS[data.task.metric].sign * (found[name] - base[name]) for name, data in self.rows.data.items()
-        }
-        drop = 0.0 - change["original"]
-        self.tried.append(
-            Tried(candidate.kind, candidate.settings, found["original"], found["new"], drop, change["new"])
-        )
+            params = candidate.make()
+            found = self.rows.scores(params, names=["original"])
+            base = self.tried[0]._asdict() if self.tried else found
+            drop = 0.0 - self._gain("original", found, base)
+            asked = drop <= (self.margin if margin is None else margin) + retention.SAME
+            found |= self.rows.scores(params, names=["new"]) if asked else {"new": None}
+        gain = self._gain("new", found, base if self.tried else found) if asked else None
+        self.tried.append(Tried(candidate.kind, candidate.settings, found["original"], found["new"], drop, gain))
         self.candidates.append(candidate)
         self.watch(self.tried[-1], len(self.tried))
         return self.tried[-1]
 
-    def score_line(self, alphas: Sequence[float]) -> None:
-        """One α for all depths."""
-        for alpha in alphas:
-            self.score(self._blended("alpha", {"alpha": alpha}, np.full(self.depths, alpha)))
+    def _gain(self, name: str, found: dict[str, Any], base: dict[str, Any]) -> float:
+        return METRICS[self.rows.data[name].task.metric].sign * (found[name] - base[name])
 
-    def score_layers(self, margin: float, sweeps: int) -> None:
+    def follow(self, way: Way) -> None:
+        """Score candidates on a way, towards the furthest that is within the margin."""
+        way.furthest(lambda candidate: self.score(candidate).is_within(self.margin))
+
+    def line(self) -> Way:
+        """One α for all depths, between the base and the tuned model."""
+        return Way(tuple(self.blended("alpha", {"alpha": a}, np.full(self.depths, a)) for a in STEPS[:-1]))
+
+    def search_layers(self, sweeps: int) -> None:
         """One α a depth, searched from the best single one."""
-        at = choose(self.tried[: len(ALPHAS)], margin)
+        at = choose(self.tried, self.margin)
         start = np.full(self.depths, self.tried[at].settings["alpha"])
         blocks = self.depths - 2
         depths = moved_depths(self.sides.base, self.sides.tuned.params, blocks)
         names = ["embeddings", *(f"layers/{block}" for block in range(blocks)), "top"]
 
         def score(alphas: np.ndarray) -> Tried:
-            named = {name: round(float(alpha), 2) for name, alpha in zip(names, alphas, strict=True)}
-            return self.score(self._blended("layers", {"alphas": named}, alphas))
+            named = {name: round(float(alpha), 4) for name, alpha in zip(names, alphas, strict=True)}
+            return self.score(self.blended("layers", {"alphas": named}, alphas))
 
-        search_layers(self.tried[at], start, depths, score, margin, sweeps)
+        search_layers(self.tried[at], start, depths, score, self.margin, sweeps)
 
-    def _blended(self, kind: str, settings: dict, alphas: np.ndarray) -> Candidate:
+    def blended(self, kind: str, settings: dict, alphas: np.ndarray) -> Candidate:
+        """The candidate of one α a depth."""
+
         def make() -> Params:
             return self.rows.blend(self.sides.base, self.sides.tuned.params, np.asarray(alphas, np.float32))
 
@@ -163,47 +187,57 @@ def repair(
     out = Path(local(out, "--out"))
     refuse_taken(out, FILES, unless="repair.json")
     start = time.monotonic()
-    sides = load_sides(
-        *(request.base, request.tuned, request.original, request.new, request.original_head, request.new_head),
-        *(request.max_length, request.fisher, request.new_fisher),
-    )
+    with doing("reading both models and the data"):
+        sides = load_sides(
+            *(request.base, request.tuned, request.original, request.new, request.original_head, request.new_head),
+            *(request.max_length, request.fisher, request.new_fisher),
+        )
     refuse_undefined(sides.data, "validation")
-    search = Search(sides, HeldOut(sides.tuned.model, sides.data), watch)
-    margin = _margin(request, search)
+    rows = HeldOut(sides.tuned.model, sides.data, most={"validation": request.rows})
+    say(f"scoring the base and the tuned model on {rows.told('validation')}")
+    search = Search(request, sides, rows, watch)
     with FolderLock(out):
-        _search(request, search, margin, say)
-        best = choose(search.tried, margin)
-        chosen = best if search.tried[best].gain > retention.SAME else None
-        say("scoring the test rows")
+        _search(request, search, say)
+        best = choose(search.tried, search.margin)
+        chosen = best if (search.tried[best].gain or 0) > retention.SAME else None
+        say(f"scoring the base, the tuned model and the choice on {rows.told('test')}")
         changes = _confirmed(search, chosen, out / UNCONFIRMED)
-        found = _record(request, search, margin, chosen, changes)
+        found = _record(request, search, chosen, changes)
         found["seconds"] = {**search.seconds, "total": time.monotonic() - start}
         return Repaired(out, _written(record.plain(found), out))
 
 
-def _margin(request: Request, search: Search) -> float:
-    """The accepted drop in units of the original's score; scores the base, the first candidate."""
-    search.score_line(ALPHAS[:1])
-    metric = METRICS[search.sides.data["original"].task.metric]
-    return request.max_drop.biting_margin(metric, search.tried[0].original)
-
-
-def _search(request: Request, search: Search, margin: float, say: Callable[[str], None]) -> None:
-    """Try everything beside the base."""
+def _search(request: Request, search: Search, say: Callable[[str], None]) -> None:
+    """Try everything beside the base and the tuned model, if that lost too much."""
     base, tuned = search.sides.base, search.sides.tuned.params
-    say(f"one α for all layers: {len(ALPHAS)} candidates")
-    search.score_line(ALPHAS[1:])
-    if "layers" in request.also:
-        say("an α for every layer")
-        search.score_layers(margin, request.sweeps)
-    kinds = {"ties": lambda: ties(base, tuned), "dare": lambda: dare(base, tuned, key_for(request.seed, "repair"))}
-    chosen = {kind: make for kind, make in kinds.items() if kind in request.also}
+    if search.tried[TUNED].is_within(search.margin):
+        say("the tuned model is within the budget: there is nothing to win back")
+        return
+    kinds: dict[str, Callable[[], Iterator[Way]]] = {
+        "ties": lambda: ties(base, tuned),
+        "dare": lambda: dare(base, tuned, key_for(request.seed, "repair")),
+    }
+    ways = {kind: list(make()) for kind, make in kinds.items() if kind in request.also}
     if search.sides.fishers:
-        chosen["fisher"] = lambda: fisher(base, tuned, *search.sides.fishers)
-    for kind, make in chosen.items():
+        ways["fisher"] = list(fisher(base, tuned, *search.sides.fishers))
+    depths = moved_depths(base, tuned, search.depths - 2) if "layers" in request.also else []
+    _estimate(search, 1 + sum(map(len, ways.values())), len(depths) * request.sweeps, say)
+    say("one α for all layers")
+    search.follow(search.line())
+    if depths:
+        say("an α for every layer")
+        search.search_layers(request.sweeps)
+    for kind, found in ways.items():
         say(f"trying {kind}")
-        for candidate in make():
-            search.score(candidate)
+        for way in found:
+            search.follow(way)
+
+
+def _estimate(search: Search, ways: int, depths: int, say: Callable[[str], None]) -> None:
+    """Say how many candidates there are to try at most, and how long that will take by what the first two took."""
+    most = ways * len(STEPS).bit_length() + depths * len(LAYER_ALPHAS).bit_length()
+    each = search.seconds["alpha"] / len(search.tried)
+    say(f"at most {counted(most, 'candidate')} to try, about {each:.1f} s each: {most * each:.0f} s in all")
 
 
 def _confirmed(search: Search, chosen: int | None, folder: Path) -> dict[str, dict[str, Change]]:
@@ -212,7 +246,7 @@ def _confirmed(search: Search, chosen: int | None, folder: Path) -> dict[str, di
     The chosen model is scored as it was written to `folder` and read back: the verdict is about what is on disk.
     """
     rows, sides = search.rows, search.sides
-    before, tuned = (rows.logits(search.candidates[at].make(), "test") for at in (0, len(ALPHAS) - 1))
+    before, tuned = (rows.logits(search.candidates[at].make(), "test") for at in (BASE, TUNED))
 
     def changes(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> dict[str, Change]:
         return {
@@ -228,24 +262,23 @@ def _confirmed(search: Search, chosen: int | None, folder: Path) -> dict[str, di
     return found | {"repaired": changes(before, after), "given_up": changes(tuned, after)}
 
 
-def _record(
-    request: Request, search: Search, margin: float, chosen: int | None, changes: dict[str, dict[str, Change]]
-) -> dict:
+def _record(request: Request, search: Search, chosen: int | None, changes: dict[str, dict[str, Change]]) -> dict:
     """What repair.json says, but for the seconds."""
     repaired = changes.get("repaired")
     verdict = None
     if repaired:
         original = repaired["original"]
         verdict = retention.verdict(original, request.max_drop.margin(original.before))
-    candidates = [{**tried._asdict(), "within": tried.is_within(margin)} for tried in search.tried]
+    candidates = [{**tried._asdict(), "within": tried.is_within(search.margin)} for tried in search.tried]
     return {
         "outcome": verdict.outcome if verdict else NOTHING,
         "max_drop": str(request.max_drop),
-        "margin": margin,
+        "margin": search.margin,
+        "rows": search.rows.counts("validation"),
         **search.sides.told,
         "candidates": candidates,
         "chosen": chosen,
-        "nearest": nearest_miss(search.tried, margin),
+        "nearest": nearest_miss(search.tried, search.margin),
         "tuned_change": {name: change._asdict() for name, change in changes["tuned"].items()},
         "original": repaired and repaired["original"]._asdict(),
         "new": repaired and repaired["new"]._asdict(),

@@ -28,7 +28,6 @@ KINDS = {
     "dare": "DARE",
     "fisher": "Fisher",
 }
-NAMED = (0.0, 0.25, 0.5, 0.75, 1.0)  # the points of one α that have their α beside them
 WIDTH, HEIGHT = 560, 380  # of the data area, in pixels
 
 # ---------------------------------------------------------------- in words
@@ -108,8 +107,7 @@ def _marked(record: dict[str, Any]) -> list[dict[str, Any]]:
 def _best_of_kinds(record: dict[str, Any]) -> list[dict[str, Any]]:
     """The base, the tuned model, the best of every kind within the budget, and what was chosen; each once."""
     rows = _marked(record)
-    line = [row for row in rows if row["kind"] == "alpha"]
-    picked = [line[0], line[-1]]
+    picked = rows[:2]
     for kind in KINDS:
         within = [row for row in rows if row["kind"] == kind and row["within"] and row["gain"] is not None]
         picked += [max(within, key=lambda row: (row["gain"], -row["drop"]))] if within else []
@@ -136,8 +134,8 @@ def chart(record: dict[str, Any]) -> altair.LayerChart:
     import altair as alt
 
     rows = [
-        {**one, "label": KINDS[one["kind"]], "order": at}
-        for at, one in enumerate(_marked(record))
+        {**one, "label": KINDS[one["kind"]]}
+        for one in _marked(record)
         if one["original"] is not None and one["new"] is not None
     ]
     limit = record["candidates"][0]["original"] - METRICS[_metric(record, "original")].sign * record["margin"]
@@ -151,11 +149,13 @@ def chart(record: dict[str, Any]) -> altair.LayerChart:
         "color": alt.Color("label:N", legend=alt.Legend(title=None, orient="bottom"), scale=_range(kinds, COLOURS)),
         "shape": alt.Shape("label:N", scale=_range(kinds, SHAPES)),
     }
-    everything, line = (alt.Chart(alt.Data(values=kept)) for kept in (rows, [r for r in rows if r["kind"] == "alpha"]))
+    line = sorted((row for row in rows if row["kind"] == "alpha"), key=lambda row: row["settings"]["alpha"])
+    line = [row | {"order": at} for at, row in enumerate(line)]
+    everything, along = (alt.Chart(alt.Data(values=kept)) for kept in (rows, line))
     chosen = alt.Chart(alt.Data(values=[row for row in rows if row["chosen"]]))
     layers = [
         alt.Chart(alt.Data(values=[{"original": limit}])).mark_rule(strokeDash=[4, 4], color=FAINT).encode(y=y),
-        line.mark_line(strokeWidth=1.5, color=COLOURS[0], opacity=0.6).encode(x=x, y=y, order="order:Q"),
+        along.mark_line(strokeWidth=1.5, color=COLOURS[0], opacity=0.6).encode(x=x, y=y, order="order:Q"),
         everything.mark_point(size=55, filled=True, opacity=0.85).encode(x=x, y=y, **looks),
         chosen.mark_point(size=320, shape="circle", strokeWidth=2, color=INK).encode(x=x, y=y),
         *_names(rows, domain(news), domain(originals)),
@@ -186,7 +186,7 @@ def _range(kinds: list[str], looks: Sequence[str]) -> Any:
 
 
 def _names(rows: list[dict[str, Any]], across: tuple[float, float], up: tuple[float, float]) -> list[Any]:
-    """Text layers: α beside the points of NAMED, those of one place together."""
+    """Text layers: α beside the points of one α, those of one place together."""
     import altair as alt
 
     def pixels(row: dict[str, Any]) -> tuple[float, float]:
@@ -195,7 +195,7 @@ def _names(rows: list[dict[str, Any]], across: tuple[float, float], up: tuple[fl
 
     names: dict[tuple[float, float], list[str]] = {}
     for row in rows:
-        if row["kind"] == "alpha" and (row["settings"]["alpha"] in NAMED or row["chosen"]):
+        if row["kind"] == "alpha":
             names.setdefault(pixels(row), []).append(f"{row['settings']['alpha']:g}")
     marks = [Box(x - 5, y - 5, x + 5, y + 5) for x, y in map(pixels, rows)]
     texts = [f"α {', '.join(found)}" for found in names.values()]
@@ -229,16 +229,17 @@ def _choice(record: dict[str, Any]) -> str:
 
 
 def _picture(record: dict[str, Any]) -> str:
-    said = "Everything that was tried, on the validation rows, by which it was chosen; the verdict is of the test rows."
+    said = "What was scored on both tasks, on the validation rows that chose; the verdict is of the test rows."
     return f"<h2>Front</h2>\n<figure>{svg(chart(record))}<figcaption>{said}</figcaption></figure>"
 
 
 def _everything(record: dict[str, Any]) -> str:
-    return f"<h2>Tried</h2>\n{table(VALIDATION, _marked(record))}"
+    said = "<p class='note'>Beyond the accepted drop the new task was not scored.</p>"
+    return f"<h2>Tried</h2>\n{table(VALIDATION, _marked(record))}\n{said}"
 
 
 def _settings(record: dict[str, Any]) -> str:
-    names = ("base", "tuned", "heads", "fisher", "data", "max_drop", "seed", "device", "seconds", "versions")
+    names = ("base", "tuned", "heads", "fisher", "data", "max_drop", "rows", "seed", "device", "seconds", "versions")
     return f"<h2>Settings</h2>\n{pairs(list(flat({name: record[name] for name in names})))}"
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from fft.merging import formulas
 from fft.pairs import candidates
-from fft.pairs.candidates import LAYER_ALPHAS, Tried, better, choose, nearest_miss, search_layers
+from fft.pairs.candidates import LAYER_ALPHAS, STEPS, Candidate, Tried, Way, choose, nearest_miss, search_layers
 from tests.toy import max_difference, toy_params
 
 
@@ -42,41 +42,53 @@ def test_the_nearest_miss_is_the_smallest_drop_of_those_that_gain():
     assert nearest_miss([BASE, tried(0.0, 0.1), tried(0.5, -0.1)], 0.01) is None
 
 
+def test_a_candidate_that_was_not_scored_on_the_new_task_is_never_chosen():
+    unscored = tried(0.03, 0.0)._replace(new=None, gain=None)
+    assert choose([BASE, unscored, tried(0.0, 0.1)], 0.01) == 2
+    assert nearest_miss([BASE, unscored, tried(0.05, 0.3)], 0.01) == 1
+
+
+@pytest.mark.parametrize("last", range(17))
+def test_the_furthest_within_is_found_by_few_questions(last):
+    way, asked = Way(tuple(Candidate("alpha", {"alpha": alpha}, dict) for alpha in STEPS)), []
+
+    def within(candidate):
+        asked.append(candidate.settings["alpha"])
+        return asked[-1] <= last / 16
+
+    way.furthest(within)
+    assert max((alpha for alpha in asked if alpha <= last / 16), default=0) == last / 16
+    assert len(asked) == len(set(asked)) <= 5
+
+
 @pytest.mark.parametrize("seed", range(20))
 @pytest.mark.parametrize("sweeps", [1, 3])
-def test_the_search_is_a_coordinate_search_and_never_worse_than_its_start(seed, sweeps):
-    """Against a second writing of it: every step looks at one depth's five values beside the point it stands on."""
+def test_the_search_goes_as_far_in_each_layer_as_the_budget_lets_it(seed, sweeps):
+    """Against a plain loop over all values: what is lost and gained grows with every α, each by its own rate."""
     rng = np.random.default_rng(seed)
-    made = {}
+    lost, gained = rng.uniform(0.001, 0.02, 3), rng.uniform(0.01, 0.1, 3)
+    margin, calls = 0.02, []
 
-    def of(point):
-        return made.setdefault(point, tried(float(rng.integers(0, 6)) / 100, float(rng.integers(0, 9)) / 100))
-
-    start, margin, calls = (0.3, 0.3, 0.3), 0.02, []
-    made[start] = BASE
+    def of(alphas):
+        return tried(float(np.dot(lost, alphas)), float(np.dot(gained, alphas)))
 
     def score(alphas):
-        calls.append(tuple(round(float(alpha), 2) for alpha in alphas))
-        return of(calls[-1])
+        calls.append(tuple(alphas.tolist()))
+        return of(alphas)
 
-    found = search_layers(BASE, start, [0, 2], score, margin, sweeps)
-    assert len(found) == len(calls) == len(set(calls)), "nothing is scored twice"
-    assert all(point[1] == 0.3 for point in calls), "a depth that did not move is left alone"
-    assert sum(1 for _ in calls) <= sweeps * 2 * len(LAYER_ALPHAS)
-
-    at, values = list(start), [BASE]
-    for _ in range(sweeps):
-        before = list(at)
-        for depth in (0, 2):
-            options = [tuple([*at[:depth], alpha, *at[depth + 1 :]]) for alpha in (at[depth], *LAYER_ALPHAS)]
-            known = [of(option) for option in options]
-            at = list(options[choose(known, margin)])
-            values.append(of(tuple(at)))
-        if at == before:
-            break
-    best = found[choose([BASE, *found], margin) - 1] if choose([BASE, *found], margin) else BASE
-    assert best == of(tuple(at))
-    assert not better(BASE, best, margin)
+    start = np.array([0.25, 0.25, 0.25], np.float32)
+    search_layers(of(start), start, [0, 2], score, margin, sweeps)
+    at = start.copy()
+    for depth in (0, 2):
+        for value in LAYER_ALPHAS:
+            further = at.copy()
+            further[depth] = value
+            if of(further).is_within(margin) and value > at[depth]:
+                at = further
+    best = choose([of(start), *(of(np.array(call)) for call in calls)], margin)
+    assert [start.tolist(), *map(list, calls)][best] == at.tolist()
+    assert all(call[1] == 0.25 for call in calls), "a depth that did not move is left alone"
+    assert len(calls) <= 2 * 2 * sweeps, "two questions a layer"
 
 
 def test_a_sweep_that_changes_nothing_is_the_last():
@@ -87,7 +99,7 @@ def test_a_sweep_that_changes_nothing_is_the_last():
         return tried(0.5, 0.5)
 
     search_layers(BASE, (0.3, 0.3), [0, 1], score, 0.01, sweeps=9)
-    assert len(calls) == 2 * len(LAYER_ALPHAS)
+    assert len(calls) == 2 * 2
 
 
 def test_only_depths_that_moved_are_searched():
@@ -101,14 +113,19 @@ def test_only_depths_that_moved_are_searched():
     assert candidates.moved_depths(base, base, 2) == []
 
 
+def of_ways(ways):
+    """Every fourth candidate of each way, the last among them."""
+    return [candidate for way in ways for candidate in way.candidates[3::4]]
+
+
 def test_the_candidates_are_what_their_settings_say():
     base, tuned = toy_params(0, heads={"original": 3}), toy_params(1, heads={"original": 3, "new": 2})
     vector = formulas.task_vector(base, tuned)
-    for one in candidates.ties(base, tuned):
+    for one in of_ways(candidates.ties(base, tuned)):
         density, scale = one.settings["density"], one.settings["scale"]
         expected = formulas.add_vectors(base, [tuned], [formulas.trimmed(vector, density)], scale)
         assert max_difference(one.make(), expected) == 0
-    made, again = (list(candidates.dare(base, tuned, jax.random.key(0))) for _ in range(2))
+    made, again = (of_ways(candidates.dare(base, tuned, jax.random.key(0))) for _ in range(2))
     assert all(max_difference(one.make(), same.make()) == 0 for one, same in zip(made, again, strict=True))
     assert all(max_difference(one.make()["heads"]["new"], tuned["heads"]["new"]) == 0 for one in made)
     half, whole = (next(c.make() for c in made if c.settings == {"rate": 0.5, "scale": s}) for s in (0.5, 1.0))
@@ -121,7 +138,8 @@ def test_fisher_candidates_weigh_by_shares_of_the_mean():
     rng = np.random.default_rng(0)
     kept = jax.tree.map(lambda leaf: jnp.asarray(rng.exponential(1e-5, leaf.shape), jnp.float32), base)
     numbers = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(kept)]).astype(np.float64)
-    made = list(candidates.fisher(base, tuned, kept, None))
+    made = of_ways(candidates.fisher(base, tuned, kept, None))
+    assert [one.settings["weight"] for one in made] == sorted((one.settings["weight"] for one in made), reverse=True)
     for one in made:
         shares = [
             one.settings["weight"] * np.asarray(leaf, np.float64) / numbers.mean() for leaf in jax.tree.leaves(kept)
@@ -132,5 +150,5 @@ def test_fisher_candidates_weigh_by_shares_of_the_mean():
         ]
         for found, wanted in zip(jax.tree.leaves(one.make()), expected, strict=True):
             np.testing.assert_allclose(found, wanted, atol=1e-5)
-    scaled = candidates.fisher(base, tuned, jax.tree.map(lambda leaf: 1e4 * leaf, kept), None)
-    assert max_difference(made[3].make(), list(scaled)[3].make()) < 1e-5, "the scale of a Fisher does not matter"
+    scaled = of_ways(candidates.fisher(base, tuned, jax.tree.map(lambda leaf: 1e4 * leaf, kept), None))
+    assert max_difference(made[3].make(), scaled[3].make()) < 1e-5, "the scale of a Fisher does not matter"

@@ -18,7 +18,7 @@ from fft.contract.budget import Budget
 from fft.experiment import Data
 from fft.merging import formulas
 from fft.pairs import repair as module
-from fft.pairs.candidates import ALPHAS, Candidate
+from fft.pairs.candidates import STEPS, Candidate
 from fft.pairs.heldout import HeldOut
 from fft.pairs.mergeable import load_sides
 from fft.pairs.repair import Request, repair
@@ -26,6 +26,7 @@ from fft.paths import flatten
 from fft.report.repaired import chart, headline, page, tuned_sentence
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
+ALSO = ("--also", "layers", "ties", "dare")
 HOSTILE = "<script>alert('&amp;\"x')</script>"
 
 
@@ -54,7 +55,7 @@ def fisher(tiny, tmp_path_factory, quick_compiles):
 def repaired(tiny, tuned, fisher, tmp_path_factory, quick_compiles):
     """A repair with all there is to try, and its answer."""
     out = tmp_path_factory.mktemp("repaired") / "out"
-    more = ("--max-drop", 0.05, "--fisher", fisher, "--sweeps", 2, "--json")
+    more = ("--max-drop", 0.05, "--fisher", fisher, *ALSO, "--sweeps", 2, "--json")
     return fft("repair", tiny / "bert", tuned, *flags(tiny, out), *more), out
 
 
@@ -79,12 +80,13 @@ def held_out(tiny, tmp_path, role):
 
 
 def test_one_alpha_by_saved_interpolations_and_fft_eval(tiny, tuned, repaired, tmp_path):
-    """Every second α of the grid as a checkpoint of its own, scored by the command; the choice is the best of all."""
+    """Models between the two as checkpoints of their own, scored by the command."""
     base, after = models.load(tiny / "bert"), models.load(tuned / "model")
     files, found = held_out(tiny, tmp_path, "validation"), told(repaired[1])
-    line = found["candidates"][: len(ALPHAS)]
-    assert [one["settings"] for one in line] == [{"alpha": alpha} for alpha in ALPHAS]
-    for one in line[::4]:
+    line = [one for one in found["candidates"] if one["kind"] == "alpha"]
+    alphas = [one["settings"]["alpha"] for one in line]
+    assert alphas[:3] == [0.0, 1.0, 0.5] and set(alphas[2:]) <= set(STEPS) and len(alphas) <= 7
+    for one in (line[1], line[2], line[-1]):
         alpha, params = one["settings"]["alpha"], dict(flatten(after.params))
         for path, old in flatten(base.params).items():
             params[path] = old + alpha * (params[path] - old)
@@ -92,7 +94,7 @@ def test_one_alpha_by_saved_interpolations_and_fft_eval(tiny, tuned, repaired, t
         models.save(after._replace(params=formulas.unflatten(params)), folder)
         for name in ("original", "new"):
             answer = fft("eval", "--model", folder, "--task", files[name], "--head", name, "--json")
-            assert answer.json["score"] == one[name], (alpha, name)
+            assert one[name] in (answer.json["score"], None if name == "new" and not one["within"] else ()), alpha
 
 
 def test_the_choice_is_the_best_new_score_within_the_budget(repaired):
@@ -101,7 +103,9 @@ def test_the_choice_is_the_best_new_score_within_the_budget(repaired):
     base = found["candidates"][0]
     for one in found["candidates"]:
         assert one["drop"] == pytest.approx(base["original"] - one["original"])
-        assert one["gain"] == pytest.approx(one["new"] - base["new"])
+        scored = one["within"] or one is found["candidates"][1]
+        assert (one["new"] is None, one["gain"] is None) == (not scored, not scored)
+        assert not scored or one["gain"] == pytest.approx(one["new"] - base["new"])
         assert one["within"] == (one["drop"] <= 0.05 + 1e-9)
     within = [one for one in found["candidates"] if one["within"]]
     chosen = found["candidates"][found["chosen"]]
@@ -166,7 +170,7 @@ def test_every_model_is_scored_by_one_program_a_length(tiny, tuned):
         return sides.tuned.model.apply(params, batch)
 
     rows = HeldOut(sides.tuned.model._replace(apply=apply), sides.data)
-    for alpha in ALPHAS[::5]:
+    for alpha in STEPS[::4]:
         rows.line(sides.base, sides.tuned.params, [alpha] * 4)
     rows.line(sides.base, sides.tuned.params, [0.1, 0.9, 0.3, 1.0])
     rows.scores(sides.tuned.params)
@@ -179,14 +183,21 @@ def test_every_model_is_scored_by_one_program_a_length(tiny, tuned):
 
 
 def test_a_higher_rmse_is_a_drop_and_what_is_accepted_lies_above_the_base(repaired):
-    scores = [{"original": 1.0, "new": 0.5}, {"original": 1.2, "new": 0.7}]
+    scores = {"base": {"original": 1.0, "new": 0.5}, "tuned": {"original": 1.5, "new": 0.9}}
+    scores |= {"near": {"original": 1.2, "new": 0.7}, "far": {"original": 1.4, "new": 0.8}}
     data = {name: SimpleNamespace(task=SimpleNamespace(metric=m)) for name, m in (("original", "rmse"), ("new", "mcc"))}
-    rows = SimpleNamespace(data=data, scores=lambda params: params)
-    search = module.Search(
-        SimpleNamespace(tuned=SimpleNamespace(model=SimpleNamespace(depth=1))), rows, lambda *_: None
-    )
-    base, worse = (search.score(Candidate("alpha", {}, lambda found=found: found)) for found in scores)
-    assert (base.drop, base.gain) == (0.0, 0.0) and worse[-2:] == (pytest.approx(0.2), pytest.approx(0.2))
+
+    def scored(params, names):
+        return {name: scores[params][name] for name in names}
+
+    rows = SimpleNamespace(data=data, scores=scored, blend=lambda base, tuned, alphas: tuned if alphas[0] else base)
+    sides = SimpleNamespace(base="base", tuned=SimpleNamespace(params="tuned", model=SimpleNamespace(depth=1)))
+    request = SimpleNamespace(max_drop=Budget.parse("25%"))
+    search = module.Search(request, sides, rows, lambda *_: None)
+    assert search.margin == 0.25 and [one.drop for one in search.tried] == [0.0, 0.5]
+    assert search.tried[1].gain == pytest.approx(0.4), "the tuned model is scored on both tasks whatever it lost"
+    near, far = (search.score(Candidate("alpha", {}, lambda name=name: name)) for name in ("near", "far"))
+    assert near[-2:] == (pytest.approx(0.2), pytest.approx(0.2)) and far[3:] == (None, pytest.approx(0.4), None)
     found = told(repaired[1])
     for metric, sign in (("accuracy", 1), ("rmse", -1)):
         found["tuned_change"]["original"]["metric"] = metric
@@ -257,7 +268,7 @@ def test_a_classifier_of_the_same_name_and_other_labels_is_a_head_of_its_own(tin
 
 
 def test_a_seed_gives_the_same_repair_again(tiny, tuned, repaired, tmp_path, fisher):
-    more = ("--max-drop", 0.05, "--fisher", fisher, "--sweeps", 2, "--json")
+    more = ("--max-drop", 0.05, "--fisher", fisher, *ALSO, "--sweeps", 2, "--json")
     again = fft("repair", tiny / "bert", tuned, *flags(tiny, tmp_path / "out"), *more).json
     first = repaired[0].json
     assert {k: v for k, v in again.items() if k != "seconds"} == {k: v for k, v in first.items() if k != "seconds"}
@@ -270,7 +281,13 @@ def test_the_folder_holds_what_the_documentation_says(repaired):
     names = {path.name for path in repaired[1].iterdir()}
     assert names == {"model", "repair.json", "report.html", "front.svg", "front.png", "lock"}
     err = repaired[0].err
-    for word in ("one α for all layers: 21 candidates", "chosen of", "the tuned model's original accuracy", "report:"):
+    for word in (
+        "one α for all layers",
+        "candidates to try, about",
+        "chosen of",
+        "the tuned model's original accuracy",
+        "report:",
+    ):
         assert word in err
 
 
@@ -334,6 +351,7 @@ def test_what_does_not_fit_is_refused_with_one_message_before_anything_is_writte
         ((base, after, *given, "--max-drop", "-1%"), "expected a number above 0"),
         ((base, after, *given, "--max-drop", 1), "so nothing would fail"),
         ((base, after, *given, "--sweeps", 0), "--sweeps must be at least 1"),
+        ((base, after, *given, "--rows", 0), "--rows must be at least 1"),
         ((moved, after, *given, "--fisher", fisher), "was measured at other weights"),
         ((base, after, *given, "--fisher", tmp_path / "none"), "expected Fisher information in"),
         ((base, after, *given, "--new-fisher", fisher), "give --fisher too"),
@@ -402,9 +420,11 @@ def test_the_python_way(tiny, tuned, tmp_path):
         *(str(tiny / "bert"), str(tuned), Data(str(tiny / "original.csv")), Data(str(tiny / "new.csv"))),
         Budget.parse("5%"),
         also=(),
+        rows=20,
     )
     found = repair(request, tmp_path / "out", watch=lambda one, count: seen.append((one.kind, count)))
-    assert seen == [("alpha", count) for count in range(1, 22)]
+    assert seen == [("alpha", count) for count in range(1, len(seen) + 1)] and 2 < len(seen) <= 7
+    assert found.record["rows"] == {"original": 20, "new": 20}
     assert found.record["max_drop"] == "5%" and found.record == told(tmp_path / "out")
     assert found.record["margin"] == pytest.approx(0.05 * found.record["candidates"][0]["original"])
     assert found.exit_code == module.EXIT_CODES[found.record["outcome"]]
