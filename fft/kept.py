@@ -67,7 +67,9 @@ def _by_contract(
     way = selection.WAY if job.experiment.method.plain else ()
     signs = {name: scorer.metric(name).sign for name in job.tasks}
     with journal.clock("scoring", "choosing what is kept on validation rows"):
-        chosen = selection.choose(job.base, job.fresh_heads, trained, scorer.judge, signs, job.tolerances, way)
+        start = dict(zip(job.tolerances, job.watch.scores, strict=True))
+        start |= {} if job.fresh_heads else scorer.judge(job.base, ["new"])
+        chosen = selection.choose(job.base, job.fresh_heads, start, trained, scorer.judge, signs, job.tolerances, way)
     strength = float(jnp.exp(state.dual.log_strength))
     written = alone(job.experiment.retention.max_drop)
     contract = selection.told(chosen, written, job.tolerances, strength)

@@ -65,6 +65,8 @@ class Watch:
     """the variance of the held-out labels; classification does without"""
     steps: int
     """of the run"""
+    scores: tuple[float, ...] = ()
+    """of the base on the held-out rows, of each task"""
 
     def look(self, outputs: dict, batch: dict) -> Seen:
         """How much less credit rows have than in the base."""

@@ -1,11 +1,11 @@
 """Under a contract: which point of a finished run is kept, by validation rows."""
 
 import math
-from bisect import bisect_left
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 from fft.merging.formulas import interpolate
+from fft.merging.furthest import furthest
 from fft.naming import ORIGINAL
 from fft.paths import Params, without_heads
 from fft.retention import SAME
@@ -48,6 +48,7 @@ class Chosen(NamedTuple):
 def choose(
     base: Params,
     fresh_heads: tuple[str, ...],
+    start: dict[str, float],
     trained: dict[int, Callable[[], Params]],
     judge: Callable[[Params, Collection[str]], dict[str, float]],
     signs: dict[str, int],
@@ -57,18 +58,18 @@ def choose(
     """The best new score among points whose every drop is within its margin: the steps in `trained`, the last step
     first, and where that one loses too much the furthest point on the `way` from the base that does not.
 
-    That point is found by bisection, as what is lost grows with the way, but for noise: of n points about log₂ n are
-    scored, on the new task only those within. `way` is empty where a tree has more than values of the base's own
-    parameters. `judge(params, tasks)` gives the scores of the tasks, of "new", "original", …, `signs` the sign by which
-    each is better, `margins` what each original task may lose. Where no point within the margins is better than the
-    base on the new task, the base is kept, with step 0; a base with a fresh head has no score there, and any is better.
+    That point is looked for with few questions (`fft.merging.furthest`), as what is lost grows with the way, but for
+    noise; on the new task only points within are scored. `way` is empty where a tree has more than values of the base's
+    own parameters. `start` are the base's scores of the tasks, of "new", "original", …, `judge(params, tasks)` gives
+    those of a point, `signs` the sign by which each is better, `margins` what each original task may lose. Where no
+    point within the margins is better than the base on the new task, the base is kept, with step 0; a base with a fresh
+    head has no "new" in `start`, and any is better.
     """
-    start = judge(base, margins if fresh_heads else signs)
-    least = -math.inf if fresh_heads else signs["new"] * start["new"]
+    least = signs["new"] * start["new"] if "new" in start else -math.inf
     tried: list[Point] = []
     best: tuple[float, Point, Params] | None = None
 
-    def consider(step: int, alpha: float, params: Params) -> bool:
+    def consider(step: int, alpha: float, params: Params) -> Point:
         nonlocal best
         scores = judge(params, margins)
         drops = {name: signs[name] * (start[name] - scores[name]) for name in margins}
@@ -80,14 +81,23 @@ def choose(
             worth = signs["new"] * new
             if worth > (least if best is None else best[0]):
                 best = worth, point, params
-        return within
+        return point
+
+    def loss(point: Point) -> float:
+        """The worst drop, in units of its margin."""
+        return max(point.drops[name] / (margin + SAME) for name, margin in margins.items())
 
     last = max(trained)
     params = trained[last]()
-    if not consider(last, 1.0, params):
+    whole = consider(last, 1.0, params)
+    if not whole.within:
         known = without_heads(base, fresh_heads)
-        # What it finds, `consider` has seen.
-        bisect_left(way, True, key=lambda alpha: not consider(last, alpha, interpolate(known, params, alpha)))
+
+        def loss_at(place: int) -> float:
+            alpha = way[place - 1]
+            return loss(consider(last, alpha, interpolate(known, params, alpha)))
+
+        furthest(len(way) + 1, loss_at, loss(whole))  # what it finds, `consider` has seen
     for step in trained.keys() - {last}:
         consider(step, 1.0, trained[step]())
     if best is None:

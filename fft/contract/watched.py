@@ -22,8 +22,6 @@ from fft.schema import alone
 from fft.streams import PROBE_SEED, base_part, chosen_rows, most_lengths
 from fft.tasks import Encoded, TaskData, TrainBatches, bucket_lengths, joined, together
 
-WATCHED = 1024  # held-out rows of each original task, at most
-
 
 class ProbeBatches(TrainBatches):
     """Batches of up to PROBED held-out rows of each original task, with "before" float32 [B], what the base was worth
@@ -93,9 +91,11 @@ def watched(
     folder: Path,
     poll: Callable[[], None],
 ) -> tuple[Watch, ProbeBatches]:
-    """What the contract is watched by: held-out rows of every original task with the base's credit, kept in FOLDER."""
+    """What the contract is watched by: the rows of every original task that will judge its points, with the base's
+    credit, kept in FOLDER.
+    """
     splits = [data.splits["validation"] for data in originals]
-    parts = [rows.take(chosen_rows(len(rows.ids), WATCHED, experiment.seed)) for rows in splits]
+    parts = [rows.take(chosen_rows(len(rows.ids), JUDGED, PROBE_SEED)) for rows in splits]
     batches = ProbeBatches(parts, experiment.seed, most_lengths(steps), originals[0].pad_id)
     rows, task = batches.encoded, together(originals).task
     spread = float(np.var(rows.labels))
@@ -117,7 +117,8 @@ def watched(
     tree, told = load_artefact(folder)
     batches.before = np.asarray(tree["before"])
     margin = told["margin"]
-    return Watch(task, tuple(margin) if isinstance(margin, list) else margin, spread, steps), batches
+    scores = tuple(np.atleast_1d(told["score"]).tolist())
+    return Watch(task, tuple(margin) if isinstance(margin, list) else margin, spread, steps, scores), batches
 
 
 def _score(task: Any, labels: np.ndarray, logits: np.ndarray) -> float:

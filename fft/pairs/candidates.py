@@ -1,7 +1,6 @@
 """Which merged models a repair tries, and how it chooses among them by their scores."""
 
 import math
-from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fft.merging.formulas import add_vectors, dropped, fisher_merge, shared, task_vector, trimmed
+from fft.merging.furthest import furthest
 from fft.paths import Params, depth_of, flatten
 from fft.retention import SAME
 
@@ -32,14 +32,16 @@ class Candidate(NamedTuple):
 
 class Way(NamedTuple):
     """Merged models in a row, each further from the base than the one before: what is lost grows along it, but for
-    noise, so that the furthest within a budget is found by bisection.
+    noise, so that the furthest within a budget is found with few questions.
     """
 
     candidates: tuple[Candidate, ...]
 
-    def furthest(self, within: Callable[[Candidate], bool]) -> None:
-        """Ask about log₂ n of the n candidates whether they are `within`, towards the last that is."""
-        bisect_left(self.candidates, True, key=lambda candidate: not within(candidate))
+    def furthest(self, loss_of: Callable[[Candidate], float], end: float = math.inf) -> None:
+        """Ask for the loss of some candidates, in units of the budget, towards the last that keeps it; `end` is that of
+        what comes behind the last.
+        """
+        furthest(len(self.candidates) + 1, lambda place: loss_of(self.candidates[place - 1]), end)
 
 
 class Tried(NamedTuple):
@@ -59,6 +61,10 @@ class Tried(NamedTuple):
     def is_within(self, margin: float) -> bool:
         """Whether the drop is at most `margin`; a score that is not finite is not."""
         return self.drop <= margin + SAME
+
+    def loss(self, margin: float) -> float:
+        """The drop in units of the margin: at most 1 within it."""
+        return self.drop / (margin + SAME)
 
 
 # ---------------------------------------------------------------- what is tried
@@ -162,7 +168,7 @@ def search_layers(
     """Coordinate search over one α a depth, from `alphas` [L], whose scores are `start`.
 
     One depth after the other goes, the others held, as far as the budget lets it: of the LAYER_ALPHAS beyond its own
-    the furthest within is found by bisection, and it stays at the best of those asked for. Again up to `sweeps` times,
+    the furthest within is looked for, and it stays at the best of those asked for. Again up to `sweeps` times,
     until a sweep changes nothing. It only moves to what is better, so its best is never worse than `start`.
     """
     at, best = np.array(alphas, np.float32), start
@@ -171,15 +177,19 @@ def search_layers(
         for depth in depths:
             here = at.copy()
 
-            def beyond(value: float, here: np.ndarray = here, depth: int = depth) -> bool:
+            values = [value for value in LAYER_ALPHAS if value > here[depth]]
+
+            def loss_at(
+                place: int, here: np.ndarray = here, depth: int = depth, values: Sequence[float] = values
+            ) -> float:
                 nonlocal at, best
                 tried = here.copy()
-                tried[depth] = value
+                tried[depth] = values[place - 1]
                 found = score(tried)
                 if better(found, best, margin):
                     at, best = tried, found
-                return not found.is_within(margin)
+                return found.loss(margin)
 
-            bisect_left([value for value in LAYER_ALPHAS if value > here[depth]], True, key=beyond)
+            furthest(len(values) + 1, loss_at)
         if np.array_equal(at, unmoved):
             break

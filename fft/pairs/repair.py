@@ -133,9 +133,9 @@ class Search:
     def _gain(self, name: str, found: dict[str, Any], base: dict[str, Any]) -> float:
         return METRICS[self.rows.data[name].task.metric].sign * (found[name] - base[name])
 
-    def follow(self, way: Way) -> None:
-        """Score candidates on a way, towards the furthest that is within the margin."""
-        way.furthest(lambda candidate: self.score(candidate).is_within(self.margin))
+    def follow(self, way: Way, end: float = math.inf) -> None:
+        """Score candidates on a way, towards the furthest that is within the margin; as `Way.furthest`."""
+        way.furthest(lambda candidate: self.score(candidate).loss(self.margin), end)
 
     def line(self) -> Way:
         """One α for all depths, between the base and the tuned model."""
@@ -223,7 +223,7 @@ def _search(request: Request, search: Search, say: Callable[[str], None]) -> Non
     depths = moved_depths(base, tuned, search.depths - 2) if "layers" in request.also else []
     _estimate(search, 1 + sum(map(len, ways.values())), len(depths) * request.sweeps, say)
     say("one α for all layers")
-    search.follow(search.line())
+    search.follow(search.line(), search.tried[TUNED].loss(search.margin))
     if depths:
         say("an α for every layer")
         search.search_layers(request.sweeps)
@@ -235,7 +235,7 @@ def _search(request: Request, search: Search, say: Callable[[str], None]) -> Non
 
 def _estimate(search: Search, ways: int, depths: int, say: Callable[[str], None]) -> None:
     """Say how many candidates there are to try at most, and how long that will take by what the first two took."""
-    most = ways * len(STEPS).bit_length() + depths * len(LAYER_ALPHAS).bit_length()
+    most = ways * (len(STEPS).bit_length() + 1) + depths * (len(LAYER_ALPHAS).bit_length() + 1)
     each = search.seconds["alpha"] / len(search.tried)
     say(f"at most {counted(most, 'candidate')} to try, about {each:.1f} s each: {most * each:.0f} s in all")
 

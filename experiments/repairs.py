@@ -1,0 +1,86 @@
+"""What `fft repair` wins back of full fine-tuning, and its time beside that of the training it repairs.
+
+    python -m experiments.repairs --out runs/repairs     runs what is missing, safe to kill and repeat, and writes
+                                                         experiments/results/repairs.json and repairs.md
+
+The three pairs of experiments/bar.py, full fine-tuning with seed 0, each repaired with the defaults and a budget of .01.
+"""
+
+import time
+from pathlib import Path
+
+import tyro
+
+from experiments import bar
+from experiments.article import RESULTS
+from experiments.kept import FIELDS, kept_runs
+from fft.contract.budget import Budget
+from fft.experiment import Experiment
+from fft.pairs.repair import Request, repair
+from fft.record import replace_file
+from fft.report.repaired import described
+
+SEED = 0
+
+
+def repaired(experiment: Experiment, folder: Path, record: dict) -> dict:
+    """The record of a run with what repairing it took and gave."""
+    (original,) = experiment.original
+    budget = Budget.parse(bar.MAX_DROP)
+    start = time.monotonic()
+    found = repair(
+        Request(experiment.model, str(folder), original, experiment.new, budget), folder.with_name(f"{folder.name}-out")
+    ).record
+    seconds = time.monotonic() - start
+    kept = ("outcome", "candidates", "chosen", "rows", "original", "new", "given_up", "tuned_change")
+    return record | {"repair": {name: found[name] for name in kept} | {"wall": seconds}}
+
+
+HEADER = (
+    "| new task | trained, s | repaired, s | ratio | candidates | chosen | validation: original lost | new gained "
+    "| of full's | test: original lost | new: full → repaired | verdict |",
+    "|---|---:|---:|---:|---:|---|---:|---:|---:|---:|---:|---|",
+)
+
+
+def line(pair: str, run: dict) -> str:
+    """A pair in the table."""
+    found, trained = run["repair"], run["seconds"]["total"]
+    base, tuned = found["candidates"][:2]
+    best = found["candidates"][found["chosen"]] if found["chosen"] is not None else base
+    lost = found["original"] and f"{-found['original']['change']:+.4f}"
+    news = found["given_up"] and f"{found['given_up']['before']:.3f} → {found['given_up']['after']:.3f}"
+    return (
+        f"| {pair} | {trained:.0f} | {found['wall']:.0f} | {found['wall'] / trained:.2f} | {len(found['candidates'])} | "
+        f"{described(best)} | {best['drop']:+.4f} | {best['gain']:+.4f} | {best['gain'] / tuned['gain']:.0%} | {lost} | "
+        f"{news} | {found['outcome']} |"
+    )
+
+
+def markdown(records: dict[str, dict]) -> str:
+    """Every pair that is finished."""
+    lines = [
+        "# What repair wins back",
+        "",
+        "Full fine-tuning on a new domain, the runs `full` of [bar.md](bar.md) with seed 0, repaired with the base by "
+        f"`fft repair --max-drop {bar.MAX_DROP}` and its defaults. Seconds are of whole runs, compiling included. By "
+        "`python -m experiments.repairs`.",
+        "",
+        *HEADER,
+    ]
+    for pair in bar.PAIRS:
+        if run := records.get(bar.NAME.format(pair, "full", SEED)):
+            lines.append(line(pair, run))
+    return "\n".join(lines) + "\n"
+
+
+def main(out: Path = Path("runs/repairs")) -> None:
+    """Train and repair what experiments/results/repairs.json does not hold."""
+    names = [bar.NAME.format(pair, "full", SEED) for pair in bar.PAIRS]
+    asked = {name: experiment for name, experiment in bar.experiments().items() if name in names}
+    for records in kept_runs(asked, out, RESULTS / "repairs.json", repaired, (*FIELDS, "repair")):
+        replace_file(RESULTS / "repairs.md", markdown(records).encode())
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
