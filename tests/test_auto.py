@@ -46,9 +46,10 @@ def test_a_run_says_what_was_chosen_and_why(tiny, tmp_path, model, given, method
 
 
 @pytest.mark.usefixtures("quick_compiles")
-def test_a_call_from_python_chooses_as_the_command_line_does(tiny, tmp_path):
-    told = []
-    run = package.tune(tiny / "bert", tiny / "new.csv", out=tmp_path / "run", emit=told.append, steps=2, batch_size=16)
+def test_a_call_from_python_chooses_as_the_command_line_does(tiny, tmp_path, capfd):
+    told, more = [], {"verbose": False, "steps": 2, "batch_size": 16}
+    run = package.tune(tiny / "bert", tiny / "new.csv", out=tmp_path / "run", emit=told.append, **more)
+    assert capfd.readouterr() == ("", "")
     assert [member["name"] for member in run.record["experiment"]["method"]] == ["lwf"]
     assert told[0]["event"] == "say" and told[0]["text"].startswith("method auto: lwf, because there are no original")
     with pytest.raises(InputError, match="nowhere"):

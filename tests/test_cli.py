@@ -215,7 +215,7 @@ def test_with_the_adapter_off_a_lora_run_is_the_base_bit_for_bit(swept, tiny):
             np.testing.assert_array_equal(saved[path], leaf)
 
 
-def test_the_python_way_gives_the_same_run(swept, tiny, tmp_path):
+def test_the_python_way_gives_the_same_run(swept, tiny, tmp_path, capsys):
     seen = []
     run = package.tune(
         tiny / "bert",
@@ -229,6 +229,8 @@ def test_the_python_way_gives_the_same_run(swept, tiny, tmp_path):
     assert run.exit_code == 0 and run.record == record(tmp_path / "run")
     assert outcome(tmp_path / "run") == outcome(swept[2] / "lora")
     assert [event["event"] for event in seen if event["event"] in ("start", "end")] == ["start", "end"]
+    said = capsys.readouterr()
+    assert "step 12: new" in said.err and "reading the checkpoint and the data" in said.err and not said.out
     with pytest.raises(package.InputError, match="unknown settings learning_rate"):
         package.tune("m", "n.csv", out=tmp_path / "other", learning_rate=1.0)
 

@@ -51,7 +51,7 @@ def draw_fronts(found: Sequence[Front], matched: float, runs: Sequence[dict[str,
     base = {task: watched[task]["before"] for task in ("new", "original")}
     base |= {"new": None} if starts_fresh(watched) else {}
     titles = {task: axis_title(watched, task) for task in ("new", "original")}
-    said = [f"lines: a method over its strengths, means over seeds; dotted: new score {matched:.3f}", "cross: the base"]
+    said = [f"lines: a method over its strengths, means over seeds; dotted: new score {matched:.3f}", _of_base(base)]
     return save(_chart(rows, base, signs["new"] * matched, titles, said), stem)
 
 
@@ -70,8 +70,13 @@ def draw_steps(runs: Sequence[dict[str, Any]], stem: Path) -> list[Path]:
     titles = {task: f"{task} task: {watched[task]['metric']} on the probe" for task in ("new", "original")}
     base = {task: watched["history"][0][task] for task in ("new", "original")}
     base |= {"new": None} if starts_fresh(watched) else {}
-    said = ["lines: a run over its training steps, a ring at the last; cross: the base"]
+    said = [f"lines: a run over its training steps, a ring at the last; {_of_base(base)}"]
     return save(_chart(rows, base, None, titles, said), stem)
+
+
+def _of_base(base: dict[str, float | None]) -> str:
+    """What stands for the base in the picture."""
+    return "cross: the base" if base["new"] is not None else "dashed: the base, whose new head knew nothing yet"
 
 
 def _course(run):

@@ -19,6 +19,7 @@ from fft.pairs.heldout import HeldOut
 from fft.pairs.subject import Request
 from fft.paths import flatten, overlay, unflatten
 from fft.report.diagnosed import page, words
+from fft.report.diagnosed.chart import chart
 from fft.streams import chosen_rows, original_batches
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -303,6 +304,20 @@ def test_the_page_is_balanced_escaped_and_loads_nothing(broken):
     order = ("drop of", "Layers", "A proposal", "Notes and warnings", "Settings")
     whole = "".join(outline.words)
     assert sorted(order, key=whole.index) == list(order) and "<svg" in text
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-7])
+def test_nothing_of_the_picture_collides_in_a_wider_font(broken, scale):
+    """Entries of the legend below each other, titles on two lines, and ticks that give way; small ones as powers."""
+    found = json.loads(json.dumps(broken[0].json))
+    for row in found["layers"]:
+        row["predicted"] *= scale
+    spec = chart(found).to_dict()
+    panels = [layer["encoding"] for panel in spec["hconcat"] for layer in panel["layer"] if "y" in layer["encoding"]]
+    assert all(one["color"]["legend"]["columns"] == 1 for one in panels if "legend" in one["color"])
+    axes = [one["x"] for one in panels if "axis" in one["x"]]
+    assert all(len(axis["title"]) == 2 and axis["axis"]["labelOverlap"] == "greedy" for axis in axes)
+    assert (axes[-1]["axis"]["format"] == ".0e") == (max(row["predicted"] for row in found["layers"]) < 1e-3)
 
 
 def test_numbers_that_are_not_finite_are_dashes_and_no_points(broken):
