@@ -17,7 +17,8 @@ from fft.retention import SAME
 STEPS = tuple(sixteenth / 16 for sixteenth in range(1, 17))
 """how far on a way the models are that can be tried"""
 LAYER_ALPHAS = (0.25, 0.5, 0.75, 1.0)
-DENSITIES = (0.1, 0.2, 0.4)
+DENSITY = 0.2
+"""the share of a task vector's entries that TIES keeps, its authors' own"""
 DROP_RATES = (0.5, 0.9)
 FISHER_WEIGHTS = tuple(10 ** (4 - i / 3) for i in range(16))
 
@@ -71,13 +72,12 @@ class Tried(NamedTuple):
 
 
 def ties(base: Params, tuned: Params) -> Iterator[Way]:
-    """θ* + λ trim(τ, density), a way of scales λ for each of DENSITIES. With one tuned model no sign is contested."""
-    for density in DENSITIES:
+    """θ* + λ trim(τ, DENSITY), a way of scales λ. With one tuned model no sign is contested."""
 
-        def make(scale: float, density: float = density) -> Params:
-            return add_vectors(base, [tuned], [trimmed(task_vector(base, tuned), density)], scale)
+    def make(scale: float) -> Params:
+        return add_vectors(base, [tuned], [trimmed(task_vector(base, tuned), DENSITY)], scale)
 
-        yield _way("ties", [{"density": density, "scale": scale} for scale in STEPS], make)
+    yield _way("ties", [{"density": DENSITY, "scale": scale} for scale in STEPS], make)
 
 
 def dare(base: Params, tuned: Params, key: jax.Array) -> Iterator[Way]:
