@@ -58,6 +58,12 @@ def quick_compiles(compilations):
         compilation_cache.reset_cache()
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch):
+    """No line breaks a silence: what a command prints does not depend on how busy the machine is."""
+    monkeypatch.setattr("fft.display.QUIET", 600.0)
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
     """A folder with a knowing base `bert`, a headless one `bare`, and original, new, mixed, opposite CSV files."""
