@@ -34,7 +34,7 @@ class Flags:
     """the folder to write: model/, report.html, repair.json; it must not exist yet, or be empty"""
     max_drop: str = f"{Retention.tolerance:g}"
     """the drop that is accepted: in units of the score (0.01), or as a share of the base's score (1%)"""
-    also: tuple[Literal["layers", "ties", "dare"], ...] = ("layers", "ties")
+    also: tuple[Literal["layers", "ties", "dare"], ...] = ("layers",)
     """what is tried beside one α for all layers: an α by layer, TIES, DARE; none: `--also` alone"""
     sweeps: int = 1
     """how often the search for an α by layer goes through the layers"""

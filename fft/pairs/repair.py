@@ -47,7 +47,7 @@ from fft.record import writing
 from fft.schema import MOST_SEED, at_least, between
 from fft.seeding import key_for
 
-ALSO = ("layers", "ties")
+ALSO = ("layers",)
 ROWS = 1024
 BASE, TUNED = 0, 1  # their places among the candidates
 NOTHING = "nothing"
