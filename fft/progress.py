@@ -10,6 +10,7 @@ Where nothing shows it, it costs nothing.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import wraps
 from typing import Any, Protocol
 
 
@@ -83,6 +84,7 @@ def announced(program: Callable[[Any, dict], Any], what: str, lengths: Sequence[
     """
     met: set[int] = set()
 
+    @wraps(program)
     def call(params: Any, batch: dict) -> Any:
         length = batch["ids"].shape[-1]
         if length in met:

@@ -24,7 +24,7 @@ def test_the_run_folder_holds_everything(default):
     names = {path.name for path in out.iterdir()}
     assert names == {
         *("experiment.json", "identity.json", "run.json", "metrics.jsonl", "lock", "heads", "prepared"),
-        *("checkpoints", "model", "report.html", "history.svg", "history.png"),
+        *("checkpoints", "rows", "model", "report.html", "history.svg", "history.png"),
     }
     model = {path.name for path in (out / "model").iterdir()}
     assert {"config.json", "model.safetensors", "tokenizer.json", "fft_heads.json", "fft_heads.safetensors"} <= model

@@ -178,7 +178,7 @@ def test_a_point_is_within_where_every_task_is():
     signs = {"original": 1, "original_2": 1, "new": 1}
 
     def kept(**margins):
-        return selection.choose(base, (), {8: lambda: trained}, judge, signs, margins)
+        return selection.choose(base, (), judge(base, signs), {8: lambda: trained}, judge, signs, margins)
 
     chosen = kept(original=0.2, original_2=0.0101)
     assert chosen.point.alpha == 0.5 and chosen.point.drops["original_2"] == pytest.approx(0.01)

@@ -42,8 +42,8 @@ class HeldOut:
         self.data = {name: task._replace(splits=_at_most(most, task.splits)) for name, task in data.items()}
         rows = {(name, role): task.splits[role] for name, task in self.data.items() for role in ROLES}
         lengths = bucket_lengths(np.concatenate([encoded.lengths() for encoded in rows.values()]), MOST_LENGTHS)
-        self.program = jax.jit(lambda params, batch: model.apply(params, batch)["logits"])
-        self._announced = announced(self.program, "the scoring", lengths)
+        program = jax.jit(lambda params, batch: model.apply(params, batch)["logits"])
+        self.program = announced(program, "the scoring", lengths)
         self._batches = {
             at: list(eval_batches(encoded, SCORE_BATCH, lengths, data[at[0]].pad_id)) for at, encoded in rows.items()
         }
@@ -77,7 +77,7 @@ class HeldOut:
     def _logits(self, params: Params, name: str, role: str) -> np.ndarray:
         head, batches = self.data[name].task.name, self._batches[name, role]
         count = len(self.data[name].splits[role].ids)
-        return predict(lambda params, batch: self._announced(params, batch)[head], params, batches, count, self.poll)
+        return predict(lambda params, batch: self.program(params, batch)[head], params, batches, count, self.poll)
 
 
 def _at_most(most: Mapping[str, int], splits: dict[str, Encoded]) -> dict[str, Encoded]:
