@@ -8,7 +8,12 @@ WITHIN = 1.0
 """the loss of what just keeps the budget, in units of it"""
 
 
-def furthest(places: int, loss_at: Callable[[int], float], end: float = math.inf, within: float = WITHIN) -> None:
+def most_questions(places: int) -> int:
+    """How many places `furthest` asks for at most."""
+    return min(places - 1, (places - 1).bit_length() + EXTRA)
+
+
+def furthest(places: int, loss_at: Callable[[int], float], end: float = math.inf) -> None:
     """Ask for the loss at some of the places 1 … `places` - 1, until the last one within the budget and the first one
     beyond are neighbours. The loss at place 0 is 0, at `places` it is `end`, beyond; between it grows, but for noise.
 
@@ -22,11 +27,11 @@ def furthest(places: int, loss_at: Callable[[int], float], end: float = math.inf
         if right - left <= 1:
             return
         room = 2**left_over
-        share = (within - low) / (high - low) if math.isfinite(high) else 0.5
+        share = (WITHIN - low) / (high - low) if math.isfinite(high) else 0.5
         crossing = int(math.sqrt(left**2 + share * (right**2 - left**2)))
         at = min(max(crossing, left + 1, right - room), right - 1, left + room)
         loss = loss_at(at)
-        if loss <= within:
+        if loss <= WITHIN:
             left, low = at, loss
         else:  # nan as well
             right, high = at, loss

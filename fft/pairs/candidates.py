@@ -77,7 +77,7 @@ def ties(base: Params, tuned: Params) -> Iterator[Way]:
     def make(scale: float) -> Params:
         return add_vectors(base, [tuned], [trimmed(task_vector(base, tuned), DENSITY)], scale)
 
-    yield _way("ties", [{"density": DENSITY, "scale": scale} for scale in STEPS], make)
+    yield _way("ties", STEPS, make, lambda scale: {"density": DENSITY, "scale": scale})
 
 
 def dare(base: Params, tuned: Params, key: jax.Array) -> Iterator[Way]:
@@ -87,7 +87,7 @@ def dare(base: Params, tuned: Params, key: jax.Array) -> Iterator[Way]:
         def make(scale: float, rate: float = rate, draw: jax.Array = draw) -> Params:
             return add_vectors(base, [tuned], [dropped(task_vector(base, tuned), rate, draw)], scale)
 
-        yield _way("dare", [{"rate": rate, "scale": scale} for scale in STEPS], make)
+        yield _way("dare", STEPS, make, lambda scale, rate=rate: {"rate": rate, "scale": scale})
 
 
 def fisher(base: Params, tuned: Params, of_base: Params, of_tuned: Params | None) -> Iterator[Way]:
@@ -102,12 +102,14 @@ def fisher(base: Params, tuned: Params, of_base: Params, of_tuned: Params | None
     def make(weight: float) -> Params:
         return fisher_merge([base, tuned], [kept, learned], [weight, 1.0])
 
-    yield _way("fisher", [{"weight": weight} for weight in FISHER_WEIGHTS], make)
+    yield _way("fisher", FISHER_WEIGHTS, make, lambda weight: {"weight": weight})
 
 
-def _way(kind: str, settings: Sequence[dict[str, Any]], make: Callable[..., Params]) -> Way:
-    """The candidates `make(**settings)`; what is common to all of them `make` has already."""
-    return Way(tuple(Candidate(kind, each, partial(make, each.get("scale", each.get("weight")))) for each in settings))
+def _way(
+    kind: str, values: Sequence[float], make: Callable[[float], Params], told: Callable[[float], dict[str, Any]]
+) -> Way:
+    """The candidates `make(value)`, with the settings that tell of each."""
+    return Way(tuple(Candidate(kind, told(value), partial(make, value)) for value in values))
 
 
 def _of_mean_1(tree: Params) -> Params:

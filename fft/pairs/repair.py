@@ -23,6 +23,7 @@ from fft.evaluate import Change, change_between
 from fft.experiment import Data
 from fft.folder import MODEL, FolderLock, refuse_taken
 from fft.local import local
+from fft.merging.furthest import most_questions
 from fft.metrics import METRICS
 from fft.naming import counted
 from fft.pairs.candidates import (
@@ -235,7 +236,7 @@ def _search(request: Request, search: Search, say: Callable[[str], None]) -> Non
 
 def _estimate(search: Search, ways: int, depths: int, say: Callable[[str], None]) -> None:
     """Say how many candidates there are to try at most, and how long that will take by what the first two took."""
-    most = ways * (len(STEPS).bit_length() + 1) + depths * (len(LAYER_ALPHAS).bit_length() + 1)
+    most = ways * most_questions(len(STEPS) + 1) + depths * most_questions(len(LAYER_ALPHAS) + 1)
     each = search.seconds["alpha"] / len(search.tried)
     say(f"at most {counted(most, 'candidate')} to try, about {each:.1f} s each: {most * each:.0f} s in all")
 

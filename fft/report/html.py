@@ -52,6 +52,11 @@ def table(columns: Sequence[Column], rows: Sequence[Any]) -> str:
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>'
 
 
+def paragraph(text: str) -> str:
+    """Words as a sentence in a paragraph; empty where there are none."""
+    return f"<p>{escape(text[:1].upper() + text[1:])}.</p>" if text else ""
+
+
 def pairs(named: Sequence[tuple[str, Any]]) -> str:
     """Names and values as a description list."""
     items = "\n".join(f"<dt>{escape(name)}</dt><dd>{escape(_plain(value))}</dd>" for name, value in named)

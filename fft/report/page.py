@@ -14,7 +14,7 @@ from fft.contract.selection import sentence
 from fft.naming import counted, original_names
 from fft.record import replace_file
 from fft.report.history import history_svg
-from fft.report.html import document, flat, notes, pairs, table
+from fft.report.html import document, flat, notes, pairs, paragraph, table
 from fft.report.tables import BEFORE_AFTER, PARAMETERS, Column, by_original, caption, groups, percent, score, signed
 from fft.report.verdict import box
 
@@ -85,8 +85,7 @@ def _contract(run: dict[str, Any]) -> str:
     if contract is None:
         return ""
     rows = [point | {"kept": point == contract["kept"]} for point in contract["tried"]]
-    words = sentence(contract)
-    said = f"<p>{escape(words[:1].upper() + words[1:])}.</p>\n<p class='note'>{MULTIPLIER}</p>"
+    said = f"{paragraph(sentence(contract))}\n<p class='note'>{MULTIPLIER}</p>"
     return f"<h2>The contract</h2>\n{said}\n{table(TRIED, rows)}"
 
 

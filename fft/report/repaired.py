@@ -12,7 +12,7 @@ from fft.metrics import METRICS
 from fft.naming import counted
 from fft.record import replace_file
 from fft.report.drawing import COLOURS, FAINT, INK, SHAPES, domain, save, styled, svg, ticks
-from fft.report.html import document, flat, notes, pairs, table
+from fft.report.html import document, flat, notes, pairs, paragraph, table
 from fft.report.labels import Box, place
 from fft.report.tables import Column, half_width, rich_table, score, signed
 from fft.report.verdict import box, sentence
@@ -225,7 +225,7 @@ def _verdict(record: dict[str, Any]) -> str:
 
 def _choice(record: dict[str, Any]) -> str:
     said = [headline(record), tuned_sentence(record)] if record["verdict"] else [tuned_sentence(record)]
-    return "<h2>Choice</h2>\n" + "".join(f"<p>{escape(text[:1].upper() + text[1:])}.</p>" for text in said)
+    return "<h2>Choice</h2>\n" + "".join(map(paragraph, said))
 
 
 def _picture(record: dict[str, Any]) -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from html import escape
 from typing import Any
 
 from fft.naming import counted
+from fft.report.html import paragraph
 from fft.report.tables import score, signed, verdicts
 
 OF_SEVERAL = {
@@ -80,6 +80,4 @@ def box(run: dict[str, Any], more: str = "") -> str:
     colour = outcome or "none"
     if unreached := base_kept(run):
         headline, colour = f"{unreached[:1].upper()}{unreached[1:]}", "none" if run["contract"] is None else "fail"
-    said = sentence(run) + more
-    detail = f"<p>{escape(said[:1].upper() + said[1:])}.</p>" if said else ""
-    return f'<div class="verdict {colour}"><h2>{headline}</h2>{detail}</div>'
+    return f'<div class="verdict {colour}"><h2>{headline}</h2>{paragraph(sentence(run) + more)}</div>'

@@ -21,7 +21,7 @@ from fft.report.diagnosed.words import (
     sentences,
 )
 from fft.report.drawing import save, svg
-from fft.report.html import document, flat, notes, pairs, table
+from fft.report.html import document, flat, notes, pairs, paragraph, table
 from fft.report.tables import rich_table
 
 if TYPE_CHECKING:
@@ -47,16 +47,12 @@ def page(record: dict[str, Any]) -> str:
 
 def _verdict(record: dict[str, Any]) -> str:
     kind, title = HEADLINES[record["refit"]["outcome"]]
-    said = "".join(_paragraph(sentence(record)) for sentence in (lost_sentence, head_sentence))
+    said = "".join(paragraph(sentence(record)) for sentence in (lost_sentence, head_sentence))
     return f'<div class="verdict {kind}"><h2>{escape(title)}</h2>{said}</div>'
 
 
-def _paragraph(text: str) -> str:
-    return f"<p>{escape(text[:1].upper() + text[1:])}.</p>" if text else ""
-
-
 def _layers(record: dict[str, Any]) -> str:
-    said = f"{_paragraph(layer_sentence(record))}{_paragraph(prediction_sentence(record))}"
+    said = f"{paragraph(layer_sentence(record))}{paragraph(prediction_sentence(record))}"
     legend = "Bars: paired 95 % intervals. Roles are those of all blocks together."
     drawn = f"<figure>{svg(chart(record))}<figcaption>{legend}</figcaption></figure>"
     note = f"<p class='note'>{escape(caption(record))}</p>"
@@ -70,7 +66,7 @@ def _proposed(record: dict[str, Any]) -> str:
     on = counted(record["rows"]["validation"], "validation row")
     rows = f"<p class='note'>In the order of the search, on {on}.</p>"
     steps = table(STEPS, record["proposal"]["steps"])
-    return f"<h2>A proposal</h2>\n{fragment}{_paragraph(proposal_sentence(record))}{steps}\n{rows}"
+    return f"<h2>A proposal</h2>\n{fragment}{paragraph(proposal_sentence(record))}{steps}\n{rows}"
 
 
 def _settings(record: dict[str, Any]) -> str:
