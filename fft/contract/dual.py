@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from fft.methods import Method
 from fft.methods.base import combines
 
-PROBED = 32
+PROBED = 16
 """held-out original rows that a step looks at"""
 MEMORY = 1 / 8
 """the share of the run that the running drop remembers, about"""
