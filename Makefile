@@ -1,5 +1,5 @@
 # make demo   sets up .venv and runs the main job: one table, one picture, real data
-# make test   sets up .venv with the test extra, then lint, format check and tests
+# make test   sets up .venv with the test extra, then lint, format check, the order of imports, and tests
 PYTHON ?= python3
 
 .PHONY: demo test clean
@@ -21,6 +21,7 @@ demo: .venv/ready
 test: .venv/ready-to-test
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+	.venv/bin/lint-imports --no-cache
 	.venv/bin/python -m pytest -n 2 --dist loadfile
 
 clean:

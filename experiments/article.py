@@ -114,7 +114,7 @@ def spread(values: np.ndarray) -> str:
 
 def write(records: dict[str, dict], stem: Path) -> None:
     """The table and the picture, means with the range over seeds as bars."""
-    from fft.record import replace_file
+    from fft.disk.files import replace_file
     from fft.report.front import Point, axis_title, front
 
     rows, record = rows_of(records), next(iter(records.values()))

@@ -19,14 +19,14 @@ from rich.console import Console
 from experiments.article import LAST, RESULTS
 from experiments.base import movie_base
 from experiments.kept import kept_runs
-from fft.auto import choose
+from fft.after.check import Asked, Request, check
 from fft.commands.demo import ORIGINAL
-from fft.contract.budget import Budget
-from fft.evaluate import Change
+from fft.disk.files import replace_file
 from fft.experiment import Data, Experiment, Optim, Retention
 from fft.methods import Full
-from fft.pairs.check import Asked, Request, check
-from fft.record import replace_file
+from fft.run.auto import choose
+from fft.stats.budget import Budget
+from fft.stats.intervals import Change
 
 PAIRS = {"tweets": "demo:tweets", "nyt": "demo:nyt", "amazon": "demo:amazon"}
 HOWS = ("full", "contract", "nothing")

@@ -5,8 +5,8 @@ from pathlib import Path
 from rich.console import Console
 
 from fft.commands.demo import ORIGINAL, cached_base
+from fft.data.demo import minilm_folder
 from fft.experiment import Data, Experiment, Optim
-from fft.tasks.demo import minilm_folder
 
 
 def movie_base(console: Console) -> Path:

@@ -22,7 +22,7 @@ from experiments.article import RESULTS, spread
 from experiments.fisher_digits import Split, permuted, splits
 from experiments.kept import kept
 from experiments.perceptron import MODEL, Trained, accuracy, train
-from fft.fronts import fronts
+from fft.disk.files import replace_file
 from fft.methods import (
     AGEM,
     EWC,
@@ -50,8 +50,8 @@ from fft.methods import (
     Unfreeze,
     Wise,
 )
-from fft.record import replace_file
 from fft.report.fronts import draw_fronts, fronts_markdown
+from fft.stats.fronts import fronts
 
 SEEDS, STEPS, RATE = (0, 1, 2), 400, 3e-3
 HIGH = 0.85
@@ -105,7 +105,7 @@ def tried() -> Iterator[Tried]:
 
 
 def record(one: Tried, seed: int, before: dict[str, float], after: dict[str, float], rows: int) -> dict:
-    """A run as `fft.fronts` reads it."""
+    """A run as `fft.stats.fronts` reads it."""
     changes = {task: {"metric": "accuracy", "before": before[task], "after": after[task], "n": rows} for task in before}
     settings = [{"name": one.front, "strength": one.strength}]
     return {"name": one.front, "experiment": {"method": settings, "seed": seed}, "history": [], **changes}

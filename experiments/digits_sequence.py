@@ -22,12 +22,12 @@ from experiments.digits_fronts import RATE, SEEDS, STEPS, Tried, tried
 from experiments.fisher_digits import Split, splits
 from experiments.kept import kept
 from experiments.perceptron import MODEL, Trained, accuracy, train
+from fft.disk.files import replace_file
 from fft.methods import Full
-from fft.record import replace_file
 from fft.report.drawing import save, styled
 from fft.report.front import looks
 from fft.report.fronts import HEIGHT, WIDTH
-from fft.sequence.transfer import average_accuracy, backward_transfer, forgetting, forward_transfer
+from fft.stats.transfer import average_accuracy, backward_transfer, forgetting, forward_transfer
 
 TASKS = 10
 

@@ -21,9 +21,9 @@ import optax
 from scipy.stats import spearmanr
 
 from experiments.article import spread
+from fft.core.tree import Params, flatten
 from fft.fisher.diagonal import diagonal_fisher
 from fft.methods import EWC
-from fft.paths import Params, flatten
 from fft.tasks import Classify
 
 SEEDS = tuple(range(5))
@@ -188,7 +188,7 @@ def label_of(estimator: str, size: int) -> str:
 
 def write(found: Grid, stem: Path) -> None:
     """The table and the picture."""
-    from fft.record import replace_file
+    from fft.disk.files import replace_file
 
     plain = found.second["test"][:, 0, 0].mean()  # exact at the smallest λ: next to no penalty
     wanted = plain - 0.05

@@ -20,12 +20,12 @@ from experiments.article import spread
 from experiments.fisher_digits import at_matched, grid, write
 from fft.commands.demo import NEW, ORIGINAL, trained_base
 from fft.commands.sweep import run_missing
+from fft.core.tree import flatten
 from fft.experiment import Data, Experiment, Optim, Retention
 from fft.fisher.diagonal import FisherPass
 from fft.fisher.information import load_fisher
-from fft.fisher.measure import Request, measure
 from fft.methods import EWC
-from fft.paths import flatten
+from fft.run.fisher import Request, measure
 
 RESULTS = Path(__file__).parent / "results"
 # name: (estimator, rows of a batch of the Fisher pass)
@@ -113,7 +113,7 @@ def against_exact(base: str, out: Path, console: Console) -> dict[str, tuple[flo
 
 def _write_minilm(records: dict, exact: dict[str, tuple[float, float]]) -> None:
     """The grid, and the best λ of every estimator over the seeds that ran."""
-    from fft.record import replace_file
+    from fft.disk.files import replace_file
 
     first = next(iter(records.values()))
     lines = [

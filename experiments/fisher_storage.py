@@ -23,7 +23,7 @@ RESULT = Path(__file__).parent / "results" / "fisher_storage.md"
 
 def main() -> None:
     """Measure and write the table."""
-    from fft.record import replace_file
+    from fft.disk.files import replace_file
 
     base, fft = str(trained_base(Console(stderr=True))), [sys.executable, "-m", "fft"]
     lines = [

@@ -22,14 +22,14 @@ from experiments import bar
 from experiments.article import LAST, RESULTS
 from experiments.base import movie_base
 from experiments.kept import FIELDS, kept_runs
+from fft.after.mergeable import load_sides
 from fft.commands.demo import ORIGINAL
-from fft.contract import dual
-from fft.evaluate import Change
+from fft.disk.files import replace_file
+from fft.evaluate.heldout import HeldOut
 from fft.experiment import Data, Experiment, Optim, Retention
 from fft.methods import KL, Method, Replay
-from fft.pairs.heldout import HeldOut
-from fft.pairs.mergeable import load_sides
-from fft.record import replace_file
+from fft.stats.intervals import Change
+from fft.training import dual
 
 FLOORS = {"floor 1": 1.0, "floor 1e-3": 1e-3}
 PLAIN = "kl"

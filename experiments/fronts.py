@@ -99,9 +99,9 @@ def markdown(records: dict[str, dict]) -> str:
 
 def write(records: dict[str, dict], stem: Path) -> None:
     """The table and the picture of what there is."""
-    from fft.fronts import fronts
-    from fft.record import replace_file
+    from fft.disk.files import replace_file
     from fft.report.fronts import draw_fronts, fronts_markdown
+    from fft.stats.fronts import fronts
 
     stem.parent.mkdir(parents=True, exist_ok=True)
     runs = list(records.values())

@@ -8,10 +8,10 @@ from typing import Any
 
 from rich.console import Console
 
-from fft.accept import resolved
 from fft.commands.sweep import run_missing
+from fft.disk.files import write_json
 from fft.experiment import Experiment, completed
-from fft.record import write_json
+from fft.run.accept import resolved
 
 FIELDS = ("name", "new", "original", "kept_step", "contract", "versions", "device", "seconds")
 """what is kept of a run's run.json"""

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from fft.evaluate import LEVEL, RESAMPLES, Change, unseen_rate
-from fft.retention import verdict
+from fft.stats.intervals import LEVEL, RESAMPLES, Change, unseen_rate
+from fft.stats.retention import verdict
 
 RESULT = Path(__file__).parent / "results" / "noninferiority.md"
 SETS = 4_000
@@ -71,7 +71,7 @@ def row(n: int, margin: float, wrong: float, right: float, rng: np.random.Genera
 
 def main() -> None:
     """Simulate and write the two tables."""
-    from fft.record import replace_file
+    from fft.disk.files import replace_file
 
     rng = np.random.default_rng(0)
     at_the_margin = [row(n, margin, right + margin, right, rng) for n in SIZES for margin in MARGINS for right in RIGHT]

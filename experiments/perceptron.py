@@ -10,13 +10,13 @@ import numpy as np
 from flax import linen as nn
 
 from experiments.fisher_digits import CLASSES, TASK, Split
+from fft.core.tree import Params
 from fft.experiment import Optim
 from fft.methods import SI, Context, Method
 from fft.methods.si import importance_of, path_integral
 from fft.models.layers import Dense
-from fft.optim import make_optimizer, multipliers
-from fft.paths import Params
-from fft.train import finished_params, init_state, make_train_step
+from fft.training.optim import make_optimizer, multipliers
+from fft.training.step import finished_params, init_state, make_train_step
 
 WIDTH, PIXELS, BATCH = 64, 64, 32
 

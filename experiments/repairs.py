@@ -14,11 +14,11 @@ import tyro
 from experiments import bar
 from experiments.article import RESULTS
 from experiments.kept import FIELDS, kept_runs
-from fft.contract.budget import Budget
+from fft.after.repair import Request, repair
+from fft.disk.files import replace_file
 from fft.experiment import Experiment
-from fft.pairs.repair import Request, repair
-from fft.record import replace_file
 from fft.report.repaired import described
+from fft.stats.budget import Budget
 
 SEED = 0
 

@@ -11,13 +11,13 @@ Names are imported when they are first used, so that `import fft` costs nothing.
 import importlib
 
 _HOMES = {
-    "Adapter": "fft.adapters",
-    "Adapters": "fft.adapters",
-    "load_adapter": "fft.peft",
-    "save_adapter": "fft.peft",
+    "Adapter": "fft.adapters.adapter",
+    "Adapters": "fft.adapters.adapter",
+    "load_adapter": "fft.adapters",
+    "save_adapter": "fft.adapters",
     "tune": "fft.api",
-    "restore": "fft.restored",
-    "Run": "fft.run",
+    "restore": "fft.run.restored",
+    "Run": "fft.run.run",
     "Data": "fft.experiment",
     "Experiment": "fft.experiment",
     "Optim": "fft.experiment",
@@ -52,11 +52,11 @@ _HOMES = {
     "RsLoRA": "fft.methods",
     "SAM": "fft.methods",
     "SI": "fft.methods",
-    "FFTError": "fft.errors",
-    "InputError": "fft.errors",
-    "MachineError": "fft.errors",
+    "FFTError": "fft.core.errors",
+    "InputError": "fft.core.errors",
+    "MachineError": "fft.core.errors",
     "diagonal_fisher": "fft.fisher.diagonal",
-    "make_train_step": "fft.train",
+    "make_train_step": "fft.training.step",
 }
 __all__ = sorted(_HOMES)
 

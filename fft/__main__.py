@@ -2,6 +2,6 @@
 
 import sys
 
-from fft.cli import main
+from fft.commands.cli import main
 
 sys.exit(main())

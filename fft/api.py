@@ -6,13 +6,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fft.auto import AUTO, choose_for
-from fft.errors import InputError
+from fft.core.errors import InputError
+from fft.core.settings import listed
+from fft.disk.local import local
 from fft.experiment import Data, Experiment, Optim, Retention, Texts
-from fft.local import local
 from fft.methods import Method, parse_chain
-from fft.run import Run, run
-from fft.schema import listed
+from fft.run.auto import AUTO, choose_for
+from fft.run.run import Run, run
 
 
 def tune(
@@ -78,7 +78,7 @@ def _shown(verbose: bool, emit: Callable[[dict], None]) -> Iterator[Callable[[di
         return
     from rich.console import Console
 
-    from fft.display import Display, Progress, tee
+    from fft.report.console import Display, Progress, tee
 
     console = Console(stderr=True)
     with Progress(console, "fft.tune"), Display(console) as display:

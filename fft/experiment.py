@@ -8,15 +8,9 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from fft.contract.budget import Budget
-from fft.errors import InputError
-from fft.local import CheckpointPath, local, make_local
-from fft.methods import Full, Method
-from fft.methods import from_json as method_from_json
-from fft.methods import to_json as method_to_json
-from fft.naming import ORIGINAL, numbered
-from fft.record import parsed_file
-from fft.schema import (
+from fft.core.errors import InputError
+from fft.core.naming import ORIGINAL, numbered
+from fft.core.settings import (
     MOST_SEED,
     TELLS_DEFAULT,
     alone,
@@ -29,6 +23,12 @@ from fft.schema import (
     recorded,
     validated,
 )
+from fft.disk.files import parsed_file
+from fft.disk.local import CheckpointPath, local, make_local
+from fft.methods import Full, Method
+from fft.methods import from_json as method_from_json
+from fft.methods import to_json as method_to_json
+from fft.stats.budget import Budget
 
 STRICT = {"extra": "forbid"}
 LEAST_LENGTH = 3
@@ -128,6 +128,11 @@ class Optim:
         between("warmup", self.warmup, 0.0, 1.0)
         between("weight-decay", self.weight_decay, 0.0, math.inf)
         between("clip", self.clip, 0.0, math.inf)
+
+    @property
+    def step_rows(self) -> int:
+        """New rows of a step: those of all its forward passes."""
+        return self.accumulate * self.batch_size
 
 
 @dataclass(frozen=True)
@@ -305,6 +310,11 @@ def completed(data: dict[str, Any]) -> dict[str, Any]:
         return from_json(data).to_json()
     except InputError:
         return data
+
+
+def with_defaults(record: dict[str, Any]) -> dict[str, Any]:
+    """The record of a run, its experiment `completed`."""
+    return record | {"experiment": completed(record["experiment"])}
 
 
 def load(path: str | Path) -> Experiment:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fft.errors import MachineError
+from fft.core.errors import MachineError
 
 
 def _fetched(make):
@@ -15,7 +15,7 @@ def _fetched(make):
 @pytest.fixture(scope="session")
 def minilm():
     """The Hugging Face folder of MiniLM."""
-    from fft.tasks import demo
+    from fft.data import demo
 
     return _fetched(demo.minilm_folder)
 
@@ -23,7 +23,7 @@ def minilm():
 @pytest.fixture(scope="session")
 def demo_data():
     """The tfds folder of the rated sentences."""
-    from fft.tasks import demo
+    from fft.data import demo
 
     return _fetched(demo.demo_data)
 
@@ -61,7 +61,7 @@ def quick_compiles(compilations):
 @pytest.fixture(autouse=True)
 def patient(monkeypatch):
     """No line breaks a silence: what a command prints does not depend on how busy the machine is."""
-    monkeypatch.setattr("fft.display.QUIET", 600.0)
+    monkeypatch.setattr("fft.report.console.QUIET", 600.0)
 
 
 @pytest.fixture(scope="session")

@@ -27,9 +27,9 @@ from rich.table import Table
 from safetensors.numpy import load_file, save_file
 from tyro.conf import Positional
 
-from fft.cli import main as fft
+from fft.commands.cli import main as fft
+from fft.data.demo import minilm_folder
 from fft.methods import METHODS
-from fft.tasks.demo import minilm_folder
 from tests import tiny_checkpoint
 
 CHAINS = ("lora+ewc", "freeze+layerwise+ewc", "lora+kl+replay", "full+si+l2sp")

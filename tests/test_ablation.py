@@ -5,13 +5,13 @@ import statistics
 import pytest
 from rich.console import Console
 
-from fft.ablation import ablation, differing, gained_little
 from fft.commands.compare import show_ablation
 from fft.experiment import Data, Experiment, Optim, Retention
 from fft.methods import EWC, KL, Full, LoRA
 from fft.report.drawing import COLOURS
 from fft.report.front import front_points, styles
 from fft.report.tables import caption
+from fft.stats.ablation import ablation, differing, gained_little
 
 KEPT = Retention(max_drop="0.01")
 

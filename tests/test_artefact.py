@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fft.artefact import load_artefact, save_artefact
-from fft.errors import InputError, MachineError
-from fft.paths import flatten
+from fft.core.errors import InputError, MachineError
+from fft.core.tree import flatten
+from fft.disk.artefact import load_artefact, save_artefact
 
 TREE = {"a": {"kernel": np.arange(6, dtype=np.float32).reshape(2, 3), "scale": np.float32(2.5)}, "b": jnp.ones(4)}
 

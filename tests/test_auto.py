@@ -6,8 +6,8 @@ import pytest
 from tiny_runs import fft, record
 
 import fft as package
-from fft import auto
-from fft.errors import InputError
+from fft.core.errors import InputError
+from fft.run import auto
 
 RESULTS = Path(__file__).parents[1]
 

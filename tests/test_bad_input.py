@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from tiny_runs import Answer, fft, finish, outcome, record, refused, start, tune
 
-from fft.checkpoint import Checkpoints
+from fft.disk.checkpoint import Checkpoints
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 QUICK = ("--steps", 8, "--batch-size", 16, "--lr", 1e-2, "--tolerance", 1)
@@ -264,7 +264,7 @@ def test_no_memory_ends_with_exit_code_3(tiny, tmp_path, monkeypatch):
     def full(*_):
         raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1792058943192 bytes.")
 
-    monkeypatch.setattr("fft.run._train", full)
+    monkeypatch.setattr("fft.run.run._train", full)
     answer = tune(tiny, tmp_path / "run", *QUICK)
     assert answer.code == 3 and "Out of memory allocating 1792058943192 bytes. Lower --batch-size" in answer.err
 

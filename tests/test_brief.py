@@ -6,12 +6,12 @@ import tiny_checkpoint
 
 import fft
 from fft import models
-from fft.adapters import Adapter
-from fft.brief import brief
+from fft.adapters.adapter import Adapter
+from fft.core.brief import brief
+from fft.data.tokenize import Encoded
 from fft.methods import LoRA
 from fft.models.model import Head
-from fft.run import Run
-from fft.tasks.tokenize import Encoded
+from fft.run.run import Run
 
 
 def test_arrays_are_counted_and_what_is_long_is_cut():

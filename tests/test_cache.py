@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from fft import cache
-from fft.errors import MachineError
+from fft.core.errors import MachineError
+from fft.disk import cache
 
 
 def test_compiled_programs_are_kept_in_the_cache_folder(monkeypatch, tmp_path):

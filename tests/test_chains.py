@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from test_methods import CHAINS, MODEL, SETTINGS, context, stream_batch, task
 
-from fft.errors import InputError
+from fft.core.errors import InputError
 from fft.experiment import Optim
 from fft.methods import EWC, METHODS, LoRA, Method, chain
 from fft.methods.base import claims_tree
-from fft.optim import make_optimizer, multipliers
-from fft.train import finished_params, init_state, make_train_step
+from fft.training.optim import make_optimizer, multipliers
+from fft.training.step import finished_params, init_state, make_train_step
 from tests.toy import max_difference, toy_params
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")

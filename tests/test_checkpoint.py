@@ -17,8 +17,8 @@ import numpy as np
 import optax
 import pytest
 
-from fft.checkpoint import Checkpoints
-from fft.errors import InputError, MachineError
+from fft.core.errors import InputError, MachineError
+from fft.disk.checkpoint import Checkpoints
 
 
 class State(NamedTuple):
@@ -281,7 +281,7 @@ def test_a_cut_or_missing_file_falls_back(tmp_path, harm):
 
 
 def test_wrong_numbers_in_whole_files_are_caught_by_the_hash_of_the_leaf(tmp_path, monkeypatch):
-    import fft.checkpoint as module
+    import fft.disk.checkpoint as module
 
     save = module._save_arrays
 
@@ -482,7 +482,9 @@ def test_a_folder_that_cannot_be_made_lets_the_process_end(tmp_path):
     deep = tmp_path.joinpath(*["d" * 200] * (room // 201), "d" * (room % 201))
     command = [sys.executable, "-c", textwrap.dedent(DEEP), str(deep)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert done.stderr.splitlines()[-1].startswith(f"fft.errors.MachineError: cannot write {deep}: File name too long")
+    assert done.stderr.splitlines()[-1].startswith(
+        f"fft.core.errors.MachineError: cannot write {deep}: File name too long"
+    )
 
 
 def test_a_full_disk_at_the_manifest_leaves_nothing_behind(tmp_path, monkeypatch):
@@ -509,7 +511,7 @@ def test_a_folder_below_a_file_is_the_machines_fault(tmp_path):
 def test_a_manifest_of_a_later_format_says_so(tmp_path):
     import hashlib
 
-    from fft.record import canonical
+    from fft.disk.files import canonical
 
     Checkpoints(tmp_path).save(1, small(1), {})
     path = tmp_path / "00000001" / "manifest.json"

@@ -11,11 +11,11 @@ from tiny_runs import fft, outcome, record, start
 
 import fft as package
 from fft import models
-from fft.checkpoint import Checkpoints
+from fft.core.tree import flatten
+from fft.disk.checkpoint import Checkpoints
 from fft.experiment import load
-from fft.heads import load_heads
-from fft.paths import flatten
-from fft.trainable import trained_leaves
+from fft.run.heads import load_heads
+from fft.training.trainable import trained_leaves
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 SWEEP = """

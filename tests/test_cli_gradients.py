@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from tiny_runs import fft, outcome, record, tune
 
-from fft import models, run
-from fft.artefact import load_artefact
-from fft.failures import UNFORESEEN
-from fft.paths import flatten
+from fft import models
+from fft.commands.failures import UNFORESEEN
+from fft.core.tree import flatten
+from fft.disk.artefact import load_artefact
+from fft.run import run
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 SHORT = ("--steps", 6, "--batch-size", 16, "--lr", 1e-2, "--tolerance", 1, "--eval-every", 3, "--keep", "latest")

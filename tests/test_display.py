@@ -2,7 +2,7 @@ import io
 
 from rich.console import Console
 
-from fft.display import Board, Display, tee
+from fft.report.console import Board, Display, tee
 
 SCORE = {"event": "score", "step": 4, "new": 0.5, "original": None, "combined": 0.5, "seconds": 1.0}
 STEP = {"event": "step", "step": 1, "steps": 4, "loss": 0.25, "penalty": 0.0, "grad_norm": 1.0, "skipped_in_a_row": 0.0}

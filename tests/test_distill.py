@@ -11,14 +11,14 @@ import torch
 from tiny_runs import fft, record, refused
 
 from fft import models
-from fft.errors import InputError
+from fft.core.errors import InputError
+from fft.core.tree import flatten
 from fft.methods import Distill, Full, Given, chain
 from fft.models import FAMILIES
-from fft.models.inputs import with_hidden
 from fft.models.model import build
-from fft.paths import flatten
+from fft.models.probes.inputs import with_hidden
 from fft.tasks.classify import Classify
-from fft.train import init_state, make_train_step
+from fft.training.step import init_state, make_train_step
 from tests.models import torch_models as oracle
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")

@@ -10,10 +10,10 @@ import pytest
 from scipy import stats
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef, root_mean_squared_error
 
-from fft import evaluate
-from fft.errors import InputError
-from fft.evaluate import Interval, interval, mcnemar_p, paired_change, predictions, unchanged, unseen
-from fft.metrics import METRICS, metric_for
+from fft.core.errors import InputError
+from fft.stats import intervals as evaluate
+from fft.stats.intervals import Interval, interval, mcnemar_p, paired_change, predictions, unchanged, unseen
+from fft.stats.metrics import METRICS, metric_for
 
 ORACLES = {
     "accuracy": accuracy_score,

@@ -3,10 +3,10 @@ import json
 
 import pytest
 
-from fft.errors import InputError
+from fft.core.errors import InputError
+from fft.disk.files import experiment_hash
 from fft.experiment import Data, Experiment, Optim, Retention, completed, from_json, load
 from fft.methods import EWC, LoRA
-from fft.record import experiment_hash
 
 EXPERIMENT = Experiment(
     "m", Data("a.csv", pair="b"), Data("b.csv"), LoRA(rank=4) + EWC(), Optim(lr=1e-3), head="shared"

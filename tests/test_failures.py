@@ -14,12 +14,12 @@ import pytest
 from tiny_runs import fft, finish, refused, start
 
 import fft as package
-from fft import cli
-from fft.errors import InputError, MachineError
-from fft.failures import UNFORESEEN, told
-from fft.local import local
-from fft.signals import Stopped
-from fft.surroundings import home_folder, keep_a_home, keep_float32
+from fft.commands import cli
+from fft.commands.failures import UNFORESEEN, told
+from fft.core.errors import InputError, MachineError
+from fft.core.signals import Stopped
+from fft.disk.local import local
+from fft.disk.surroundings import home_folder, keep_a_home, keep_float32
 
 ROWS = "text,label\na good film,né☃\na bad film,b\n" * 20
 
@@ -30,7 +30,7 @@ def broken(monkeypatch, error):
     def describe(*_):
         raise error
 
-    monkeypatch.setattr("fft.tasks.describe", describe)
+    monkeypatch.setattr("fft.data.describe", describe)
 
 
 # --- one message and an exit code ---

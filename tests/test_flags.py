@@ -10,8 +10,8 @@ import textwrap
 import pytest
 from tiny_runs import fft, finish, refused, start
 
-from fft.cli import COMMANDS, dotted
 from fft.commands import data, export, tune
+from fft.commands.cli import COMMANDS, dotted
 from fft.experiment import Data, Experiment, Optim, Retention
 from fft.methods import LoRA
 
@@ -205,11 +205,15 @@ def imported(code):
 
 
 def test_the_list_of_commands_needs_nothing_heavy():
-    assert imported("import sys, fft, fft.cli; fft.cli.main(['--help'])") == set()
+    assert imported("import sys, fft, fft.commands.cli; fft.commands.cli.main(['--help'])") == set()
 
 
 def test_the_help_of_tune_needs_no_model_and_no_data_library():
-    assert imported("import sys, fft.cli; fft.cli.main(['tune', '--help'])") <= {"jax", "tyro", "rich"}
+    assert imported("import sys, fft.commands.cli; fft.commands.cli.main(['tune', '--help'])") <= {
+        "jax",
+        "tyro",
+        "rich",
+    }
 
 
 def test_the_command_is_installed_and_lists_the_commands():

@@ -6,9 +6,9 @@ import os
 
 import pytest
 
-from fft.errors import InputError, MachineError
-from fft.folder import EXPERIMENT, KINDS, FolderLock, refuse_foreign, refuse_taken
-from fft.tasks import demo
+from fft.core.errors import InputError, MachineError
+from fft.data import demo
+from fft.disk.folder import EXPERIMENT, KINDS, FolderLock, refuse_foreign, refuse_taken
 
 
 @pytest.mark.parametrize("own", KINDS)

@@ -5,8 +5,8 @@ import pytest
 from rich.console import Console
 
 from fft.commands.compare import show_fronts
-from fft.fronts import best, fronts, hypervolume, original_at, spread
 from fft.report.fronts import draw_fronts
+from fft.stats.fronts import best, fronts, hypervolume, original_at, spread
 
 
 def record(method, strength, seed, new, original, base=(0.5, 0.9), metric="accuracy"):

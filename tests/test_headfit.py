@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
-from fft.headfit import WEIGHT_DECAY, fit_head
+from fft.evaluate.headfit import WEIGHT_DECAY, fit_head
 from fft.tasks.classify import Classify
 from tests.toy import Toy, max_difference, toy_batch, toy_params
 

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 
 from fft import models
-from fft.artefact import load_artefact
-from fft.errors import InputError
+from fft.core.errors import InputError
+from fft.core.tree import flatten
+from fft.disk.artefact import load_artefact
 from fft.experiment import Data, Experiment
-from fft.heads import HeadNames, abstract_heads, fitting_note, fresh_heads, head_names, load_heads, make_heads
-from fft.paths import flatten
+from fft.run.heads import HeadNames, abstract_heads, fitting_note, fresh_heads, head_names, load_heads, make_heads
 from fft.tasks import Classify, Regress
 
 NEW, ORIGINAL = Data("new.csv"), Data("original.csv")

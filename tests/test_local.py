@@ -10,13 +10,13 @@ from tiny_runs import fft, refused
 
 import fft as package
 from fft import models
-from fft.cli import COMMANDS
-from fft.errors import InputError
+from fft.commands.cli import COMMANDS
+from fft.core.errors import InputError
+from fft.data.sources import open_source
+from fft.disk.local import CHECKPOINT, LOCAL, expanded, local
 from fft.experiment import Data, Experiment, from_json
-from fft.local import CHECKPOINT, LOCAL, expanded, local
-from fft.restored import load_model
-from fft.run import run
-from fft.tasks.sources import open_source
+from fft.run.restored import load_model
+from fft.run.run import run
 
 SAID = "fft reads and writes local folders"
 

@@ -9,8 +9,9 @@ import numpy as np
 import optax
 import pytest
 
-from fft.artefact import load_artefact, save_artefact
-from fft.errors import InputError
+from fft.core.errors import InputError
+from fft.core.tree import flatten
+from fft.disk.artefact import load_artefact, save_artefact
 from fft.experiment import Optim
 from fft.fisher.information import save_fisher
 from fft.methods import (
@@ -36,11 +37,10 @@ from fft.methods import (
     parse_chain,
     to_json,
 )
-from fft.optim import make_optimizer, multipliers
-from fft.paths import flatten
 from fft.tasks.classify import Classify
 from fft.tasks.regress import Regress
-from fft.train import finished_params, init_state, make_train_step
+from fft.training.optim import make_optimizer, multipliers
+from fft.training.step import finished_params, init_state, make_train_step
 from tests.toy import LayeredToy, Toy, max_difference, toy_batch, toy_params
 
 MODEL = Toy()

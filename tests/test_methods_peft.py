@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from fft import models
+from fft.core.tree import flatten, unflatten
 from fft.methods import IA3, DoRA, LoRA, PrefixTuning, PromptTuning, RsLoRA
 from fft.models.layers import Dense
-from fft.paths import flatten, unflatten
 from tests.models import torch_models as oracle
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from fft.experiment import Optim
-from fft.optim import schedule
+from fft.training.optim import schedule
 
 
 @pytest.mark.parametrize("name", ["linear", "cosine", "constant"])

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fft.outcome import rounding_note
+from fft.run.outcome import rounding_note
 
 BASE = {"embed": {"word": np.array([1.0, 2.0, 0.5], np.float32)}, "heads": {"new": np.zeros(2, np.float32)}}
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from fft.errors import InputError
-from fft.paths import count, depth_of, flatten, match, overlay, select, unflatten
+from fft.core.errors import InputError
+from fft.core.tree import count, depth_of, flatten, match, overlay, select, unflatten
 
 TREE = {
     "embed": {"word": {"embedding": np.zeros((5, 2))}},

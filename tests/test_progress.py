@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from fft import display
-from fft.display import Progress
-from fft.progress import Compiled, announced, doing
+from fft.core.progress import Compiled, announced, doing
+from fft.report import console as display
+from fft.report.console import Progress
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fft.errors import InputError
+from fft.core.errors import InputError
+from fft.core.tree import flatten
 from fft.methods import GPM, OGD, SI, Freeze, Full, LoRA, Sparse, chain
-from fft.paths import flatten
 from tests import test_methods
 from tests.test_methods import MODEL, context, task, trained
 from tests.toy import max_difference, toy_batch, toy_params
@@ -82,8 +82,8 @@ def test_a_shared_head_is_projected_and_a_fresh_one_is_not(base):
 def test_statistics_are_arguments_of_the_compiled_step_and_not_part_of_it(base):
     """Other directions, other updates, no new compilation: nothing of `aux` was baked in."""
     from fft.experiment import Optim
-    from fft.optim import make_optimizer, multipliers
-    from fft.train import init_state, make_train_step
+    from fft.training.optim import make_optimizer, multipliers
+    from fft.training.step import init_state, make_train_step
 
     method = OGD(directions=3)
     multiplier = multipliers(method, base, MODEL.depth, ("original",))
@@ -161,7 +161,7 @@ def test_adamw_under_gpm_leaves_the_answers_of_the_protected_rows_whatever_the_s
 
 def test_the_inputs_are_those_of_every_dense_layer_of_a_real_model(tiny):
     from fft import models
-    from fft.models.inputs import dense_inputs, second_moments
+    from fft.models.probes.inputs import dense_inputs, second_moments
 
     found = models.load(tiny / "bert")
     ids = np.arange(12, dtype=np.int32).reshape(2, 6) % 5

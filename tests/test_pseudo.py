@@ -15,14 +15,14 @@ from tiny_runs import fft, record, refused
 from tokenizers import Tokenizer
 
 from fft import models
-from fft.errors import InputError
-from fft.fillin import filled, find_filler, pseudo_rows
+from fft.core.errors import InputError
+from fft.core.tree import flatten
+from fft.data import TrainBatches, load_tokenizer
+from fft.data.tokenize import Encoded, special_ids
 from fft.methods import KL, Full, Pseudo, Replay, chain
-from fft.paths import flatten
-from fft.tasks import TrainBatches, load_tokenizer
+from fft.run.fillin import filled, find_filler, pseudo_rows
 from fft.tasks.classify import Classify
-from fft.tasks.tokenize import Encoded, special_ids
-from fft.train import init_state, make_train_step
+from fft.training.step import init_state, make_train_step
 from tests.toy import Toy, toy_batch, toy_params
 
 MASK = "[MASK]"

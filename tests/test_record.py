@@ -13,16 +13,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import fft.record as record
-from fft.errors import InputError, MachineError
+import fft.disk.files as record
+from fft.adapters.reading import read_raw
+from fft.core.errors import InputError, MachineError
+from fft.core.signals import StopFlag, Stopped
+from fft.data.backend import json_object
+from fft.disk.environment import environment
+from fft.disk.files import diff, experiment_hash, parsed, plain, write_json
+from fft.disk.folder import FolderLock
+from fft.disk.log import MetricsLog
 from fft.experiment import Data, Experiment
 from fft.experiment import load as load_experiment
-from fft.folder import FolderLock
-from fft.models.config import read_json as read_config_json
-from fft.peft.reading import read_raw
-from fft.record import MetricsLog, diff, environment, experiment_hash, parsed, plain, write_json
-from fft.signals import StopFlag, Stopped
-from fft.tasks.backend import json_object
+from fft.models.files.config import read_json as read_config_json
 
 
 def python(code: str, *arguments, **options):

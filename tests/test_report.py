@@ -11,11 +11,11 @@ import pytest
 from outline import Outline
 from rich.console import Console
 
-from fft.contract import selection
-from fft.errors import MachineError
+from fft.core.errors import MachineError
 from fft.report import drawing, front, history, labels, places, style, tables
 from fft.report.page import page, write_page
 from fft.report.verdict import sentence
+from fft.run import selection
 
 HOSTILE = "<script>alert('&amp;\"x')</script>"
 

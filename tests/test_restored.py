@@ -9,17 +9,17 @@ import pytest
 from tiny_runs import fft, record, refused, tune
 
 from fft import models
-from fft.accept import accept
+from fft.after.check import Asked, check
+from fft.after.check import Request as CheckRequest
+from fft.after.diagnose import Request as DiagnoseRequest
+from fft.after.mergeable import load_sides
+from fft.after.subject import load_subject
 from fft.commands.compare import differences
-from fft.contract.budget import Budget
-from fft.errors import InputError
+from fft.core.errors import InputError
 from fft.experiment import Data, Experiment, Optim
-from fft.pairs.check import Asked, check
-from fft.pairs.check import Request as CheckRequest
-from fft.pairs.diagnose import Request as DiagnoseRequest
-from fft.pairs.mergeable import load_sides
-from fft.pairs.subject import load_subject
-from fft.restored import load_checkpoint, scored_length
+from fft.run.accept import accept
+from fft.run.restored import load_checkpoint, scored_length
+from fft.stats.budget import Budget
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 LENGTH = 5  # of texts that have 7 tokens

@@ -11,10 +11,12 @@ import pytest
 import tiny_checkpoint
 from tiny_runs import events, fft, finish, outcome, start, tune
 
-from fft import restore, retention, run
-from fft.checkpoint import Checkpoints
-from fft.failures import UNFORESEEN
-from fft.folder import FolderLock
+from fft import restore
+from fft.commands.failures import UNFORESEEN
+from fft.disk.checkpoint import Checkpoints
+from fft.disk.folder import FolderLock
+from fft.run import run
+from fft.stats import retention
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 STEPS = 12

@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from fft.evaluate import Change, paired_change, unseen_rate
-from fft.metrics import METRICS
-from fft.retention import EXIT_CODES, best, combined_score, crossover, should_stop, verdict
+from fft.stats.intervals import Change, paired_change, unseen_rate
+from fft.stats.metrics import METRICS
+from fft.stats.retention import EXIT_CODES, best, combined_score, crossover, should_stop, verdict
 
 NAN = float("nan")
 

@@ -8,7 +8,7 @@ import tiny_checkpoint
 from safetensors.numpy import load_file
 from tiny_runs import events, finish, outcome, record, start, tune
 
-from fft.run import is_scored
+from fft.run.run import is_scored
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 

@@ -9,11 +9,11 @@ from safetensors.numpy import load_file
 from tiny_runs import events, fft, record, tune
 
 from fft import models, restore
-from fft.artefact import load_artefact
+from fft.core.tree import flatten
+from fft.disk.artefact import load_artefact
 from fft.experiment import Data, Experiment, Optim
-from fft.paths import flatten
-from fft.run import run
-from fft.scoring import Scorer
+from fft.run.run import run
+from fft.run.scoring import Scorer
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 QUICK = ("--steps", 16, "--batch-size", 16, "--lr", 1e-2)

@@ -8,11 +8,11 @@ import pytest
 from optax import contrib
 from tiny_runs import fft, record
 
-from fft.errors import InputError
+from fft.core.errors import InputError
+from fft.core.tree import flatten, unflatten
 from fft.methods import AGEM, L2SP, SAM, Full, LoRA, Replay, chain
-from fft.paths import flatten, unflatten
 from fft.tasks.classify import Classify
-from fft.train import init_state, make_train_step
+from fft.training.step import init_state, make_train_step
 from tests.toy import Toy, toy_batch, toy_params
 
 MODEL, LR, RHO, CLIP = Toy(), 0.3, 0.2, 0.25

@@ -8,10 +8,10 @@ import numpy as np
 import optax
 import pytest
 
-from fft.checkpoint import Checkpoints
-from fft.errors import InputError
+from fft.core.errors import InputError
+from fft.core.tree import flatten
+from fft.disk.checkpoint import Checkpoints
 from fft.methods import GPM, LPFT, OGD, SI, Full, Layerwise, LoRA, Unfreeze, chain
-from fft.paths import flatten
 from tests.test_methods import context, step_batch, stepper
 from tests.toy import max_difference, toy_params
 

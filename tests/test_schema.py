@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from fft.errors import InputError
-from fft.schema import says_nothing, validated
+from fft.core.errors import InputError
+from fft.core.settings import says_nothing, validated
 
 
 @dataclass(frozen=True)

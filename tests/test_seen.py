@@ -6,13 +6,13 @@ import shutil
 import pytest
 from tiny_runs import fft, record, tune
 
+from fft.after.merge import Request, merge
+from fft.data import read_scored
+from fft.data.splits import text_keys
+from fft.disk.files import write_json
+from fft.disk.folder import ROWS
 from fft.experiment import Data
-from fft.folder import ROWS
-from fft.pairs.merge import Request, merge
-from fft.record import write_json
-from fft.seen import Scored, seen_notes
-from fft.tasks import read_scored
-from fft.tasks.splits import text_keys
+from fft.run.seen import Scored, seen_notes
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 FLAGS = ("--steps", 1, "--batch-size", 4, "--tolerance", 1)

@@ -12,16 +12,17 @@ import tiny_checkpoint
 from tiny_runs import events, fft, outcome, record
 
 from fft import models, restore
-from fft.contract import selection
-from fft.contract.dual import Seen, Watch, first_dual
-from fft.contract.watched import ProbeBatches
-from fft.errors import InputError
+from fft.core.errors import InputError
+from fft.core.tree import flatten
+from fft.data import TrainBatches, bucket_lengths, joined
 from fft.experiment import Data, Experiment, Retention, from_json
 from fft.fisher.diagonal import diagonal_fisher
 from fft.methods import KL, MAS, OGD, Context, LwF, Replay
-from fft.paths import flatten
-from fft.tasks import Several, TrainBatches, bucket_lengths, joined
+from fft.run import selection
+from fft.run.watched import ProbeBatches
+from fft.tasks import Several
 from fft.tasks.classify import Classify
+from fft.training.dual import Seen, Watch, first_dual
 from tests.tasks.tiny_tasks import encoded
 from tests.toy import Toy, max_difference, toy_batch, toy_params
 
@@ -275,17 +276,17 @@ def test_each_original_has_its_scores_its_budget_and_its_verdict(whole, files):
 
 
 def test_killed_a_run_goes_on_to_the_same_bits_and_is_restored_as_its_model(whole, tiny, files, tmp_path, monkeypatch):
-    import fft.run
+    import fft.run.run
 
     _, out = whole
-    save = fft.run._save
+    save = fft.run.run._save
 
     def killed(job, state, *rest):
         save(job, state, *rest)
         if int(job.step) == 4:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("fft.run._save", killed)
+    monkeypatch.setattr("fft.run.run._save", killed)
     assert tuned(tiny, tmp_path / "run", files, *HELD).code == 130
     monkeypatch.undo()
     again = tuned(tiny, tmp_path / "run", files, *HELD)

@@ -9,15 +9,15 @@ import optax
 import pytest
 from tiny_runs import outcome, record, tune
 
-from fft.artefact import load_artefact
-from fft.checkpoint import Checkpoints
-from fft.errors import InputError
-from fft.failures import UNFORESEEN
+from fft.commands.failures import UNFORESEEN
+from fft.core.errors import InputError
+from fft.core.tree import flatten
+from fft.disk.artefact import load_artefact
+from fft.disk.checkpoint import Checkpoints
 from fft.methods import SI, LoRA, chain
 from fft.methods.si import PathIntegral, importance
-from fft.paths import flatten
-from fft.restored import restored
-from fft.trainable import make_trainable
+from fft.run.restored import restored
+from fft.training.trainable import make_trainable
 from tests.toy import Toy, toy_batch, toy_params
 
 FLAGS = ("--steps", 8, "--batch-size", 16, "--lr", 1e-2, "--keep", "latest", "--tolerance", 1)
@@ -141,7 +141,7 @@ def test_the_importance_of_a_run_needs_no_optimizer_state(runs, tmp_path, run, w
 
 
 def test_what_it_collects_survives_a_stop(runs, tiny, tmp_path, monkeypatch):
-    from fft import run
+    from fft.run import run
 
     real = run._score
 

@@ -6,16 +6,17 @@ import numpy as np
 import optax
 import pytest
 
-from fft.errors import InputError
+from fft.core.errors import InputError
+from fft.core.tree import flatten
+from fft.data.batches import TrainBatches
+from fft.data.streams import step_batch, training_batches
+from fft.evaluate.teacher import base_outputs
 from fft.experiment import Optim
 from fft.methods import AGEM, EWC, KL, L2SP, Distill, Full, LwF, Replay, chain
-from fft.optim import make_optimizer, multipliers
-from fft.paths import flatten
-from fft.streams import base_outputs, step_batch, training_batches
-from fft.tasks.batches import TrainBatches
 from fft.tasks.classify import Classify
 from fft.tasks.regress import Regress
-from fft.train import init_state, make_train_step
+from fft.training.optim import make_optimizer, multipliers
+from fft.training.step import init_state, make_train_step
 from tests.tasks.tiny_tasks import encoded
 from tests.toy import Toy, toy_batch, toy_params
 
@@ -136,7 +137,7 @@ def test_every_stream_draws_its_own_dropout():
 def test_shares_decide_the_rows_of_a_step():
     data = {name: type("Data", (), {"splits": {"train": encoded(range(3, 40))}, "pad_id": 0}) for name in "ab"}
     optim = Optim(batch_size=8, accumulate=2)
-    made = training_batches(optim, {"a": 1.0, "b": 0.25}, data, 100, 0)
+    made = training_batches(optim.step_rows, {"a": 1.0, "b": 0.25}, data, 100, 0)
     assert (made["a"].batch_size, made["b"].batch_size) == (16, 4)
     assert (len(made["a"].lengths), len(made["b"].lengths)) == (5, 2), "a small share is padded to fewer lengths"
     cut = step_batch({"new": made["a"], "original": made["b"]}, 3, 2)

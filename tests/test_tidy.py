@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from tiny_runs import fft, record, tune
 
-from fft import checkpoint, restore
-from fft.paths import flatten
+from fft import restore
+from fft.core.tree import flatten
+from fft.disk import checkpoint
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 FLAGS = ("--steps", 12, "--batch-size", 16, "--lr", 1e-2, "--eval-every", 3, "--head", "shared", "--drop-weight", 5)

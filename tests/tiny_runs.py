@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from fft.cli import main
+from fft.commands.cli import main
 
 
 class Answer(NamedTuple):

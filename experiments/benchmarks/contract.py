@@ -26,17 +26,17 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.benchmarks.step import LABELS, LR, B, T, alternate, make_batch, paired_ratio
-from fft import models, tasks
-from fft.allocator import keep_freed_memory
-from fft.evaluate import make_predict, predict
+from fft import models
+from fft.commands.allocator import keep_freed_memory
+from fft.data import eval_batches, prepare
+from fft.data.demo import minilm_folder
+from fft.evaluate.heldout import HeldOut
+from fft.evaluate.predict import SCORE_BATCH, make_predict, predict
 from fft.experiment import Data, Optim
 from fft.methods import EWC, KL, L2SP, Context, Full, LwF, Method
-from fft.optim import make_optimizer, multipliers
-from fft.pairs.heldout import HeldOut
-from fft.scoring import SCORE_BATCH
 from fft.tasks import Classify
-from fft.tasks.demo import minilm_folder
-from fft.train import init_state, make_train_step
+from fft.training.optim import make_optimizer, multipliers
+from fft.training.step import init_state, make_train_step
 
 ROWS = {"original": 1_000, "new": 600}
 SOURCES = {"original": "demo:movie", "new": "demo:tweets"}
@@ -85,7 +85,7 @@ def repairing():
     rows = HeldOut(checkpoint.model, data)
     plain = make_predict(checkpoint.model, checkpoint.primary)
     made = {
-        name: list(tasks.eval_batches(part.splits["validation"], SCORE_BATCH, part.lengths, part.pad_id))
+        name: list(eval_batches(part.splits["validation"], SCORE_BATCH, part.lengths, part.pad_id))
         for name, part in data.items()
     }
 
@@ -105,7 +105,7 @@ def _rows(checkpoint, name):
     """A task with its validation rows cut, or filled up with test and training rows, to ROWS; no test rows else."""
     head = checkpoint.primary
     settings = SimpleNamespace(max_length=None, seed=0)
-    data = tasks.prepare(Data(SOURCES[name]), checkpoint, head, checkpoint.heads[head], settings)
+    data = prepare(Data(SOURCES[name]), checkpoint, head, checkpoint.heads[head], settings)
     chosen = data.splits["train"].take(np.arange(ROWS[name]))
     return data._replace(splits={"validation": chosen, "test": chosen.take(np.arange(1))})
 

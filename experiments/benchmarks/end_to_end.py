@@ -43,7 +43,7 @@ def plain_loop(base: str, steps: int) -> dict:
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer, get_linear_schedule_with_warmup
 
-    from fft.tasks import Columns, read_source
+    from fft.data import Columns, read_source
 
     torch.manual_seed(0)
     torch.set_num_threads(THREADS)

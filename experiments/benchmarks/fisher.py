@@ -33,11 +33,11 @@ from rich.table import Table
 
 from experiments.benchmarks.step import LABELS, THREADS, B, alternate, make_batch, paired_ratio
 from fft import models
-from fft.allocator import keep_freed_memory
+from fft.commands.allocator import keep_freed_memory
+from fft.core.tree import flatten
+from fft.data.demo import minilm_folder
 from fft.fisher.squares import squares_of
-from fft.paths import flatten
 from fft.tasks import Classify
-from fft.tasks.demo import minilm_folder
 
 T, CHUNKS = 40, (1, 4)
 ROWS, TOKENS, FEW = (1, 2, 4, 8, 16, 32, 64, 128), (16, 32, 64, 128, 256), 8

@@ -24,8 +24,8 @@ import test_models_fused as reference
 import torch_models as theirs
 
 from fft import models
+from fft.core.tree import flatten
 from fft.fisher.diagonal import diagonal_fisher
-from fft.paths import flatten
 from fft.tasks import Classify
 
 Case = tuple[object, object, dict, dict, object]

@@ -24,13 +24,13 @@ from rich.console import Console
 from rich.table import Table
 
 from fft import models
-from fft.allocator import keep_freed_memory
+from fft.commands.allocator import keep_freed_memory
+from fft.data.demo import minilm_folder
 from fft.experiment import Optim
 from fft.methods import Full, LoRA, Method
-from fft.optim import make_optimizer, multipliers
 from fft.tasks import Classify
-from fft.tasks.demo import minilm_folder
-from fft.train import init_state, make_train_step
+from fft.training.optim import make_optimizer, multipliers
+from fft.training.step import init_state, make_train_step
 
 B, T, LR, THREADS = 32, 48, 1e-4, 2
 RANK, ALPHA, DROP = 8, 16, 0.1

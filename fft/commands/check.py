@@ -8,11 +8,11 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from fft.contract.budget import Budget
-from fft.errors import InputError
+from fft.core.errors import InputError
+from fft.core.settings import TELLS_DEFAULT
+from fft.disk.local import CheckpointPath
 from fft.experiment import NO_DATA, Data, Experiment, Retention
-from fft.local import CheckpointPath
-from fft.schema import TELLS_DEFAULT
+from fft.stats.budget import Budget
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,9 @@ def parse(args: list[str], cli: Callable) -> Flags:
 
 def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     """Score, judge, print, and write what --out asks for."""
+    from fft.after.check import Asked, Request, check
     from fft.commands.tune import with_metric
-    from fft.folder import refuse_taken
-    from fft.pairs.check import Asked, Request, check
+    from fft.disk.folder import refuse_taken
     from fft.report import checked
 
     budget = Budget.parse(flags.max_drop)
@@ -79,6 +79,6 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     found = check(request)
     checked.show(found.record, console)
     if flags.out is not None:
-        for path in checked.write(found, flags.out):
+        for path in checked.write(found.record, found.examples, flags.out):
             console.out(f"wrote {path}", highlight=False)
     return found.record, found.exit_code

@@ -8,9 +8,9 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from fft.errors import InputError
-from fft.naming import ORIGINAL, original_names
-from fft.record import read_object
+from fft.core.errors import InputError
+from fft.core.naming import ORIGINAL, original_names
+from fft.disk.files import read_object
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,14 @@ def parse(args: list[str], cli: Callable) -> Flags:
 
 def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     """Read every run.json, warn where runs cannot be compared, print and draw."""
+    from fft.experiment import with_defaults
+
     if not flags.runs:
         raise InputError("fft compare needs at least one run folder")
     records = [read_object(path / "run.json") | {"name": path.resolve().name} for path in flags.runs]
     for warning in differences(records):
         console.out(f"warning: {warning}", highlight=False)
-    pictured = [of_original(record, flags.original) for record in records]
+    pictured = [of_original(with_defaults(record), flags.original) for record in records]
     show(records, console, flags.out, pictured)
     rows = show_ablation(pictured, console, flags.out)
     found = show_fronts(pictured, console, flags.out)
@@ -55,7 +57,7 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
 
 def differences(records: list[dict]) -> list[str]:
     """What makes the scores of some runs incomparable: other test rows, cut elsewhere, another base, other metrics."""
-    from fft.tasks.prepare import DEFAULT_LENGTH
+    from fft.data.prepare import DEFAULT_LENGTH
 
     found = []
     for what, value in (
@@ -86,7 +88,7 @@ def show(records: list[dict], console: Console, stem: Path | None, pictured: lis
     """Print the table of some runs; with a path also write the table and the picture (of `pictured`, where those are
     other records), and say so.
     """
-    from fft.record import replace_file, writing
+    from fft.disk.files import replace_file, writing
     from fft.report import tables
     from fft.report.front import front_of_runs
 
@@ -103,9 +105,9 @@ def show(records: list[dict], console: Console, stem: Path | None, pictured: lis
 
 def show_ablation(records: list[dict], console: Console, stem: Path | None) -> list[dict]:
     """Print the table of methods and settings over seeds, and with a path write it; returns its rows."""
-    from fft.ablation import ablation
-    from fft.record import replace_file
+    from fft.disk.files import replace_file
     from fft.report.ablation import ablation_markdown, ablation_table
+    from fft.stats.ablation import ablation
 
     rows = ablation(records)
     console.print(ablation_table(rows))
@@ -120,9 +122,9 @@ def show_fronts(records: list[dict], console: Console, stem: Path | None) -> dic
     """Print the table of the methods' fronts where one has several settings; with a path write it, and the pictures
     over strengths and over steps. {"matched", "methods"} of what was found.
     """
-    from fft.fronts import fronts
-    from fft.record import plain, replace_file
+    from fft.disk.files import plain, replace_file
     from fft.report.fronts import draw_fronts, draw_steps, fronts_markdown, fronts_table
+    from fft.stats.fronts import fronts
 
     found, matched = fronts(records)
     written = []

@@ -9,9 +9,9 @@ from rich.table import Table
 from rich.text import Text
 
 from fft.commands.several import UnnamedData
-from fft.local import CHECKPOINT
-from fft.schema import TELLS_DEFAULT, without_name
-from fft.tasks.prepare import DEFAULT_LENGTH
+from fft.core.settings import TELLS_DEFAULT, without_name
+from fft.data.prepare import DEFAULT_LENGTH
+from fft.disk.local import CHECKPOINT
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ def parse(args: list[str], cli: Callable) -> Flags:
 
 def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     """Describe the source and print a table."""
-    from fft.restored import tokenizer_folder
-    from fft.tasks import describe
+    from fft.data import describe
+    from fft.run.restored import tokenizer_folder
 
     folder, length = (None, None) if flags.model is None else tokenizer_folder(flags.model)
     found = describe(flags.task, folder, flags.max_length or length or DEFAULT_LENGTH)

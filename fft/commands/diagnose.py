@@ -8,11 +8,11 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
+from fft.core.naming import counted
+from fft.core.progress import doing
+from fft.core.settings import TELLS_DEFAULT
+from fft.disk.local import CheckpointPath
 from fft.experiment import Data, Experiment
-from fft.local import CheckpointPath
-from fft.naming import counted
-from fft.progress import doing
-from fft.schema import TELLS_DEFAULT
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def parse(args: list[str], cli: Callable) -> Flags:
 
 def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     """Diagnose, print."""
-    from fft.pairs.diagnose import Request, diagnose
+    from fft.after.diagnose import Request, diagnose
     from fft.report.diagnosed import page
 
     original = replace(flags.original, metric=flags.metric or flags.original.metric)

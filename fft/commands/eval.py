@@ -8,10 +8,10 @@ from typing import Annotated
 
 from rich.console import Console
 
+from fft.core.naming import counted
+from fft.core.settings import TELLS_DEFAULT
+from fft.disk.local import CheckpointPath
 from fft.experiment import Data, Experiment
-from fft.local import CheckpointPath
-from fft.naming import counted
-from fft.schema import TELLS_DEFAULT
 
 
 @dataclass(frozen=True)
@@ -47,16 +47,17 @@ def parse(args: list[str], cli: Callable) -> Flags:
 
 def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     """Score and print."""
-    from fft import tasks
+    from fft.adapters import load_adapter
     from fft.commands.tune import with_metric
-    from fft.evaluate import interval, make_predict, predictions
-    from fft.heads import chosen_head
-    from fft.metrics import METRICS
-    from fft.pairs.answers import answers, write_lines
-    from fft.peft import load_adapter
-    from fft.restored import load_model, scored_length
-    from fft.scoring import scored_logits
-    from fft.seen import Scored, seen_notes
+    from fft.data import prepare_scored, read_scored
+    from fft.disk.files import write_lines
+    from fft.evaluate.answers import answers
+    from fft.evaluate.predict import make_predict, scored_logits
+    from fft.models.heads import chosen_head
+    from fft.run.restored import load_model, scored_length
+    from fft.run.seen import Scored, seen_notes
+    from fft.stats.intervals import interval, predictions
+    from fft.stats.metrics import METRICS
 
     checkpoint = load_model(flags.model)
     if flags.adapter:
@@ -64,8 +65,8 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     name = chosen_head(checkpoint, flags.head, flags.model, "to score with")
     task = with_metric(flags.task, flags.metric)
     length = scored_length(flags.max_length, {str(flags.adapter or flags.model): checkpoint})
-    asked = tasks.read_scored(task, flags.held_out)
-    data = tasks.prepare_scored(task, asked, checkpoint, name, checkpoint.heads[name], length.tokens)
+    asked = read_scored(task, flags.held_out)
+    data = prepare_scored(task, asked, checkpoint, name, checkpoint.heads[name], length.tokens)
     scored = Scored(data.keys["test"], task.source, data.identity["test"]["sha256"], flags.held_out, "--task.test")
     seen = seen_notes([str(one) for one in (flags.model, flags.adapter) if one], scored)
     notes = [*checkpoint.notes, *length.notes, *data.notes, *seen]

@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 import tyro
 from rich.console import Console
 
-from fft.errors import InputError
-from fft.local import CheckpointPath
-from fft.schema import TELLS_DEFAULT, without_name
+from fft.core.errors import InputError
+from fft.core.settings import TELLS_DEFAULT, without_name
+from fft.disk.local import CheckpointPath
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     if flags.to == "peft":
         return _write_adapter(flags, console)
     from fft import models
-    from fft.heads import chosen_head, with_heads
+    from fft.models.heads import chosen_head, with_heads
 
     restored = _merged(flags) if flags.adapter else _restored(flags, console)
     _note(restored.notes, console)
@@ -61,7 +61,7 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
 
 def _restored(flags: Flags, console: Console):
     """The model of the run's step."""
-    from fft.restored import restore
+    from fft.run.restored import restore
 
     restored = restore(flags.run, flags.step)
     _warn(flags, console)
@@ -71,7 +71,7 @@ def _restored(flags: Flags, console: Console):
 def _merged(flags: Flags):
     """The base with the adapter merged into it."""
     from fft import models
-    from fft.peft import load_adapter
+    from fft.adapters import load_adapter
 
     if flags.step is not None:
         raise InputError("--step is of a run; with --adapter the model is a base, which has no steps")
@@ -81,9 +81,9 @@ def _merged(flags: Flags):
 
 def _write_adapter(flags: Flags, console: Console) -> tuple[dict, int]:
     """Write the run's adapter as PEFT's files."""
-    from fft.heads import chosen_head
-    from fft.peft import save_adapter
-    from fft.restored import adapter_of
+    from fft.adapters import save_adapter
+    from fft.models.heads import chosen_head
+    from fft.run.restored import adapter_of
 
     if flags.adapter:
         raise InputError("--adapter names PEFT's files already; --to peft writes those of a run")
@@ -102,7 +102,7 @@ def _note(notes: tuple[str, ...], console: Console) -> None:
 
 
 def _warn(flags: Flags, console: Console) -> None:
-    from fft.restored import kept_base
+    from fft.run.restored import kept_base
 
     if kept_base(flags.run, flags.step):
         console.out(f"warning: {flags.run} kept the base, step 0: this is not fine-tuned", highlight=False)

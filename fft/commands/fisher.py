@@ -8,14 +8,14 @@ from typing import Annotated, Any, Literal
 import tyro
 from rich.console import Console
 
-from fft.errors import InputError
+from fft.core.errors import InputError
+from fft.core.naming import counted
+from fft.core.progress import doing
+from fft.core.settings import TELLS_DEFAULT
+from fft.disk.local import CHECKPOINT
 from fft.experiment import NO_DATA, Data, Experiment
 from fft.fisher.diagonal import FisherPass
 from fft.fisher.storage import Storage
-from fft.local import CHECKPOINT
-from fft.naming import counted
-from fft.progress import doing
-from fft.schema import TELLS_DEFAULT
 
 SAID = 20  # lines of progress where there is no terminal
 
@@ -79,8 +79,8 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
 
 def _measure(flags: Flags, console: Console) -> None:
     """Measure with a bar on a terminal, SAID lines elsewhere."""
-    from fft.fisher.measure import Request, measure
-    from fft.restored import model_folder
+    from fft.run.fisher import Request, measure
+    from fft.run.restored import model_folder
 
     if not flags.original.source:
         raise InputError("--original is missing: the data of the task that the checkpoint knows, such as old.csv")

@@ -8,11 +8,11 @@ from typing import Annotated, Literal
 import tyro
 from rich.console import Console
 
+from fft.core.naming import counted
+from fft.core.settings import TELLS_DEFAULT
+from fft.disk.local import CHECKPOINT, CheckpointPath
 from fft.experiment import NO_DATA, Data
-from fft.local import CHECKPOINT, CheckpointPath
 from fft.merging.recipes import Settings
-from fft.naming import counted
-from fft.schema import TELLS_DEFAULT
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,8 @@ def greedy_sentence(found: dict) -> str:
 
 def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     """Merge and say where the result is and which heads it has."""
-    from fft.heads import with_heads
-    from fft.pairs.merge import Request, merge
+    from fft.after.merge import Request, merge
+    from fft.models.heads import with_heads
 
     task = flags.task if flags.task.source else None
     request = Request(

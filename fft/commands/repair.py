@@ -8,11 +8,11 @@ from typing import Annotated, Literal
 import tyro
 from rich.console import Console
 
-from fft.contract.budget import Budget
+from fft.core.progress import doing
+from fft.core.settings import TELLS_DEFAULT
+from fft.disk.local import CheckpointPath
 from fft.experiment import Data, Experiment, Retention
-from fft.local import CheckpointPath
-from fft.progress import doing
-from fft.schema import TELLS_DEFAULT
+from fft.stats.budget import Budget
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,8 @@ def parse(args: list[str], cli: Callable) -> Flags:
 
 def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     """Search, confirm, print."""
+    from fft.after.repair import Request, repair
     from fft.commands.tune import with_metric
-    from fft.pairs.repair import Request, repair
     from fft.report import repaired
 
     original, new = (with_metric(data, flags.metric) for data in (flags.original, flags.new))

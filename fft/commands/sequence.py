@@ -9,12 +9,12 @@ from typing import Annotated, Literal
 import tyro
 from rich.console import Console
 
-from fft.auto import AUTO, choose
 from fft.commands.several import NO_SOURCES, SeveralData
 from fft.commands.tune import HEADS, Settings, method_of, with_metric
+from fft.core.settings import TELLS_DEFAULT
+from fft.disk.local import CheckpointPath
 from fft.experiment import NO_TEXTS, Experiment, Optim, Retention, Texts
-from fft.local import CheckpointPath
-from fft.schema import TELLS_DEFAULT
+from fft.run.auto import AUTO, choose
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,9 @@ def parse(args: list[str], cli: Callable) -> Flags:
 
 def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     """Run the stages, score all models on all tasks, print and write what came out."""
-    from fft.display import Display
+    from fft.report.console import Display
     from fft.report.sequenced import show
-    from fft.sequence.runs import Request, run_sequence
+    from fft.run.sequence import Request, run_sequence
 
     choice = choose(original=True, unlabelled=False, head=True) if flags.method == AUTO else None
     if choice:

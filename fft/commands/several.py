@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from fft.core.settings import for_each
 from fft.experiment import Data
-from fft.schema import for_each
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 import tyro
 from rich.console import Console
 
-from fft.errors import FFTError, InputError
+from fft.core.errors import FFTError, InputError
 from fft.experiment import Experiment
 
 
@@ -81,10 +81,10 @@ def run_missing(
 ) -> dict[str, dict]:
     """The records of all experiments by name, each run in OUT/NAME unless it is finished there.
 
-    `known` is what `fft.run.run` shares between runs; a caller with several calls may hand in its own.
+    `known` is what `fft.run.run.run` shares between runs; a caller with several calls may hand in its own.
     """
-    from fft.display import Display
-    from fft.run import run
+    from fft.report.console import Display
+    from fft.run.run import run
 
     records, known = {}, {} if known is None else known
     for name, experiment in experiments.items():

@@ -11,14 +11,14 @@ from typing import Annotated, Literal
 import tyro
 from rich.console import Console
 
-from fft.auto import AUTO, Choice, choose_for
 from fft.commands.several import NO_SOURCES, SeveralData, several
-from fft.errors import InputError
+from fft.core.errors import InputError
+from fft.core.settings import TELLS_DEFAULT
+from fft.disk.local import LOCAL, CheckpointPath
 from fft.experiment import NO_DATA, NO_TEXTS, Data, Experiment, Optim, Retention, Texts, load
-from fft.local import LOCAL, CheckpointPath
 from fft.methods import METHODS, Method, parse_chain
-from fft.metrics import METRICS
-from fft.schema import TELLS_DEFAULT
+from fft.run.auto import AUTO, Choice, choose_for
+from fft.stats.metrics import METRICS
 
 HEADS = tyro.conf.arg(metavar="NAME [NAME ...]", help_behavior_hint="")
 Settings = dataclasses.make_dataclass(
@@ -176,11 +176,11 @@ def parse(args: list[str], cli: Callable) -> Flags:
 
 def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     """Run the experiment, print the table of before and after, and the verdict."""
-    from fft.display import Board, Display, tee
-    from fft.folder import ADAPTER, MODEL
+    from fft.disk.folder import ADAPTER, MODEL
+    from fft.report.console import Board, Display, tee
     from fft.report.tables import before_after
     from fft.report.verdict import HEADLINES, sentence
-    from fft.run import run
+    from fft.run.run import run
 
     experiment = flags.experiment()
     if choice := flags.choice:

@@ -29,13 +29,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fft.brief import brief
-from fft.errors import InputError
+from fft.core.brief import brief
+from fft.core.errors import InputError
+from fft.core.naming import counted
+from fft.core.settings import at_least, between
+from fft.core.tree import Params, flatten, sum_of, unflatten
 from fft.fisher.sharding import sharded, split_rows
 from fft.fisher.squares import ESTIMATORS, PER_BATCH, PER_EXAMPLE, WAYS, squares_of, zeros_like
-from fft.naming import counted
-from fft.paths import Params, flatten, sum_of, unflatten
-from fft.schema import at_least, between
 
 MOST_DRAWS = 10_000  # they are drawn, and held, all at once
 MOST_EXACT = 1_000  # outputs of a task; each costs a backward pass a batch
@@ -160,7 +160,7 @@ def diagonal_fisher(
 
     `batches` are host batches (rows of weight 0 are filler); `where` says by path which leaves are asked for;
     `draws` labels a row are drawn by `mc` and `gnb`: row i draws its labels from fold_in(key, i). Two ways, one result
-    beyond rounding: `fused` takes one backward pass a batch (see fft.models.fused) and knows the operations of this
+    beyond rounding: `fused` takes one backward pass a batch (fft.models.probes.fused) and knows the operations of this
     package's models; `vmapped` takes `vmap(grad)` over `chunk` rows at a time and works for any function.
 
     `watch` sees the pass after every batch; a pass that gets one of these as `start`, and the same batches from the
@@ -181,7 +181,7 @@ def diagonal_fisher(
     for batch in islice(batches, len(running.traces), None):
         numbered = {**batch, "row": np.arange(running.rows, running.rows + len(batch["weight"]), dtype=np.int32)}
         if not running.rows and way == "fused" and estimator in PER_EXAMPLE:
-            from fft.models.fused import refuse_raw_readers
+            from fft.models.probes.fused import refuse_raw_readers
 
             refuse_raw_readers(model.apply, params, zeros_like(asked), batch)
         rows = split_rows(numbered, mesh) if mesh is not None else numbered
@@ -221,7 +221,7 @@ def _finished(total, examples):
 def relative_error(traces: tuple[float, ...]) -> float:
     """The 95 % half-width of the mean of some batches' traces as a share of it: 1.96 sd / (√k mean).
 
-    inf for fewer than FEWEST_BATCHES. The batches must come in random order, as `fft.streams.original_batches` are.
+    inf for fewer than FEWEST_BATCHES. The batches must come in random order, as those of `fft.data.streams` do.
     """
     if len(traces) < FEWEST_BATCHES or not sum(traces):
         return math.inf

@@ -5,11 +5,11 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from fft.artefact import load_artefact, save_artefact
-from fft.errors import InputError
+from fft.core.errors import InputError
+from fft.core.tree import Params, depth_of, flatten, unflatten
+from fft.disk.artefact import load_artefact, save_artefact
+from fft.disk.folder import REQUEST
 from fft.fisher.storage import pack, unpack
-from fft.folder import REQUEST
-from fft.paths import Params, depth_of, flatten, unflatten
 
 KIND = "fisher"
 

@@ -11,8 +11,8 @@ import jax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from fft.errors import InputError
-from fft.paths import Params, flatten, map_leaves, unflatten
+from fft.core.errors import InputError
+from fft.core.tree import Params, flatten, map_leaves, unflatten
 
 
 def fully_sharded(tree: Params, mesh: Mesh) -> Params:

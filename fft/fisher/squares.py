@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fft.paths import Params, overlay
+from fft.core.tree import Params, overlay
 
 PER_EXAMPLE, PER_BATCH = ("exact", "mc", "empirical"), ("gnb", "batched")
 ESTIMATORS = (*PER_EXAMPLE, *PER_BATCH)
@@ -74,7 +74,7 @@ def zeros_like(asked: Params) -> Params:
 
 
 def _squares_fused(model, task, labels_of, asked, params, batch):
-    from fft.models.fused import forward  # flax, which `fft tune --help` does without
+    from fft.models.probes.fused import forward
 
     def outputs_of(sinks):
         return forward(model.apply, overlay(params, asked), sinks, batch)

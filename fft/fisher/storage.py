@@ -11,8 +11,8 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from fft.errors import InputError
-from fft.paths import Params, flatten, map_leaves, unflatten
+from fft.core.errors import InputError
+from fft.core.tree import Params, flatten, map_leaves, unflatten
 
 Storage = Literal["float32", "bfloat16", "int8"]
 BLOCK = 256

@@ -16,9 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fft.errors import InputError
-from fft.paths import Params, depth_of, flatten, map_leaves, overlay, unflatten
-from fft.schema import between
+from fft.core.errors import InputError
+from fft.core.settings import between
+from fft.core.tree import Params, depth_of, flatten, map_leaves, overlay, unflatten
 
 # ---------------------------------------------------------------- interpolation
 

@@ -9,10 +9,10 @@ from typing import Annotated, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fft.errors import InputError
+from fft.core.errors import InputError
+from fft.core.settings import MOST_SEED, TELLS_DEFAULT, between, finite, positive
+from fft.core.tree import Params, overlay
 from fft.merging import formulas
-from fft.paths import Params, overlay
-from fft.schema import MOST_SEED, TELLS_DEFAULT, between, finite, positive
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,13 @@
 
 from typing import Any
 
-from fft.errors import InputError
+from fft.core.errors import InputError
+from fft.core.settings import recorded, validated
 from fft.methods.agem import AGEM
-from fft.methods.base import Context, Given, Method
+from fft.methods.base import Method
 from fft.methods.bitfit import BitFit
 from fft.methods.chain import Chain, chain
+from fft.methods.context import Context, Given
 from fft.methods.distill import Distill
 from fft.methods.dora import DoRA
 from fft.methods.ewc import EWC
@@ -33,7 +35,6 @@ from fft.methods.si import SI
 from fft.methods.sparse import Sparse
 from fft.methods.unfreeze import Unfreeze
 from fft.methods.wise import Wise
-from fft.schema import recorded, validated
 
 METHODS: dict[str, type[Method]] = {
     "full": Full,

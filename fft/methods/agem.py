@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
+from fft.core.settings import positive
+from fft.core.tree import Params
 from fft.methods.base import MOST_RATIO, Method, leaf_sum, summed
-from fft.paths import Params
-from fft.schema import positive
 
 
 @dataclass(frozen=True)

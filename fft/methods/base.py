@@ -2,90 +2,21 @@
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from fft.errors import InputError
-from fft.paths import Params, Rules, compile_pattern, flatten
+from fft.core.errors import InputError
+from fft.core.tree import Params, Rules, compile_pattern, flatten
+from fft.methods.context import Context, Given
 
 if TYPE_CHECKING:
     import optax  # a seventh of the time that `fft tune --help` takes
 
 
-PREDICT_BATCH = 32
 MOST_RATIO = 16.0
 """rows of a stream that a step reads for each new row, at most"""
-
-
-class Context(NamedTuple):
-    """What `Method.prepare` may look at: the base model and the original task, before step 1."""
-
-    model: Any
-    """the Model"""
-    base: Params
-    """the base parameters, every head included"""
-    fresh_heads: tuple[str, ...]
-    """names of the heads that start from noise: they have no original value to keep"""
-    original: Any = None
-    """the original task, or None"""
-    batches: Callable[[int, int], Iterable[dict]] | None = None
-    """batches(n, B): a seeded choice of at most n training rows of the original task, as host batches of B rows"""
-    rows: Mapping[str, int] = MappingProxyType({})
-    """training rows of the tasks "original" and "new", where there are such tasks"""
-    base_sha256: str = ""
-    """of the base's weights as they were loaded"""
-    note: Callable[[str], None] = lambda text: None
-    """keeps a sentence for the run's record"""
-    outputs: Callable[[str, str], np.ndarray] | None = None
-    """outputs(stream, "logits" of the original's head, [N, C], or "pooled", [N, D]): the base's, dropout off, at the
-    places of a stream's training rows; zeros for rows that no step of the run will see"""
-    pseudo_rows: Callable[[str, str | None, float, jax.Array], Any] | None = None
-    """pseudo_rows(stream, filler, share, key): its rows with a share of the tokens filled in (fft.fillin.PseudoRows)"""
-    restored: Callable[[str], Any] | None = None
-    """restored(folder): an earlier run (fft.restored.Restored)"""
-    steps: int = 1
-    """optimizer steps of the run"""
-    is_trained: Callable[[str], bool] = lambda path: True
-    """whether the run trains the leaf of this path"""
-    poll: Callable[[], None] = lambda: None
-    """called between batches; raises when the run is asked to stop"""
-
-    def is_fresh(self, path: str) -> bool:
-        """Whether a parameter belongs to a fresh head."""
-        return path.startswith(tuple(f"heads/{name}/" for name in self.fresh_heads))
-
-    def predictions(self, n: int) -> tuple[np.ndarray, np.ndarray]:
-        """The base's logits [N, C] and the labels [N] of at most `n` training rows of the original task."""
-        apply = jax.jit(lambda params, batch: self.original.logits(self.model.apply(params, batch), batch))
-        logits, labels = [], []
-        for batch in self.batches(n, PREDICT_BATCH):
-            self.poll()
-            real = batch["weight"] > 0
-            logits.append(np.asarray(apply(self.base, batch))[real])
-            labels.append(batch["label"][real])
-        return np.concatenate(logits), np.concatenate(labels)
-
-
-class Given(NamedTuple):
-    """What `Method.check` may look at: what a run is to be made of, before it writes anything."""
-
-    base: Params
-    """the base parameters as loaded, without heads that the run will make"""
-    base_sha256: str
-    original: Any = None
-    """the TaskData of the original task, or None"""
-    kept: Any = None
-    """the original task: that of the original data, else what the base's own head serves, else None"""
-    fitted: bool = False
-    """whether the original's head is still to be fitted"""
-    find_filler: Callable[[str | None], Any] | None = None
-    """find_filler(source): the masked language model in a folder, None: the base; refuses one that does not fit it"""
-    restored: Callable[[str], Any] | None = None
-    """restored(folder): an earlier run (fft.restored.Restored)"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,6 +42,8 @@ class Method:
     """whether it keeps what a head of the base says"""
     plain: ClassVar[bool] = True
     """it ends in values of the base's own parameters, from which it starts; else the result is base and adapter"""
+    chained: ClassVar[Callable[..., "Method"]]
+    """makes a chain of methods; set by fft.methods.chain, which builds on this class"""
     __pydantic_config__: ClassVar[dict] = {"extra": "forbid"}
 
     @property
@@ -126,7 +59,7 @@ class Method:
     @property
     def hidden(self) -> frozenset[str]:
         """The streams, "new" among them, on whose rows `loss` sees what every layer makes: outputs["hidden"], and the
-        base's without dropout, outputs["base_hidden"], as in fft.models.inputs.with_hidden.
+        base's without dropout, outputs["base_hidden"], as in fft.models.probes.inputs.with_hidden.
         """
         return frozenset()
 
@@ -219,9 +152,7 @@ class Method:
 
     def __add__(self, other: "Method") -> "Method":
         """`LoRA() + EWC()`: both methods at once."""
-        from fft.methods.chain import chain  # which is made of methods
-
-        return chain(*self.members, *other.members)
+        return Method.chained(*self.members, *other.members)
 
 
 def claims_tree(method: Method) -> bool:

@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
+from fft.core.tree import Rules
 from fft.methods.base import Method, trained_alone
-from fft.paths import Rules
 
 
 @dataclass(frozen=True)

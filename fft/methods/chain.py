@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
-from fft.errors import InputError
-from fft.methods.base import Context, Given, Method, claims_tree, combines, rewrites, summed
-from fft.paths import Params
+from fft.core.errors import InputError
+from fft.core.tree import Params
+from fft.methods.base import Method, claims_tree, combines, rewrites, summed
+from fft.methods.context import Context, Given
 
 if TYPE_CHECKING:
     import optax
@@ -148,6 +149,9 @@ def chain(*methods: Method) -> Method:
         )
     _refuse_shared_streams(methods)
     return Chain(tuple(methods))
+
+
+Method.chained = chain
 
 
 def _refuse_shared_streams(methods: Sequence[Method]) -> None:

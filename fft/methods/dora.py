@@ -6,8 +6,8 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
+from fft.core.tree import Params, flatten, overlay, unflatten
 from fft.methods.lora import LoRA, modules_of
-from fft.paths import Params, flatten, overlay, unflatten
 
 MAGNITUDE, GAIN = "lora_magnitude", "lora_gain"
 

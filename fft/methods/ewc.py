@@ -6,12 +6,13 @@ from typing import ClassVar, Literal
 import jax
 import jax.numpy as jnp
 
-from fft.errors import InputError
+from fft.core.errors import InputError
+from fft.core.settings import between
+from fft.core.tree import Params, flatten
 from fft.fisher.storage import Storage, unpack
-from fft.methods.base import Context, Method, leaf_sum
+from fft.methods.base import Method, leaf_sum
+from fft.methods.context import Context
 from fft.methods.informed import Informed
-from fft.paths import Params, flatten
-from fft.schema import between
 
 LARGEST = 3e38  # a float32
 

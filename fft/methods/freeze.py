@@ -4,11 +4,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-from fft.errors import InputError
+from fft.core.errors import InputError
+from fft.core.naming import counted
+from fft.core.settings import TELLS_DEFAULT
+from fft.core.tree import Rules, depth_of
 from fft.methods.base import Method
-from fft.naming import counted
-from fft.paths import Rules, depth_of
-from fft.schema import TELLS_DEFAULT
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fft.errors import InputError
-from fft.methods.base import PREDICT_BATCH, Context, Method
-from fft.paths import Params, flatten, overlay, unflatten
-from fft.schema import at_least, positive
+from fft.core.errors import InputError
+from fft.core.settings import at_least, positive
+from fft.core.tree import Params, flatten, overlay, unflatten
+from fft.methods.base import Method
+from fft.methods.context import PREDICT_BATCH, Context
 
 if TYPE_CHECKING:
     import optax
@@ -97,7 +98,7 @@ class GPM(Method):
 
 def _moments(context, samples):
     """The second moments of each dense layer's inputs over original rows."""
-    from fft.models.inputs import dense_inputs, second_moments  # flax, which `fft tune --help` does without
+    from fft.models.probes.inputs import dense_inputs, second_moments
 
     @jax.jit
     def of_batch(base, batch):

@@ -7,9 +7,9 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
+from fft.core.tree import Params, flatten, unflatten
 from fft.methods.base import Method, copied_heads
 from fft.methods.targets import targeted
-from fft.paths import Params, flatten, unflatten
 
 READERS = ("out", "down")
 IN, OUT = "ia3_in", "ia3_out"

@@ -6,15 +6,15 @@ from typing import Annotated, ClassVar
 
 import jax
 
-from fft.errors import InputError
+from fft.core.errors import InputError
+from fft.core.naming import counted
+from fft.core.settings import TELLS_DEFAULT
+from fft.core.tree import Params
+from fft.disk.local import LOCAL, make_local
 from fft.fisher.diagonal import FisherPass
 from fft.fisher.information import load_fisher, tasks_of
 from fft.fisher.storage import pack
-from fft.local import LOCAL, make_local
-from fft.methods.base import Context, Given
-from fft.naming import counted
-from fft.paths import Params
-from fft.schema import TELLS_DEFAULT
+from fft.methods.context import Context, Given
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,11 @@ from typing import Any, ClassVar, Literal
 import jax
 import jax.numpy as jnp
 
-from fft.errors import InputError
-from fft.methods.base import MOST_RATIO, Context, Given, Method
-from fft.paths import Params
-from fft.schema import between, positive
+from fft.core.errors import InputError
+from fft.core.settings import between, positive
+from fft.core.tree import Params
+from fft.methods.base import MOST_RATIO, Method
+from fft.methods.context import Context, Given
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,10 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from fft.methods.base import Context, Method, leaf_sum
-from fft.paths import Params, flatten, map_leaves
-from fft.schema import between
+from fft.core.settings import between
+from fft.core.tree import Params, flatten, map_leaves
+from fft.methods.base import Method, leaf_sum
+from fft.methods.context import Context
 
 
 @dataclass(frozen=True)

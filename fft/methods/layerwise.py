@@ -4,9 +4,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
+from fft.core.settings import between
+from fft.core.tree import Rules, depth_of
 from fft.methods.base import Method
-from fft.paths import Rules, depth_of
-from fft.schema import between
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,12 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from fft.errors import InputError
-from fft.methods.base import Given, Method, copied_heads
+from fft.core.errors import InputError
+from fft.core.settings import at_least, between
+from fft.core.tree import Params, flatten, overlay, unflatten
+from fft.methods.base import Method, copied_heads
+from fft.methods.context import Given
 from fft.methods.targets import targeted
-from fft.paths import Params, flatten, overlay, unflatten
-from fft.schema import at_least, between
 
 A, B = "lora_a", "lora_b"
 

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, ClassVar
 import jax
 import jax.numpy as jnp
 
-from fft.methods.base import Context, Method
+from fft.core.settings import between
+from fft.core.tree import Params
+from fft.methods.base import Method
+from fft.methods.context import Context
 from fft.methods.unfreeze import gated
-from fft.paths import Params
-from fft.schema import between
 
 if TYPE_CHECKING:
     import optax

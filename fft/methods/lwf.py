@@ -6,10 +6,11 @@ from typing import Any, ClassVar
 
 import jax
 
-from fft.methods.base import Context, Given, Method
+from fft.core.settings import between, positive
+from fft.core.tree import Params
+from fft.methods.base import Method
+from fft.methods.context import Context, Given
 from fft.methods.kl import base_logits, divergence, require_head
-from fft.paths import Params
-from fft.schema import between, positive
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fft.methods.base import PREDICT_BATCH, Context, Method, leaf_sum
-from fft.naming import counted
-from fft.paths import Params, flatten, overlay, unflatten
-from fft.schema import at_least, between
+from fft.core.naming import counted
+from fft.core.settings import at_least, between
+from fft.core.tree import Params, flatten, overlay, unflatten
+from fft.methods.base import Method, leaf_sum
+from fft.methods.context import PREDICT_BATCH, Context
 
 
 @dataclass(frozen=True)

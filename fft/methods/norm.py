@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
+from fft.core.tree import Params, Rules, overlay
 from fft.methods.base import Method, trained_alone
-from fft.paths import Params, Rules, overlay
 
 
 @dataclass(frozen=True)

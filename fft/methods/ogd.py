@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fft.errors import InputError
-from fft.methods.base import PREDICT_BATCH, Context, Method, leaf_sum
-from fft.naming import counted
-from fft.paths import Params, flatten, overlay, unflatten
-from fft.schema import between
+from fft.core.errors import InputError
+from fft.core.naming import counted
+from fft.core.settings import between
+from fft.core.tree import Params, flatten, overlay, unflatten
+from fft.methods.base import Method, leaf_sum
+from fft.methods.context import PREDICT_BATCH, Context
 
 if TYPE_CHECKING:
     import optax

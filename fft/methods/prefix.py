@@ -5,9 +5,9 @@ from typing import ClassVar
 
 import jax
 
+from fft.core.settings import at_least
+from fft.core.tree import Params, overlay, unflatten
 from fft.methods.base import Method, copied_heads
-from fft.paths import Params, overlay, unflatten
-from fft.schema import at_least
 
 SPREAD = 0.02  # as BERT's own parameters start
 

@@ -8,11 +8,12 @@ from typing import Annotated, Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from fft.local import CHECKPOINT, make_local
-from fft.methods.base import MOST_RATIO, Context, Given, Method
+from fft.core.settings import TELLS_DEFAULT, between, positive
+from fft.core.tree import Params
+from fft.disk.local import CHECKPOINT, make_local
+from fft.methods.base import MOST_RATIO, Method
+from fft.methods.context import Context, Given
 from fft.methods.kl import divergence, require_head
-from fft.paths import Params
-from fft.schema import TELLS_DEFAULT, between, positive
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 
 import jax
 
+from fft.core.settings import between, positive
+from fft.core.tree import Params
 from fft.methods.base import MOST_RATIO, Method
-from fft.paths import Params
-from fft.schema import between, positive
 
 
 @dataclass(frozen=True)

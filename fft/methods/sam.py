@@ -7,9 +7,9 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
+from fft.core.settings import positive
+from fft.core.tree import Params, map_leaves
 from fft.methods.base import Method, leaf_sum
-from fft.paths import Params, map_leaves
-from fft.schema import positive
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fft.artefact import load_artefact
-from fft.errors import InputError
-from fft.local import LOCAL, make_local
-from fft.methods.base import Context, Given, Method, leaf_sum
-from fft.paths import Params, flatten, map_leaves
-from fft.schema import TELLS_DEFAULT, between, positive
+from fft.core.errors import InputError
+from fft.core.settings import TELLS_DEFAULT, between, positive
+from fft.core.tree import Params, flatten, map_leaves
+from fft.disk.artefact import load_artefact
+from fft.disk.local import LOCAL, make_local
+from fft.methods.base import Method, leaf_sum
+from fft.methods.context import Context, Given
 
 if TYPE_CHECKING:
     import optax

@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fft.core.settings import positive
+from fft.core.tree import Params, flatten, overlay, unflatten
 from fft.fisher.storage import unpack
-from fft.methods.base import Context, Method
+from fft.methods.base import Method
+from fft.methods.context import Context
 from fft.methods.informed import Informed
-from fft.paths import Params, flatten, overlay, unflatten
-from fft.schema import positive
 
 if TYPE_CHECKING:
     import optax

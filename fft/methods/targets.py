@@ -3,8 +3,8 @@
 import re
 from collections.abc import Iterable
 
-from fft.errors import InputError
-from fft.paths import compile_pattern
+from fft.core.errors import InputError
+from fft.core.tree import compile_pattern
 
 ROLES = {
     "query": "attention",

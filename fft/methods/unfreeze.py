@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fft.methods.base import Context, Method
-from fft.paths import Params, depth_of, map_leaves
-from fft.schema import TELLS_DEFAULT, at_least
+from fft.core.settings import TELLS_DEFAULT, at_least
+from fft.core.tree import Params, depth_of, map_leaves
+from fft.methods.base import Method
+from fft.methods.context import Context
 
 if TYPE_CHECKING:
     import optax

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from fft.core.settings import between
+from fft.core.tree import Params
 from fft.merging.formulas import interpolate
 from fft.methods.base import Method
-from fft.paths import Params
-from fft.schema import between
 
 
 @dataclass(frozen=True)

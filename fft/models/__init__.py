@@ -6,7 +6,8 @@
 A family is one file here, one line in FAMILIES and its name in the parity test.
 """
 
-from fft.models import bert, distilbert, export, filler, hf, roberta
+from fft.models.families import bert, distilbert, roberta
+from fft.models.files import export, filler, hf
 from fft.models.model import Checkpoint, Head, Model
 
 FAMILIES = {
@@ -19,7 +20,7 @@ __all__ = ["FAMILIES", "Checkpoint", "Head", "Model", "find_filler", "has_head",
 
 
 def load(source):
-    """Return the Checkpoint in a Hugging Face folder, or in `hf:OWNER/NAME` on the hub. See fft.models.hf.load."""
+    """The Checkpoint in a Hugging Face folder, or in `hf:OWNER/NAME` on the hub. See fft.models.files.hf.load."""
     return hf.load(source, FAMILIES)
 
 
@@ -29,15 +30,15 @@ def has_head(source):
 
 
 def find_filler(source):
-    """The folder of a masked language model. See fft.models.filler.find."""
+    """The folder of a masked language model. See fft.models.files.filler.find."""
     return filler.find(source, FAMILIES)
 
 
 def load_filler(source):
-    """The masked language model in a folder or `hf:NAME`. See fft.models.filler.load."""
+    """The masked language model in a folder or `hf:NAME`. See fft.models.files.filler.load."""
     return filler.load(source, FAMILIES)
 
 
 def save(checkpoint, folder, primary=None, shard_bytes=export.SHARD_BYTES, beside=None):
-    """Write a checkpoint as a Hugging Face folder and return its path. See fft.models.export.save."""
+    """Write a checkpoint as a Hugging Face folder and return its path. See fft.models.files.export.save."""
     return export.save(checkpoint, folder, FAMILIES, primary, shard_bytes, beside)

@@ -1,139 +1,48 @@
-"""What the heads of a checkpoint predict: Hugging Face's label fields, and our record of several heads.
+"""The heads of a checkpoint by their names: which one is meant, and what a new one is called."""
 
-Hugging Face knows one head. The others travel beside it in `fft_heads.safetensors`, under our own paths, and
-`fft_heads.json` names all of them; Hugging Face ignores both files.
-"""
+import itertools
+from collections.abc import Iterable
 
-import re
-
-from fft.errors import InputError
-from fft.models.config import read_json
-from fft.models.model import Head
-
-HEADS_JSON, HEADS_TENSORS = "fft_heads.json", "fft_heads.safetensors"
-ORIGINAL = "original"  # the name of a head that came without one
-KINDS = ("classification", "regression")
+from fft.core.errors import InputError
+from fft.core.tree import Params
+from fft.models.files.heads import check_name
+from fft.models.model import Checkpoint
 
 
-def classifier_of(raw, family, where):
-    """Return the Head a config.json describes for the stored classifier.
-
-    One output is regression unless problem_type says otherwise, as in transformers. Raises InputError for the
-    classifier of another kind of model (its tensors have the same names), for multi-label heads, and for labels
-    that are not numbered 0 .. C - 1.
-    """
-    wanted = f"{family.architecture}ForSequenceClassification"
-    architectures = raw.get("architectures") or [wanted]
-    if wanted not in architectures:
-        raise InputError(
-            f"{where}: the checkpoint has a classifier, but of {', '.join(map(str, architectures))}, not {wanted}; "
-            "only sequence classification and regression heads can be read"
-        )
-    labels = read_labels(raw, where)
-    problem = raw.get("problem_type") or ("regression" if len(labels) == 1 else "single_label_classification")
-    if problem == "regression" and len(labels) == 1:
-        return Head("regression", ())
-    if problem == "single_label_classification" and len(labels) > 1:
-        return Head("classification", labels)
-    why = ": the softmax of one label is always 1, so that its loss would always be 0"
-    raise InputError(
-        f"{where}: problem_type {problem!r} with {len(labels)} label(s) is not supported"
-        f"{why * (problem == 'single_label_classification')}; expected single_label_classification with two or more "
-        "labels, or regression with one"
-    )
+def check_named(name: str, checkpoint: Checkpoint) -> None:
+    """Refuse what --original-head names where the checkpoint has no such head."""
+    if name not in checkpoint.heads:
+        known = ", ".join(checkpoint.heads) or "none"
+        raise InputError(f"--original-head {name}: the checkpoint's heads are: {known}")
 
 
-def read_labels(raw, where):
-    """Return the label names in index order from id2label, or LABEL_0 .. for num_labels (default 2).
-
-    Blanks at the ends of names are kept, but two names that are equal without them are refused: labels of rows have
-    none. So is a label2id that numbers a name of id2label otherwise; other names there change nothing.
-    """
-    named = raw.get("id2label")
-    if named is None:
-        count = 2 if raw.get("num_labels") is None else raw["num_labels"]
-        if type(count) is not int or count < 1:
-            raise InputError(f"{where}: num_labels must be a positive integer, but is {count!r}")
-        return tuple(f"LABEL_{i}" for i in range(count))
-    if not isinstance(named, dict) or {str(key) for key in named} != {str(i) for i in range(len(named))}:
-        raise InputError(f"{where}: id2label must map 0 .. {len(named) - 1} to names, but is {named!r}")
-    labels = tuple(str(named[str(i)]) for i in range(len(named)))
-    bare = [label.strip() for label in labels]
-    if len(set(bare)) != len(labels):
-        named = ", ".join(map(repr, labels))
-        raise InputError(
-            f"{where}: id2label gives one name to two labels, blanks at the ends aside: {named}; rename one of them"
-        )
-    refuse_contradiction(bare, raw.get("label2id"), where)
-    return labels
+def chosen_head(checkpoint: Checkpoint, wanted: str | None, folder: str, purpose: str) -> str:
+    """The head asked for, or the checkpoint's classifier; InputError where FOLDER's checkpoint does not have it."""
+    name = wanted or checkpoint.primary
+    if name not in checkpoint.heads:
+        heads = ", ".join(checkpoint.heads) or "none"
+        raise InputError(f"{folder} has no head {name or purpose}; its heads are: {heads}")
+    return name
 
 
-def refuse_contradiction(labels, numbers, where):
-    """Refuse a label2id that gives a name of id2label, `labels` in order, another number."""
-    stated = {name.strip(): number for name, number in numbers.items()} if isinstance(numbers, dict) else {}
-    wrong = [at for at, label in enumerate(labels) if label in stated and stated[label] not in (at, str(at))]
-    if wrong:
-        here = ", ".join(f"{labels[at]!r} is {at}" for at in wrong)
-        there = ", ".join(f"{labels[at]!r} is {stated[labels[at]]}" for at in wrong)
-        raise InputError(
-            f"{where}: id2label and label2id contradict each other: in id2label {here}, in label2id {there}; mend the "
-            "one that is wrong"
-        )
+def with_heads(primary: str | None, heads: Iterable[str]) -> str:
+    """What a checkpoint that is written has as its classifier, and the heads beside it, in words."""
+    others = ", ".join(name for name in heads if name != primary)
+    beside = f", beside it {others}" if others else ""
+    return f"the head {primary} as its classifier{beside}" if primary else "no head"
 
 
-def alike(one, other):
-    """Whether two heads predict the same: of one kind, with the same labels in order, blanks at their ends aside."""
-    bare = [[label.strip() for label in head.labels] for head in (one, other)]
-    return one.kind == other.kind and bare[0] == bare[1]
+def only_head(params: Params, head: str, name: str) -> Params:
+    """The parameters with one head alone, under another name: two checkpoints' trees are then alike."""
+    return {**params, "heads": {name: params["heads"][head]}}
 
 
-def label_fields(head):
-    """The config.json fields that describe a head."""
-    labels = head.labels or ("LABEL_0",)
-    return {
-        "id2label": {str(i): label for i, label in enumerate(labels)},
-        "label2id": {label: i for i, label in enumerate(labels)},
-        "problem_type": "regression" if head.kind == "regression" else "single_label_classification",
-    }
-
-
-def write_record(heads, primary, max_length=None):
-    """The content of fft_heads.json; `max_length` is as of a Checkpoint."""
-    return {
-        "primary": primary,
-        "heads": {name: {"kind": head.kind, "labels": list(head.labels)} for name, head in heads.items()},
-        **({} if max_length is None else {"max_length": max_length}),
-    }
-
-
-def read_record(record, where):
-    """Return ({name: Head}, primary) from the content of fft_heads.json, or refuse what we never write."""
-    try:
-        heads = {name: Head(each["kind"], tuple(each["labels"])) for name, each in record["heads"].items()}
-        primary = record["primary"]
-    except (KeyError, TypeError, AttributeError):
-        raise InputError(f"{where} is damaged: expected primary and heads with kind and labels each") from None
-    sound = all(each.kind in KINDS and (each.kind == "regression") == (not each.labels) for each in heads.values())
-    if not sound or (primary not in heads if heads else primary is not None):
-        raise InputError(f"{where} is damaged: a head has no known kind, or the primary head is not listed")
-    return heads, primary
-
-
-def stored_length(folder):
-    """Return the max_length that fft_heads.json of a folder states, None where it does not or is not there."""
-    where = folder / HEADS_JSON
-    found = read_json(where).get("max_length") if where.is_file() else None
-    if found is not None and not (type(found) is int and found > 0):
-        raise InputError(f"{where} is damaged: max_length must be a positive integer, but is {found!r}")
-    return found
-
-
-def check_name(name):
-    """Refuse head names that cannot be part of a parameter path."""
-    if not re.fullmatch(r"[^/.\s][^/.]*", name):
-        raise InputError(f"a head cannot be called {name!r}: it may not be empty or hold a slash or a dot")
-
-
-def width(head):
-    """The number of outputs C of a head."""
-    return len(head.labels) or 1
+def unused_head(given: str | None, default: str, taken: list[str]) -> str:
+    """The name given for a new head, or the first of default, default_2, default_3, … that is not taken."""
+    if given in taken:
+        raise InputError(f"the checkpoint has a head named {given!r} already; its heads are: {', '.join(taken)}")
+    if given is not None:
+        check_name(given)
+        return given
+    numbered = (f"{default}_{number}" for number in itertools.count(2))
+    return next(name for name in itertools.chain([default], numbered) if name not in taken)

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fft.brief import brief
-from fft.errors import InputError
+from fft.core.brief import brief
+from fft.core.errors import InputError
 from fft.models.layers import Network, Tokens
 from fft.models.prompt import inputs as prompted
 
@@ -81,7 +81,7 @@ class Family(NamedTuple):
     Hugging Face's class names; config: frozen dataclass; body, head_rows: key table rows (hf module, our module,
     kind); ignored: regexes of keys that are left out;
     head: config -> constructor of the linen head module, called with classes and a name; filling: the head that
-    fills in masked tokens, which only fft.models.filler reads.
+    fills in masked tokens, which only fft.models.files.filler reads.
     """
 
     name: str

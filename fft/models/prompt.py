@@ -8,7 +8,7 @@ Virtual tokens are tokens like others, so the first one is what the heads read. 
 
 import jax.numpy as jnp
 
-from fft.errors import InputError
+from fft.core.errors import InputError
 
 
 def inputs(params, batch, config):

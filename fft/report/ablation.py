@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from fft.ablation import Row
 from fft.report.tables import NONE, Column, markdown_table, rich_table, score, signed
+from fft.stats.ablation import Row
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -7,16 +7,14 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fft.metrics import METRICS
-from fft.record import replace_file, write_json, writing
+from fft.disk.files import replace_file, write_json, write_lines, writing
 from fft.report.html import document, flat, notes, pairs, table
 from fft.report.tables import NONE, STYLES, Column, rich_table, scores, signed
 from fft.report.verdict import box, sentence
+from fft.stats.metrics import METRICS
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-    from fft.pairs.check import Checked
 
 SHOWN, ON_PAGE = 10, 500  # examples of a list on the terminal, on the page; labels on the terminal
 WIDTH = 60  # characters of a text on the terminal
@@ -165,16 +163,14 @@ def show(record: dict[str, Any], console: Console) -> None:
 FILES = ("check.html", "examples.jsonl", "check.json")
 
 
-def write(found: Checked, folder: Path) -> list[Path]:
+def write(record: dict[str, Any], examples: list[dict[str, Any]], folder: Path) -> list[Path]:
     """Write check.html, examples.jsonl and check.json into the folder; MachineError where that cannot be done."""
-    from fft.pairs.answers import write_lines
-
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     written = [folder / name for name in FILES]
-    replace_file(written[0], page(found.record).encode())
-    write_lines(written[1], found.examples)
-    write_json(written[2], found.record)
+    replace_file(written[0], page(record).encode())
+    write_lines(written[1], examples)
+    write_json(written[2], record)
     return written
 
 

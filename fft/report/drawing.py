@@ -65,7 +65,7 @@ def save(chart: Any, path_stem: str | Path) -> list[Path]:
     """Write the chart on white as path_stem.svg and path_stem.png (two pixels to one); MachineError if it cannot."""
     import vl_convert
 
-    from fft.record import replace_file
+    from fft.disk.files import replace_file
 
     stem = Path(path_stem)
     vector, pixels = stem.with_name(stem.name + ".svg"), stem.with_name(stem.name + ".png")

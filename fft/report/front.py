@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fft.ablation import method_label
-from fft.metrics import METRICS
 from fft.report.drawing import COLOURS, FAINT, INK, SHAPES, domain, save, styled, ticks
 from fft.report.labels import Box, distance, place
-from fft.retention import is_scored, starts_fresh
+from fft.stats.ablation import method_label
+from fft.stats.metrics import METRICS
+from fft.stats.retention import is_scored, starts_fresh
 
 if TYPE_CHECKING:
     import altair

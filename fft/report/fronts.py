@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fft.fronts import Front, Spread
-from fft.metrics import METRICS
 from fft.report.drawing import COLOURS, FAINT, INK, domain, save, styled
 from fft.report.front import axis_title, looks
 from fft.report.labels import Box, place
 from fft.report.tables import Column, markdown_table, rich_table
-from fft.retention import is_scored, starts_fresh
+from fft.stats.fronts import Front, Spread
+from fft.stats.metrics import METRICS
+from fft.stats.retention import is_scored, starts_fresh
 
 if TYPE_CHECKING:
     from rich.table import Table

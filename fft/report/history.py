@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fft.contract.selection import JUDGED
-from fft.metrics import METRICS
-from fft.naming import counted, original_names
+from fft.core.naming import counted, original_names
 from fft.report.drawing import BAND, COLOURS, FAINT, INK, domain, save, styled, svg, ticks
 from fft.report.tables import verdicts
-from fft.retention import crossover
+from fft.stats.budget import JUDGED
+from fft.stats.metrics import METRICS
+from fft.stats.retention import crossover
 
 if TYPE_CHECKING:
     import altair

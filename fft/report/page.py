@@ -10,9 +10,9 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from fft.contract.selection import sentence
-from fft.naming import counted, original_names
-from fft.record import replace_file
+from fft.core.naming import counted, original_names
+from fft.disk.files import replace_file
+from fft.report.contract import sentence
 from fft.report.history import history_svg
 from fft.report.html import document, flat, notes, pairs, paragraph, table
 from fft.report.tables import BEFORE_AFTER, PARAMETERS, Column, by_original, caption, groups, percent, score, signed

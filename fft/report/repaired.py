@@ -8,14 +8,14 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fft.metrics import METRICS
-from fft.naming import counted
-from fft.record import replace_file
+from fft.core.naming import counted
+from fft.disk.files import replace_file
 from fft.report.drawing import COLOURS, FAINT, INK, SHAPES, domain, save, styled, svg, ticks
 from fft.report.html import document, flat, notes, pairs, paragraph, table
 from fft.report.labels import Box, place
 from fft.report.tables import Column, half_width, rich_table, score, signed
 from fft.report.verdict import box, sentence
+from fft.stats.metrics import METRICS
 
 if TYPE_CHECKING:
     import altair

@@ -6,8 +6,8 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fft.naming import counted
-from fft.record import replace_file, write_json
+from fft.core.naming import counted
+from fft.disk.files import replace_file, write_json
 from fft.report.drawing import save, styled, svg
 from fft.report.html import document, flat, notes, pairs, table
 from fft.report.tables import NONE, STYLES, Column, rich_table, score, signed

@@ -7,9 +7,9 @@ import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fft.ablation import gained_little
-from fft.naming import ORIGINAL, counted
-from fft.retention import starts_fresh
+from fft.core.naming import ORIGINAL, counted
+from fft.stats.ablation import gained_little
+from fft.stats.retention import starts_fresh
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fft.naming import counted
+from fft.core.naming import counted
 from fft.report.html import paragraph
 from fft.report.tables import score, signed, verdicts
 

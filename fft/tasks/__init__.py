@@ -1,63 +1,7 @@
-"""Tasks: where rows come from, how they become batches, and the loss of one example.
+"""Tasks: the loss of one example, the divergence from the base, the labels a Fisher is taken over; pure functions."""
 
-task_data = prepare(Data("reviews.csv"), checkpoint, "new", None, experiment)
-batches = TrainBatches(task_data.splits["train"], 32, 0, task_data.lengths, task_data.pad_id)
-nll, weight = task_data.task.loss(model.apply(params, batches.batch(0)), batches.batch(0))
-"""
-
-from fft.tasks.batches import TrainBatches, bucket_lengths, eval_batches, padding_waste
 from fft.tasks.classify import Classify
-from fft.tasks.describe import describe
-from fft.tasks.prepare import (
-    TaskData,
-    columns_of,
-    drop_overlap,
-    head_of,
-    length_of,
-    prepare,
-    prepare_held_out,
-    prepare_scored,
-    prepare_unlabelled,
-    read_scored,
-    task_of,
-)
 from fft.tasks.regress import Regress
-from fft.tasks.rows import Columns, Rows
-from fft.tasks.several import Several, joined, together
-from fft.tasks.sources import open_source, read_source
-from fft.tasks.splits import drop_shared, make_splits
-from fft.tasks.tokenize import Encoded, Tokenizer, encode, load_tokenizer
+from fft.tasks.several import Several
 
-__all__ = [
-    "Classify",
-    "Columns",
-    "Encoded",
-    "Regress",
-    "Rows",
-    "Several",
-    "TaskData",
-    "Tokenizer",
-    "TrainBatches",
-    "bucket_lengths",
-    "columns_of",
-    "describe",
-    "drop_overlap",
-    "drop_shared",
-    "encode",
-    "eval_batches",
-    "head_of",
-    "joined",
-    "length_of",
-    "load_tokenizer",
-    "make_splits",
-    "open_source",
-    "padding_waste",
-    "prepare",
-    "prepare_held_out",
-    "prepare_scored",
-    "prepare_unlabelled",
-    "read_scored",
-    "read_source",
-    "task_of",
-    "together",
-]
+__all__ = ["Classify", "Regress", "Several"]

@@ -3,9 +3,7 @@
 On a device a label of -1 scores as the last class and a label >= C gives NaN, so every label is checked here.
 """
 
-import difflib
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,13 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fft.errors import InputError
 from fft.tasks.headed import OneHead
-from fft.tasks.missing import among_numbers, is_missing, missing_labels, refuse_missing
-from fft.tasks.numbers import INTEGER, has_comma, is_code, is_fraction, is_number, whole, without_point
-from fft.tasks.rows import Label, Rows
-
-_GENERIC = re.compile(r"LABEL_[0-9]+")
 
 
 @dataclass(frozen=True)
@@ -70,154 +62,3 @@ class Classify(OneHead):
         """Every label [C, B] with its probability [C, B]: expectations over the model's labels, without drawing."""
         classes = jnp.arange(logits.shape[-1], dtype=jnp.int32)
         return jnp.broadcast_to(classes[:, None], logits.shape[::-1]), jax.nn.softmax(logits).T
-
-
-def class_texts(rows: Rows) -> list[str]:
-    """The label of every row as a class name, before any head is asked; 1.0 among whole numbers is 1."""
-    texts = [str(label) for label in rows.labels]
-    kinds = [text for text in set(texts) if not is_missing(text)]
-    plain = dict(zip(kinds, without_point(kinds), strict=True))
-    return [plain.get(text, text) for text in texts]
-
-
-def label_names(rows: Rows) -> tuple[str, ...]:
-    """The class names of `rows`: whole numbers in numeric order ('0', '1', ...), else names in alphabetic order.
-
-    Raises InputError for labels that are fractions (that is regression), negative, missing values among numbers, or of
-    one class only.
-    """
-    if among_numbers(rows):
-        refuse_missing(rows)
-    _refuse_fractions(rows)
-    names = set(class_texts(rows))
-    numbers = all(INTEGER.fullmatch(name) for name in names)
-    if numbers:
-        _refuse_negative(rows)
-    if len(names) < 2:
-        raise InputError(f"{rows.source}: every row has the label {names.pop()!r}; classification needs two or more")
-    return tuple(sorted(names, key=int if numbers else str))
-
-
-def encode_labels(
-    rows: Rows, labels: Sequence[str] | None = None, numbers: bool = True
-) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Class numbers int32 [N] and the class names; `labels` fixes the names, None takes those of `rows`.
-
-    With fixed names a label is one of them, whatever blanks a name has at its ends (labels of rows have none), in any
-    case where that is unambiguous, and 1.0 is 1. With `numbers`, rows that have only whole numbers where no name is a
-    number have class numbers, as in Hugging Face's id2label.
-    Raises InputError naming the row of an unknown label, a negative one, one >= C, or a missing value.
-    """
-    if labels is None:
-        names = label_names(rows)
-        at = {name: index for index, name in enumerate(names)}
-        return np.array([at[text] for text in class_texts(rows)], np.int32), names
-    names = tuple(name.strip() for name in labels)
-    refuse_missing(rows, known=names)
-    if not any(is_fraction(name) or has_comma(name) for name in names):
-        _refuse_fractions(rows)
-    numbered = numbers and all(whole(name) is None for name in names) and _all_whole(rows)
-    known: dict[Label, int] = {}
-    found = np.empty(len(rows.labels), np.int32)
-    for row, label in enumerate(rows.labels):
-        if label not in known:
-            known[label] = _class_of(label, names, numbered, f"{rows.source}, row {rows.numbers[row]}")
-        found[row] = known[label]
-    return found, tuple(labels)
-
-
-def label_notes(rows: Rows, labels: Sequence[str], given: bool) -> list[str]:
-    """What a user should know of how labels were read; `given`: the names are those of a head that was there."""
-    notes = []
-    if given and numbers_for_names(rows, labels):
-        named = ", ".join(f"{at} = {name}" for at, name in enumerate(labels))
-        notes.append(f"labels are numbers, read as the head's classes: {named}")
-    if not given:
-        notes += missing_labels(rows)
-    names = {name.strip() for name in labels}
-    pointed = [text for text in set(map(str, rows.labels)) - names if not INTEGER.fullmatch(text)]
-    if read := {text: value for text in pointed if (value := whole(text)) is not None}:
-        example = max(read, key=read.get)
-        meant = next((name for name in names if whole(name) == read[example]), read[example])
-        notes.append(f"labels {example} are read as {meant}")
-    return notes
-
-
-def numbers_for_names(rows: Rows, labels: Sequence[str]) -> bool:
-    """True when `rows` has class numbers although the head's classes have real names: worth telling the user."""
-    if any(whole(name.strip()) is not None or _GENERIC.fullmatch(name.strip()) for name in labels):
-        return False
-    return _all_whole(rows)
-
-
-def _all_whole(rows: Rows) -> bool:
-    return all(whole(str(label)) is not None for label in rows.labels)
-
-
-def _class_of(label: Label, names: tuple[str, ...], numbered: bool, where: str) -> int:
-    """The class number of one label of a head with fixed names."""
-    text = str(label)
-    if text in names:
-        return names.index(text)
-    value = whole(text)
-    near = [index for index, name in enumerate(names) if name.casefold() == text.casefold()]
-    near = near or [index for index, name in enumerate(names) if value is not None and whole(name) == value]
-    if len(near) == 1:
-        return near[0]
-    if value is not None:
-        if value < 0:
-            raise InputError(f"{where}: label {text}: {_UNLABELLED}")
-        if numbered and value < len(names):
-            return value
-    close = difflib.get_close_matches(text, names, n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
-    if not close and all(_GENERIC.fullmatch(name) or (value is None and INTEGER.fullmatch(name)) for name in names):
-        hint = " If these are the same classes, give them their names in id2label of config.json"
-    ids = f", or 0 to {len(names) - 1}" if numbered else ""
-    raise InputError(f"{where}: unknown label {text!r}; the head has {', '.join(map(repr, names))}{ids}.{hint}")
-
-
-_UNLABELLED = (
-    "-1 and other negative numbers mark unlabelled rows in published data sets. Remove these rows or name the class."
-)
-
-
-def _refuse_codes(source: str, pairs: Sequence[tuple[int, str]]) -> None:
-    """Raise InputError where some of the labels (row, text) have a point and others are codes such as 007: whether 007
-    is the class 7 then, or one of its own, nobody has said.
-    """
-    pointed = next((text for _, text in pairs if whole(text) is not None and not INTEGER.fullmatch(text)), None)
-    number, code = next((pair for pair in pairs if is_code(pair[1])), (0, None))
-    if pointed is not None and code is not None:
-        raise InputError(
-            f"{source}, row {number}: label {code} is written as a code, and others as numbers with a point, such as "
-            f"{pointed}: write them all one way"
-        )
-
-
-def _refuse_fractions(rows: Rows) -> None:
-    """Raise InputError, at the first of them, where all labels are numbers and some are not whole."""
-    pairs = [(number, str(label)) for number, label in zip(rows.numbers, rows.labels, strict=True)]
-    pairs = [pair for pair in pairs if not is_missing(pair[1])]
-    if not all(is_number(text) or has_comma(text) for _, text in pairs):
-        return
-    _refuse_codes(rows.source, pairs)
-    if fractions := [pair for pair in pairs if is_fraction(pair[1]) or has_comma(pair[1])]:
-        number, text = min(fractions)
-        what = "is not a whole number"
-        if has_comma(text):
-            what = "seems to be a number with a decimal comma"
-        elif float(text).is_integer():
-            what = "is too large to be read exactly"
-        point = ", and write it with a point, as 0.5" if has_comma(text) else ""
-        raise InputError(
-            f"{rows.source}, row {number}: label {text} {what}, so this is no class. Classes are names or whole "
-            "numbers; for a numeric target use kind regression (--task.kind regression, or --original.kind, "
-            f"--new.kind){point}."
-        )
-
-
-def _refuse_negative(rows: Rows) -> None:
-    for number, label, text in zip(rows.numbers, rows.labels, class_texts(rows), strict=True):
-        if int(text) < 0:
-            raise InputError(f"{rows.source}, row {number}: label {label}: {_UNLABELLED}")

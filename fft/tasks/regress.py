@@ -1,7 +1,6 @@
 """Regression on text: numeric targets, and the squared error of one example as a likelihood."""
 
 import dataclasses
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -10,13 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fft.errors import InputError
 from fft.tasks.headed import OneHead
-from fft.tasks.missing import refuse_missing
-from fft.tasks.numbers import has_comma
-from fft.tasks.rows import Rows
-
-LARGEST = float(np.finfo(np.float32).max)
 
 SMALLEST_SIGMA = 1e-6  # a base that fits perfectly would have infinite Fisher information
 
@@ -72,22 +65,3 @@ class Regress(OneHead):
         """
         prediction = logits[:, 0]
         return jnp.stack([prediction - self.sigma, prediction + self.sigma]), jnp.full((2, len(prediction)), 0.5)
-
-
-def encode_targets(rows: Rows) -> np.ndarray:
-    """Targets float32 [N]. Raises InputError naming the row of a target that is missing or no finite number."""
-    refuse_missing(rows, "target")
-    targets = np.empty(len(rows.labels), np.float32)
-    for row, label in enumerate(rows.labels):
-        where = f"{rows.source}, row {rows.numbers[row]}"
-        try:
-            value = float(label)
-        except ValueError:
-            told = "for class names use kind classification"
-            if has_comma(str(label)):
-                told = "it seems to have a decimal comma. Write it with a point, as 0.5"
-            raise InputError(f"{where}: target {label!r} is not a number; {told}") from None
-        if not math.isfinite(value) or abs(value) > LARGEST:
-            raise InputError(f"{where}: target {label} is not a finite float32 number. Remove the row or mend it.")
-        targets[row] = value
-    return targets

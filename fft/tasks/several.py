@@ -4,17 +4,12 @@ Whatever is made for one original task then works for several: its loss, the div
 the Fisher information is taken over are those of each row's own head.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from fft.tasks.batches import bucket_lengths
 from fft.tasks.classify import Classify
-from fft.tasks.prepare import TaskData
-from fft.tasks.tokenize import Encoded
 
 IMPOSSIBLE = -1e9  # the logit of a class that a row's head does not have: its probability is 0, and so its gradient
 
@@ -57,34 +52,3 @@ class Several(Classify):
         """Σ weight · values [B] over each task's rows: [K]."""
         own = batch["task"] == jnp.arange(len(self.tasks))[:, None]
         return jnp.sum(own * batch["weight"] * values, axis=1)
-
-
-def together(given: Sequence[TaskData]) -> TaskData:
-    """The training rows of some tasks as those of one, in their order; one task alone is itself."""
-    if len(given) == 1:
-        return given[0]
-    tasks = tuple(data.task for data in given)
-    widest = max(tasks, key=lambda task: task.outputs)
-    rows = joined([data.splits["train"] for data in given])
-    return TaskData(
-        Several(", ".join(task.name for task in tasks), widest.labels, tasks=tasks),
-        {"train": rows},
-        bucket_lengths(rows.lengths()),
-        given[0].pad_id,
-        {"train": {"rows": len(rows.ids)}},
-        (),
-        {"train": [key for data in given for key in data.keys["train"]]},
-    )
-
-
-def joined(parts: Sequence[Encoded]) -> Encoded:
-    """The rows of some tasks, each row with its task's number where there is more than one."""
-    if len(parts) == 1:
-        return parts[0]
-    return Encoded(
-        [ids for part in parts for ids in part.ids],
-        [types for part in parts for types in part.types],
-        np.concatenate([part.labels for part in parts]),
-        np.concatenate([part.numbers for part in parts]),
-        np.repeat(np.arange(len(parts), dtype=np.int32), [len(part.ids) for part in parts]),
-    )

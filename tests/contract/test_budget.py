@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from fft.contract.budget import Budget
-from fft.errors import InputError
+from fft.core.errors import InputError
+from fft.stats.budget import Budget
 
 
 @pytest.mark.parametrize(

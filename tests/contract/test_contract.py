@@ -10,22 +10,22 @@ import tiny_checkpoint
 from tiny_runs import fft, record, tune
 
 from fft import models, restore
-from fft.artefact import load_artefact
-from fft.checkpoint import Checkpoints
-from fft.contract import selection
-from fft.contract.average import averaged
-from fft.contract.dual import Seen, Watch, first_dual, is_held
-from fft.contract.watched import check_budget
-from fft.errors import UndecidableError
+from fft.core.errors import UndecidableError
+from fft.data import Encoded, TaskData
+from fft.disk.artefact import load_artefact
+from fft.disk.checkpoint import Checkpoints
 from fft.experiment import Optim
 from fft.methods import AGEM, EWC, KL, L2SP, Context, Freeze, Full, LoRA, LwF, Replay, chain
-from fft.optim import make_optimizer, multipliers
-from fft.restored import restored
-from fft.tasks import Encoded, TaskData
+from fft.run import selection
+from fft.run.restored import restored
+from fft.run.watched import check_budget
 from fft.tasks.classify import Classify
 from fft.tasks.regress import Regress
-from fft.train import init_state, make_train_step
-from fft.trainable import make_trainable
+from fft.training.average import averaged
+from fft.training.dual import Seen, Watch, first_dual, is_held
+from fft.training.optim import make_optimizer, multipliers
+from fft.training.step import init_state, make_train_step
+from fft.training.trainable import make_trainable
 from tests.toy import Toy, max_difference, toy_batch, toy_params
 
 MODEL = Toy()
@@ -269,7 +269,7 @@ def test_a_run_is_restored_as_its_model(tiny, tmp_path, monkeypatch, loss, alpha
         scores = {"original": 1 - loss * part, "new": 0.5 + part}
         return {task: scores[task] for task in tasks}
 
-    monkeypatch.setattr("fft.scoring.Scorer.judge", judge)
+    monkeypatch.setattr("fft.run.scoring.Scorer.judge", judge)
     flags = (*SHORT, "--method", "lora", "--max-drop", "0.05", "--checkpoints", "keep")
     answer = tune(tiny, tmp_path / "run", *flags)
     assert record(tmp_path / "run")["contract"]["kept"]["alpha"] == alpha, answer.err

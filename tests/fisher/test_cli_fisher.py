@@ -11,7 +11,7 @@ import tiny_checkpoint
 from safetensors.numpy import load_file, save_file
 from tiny_runs import fft, outcome, record, tune
 
-from fft.fisher import measure as module
+from fft.run import fisher as module
 
 SETTINGS = ("--samples", 96, "--batch-size", 16)
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -174,7 +174,7 @@ def test_small_storage(made, tiny, tmp_path, storage, share):
 def load_tensors(out):
     from jax.tree import leaves
 
-    from fft.artefact import load_artefact
+    from fft.disk.artefact import load_artefact
 
     return leaves(load_artefact(out)[0])
 

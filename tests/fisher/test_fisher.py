@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fft.errors import InputError
+from fft.core.errors import InputError
+from fft.core.tree import flatten
 from fft.fisher.diagonal import diagonal_fisher, relative_error
-from fft.paths import flatten
 from fft.tasks.classify import Classify
 from fft.tasks.regress import Regress
 from tests.toy import Toy, toy_batch, toy_params

@@ -4,11 +4,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fft.artefact import save_artefact
-from fft.errors import InputError
+from fft.core.errors import InputError
+from fft.core.tree import flatten
+from fft.disk.artefact import save_artefact
 from fft.fisher.information import accumulated, by_place, load_fisher, load_previous, save_fisher, tasks_of
 from fft.fisher.storage import unpack
-from fft.paths import flatten
 
 TOLD = {
     "base_sha256": "b",

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fft.errors import InputError
+from fft.core.errors import InputError
 from fft.fisher.storage import BLOCK, pack, unpack
 
 

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fft.errors import InputError
+from fft.core.errors import InputError
+from fft.core.tree import flatten, unflatten
 from fft.merging import formulas
-from fft.paths import flatten, unflatten
 from tests.toy import toy_params
 
 BODY = {"embed/scale": (3,), "layers/0/a/kernel": (2, 3), "layers/1/a/kernel": (2, 3), "layers/10/a/bias": (2,)}

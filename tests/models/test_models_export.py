@@ -11,8 +11,8 @@ import torch_models as oracle
 from transformers import AutoModelForSequenceClassification
 
 from fft import models
-from fft.errors import InputError, MachineError
-from fft.paths import flatten
+from fft.core.errors import InputError, MachineError
+from fft.core.tree import flatten
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import torch_models as oracle
 from safetensors.numpy import load_file, save_file
 
 from fft import models
-from fft.errors import InputError
+from fft.core.errors import InputError
 
 
 def theirs(model, family, batch):

@@ -10,11 +10,11 @@ import tiny_checkpoint
 from safetensors.numpy import load_file, save_file
 
 from fft import models
-from fft.errors import InputError
-from fft.models import hf
-from fft.models.hf import wrapper_of
-from fft.paths import flatten
-from fft.peft import load_adapter
+from fft.adapters import load_adapter
+from fft.core.errors import InputError
+from fft.core.tree import flatten
+from fft.models.files import hf
+from fft.models.files.hf import wrapper_of
 
 FAMILIES = ("bert", "roberta", "distilbert")
 

@@ -9,11 +9,11 @@ import torch_models as theirs
 from flax import linen as nn
 
 from fft import models
-from fft.errors import InputError
+from fft.core.errors import InputError
+from fft.core.tree import flatten
 from fft.fisher.diagonal import diagonal_fisher
-from fft.models import fused
 from fft.models.layers import Dense
-from fft.paths import flatten
+from fft.models.probes import fused
 from fft.tasks import Classify
 from fft.tasks.headed import OneHead
 

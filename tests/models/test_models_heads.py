@@ -2,9 +2,9 @@
 
 import pytest
 
-from fft.errors import InputError
+from fft.core.errors import InputError
 from fft.models import FAMILIES, Head
-from fft.models.heads import alike, classifier_of, label_fields
+from fft.models.files.heads import alike, classifier_of, label_fields
 
 NAMED = {"id2label": {"0": "negative", "1": "positive"}}
 

@@ -7,10 +7,10 @@ import pytest
 import torch_models as oracle
 
 from fft import models
+from fft.core.tree import flatten, unflatten
 from fft.models import dropout
 from fft.models.dropout import drop, random_words
 from fft.models.layers import Dense
-from fft.paths import flatten, unflatten
 
 
 @pytest.fixture(scope="module")

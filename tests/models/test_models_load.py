@@ -10,9 +10,9 @@ import torch_models as oracle
 from safetensors.numpy import load_file, save_file
 
 from fft import models
-from fft.errors import InputError, MachineError
-from fft.models import hf
-from fft.paths import flatten
+from fft.core.errors import InputError, MachineError
+from fft.core.tree import flatten
+from fft.models.files import hf
 
 
 @pytest.fixture(scope="module")

@@ -8,12 +8,12 @@ import pytest
 from tiny_runs import fft
 
 from fft import models
-from fft.accept import accept
-from fft.adapters import Adapter
+from fft.adapters import save_adapter
+from fft.adapters.adapter import Adapter
+from fft.after import mergeable, subject
 from fft.experiment import Data, Experiment, Optim
 from fft.methods import LoRA
-from fft.pairs import mergeable, subject
-from fft.peft import save_adapter
+from fft.run.accept import accept
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 

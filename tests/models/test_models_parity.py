@@ -9,8 +9,8 @@ import torch_models as oracle
 from transformers import AutoModelForSequenceClassification
 
 from fft import models
-from fft.models.keys import rename
-from fft.paths import flatten
+from fft.core.tree import flatten
+from fft.models.files.keys import rename
 
 FAMILIES = ("bert", "roberta", "distilbert")
 
@@ -145,8 +145,8 @@ def test_activations(activation):
 def test_minilm_parity(tmp_path):
     from transformers import AutoModel
 
-    from fft.errors import MachineError
-    from fft.tasks import demo
+    from fft.core.errors import MachineError
+    from fft.data import demo
 
     try:
         folder = demo.minilm_folder()

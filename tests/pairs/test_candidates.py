@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fft.after import candidates
+from fft.after.candidates import LAYER_ALPHAS, STEPS, Candidate, Tried, Way, choose, nearest_miss, search_layers
 from fft.merging import formulas
-from fft.pairs import candidates
-from fft.pairs.candidates import LAYER_ALPHAS, STEPS, Candidate, Tried, Way, choose, nearest_miss, search_layers
 from tests.toy import max_difference, toy_params
 
 

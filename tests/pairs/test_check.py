@@ -12,12 +12,12 @@ from rich.console import Console
 from safetensors.numpy import load_file, save_file
 from tiny_runs import fft, record, refused, tune
 
-import fft.pairs.pair as fft_pair
-from fft.contract.budget import Budget
+import fft.after.pair as fft_pair
+from fft.after.check import Asked, Request, check
 from fft.experiment import Data
-from fft.pairs.check import Asked, Request, check
 from fft.report.checked import one_line, page, show
-from fft.retention import overall
+from fft.stats.budget import Budget
+from fft.stats.retention import overall
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 HOSTILE = "<script>alert('&amp;\"x')</script>"
@@ -218,7 +218,7 @@ def test_both_checkpoints_are_scored_by_the_same_programs(run, tiny, monkeypatch
         return made[-1]
 
     make_predict = fft_pair.make_predict
-    monkeypatch.setattr("fft.pairs.pair.make_predict", spy)
+    monkeypatch.setattr("fft.after.pair.make_predict", spy)
     request = Request(str(tiny / "bert"), str(run[1]), (Asked(Data(str(tiny / "original.csv"))),), Budget(0.01))
     lengths = {len(line.split()) for line in (tiny / "original.csv").read_text().splitlines()[1:]}
     check(request)

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from fft.evaluate import paired_change
-from fft.metrics import METRICS
-from fft.pairs.damage import by_label, further, newly
+from fft.stats.damage import by_label, further, newly
+from fft.stats.intervals import paired_change
+from fft.stats.metrics import METRICS
 
 NAMES = ("a", "b", "c", "d")
 

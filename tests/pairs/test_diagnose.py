@@ -12,15 +12,16 @@ from outline import Outline
 from test_check import altered, regression
 from tiny_runs import fft, refused, tune
 
-from fft import models, tasks
+from fft import models
+from fft.after.diagnose import diagnose
+from fft.after.subject import Request
+from fft.core.tree import flatten, overlay, unflatten
+from fft.data import eval_batches, prepare
+from fft.data.streams import chosen_rows, original_batches
+from fft.evaluate.heldout import HeldOut
 from fft.experiment import Data
-from fft.pairs.diagnose import diagnose
-from fft.pairs.heldout import HeldOut
-from fft.pairs.subject import Request
-from fft.paths import flatten, overlay, unflatten
 from fft.report.diagnosed import page, words
 from fft.report.diagnosed.chart import chart
-from fft.streams import chosen_rows, original_batches
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 HOSTILE = "<script>alert('&amp;\"x')</script>"
@@ -126,7 +127,7 @@ def mixed(tiny, tmp_path_factory, quick_compiles):
     counts = []
     request = Request(str(tiny / "bert"), str(spoilt), Data(source), fisher_rows=32, fit_rows=64, rows=50)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fft.pairs.meter.HeldOut", Spy)
+        patch.setattr("fft.evaluate.meter.HeldOut", Spy)
         found = diagnose(request, folder / "out", watch=counts.append).record
     return request, found, made, counts
 
@@ -135,9 +136,9 @@ def test_layers_that_lose_together_are_each_scored_by_plain_swaps(mixed):
     """What is said of every layer, by parameters swapped leaf by leaf and a plain forward pass over the rows."""
     request, found = mixed[:2]
     base, tuned = (models.load(folder) for folder in (request.base, request.tuned))
-    data = tasks.prepare(request.original, base, "original", base.heads["original"], request)
+    data = prepare(request.original, base, "original", base.heads["original"], request)
     rows = data.splits["test"].take(chosen_rows(len(data.splits["test"].ids), 50, 0))
-    batches = list(tasks.eval_batches(rows, 50, (max(rows.lengths()),), data.pad_id))
+    batches = list(eval_batches(rows, 50, (max(rows.lengths()),), data.pad_id))
     ((batch, _),) = batches
     apply = jax.jit(lambda params: base.model.apply(params, batch)["logits"]["original"])
 
@@ -201,7 +202,7 @@ def test_the_prediction_against_a_plain_loop_over_rows_and_labels(tiny, tmp_path
     assert found["fisher"]["examples"] == 40 and found["fisher"]["estimator"] == "exact"
     base, now = models.load(tiny / "bert"), flatten(models.load(other).params)
     request = Request(*map(str, (tiny / "bert", other)), Data(str(tiny / "original.csv")))
-    data = tasks.prepare(request.original, base, "original", base.heads["original"], request)
+    data = prepare(request.original, base, "original", base.heads["original"], request)
 
     @jax.jit
     def slopes(params, row):

@@ -6,11 +6,11 @@ import pytest
 import tiny_checkpoint
 
 from fft import models
-from fft.errors import InputError
-from fft.evaluate import Change
-from fft.pairs.exchange import Move, Part, exchanged, layers_of, moves, pattern_of, put_back_greedily, roles_of
-from fft.pairs.refit import judged, kept_share
-from fft.paths import flatten, match, unflatten
+from fft.after.exchange import Move, Part, exchanged, layers_of, moves, pattern_of, put_back_greedily, roles_of
+from fft.after.refit import judged, kept_share
+from fft.core.errors import InputError
+from fft.core.tree import flatten, match, unflatten
+from fft.stats.intervals import Change
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "distilbert"])

@@ -14,13 +14,13 @@ from tiny_runs import fft, refused
 
 from fft import models
 from fft.commands.merge import greedy_sentence
+from fft.core.tree import overlay
+from fft.data.rows import Columns
+from fft.data.splits import make_splits
 from fft.fisher.information import load_fisher, save_fisher
 from fft.fisher.storage import unpack
-from fft.identity import base_sha256
 from fft.models import Head
-from fft.paths import overlay
-from fft.tasks.rows import Columns
-from fft.tasks.splits import make_splits
+from fft.models.identity import base_sha256
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 ANIMALS = ("bird", "cat", "dog")

@@ -14,19 +14,19 @@ from safetensors.numpy import load_file, save_file
 from tiny_runs import fft, record, refused, tune
 
 from fft import models
-from fft.contract.budget import Budget
+from fft.after import repair as module
+from fft.after.candidates import STEPS, Candidate
+from fft.after.mergeable import load_sides
+from fft.after.repair import Request, repair
+from fft.core.tree import flatten
+from fft.evaluate.heldout import HeldOut
 from fft.experiment import Data
 from fft.fisher.information import load_fisher
 from fft.fisher.storage import unpack
-from fft.identity import base_sha256
 from fft.merging import formulas
-from fft.pairs import repair as module
-from fft.pairs.candidates import STEPS, Candidate
-from fft.pairs.heldout import HeldOut
-from fft.pairs.mergeable import load_sides
-from fft.pairs.repair import Request, repair
-from fft.paths import flatten
+from fft.models.identity import base_sha256
 from fft.report.repaired import chart, headline, page, tuned_sentence
+from fft.stats.budget import Budget
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 DEPTHS = tiny_checkpoint.BLOCKS + 2
@@ -69,8 +69,8 @@ def told(out):
 
 def held_out(tiny, tmp_path, role):
     """CSV files of the rows that a repair chooses by ("validation") or confirms with ("test")."""
-    from fft.tasks.rows import Columns
-    from fft.tasks.splits import make_splits
+    from fft.data.rows import Columns
+    from fft.data.splits import make_splits
 
     files = {}
     for name in ("original", "new"):

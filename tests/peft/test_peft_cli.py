@@ -14,7 +14,7 @@ from tiny_runs import fft, record, tune
 
 import fft as package
 from fft import models
-from fft.paths import flatten
+from fft.core.tree import flatten
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 

@@ -14,12 +14,12 @@ from safetensors.numpy import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
 from fft import models
-from fft.adapters import Adapter, Adapters
-from fft.errors import InputError, MachineError
+from fft.adapters import load_adapter, save_adapter
+from fft.adapters.adapter import Adapter, Adapters
+from fft.core.errors import InputError, MachineError
+from fft.core.tree import flatten, overlay, unflatten
 from fft.methods import IA3, DoRA, Freeze, LoRA, NormTuning, PrefixTuning, PromptTuning, RsLoRA
-from fft.optim import multipliers
-from fft.paths import flatten, overlay, unflatten
-from fft.peft import load_adapter, save_adapter
+from fft.training.optim import multipliers
 from tests.models import torch_models as oracle
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")

@@ -11,9 +11,9 @@ from tiny_runs import fft
 from transformers import AutoModel, AutoModelForSequenceClassification
 
 from fft import models
-from fft.errors import InputError
-from fft.paths import flatten
-from fft.peft import load_adapter
+from fft.adapters import load_adapter
+from fft.core.errors import InputError
+from fft.core.tree import flatten
 from tests.models import torch_models as oracle
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")

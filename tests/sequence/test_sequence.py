@@ -7,11 +7,11 @@ import pytest
 import tiny_checkpoint
 from tiny_runs import fft, record
 
-from fft.artefact import load_artefact
-from fft.errors import InputError
+from fft.core.errors import InputError
+from fft.disk.artefact import load_artefact
 from fft.experiment import Data, Retention
 from fft.methods import EWC, KL, SI, Full, LoRA, LwF, PromptTuning, Replay
-from fft.sequence.runs import Request, learner
+from fft.run.sequence import Request, learner
 
 SHORT = ("--steps", 6, "--batch-size", 16, "--lr", 1e-2, "--eval-every", 3, "--json")
 
@@ -123,9 +123,9 @@ def test_a_finished_sequence_is_only_read_and_another_is_refused(shared, tiny, f
 
 @pytest.mark.usefixtures("quick_compiles")
 def test_own_heads_faded_information_and_a_second_call_after_a_kill(tiny, files, tmp_path, monkeypatch):
-    import fft.run
+    import fft.run.run
 
-    out, run = tmp_path / "seq", fft.run.run
+    out, run = tmp_path / "seq", fft.run.run.run
     flags = ("--original", files["original"], "--gamma", 0.5, "--max-drop", 0.3)
     flags += ("--tasks.name", "animal", "None")
     tasks = [files["new"], files["house"]]
@@ -135,7 +135,7 @@ def test_own_heads_faded_information_and_a_second_call_after_a_kill(tiny, files,
             raise KeyboardInterrupt
         return run(experiment, folder, *rest)
 
-    monkeypatch.setattr("fft.run.run", killed)
+    monkeypatch.setattr("fft.run.run.run", killed)
     assert sequence(tiny, out, tasks, *flags).code == 130 and not (out / "sequence.json").exists()
     monkeypatch.undo()
     first = (out / "stage-1" / "run.json").stat().st_mtime_ns

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from fft.evaluate import LEVEL, unseen_rate
-from fft.metrics import METRICS
-from fft.sequence.transfer import (
+from fft.stats.intervals import LEVEL, unseen_rate
+from fft.stats.metrics import METRICS
+from fft.stats.transfer import (
     MEASURES,
     Answered,
     average_accuracy,

@@ -9,10 +9,10 @@ import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer
 
-from fft.errors import InputError
-from fft.tasks.backend import CLASSES
-from fft.tasks.rows import Rows
-from fft.tasks.tokenize import encode, load_tokenizer, mask_id
+from fft.core.errors import InputError
+from fft.data.backend import CLASSES
+from fft.data.rows import Rows
+from fft.data.tokenize import encode, load_tokenizer, mask_id
 
 TEXTS = ["The Café is Good 电影 x", "an Élite tree [SEP] cafe\u0301 <mask>", "good"]
 PAIRS = ["Tree good good good", "É 中 [CLS]", "The"]

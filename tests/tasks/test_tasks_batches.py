@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from tiny_tasks import encoded
 
-import fft.tasks.batches as module
+import fft.data.batches as module
 from fft.commands.demo import NEW_ROWS
-from fft.errors import InputError
+from fft.core.errors import InputError
+from fft.data.batches import TrainBatches, bucket_lengths, eval_batches, padding_waste
+from fft.data.streams import training_batches
 from fft.experiment import Optim
-from fft.streams import training_batches
-from fft.tasks.batches import TrainBatches, bucket_lengths, eval_batches, padding_waste
 
 
 @pytest.mark.parametrize("most", [1, 2, 3, 5])
@@ -137,13 +137,13 @@ def test_troubles():
 @pytest.mark.parametrize(("steps", "most"), [(1, 1), (42, 4), (252, 5)])
 def test_a_short_run_is_padded_to_fewer_lengths(steps, most):
     data = SimpleNamespace(splits={"train": encoded(lengths_of(64))}, pad_id=0)
-    assert len(training_batches(Optim(), {"new": 1.0}, {"new": data}, steps, 0)["new"].lengths) == most
+    assert len(training_batches(Optim().step_rows, {"new": 1.0}, {"new": data}, steps, 0)["new"].lengths) == most
 
 
 def test_padding_waste_on_the_demo_data(minilm, demo_data):
-    from fft.tasks.rows import Columns
-    from fft.tasks.sources import open_source
-    from fft.tasks.tokenize import encode, load_tokenizer
+    from fft.data.rows import Columns
+    from fft.data.sources import open_source
+    from fft.data.tokenize import encode, load_tokenizer
 
     tokenizer = load_tokenizer(minilm, 30522)
     for domain in ("tweets", "movie"):
@@ -152,7 +152,7 @@ def test_padding_waste_on_the_demo_data(minilm, demo_data):
         default = 3 * len(data.ids) // 32
         for rows, steps, most in ((len(data.ids), default, 0.20), (NEW_ROWS, NEW_ROWS // 32, 0.25)):
             new = SimpleNamespace(splits={"train": data.take(np.arange(rows))}, pad_id=0)
-            batches = training_batches(Optim(), {"new": 1.0}, {"new": new}, steps, 0)["new"]
+            batches = training_batches(Optim().step_rows, {"new": 1.0}, {"new": new}, steps, 0)["new"]
             epoch = [batches.batch(step) for step in range(len(batches))]
             assert padding_waste(epoch) <= most
             assert len({batch["ids"].shape for batch in epoch}) <= 5

@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from fft.errors import InputError
-from fft.tasks.readers import read_file
-from fft.tasks.rows import Columns
+from fft.core.errors import InputError
+from fft.data.readers import read_file
+from fft.data.rows import Columns
 
 ROWS = [{"text": "a, b", "label": "x"}, {"text": 'the "ü"', "label": "y"}]
 TABLE = pa.Table.from_pylist(ROWS)

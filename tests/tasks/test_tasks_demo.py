@@ -10,8 +10,8 @@ import zipfile
 
 import pytest
 
-from fft.errors import InputError, MachineError
-from fft.tasks import demo
+from fft.core.errors import InputError, MachineError
+from fft.data import demo
 
 
 @pytest.fixture
@@ -148,7 +148,7 @@ def add(archive, name, content):
 
 
 def test_rated_rows(tmp_path):
-    from fft.tasks.sentiment import Rated, rated_rows
+    from fft.data.sentiment import Rated, rated_rows
 
     table = "1_1\t0.51\tgood\r\n1_2\t0.5\tso so\r\n2_1\t-0.6\t bad \r\n2_2\t-0.5\tmeh\r\n3_1\t3\tgood\r\n"
     assert rated_rows(sdist(tmp_path / "a.tar.gz", table), "nyt") == [
@@ -160,7 +160,7 @@ def test_rated_rows(tmp_path):
 
 
 def test_groups_are_never_split():
-    from fft.tasks.sentiment import Rated, split_by_group
+    from fft.data.sentiment import Rated, split_by_group
 
     rows = [Rated(f"{g}_{s}", f"text {g} {s}", "positive", str(g)) for g in range(100) for s in range(1 + g % 9)]
     splits = split_by_group(rows)
@@ -175,7 +175,7 @@ def test_groups_are_never_split():
 def test_the_demo_data(demo_data):
     import tensorflow_datasets as tfds
 
-    from fft.tasks import sentiment, sources
+    from fft.data import sentiment, sources
 
     counts = {
         "movie": (8032, 1004, 1005),

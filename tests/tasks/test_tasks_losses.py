@@ -6,10 +6,11 @@ import jax
 import numpy as np
 import pytest
 
-from fft.errors import InputError
-from fft.tasks.classify import Classify, class_texts, encode_labels, label_notes, numbers_for_names
-from fft.tasks.regress import Regress, encode_targets
-from fft.tasks.rows import Rows
+from fft.core.errors import InputError
+from fft.data.labels import class_texts, encode_labels, encode_targets, label_notes, numbers_for_names
+from fft.data.rows import Rows
+from fft.tasks.classify import Classify
+from fft.tasks.regress import Regress
 
 
 def rows_of(labels):

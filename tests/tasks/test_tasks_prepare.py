@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from tiny_tasks import checkpoint, tokenizer_folder, write_csv
 
-from fft.errors import InputError
+from fft.core.errors import InputError
+from fft.data import TrainBatches, describe, drop_overlap, head_of, prepare, prepare_scored, read_scored
 from fft.experiment import Data, Experiment
 from fft.models import Head
-from fft.tasks import TrainBatches, describe, drop_overlap, head_of, prepare, prepare_scored, read_scored
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from fft.errors import InputError
-from fft.tasks.readers import read_file
-from fft.tasks.rows import Columns, collect
+from fft.core.errors import InputError
+from fft.data.readers import read_file
+from fft.data.rows import Columns, collect
 
 
 def read(tmp_path, name, content, columns=Columns()):  # noqa: B008 (frozen)

@@ -7,10 +7,10 @@ from types import SimpleNamespace
 import pytest
 from tiny_tasks import write_csv
 
-from fft.errors import InputError, MachineError
-from fft.tasks.rows import Columns, Rows
-from fft.tasks.sources import open_source, read_source
-from fft.tasks.splits import drop_shared, make_splits, positions
+from fft.core.errors import InputError, MachineError
+from fft.data.rows import Columns, Rows
+from fft.data.sources import open_source, read_source
+from fft.data.splits import drop_shared, make_splits, positions
 
 C = Columns()
 

@@ -8,9 +8,9 @@ import pytest
 from tiny_tasks import WORDS, tokenizer_folder
 from tokenizers import models
 
-from fft.errors import InputError
-from fft.tasks.rows import Rows
-from fft.tasks.tokenize import encode, load_tokenizer, text_notes, token_ids
+from fft.core.errors import InputError
+from fft.data.rows import Rows
+from fft.data.tokenize import encode, load_tokenizer, text_notes, token_ids
 
 V = len(WORDS)
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fft.naming import counted
+from fft.core.naming import counted
 from fft.report.diagnosed.figures import figure, share, small, turned
 from fft.report.tables import NONE, Column, percent, score
 

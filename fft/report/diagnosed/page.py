@@ -6,8 +6,8 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fft.naming import counted
-from fft.record import replace_file
+from fft.core.naming import counted
+from fft.disk.files import replace_file
 from fft.report.diagnosed.chart import chart
 from fft.report.diagnosed.layers import PARTS, STEPS, caption, rows
 from fft.report.diagnosed.words import (

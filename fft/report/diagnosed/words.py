@@ -3,7 +3,7 @@
 import shlex
 from typing import Any
 
-from fft.naming import counted
+from fft.core.naming import counted
 from fft.report.diagnosed.figures import figure, share, small, turned, value_of
 from fft.report.tables import score
 

@@ -1,0 +1,100 @@
+"""adapter_config.json, strict: what is not known is refused by name, never ignored, unless it says nothing.
+
+A field that would change what is computed, and is not computed here, may only stand at its neutral value.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, NamedTuple
+
+from fft.core.errors import InputError
+from fft.core.settings import says_nothing, validated
+from fft.methods import Method
+
+MERGE = "merge the adapter with PEFT, model.merge_and_unload().save_pretrained(DIR), and give DIR as the model"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """The fields that every peft_type has."""
+
+    peft_type: str
+    task_type: str | None = None
+    modules_to_save: list[str] | None = None
+    base_model_name_or_path: str | None = None
+    auto_mapping: Any = None
+    inference_mode: bool = False
+    peft_version: str | None = None
+    revision: str | None = None
+    unset: ClassVar[tuple[str, ...]] = ()
+    """further fields, which are not computed: each must say nothing"""
+    allowed: ClassVar[Mapping[str, tuple[tuple, str]]] = {
+        "task_type": (("SEQ_CLS", "FEATURE_EXTRACTION", None), "only SEQ_CLS and FEATURE_EXTRACTION are read"),
+    }
+    """{field, one of the above or a further one: (what it may be, why nothing else)}"""
+    __pydantic_config__: ClassVar[dict] = {"extra": "forbid"}
+
+    @property
+    def saved(self) -> tuple[str, ...]:
+        """The modules saved whole; PEFT adds the classifier's names for sequence classification."""
+        return (*(self.modules_to_save or ()), *(("classifier", "score") if self.task_type == "SEQ_CLS" else ()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Targeted(Config):
+    """The fields of an adapter that sits on modules of the base."""
+
+    target_modules: str | list[str]
+    exclude_modules: str | list[str] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Linear(Targeted):
+    """The fields of an adapter that sits on linear layers."""
+
+    layers_to_transform: int | list[int] | None = None
+    layers_pattern: str | list[str] | None = None
+    unset: ClassVar[tuple[str, ...]] = ("fan_in_fan_out",)
+
+
+def read_config(kind: type[Config], raw: dict, where: str) -> tuple[Config, tuple[str, ...]]:
+    """The config of a peft_type from the dict of an adapter_config.json, and notes.
+
+    Unknown fields that say nothing (null, false, empty) are left out, and a note names them.
+    Errors: InputError naming every field that is not known, or not computed; and one of another type.
+    """
+    known = {field.name for field in fields(kind)}
+    unknown = sorted(raw.keys() - known - {*kind.unset, *kind.allowed})
+    idle = [name for name in unknown if says_nothing(raw[name])]
+    wrong = [f"{name} is {json.dumps(raw[name])}: not known" for name in unknown if name not in idle]
+    set_here = [name for name in kind.unset if not says_nothing(raw.get(name))]
+    wrong += [f"{name} is set; fft does not compute it" for name in set_here]
+    wrong += [
+        f"{name} is {json.dumps(raw[name])}: {why}"
+        for name, (values, why) in kind.allowed.items()
+        if name in raw and raw[name] not in values
+    ]
+    if wrong:
+        raise InputError(f"{where}: {'; '.join(wrong)}. To use it all the same, {MERGE}")
+    config = validated(kind, {name: raw[name] for name in raw if name in known}, where)
+    said = f"{where}: the unknown field(s) {', '.join(idle)} say nothing (null, false, empty) and are left out"
+    return config, (said,) * bool(idle)
+
+
+class Format(NamedTuple):
+    """How one peft_type is written and read.
+
+    methods: the methods that are stored so; config: the dataclass of its fields; prefix: of the keys of whole modules;
+    describe(method, layout, paths) -> the fields that say what the method with leaves at `paths` is;
+    method(config) -> the Method of a config, as JSON data; tensors(config, layout) -> the adapter's own Tensors;
+    families: those on which PEFT computes it.
+    """
+
+    methods: tuple[type[Method], ...]
+    config: type[Config]
+    prefix: str
+    describe: Callable[[Method, Any, Iterable[str]], dict]
+    method: Callable[[Any], dict]
+    tensors: Callable[[Any, Any], list]
+    families: tuple[str, ...] = ("bert", "roberta", "distilbert")

@@ -1,0 +1,198 @@
+"""Adapters in: a folder of PEFT's, strict both ways against the base it is for."""
+
+import re
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+
+from fft.adapters.adapter import Adapter
+from fft.adapters.config import MERGE, read_config
+from fft.adapters.layout import layout_of
+from fft.adapters.prompt import KEY as PROMPT_KEY
+from fft.adapters.writing import CONFIG, WEIGHTS
+from fft.core.errors import InputError
+from fft.core.tree import unflatten
+from fft.disk.local import local
+from fft.disk.sniff import check_not_pointer
+from fft.methods import from_json
+from fft.models import FAMILIES, Head
+from fft.models.files.config import read_json
+from fft.models.files.folders import instead_of_adapter
+from fft.models.files.heads import HEADS_JSON, ORIGINAL, alike, check_name, read_record, stored_length, width
+from fft.models.files.hf import read_tensors, refuse_not_finite
+from fft.models.files.keys import body_keys, listed
+from fft.models.heads import unused_head
+
+WORDS = "embed/word/embedding"
+STATE_DICT = re.compile(  # the name of the adapter in the keys, or what wraps the modules of the base
+    r"\.(lora_(embedding_)?[AB]|lora_magnitude_vector|ln_tuning_layers|ia3_l|modules_to_save)\.(?!(weight|bias)$)"
+    r"|\.(base_layer|original_module)\.|^prompt_encoder\."
+)
+PICKLE = "adapter_model.bin"
+CONVERT = (
+    'python -c "import torch; from safetensors.torch import save_file as s; '
+    f"s(torch.load('{PICKLE}', weights_only=True), '{WEIGHTS}')\""
+)
+
+
+def load(folder, base, formats):
+    """Return the Adapter in a folder of PEFT's for the Checkpoint `base`; weights become float32 jax arrays.
+
+    Raises InputError for a peft_type or a setting that is not computed here, and for tensors that are unknown,
+    missing, of another shape or not floating point: an adapter of another base, mostly.
+    """
+    folder = Path(local(folder, "the adapter"))
+    raw = read_raw(folder)
+    if raw["peft_type"] not in formats:
+        raise InputError(
+            f"{folder}: peft_type {raw['peft_type']!r} is not supported; supported are {', '.join(formats)}"
+        )
+    form = formats[raw["peft_type"]]
+    config, notes = read_config(form.config, raw, str(folder / CONFIG))
+    method = from_json([form.method(config)], str(folder / CONFIG))
+    family = FAMILIES[base.model.family]
+    stored, left_out = without_ignored(read_weights(folder), form.prefix, family, folder)
+    refuse_no_adapter(stored, folder)
+    name, head, own = head_of(folder, stored, base, f"{form.prefix}{family.head_rows[-1][0]}.weight")
+    bare = is_bare(stored, form.prefix, family, base.model.config)
+    layout = layout_of(family, base.model.config, name, 0 if head is None else width(head), bare)
+    places = {place.key: place for place in (*form.tensors(config, layout), *layout.whole(form.prefix, config.saved))}
+    places |= saved_words(stored, layout, form.prefix, folder, base.folder)
+    refuse_not_finite(stored, folder)
+    theta = to_theta(stored, places, folder, base.folder)
+    heads, primary = ({name: head}, name) if own else ({}, None)
+    return Adapter(method, theta, heads, primary, notes + left_out, stored_length(folder))
+
+
+def without_ignored(stored, prefix, family, folder):
+    """Return ({key: array} without what adapts modules that the family ignores in checkpoints too, notes of it)."""
+    ignored = [re.compile(pattern) for pattern in family.ignored]
+    short = {key: key.removeprefix(prefix).removeprefix(f"{family.prefix}.") for key in stored}
+    gone = [key for key in stored if key.startswith(prefix) and any(each.fullmatch(short[key]) for each in ignored)]
+    if not gone:
+        return stored, ()
+    said = f"{folder}: a {family.name} classifier has no modules for {listed(gone)}; they are left out"
+    return {key: value for key, value in stored.items() if key not in gone}, (said,)
+
+
+def refuse_no_adapter(stored, folder):
+    """Refuse LoRA's own kind of matrices for embeddings, beside which PEFT may save the embeddings, and tensors that
+    are a state dict of the model, not what PEFT's save_pretrained writes.
+    """
+    where = folder / WEIGHTS
+    if embedded := [key for key in stored if ".lora_embedding_" in key]:
+        named = ", ".join(dict.fromkeys(key.partition(".lora_embedding_")[0] for key in embedded))
+        raise InputError(f"{where}: LoRA on embeddings is not read, and is here on {named}; {MERGE}")
+    if wrong := [key for key in stored if STATE_DICT.search(key) or not key.startswith(("base_model.", PROMPT_KEY))]:
+        raise InputError(
+            f"{where}: a state dict was saved, not an adapter: it holds {wrong[0]}. Save the adapter with PEFT, "
+            "model.save_pretrained(DIR)"
+        )
+
+
+def is_bare(stored, prefix, family, config):
+    """Whether the adapter was trained on the encoder alone, whose names have no prefix."""
+    inside = tuple({f"{prefix}{name.split('.')[0]}." for name in body_keys(family, config)})
+    return any(key.startswith(inside) for key in stored)
+
+
+def saved_words(stored, layout, prefix, folder, base):
+    """Return {key: Tensor} of the word embeddings where the adapter brings them, as PEFT does for a resized vocabulary.
+
+    Raises InputError where there are more or fewer of them than in the base.
+    """
+    name = next(name for name, path in layout.names.items() if path == WORDS)
+    place, value = layout.tensor(prefix, name, WORDS), stored.get(prefix + name)
+    if value is None:
+        return {}
+    words, known = (shape[0] if shape else 0 for shape in (value.shape, place.shape))
+    if words != known:
+        raise InputError(
+            f"{folder}: the adapter was trained on a vocabulary of {words}, the base ({base}) has {known}: give the "
+            f"base with the same tokens, saved after model.resize_token_embeddings({words})"
+        )
+    return {place.key: place}
+
+
+def read_raw(folder):
+    """Return adapter_config.json as a dict with a peft_type."""
+    if not folder.is_dir():
+        what = "is not a folder" if folder.exists() else "does not exist"
+        raise InputError(f"the adapter {folder} {what}; expected a folder with {CONFIG} and {WEIGHTS}")
+    if not (folder / CONFIG).is_file():
+        meant = instead_of_adapter(folder) or f"expected an adapter of PEFT, with {CONFIG} and {WEIGHTS}"
+        raise InputError(f"{folder} has no {CONFIG}; {meant}")
+    check_not_pointer(folder / CONFIG)
+    raw = read_json(folder / CONFIG)
+    if not isinstance(raw.get("peft_type"), str):
+        raise InputError(f"{folder / CONFIG} has no peft_type, so what the adapter computes is unknown")
+    return raw
+
+
+def read_weights(folder):
+    """Return {PEFT's key: array}; a pickle is refused, with the command that converts it."""
+    if (folder / WEIGHTS).exists():
+        return read_tensors(folder / WEIGHTS)
+    if (folder / PICKLE).exists():
+        raise InputError(
+            f"{folder} holds its weights only as pickle ({PICKLE}), which can run code and is never read; convert it, "
+            f"in an environment with torch that you trust it in: {CONVERT}"
+        )
+    raise InputError(f"{folder} has no {WEIGHTS}: no weights to load")
+
+
+def head_of(folder, stored, base, key):
+    """Return (name, Head, whether the adapter brings it): the head an adapter works with; `key` is its last kernel's.
+
+    An adapter without a head uses the base's classifier. One with a head that a head of the base is like brings that
+    one, trained further; any other stands beside the heads of the base, under a name that none of them has.
+    """
+    if key not in stored:
+        return base.primary, base.heads.get(base.primary), False
+    name, head = recorded_head(folder) or foreign_head(stored[key], base)
+    if name in base.heads and not alike(head, base.heads[name]):
+        name = unused_head(None, "new", list(base.heads))
+    return name, head, True
+
+
+def recorded_head(folder):
+    """Return (name, Head) as our own HEADS_JSON tells them, None where it does not."""
+    if not (folder / HEADS_JSON).is_file():
+        return None
+    heads, primary = read_record(read_json(folder / HEADS_JSON), folder / HEADS_JSON)
+    if primary is None:
+        return None
+    check_name(primary)
+    return primary, heads[primary]
+
+
+def foreign_head(kernel, base):
+    """Return (name, Head) of a last kernel [C, D] that nobody named: as wide as the base's classifier it is that one,
+    and any other has the labels that transformers would give it.
+    """
+    name, outputs = base.primary or ORIGINAL, kernel.shape[0] if kernel.ndim else 0
+    if name in base.heads and width(base.heads[name]) == outputs:
+        return name, base.heads[name]
+    labels = tuple(f"LABEL_{i}" for i in range(outputs))
+    return name, Head("regression", ()) if outputs == 1 else Head("classification", labels)
+
+
+def to_theta(stored, places, folder, base):
+    """Return the trainable tree, float32 jax arrays, from PEFT's tensors; `places` is {key: Tensor}, all of them."""
+    if strange := sorted(set(stored) - set(places)):
+        raise InputError(f"{folder / WEIGHTS} has tensors that the base {base} has no place for: {listed(strange)}")
+    if missing := sorted(set(places) - set(stored)):
+        raise InputError(f"{folder / WEIGHTS} lacks tensors that its {CONFIG} promises: {listed(missing)}")
+    leaves, wrong = {}, []
+    for key, place in places.items():
+        value = stored[key]
+        if value.dtype.name not in ("float32", "float16", "bfloat16"):
+            wrong.append(f"{key} is {value.dtype.name}, expected float32, float16 or bfloat16")
+        elif value.shape != place.shape:
+            wrong.append(f"{key} is {list(value.shape)}, expected {list(place.shape)}")
+        else:
+            leaves[place.path] = jnp.asarray(np.ascontiguousarray(place.ours(value), dtype=np.float32))
+    if wrong:
+        raise InputError(f"{folder / WEIGHTS} does not fit the base {base}: {listed(wrong, '; ')}")
+    return unflatten(leaves)

@@ -1,0 +1,1 @@
+"""Finished checkpoints: compared, diagnosed, repaired, merged."""

@@ -1,0 +1,158 @@
+"""Whether a checkpoint still does what another one could: both on the same examples, and a verdict.
+
+check(Request("base/", "tuned/", (Asked(Data("old.csv")),), Budget(0.01))).record["outcome"]
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from fft.after.pair import Outputs, Pair, load_pair, outputs
+from fft.disk.environment import environment
+from fft.disk.files import plain
+from fft.experiment import Data
+from fft.models.files.heads import alike
+from fft.models.heads import chosen_head
+from fft.models.identity import base_sha256
+from fft.run.seen import Scored, seen_notes
+from fft.stats.budget import Budget
+from fft.stats.damage import by_label, further, newly
+from fft.stats.intervals import change_between, interval, predictions
+from fft.stats.retention import EXIT_CODES, overall, verdict
+
+FURTHEST = 100  # examples of a regression that are listed of those that moved
+SAME = "both give the same outputs on every row, bit for bit: is {} the model that was to be checked?"
+
+
+class Asked(NamedTuple):
+    """A task that both are scored on, and what its head is called in each; None as `check` says."""
+
+    data: Data
+    head: str | None = None
+    tuned_head: str | None = None
+
+
+@dataclass(frozen=True)
+class Request:
+    """Which two checkpoints are compared, on which tasks, and how much of each original score may be lost."""
+
+    base: str
+    tuned: str
+    original: tuple[Asked, ...]
+    max_drop: Budget
+    new: Asked | None = None
+    max_length: int | None = None
+    held_out: bool = False
+
+
+class Checked(NamedTuple):
+    """What check.json says, and one dict an example: {"task", "source", "row", "label", "base", "tuned"}."""
+
+    record: dict
+    examples: list[dict]
+
+    @property
+    def exit_code(self) -> int:
+        """0 all was kept, 1 something was lost, 4 undecided."""
+        return EXIT_CODES[self.record["outcome"]]
+
+
+def check(request: Request) -> Checked:
+    """Score both checkpoints on every task, and judge what was lost of each original one.
+
+    Without a name the head of an original task is the base's classifier, and in the other checkpoint the head of that
+    name, else its classifier. The new task's is the tuned one's classifier; it is not judged, and a base without the
+    like of it has no score there.
+
+    Errors: InputError for checkpoints that cannot be compared, a head that is not there, data that do not fit, and a
+    budget that no drop could exceed.
+    """
+    pair = load_pair(request.base, request.tuned, request.max_length)
+    found = [("original", *_original(pair, asked, request)) for asked in request.original]
+    if request.new:
+        found.append(("new", *_new(pair, request.new, request)))
+    judged = [task for role, task, _ in found if role == "original"]
+    record = {
+        "outcome": overall([task["verdict"]["outcome"] for task in judged]),
+        "max_drop": str(request.max_drop),
+        "base": {"folder": pair.base.name, "sha256": base_sha256(pair.base.checkpoint)},
+        "tuned": {"folder": pair.tuned.name, "sha256": base_sha256(pair.tuned.checkpoint)},
+        "held_out": request.held_out,
+        "notes": [*pair.notes, *(f"{role}: {note}" for role, task, _ in found for note in task["notes"])],
+        "original": judged,
+        "new": next((task for role, task, _ in found if role == "new"), None),
+        **environment(),
+    }
+    examples = [{"task": role, "source": task["source"], **line} for role, task, lines in found for line in lines]
+    return Checked(plain(record), examples)
+
+
+def _original(pair: Pair, asked: Asked, request: Request) -> tuple[dict, list[dict]]:
+    """The record of an original task, its verdict included, and its examples."""
+    base_head = chosen_head(pair.base.checkpoint, asked.head, pair.base.name, "to score with")
+    like = base_head if base_head in pair.tuned.checkpoint.heads else None
+    wanted = asked.tuned_head or asked.head or like
+    tuned_head = chosen_head(pair.tuned.checkpoint, wanted, pair.tuned.name, "to score with")
+    found = outputs(pair, asked.data, base_head, tuned_head, request.held_out)
+    record = _record(asked.data.source, base_head, tuned_head, found)
+    change = change_between(found.metric, found.labels, found.before, found.after)
+    if change.undefined:  # a share of a score that is not defined is nothing
+        margin = np.nan if request.max_drop.relative else request.max_drop.amount
+    else:
+        margin = request.max_drop.biting_margin(found.metric, change.before)
+    notes = record["notes"]
+    if np.array_equal(found.before, found.after):
+        notes.append(SAME.format(pair.tuned.name))
+    notes += _seen(pair, record, found, request, "--original.test")
+    return record | {"change": change._asdict(), "verdict": verdict(change, margin)._asdict()}, found.examples()
+
+
+def _new(pair: Pair, asked: Asked, request: Request) -> tuple[dict, list[dict]]:
+    """The record of the new task and its examples."""
+    tuned_head = chosen_head(pair.tuned.checkpoint, asked.head, pair.tuned.name, "to score with")
+    own = pair.base.checkpoint.heads.get(tuned_head)
+    known = own is not None and alike(own, pair.tuned.checkpoint.heads[tuned_head])
+    base_head = tuned_head if known else None
+    found = outputs(pair, asked.data, base_head, tuned_head, request.held_out)
+    record = _record(asked.data.source, base_head, tuned_head, found)
+    if known:
+        record["change"] = change_between(found.metric, found.labels, found.before, found.after)._asdict()
+    else:
+        record["notes"].append(f"{pair.base.name} has no head {tuned_head!r} with these labels, and so no score here")
+    record["notes"] += _seen(pair, record, found, request, "--new.test")
+    return record, found.examples()
+
+
+def _seen(pair: Pair, record: dict, found: Outputs, request: Request, flag: str) -> list[str]:
+    """What runs behind either checkpoint have seen of the rows."""
+    rows = Scored(found.data.keys["test"], record["source"], record["sha256"], request.held_out, flag)
+    return seen_notes((pair.base.name, pair.tuned.name), rows)
+
+
+def _record(source: str, base_head: str | None, tuned_head: str, found: Outputs) -> dict:
+    """What check.json says of a task, but for the change and the verdict."""
+    metric, labels = found.metric, found.labels
+    after = predictions(metric.kind, found.after)
+    record = {
+        "source": source,
+        "sha256": found.data.identity["test"]["sha256"],
+        "heads": {"base": base_head, "tuned": tuned_head},
+        "score": {"metric": metric.name, **interval(metric, labels, after)._asdict()},
+        "change": None,
+        "labels": [],
+        "worse": [],
+        "better": [],
+        "notes": [*found.notes],
+    }
+    if found.before is None:
+        return record
+    before = predictions(metric.kind, found.before)
+    if metric.kind == "regression":
+        worse, better = (positions[:FURTHEST] for positions in further(labels, before, after))
+    else:
+        worse, better = newly(labels, before, after)
+        record["labels"] = [row._asdict() for row in by_label(labels, before, after, found.data.task.labels)]
+    return record | {"worse": found.told(worse), "better": found.told(better)}

@@ -1,0 +1,203 @@
+"""Diagnose: which layers forgot, predicted against measured, and whether the knowledge is gone or the head misaligned.
+
+    diagnose(Request("base/", "tuned/", Data("old.csv")), Path("diagnosed/")).record["layers"]
+
+Every figure is of the TEST rows of the original task; the proposal is searched on its VALIDATION rows, heads are
+fitted and the Fisher information is measured on its TRAINING rows.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fft.after.exchange import Move, Part, exchanged, layers_of, moves, pattern_of, put_back_greedily, roles_of
+from fft.after.refit import is_lost, judged, refitted
+from fft.after.subject import Information, Request, Subject, information_of, load_subject
+from fft.core.naming import counted
+from fft.core.seeding import key_for
+from fft.disk.environment import environment
+from fft.disk.files import plain, write_json
+from fft.disk.folder import FolderLock, refuse_taken
+from fft.disk.local import local
+from fft.evaluate.meter import Answers, Meter, rise
+from fft.stats.retention import SAME
+
+ENOUGH = 0.5  # of the drop on the validation rows: a proposal gives most of it back
+SEARCHED = 512  # validation rows that a proposal is searched on, at most
+FILES = ("layers.svg", "layers.png", "report.html")  # what it writes before all is done
+ORDERED = 3  # layers that it takes to say whether prediction and measurement agree in their order
+
+
+class Diagnosed(NamedTuple):
+    """The folder and what its diagnose.json says."""
+
+    directory: Path
+    record: dict
+
+
+def diagnose(
+    request: Request,
+    out: Path,
+    say: Callable[[str], None] = lambda text: None,
+    watch: Callable[[int], None] = lambda count: None,
+) -> Diagnosed:
+    """Measure, and write OUT: layers.svg, layers.png, report.html and, last, diagnose.json.
+
+    `watch(count)` is told how many models have been scored.
+    Errors: InputError for checkpoints of other shapes or vocabularies, or with the same weights; for heads or data
+    that do not fit; for a Fisher of another base or task; and for a folder that holds something already;
+    UndecidableError for test rows on which the score is not defined.
+    """
+    out = Path(local(out, "--out"))
+    refuse_taken(out, FILES, unless="diagnose.json")
+    start = time.monotonic()
+    subject = load_subject(request)
+    with FolderLock(out):
+        information = information_of(subject, request, say)
+        most = {"test": request.rows, "validation": SEARCHED}
+        meter = Meter(subject.checkpoint.model, subject.data, information.task, most, request.seed, watch)
+        found = _measured(subject, information, meter, request, say)
+        found |= {"seconds": time.monotonic() - start, "seed": request.seed, **environment()}
+        return Diagnosed(out, _written(plain(found), out))
+
+
+# ---------------------------------------------------------------- what is measured
+
+
+def _measured(
+    subject: Subject, information: Information, meter: Meter, request: Request, say: Callable[[str], None]
+) -> dict:
+    """Everything that diagnose.json says of the two models."""
+    base, tuned = meter.answers(subject.base), meter.answers(subject.tuned)
+    change = meter.change(base, tuned)
+    of_leaf = moves(information.diagonal, subject.base, subject.tuned)
+    layers = layers_of(subject.base, subject.checkpoint.model.depth)
+    rows = {}
+    for name, parts in (("layers", layers), ("roles", roles_of(subject.base))):
+        say(f"{name}: each of {len(parts)} put back into the tuned model, and alone in the base")
+        rows[name] = [_part(part, subject, meter, (base, tuned), of_leaf) for part in parts]
+    refit = _refit(subject, meter, (base, tuned), request, say)
+    proposal = None
+    if is_lost(change):
+        moved = [part for part, row in zip(layers, rows["layers"], strict=True) if row["moved"]]
+        proposal = _proposal(subject, meter, moved, tuned, say)
+    return {
+        **subject.told,
+        "lost": is_lost(change),
+        "change": change._asdict(),
+        "loss": {"base": float(base.losses.mean()), "tuned": float(tuned.losses.mean())},
+        "rise": rise(base, tuned)._asdict(),
+        "predicted": Move.of(of_leaf.values()).predicted,
+        "order": _agreement(rows["layers"]),
+        "fisher": information.told,
+        **rows,
+        "refit": refit,
+        "proposal": proposal,
+        "rows": {role: len(labels) for role, labels in meter.labels.items()},
+    }
+
+
+def _part(
+    part: Part, subject: Subject, meter: Meter, ends: tuple[Answers, Answers], of_leaf: dict[str, Move]
+) -> dict[str, Any]:
+    """What comes back with the part put back, what is lost with it alone, and what was to be expected."""
+    base, tuned = ends
+    move = Move.of(of_leaf[path] for path in part.paths)
+    back, alone = tuned, base
+    if move.moved:
+        back = meter.answers(exchanged(subject.tuned, subject.base, [part]))
+        alone = meter.answers(exchanged(subject.base, subject.tuned, [part]))
+    return {
+        "name": part.name,
+        "pattern": part.pattern,
+        "moved": move.moved,
+        "distance": move.distance,
+        "put_back": meter.change(tuned, back)._asdict(),
+        "put_back_rise": rise(tuned, back)._asdict(),
+        "alone": meter.change(base, alone)._asdict(),
+        "alone_rise": rise(base, alone)._asdict(),
+        "predicted": move.predicted,
+    }
+
+
+def _agreement(layers: Sequence[dict[str, Any]]) -> float | None:
+    """Spearman's ρ of the predicted and the measured rise over the layers that moved; None where they are too few or
+    a side has nothing to order.
+    """
+    from scipy.stats import spearmanr
+
+    pairs = [(row["predicted"], row["alone_rise"]["value"]) for row in layers if row["moved"]]
+    sides = list(zip(*pairs, strict=True))
+    if len(pairs) < ORDERED or not np.isfinite(sides).all() or any(len(set(side)) == 1 for side in sides):
+        return None
+    return float(spearmanr(*sides).statistic)
+
+
+# ---------------------------------------------------------------- head or features, and what to do
+
+
+def _refit(
+    subject: Subject, meter: Meter, ends: tuple[Answers, Answers], request: Request, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Scores with a head fitted anew to the features of each, and what they say of the drop."""
+    base, tuned = ends
+    found, fitted = [], []
+    for name, params in (("base", subject.base), ("tuned", subject.tuned)):
+        say(f"fitting a head to the frozen features of the {name} model")
+        batches = subject.batches(request.fit_rows, request.seed)
+        again, how = refitted(subject.checkpoint, params, subject.data.task, batches, key_for(request.seed, "heads"))
+        found.append(meter.answers(again))
+        fitted.append(how)
+    missing = meter.change(*found)
+    outcome, share = judged(meter.change(base, tuned), missing)
+    return {
+        "outcome": outcome,
+        "kept": share and share._asdict(),
+        "reference": meter.change(base, found[0])._asdict(),
+        "back": meter.change(tuned, found[1])._asdict(),
+        "missing": missing._asdict(),
+        "fitted": dict(zip(("base", "tuned"), fitted, strict=True)),
+    }
+
+
+def _proposal(
+    subject: Subject, meter: Meter, moved: Sequence[Part], tuned: Answers, say: Callable[[str], None]
+) -> dict[str, Any] | None:
+    """The fewest layers, found greedily, that give ENOUGH of the validation drop back; None without such a drop."""
+    ends = [meter.signed(meter.answers(params, "validation")) for params in (subject.base, subject.tuned)]
+    drop = ends[0] - ends[1]
+    if not drop > SAME:
+        subject.told["notes"].append("the validation rows show no drop, so nothing could be searched on them")
+        return None
+    rows = counted(len(meter.labels["validation"]), "validation row")
+    say(f"the layers that give {ENOUGH:.0%} of the drop back, on {rows}")
+
+    def score(parts: Sequence[Part]) -> tuple[float, float]:
+        answers = meter.answers(exchanged(subject.tuned, subject.base, parts), "validation")
+        return meter.signed(answers), float(answers.losses.mean())
+
+    steps = put_back_greedily(moved, score, ends[1] + ENOUGH * drop - SAME)
+    chosen = [part for part in moved if part in [step.part for step in steps]]
+    shares = [(step.score - ends[1]) / drop for step in steps]
+    return {
+        "enough": ENOUGH,
+        "steps": [
+            {"layer": step.part.name, "back": share, "loss": step.loss}
+            for step, share in zip(steps, shares, strict=True)
+        ],
+        "all": len(chosen) == len(moved) > 1,
+        "pattern": pattern_of(chosen),
+        "put_back": meter.change(tuned, meter.answers(exchanged(subject.tuned, subject.base, chosen)))._asdict(),
+    }
+
+
+def _written(found: dict, out: Path) -> dict:
+    """The picture, the page and, last, diagnose.json."""
+    from fft.report.diagnosed import page
+
+    page.write(found, out)
+    write_json(out / "diagnose.json", found)
+    return found

@@ -1,0 +1,200 @@
+"""`fft merge`: a base and models tuned from it become one model, without training."""
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from fft import models
+from fft.after.pair import Side, length_of_sides, refuse_other_shape, refuse_other_vocabulary
+from fft.core.errors import InputError
+from fft.core.settings import between
+from fft.core.tree import Params, flatten, overlay
+from fft.data import prepare_held_out
+from fft.disk.environment import environment
+from fft.disk.files import plain
+from fft.disk.folder import refuse_taken
+from fft.disk.local import local
+from fft.evaluate.heldout import HeldOut, refuse_undefined
+from fft.experiment import LEAST_LENGTH, Data
+from fft.fisher.information import load_fisher
+from fft.fisher.storage import unpack
+from fft.merging.formulas import greedy_soup
+from fft.merging.recipes import WAYS, Models, Settings, check, merged
+from fft.models import Checkpoint, Head
+from fft.models.files.heads import alike
+from fft.models.files.hf import refuse_not_finite
+from fft.models.heads import chosen_head
+from fft.models.identity import base_sha256
+from fft.run.restored import Length, load_checkpoint
+from fft.stats.metrics import METRICS
+
+RECORD = "merge.json"
+
+
+class Request(NamedTuple):
+    """What is merged, and how."""
+
+    base: str
+    tuned: tuple[str, ...]
+    how: str
+    settings: Settings = Settings()
+    heads: Literal["shared", "apart"] = "shared"
+    head: str | None = None
+    """the merged model's classifier, by its name there; None: that of the first tuned model"""
+    task: Data | None = None
+    """data on whose validation rows that head chooses what goes into a soup; None: all do"""
+    max_length: int | None = None
+    """tokens of a text that the merged model reads; None: as the models were trained, where that is known"""
+
+
+class Named(NamedTuple):
+    """The heads of several models under one naming."""
+
+    heads: dict[str, Head]
+    names: list[dict[str, str]]
+    """of each tuned model's heads: {its own name: the name here}"""
+
+
+def merge(request: Request, out: Path) -> dict[str, Any]:
+    """Merge, and write the checkpoint OUT, whole or not at all, with merge.json in it; returns what that says.
+
+    Errors: InputError for models of other families, shapes or vocabularies, or trained at different lengths, settings
+    that do not fit the way, a Fisher of other weights, a head that is not there, and a folder that holds something
+    already.
+    """
+    check(request.how, len(request.tuned), request.settings)
+    if request.task is not None and request.how != "soup":
+        raise InputError(f"--task chooses the ingredients of --how soup, and is not read by --how {request.how}")
+    out = Path(local(out, "--out"))
+    refuse_taken(out)
+    sides = base, *tuned = [Side(name, load_checkpoint(name)) for name in (request.base, *request.tuned)]
+    for side in tuned:
+        refuse_other_shape(base, side, "merged")
+        refuse_other_vocabulary(base, side, "merged")
+    length = _length(request.max_length, sides)
+    named = _named(base, tuned, request.heads == "apart")
+    trees = [renamed(side.checkpoint.params, names) for side, names in zip(tuned, named.names, strict=True)]
+    # A head that a tuned model lacks has not moved there; a soup and Fisher merging ask only those that have it.
+    moved = [overlay(base.checkpoint.params, tree) for tree in trees] if "scale" in WAYS[request.how].reads else trees
+    fishers = [_fisher(*each) for each in zip(request.settings.fisher, tuned, named.names, strict=False)]
+    first = tuned[0].checkpoint
+    primaries = [
+        side.checkpoint.primary and names[side.checkpoint.primary]
+        for side, names in zip(tuned, named.names, strict=True)
+    ]
+    primary = next(filter(None, primaries), None)
+    named_first = first._replace(
+        heads=named.heads,
+        primary=primary,
+        raw_config={**first.raw_config, "dtype": _dtype(tuned)},
+        max_length=length.tokens if length.known else None,
+    )
+    primary = chosen_head(named_first, request.head, "the merged model", "") if request.head else named_first.primary
+    ingredients = None
+    if request.task is not None:
+        ingredients = _ingredients(request.task, named_first, tuned, trees, primary)
+        moved = [moved[at] for at in ingredients["chosen"]]
+    blended = Models(base.checkpoint.params, moved, first.model.depth, fishers)
+    params = merged(request.how, blended, request.settings)
+    refuse_not_finite(flatten(params), f"--how {request.how} with these settings")
+    heads = {name: named.heads[name] for name in params.get("heads", {})}
+    found = plain(_told(request, base, tuned, named, heads, primary, ingredients, length))
+    models.save(named_first._replace(params=params, heads=heads), out, primary, beside={RECORD: found})
+    return found
+
+
+def _length(asked: int | None, sides: Sequence[Side]) -> Length:
+    """The length of the merged model; what is asked for must be one that it takes, also where no data are read."""
+    if asked is not None:
+        between("max-length", asked, LEAST_LENGTH, sides[0].checkpoint.model.config.max_positions)
+    return length_of_sides(asked, sides)
+
+
+def _ingredients(
+    data: Data, named: Checkpoint, tuned: Sequence[Side], trees: Sequence[Params], head: str | None
+) -> dict[str, Any]:
+    """Which of the tuned models go into a greedy soup by their scores on the validation rows of `data`, and the scores:
+    {"source", "metric", "scores": of each alone, "soup": of the soup, "chosen": places, the best first}.
+
+    Errors: InputError for a tuned model without the head, and for data that do not fit it; UndecidableError for
+    validation rows on which the score is not defined.
+    """
+    for side, tree in zip(tuned, trees, strict=True):
+        if head not in tree.get("heads", {}):
+            raise InputError(
+                f"{side.name} has no head {head}, with which --task would choose; name another with --head"
+            )
+    found = prepare_held_out(data, named, head, named.heads[head], named.max_length)
+    refuse_undefined({"--task": found}, "validation")
+    rows, metric = HeldOut(named.model, {"task": found}), METRICS[found.task.metric]
+
+    def score(params: Params) -> float:
+        return metric.sign * rows.scores(params)["task"]
+
+    soup, chosen = greedy_soup(trees, score)
+    scores = [metric.sign * score(tree) for tree in trees]
+    told = {"source": data.source, "metric": found.task.metric, "rows": found.identity["validation"]}
+    return {**told, "scores": scores, "soup": metric.sign * score(soup), "chosen": list(chosen)}
+
+
+def renamed(tree: Params, names: dict[str, str]) -> Params:
+    """A tree with its heads under the names here."""
+    return {**tree, "heads": {names[name]: head for name, head in tree.get("heads", {}).items()}}
+
+
+def _named(base: Side, tuned: Sequence[Side], apart: bool) -> Named:
+    """One naming for all heads: heads of one name, kind and labels are one head. What is another head, under a name
+    that is taken, is called name_2, name_3, …; `apart` takes every tuned model's heads that BASE lacks for its own.
+    """
+    heads, names = dict(base.checkpoint.heads), []
+    for side in tuned:
+        own, met = {}, dict(base.checkpoint.heads) if apart else dict(heads)
+        for name, head in side.checkpoint.heads.items():
+            tries = itertools.chain([name], (f"{name}_{number}" for number in itertools.count(2)))
+            own[name] = next(
+                each
+                for each in tries
+                if each not in own.values() and (each not in heads or (each in met and alike(met[each], head)))
+            )
+            heads[own[name]] = head
+        names.append(own)
+    return Named(heads, names)
+
+
+def _fisher(folder: Path, side: Side, names: dict[str, str]) -> Params:
+    checkpoint = side.checkpoint
+    return renamed(unpack(load_fisher(folder, checkpoint.params, base_sha256(checkpoint))[0]), names)
+
+
+def _dtype(tuned: Sequence[Side]) -> str:
+    """How the result is stored: as the tuned models are, float32 where they differ."""
+    found = {side.checkpoint.raw_config["dtype"] for side in tuned}
+    return found.pop() if len(found) == 1 else "float32"
+
+
+def _told(
+    request: Request,
+    base: Side,
+    tuned: Sequence[Side],
+    named: Named,
+    heads: dict[str, Head],
+    primary: str | None,
+    ingredients: dict[str, Any] | None,
+    length: Length,
+) -> dict[str, Any]:
+    """What merge.json says."""
+    return {
+        "how": request.how,
+        "settings": {name: getattr(request.settings, name) for name in WAYS[request.how].reads},
+        "base": {"folder": base.name, "sha256": base_sha256(base.checkpoint)},
+        "tuned": [
+            {"folder": side.name, "sha256": base_sha256(side.checkpoint), "heads": names}
+            for side, names in zip(tuned, named.names, strict=True)
+        ],
+        "heads": {name: {"kind": head.kind, "labels": list(head.labels)} for name, head in heads.items()},
+        "primary": primary,
+        "notes": [*(note for side in (base, *tuned) for note in side.checkpoint.notes), *length.notes],
+        **({} if ingredients is None else {"greedy": ingredients}),
+        **environment(),
+    }

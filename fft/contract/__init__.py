@@ -1,1 +1,0 @@
-"""The contract: a run that is held to an accepted drop."""

@@ -1,0 +1,1 @@
+"""What every other folder needs: parameter trees, settings, names, seeds, signals, errors, progress."""

@@ -1,0 +1,58 @@
+"""From sources of rows to batches on the host.
+
+task_data = prepare(Data("reviews.csv"), checkpoint, "new", None, experiment)
+batches = TrainBatches(task_data.splits["train"], 32, 0, task_data.lengths, task_data.pad_id)
+nll, weight = task_data.task.loss(model.apply(params, batches.batch(0)), batches.batch(0))
+"""
+
+from fft.data.batches import TrainBatches, bucket_lengths, eval_batches, padding_waste
+from fft.data.describe import describe
+from fft.data.prepare import (
+    TaskData,
+    columns_of,
+    drop_overlap,
+    head_of,
+    length_of,
+    prepare,
+    prepare_held_out,
+    prepare_scored,
+    prepare_unlabelled,
+    read_scored,
+    task_of,
+)
+from fft.data.rows import Columns, Rows
+from fft.data.sources import open_source, read_source
+from fft.data.splits import drop_shared, make_splits
+from fft.data.tokenize import Encoded, Tokenizer, encode, load_tokenizer
+from fft.data.union import joined, together
+
+__all__ = [
+    "Columns",
+    "Encoded",
+    "Rows",
+    "TaskData",
+    "Tokenizer",
+    "TrainBatches",
+    "bucket_lengths",
+    "columns_of",
+    "describe",
+    "drop_overlap",
+    "drop_shared",
+    "encode",
+    "eval_batches",
+    "head_of",
+    "joined",
+    "length_of",
+    "load_tokenizer",
+    "make_splits",
+    "open_source",
+    "padding_waste",
+    "prepare",
+    "prepare_held_out",
+    "prepare_scored",
+    "prepare_unlabelled",
+    "read_scored",
+    "read_source",
+    "task_of",
+    "together",
+]

@@ -1,0 +1,154 @@
+"""Batches of few shapes: rows of like length together, padded to at most a handful of lengths.
+
+Every distinct shape [B, T] compiles once, and every padded token costs as much as a real one.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+
+from fft.core.errors import InputError
+from fft.data.tokenize import Encoded
+
+WINDOW = 50  # batches, about, that are sorted by length together
+
+Batch = dict[str, np.ndarray]
+
+
+def bucket_lengths(lengths: Sequence[int] | np.ndarray, most: int = 5) -> tuple[int, ...]:
+    """At most `most` lengths, ascending, that minimise the tokens of all rows when each is padded to the next of them.
+
+    `lengths` [N] are those of the rows. Exact, by dynamic programming over the unique lengths
+    u_1 < ... < u_M: cost[k, j], the least tokens of the rows up to u_j in k buckets, is the least over i of
+    cost[k-1, i] + u_j · (rows longer than u_i and not longer than u_j).
+    """
+    unique, counts = np.unique(np.asarray(lengths), return_counts=True)
+    if len(unique) <= most:
+        return tuple(int(length) for length in unique)
+    rows = np.concatenate([[0], np.cumsum(counts)])  # rows[j]: rows among the j shortest lengths
+    alone = unique[None, :] * (rows[None, 1:] - rows[:-1, None])  # [i, j]: lengths i..j in one bucket
+    alone = np.where(np.tri(len(unique), k=-1, dtype=bool), np.inf, alone)
+    cost, cuts = alone[0], []
+    for _ in range(1, most):
+        through = np.concatenate([[np.inf], cost[:-1]])[:, None] + alone  # [i, j]: the last bucket starts at i
+        cuts.append(through.argmin(0))
+        cost = through.min(0)
+    last, chosen = len(unique) - 1, []
+    for cut in reversed(cuts):
+        chosen.append(last)
+        last = cut[last] - 1
+    return tuple(int(unique[at]) for at in reversed([*chosen, last]))
+
+
+def collate(encoded: Encoded, picked: np.ndarray, batch_size: int, length: int, pad_id: int) -> Batch:
+    """The rows at `picked` (at most B) as one batch of B rows and T = `length` tokens.
+
+    ids, mask (1 = real), types int32 [B, T]; label int32 or float32 [B]; weight float32 [B], 0 for filler rows, which
+    repeat the last real row so that they are valid input. Rows of several tasks also have "task" int32 [B].
+    """
+    full = np.concatenate([picked, np.repeat(picked[-1:], batch_size - len(picked))])
+    ids = np.full((batch_size, length), pad_id, np.int32)
+    mask, types = np.zeros_like(ids), np.zeros_like(ids)
+    for row, at in enumerate(full):
+        tokens = len(encoded.ids[at])
+        ids[row, :tokens] = encoded.ids[at]
+        types[row, :tokens] = encoded.types[at]
+        mask[row, :tokens] = 1
+    weight = (np.arange(batch_size) < len(picked)).astype(np.float32)
+    batch = {"ids": ids, "mask": mask, "types": types, "label": encoded.labels[full], "weight": weight}
+    return batch if encoded.task is None else {**batch, "task": encoded.task[full]}
+
+
+class TrainBatches:
+    """An endless sequence of training batches; `batch(i)` is a pure function of (seed, i).
+
+    The rows stream in a seeded order, shuffled anew every epoch (Grain). The rows of about `WINDOW` batches are sorted
+    by length and cut into batches, which are put in a seeded order. An epoch is N/B batches: every row is used exactly
+    once an epoch when B divides N; otherwise a batch takes its last rows from the next epoch, also where N < B.
+
+    Example: `batches = TrainBatches(encoded, 32, seed=0, lengths=bucket_lengths(encoded.lengths()), pad_id=0)`.
+    """
+
+    def __init__(self, encoded: Encoded, batch_size: int, seed: int, lengths: Sequence[int], pad_id: int):
+        import grain
+
+        if not len(encoded.ids):
+            raise InputError("no training rows")
+        self.encoded, self.batch_size, self.seed, self.pad_id = encoded, batch_size, seed, pad_id
+        self.lengths = tuple(lengths)
+        self._tokens = encoded.lengths()
+        _require_room(self._tokens, self.lengths)
+        self._order = grain.MapDataset.range(len(encoded.ids)).seed(seed).shuffle().repeat()
+        self._window: tuple[int, np.ndarray] = (-1, np.zeros((0, 0), np.int64))
+
+    def __len__(self) -> int:
+        """Batches of one epoch, rounded up."""
+        return -(-len(self.encoded.ids) // self.batch_size)
+
+    def batch(self, index: int) -> Batch:
+        """Batch number `index`, counted from 0 over all epochs; also "row" int32 [B], the rows' positions."""
+        picked = self.rows(index)
+        length = _shortest_room(int(self._tokens[picked].max()), self.lengths)
+        batch = collate(self.encoded, picked, self.batch_size, length, self.pad_id)
+        return {**batch, "row": picked.astype(np.int32)}
+
+    def rows(self, index: int) -> np.ndarray:
+        """Positions of the rows of batch `index`, int64 [B]."""
+        start, stop = self._window_of(index)
+        if self._window[0] != start:
+            self._window = (start, self._sorted(start, stop))
+        return self._window[1][index - start]
+
+    def _window_of(self, index: int) -> tuple[int, int]:
+        """First and last + 1 batch of the window `index` is in; windows do not reach over the end of an epoch."""
+        size, rows = self.batch_size, len(self.encoded.ids)
+        epoch = index * size // rows
+        first, last = -(-epoch * rows // size), -(-(epoch + 1) * rows // size)
+        count = max(1, round((last - first) / WINDOW))
+        edges = [first + (last - first) * k // count for k in range(count + 1)]
+        at = int(np.searchsorted(edges, index, side="right"))
+        return edges[at - 1], edges[at]
+
+    def _sorted(self, start: int, stop: int) -> np.ndarray:
+        """Rows of the batches start to stop, [stop - start, B]: like lengths together, batches in a seeded order."""
+        stream = np.array([self._order[at] for at in range(start * self.batch_size, stop * self.batch_size)], np.int64)
+        by_length = stream[np.argsort(self._tokens[stream], kind="stable")].reshape(stop - start, self.batch_size)
+        return by_length[np.random.default_rng([self.seed, start]).permutation(stop - start)]
+
+
+def eval_batches(
+    encoded: Encoded, batch_size: int, lengths: Sequence[int], pad_id: int
+) -> Iterator[tuple[Batch, np.ndarray]]:
+    """Every row once, the longest first, as (batch, positions of its real rows in `encoded`, at most [B]).
+
+    Shapes are [B, T] with T in `lengths`; the last batch, of the shortest rows, is filled with rows of weight 0 behind
+    the real ones.
+    """
+    tokens = encoded.lengths()
+    _require_room(tokens, lengths)
+    order = np.argsort(-tokens, kind="stable")
+    for start in range(0, len(order), batch_size):
+        picked = order[start : start + batch_size]
+        length = _shortest_room(int(tokens[picked].max()), lengths)
+        yield collate(encoded, picked, batch_size, length, pad_id), picked
+
+
+def padding_waste(batches: Iterable[Batch]) -> float:
+    """The share of tokens [B, T] that are padding or filler rows."""
+    real = size = 0
+    for batch in batches:
+        real += int(batch["mask"][batch["weight"] > 0].sum())
+        size += batch["mask"].size
+    return 1 - real / size
+
+
+def _require_room(tokens: np.ndarray, lengths: Sequence[int]) -> None:
+    if len(tokens) and tokens.max() > max(lengths):
+        raise InputError(
+            f"row {int(tokens.argmax()) + 1} has {tokens.max()} tokens; the longest length is {max(lengths)}"
+        )
+
+
+def _shortest_room(tokens: int, lengths: Sequence[int]) -> int:
+    """The smallest of `lengths` that holds `tokens`."""
+    return min(length for length in lengths if length >= tokens)

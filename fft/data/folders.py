@@ -1,0 +1,61 @@
+"""What stands where a data file was named: a folder, the parts of a table, a pattern, or nothing."""
+
+import shlex
+from collections import Counter
+from collections.abc import Sequence
+from glob import glob
+from itertools import chain
+from pathlib import Path
+
+from fft.data.convert import from_disk, joined
+
+SHOWN = 3
+
+
+def no_file(path: Path, endings: Sequence[str]) -> str:
+    """What is wrong with a path that is no file, and what to do; `endings` are those of files that are read."""
+    if path.is_dir():
+        return _folder(path, endings)
+    expected = f"a {path.suffix[1:].lower()} file" if path.suffix.lower() in endings else ", ".join(endings)
+    if path.exists():
+        return f"{path} is a pipe or a device; expected a file: save the rows in one, {', '.join(endings)}"
+    if found := [name for name in glob(str(path)) if Path(name).is_file()]:
+        words = str(path) if " " not in str(path) else "FILES"
+        return (
+            f"{path}: there is no such file, and patterns are not expanded. Name one of the {len(found)} files that it "
+            f"fits, or join them: {joined(Path(found[0]).suffix, words)}"
+        )
+    pattern = ", and patterns are not expanded" if set("*?[") & set(str(path)) else ""
+    return f"{path}: there is no such file{pattern}; expected {expected}"
+
+
+def saved_to_disk(folder: Path) -> str | None:
+    """What is wrong with a folder that save_to_disk of the datasets library wrote; None of another folder."""
+    splits = (folder / "dataset_dict.json").is_file()
+    if not splits and not (folder / "state.json").is_file():
+        return None
+    return (
+        f"{folder} is a folder that datasets' save_to_disk wrote, which is not read. Write it as Parquet: "
+        f"{from_disk(folder, splits)}"
+    )
+
+
+def _folder(path: Path, endings: Sequence[str]) -> str:
+    if told := saved_to_disk(path):
+        return told
+    if (path / "dataset_info.json").is_file():
+        return f"{path} is a folder that tfds prepared: name it as tfds:{path}"
+    files = sorted(file for file in chain(path.glob("*"), path.glob("*/*")) if file.suffix.lower() in endings)
+    if not files:
+        return f"{path} is a folder; expected a file: {', '.join(endings)}"
+    ending = Counter(file.suffix for file in files).most_common(1)[0][0]
+    parts = [file for file in files if file.suffix == ending]
+    named = ", ".join(map(str, parts[:SHOWN])) + (", …" if len(parts) > SHOWN else "")
+    if len(parts) == 1:
+        return f"{path} is a folder: name the file in it, {named}"
+    depths = sorted({len(file.relative_to(path).parts) for file in parts})
+    words = " ".join(f"{shlex.quote(str(path))}/{'*/' * (depth - 1)}*{ending}" for depth in depths)
+    return (
+        f"{path} is a folder, and parts are not joined. Name one of its {len(parts)} {ending} files ({named}), or join "
+        f"them: {joined(ending.lower(), words)}"
+    )

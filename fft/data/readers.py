@@ -1,0 +1,95 @@
+"""Strict readers of local files: CSV, TSV, JSONL, Parquet. What cannot be read for sure is refused, with its place.
+
+A lenient reader turns one stray quote into lost rows and a column of mixed types into wrong labels, silently.
+"""
+
+from pathlib import Path
+
+from fft.core.errors import InputError, MachineError
+from fft.data.content import check_content, decoded
+from fft.data.delimited import read_delimited
+from fft.data.folders import no_file
+from fft.data.jsonlines import read_jsonl, refuse_json
+from fft.data.rows import Columns, Rows, collect, collect_named, require_columns
+from fft.disk.files import parsed
+
+
+def read_file(path: Path, columns: Columns) -> Rows:
+    """The rows of one file; its ending decides the format: .csv, .tsv, .jsonl or .ndjson, .parquet, .txt.
+
+    CSV and TSV have a header line; a field may be quoted with " and then hold delimiters and line ends. A .txt file
+    has a text a line, in a column called text, and no labels.
+    Raises InputError naming file, row and column, or what stands there in place of such a file.
+    """
+    readers = {
+        ".csv": lambda path, columns: read_delimited(path, columns, ","),
+        ".tsv": lambda path, columns: read_delimited(path, columns, "\t"),
+        ".jsonl": read_jsonl,
+        ".ndjson": read_jsonl,
+        ".parquet": _read_parquet,
+        ".txt": _read_lines,
+    }
+    ending = path.suffix.lower()
+    try:
+        if not path.is_file():
+            raise InputError(no_file(path, tuple(readers)))
+        check_content(path, ending)
+        if ending == ".json":
+            refuse_json(path, columns)
+        if ending not in readers:
+            expected = ", ".join(readers)
+            raise InputError(f"{path}: cannot tell the format from the ending {ending!r}; expected {expected}")
+        return readers[ending](path, columns)
+    except OSError as error:
+        raise MachineError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def _read_lines(path: Path, columns: Columns) -> Rows:
+    require_columns(str(path), [Columns().text], columns)
+    lines = enumerate(decoded(path).splitlines(), 1)
+    return collect(
+        str(path), columns, ((f"line {number}", {columns.text: line}) for number, line in lines if line.strip())
+    )
+
+
+def _read_parquet(path: Path, columns: Columns) -> Rows:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        file = pyarrow.parquet.ParquetFile(path)
+        require_columns(str(path), file.schema_arrow.names, columns)
+        names = _class_names(file.schema_arrow, columns.label)
+        table = file.read(columns=list(columns.named()))
+        values = [_values(table.column(name)) for name in columns.named()]
+    except pyarrow.ArrowException as error:
+        raise InputError(f"{path}: not a readable Parquet file: {error}") from None
+    records = (dict(zip(columns.named(), row, strict=True)) for row in zip(*values, strict=True))
+    return collect_named(str(path), columns, records, names)
+
+
+def _class_names(schema, label: str | None) -> list[str] | None:
+    """The names of the classes that the datasets library wrote beside a column of their numbers; None: there are none.
+
+    They are features of the JSON text `huggingface` in the metadata, which other programs may have left stale.
+    """
+    from pyarrow import types
+
+    try:
+        feature = parsed(schema.metadata[b"huggingface"])["info"]["features"][label]
+        kind, names = feature["_type"], feature["names"]
+    except (KeyError, TypeError, ValueError):
+        return None
+    column = schema.field(label).type
+    column = column.value_type if types.is_dictionary(column) else column
+    readable = any(of(column) for of in (types.is_integer, types.is_floating, types.is_string, types.is_large_string))
+    named = isinstance(names, list) and all(isinstance(name, str) and name.strip() for name in names)
+    return names if kind == "ClassLabel" and readable and named else None
+
+
+def _values(column) -> list:
+    """The values of a Parquet column; as bytes where they are no text, so that the row at fault can be named."""
+    try:
+        return column.to_pylist()
+    except UnicodeDecodeError:
+        return column.cast("large_binary").to_pylist()

@@ -1,0 +1,193 @@
+"""Rows as they come out of a source, before any model sees them, and the checks every source shares."""
+
+import difflib
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from fft.core.errors import InputError
+from fft.data.numbers import is_missing
+
+Label = str | int | float
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class Rows(NamedTuple):
+    """N rows of one split.
+
+    `numbers` are row numbers in the source, 1 for the first row of data; `source` is its name, for messages.
+    """
+
+    texts: list[str]
+    pairs: list[str] | None
+    labels: list[Label]
+    numbers: list[int]
+    source: str = ""
+
+    def take(self, picked: Iterable[int]) -> "Rows":
+        """The rows at positions `picked`, in that order."""
+        picked = list(picked)
+        return Rows(
+            [self.texts[i] for i in picked],
+            None if self.pairs is None else [self.pairs[i] for i in picked],
+            [self.labels[i] for i in picked],
+            [self.numbers[i] for i in picked],
+            self.source,
+        )
+
+
+class Columns(NamedTuple):
+    """Which columns of a source hold the text, the second text of a pair and the label; None: there is none."""
+
+    text: str = "text"
+    pair: str | None = None
+    label: str | None = "label"
+
+    def named(self) -> tuple[str, ...]:
+        """The columns that are read."""
+        return tuple(name for name in self if name is not None)
+
+
+def require_columns(source: str, there: Sequence[str], columns: Columns) -> None:
+    """Raise InputError when a named column is not there, or there twice: lists those that are and the nearest name."""
+    for role, wanted in zip(("text", "pair", "label"), columns, strict=True):
+        if there.count(wanted) > 1:
+            raise InputError(
+                f"{source}: two columns are named {wanted!r}, and one is wanted for the {role}. Rename the other one."
+            )
+        if wanted is None or wanted in there:
+            continue
+        near = difflib.get_close_matches(wanted, there, n=1, cutoff=0.5)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise InputError(
+            f"{source}: no column {wanted!r} for the {role}. The columns are: {', '.join(map(repr, there)) or 'none'}."
+            f"{hint} Name the {role} column of this source with its `{role}` setting."
+        )
+
+
+def collect(source: str, columns: Columns, records: Iterable[tuple[str, Mapping]]) -> Rows:
+    """Rows of (place, {column: value}) records, where place says "row 3 (line 5)" in messages.
+
+    Without a label column every label is 0. Raises InputError for a text that is missing, empty, no text or no whole
+    characters, a missing label, labels of several types, rows without any value, or no row.
+    """
+    texts, pairs, labels, kinds = [], [], [], {}
+    for place, values in _filled(source, records):
+        where = f"{source}, {place}"
+        texts.append(_text(values[columns.text], f"{where}, column {columns.text!r}"))
+        if columns.pair is not None:
+            pairs.append(_text(values[columns.pair], f"{where}, column {columns.pair!r}"))
+        label, kind = 0, ""
+        if columns.label is not None:
+            label, kind = _label(values[columns.label], f"{where}, column {columns.label!r}")
+        labels.append(label)
+        if not is_missing(label):  # "NA" among numbers: told as what it is, and not as a text
+            kinds.setdefault(kind, (place, label))
+    if not texts:
+        raise InputError(f"{source}: no rows of data")
+    if len(kinds) > 1:
+        seen = "; ".join(f"{place} has {kind} ({label!r})" for kind, (place, label) in kinds.items())
+        raise InputError(f"{source}, column {columns.label!r}: labels of more than one type: {seen}. Use one type.")
+    pairs = None if columns.pair is None else pairs
+    return Rows(texts, pairs, labels, list(range(1, len(texts) + 1)), source)
+
+
+def collect_named(source: str, columns: Columns, records: Iterable[Mapping], names: Sequence[str] | None) -> Rows:
+    """Rows of {column: value} records; with `names` class numbers become their names.
+
+    Raises InputError as `collect`, and for a number that is none of the classes.
+    """
+
+    def rows() -> Iterator[tuple[str, Mapping]]:
+        for number, record in enumerate(records, 1):
+            record = {name: record[name] for name in columns.named()}
+            if names is not None and columns.label is not None:
+                record[columns.label] = _named(record[columns.label], names, f"{source}, row {number}")
+            yield f"row {number}", record
+
+    return collect(source, columns, rows())
+
+
+def _named(label: int | float | str | None, names: Sequence[str], where: str) -> str | float | None:
+    """The name of a class number, also of one in text; a name is itself, and what is missing, None or NaN, or other
+    text is left for others to refuse.
+    """
+    if isinstance(label, str) and label.strip().isdecimal() and label.strip() not in map(str.strip, names):
+        label = int(label)
+    if label is None or label != label or isinstance(label, str):
+        return label
+    if not 0 <= label < len(names) or label != int(label):
+        advice = "Mend the row, or the names of the classes that the source states."
+        if label < 0:
+            advice = "Negative numbers mark unlabelled rows: name a labelled split."
+        raise InputError(f"{where}: label {label} is none of the {len(names)} classes, 0 to {len(names) - 1}. {advice}")
+    return names[int(label)]
+
+
+def _filled(source: str, records: Iterable[tuple[str, Mapping]]) -> Iterator[tuple[str, Mapping]]:
+    """The records; those without any value, as a sheet that was saved often ends in, are refused together."""
+    empty = []
+    for number, (place, values) in enumerate(records, 1):
+        if all(_is_nothing(value) or (isinstance(value, str) and not value.strip()) for value in values.values()):
+            empty.append((number, place))
+        elif empty:
+            break
+        else:
+            yield place, values
+    if empty:
+        (first, place), (last, _) = empty[0], empty[-1]
+        told = "the row is empty. Remove it." if first == last else f"rows {first} to {last} are empty. Remove them."
+        raise InputError(f"{source}, {place}: {told}")
+
+
+def _is_nothing(value: object) -> bool:
+    """Whether a value is null, or the NaN that pandas has in its place."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _text(value: object, where: str) -> str:
+    if isinstance(value, bytes):
+        value = _decoded(value, where)
+    if _is_nothing(value):
+        raise InputError(
+            f"{where}: the text is missing ({'null' if value is None else 'NaN'}). Remove the row or fill it in."
+        )
+    if not isinstance(value, str):
+        raise InputError(f"{where}: expected text, got {type(value).__name__} {value!r}")
+    if not value.strip():
+        raise InputError(f"{where}: the text is empty. Remove the row or fill it in.")
+    return _whole(value, where)
+
+
+def _decoded(value: bytes, where: str) -> str:
+    try:
+        return value.decode("utf-8", "surrogatepass")  # a half character has a message of its own
+    except UnicodeDecodeError as error:
+        raise InputError(f"{where}: not valid UTF-8 at byte {error.start} of the text. Save it as UTF-8.") from None
+
+
+def _whole(text: str, where: str) -> str:
+    """The text itself; half a character, which JSON can write and no tokenizer or terminal takes, is refused."""
+    if half := _SURROGATE.search(text):
+        raise InputError(f"{where}: half a character (U+{ord(half.group()):04X}); remove it or save the text anew")
+    return text
+
+
+def _label(value: object, where: str) -> tuple[Label, str]:
+    """The label as str, int or float, and its type in words."""
+    if isinstance(value, bytes):
+        value = _decoded(value, where)
+    if hasattr(value, "item"):  # numpy scalars of tfds
+        value = value.item()
+    if _is_nothing(value) or (isinstance(value, str) and not value.strip()):
+        told = " (NaN)" if isinstance(value, float) else ""
+        raise InputError(f"{where}: the label is missing{told}. Remove the row or fill it in.")
+    if isinstance(value, bool):
+        return str(value).lower(), "true or false"
+    if isinstance(value, int | float):
+        return value, "a number"
+    if isinstance(value, str):
+        return _whole(value.strip(), where), "text"
+    raise InputError(f"{where}: expected a label (text or a number), got {type(value).__name__} {value!r}")

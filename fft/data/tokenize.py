@@ -1,0 +1,202 @@
+"""Texts to token ids with the tokenizer of a Hugging Face folder, checked against the model's tables on the host.
+
+An id beyond the embedding table does not fail on a device: it reads the last row, or gives NaN.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from fft.core.brief import brief
+from fft.core.errors import InputError
+from fft.core.naming import counted
+from fft.data.backend import CONFIG, build, json_object
+from fft.data.rows import Rows
+
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "<pad>", "<unk>", "<s>", "</s>", "<mask>")
+TYPED_FAMILIES = ("bert",)  # the others have no token types, or one that is always 0
+MANY_UNKNOWN = 0.05  # of the tokens: one in twenty is noise of emoji and rare letters at most
+
+
+class Tokenizer(NamedTuple):
+    """A `tokenizers.Tokenizer` without padding and truncation, and what else the batches need.
+
+    `vocabulary` is {token: id}, as of `fft.data.backend.Built`; `side` is where a long text is cut, left or right;
+    `notes` tell where the folder's files disagree.
+    """
+
+    backend: object
+    pad_id: int
+    typed: bool
+    folder: Path
+    vocabulary: dict[str, int]
+    side: str
+    notes: tuple[str, ...]
+    __repr__ = brief
+
+
+class Encoded(NamedTuple):
+    """N tokenized rows: ids, types int32 [T_i] each, labels int32 or float32 [N], numbers int64 [N] (source rows).
+
+    `task` int32 [N] is which of several tasks a row is of; None where there is one.
+    """
+
+    ids: list[np.ndarray]
+    types: list[np.ndarray]
+    labels: np.ndarray
+    numbers: np.ndarray
+    task: np.ndarray | None = None
+    __repr__ = brief
+
+    def lengths(self) -> np.ndarray:
+        """Tokens of every row, int64 [N]."""
+        return np.array([len(ids) for ids in self.ids], np.int64)
+
+    def take(self, picked: np.ndarray) -> "Encoded":
+        """The rows at positions `picked`, in that order."""
+        picked = np.asarray(picked, np.int64)
+        task = None if self.task is None else self.task[picked]
+        ids, types = ([values[i] for i in picked] for values in (self.ids, self.types))
+        return Encoded(ids, types, self.labels[picked], self.numbers[picked], task)
+
+
+def load_tokenizer(folder: Path | str, vocab_size: int | None = None) -> Tokenizer:
+    """The tokenizer of a Hugging Face folder, the one that transformers builds from it.
+
+    Raises InputError when there is none, when it cannot be read, or when it has ids >= `vocab_size` (V, the rows of the
+    embedding table).
+    """
+    folder = Path(folder)
+    config = json_object(folder / "config.json")
+    built = build(folder, config)
+    token, top = max(built.vocabulary.items(), key=lambda item: item[1], default=("", -1))
+    if vocab_size is not None and top >= vocab_size:
+        raise InputError(
+            f"{folder}: the tokenizer is larger than the embedding table: token {token!r} has id {top}, the table has "
+            f"{vocab_size} rows. Use the tokenizer this model was trained with, or resize the table first."
+        )
+    typed = config.get("model_type") in TYPED_FAMILIES and config.get("type_vocab_size", 2) > 1
+    pad_id = _pad_id(folder, built.vocabulary, config)
+    return Tokenizer(built.backend, pad_id, typed, folder, built.vocabulary, built.side, built.notes)
+
+
+def encode(
+    tokenizer: Tokenizer,
+    rows: Rows,
+    labels: np.ndarray,
+    max_length: int,
+    vocab_size: int,
+    max_positions: int,
+) -> tuple[Encoded, int]:
+    """Token ids of every row, cut to `max_length` tokens, the longer text of a pair first; also the count of cut rows.
+
+    Raises InputError when max_length exceeds the model's positions or leaves no room, and for an id >= vocab_size.
+    """
+    backend = tokenizer.backend
+    special = backend.num_special_tokens_to_add(rows.pairs is not None)
+    if max_length > max_positions:
+        raise InputError(f"max_length {max_length}: the model in {tokenizer.folder} has {max_positions} positions")
+    if max_length <= special:
+        raise InputError(f"max_length {max_length}: {special} are taken by special tokens; give at least {special + 1}")
+    backend.enable_truncation(max_length, strategy="longest_first", direction=tokenizer.side)
+    try:
+        encodings = _encodings(tokenizer, rows)
+    finally:
+        backend.no_truncation()
+    ids = [np.array(encoding.ids, np.int32) for encoding in encodings]
+    for row, (number, found) in enumerate(zip(rows.numbers, ids, strict=True)):
+        if not len(found):
+            raise InputError(f"{rows.source}, row {number}: the text has no tokens: {rows.texts[row]!r}")
+        if found.max() >= vocab_size:
+            at = int(found.argmax())
+            raise InputError(
+                f"{rows.source}, row {number}: token {encodings[row].tokens[at]!r} has id {found[at]}, the embedding "
+                f"table has {vocab_size} rows"
+            )
+    types = [np.array(e.type_ids, np.int32) * np.int32(tokenizer.typed) for e in encodings]
+    cut = sum(bool(encoding.overflowing) for encoding in encodings)
+    return Encoded(ids, types, np.asarray(labels), np.array(rows.numbers, np.int64)), cut
+
+
+def token_ids(tokenizer: Tokenizer, rows: Rows) -> list[np.ndarray]:
+    """Token ids of every row before any cut, special tokens included, int32 [T_i] each."""
+    return [np.array(encoding.ids, np.int32) for encoding in _encodings(tokenizer, rows)]
+
+
+def text_notes(tokenizer: Tokenizer, ids: list[np.ndarray], pairs: bool) -> list[str]:
+    """What is to be said of texts, or `pairs`, by their ids: many unknown tokens, and special tokens that they hold."""
+    backend = tokenizer.backend
+    around = backend.encode("", "" if pairs else None).ids
+    flat, ends = np.concatenate(ids), np.cumsum([len(each) for each in ids])
+    unknown, notes = _unknown_id(backend), []
+    share = np.sum(flat == unknown) / max(1, len(flat) - len(around) * len(ids))
+    if share >= MANY_UNKNOWN:
+        notes.append(f"{100 * share:.0f} % of the tokens are unknown to this vocabulary")
+
+    def holders(number: int) -> np.ndarray:
+        rows = np.searchsorted(ends, np.flatnonzero(flat == number), side="right")
+        return np.flatnonzero(np.bincount(rows, minlength=len(ids)) > around.count(number))
+
+    special = {at: token.content for at, token in backend.get_added_tokens_decoder().items() if token.special}
+    held = {special[at]: rows for at in sorted(special) if at != unknown and len(rows := holders(at))}
+    if held:
+        count = len(set().union(*held.values()))
+        notes.append(f"{counted(count, 'text holds', 'texts hold')} {', '.join(held)}, read as control tokens")
+    return notes
+
+
+def _unknown_id(backend: object) -> int | None:
+    """The id of what stands for a word that the vocabulary cannot spell; None where it can spell every one."""
+    token = getattr(backend.model, "unk_token", None)
+    return None if token is None else backend.token_to_id(token)
+
+
+def _encodings(tokenizer: Tokenizer, rows: Rows) -> list:
+    """What the backend makes of every row, cut as it is set to."""
+    inputs = rows.texts if rows.pairs is None else list(zip(rows.texts, rows.pairs, strict=True))
+    try:
+        return tokenizer.backend.encode_batch(inputs)
+    except Exception as error:  # tokenizers raises bare Exception, as for a vocabulary without the unknown token
+        raise InputError(f"{tokenizer.folder}: its tokenizer cannot read {rows.source}: {error}") from None
+
+
+def _pad_id(folder: Path, vocabulary: dict[str, int], config: dict) -> int:
+    """The model's pad_token_id, else the id of the tokenizer's pad token."""
+    if isinstance(config.get("pad_token_id"), int):
+        return config["pad_token_id"]
+    if (found := _token_id(folder, vocabulary, "pad_token", ("[PAD]", "<pad>"))) is not None:
+        return found
+    raise InputError(
+        f"{folder}: no padding token: config.json has no pad_token_id and the tokenizer names no pad_token"
+    )
+
+
+def mask_id(tokenizer: Tokenizer) -> int:
+    """The id of the mask token; InputError where the tokenizer has none."""
+    found = _token_id(tokenizer.folder, tokenizer.vocabulary, "mask_token", ("[MASK]", "<mask>"))
+    if found is None:
+        raise InputError(f"{tokenizer.folder}: the tokenizer has no mask token, so nothing can be masked")
+    return found
+
+
+def special_ids(tokenizer: Tokenizer) -> frozenset[int]:
+    """The ids that stand for no text: padding, mask, unknown, and what begins and ends a row."""
+    added = {at for at, token in tokenizer.backend.get_added_tokens_decoder().items() if token.special}
+    named = {tokenizer.vocabulary[name] for name in SPECIAL if name in tokenizer.vocabulary}
+    return frozenset(added | named | {tokenizer.pad_id, mask_id(tokenizer)})
+
+
+def first_difference(one: Tokenizer, other: Tokenizer) -> tuple[int, str | None, str | None] | None:
+    """(number, the token in one, the token in the other) of the first number that is not one token's in both."""
+    first, second = ({number: token for token, number in each.vocabulary.items()} for each in (one, other))
+    numbers = sorted(number for number in first.keys() | second.keys() if first.get(number) != second.get(number))
+    return (numbers[0], first.get(numbers[0]), second.get(numbers[0])) if numbers else None
+
+
+def _token_id(folder: Path, vocabulary: dict[str, int], field: str, names: tuple[str, ...]) -> int | None:
+    """The id of the token that tokenizer_config.json names in a field, else of the first of `names` that there is."""
+    token = json_object(folder / CONFIG).get(field)
+    token = token.get("content") if isinstance(token, dict) else token
+    found = (vocabulary.get(name) for name in (token, *names) if name is not None)
+    return next((at for at in found if at is not None), None)

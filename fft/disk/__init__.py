@@ -1,0 +1,1 @@
+"""What lies on disk: folders and whose they are, JSON files, artefacts, saved steps, the cache."""

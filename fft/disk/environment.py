@@ -1,0 +1,72 @@
+"""What a run ran on: the commit, the versions, the device."""
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+PACKAGES = (
+    "fft-jax",
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "grain",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "transformers",
+    "tokenizers",
+    "safetensors",
+    "tensorflow-datasets",
+    "pyarrow",
+)
+
+
+def environment() -> dict:
+    """What a run ran on: git commit of the installed source, versions, device. No path, no host name, no network.
+
+    Returns {'git': {'commit', 'dirty'}, 'versions': {'python', package: version or None},
+    'device': {'platform', 'kind', 'count', 'threads'}}; git's values are None where fft is not run from a checkout.
+    """
+    import jax
+
+    devices = jax.devices()
+    return {
+        "git": _git(Path(__file__).parents[1]),
+        "versions": {"python": platform.python_version(), **{name: installed_version(name) for name in PACKAGES}},
+        "device": {
+            "platform": devices[0].platform,
+            "kind": devices[0].device_kind,
+            "count": len(devices),
+            "threads": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        },
+    }
+
+
+def installed_version(package: str) -> str | None:
+    """The version of an installed distribution; None where it is not installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _git(source: Path) -> dict:
+    """Commit of the checkout that tracks `source`, and whether anything under `source` differs from it."""
+    # A hook runs with GIT_DIR set to its own repository, and `status` would otherwise write to the index.
+    surroundings = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+    surroundings["GIT_OPTIONAL_LOCKS"] = "0"
+
+    def ask(*words):
+        return subprocess.run(
+            ["git", *words], cwd=source, env=surroundings, capture_output=True, text=True, timeout=10, check=True
+        ).stdout.strip()
+
+    try:
+        ask("ls-files", "--error-unmatch", "__init__.py")  # a copy in site-packages is not the checkout around it
+        return {"commit": ask("rev-parse", "HEAD"), "dirty": bool(ask("status", "--porcelain", "--", "."))}
+    except (OSError, subprocess.SubprocessError):
+        return {"commit": None, "dirty": None}

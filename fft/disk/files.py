@@ -1,0 +1,186 @@
+"""What a run writes down beside its weights: JSON files, the event log, the surroundings."""
+
+import contextlib
+import errno
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from fft.core.errors import InputError, MachineError
+
+REMEDY = "Free some space, or choose a folder that can be written"
+REMEDIES = {
+    errno.ENAMETOOLONG: "Choose a shorter path",
+    errno.ENOENT: "Make its folder first, or choose another path",
+    **dict.fromkeys((errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ELOOP), "Choose another path"),
+}
+
+
+@contextlib.contextmanager
+def writing(path):
+    """Turn every `OSError` of the block into a `MachineError` that names `path` and the reason."""
+    try:
+        yield
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+def cannot_write(path, error: OSError) -> MachineError:
+    """The one wording for what cannot be written: where, why, and what to do about that."""
+    return MachineError(f"cannot write {path}: {error.strerror or error}. {REMEDIES.get(error.errno, REMEDY)}")
+
+
+def plain(value, where: str = ""):
+    """`value` as JSON holds it: numpy and jax scalars and arrays become numbers and lists, tuples lists, paths
+    strings, and numbers that are not finite become null (JSON has none).
+
+    Raises TypeError naming the dotted place of a value that JSON cannot hold.
+    """
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(key): plain(item, f"{where}.{key}".lstrip(".")) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item, f"{where}[{index}]") for index, item in enumerate(value)]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    raise TypeError(f"{where or 'the value'}: JSON cannot hold a {type(value).__name__}")
+
+
+def canonical(value) -> bytes:
+    """The one spelling of a JSON value: keys sorted, no spaces, UTF-8. ValueError for a number that is not finite."""
+
+    def convert(item):
+        return item.tolist() if hasattr(item, "tolist") else plain(item)
+
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=convert
+    ).encode()
+
+
+def experiment_hash(experiment: dict) -> str:
+    """sha256 (64 hex digits) of the canonical JSON: equal for equal experiments, whatever the order of their keys.
+
+    Raises InputError where a number is not finite: JSON cannot hold it, so the run could not be repeated from its file.
+    """
+    try:
+        return hashlib.sha256(canonical(experiment)).hexdigest()
+    except ValueError as error:
+        raise InputError(f"the experiment holds a number that is not finite: {error}") from error
+
+
+def write_json(path, value) -> None:
+    """Write `plain(value)` to `path` whole or not at all: a temporary file beside it, fsync, `os.replace`.
+
+    Raises MachineError when the disk is full or the folder cannot be written; an older file then stays as it was.
+    """
+    path = Path(path)
+    text = json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    replace_file(path, text.encode())
+
+
+def replace_file(path, content: bytes) -> None:
+    """Write the bytes to `path` whole or not at all; MachineError when they cannot be written."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with writing(path):
+        try:
+            with open(temporary, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise
+        sync_folder(path.parent)
+
+
+def sync_folder(folder) -> None:
+    """Make the names in a folder survive a power cut, as fsync does for a file's bytes."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def parsed(text: str | bytes) -> Any:
+    """The value of a JSON text from outside, whether a byte order mark begins it or not.
+
+    Raises ValueError for what is no JSON, or nested too deep to be read.
+    """
+    try:
+        return json.loads(text.removeprefix("\ufeff") if isinstance(text, str) else text)
+    except RecursionError:
+        raise ValueError("it is nested too deep to be read") from None
+
+
+def parsed_file(path: Path) -> Any:
+    """The value in a JSON file from outside; ValueError as `parsed`, and for a file in another encoding than UTF-8."""
+    try:
+        return parsed(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8 at byte {error.start}; save it as UTF-8") from None
+
+
+def read_object(path: Path) -> dict:
+    """The JSON object in a file of a run folder; InputError when it is missing or no JSON."""
+    try:
+        return parsed_file(path)
+    except FileNotFoundError:
+        raise InputError(f"{path.parent} is not a run folder: it has no {path.name}") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {path}: {error}") from None
+
+
+_ABSENT = object()
+
+
+def diff(old: dict, new: dict) -> list[str]:
+    """What changed between two nested JSON objects, one line a value: `optim.lr: 2e-05 -> 0.0001`.
+
+    A key on one side alone reads `(absent)`; lists are compared whole, but those of named objects, such as a chain of
+    methods, name by name where both hold the same names in the same order; an empty list means equal.
+    """
+    return _diff(plain(old), plain(new), "")
+
+
+def _diff(old, new, path: str) -> list[str]:
+    if (names := _names(old)) and names == _names(new):
+        old, new = (dict(zip(names, objects, strict=True)) for objects in (old, new))
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = [*old, *(key for key in new if key not in old)]
+        lines = [_diff(old.get(key, _ABSENT), new.get(key, _ABSENT), f"{path}.{key}") for key in keys]
+        return [line for part in lines for line in part]
+    if old is not _ABSENT and new is not _ABSENT and old == new and isinstance(old, bool) == isinstance(new, bool):
+        return []
+    return [f"{path.lstrip('.')}: {_show(old)} -> {_show(new)}"]
+
+
+def _names(value) -> list[str]:
+    """The names of a list of named objects; none of any other value."""
+    named = isinstance(value, list) and all(isinstance(item, dict) and "name" in item for item in value)
+    return [item["name"] for item in value] if named else []
+
+
+def _show(value) -> str:
+    return "(absent)" if value is _ABSENT else json.dumps(value, ensure_ascii=False)
+
+
+def write_lines(path: Path, lines: Iterable[dict]) -> None:
+    """Write one JSON line an object, whole or not at all; a number that is not finite is null.
+
+    Errors: MachineError when the disk is full or the folder cannot be written.
+    """
+    text = "".join(json.dumps(plain(line), ensure_ascii=False) + "\n" for line in lines)
+    replace_file(path, text.encode())

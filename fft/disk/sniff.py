@@ -1,0 +1,93 @@
+"""What a file really is, from its first bytes: so that a wrong download is called by its name."""
+
+import codecs
+import os
+import zipfile
+
+from fft.core.errors import InputError, MachineError
+from fft.disk.files import parsed
+
+LFS = b"version https://git-lfs.github.com/spec"
+PAGES = (b"<!doctype", b"<html", b"<?xml")
+ZIP = b"PK\x03\x04"
+FORMATS = {
+    b"\x1f\x8b": "is compressed with gzip: unpack it with gunzip",
+    b"BZh91AY&SY": "is compressed with bzip2: unpack it with bunzip2",
+    b"\xfd7zXZ\x00": "is compressed with xz: unpack it with unxz",
+    b"\x28\xb5\x2f\xfd": "is compressed with zstd: unpack it with unzstd",
+    b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1": "is an Excel workbook of the old kind: save its sheet as CSV (UTF-8)",
+    b"SQLite format 3\x00": "is an SQLite database: write its rows to a CSV file",
+    b"\x80\x04\x95": "is a pickle, which can run code and is never read: write its rows to a CSV file",
+    b"\x80\x05\x95": "is a pickle, which can run code and is never read: write its rows to a CSV file",
+    codecs.BOM_UTF16_LE: "is text in UTF-16: save it as UTF-8",
+    codecs.BOM_UTF16_BE: "is text in UTF-16: save it as UTF-8",
+}
+
+
+def first_bytes(path, count=512):
+    """Return the first bytes of a file, at most so many; MachineError where it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(count)
+    except OSError as error:
+        raise MachineError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def wrong_download(start):
+    """Return what begins so in place of any file, with what to do about it; None of other bytes."""
+    if start.startswith(LFS):
+        return "is a git-lfs pointer, not the file itself: run `git lfs pull` in its repository, or download it"
+    if start.removeprefix(codecs.BOM_UTF8).lstrip().lower().startswith(PAGES):
+        return "is a web page, not the file itself: download the raw file again"
+    return None
+
+
+def other_format(path, start):
+    """Return which format the file at `path`, which begins so, has in place of text; None of formats not known."""
+    if start.startswith(ZIP):
+        return _archive(path)
+    return next((told for magic, told in FORMATS.items() if start.startswith(magic)), None)
+
+
+def _archive(path):
+    """Return what a zip archive is: workbooks are archives too."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, OSError):
+        names = []
+    if any(name.startswith("xl/") for name in names):
+        return "is an Excel workbook: save its sheet as CSV (UTF-8)"
+    if "content.xml" in names:
+        return "is an OpenDocument file: save its sheet as CSV (UTF-8)"
+    return "is a zip archive: unpack it and name a file of it"
+
+
+def check_not_pointer(path):
+    """Refuse a git-lfs pointer, a web page or an empty file in place of `path`."""
+    start = first_bytes(path)
+    if told := wrong_download(start):
+        raise InputError(f"{path} {told}")
+    if not start:
+        raise InputError(f"{path} is empty: download it again")
+
+
+def check_safetensors(path):
+    """Refuse a file that is not one whole safetensors file: pickles, pointers, pages, truncated downloads."""
+    check_not_pointer(path)
+    size = os.path.getsize(path)
+    with open(path, "rb") as file:
+        start = file.read(8)
+        if start.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04")):
+            raise InputError(f"{path} is a pickle under another name; pickles can run code and are never read")
+        header_bytes = int.from_bytes(start, "little")
+        if len(start) < 8 or header_bytes > size:
+            raise InputError(f"{path} ({size} bytes) is not a whole safetensors file: download it again")
+        try:
+            header = parsed(file.read(header_bytes))
+            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+            raise InputError(f"{path} is not a safetensors file: its header cannot be read") from None
+    expected = 8 + header_bytes + max(ends, default=0)
+    if size != expected:
+        raise InputError(f"{path} is truncated or damaged: {size} bytes where its header promises {expected}")

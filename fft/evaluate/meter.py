@@ -1,0 +1,77 @@
+"""Scores and losses of many parameter trees of one shape on the held-out rows of one task, and how they differ."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from fft.core.tree import Params
+from fft.data import TaskData
+from fft.data.streams import chosen_rows
+from fft.evaluate.heldout import HeldOut
+from fft.stats.intervals import LEVEL, Change, change_between, predictions
+from fft.stats.metrics import METRICS
+
+
+class Answers(NamedTuple):
+    """What a model answers to N rows: logits [N, C], and the loss of every row [N] in nats."""
+
+    logits: np.ndarray
+    losses: np.ndarray
+
+
+class Rise(NamedTuple):
+    """By how much a mean loss rises between two models on the same rows, with Student's paired 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Meter:
+    """Scores trees of one shape on a seeded choice of a task's test and validation rows, all by the same programs.
+
+    `most` is {"test": rows, "validation": rows}; `watch(count)` is told how many trees have been scored. The loss is
+    that of `task`, which has the name of the data's.
+    """
+
+    def __init__(
+        self, model: Any, data: TaskData, task: Any, most: dict[str, int], seed: int, watch: Callable[[int], None]
+    ):
+        splits = {role: data.splits[role] for role in most}
+        splits = {role: rows.take(chosen_rows(len(rows.ids), most[role], seed)) for role, rows in splits.items()}
+        self.task, self.metric, self.watch, self.count = task, METRICS[task.metric], watch, 0
+        self.labels = {role: rows.labels for role, rows in splits.items()}
+        self.rows = HeldOut(model, {"original": data._replace(splits=splits)})
+
+    def answers(self, params: Params, role: str = "test") -> Answers:
+        """The logits and losses of a tree."""
+        logits = self.rows.logits(params, role)["original"]
+        batch = {"label": jnp.asarray(self.labels[role]), "weight": jnp.ones(len(logits))}
+        losses, _ = self.task.loss({"logits": {self.task.name: jnp.asarray(logits)}}, batch)
+        self.count += 1
+        self.watch(self.count)
+        return Answers(logits, np.asarray(losses, np.float64))
+
+    def change(self, before: Answers, after: Answers) -> Change:
+        """The change of the score on the test rows."""
+        return change_between(self.metric, self.labels["test"], before.logits, after.logits)
+
+    def signed(self, answers: Answers) -> float:
+        """The score on the validation rows, + is better."""
+        guesses = predictions(self.metric.kind, answers.logits)
+        return self.metric.sign * float(self.metric.function(self.labels["validation"], guesses))
+
+
+def rise(before: Answers, after: Answers) -> Rise:
+    """The mean of the rows' differences in loss; nan for ends that one row does not have."""
+    from scipy.stats import ttest_1samp
+
+    differences = after.losses - before.losses
+    if not differences.any():
+        return Rise(0.0, 0.0, 0.0)
+    ends = (np.nan, np.nan)
+    if len(differences) > 1:
+        ends = ttest_1samp(differences, 0.0).confidence_interval(LEVEL)
+    return Rise(float(differences.mean()), *map(float, ends))

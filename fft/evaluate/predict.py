@@ -1,0 +1,77 @@
+"""The logits of a model on many rows, by one compiled program a padded length."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from fft.core.progress import announced, doing
+from fft.core.tree import Params
+from fft.data.batches import eval_batches
+from fft.data.prepare import TaskData
+from fft.data.streams import EVAL_BATCH
+
+
+def make_predict(model: Any, head: str, lengths: Sequence[int] = ()) -> Callable[[Any, dict], Any]:
+    """A jitted f(params, batch) -> logits [B, C] of one head, dropout off; params are an argument, never baked in.
+
+    It says when it is compiled for one of the `lengths` that batches may be padded to.
+    """
+    import jax
+
+    return announced(jax.jit(lambda params, batch: model.apply(params, batch)["logits"][head]), "the scoring", lengths)
+
+
+def predict(
+    f: Callable[[Any, dict], Any],
+    params: Any,
+    batches: Iterable[tuple[dict, np.ndarray]],
+    n: int,
+    poll: Callable[[], None] | None = None,
+) -> np.ndarray:
+    """The logits [N, C] of n examples, in the examples' order whatever the order of the batches.
+
+    batches yields (batch, index): index [b] holds the example numbers of the batch's real rows (weight > 0), in
+    their order; filler rows are dropped. The next batch is made while the machine works on this one. poll is
+    called after every batch and may raise to stop. ValueError where the batches do not cover each of the n once.
+    """
+    logits = None
+    times = np.zeros(n, np.int64)
+
+    def collect(batch: dict, index: np.ndarray, out: Any) -> None:
+        nonlocal logits
+        rows = np.asarray(out)[np.asarray(batch["weight"]) > 0]
+        if logits is None:
+            logits = np.zeros((n, rows.shape[-1]), rows.dtype)
+        logits[index] = rows
+        np.add.at(times, index, 1)
+
+    waiting = None
+    with doing("rows", total=n) as work:
+        for batch, index in batches:
+            out = f(params, batch)
+            if waiting is not None:
+                collect(*waiting)
+            waiting = (batch, index, out)
+            work.advance(len(index))
+            if poll is not None:
+                poll()
+    if waiting is not None:
+        collect(*waiting)
+    if logits is None or not (times == 1).all():
+        raise ValueError(f"expected batches that cover {n} examples once each, got {int((times == 1).sum())} once")
+    return logits
+
+
+MOST_LENGTHS = 5
+
+
+SCORE_BATCH = 16  # a row costs as much as in a larger batch, and less of the batch is padding
+
+
+def scored_logits(predictor: Callable, params: Params, data: TaskData) -> np.ndarray:
+    """The logits [N, C] of the rows of data.splits["test"], in their order; `predictor` as of `make_predict`."""
+    rows = data.splits["test"]
+    return predict(predictor, params, eval_batches(rows, EVAL_BATCH, data.lengths, data.pad_id), len(rows.ids))

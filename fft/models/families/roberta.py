@@ -1,0 +1,66 @@
+"""RoBERTa (Liu et al., arXiv 1907.11692): BERT's blocks, positions counted from the padding id, its own head."""
+
+from dataclasses import dataclass
+from functools import partial
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from fft.models.families.bert import BODY, BertConfig
+from fft.models.layers import Dense, Dropout
+from fft.models.model import Family, Filling
+
+
+@dataclass(frozen=True)
+class RobertaConfig(BertConfig):
+    """The fields of a RoBERTa config.json that change the mathematics, under their own names and defaults."""
+
+    vocab_size: int = 50265
+    pad_token_id: int = 1
+
+    pooler = False
+
+    @property
+    def max_positions(self):
+        """The longest row: the table's first pad_token_id + 1 rows belong to padding."""
+        return self.max_position_embeddings - self.pad_token_id - 1
+
+    def positions(self, ids, places=0):
+        """Position ids [B, T]: pad + 1, pad + 2, ... over the tokens that are not padding, pad on the padding.
+
+        With `places` before the text they begin that much higher.
+        """
+        real = (ids != self.pad_token_id).astype(jnp.int32)
+        return (places + jnp.cumsum(real, axis=1)) * real + self.pad_token_id
+
+
+class RobertaHead(nn.Module):
+    """drop, dense, tanh, drop, dense: first token [B, D] -> [B, C]."""
+
+    rate: float
+    classes: int
+
+    @nn.compact
+    def __call__(self, pooled, seed):
+        x = Dropout(self.rate)(pooled, seed)
+        x = jnp.tanh(Dense(pooled.shape[-1], name="dense")(x, seed))
+        return Dense(self.classes, name="out")(Dropout(self.rate)(x, seed), seed)
+
+
+FAMILY = Family(
+    name="roberta",
+    prefix="roberta",
+    architecture="Roberta",
+    config=RobertaConfig,
+    body=BODY,
+    head_rows=(("classifier.dense", "dense", "dense"), ("classifier.out_proj", "out", "dense")),
+    ignored=(r"embeddings\.(position|token_type)_ids", r"pooler\..*", r"cls\..*", r"lm_head\..*"),
+    head=lambda config: partial(RobertaHead, config.head_dropout),
+    filling=Filling(
+        dense="lm_head.dense",
+        norm="lm_head.layer_norm",
+        bias="lm_head.bias",
+        decoder="lm_head.decoder",
+        activation=lambda config: "gelu",
+    ),
+)

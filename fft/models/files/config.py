@@ -1,0 +1,157 @@
+"""config.json against an allow-list: what is not known is refused by name, never ignored.
+
+A field that changes the mathematics must be one a family's dataclass has, or be pinned to the value this package
+computes; metadata that changes nothing is listed in HARMLESS. Reading it ourselves also means that no field of a
+downloaded config.json can make a library import or run anything (CVE-2026-4372).
+"""
+
+from dataclasses import fields
+
+from fft.core.errors import InputError
+from fft.core.settings import says_nothing
+from fft.disk.files import parsed_file
+from fft.models.layers import ACTIVATIONS
+
+# fmt: off
+HARMLESS = frozenset(
+    {
+        "_name_or_path", "_commit_hash", "_attn_implementation", "_attn_implementation_autoset",
+        "attn_implementation", "architectures", "dtype", "torch_dtype",
+        "transformers_version", "id2label", "label2id", "num_labels", "_num_labels", "problem_type",
+        "finetuning_task", "use_cache", "output_attentions", "output_hidden_states", "output_past", "return_dict",
+        "gradient_checkpointing", "torchscript", "use_bfloat16", "xla_device", "tf_legacy_loss",
+        "chunk_size_feed_forward", "tie_word_embeddings", "tie_encoder_decoder", "tie_last_hidden_states",
+        "tie_weights_", "qa_dropout", "bos_token_id", "eos_token_id", "eos_token_ids", "sep_token_id", "cls_token_id",
+        "mask_token_id", "decoder_start_token_id", "forced_bos_token_id", "forced_eos_token_id", "directionality",
+        "pooler_fc_size", "pooler_num_attention_heads", "pooler_num_fc_layers", "pooler_size_per_head", "pooler_type",
+        "tokenizer_class", "prefix", "task_specific_params", "language", "name", "model_max_length", "max_length",
+        "min_length", "do_sample", "early_stopping", "num_beams", "num_beam_groups", "diversity_penalty",
+        "temperature", "top_k", "top_p", "typical_p", "repetition_penalty", "length_penalty", "no_repeat_ngram_size",
+        "encoder_no_repeat_ngram_size", "bad_words_ids", "num_return_sequences", "output_scores",
+        "return_dict_in_generate", "remove_invalid_values", "exponential_decay_length_penalty", "suppress_tokens",
+        "begin_suppress_tokens", "sentence_transformers", "sbert_ce_default_activation_function",
+    }
+)
+# fmt: on
+
+PINNED = {
+    "is_decoder": (False,),
+    "add_cross_attention": (False,),
+    "is_encoder_decoder": (False,),
+    "cross_attention_hidden_size": (None,),
+    "position_embedding_type": ("absolute",),
+    "pruned_heads": ({}, None),
+    "per_layer_config": ({}, None),
+    "sparsity_config": (None,),
+    "quantization_config": (None,),
+}
+OLD_VOCABULARY = "vocab_size_or_config_json_file"  # vocab_size once more, or -1, in what transformers 2 wrote
+
+POSITIVE = (
+    "vocab_size",
+    "max_position_embeddings",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "type_vocab_size",
+    "dim",
+    "n_layers",
+    "n_heads",
+    "hidden_dim",
+)
+LAYERS = ("num_hidden_layers", "n_layers")
+MOST_LAYERS, MOST_SIZE = 1_000, 10**8
+RATES = (
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "classifier_dropout",
+    "dropout",
+    "attention_dropout",
+    "seq_classif_dropout",
+)
+
+ONLY_TRAINING = (*RATES, "initializer_range")  # what a forward pass without dropout does not depend on
+
+
+def read_json(path):
+    """Return the object in a JSON file, or refuse the file by name."""
+    try:
+        value = parsed_file(path)
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON ({error}); restore the file from where the model came") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{path} must hold a JSON object, but holds a {type(value).__name__}")
+    return value
+
+
+def read_config(raw, family, where):
+    """Return (the family's frozen config, notes) from the raw dict of a config.json.
+
+    Fields that are absent get Hugging Face's defaults, as old transformers versions wrote only what differed. Unknown
+    fields that say nothing (null, false, empty) are left out, and a note names them.
+    Raises InputError naming every field that is unknown, pinned to another value, or out of range.
+    """
+    known = {field.name for field in fields(family.config)}
+    config = family.config(**{name: raw[name] for name in known if name in raw})
+    unknown = sorted(set(raw) - known - set(PINNED) - HARMLESS - {"model_type", OLD_VOCABULARY})
+    idle = [name for name in unknown if says_nothing(raw[name])]
+    strange = [name for name in unknown if name not in idle]
+    wrong = [*wrong_pins(raw, config), *wrong_values(config)]
+    if strange:
+        wrong.append(
+            f"field(s) {', '.join(strange)} are not known for model_type {family.name!r}, and might change what the "
+            "model computes; if they do not, delete them from config.json"
+        )
+    if wrong:
+        raise InputError(f"{where}: {'; '.join(wrong)}")
+    check_shape(config, where)
+    said = f"{where}: the unknown field(s) {', '.join(idle)} say nothing (null, false, empty) and are left out"
+    return config, (said,) * bool(idle)
+
+
+def wrong_pins(raw, config):
+    """Yield what is wrong with the fields that may only have the value this package computes."""
+    for name, allowed in {**PINNED, OLD_VOCABULARY: (-1, config.vocab_size, None)}.items():
+        if name in raw and raw[name] not in allowed:
+            wanted = " or ".join("null" if value is None else repr(value) for value in allowed)
+            yield f"{name} is {raw[name]!r}; only {wanted} is supported"
+
+
+def wrong_values(config):
+    """Yield what is wrong with values of a wrong type or range: the field, what is expected and what came."""
+    for field in fields(config):
+        value = getattr(config, field.name)
+        wanted = None
+        most = MOST_LAYERS if field.name in LAYERS else MOST_SIZE
+        if field.name in POSITIVE and not (type(value) is int and 0 < value <= most):
+            wanted = f"a positive integer of at most {most:,}"
+        elif field.name in RATES and not (is_number(value) and 0 <= value < 1):
+            wanted = None if field.name == "classifier_dropout" and value is None else "a number in [0, 1)"
+        elif field.name in ("layer_norm_eps", "initializer_range") and not (is_number(value) and 0 < value < 1):
+            wanted = "a number between 0 and 1"
+        elif field.name == "pad_token_id" and not is_token(value, config.vocab_size):
+            wanted = None if value is None and field.default == 0 else "a token id below vocab_size"
+        elif field.name in ("hidden_act", "activation") and value not in tuple(ACTIVATIONS):
+            wanted = f"a known activation ({', '.join(sorted(ACTIVATIONS))})"
+        if wanted:
+            yield f"{field.name} must be {wanted}, but is {value!r}"
+
+
+def check_shape(config, where):
+    """Refuse sizes that do not fit each other."""
+    shape = config.shape
+    if shape.dim % shape.heads:
+        raise InputError(f"{where}: the model width {shape.dim} is not a multiple of its {shape.heads} heads")
+    if config.max_positions < 1:
+        raise InputError(f"{where}: max_position_embeddings {shape.positions} leaves no usable position")
+
+
+def is_token(value, vocabulary):
+    """True for the id of one of `vocabulary` tokens; a vocabulary that is no number is told by itself."""
+    return type(value) is int and value >= 0 and not (type(vocabulary) is int and value >= vocabulary)
+
+
+def is_number(value):
+    """True for a finite or infinite int or float, not for a bool."""
+    return type(value) in (int, float)

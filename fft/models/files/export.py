@@ -1,0 +1,200 @@
+"""Checkpoints out: a Checkpoint becomes a folder that transformers loads, replaced whole or not at all."""
+
+import json
+import os
+import shutil
+from contextlib import contextmanager
+from pathlib import Path
+
+import jax.numpy as jnp
+
+from fft.core.errors import InputError, MachineError
+from fft.core.tree import flatten
+from fft.disk.local import local
+from fft.models.files.config import read_json
+from fft.models.files.heads import HEADS_JSON, HEADS_TENSORS, check_name, label_fields, write_record
+from fft.models.files.hf import CONFIG, INDEX, WEIGHTS, read_tensors
+from fft.models.files.keys import from_params, stored
+
+TOKENIZER_CONFIG = "tokenizer_config.json"
+TOKENIZER_FILES = (
+    TOKENIZER_CONFIG,
+    "tokenizer.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+)
+SHARD_BYTES = 5 * 1000**3
+PRIVATE = (
+    "_name_or_path",
+    "_commit_hash",
+    "num_labels",
+    "torch_dtype",
+)  # paths, and what id2label and dtype say
+
+
+def save(checkpoint, folder, families, primary=None, shard_bytes=SHARD_BYTES, beside=None):
+    """Write a checkpoint as a Hugging Face folder and return its path.
+
+    The head `primary` (default: the checkpoint's own) becomes the classifier; other heads go to files beside it, so
+    that load() gives all back. `beside` is {file name: JSON data} to write with it. Weights are written in
+    raw_config['dtype'], read back and compared. The folder appears whole: it is written beside its place first, and
+    replaces an older checkpoint of ours only then.
+    Raises InputError for an unknown head or a folder with other things in it, MachineError where the disk fails.
+    """
+    folder = Path(os.path.abspath(local(folder, "--out")))
+    primary = choose_primary(checkpoint, primary)
+    with written_whole(folder) as partial:
+        write(checkpoint, partial, families[checkpoint.model.family], primary, shard_bytes)
+        for name, data in (beside or {}).items():
+            write_json(data, partial / name)
+    return folder
+
+
+@contextmanager
+def written_whole(folder):
+    """Give an empty folder to write into; it takes the place of `folder`, or of what we wrote there, when all is in it.
+
+    Raises InputError for a folder with other things in it, MachineError where the disk fails; nothing is changed then.
+    """
+    folder = Path(os.path.abspath(local(folder, "--out")))
+    try:
+        check_replaceable(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        try:
+            yield partial
+            put_in_place(partial, folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    except OSError as error:
+        raise MachineError(
+            f"the model could not be written to {folder}: {error.strerror}; nothing was changed"
+        ) from None
+
+
+def choose_primary(checkpoint, primary):
+    """Return the head to store as the classifier: the one asked for, else the checkpoint's, else the only one."""
+    heads = checkpoint.heads
+    if "prompt" in checkpoint.params:
+        raise InputError(
+            "this model reads a trained prompt or prefix, which no Hugging Face checkpoint holds: keep it as its base "
+            "and an adapter (fft export --to peft)"
+        )
+    if set(heads) != set(checkpoint.params.get("heads", {})):
+        raise InputError(
+            f"heads {sorted(heads)} do not match the parameters' {sorted(checkpoint.params.get('heads', {}))}"
+        )
+    for name in heads:
+        check_name(name)
+    if primary is None:
+        primary = checkpoint.primary if checkpoint.primary in heads else next(iter(heads), None)
+    if primary is not None and primary not in heads:
+        raise InputError(f"there is no head {primary!r} to store as the classifier; heads: {', '.join(heads)}")
+    return primary
+
+
+def check_replaceable(folder):
+    """Refuse to replace a folder that holds anything but a checkpoint or an adapter of ours."""
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / HEADS_JSON).exists():
+        raise InputError(f"{folder} is not empty and holds no model written by fft; choose another folder or empty it")
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file; choose a folder for the model")
+
+
+def write(checkpoint, folder, family, primary, shard_bytes):
+    """Write and verify all files of a checkpoint into an empty folder."""
+    model, raw = checkpoint.model, checkpoint.raw_config
+    dtype = jnp.dtype(raw.get("dtype", "float32"))
+    leaves = flatten(checkpoint.params)
+    write_shards(from_params(leaves, family, model.config, primary, dtype), folder, shard_bytes)
+    others = {
+        path: stored(leaf, path, dtype)
+        for path, leaf in leaves.items()
+        if path.startswith("heads/") and path.split("/")[1] != primary
+    }
+    if others:
+        write_tensors(others, folder / HEADS_TENSORS)
+    write_json(write_record(checkpoint.heads, primary, checkpoint.max_length), folder / HEADS_JSON)
+    write_json(config_json(raw, family, checkpoint.heads.get(primary), dtype), folder / CONFIG)
+    for name in TOKENIZER_FILES:
+        if (checkpoint.folder / name).is_file():
+            shutil.copyfile(checkpoint.folder / name, folder / name)
+    if checkpoint.max_length is not None:
+        write_length(checkpoint.max_length, folder / TOKENIZER_CONFIG)
+
+
+def write_length(max_length, path):
+    """Have transformers cut texts at the length the checkpoint was trained at, where it is asked to cut them."""
+    told = read_json(path) if path.is_file() else {}
+    write_json({**told, "model_max_length": max_length}, path)
+
+
+def config_json(raw, family, head, dtype):
+    """The config.json to write: the one read, with architecture, labels and dtype of what is stored now."""
+    kept = {name: value for name, value in raw.items() if name not in PRIVATE}
+    if head is None:
+        return {**kept, "architectures": [f"{family.architecture}Model"], "dtype": dtype.name}
+    architecture = f"{family.architecture}ForSequenceClassification"
+    return {**kept, "architectures": [architecture], "dtype": dtype.name, **label_fields(head)}
+
+
+def write_shards(tensors, folder, shard_bytes):
+    """Write one file, or, above `shard_bytes`, numbered shards and their index."""
+    shards = [{}]
+    used = 0
+    for name, value in tensors.items():
+        if shards[-1] and used + value.nbytes > shard_bytes:
+            shards.append({})
+            used = 0
+        shards[-1][name] = value
+        used += value.nbytes
+    if len(shards) == 1:
+        return write_tensors(tensors, folder / WEIGHTS)
+    weight_map = {}
+    for i, shard in enumerate(shards, start=1):
+        name = f"model-{i:05d}-of-{len(shards):05d}.safetensors"
+        write_tensors(shard, folder / name)
+        weight_map.update(dict.fromkeys(shard, name))
+    total = sum(value.nbytes for value in tensors.values())
+    write_json({"metadata": {"total_size": total}, "weight_map": weight_map}, folder / INDEX)
+
+
+def write_tensors(tensors, path):
+    """Write one safetensors file and compare what can be read back, bit by bit."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import save_file
+
+    try:
+        save_file(tensors, path, metadata={"format": "pt"})
+        path.chmod(path.parent.stat().st_mode & 0o666)  # the library's own is for the owner alone
+        back = read_tensors(path)
+    except (SafetensorError, InputError) as error:  # the library reports a full disk as its own error
+        raise OSError(None, str(error)) from None
+    wrong = [name for name, value in tensors.items() if value.tobytes() != back[name].tobytes()]
+    if wrong:
+        raise OSError(None, f"{path.name} reads back differently from what was written, first in {wrong[0]}")
+
+
+def write_json(value, path):
+    """Write indented UTF-8 JSON with a final newline."""
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def put_in_place(partial, folder):
+    """Rename the finished folder into its place, moving an older one aside first and deleting it last."""
+    if not folder.exists() or not any(folder.iterdir()):
+        os.replace(partial, folder)
+        return
+    old = folder.with_name(f".{folder.name}.old-{os.getpid()}")
+    os.replace(folder, old)
+    try:
+        os.replace(partial, folder)
+    except OSError:
+        os.replace(old, folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,114 @@
+"""Masked language models, read for what they would put in a masked token's place.
+
+Their head is a dense layer, an activation, a norm, and the word embeddings as the last kernel, with a bias of its own.
+"""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fft.core.errors import InputError
+from fft.models.files import hf
+from fft.models.files.config import read_config
+from fft.models.files.heads import ORIGINAL
+from fft.models.files.keys import expected_shapes, listed, modern, rename, to_params
+from fft.models.layers import ACTIVATIONS
+from fft.models.model import build
+
+OUTSIDE = ("heads/", "pooler/")  # what no masked token depends on
+
+
+class Filler(NamedTuple):
+    """A masked language model: its folder, Model, and parameters, those of its head under "filling"; `notes` are what
+    is to be told of its files.
+    """
+
+    folder: Path
+    model: Any
+    params: dict
+    activation: str
+    epsilon: float
+    notes: tuple[str, ...] = ()
+
+    def logits(self, params: dict, batch: dict, places: jax.Array) -> jax.Array:
+        """The logits [B, K, V] at the places int32 [B, K] of ids, mask, types int32 [B, T]; no dropout.
+
+        `params` are the filler's own, an argument so that they are not baked into a program.
+        """
+        head = params["filling"]
+        states = self.model.encode({name: params[name] for name in ("embed", "layers")}, batch)
+        x = jnp.take_along_axis(states, places[..., None], axis=1)
+        x = ACTIVATIONS[self.activation](x @ head["dense"]["kernel"] + head["dense"]["bias"])
+        centred = x - x.mean(-1, keepdims=True)
+        x = centred * jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + self.epsilon)
+        x = x * head["norm"]["scale"] + head["norm"]["bias"]
+        return x @ params["embed"]["word"]["embedding"].T + head["bias"]
+
+
+def find(source, families):
+    """Return the folder of a masked language model, a local one or `hf:NAME`, without reading its weights.
+
+    Raises InputError for what is no checkpoint, and for one without a masked-language head.
+    """
+    folder, raw, family = hf.opened(source, families)
+    missing = [names[0] for names in _leaves(family).values() if not set(names) & _modern(hf.read_names(folder))]
+    if missing:
+        raise InputError(f"{folder} has no masked-language head: there is no {listed(missing)}")
+    if not raw.get("tie_word_embeddings", True):
+        raise InputError(
+            f"{folder}: tie_word_embeddings is false; only a head that ends in the word embeddings is read"
+        )
+    return folder
+
+
+def load(source, families):
+    """Return the Filler in a folder or `hf:NAME`, weights as float32 jax arrays; strict as `hf.load`.
+
+    Raises InputError besides where the stored last kernel is not the word embeddings.
+    """
+    folder = find(source, families)
+    _, raw, family = hf.opened(folder, families)
+    config, notes = read_config(raw, family, folder / hf.CONFIG)
+    tensors, wrapped = hf.unwrapped(hf.read_weights(folder), folder)
+    names = rename(tensors, family, config, ORIGINAL, folder)
+    found = {path: (key, tensors[key]) for key, path in names.items() if not path.startswith(OUTSIDE)}
+    body = expected_shapes(family, config, {})
+    shapes = {path: shape for path, shape in body.items() if not path.startswith(OUTSIDE)} | _shapes(config.shape)
+    spelled = {modern(key): (key, value) for key, value in tensors.items()}
+    for path, theirs in _leaves(family).items():
+        stored = [spelled[name] for name in theirs if name in spelled]
+        if any(not np.array_equal(value, stored[0][1]) for _, value in stored):
+            raise InputError(f"{folder}: {' and '.join(key for key, _ in stored)} differ, but are one parameter")
+        found[f"filling/{path}"] = stored[0]
+    decoder = tensors.get(f"{family.filling.decoder}.weight")
+    if decoder is not None and not np.array_equal(decoder, found["embed/word/embedding"][1]):
+        raise InputError(
+            f"{folder}: {family.filling.decoder}.weight is not the word embeddings, which config.json says"
+        )
+    activation = family.filling.activation(config)
+    params = to_params(found, shapes, folder)
+    return Filler(folder, build(family, config), params, activation, config.shape.epsilon, notes + wrapped)
+
+
+def _leaves(family):
+    """{our path below "filling": the names under which it may be stored}."""
+    rows = family.filling
+    return {
+        "dense/kernel": (f"{rows.dense}.weight",),
+        "dense/bias": (f"{rows.dense}.bias",),
+        "norm/scale": (f"{rows.norm}.weight",),
+        "norm/bias": (f"{rows.norm}.bias",),
+        "bias": tuple(dict.fromkeys((rows.bias, f"{rows.decoder}.bias"))),
+    }
+
+
+def _shapes(sizes):
+    vectors = {f"filling/{path}": (sizes.dim,) for path in ("dense/bias", "norm/scale", "norm/bias")}
+    return {"filling/dense/kernel": (sizes.dim, sizes.dim), "filling/bias": (sizes.vocab,), **vectors}
+
+
+def _modern(names):
+    return {modern(name) for name in names}

@@ -1,0 +1,244 @@
+"""Checkpoints in: a local Hugging Face folder, or hf:NAME from the hub, becomes a Checkpoint. Safetensors only."""
+
+from pathlib import Path
+
+import numpy as np
+
+from fft.core.errors import InputError, MachineError
+from fft.disk.local import local
+from fft.disk.sniff import check_not_pointer, check_safetensors
+from fft.models.files.config import read_config, read_json
+from fft.models.files.folders import ADAPTER_CONFIG, CONFIG, below, instead_of_checkpoint, named
+from fft.models.files.heads import HEADS_JSON, HEADS_TENSORS, ORIGINAL, classifier_of, read_record, stored_length, width
+from fft.models.files.keys import expected_shapes, listed, rename, to_params
+from fft.models.model import Checkpoint, build
+
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+WRAPPERS = ("_orig_mod.", "module.", "model.")
+"""what torch.compile, DataParallel and modules of one's own put before every name"""
+PATTERNS = ("*.safetensors", "*.json", "vocab.txt", "merges.txt", "*.model")
+CONVERT = (
+    'python -c "from transformers import AutoModelForSequenceClassification as M, AutoTokenizer as T; '
+    "M.from_pretrained('OLD').save_pretrained('NEW', safe_serialization=True); "
+    "T.from_pretrained('OLD').save_pretrained('NEW')\""
+)
+
+
+def load(source, families):
+    """Return the Checkpoint in a local folder, or in `hf:NAME` on the hub; `families` is {model_type: Family}.
+
+    Weights become float32 jax arrays; raw_config['dtype'] remembers how they were stored. A classifier becomes the
+    head 'original', or the heads get back the names they were saved under.
+    Raises InputError for a checkpoint that is not exactly what its config.json says, MachineError without network.
+    """
+    folder, raw, family = opened(source, families)
+    config, notes = read_config(raw, family, folder / CONFIG)
+    tensors, wrapped = unwrapped(read_weights(folder), folder)
+    heads, primary, extra = read_heads(folder, raw, family, tensors)
+    names = rename(tensors, family, config, primary or ORIGINAL, folder)
+    refuse_broken_promise(folder, raw, family, tensors)
+    found = {path: (key, tensors[key]) for key, path in names.items()}
+    found.update({path: (path, value) for path, value in extra.items()})
+    shapes = expected_shapes(family, config, {name: width(head) for name, head in heads.items()})
+    strange = sorted(set(found) - set(shapes))
+    if strange:
+        raise InputError(f"{folder / HEADS_TENSORS} holds parameters of no known head: {listed(strange)}")
+    refuse_not_finite({key: value for key, value in found.values()}, folder)
+    raw = {**raw, "dtype": dtype_of(value for _, value in found.values())}
+    raw.pop("torch_dtype", None)
+    params = to_params(found, shapes, folder)
+    notes += wrapped
+    return Checkpoint(build(family, config), params, heads, primary, folder, raw, notes, stored_length(folder))
+
+
+def has_head(source, families):
+    """Whether a checkpoint that `load` would take has a classifier or another head; reads no weights, only their names.
+
+    Raises as `load` does for what it meets on the way.
+    """
+    folder, _, family = opened(source, families)
+    if (folder / HEADS_JSON).exists():
+        return bool(read_record(read_json(folder / HEADS_JSON), folder / HEADS_JSON)[0])
+    return stores_head(read_names(folder), family)
+
+
+def opened(source, families):
+    """Return (folder, config.json as a dict, Family) of a local folder, or of `hf:NAME` after fetching it."""
+    source = local(source, "the model", hub=True)
+    folder = download(source.removeprefix("hf:")) if source.startswith("hf:") else Path(source)
+    raw = read_raw(folder)
+    return folder, raw, find_family(raw, families, folder / CONFIG)
+
+
+def download(name):
+    """Fetch safetensors, JSON and tokenizer files of a hub repository into the hub's cache; return the folder."""
+    from huggingface_hub import errors, snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(PATTERNS)))
+    except errors.HFValidationError:
+        raise InputError(f"hf:{name} is not a repository name; expected hf:OWNER/NAME") from None
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
+        raise InputError(f"hf:{name} does not exist on the hub, or is private or gated") from None
+    except Exception as error:  # the hub's client raises errors of several HTTP libraries
+        raise MachineError(
+            f"hf:{name} could not be fetched ({type(error).__name__}), and is not in its cache: check the network, "
+            "or give the path of a local folder"
+        ) from error
+
+
+def read_raw(folder):
+    """Return config.json of a folder as a dict with a model_type."""
+    if not folder.is_dir():
+        what = "is not a folder" if folder.exists() else "does not exist"
+        raise InputError(f"the model {folder} {what}; expected a Hugging Face folder, or hf:OWNER/NAME")
+    path = folder / CONFIG
+    if not path.is_file():
+        expected = f"{folder} has no {CONFIG}; expected a Hugging Face folder with {CONFIG} and {WEIGHTS}"
+        raise InputError(instead_of_checkpoint(folder) or expected)
+    check_not_pointer(path)
+    raw = read_json(path)
+    if not isinstance(raw.get("model_type"), str):
+        raise InputError(f'{path} has no model_type, so its family is unknown; add one, such as "bert"')
+    return raw
+
+
+def find_family(raw, families, where):
+    """Return the Family of config.json's model_type, or say which are supported."""
+    name = raw["model_type"]
+    if name not in families:
+        raise InputError(f"{where}: model_type {name!r} is not supported; supported are {', '.join(sorted(families))}")
+    return families[name]
+
+
+def read_weights(folder):
+    """Return {stored name: array} of a folder's model.safetensors, or of the shards its index lists."""
+    if (folder / WEIGHTS).exists():
+        return read_tensors(folder / WEIGHTS)
+    return read_shards(folder, read_index(folder))
+
+
+def read_names(folder):
+    """Return the names of a folder's tensors as `unwrapped` leaves them, without the tensors."""
+    stored = (folder / WEIGHTS).exists()
+    names = from_file(folder / WEIGHTS, lambda file: list(file.keys())) if stored else list(read_index(folder))
+    return [name.removeprefix(wrapper_of(names)) for name in names]
+
+
+def unwrapped(tensors, folder):
+    """Return ({name: array} without a prefix that a wrapper put before every stored name, the note that tells it)."""
+    prefix = wrapper_of(tensors)
+    if not prefix:
+        return tensors, ()
+    said = f"{folder}: all {len(tensors)} tensors are stored under names that begin with {prefix!r}; read without it"
+    return {name.removeprefix(prefix): value for name, value in tensors.items()}, (said,)
+
+
+def wrapper_of(names):
+    """Return the prefix, of one or several wrappers, that all of some names have; '' where there is none."""
+    prefix = ""
+    while names and (more := [each for each in WRAPPERS if all(name.startswith(prefix + each) for name in names)]):
+        prefix += more[0]
+    return prefix
+
+
+def read_index(folder):
+    """Return {stored name: shard} of a folder's index, or say why there are no weights to read."""
+    if not (folder / INDEX).exists():
+        if (folder / ADAPTER_CONFIG).is_file():
+            raise InputError(instead_of_checkpoint(folder))
+        pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in folder.glob(pattern))
+        if pickles:
+            raise InputError(
+                f"{folder} holds its weights only as pickle ({', '.join(pickles)}), which can run code and is never "
+                f"read; convert it, in an environment with torch that you trust it in: {CONVERT}"
+            )
+        found = below(folder, WEIGHTS)
+        hint = f"; the checkpoints are in {named(found, folder)}" if found else ""
+        raise InputError(f"{folder} has neither {WEIGHTS} nor {INDEX}: no weights to load{hint}")
+    check_not_pointer(folder / INDEX)
+    weight_map = read_json(folder / INDEX).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+        raise InputError(f"{folder / INDEX} is damaged: expected weight_map, tensor names to file names")
+    return weight_map
+
+
+def read_shards(folder, weight_map):
+    """Return the tensors of all shards, refusing a missing shard and any difference to the index."""
+    where = folder / INDEX
+    tensors, placed = {}, {}
+    for name in sorted(set(weight_map.values())):
+        if Path(name).name != name or not (folder / name).is_file():
+            raise InputError(f"{where} names the shard {name}, which is not in {folder}")
+        shard = read_tensors(folder / name)
+        tensors.update(shard)
+        placed.update(dict.fromkeys(shard, name))
+    if placed != weight_map:
+        wrong = sorted(key for key in {*placed, *weight_map} if placed.get(key) != weight_map.get(key))
+        raise InputError(f"{where} and its shards disagree about {len(wrong)} tensors, such as {wrong[0]}")
+    return tensors
+
+
+def read_tensors(path):
+    """Return {name: array} of one safetensors file."""
+    return from_file(path, lambda file: file.get_tensors())
+
+
+def from_file(path, read):
+    """Return `read(file)` of one open safetensors file."""
+    from safetensors import SafetensorError, safe_open
+
+    check_safetensors(path)
+    try:
+        with safe_open(path, framework="np") as file:
+            return read(file)
+    except (SafetensorError, TypeError, KeyError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from None
+
+
+def stores_head(names, family):
+    """Whether there are tensors of Hugging Face's sequence head among these."""
+    return any(name.startswith(tuple(f"{row[0]}." for row in family.head_rows)) for name in names)
+
+
+def read_heads(folder, raw, family, tensors):
+    """Return ({name: Head}, primary name, {our path: array} of the heads Hugging Face does not store)."""
+    stored = stores_head(tensors, family)
+    classifier = classifier_of(raw, family, folder / CONFIG) if stored else None
+    if not (folder / HEADS_JSON).exists():
+        return ({ORIGINAL: classifier}, ORIGINAL, {}) if stored else ({}, None, {})
+    heads, primary = read_record(read_json(folder / HEADS_JSON), folder / HEADS_JSON)
+    if heads.get(primary) != classifier:
+        raise InputError(
+            f"{folder / HEADS_JSON} says the stored classifier is {heads.get(primary)}, config.json says {classifier}: "
+            f"the folder was changed by another program; delete {HEADS_JSON} and {HEADS_TENSORS} to load it anyway"
+        )
+    extra = read_tensors(folder / HEADS_TENSORS) if len(heads) > 1 else {}
+    if any(path.startswith(f"heads/{primary}/") for path in extra):
+        raise InputError(f"{folder / HEADS_TENSORS} holds the head {primary!r}, which is the stored classifier already")
+    return heads, primary, extra
+
+
+def refuse_broken_promise(folder, raw, family, names):
+    """Refuse a folder whose config.json promises a classifier that is not among the names of its tensors."""
+    declared = any(str(name).endswith("ForSequenceClassification") for name in raw.get("architectures") or ())
+    if declared and not stores_head(names, family):
+        raise InputError(
+            f"{folder}: config.json promises a classifier, but there is no {family.head_rows[-1][0]}.weight"
+        )
+
+
+def refuse_not_finite(tensors, where):
+    """Refuse {name: array} with a NaN or an infinity: every score of such a model would be a number about nothing."""
+    for name, value in tensors.items():
+        if not np.isfinite(value).all():
+            raise InputError(
+                f"{where}: {name} holds values that are not finite (NaN or infinity): is the file whole, and did the "
+                "training that wrote it diverge?"
+            )
+
+
+def dtype_of(values):
+    """The dtype to save back: the common one of all weights, float32 where they differ."""
+    names = {value.dtype.name for value in values}
+    return names.pop() if len(names) == 1 else "float32"

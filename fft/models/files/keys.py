@@ -1,0 +1,148 @@
+"""Hugging Face's tensor names and ours: one key table per family, strict both ways.
+
+A row of a table names a module on each side and its kind; the kind says which leaves it has and which is transposed
+(torch keeps a dense weight as [out, in], we keep a kernel as [in, out]).
+"""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fft.core.errors import InputError
+from fft.core.tree import flatten, unflatten
+from fft.models.layers import Network
+
+LEAVES = {
+    "embed": (("weight", "embedding"),),
+    "dense": (("weight", "kernel"), ("bias", "bias")),
+    "norm": (("weight", "scale"), ("bias", "bias")),
+}
+OLD_NORM = {
+    ".gamma": ".weight",
+    ".beta": ".bias",
+}  # checkpoints converted from TensorFlow spell norms like this
+SHOWN = 10
+
+
+def rows(table, depth):
+    """Yield (hf key, our path) for every tensor of a key table, with {i} replaced by each layer's number."""
+    for theirs, ours, kind in table:
+        for i in range(depth) if "{i}" in theirs else (0,):
+            for their_leaf, our_leaf in LEAVES[kind]:
+                yield (
+                    f"{theirs}.{their_leaf}".replace("{i}", str(i)),
+                    f"{ours}/{our_leaf}".replace("{i}", str(i)),
+                )
+
+
+def body_keys(family, config):
+    """{hf key without prefix: our path} of everything below the heads."""
+    return dict(rows(family.body, config.shape.depth))
+
+
+def head_keys(family, head):
+    """{hf key: our path} of Hugging Face's sequence head, stored in our tree as heads/{head}."""
+    return {theirs: f"heads/{head}/{ours}" for theirs, ours in rows(family.head_rows, 0)}
+
+
+def expected_shapes(family, config, classes):
+    """{our path: shape} of the whole tree; `classes` is {head name: C}. Nothing is allocated."""
+    network = Network(config.shape, family.head(config), tuple(classes.items()))
+    ids = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+    tree = jax.eval_shape(network.init, jax.random.key(0), ids, ids, ids, ids, None, {})["params"]
+    return {path: leaf.shape for path, leaf in flatten(tree).items()}
+
+
+def rename(names, family, config, head, where):
+    """Return {stored name: our path} for the tensor names of a checkpoint.
+
+    Accepted: the body with or without the family's prefix, norms as weight/bias or gamma/beta, the keys the family
+    ignores. Any other key, and two keys for one path, are refused by name.
+    """
+    body, heads = body_keys(family, config), head_keys(family, head)
+    taken, strange, twice = {}, [], []
+    for name in names:
+        short = name.removeprefix(f"{family.prefix}.")
+        path = heads.get(name) or body.get(short) or body.get(modern(short))
+        if path is None:
+            if not any(re.fullmatch(pattern, short) for pattern in family.ignored):
+                strange.append(name)
+        elif path in taken.values():
+            twice.append(name)
+        else:
+            taken[name] = path
+    if strange:
+        raise InputError(f"{where} has tensors a {family.name} model has no place for: {listed(strange)}")
+    if twice:
+        raise InputError(f"{where} stores these parameters twice, under two spellings: {listed(twice)}")
+    return taken
+
+
+def modern(name):
+    """The name with the old norm leaves gamma and beta spelled weight and bias."""
+    for old, new in OLD_NORM.items():
+        if name.endswith(old):
+            return name.removesuffix(old) + new
+    return name
+
+
+def to_params(tensors, shapes, where):
+    """Return the parameter tree, float32 jax arrays, from {our path: (hf key, array)}.
+
+    Raises InputError for leaves no tensor fills, wrong shapes, and tensors that are not floating point.
+    """
+    check_missing(sorted(set(shapes) - set(tensors)), where)
+    wrong = []
+    leaves = {}
+    for path, (key, value) in tensors.items():
+        transposed = path.endswith("/kernel")
+        expected = shapes[path][::-1] if transposed else shapes[path]
+        if value.dtype.name not in ("float32", "float16", "bfloat16"):
+            wrong.append(f"{key} is {value.dtype.name}, expected float32, float16 or bfloat16")
+        elif value.shape != expected:
+            wrong.append(f"{key} is {list(value.shape)}, expected {list(expected)}")
+        else:
+            leaves[path] = jnp.asarray(np.ascontiguousarray(value.T if transposed else value, dtype=np.float32))
+    if wrong:
+        raise InputError(f"{where} does not fit its config.json: {listed(wrong, '; ')}")
+    return unflatten(leaves)
+
+
+def check_missing(missing, where):
+    """Refuse leaves that nothing fills; a missing pooler gets the advice that helps."""
+    if not missing:
+        return
+    message = f"{where} lacks tensors for these parameters: {listed(missing)}"
+    if all(path.startswith("pooler/") for path in missing):
+        message += (
+            "; it was saved from a model without a pooler (a masked language model, say), which the sequence heads"
+            ' need. Give it a fresh one: python -c "from transformers import AutoModelForSequenceClassification as M;'
+            " M.from_pretrained('OLD').base_model.save_pretrained('NEW')\""
+        )
+    raise InputError(message)
+
+
+def from_params(leaves, family, config, primary, dtype):
+    """Return {hf key: array} for the body and the primary head (None: the body alone, without prefix).
+
+    `leaves` is the flattened tree; arrays are contiguous and of `dtype`, dense weights transposed back.
+    """
+    prefix = "" if primary is None else f"{family.prefix}."
+    names = {f"{prefix}{key}": path for key, path in body_keys(family, config).items()}
+    if primary is not None:
+        names.update(head_keys(family, primary))
+    return {key: stored(leaves[path], path, dtype) for key, path in names.items()}
+
+
+def stored(leaf, path, dtype):
+    """A leaf as Hugging Face stores it: kernels as [out, in], contiguous, in the file's dtype."""
+    value = np.asarray(leaf)
+    return np.ascontiguousarray(value.T if path.endswith("/kernel") else value, dtype=dtype)
+
+
+def listed(names, separator=", "):
+    """The first names and how many more there are."""
+    more = len(names) - SHOWN
+    return separator.join(names[:SHOWN]) + (f" and {more} more ({len(names)} in all)" if more > 0 else "")

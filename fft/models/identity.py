@@ -1,0 +1,17 @@
+"""What says that weights are the same weights."""
+
+import hashlib
+
+import numpy as np
+
+from fft.core.tree import flatten
+from fft.models import Checkpoint
+
+
+def base_sha256(checkpoint: Checkpoint) -> str:
+    """The hash of a checkpoint's parameters: equal for equal weights under equal paths."""
+    digest = hashlib.sha256()
+    for path, leaf in flatten(checkpoint.params).items():
+        digest.update(path.encode())
+        digest.update(np.asarray(leaf))
+    return digest.hexdigest()

@@ -1,0 +1,62 @@
+"""What the layers of a model read and make, met through `flax.linen.intercept_methods`."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from fft.core.errors import InputError
+from fft.models.layers import Block, Dense, Embed
+
+
+def dense_inputs(apply: Callable, params: dict, batch: dict) -> dict[str, jax.Array]:
+    """The input of every dense layer of `apply(params, batch)` by the layer's path, [B, in] or [B, t, in].
+
+    Errors: InputError for a layer that is used twice: its inputs are not one array.
+    """
+    found: dict[str, jax.Array] = {}
+
+    def keep(next_fun, args, kwargs, context):
+        if isinstance(context.module, Dense | nn.Dense) and context.method_name == "__call__" and context.module.path:
+            path = "/".join(context.module.path)
+            if path in found:
+                raise InputError(f"the dense layer {path} is used twice in a forward pass")
+            found[path] = args[0]
+        return next_fun(*args, **kwargs)
+
+    with nn.intercept_methods(keep):
+        apply(params, batch)
+    return found
+
+
+def with_hidden(apply: Callable, params: dict, batch: dict, key: jax.Array | None = None) -> dict:
+    """`apply(params, batch, key)` with "hidden" beside: {depth: [B, T, D]}, 0 the embeddings, i the i-th block from 1.
+
+    Of the last block it is the first token alone, [B, 1, D]: its other tokens are not computed, for no head reads them.
+    """
+    found: dict[int, jax.Array] = {}
+
+    def keep(next_fun, args, kwargs, context):
+        made = next_fun(*args, **kwargs)
+        if isinstance(context.module, Embed | Block) and context.method_name == "__call__":
+            found[len(found)] = made
+        return made
+
+    with nn.intercept_methods(keep):
+        outputs = apply(params, batch, key)
+    return {**outputs, "hidden": found}
+
+
+def second_moments(inputs: dict[str, jax.Array], batch: dict) -> dict[str, jax.Array]:
+    """Σ w (x, 1)(x, 1)ᵀ over rows and tokens [in + 1, in + 1], w 0 for filler rows and padding; the 1 is the bias's."""
+
+    def of_layer(x):
+        x = x if x.ndim == 3 else x[:, None]
+        real = jnp.broadcast_to(batch["weight"][:, None] > 0, x.shape[:2])
+        if x.shape[1] > 1:  # else it is the first token alone, which is never padding
+            real &= batch["mask"] > 0
+        rows = jnp.where(real[..., None], jnp.concatenate([x, jnp.ones((*x.shape[:2], 1))], axis=-1), 0.0)
+        return jnp.einsum("bti,btj->ij", rows, rows, precision="highest")
+
+    return {path: of_layer(x) for path, x in inputs.items()}

@@ -1,0 +1,226 @@
+"""What goes on, on a console: live bars on a terminal, plain lines elsewhere; and the events of a run."""
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, Task, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
+from rich.text import Text
+
+from fft.core.errors import InputError
+from fft.core.naming import original_names
+from fft.core.progress import Unshown, Work, doing, shown_on
+from fft.report.tables import parameter_table
+
+QUIET, LOOK = 6.0, 0.5
+"""seconds without a line after which one is printed, and between two looks at that"""
+PLAIN_LINES = 20
+
+
+def tee(*shows: Callable[[dict], None]) -> Callable[[dict], None]:
+    """One `show` that hands every event to all of some."""
+
+    def show(event: dict) -> None:
+        for each in shows:
+            each(event)
+
+    return show
+
+
+class Board:
+    """Writes the numbers of a run's events for TensorBoard: `with Board(folder) as board: run(..., board.show)`.
+
+    Errors: InputError when the extra `tensorboard` is not installed.
+    """
+
+    def __init__(self, folder: Path):
+        try:
+            from tensorboardX import SummaryWriter
+        except ImportError:
+            raise InputError(
+                "--tensorboard needs tensorboardX: install the extra, as in pip install '.[tensorboard]'"
+            ) from None
+        # The writer makes its folder at once; a run whose input is refused leaves none.
+        self._open, self.writer = lambda: SummaryWriter(str(folder)), None
+
+    def __enter__(self) -> "Board":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        if self.writer is not None:
+            self.writer.close()
+
+    def show(self, event: dict) -> None:
+        """Write an event's numbers, `score/new` and the like, at its step."""
+        if event["event"] not in ("step", "score"):
+            return
+        self.writer = self.writer or self._open()
+        for name, value in event.items():
+            if isinstance(value, float):
+                self.writer.add_scalar(f"{event['event']}/{name}", value, event["step"])
+
+
+class _Count(MofNCompleteColumn):
+    """How many of how many, where that is known."""
+
+    def render(self, task: Task) -> Text:
+        return Text() if task.total is None else super().render(task)
+
+
+class _Bar:
+    """A piece of work among a console's bars (fft.core.progress.Work)."""
+
+    def __init__(self, bars: Bars, task: TaskID):
+        self.bars, self.task = bars, task
+
+    def advance(self, steps: int = 1) -> None:
+        self.bars.advance(self.task, steps)
+
+    def update(self, **fields: Any) -> None:
+        self.bars.update(self.task, **fields)
+
+
+class _Stamped:
+    """A text file that knows when it was written to last."""
+
+    def __init__(self, file: TextIO):
+        self.file, self.written = file, time.monotonic()
+
+    def write(self, text: str) -> int:
+        self.written = time.monotonic()
+        return self.file.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
+
+
+class Progress:
+    """Shows on a console what is `doing` in the block (`fft.core.progress`): live bars on a terminal; elsewhere, after
+    QUIET seconds without a line, one that says what goes on, how far it is and since when.
+    """
+
+    def __init__(self, console: Console, text: str = "working"):
+        self.console, self.text = console, text
+        self.bars = Bars(
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=20),
+            _Count(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[more]}", markup=False),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._open = contextlib.ExitStack()
+
+    def begin(self, text: str, total: int | None, completed: int) -> _Bar:
+        """Show that a piece of work has begun."""
+        return _Bar(self.bars, self.bars.add_task(text, total=total, completed=completed, more=""))
+
+    def end(self, work: _Bar) -> None:
+        """Show it no more."""
+        self.bars.remove_task(work.task)
+
+    def __enter__(self) -> "Progress":
+        self._open.enter_context(shown_on(self))
+        self._open.enter_context(doing(self.text))
+        if self.console.is_terminal:
+            self._open.enter_context(self.bars)
+        else:
+            self._open.enter_context(self._heard())
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._open.close()
+
+    @contextlib.contextmanager
+    def _heard(self) -> Iterator[None]:
+        """A thread that breaks long silences."""
+        plain, stop = self.console.file, threading.Event()
+        self.console.file = stamped = _Stamped(plain)
+        watching = threading.Thread(target=self._watch, args=(stamped, stop), daemon=True)
+        watching.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            watching.join()
+            self.console.file = plain
+
+    def _watch(self, stamped: _Stamped, stop: threading.Event) -> None:
+        while not stop.wait(LOOK):
+            if time.monotonic() - stamped.written >= QUIET:
+                try:
+                    self.console.print(f"… {self.line()}", markup=False, highlight=False, soft_wrap=True)
+                except OSError:
+                    return  # nobody reads any more, which the next line of the command finds
+
+    def line(self) -> str:
+        """What goes on now, in words."""
+        tasks = self.bars.tasks
+        if not tasks:  # it ends just now
+            return self.text
+        parts = tasks[1:] or tasks
+        first, last = parts[0], parts[-1]
+        said, so_far = ", ".join(part.description for part in parts), f"{first.elapsed:.0f} s so far"
+        if not last.total:
+            return f"{said}: {last.completed:,.0f}, {so_far}" if last.completed else f"{said}, {so_far}"
+        left = f", about {last.time_remaining:.0f} s left" if last.time_remaining else ""
+        return f"{said}: {last.completed:,.0f} of {last.total:,.0f}, {so_far}{left}"
+
+
+class Display:
+    """Shows the events of a run: `with Display(console) as display: run(experiment, out, display.show)`.
+
+    On a terminal the steps move a bar of the Progress that is shown, elsewhere every twentieth is a line.
+    """
+
+    def __init__(self, console: Console, title: str = ""):
+        self.console, self.title = console, title
+        self._open = contextlib.ExitStack()
+        self._work: Work = Unshown()
+
+    def __enter__(self) -> "Display":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._open.close()
+
+    def show(self, event: dict) -> None:
+        """Show one event."""
+        getattr(self, f"_{event['event']}", lambda event: None)(event)
+
+    def _say(self, event: dict) -> None:
+        self.console.print(f"{self.title}{event['text']}", markup=False, highlight=False, soft_wrap=True)
+
+    def _start(self, event: dict) -> None:
+        counts = event["parameters"]
+        if not self.title:
+            self.console.print(parameter_table(counts["table"]))
+        for note in event["notes"]:
+            self._say({"text": f"note: {note}"})
+        self._work = self._open.enter_context(doing(f"{self.title}training", event["steps"], event["step"]))
+
+    def _step(self, event: dict) -> None:
+        self._work.update(completed=event["step"])
+        if event["step"] == event["steps"]:
+            self._end(event)
+        if not self.console.is_terminal and event["step"] % max(1, event["steps"] // PLAIN_LINES) == 0:
+            self._say({"text": f"step {event['step']}/{event['steps']} loss {event['loss']:.4f}"})
+
+    def _score(self, event: dict) -> None:
+        names = ["new", *original_names(event)]
+        parts = [f"{name} {event[name]:.3f}" for name in names if event[name] is not None]
+        self._work.update(more=" ".join(parts))
+        if parts:  # a new head has no score before it is trained
+            self._say({"text": f"step {event['step']}: {', '.join(parts)} on the probe ({event['seconds']:.0f} s)"})
+
+    def _end(self, event: dict) -> None:
+        self._work = Unshown()
+        self._open.close()

@@ -1,0 +1,26 @@
+"""What a run under a contract says of it."""
+
+from typing import Any
+
+from fft.stats.retention import SAME
+
+
+def sentence(contract: dict[str, Any]) -> str:
+    """What a run says about its contract."""
+    kept, margins = contract["kept"], contract["margins"]
+    if not contract["met"]:
+        lost = contract["tried"][0]["drops"]
+        worst = max(margins, key=lambda name: lost[name] - margins[name])
+        excess = lost[worst] - margins[worst]
+        why = f"loses {lost[worst]:.3g}, {excess:.3g} too much" if excess > SAME else "is within and gains nothing"
+        return (
+            f"the contract is not met: no point that gains on the new task keeps the {worst} drop within "
+            f"{margins[worst]:.3g} on validation rows; what was trained {why}. The base is kept"
+        )
+    way = f"step {kept['step']}" + ("" if kept["alpha"] == 1 else f", {kept['alpha']:g} of the way from the base")
+    drops = " and ".join(
+        f"a drop of {kept['drops'][name]:+.4f} on validation rows where {margin:.3g} is allowed"
+        + ("" if len(margins) == 1 else f" ({name})")
+        for name, margin in margins.items()
+    )
+    return f"kept under the contract: {way}, {drops}; the multiplier ended at {contract['strength']:.3g}"

@@ -1,0 +1,1 @@
+"""All that trains a run: from an experiment to a finished folder, and one run after the other."""

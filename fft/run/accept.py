@@ -1,0 +1,213 @@
+"""Reading what an experiment names and checking it against itself, before anything trains or is written."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from fft import models
+from fft.adapters import check_writable
+from fft.core.errors import InputError
+from fft.core.naming import ORIGINAL, numbered, original_names
+from fft.core.tree import Params
+from fft.data import TaskData, drop_overlap, head_of, length_of, prepare, prepare_unlabelled, task_of, together
+from fft.data.streams import PROBE_SEED, chosen_rows
+from fft.disk.surroundings import refuse_float64
+from fft.experiment import Experiment
+from fft.methods import Given, Method
+from fft.models import Checkpoint, Head
+from fft.models.identity import base_sha256
+from fft.run.fillin import find_filler
+from fft.run.heads import HeadNames, abstract_heads, head_names, own_head
+from fft.run.prepared import is_prepared
+from fft.run.restored import restored
+from fft.run.watched import check_budget
+from fft.stats.metrics import METRICS
+from fft.tasks import Classify, Regress
+from fft.training.trainable import trained_leaves
+
+UNLABELLED = "unlabelled"
+
+
+class Accepted(NamedTuple):
+    """An experiment whose checkpoint and data were read and found to fit; nothing has been written."""
+
+    experiment: Experiment
+    checkpoint: Checkpoint
+    names: HeadNames
+    data: dict[str, TaskData]
+    """as of the Job"""
+    identity: dict
+    notes: tuple[str, ...]
+    checked: tuple[str, ...]
+    """what the method noted of the base and the original task"""
+
+    @property
+    def originals(self) -> list[TaskData]:
+        """The original tasks, in their order."""
+        return [self.data[name] for name in original_names(self.data)]
+
+    @property
+    def served(self) -> dict[str, Classify | Regress]:
+        """The tasks by the name of their head."""
+        return {data.task.name: data.task for data in (*self.originals, self.data["new"])}
+
+    @property
+    def streams(self) -> dict[str, TaskData]:
+        """The training rows that there are, by stream: all original tasks are one."""
+        rest = {name: self.data[name] for name in ("new", UNLABELLED) if name in self.data}
+        return rest | ({ORIGINAL: together(self.originals)} if self.originals else {})
+
+
+def accept(experiment: Experiment, directory: Path, say: Callable[[str], None] = lambda text: None) -> Accepted:
+    """Read the checkpoint and the data and check them against each other and the method; writes nothing.
+
+    What the method was checked against, it no longer needs once DIRECTORY holds what it prepared.
+
+    Errors: InputError for whatever in the checkpoint, the data or the method does not fit, before anything trains.
+    """
+    refuse_float64()
+    experiment = resolved(experiment)
+    say("reading the checkpoint and the data")
+    loaded = models.load(experiment.model)
+    checkpoint, lengthened = _at_length(experiment, loaded)
+    names = head_names(experiment, checkpoint)
+    data, crossing = _data(experiment, checkpoint, names)
+    accepted = Accepted(
+        experiment,
+        checkpoint,
+        names,
+        data,
+        _identity(checkpoint, data),
+        (
+            *checkpoint.notes,
+            *lengthened,
+            *crossing,
+            *_data_notes(data, names, checkpoint.heads),
+            *_probe_notes(data, experiment.retention.probe),
+        ),
+        (),
+    )
+    for budget, original in zip(experiment.budgets, accepted.originals, strict=False):  # without a contract none
+        check_budget(budget, original)
+    if not is_prepared(directory):
+        accepted = accepted._replace(checked=_checked(accepted))
+    complete = abstract_heads(checkpoint, names.new, accepted.served)
+    theta, _ = trained_leaves(experiment, complete)
+    if not experiment.method.plain:
+        _refuse_idle(experiment.method, names)
+        longest = max(length for task in data.values() for length in task.lengths)
+        _check_keepable(experiment.method, complete, theta, longest)
+    return accepted
+
+
+def _at_length(experiment: Experiment, loaded: Checkpoint) -> tuple[Checkpoint, tuple[str, ...]]:
+    """The checkpoint with the length that the run cuts texts to, and a note where that is not the length of the
+    checkpoint's own training and nobody asked for it.
+    """
+    length = length_of(experiment.max_length, loaded.model.config)
+    checkpoint = loaded._replace(max_length=length)
+    if experiment.max_length is not None or loaded.max_length in (None, length):
+        return checkpoint, ()
+    return checkpoint, (
+        f"texts are cut to {length} tokens, but were cut to {loaded.max_length} in the training of {experiment.model}: "
+        f"--max-length {loaded.max_length} does so here too",
+    )
+
+
+def _checked(accepted: Accepted) -> tuple[str, ...]:
+    """What the method notes of the base and the original tasks; refused where it does not fit them."""
+    checkpoint, original = accepted.checkpoint, accepted.streams.get(ORIGINAL)
+    fitted = not set(accepted.names.originals) <= set(checkpoint.heads)
+    kept = kept_task(accepted.experiment, checkpoint, original)
+    sha256 = accepted.identity["base_sha256"]
+    method, filler = accepted.experiment.method, partial(find_filler, base=checkpoint.folder)
+    return method.check(Given(checkpoint.params, sha256, original, kept, fitted, filler, restored))
+
+
+def resolved(experiment: Experiment) -> Experiment:
+    """The experiment with defaults that depend on other settings filled in."""
+    if experiment.optim.lr is not None:
+        return experiment
+    return dataclasses.replace(experiment, optim=dataclasses.replace(experiment.optim, lr=experiment.method.default_lr))
+
+
+def kept_task(experiment: Experiment, checkpoint: Checkpoint, original: TaskData | None) -> Classify | Regress | None:
+    """The original task, of several their union; without data what the base's own head serves; None for neither."""
+    if original:
+        return original.task
+    name = own_head(experiment, checkpoint)
+    return None if name is None else task_of(name, checkpoint.heads[name])
+
+
+def _data(experiment, checkpoint, names):
+    """The data by the name of their task, each without training rows that another task is scored on, and notes."""
+    data = {}
+    for name, given, head in zip(
+        numbered(ORIGINAL, len(experiment.original)), experiment.original, names.originals, strict=True
+    ):
+        data[name] = prepare(given, checkpoint, head, checkpoint.heads.get(head), experiment)
+    kept = head_of(data[ORIGINAL].task) if data else checkpoint.heads.get(names.new)
+    head = kept if names.shared else None
+    data = {"new": prepare(experiment.new, checkpoint, names.new, head, experiment)} | data
+    scored, notes = dict(data), ()
+    if experiment.unlabelled is not None:
+        data[UNLABELLED] = prepare_unlabelled(experiment.unlabelled, checkpoint, experiment)
+    for name in data:
+        for other in (other for other in scored if other != name):
+            data[name], dropped = drop_overlap(data[name], scored[other], (name, other))
+            notes += dropped
+    return data, notes
+
+
+def _data_notes(data: dict[str, TaskData], names: HeadNames, heads: dict[str, Head]) -> Iterator[str]:
+    yield from data["new"].tokenizer_notes
+    for name, task in data.items():
+        yield from (f"{name}: {text}" for text in task.warnings)
+    known = [data[name].task for name in original_names(data)] or list(heads.values())
+    labels = data["new"].task.labels
+    if labels and not names.shared and labels in [tuple(one.labels) for one in known]:
+        yield ("both tasks have the same labels; --head shared would go on with the original's head")
+
+
+def _probe_notes(data: dict[str, TaskData], most: int) -> Iterator[str]:
+    """The tasks whose score the probe cannot show, although other validation rows could."""
+    for name, task in data.items():
+        if name == UNLABELLED:
+            continue
+        metric, labels = METRICS[task.task.metric], task.splits["validation"].labels
+        reason = metric.undefined(labels[chosen_rows(len(labels), most, PROBE_SEED)])
+        if reason and not metric.undefined(labels):
+            yield f"{name}: on the probe {reason}; give a larger --probe to see it while training"
+
+
+def _refuse_idle(method: Method, names: HeadNames) -> None:
+    """Refuse members that hold parameters of the base beside an adapter that leaves all of them as they are."""
+    idle = [member.name for member in method.members if member.holds_base]
+    if idle and names.fresh:
+        raise InputError(
+            f"{' and '.join(idle)} would have no effect: {method.carrier.name} with a new head changes no parameter of "
+            "the base that could be held. Leave it out, or go on with the base's head: --head shared"
+        )
+
+
+def _check_keepable(method: Method, base: Checkpoint, theta: Params, tokens: int) -> None:
+    """Refuse a method whose result could in the end not be kept as an adapter, and rows of `tokens` without a place.
+
+    The base and `theta` may be shapes alone; nothing is computed.
+    """
+    check_writable(method.carrier, base.model.family)
+    if changing := [member.name for member in method.members if type(member).finish is not Method.finish]:
+        raise InputError(
+            f"{', '.join(changing)} changes merged weights at the end of a run, and {method.carrier.name} has none"
+        )
+    row = dict.fromkeys(("ids", "mask", "types"), jax.ShapeDtypeStruct((1, tokens), np.int32))
+    jax.eval_shape(lambda *trees: base.model.apply(method.merge(*trees[:2]), trees[2]), base.params, theta, row)
+
+
+def _identity(checkpoint: Checkpoint, data: dict[str, TaskData]) -> dict:
+    return {"base_sha256": base_sha256(checkpoint), "data": {name: task.identity for name, task in data.items()}}

@@ -1,0 +1,179 @@
+"""A Fisher pass into a folder: made once, saved on its way, refused where the folder holds another.
+
+OUT/request.json            what was asked for, of what
+    partial/                a pass on its way
+    tensors.safetensors provenance.json
+"""
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from fft import models
+from fft.core.errors import InputError
+from fft.core.naming import counted
+from fft.core.seeding import key_for
+from fft.core.settings import MOST_SEED, between
+from fft.core.signals import StopFlag
+from fft.core.tree import flatten, sum_of, unflatten
+from fft.data import TaskData, prepare
+from fft.data.streams import original_batches
+from fft.disk.checkpoint import Checkpoints
+from fft.disk.environment import environment
+from fft.disk.folder import REQUEST, FolderLock, agree, refuse_foreign, unclaimed_if_refused
+from fft.disk.local import local
+from fft.experiment import Data, Experiment
+from fft.fisher.diagonal import FisherPass, Running
+from fft.fisher.information import accumulated, load_previous, save_fisher
+from fft.fisher.sharding import fully_sharded
+from fft.fisher.storage import Storage, unpack
+from fft.methods import Context
+from fft.models.heads import chosen_head
+from fft.models.identity import base_sha256
+from fft.run.restored import scored_length
+
+SAVE_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Request:
+    """Which Fisher information: of which checkpoint, on which data, estimated and kept how."""
+
+    model: str
+    original: Data
+    head: str | None = None
+    max_length: int | None = Experiment.max_length
+    settings: FisherPass = field(default_factory=FisherPass)
+    storage: Storage = "float32"
+    previous: Path | None = None
+    gamma: float = 1.0
+    mesh: Literal["none", "data", "fsdp"] = "none"
+    seed: int = 0
+
+    def __post_init__(self):
+        between("gamma", self.gamma, 0.0, 1.0)
+        between("seed", self.seed, 0, MOST_SEED)
+        if self.gamma != 1.0 and self.previous is None:
+            raise InputError("--gamma fades the artefact of an earlier task: give --previous")
+
+
+DEFAULTS = asdict(FisherPass()) | {name: getattr(Request, name) for name in ("storage", "mesh", "seed")}
+"""the settings that request.json names, for files written before there was such a setting"""
+
+
+def measure(
+    request: Request,
+    out: Path,
+    say: Callable[[str], None] = lambda text: None,
+    watch: Callable[[int, int], None] = lambda examples, rows: None,
+) -> None:
+    """Make the artefact in `out`, or go on making it; nothing to do where it is finished.
+
+    `watch(examples, rows)` is told after every batch how many of the rows are done.
+    Errors: InputError for a checkpoint without the head, for data that do not fit it, and for a folder that holds
+    something else; Stopped after SIGTERM or SIGINT, once the pass is saved.
+    """
+    out = Path(local(out, "--out"))
+    checkpoint = models.load(request.model)
+    name = chosen_head(checkpoint, request.head, request.model, "to measure")
+    length = scored_length(request.max_length, {request.model: checkpoint})
+    read = replace(request, max_length=length.tokens)
+    data = prepare(request.original, checkpoint, name, checkpoint.heads[name], read)
+    before = load_previous(request.previous, checkpoint.params) if request.previous else None
+    wanted = _identity(request, checkpoint, data, before)
+    refuse_foreign(out, REQUEST)
+    with StopFlag() as stop, FolderLock(out), unclaimed_if_refused(out, REQUEST):
+        agree(out / REQUEST, wanted, "another Fisher pass", lambda stored: {**DEFAULTS, **stored})
+        if (out / "provenance.json").exists():
+            return
+        for note in (*checkpoint.notes, *length.notes, *data.notes):
+            say(f"note: {note}")
+        mesh, params = _placed(request.mesh, checkpoint.params)
+        context = Context(
+            checkpoint.model,
+            params,
+            tuple(head for head in checkpoint.heads if head != name),
+            data.task,
+            lambda n, size: original_batches(data, n, request.seed, size),
+            note=say,
+            poll=stop.check,
+        )
+        partial = Checkpoints(out / "partial")
+        rows = min(request.settings.samples, wanted["data"]["train_rows"])
+        fisher, task = request.settings.measure(
+            context,
+            key_for(request.seed, "prepare"),
+            mesh=mesh,
+            start=_resumed(partial, context, say),
+            watch=_Saver(partial, stop, lambda examples: watch(examples, rows)),
+        )
+        diagonal, trace, error = fisher.diagonal, fisher.trace, fisher.trace_error
+        if before:
+            diagonal = accumulated(unpack(before[0]), request.gamma, diagonal)
+            trace, error = float(sum_of(diagonal)), None
+        found = {"examples": fisher.examples, "trace": trace, "trace_error": error}
+        sigma = {"sigma": task.sigma} if task.kind == "regression" else {}
+        told = {**wanted, "task": wanted["task"] | sigma, "model": request.model, **found, **environment()}
+        save_fisher(out, diagonal, request.storage, told)
+        shutil.rmtree(partial.folder, ignore_errors=True)
+
+
+def _identity(request: Request, checkpoint: models.Checkpoint, data: TaskData, before: tuple | None) -> dict:
+    """What two calls on one folder must agree in."""
+    task = data.task
+    return {
+        "base_sha256": base_sha256(checkpoint),
+        "task": {"name": task.name, "kind": task.kind, "labels": list(task.labels)},
+        "data": {"source": request.original.source, "train_rows": len(data.splits["train"].ids), **data.identity},
+        **asdict(request.settings),
+        "storage": request.storage,
+        "mesh": request.mesh,
+        "seed": request.seed,
+        "tasks": [*(before[1]["tasks"] if before else []), task.name],
+        "previous": before and {"gamma": request.gamma, "sha256": before[1]["sha256"]},
+    }
+
+
+def _placed(mesh: str, params: Any) -> tuple[jax.sharding.Mesh | None, Any]:
+    """The mesh over all devices, or None, and the parameters as they lie on it."""
+    if mesh == "none":
+        return None, params
+    devices = jax.sharding.Mesh(jax.devices(), ("data",))
+    return devices, fully_sharded(params, devices) if mesh == "fsdp" else params
+
+
+def _resumed(partial: Checkpoints, context: Context, say: Callable[[str], None]) -> Running | None:
+    """The pass as it was last saved, or None."""
+    if not partial.steps():
+        return None
+    like = {
+        path: jax.ShapeDtypeStruct(leaf.shape, jnp.float32)
+        for path, leaf in flatten(context.base).items()
+        if not context.is_fresh(path)
+    }
+    found = partial.restore(unflatten(like))
+    say(f"resuming behind {counted(found.extra['examples'], 'row')}")
+    return Running(found.tree, found.extra["rows"], found.extra["examples"], tuple(found.extra["traces"]))
+
+
+class _Saver:
+    """Saves a pass every SAVE_SECONDS, and stops it, saved, when that is asked for."""
+
+    def __init__(self, partial: Checkpoints, stop: StopFlag, show: Callable[[int], None]):
+        self.partial, self.stop, self.show, self.saved = partial, stop, show, time.monotonic()
+
+    def __call__(self, running: Running) -> None:
+        self.show(running.examples)
+        if self.stop.requested or time.monotonic() - self.saved > SAVE_SECONDS:
+            total, *counts = running
+            self.partial.save(
+                len(running.traces), total, dict(zip(("rows", "examples", "traces"), counts, strict=True))
+            )
+            self.saved = time.monotonic()
+            self.stop.check()

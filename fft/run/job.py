@@ -1,0 +1,159 @@
+"""A Job: everything a run needs before step 1, made from an Experiment."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from fft.core.naming import ORIGINAL, original_names
+from fft.core.seeding import key_for
+from fft.core.tree import Params
+from fft.data import TaskData, TrainBatches
+from fft.data.streams import original_batches, training_batches
+from fft.evaluate.teacher import base_part
+from fft.experiment import Experiment
+from fft.methods import Context
+from fft.models import Checkpoint
+from fft.run.accept import UNLABELLED, Accepted, kept_task
+from fft.run.fillin import pseudo_rows
+from fft.run.heads import fitting_note, make_heads
+from fft.run.prepared import prepared
+from fft.run.restored import restored
+from fft.run.watched import watched
+from fft.training.dual import Watch
+from fft.training.step import PROBE, TrainState, finished_params, make_train_step
+from fft.training.trainable import Trainable, make_trainable, trained_leaves
+
+
+class Job(NamedTuple):
+    """What `run` steps through. The checkpoint's params are the base, every head the run uses included."""
+
+    experiment: Experiment
+    checkpoint: Checkpoint
+    fresh_heads: tuple[str, ...]
+    data: dict[str, TaskData]
+    """"new", "original", "original_2", …, "unlabelled", as far as there are such"""
+    trainable: Trainable
+    aux: Params
+    step: Callable
+    batches: dict[str, TrainBatches]
+    """of every stream that a step reads"""
+    watch: Watch | None
+    """the contract, where there is one"""
+    steps: int
+    identity: dict
+    """hashes of the base weights and of every split: what a resumed run must find again"""
+    notes: tuple[str, ...]
+
+    @property
+    def base(self) -> Params:
+        """θ*, the parameters before step 1."""
+        return self.checkpoint.params
+
+    def finished(self, state: TrainState) -> Params:
+        """The plain parameters that a state stands for, after whatever the method does at the end."""
+        return finished_params(self.experiment.method, self.base, state.result, self.fresh_heads)
+
+    @property
+    def tasks(self) -> dict[str, TaskData]:
+        """The tasks that are scored: "new", and the original ones."""
+        return {name: data for name, data in self.data.items() if name != UNLABELLED}
+
+    @property
+    def tolerances(self) -> dict[str, float]:
+        """The accepted drop of every original task, in units of its score: the contract's where there is one."""
+        names = original_names(self.data)
+        accepted = self.experiment.retention.tolerance if self.watch is None else self.watch.margin
+        return dict(zip(names, np.broadcast_to(accepted, len(names)).tolist(), strict=True))
+
+
+def assemble(
+    accepted: Accepted, directory: Path, poll: Callable[[], None], say: Callable[[str], None] = lambda text: None
+) -> Job:
+    """The job of an accepted experiment; its slow parts (a fitted head, the statistics) are kept in DIRECTORY."""
+    experiment, new = accepted.experiment, accepted.data["new"]
+    checkpoint = _with_heads(accepted, directory / "heads", poll, say)
+    steps = total_steps(experiment, len(new.splits["train"].ids))
+    shares = {"new": 1.0, **experiment.method.streams}
+    batches = training_batches(experiment.optim.step_rows, shares, accepted.streams, steps, experiment.seed)
+    kept = kept_task(experiment, accepted.checkpoint, accepted.streams.get(ORIGINAL))
+    multiplier = trained_leaves(experiment, checkpoint)[1]
+    context = _context(accepted, checkpoint, kept, batches, steps, multiplier, poll)
+    aux, prepared_notes = prepared(experiment, context, accepted.checked, directory, say)
+    watch = None
+    if experiment.budgets:
+        watch, batches[PROBE] = watched(experiment, checkpoint, accepted.originals, steps, directory / "watched", poll)
+    trainable = make_trainable(experiment, checkpoint, aux, steps)
+    step = make_train_step(checkpoint.model, new.task, experiment.method, trainable.tx, multiplier, kept, watch)
+    return Job(
+        experiment,
+        checkpoint,
+        accepted.names.fresh,
+        accepted.data,
+        trainable,
+        aux,
+        step,
+        batches,
+        watch,
+        steps,
+        accepted.identity,
+        (*accepted.notes, *fitting_note(directory / "heads"), *prepared_notes),
+    )
+
+
+def _with_heads(accepted: Accepted, folder: Path, poll: Callable[[], None], say: Callable[[str], None]) -> Checkpoint:
+    """The checkpoint with every head that the run uses; those it lacked are kept in FOLDER."""
+    by_head = {data.task.name: data for data in accepted.originals}
+    seed = accepted.experiment.seed
+
+    def batches(head: str) -> Iterator[dict]:
+        return original_batches(by_head[head], len(by_head[head].splits["train"].ids), seed)
+
+    key = _heads_key(seed, accepted)
+    return make_heads(accepted.checkpoint, accepted.names, accepted.served, batches, key, folder, poll, say)
+
+
+def _context(
+    accepted: Accepted,
+    checkpoint: Checkpoint,
+    kept: Any,
+    batches: dict[str, TrainBatches],
+    steps: int,
+    multiplier: dict[str, float],
+    poll: Callable[[], None],
+) -> Context:
+    """What the method's `prepare` may look at."""
+    original, seed = accepted.streams.get(ORIGINAL), accepted.experiment.seed
+    return Context(
+        checkpoint.model,
+        checkpoint.params,
+        accepted.names.fresh,
+        kept,
+        (lambda n, size: original_batches(original, n, seed, size)) if original else None,
+        {name: len(rows.splits["train"].ids) for name, rows in accepted.streams.items()},
+        accepted.identity["base_sha256"],
+        outputs=lambda stream, part: base_part(checkpoint, kept, part, batches[stream], steps, poll),
+        pseudo_rows=lambda stream, *how: pseudo_rows(checkpoint, kept, batches[stream], steps, *how, poll),
+        restored=restored,
+        steps=steps,
+        is_trained=lambda path: multiplier.get(path, 0.0) != 0.0,
+        poll=poll,
+    )
+
+
+def _heads_key(seed: int, accepted: Accepted) -> jax.Array:
+    """The key of fresh heads. Heads that the base has may have started from the draws of this very seed, and after a
+    short training still be close to them: the base's hash keeps a fresh head from being an old one.
+    """
+    key = key_for(seed, "heads")
+    return jax.random.fold_in(key, int(accepted.identity["base_sha256"][:8], 16)) if accepted.checkpoint.heads else key
+
+
+def total_steps(experiment: Experiment, rows: int) -> int:
+    """Optimizer steps of the run: `steps`, or as many as `epochs` passes over `rows` rows need."""
+    optim = experiment.optim
+    if optim.steps is not None:
+        return optim.steps
+    return max(1, -(-int(optim.epochs * rows) // (optim.batch_size * optim.accumulate)))

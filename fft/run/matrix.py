@@ -1,0 +1,91 @@
+"""What the models of a sequence answer on the test rows of all its tasks, and what sequence.json says."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fft import models
+from fft.core.tree import Params
+from fft.data import TaskData
+from fft.disk.environment import environment
+from fft.disk.files import plain
+from fft.disk.folder import MODEL
+from fft.evaluate.heldout import HeldOut
+from fft.models import Checkpoint
+from fft.run.heads import load_heads
+from fft.stats.intervals import predictions
+from fft.stats.metrics import METRICS
+from fft.stats.retention import overall
+from fft.stats.transfer import Answered, matrix_of, measures
+
+NO_FORWARD = (
+    "no forward transfer: with a head of its own a task has no score before it is learned; --head shared has one"
+)
+SHARED_START = "row base: the shared head as the first task found it, before a step was taken"
+
+
+def told(request: Any, data: dict[str, TaskData], base: Checkpoint, stages: list[dict], out: Path) -> dict:
+    """What sequence.json says of a fft.run.sequence.Request whose stages have these records."""
+    answered = _answered(request, data, base, out)
+    found = measures(answered)
+    kept = [stage["verdict"]["outcome"] for stage in stages if stage["verdict"]]
+    lost = ["fail" for stage in stages if stage["contract"] and not stage["contract"]["met"]]
+    fresh = request.head == "shared" and next(iter(data.values())).task.name not in base.heads
+    notes = [*base.notes] + [SHARED_START] * fresh + [NO_FORWARD] * (request.head == "new")
+    notes += next(iter(data.values())).tokenizer_notes
+    notes += [f"{name}: {note}" for name, task in data.items() for note in task.warnings]
+    return plain(
+        {
+            "name": request.method.label,
+            "outcome": overall([*kept, *lost] or ["pass"]),
+            "plan": request.to_json(),
+            "tasks": [
+                {"name": name, "source": given.source, "head": task.task.name, "metric": task.task.metric}
+                | {"n": len(task.splits["test"].ids), "sha256": task.identity["test"]["sha256"]}
+                for (name, task), given in zip(data.items(), request.tasks, strict=True)
+            ],
+            "rows": ["base", *(f"after {name}" for name in data)],
+            "matrix": matrix_of(answered),
+            **{name: estimate and estimate._asdict() for name, estimate in found.items()},
+            "stages": [
+                _stage(stage, number, [given.source for given in request.original] + list(data)[: number - 1])
+                for number, stage in enumerate(stages, 1)
+            ],
+            "notes": notes,
+            "seconds": sum(stage["seconds"]["total"] for stage in stages),
+            **environment(),
+        }
+    )
+
+
+def _stage(record: dict, number: int, earlier: list[str]) -> dict:
+    """What sequence.json says of a stage, whose original tasks are the `earlier` ones; all of it is in the stage's own
+    run.json. "lost" has the drop of those that failed.
+    """
+    wanted = ("name", "kept_step", "verdict", "verdicts", "contract", "notes")
+    verdicts = zip(earlier, record["verdicts"].values(), strict=True)
+    lost = {task: verdict["drop"] for task, verdict in verdicts if verdict["outcome"] == "fail"}
+    return {"folder": f"stage-{number}", "seconds": record["seconds"]["total"], "lost": lost} | {
+        name: record[name] for name in wanted
+    }
+
+
+def _answered(request: Any, data: dict[str, TaskData], base: Checkpoint, out: Path) -> list[Answered]:
+    """What the base and the model of each stage say of every task that they have a head for."""
+    held = HeldOut(base.model, data)
+    shared = request.head == "shared"
+    first = load_heads(base, out / "stage-1" / "heads").params if shared else base.params
+    said: dict[str, list[np.ndarray | None]] = {name: [] for name in data}
+    for row in range(len(data) + 1):
+        params = models.load(str(out / f"stage-{row}" / MODEL)).params if row else first
+        known = [name for at, name in enumerate(data, 1) if shared or at <= row]
+        logits = held.logits(_with_heads(params, data, known), "test", known)
+        for name, task in data.items():
+            said[name].append(predictions(task.task.kind, logits[name]) if name in known else None)
+    return [Answered(METRICS[task.task.metric], task.splits["test"].labels, said[name]) for name, task in data.items()]
+
+
+def _with_heads(params: Params, data: dict[str, TaskData], names: list[str]) -> Params:
+    """The parameters with the heads of some tasks alone: trees that have the same heads share a program."""
+    return {**params, "heads": {data[name].task.name: params["heads"][data[name].task.name] for name in names}}

@@ -1,0 +1,119 @@
+"""Scoring a run's tasks: both on a fixed validation probe while training, both on their test splits around it.
+
+`scored_logits` scores the test rows of any checkpoint and task.
+"""
+
+import hashlib
+from collections.abc import Callable, Collection
+from typing import NamedTuple
+
+import numpy as np
+
+from fft.core.naming import ORIGINAL
+from fft.core.tree import Params
+from fft.data import Encoded, TaskData, bucket_lengths, eval_batches
+from fft.data.streams import PROBE_SEED, chosen_rows
+from fft.evaluate.predict import MOST_LENGTHS, SCORE_BATCH, make_predict, predict
+from fft.models.identity import base_sha256
+from fft.run.job import Job
+from fft.stats import retention
+from fft.stats.budget import JUDGED
+from fft.stats.intervals import Change, Interval, change_between, first_score, interval, predictions
+from fft.stats.metrics import METRICS, Metric
+
+BEYOND = 1e6  # what a drop beyond the contract costs in the combined score: no new score makes up for it
+
+
+class Tested(NamedTuple):
+    """A task on its test split: what happened to its score, and the score at the end with an interval of its own."""
+
+    change: Change
+    score: Interval
+
+
+class Scorer:
+    """Scores parameters on a job's tasks; one compiled program a head and padded length."""
+
+    def __init__(self, job: Job, poll: Callable[[], None]):
+        self.job, self.poll = job, poll
+        size = job.experiment.retention.probe
+        self._probes = self._validation(size)
+        self._judged = {} if job.watch is None else self._validation(JUDGED)
+        # The same lengths for both tasks: what one head has compiled serves the other task too where it is shared.
+        scored = [*self._probes.values(), *self._judged.values(), *(data.splits["test"] for data in job.tasks.values())]
+        self._lengths = bucket_lengths(np.concatenate([rows.lengths() for rows in scored]), MOST_LENGTHS)
+        heads = {data.task.name for data in job.tasks.values()}
+        self._predictors = {head: make_predict(job.checkpoint.model, head, self._lengths) for head in heads}
+
+    def _validation(self, most: int) -> dict[str, Encoded]:
+        """At most so many of each task's validation rows, the same ones in every run."""
+        splits = {name: data.splits["validation"] for name, data in self.job.tasks.items()}
+        return {name: rows.take(chosen_rows(len(rows.ids), most, PROBE_SEED)) for name, rows in splits.items()}
+
+    def metric(self, name: str) -> Metric:
+        """The metric of a task of the job."""
+        return METRICS[self.job.tasks[name].task.metric]
+
+    def probe(self, params: Params, base: dict | None) -> dict:
+        """{'new', 'original', …, 'combined'} on the probe; `base` is the same of the base model, None for itself.
+
+        What the original tasks lost beyond their tolerances adds up in the combined score. A fresh head has no score
+        before it is trained: the base's new score is None, and counts as worse than any. Does not listen for a stop:
+        the state it scores is saved with its score, or not at all.
+        """
+        scores: dict[str, float | None] = {"new": None, ORIGINAL: None}
+        untrained = ("new",) if base is None and self.job.fresh_heads else ()
+        probes = {name: rows for name, rows in self._probes.items() if name not in untrained}
+        scores |= self._scores(params, probes, lambda: None)
+        weight = self.job.experiment.retention.drop_weight if self.job.watch is None else BEYOND
+        combined = retention.below_all(self.metric("new")) if untrained else self._signed("new", scores)
+        for name, tolerance in self.job.tolerances.items():
+            now, before = self._signed(name, scores), self._signed(name, base or scores)
+            combined = retention.combined_score(combined, now, before, weight, tolerance)
+        return {**scores, "combined": retention.combined_score(combined, None, None, weight, 0.0)}
+
+    def judge(self, params: Params, tasks: Collection[str]) -> dict[str, float]:
+        """The scores of tasks of the job on up to JUDGED validation rows of each, for a run under a contract."""
+        return self._scores(params, {name: self._judged[name] for name in tasks}, self.poll)
+
+    def _scores(self, params: Params, chosen: dict[str, Encoded], poll: Callable[[], None]) -> dict[str, float]:
+        found = {}
+        for name, rows in chosen.items():
+            metric = self.metric(name)
+            logits = self._logits(params, self.job.tasks[name], rows, poll)
+            found[name] = float(metric.function(rows.labels, predictions(metric.kind, logits)))
+        return found
+
+    def test(self, params: Params) -> dict[str, np.ndarray]:
+        """The logits [N, C] of each task's test split."""
+        return {
+            name: self._logits(params, data, data.splits["test"], self.poll) for name, data in self.job.tasks.items()
+        }
+
+    def base_test(self, known: dict[str, dict]) -> dict[str, np.ndarray]:
+        """`test` of the base, looked up in `known` or put there for the next run on the same base, heads and rows."""
+        digest = hashlib.sha256(repr((base_sha256(self.job.checkpoint), self.job.checkpoint.raw_config)).encode())
+        for name, data in self.job.tasks.items():
+            test = data.splits["test"]
+            digest.update(repr((name, data.task.name, test.lengths().tolist(), self._lengths)).encode())
+            digest.update(np.concatenate([*test.ids, *test.types]))
+        key = digest.hexdigest()
+        if key not in known:
+            known[key] = self.test(self.job.base)
+        return known[key]
+
+    def tested(self, name: str, before: np.ndarray, after: np.ndarray) -> Tested:
+        """A task from its test logits before and after; a fresh head has no before."""
+        metric, labels = self.metric(name), self.job.tasks[name].splits["test"].labels
+        guesses = predictions(metric.kind, after)
+        fresh = name == "new" and self.job.fresh_heads
+        change = first_score(metric, labels, guesses) if fresh else change_between(metric, labels, before, after)
+        return Tested(change, interval(metric, labels, guesses))
+
+    def _signed(self, name: str, scores: dict) -> float:
+        """A score with higher better, whatever the metric."""
+        return self.metric(name).sign * scores[name]
+
+    def _logits(self, params: Params, data: TaskData, rows: Encoded, poll: Callable[[], None]) -> np.ndarray:
+        batches = eval_batches(rows, SCORE_BATCH, self._lengths, data.pad_id)
+        return predict(self._predictors[data.task.name], params, batches, len(rows.ids), poll)

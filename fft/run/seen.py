@@ -1,0 +1,142 @@
+"""Which rows a model has seen: those it was trained on, and those that chose the step it keeps, by its runs' records.
+
+A run leaves RUN/rows/: the 16-byte keys (fft.data.text_keys) of both kinds. A merged or repaired model, and a run that
+went on from another one's model, are asked through the folders that their records name.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fft.core.naming import ORIGINAL, agreeing, counted, original_names
+from fft.disk.artefact import load_artefact, save_artefact
+from fft.disk.files import read_object
+from fft.disk.folder import ADAPTER, EXPERIMENT, MODEL, ROWS
+from fft.run.heads import fitting_note
+from fft.run.job import Job
+
+FINISHED, MERGED, REPAIRED = "run.json", "merge.json", "repair.json"
+TRAINED, CHOOSING = "trained", "choosing"
+
+
+def save_rows(job: Job, directory: Path) -> None:
+    """Write RUN/rows/: the keys of the rows that the run was trained on, and of those that chose what it keeps."""
+    experiment, originals = job.experiment, original_names(job.data)
+    method, settings = experiment.method, experiment.retention
+    read = (
+        ORIGINAL in method.streams or method.needs_original or experiment.budgets or fitting_note(directory / "heads")
+    )
+    trained = [name for name in job.data if read or name not in originals]
+    chooses = settings.keep == "best" or settings.patience or experiment.budgets
+    keys = {
+        TRAINED: [key for name in trained for key in job.data[name].keys["train"]],
+        CHOOSING: [key for name in job.tasks for key in job.data[name].keys["validation"]] if chooses else [],
+    }
+    tree = {kind: np.frombuffer(b"".join(found), np.uint8).reshape(-1, 16) for kind, found in keys.items()}
+    save_artefact(directory / ROWS, tree, {"keys": "blake2b of the text, 16 bytes"})
+
+
+class Scored(NamedTuple):
+    """Rows that are to be scored: their texts' keys, and the source and hash that a record would name them by."""
+
+    keys: Sequence[bytes]
+    source: str
+    sha256: str
+    held_out: bool
+    """whether they are those that `fft tune` holds out for its test"""
+    flag: str
+    """the flag that names other rows of the task, in advice"""
+
+
+def seen_notes(models: Iterable[str], rows: Scored) -> list[str]:
+    """What is to be said of rows that are scored, one sentence for each run behind the models that has seen some.
+
+    Of a run from before there were RUN/rows/ it is said where it had this source, and other rows of it as its test.
+    """
+    runs: dict[Path, str] = {}
+    notes: list[str] = []
+    for model in models:
+        for run in _runs_behind(model):
+            if isinstance(run, Missing):
+                notes.append(
+                    f"the record of {run.child} names {run.parent}, which is not there: whether it was trained on "
+                    "these rows is not known"
+                )
+            else:
+                runs.setdefault(run.resolve(), str(run))
+    notes += (note for run in runs.values() if (note := _note(Path(run), rows)))
+    return list(dict.fromkeys(notes))
+
+
+class Missing(NamedTuple):
+    """A model that a record names and that is gone."""
+
+    child: str
+    parent: str
+
+
+def _runs_behind(model: str, met: frozenset[Path] = frozenset()) -> Iterator[Path | Missing]:
+    """The finished runs that a model's weights come from."""
+    folder = Path(model)
+    if folder.name in (MODEL, ADAPTER) and any((folder.parent / name).is_file() for name in (FINISHED, REPAIRED)):
+        folder = folder.parent
+    if folder.resolve() in met:
+        return
+    met |= {folder.resolve()}
+    if (folder / FINISHED).is_file():
+        yield folder
+    for parent in _parents(folder):
+        if Path(parent).exists():
+            yield from _runs_behind(parent, met)
+        elif not parent.startswith("hf:"):
+            yield Missing(str(folder), parent)
+
+
+def _parents(folder: Path) -> list[str]:
+    """The models that one was made from, as its record names them."""
+    if (folder / FINISHED).is_file():
+        base = read_object(folder / EXPERIMENT)["model"]
+        return [base] if Path(base).exists() else []  # most bases are plain checkpoints, and free to go
+    for name in (MERGED, REPAIRED):
+        if (folder / name).is_file():
+            told = read_object(folder / name)
+            return [each["folder"] for each in (told["base"], *_listed(told["tuned"]))]
+    return []
+
+
+def _listed(tuned: Any) -> list[dict[str, Any]]:
+    return tuned if isinstance(tuned, list) else [tuned]
+
+
+def _note(run: Path, rows: Scored) -> str | None:
+    """What a run says of the rows, if anything."""
+    if not (run / ROWS).is_dir():
+        return _old_note(run, rows)
+    tree, _ = load_artefact(run / ROWS)
+    known = {kind: {key.tobytes() for key in np.asarray(tree[kind])} for kind in (TRAINED, CHOOSING)}
+    trained, choosing = (sum(key in known[kind] for key in rows.keys) for kind in (TRAINED, CHOOSING))
+    said = [f"{trained:,} {agreeing(trained, 'was', 'were')} trained on in {run}"] if trained else []
+    if choosing:
+        said.append(f"{choosing:,} chose the step that {'it' if trained else run} keeps")
+    if not said:
+        return None
+    of_these = f"of these {counted(len(rows.keys), 'row')} {' and '.join(said)}"
+    return f"{of_these}, so the score says little of other texts: {_advice(rows)}"
+
+
+def _old_note(run: Path, rows: Scored) -> str | None:
+    tasks = [told for told in read_object(run / FINISHED)["data"].values() if told["source"] == rows.source]
+    hashes = {told["splits"].get("test", {}).get("sha256") for told in tasks}
+    if not tasks or rows.sha256 in hashes:
+        return None
+    return (
+        f"{run} had {rows.source} among its data, and these are not the rows that it held out for its test; a run "
+        f"folder of its age does not say how many it was trained on: {_advice(rows)}"
+    )
+
+
+def _advice(rows: Scored) -> str:
+    others = f"name rows that it has not seen with {rows.flag}"
+    return others if rows.held_out else f"give --held-out, or {others}"

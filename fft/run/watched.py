@@ -1,0 +1,126 @@
+"""What a run under a contract is watched by: held-out original rows, and what the base is worth on each."""
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from fft.core.errors import InputError, UndecidableError
+from fft.core.naming import counted
+from fft.core.settings import alone
+from fft.data import Encoded, TaskData, TrainBatches, bucket_lengths, joined, together
+from fft.data.streams import PROBE_SEED, chosen_rows, most_lengths
+from fft.disk.artefact import load_artefact, save_artefact
+from fft.evaluate.teacher import base_part
+from fft.experiment import Experiment
+from fft.models import Checkpoint
+from fft.stats.budget import JUDGED, Budget
+from fft.stats.intervals import predictions
+from fft.stats.metrics import METRICS
+from fft.training.dual import PROBED, Watch
+
+
+class ProbeBatches(TrainBatches):
+    """Batches of up to PROBED held-out rows of each original task, with "before" float32 [B], what the base was worth
+    on each row; padded to at most `most` lengths.
+    """
+
+    before: np.ndarray
+
+    def __init__(self, parts: Sequence[Encoded], seed: int, most: int, pad_id: int):
+        whole = joined(parts)
+        lengths = bucket_lengths(whole.lengths(), most)
+        sizes = [min(PROBED, len(part.ids)) for part in parts]
+        self._parts = [TrainBatches(p, size, seed, lengths, pad_id) for p, size in zip(parts, sizes, strict=True)]
+        self._starts = np.cumsum([0, *(len(part.ids) for part in parts[:-1])])
+        super().__init__(whole, sum(sizes), seed, lengths, pad_id)
+
+    def __len__(self) -> int:
+        """Batches until every row was seen."""
+        return max(len(part) for part in self._parts)
+
+    def rows(self, index: int) -> np.ndarray:
+        pairs = zip(self._starts, self._parts, strict=True)
+        return np.concatenate([start + part.rows(index) for start, part in pairs])
+
+    def batch(self, index: int) -> dict[str, np.ndarray]:
+        batch = super().batch(index)
+        return {**batch, "before": self.before[batch["row"]]}
+
+
+def check_budget(max_drop: str, original: TaskData) -> None:
+    """Refuse a budget that no drop could exceed, and one that the held-out rows are too few to see.
+
+    Errors: UndecidableError where the held-out rows show no drop at all: the score is not defined on them.
+    """
+    budget, metric = Budget.parse(max_drop), METRICS[original.task.metric]
+    if math.isfinite(metric.bounds[1]):
+        budget.biting_margin(metric, metric.bounds[1])
+    _refuse_one_value(max_drop, original)
+    rows, least = len(original.splits["validation"].ids), math.ceil(1 / budget.amount)
+    if original.task.kind == "classification" and rows < least:
+        raise InputError(
+            f"--max-drop {max_drop}: the original task has {counted(rows, 'validation row')}, one of them is a drop of "
+            f"{1 / rows:.3g}; it takes at least {least} of them to see {max_drop}. Give more, --original.validation "
+            "names a file of them, or a larger budget"
+        )
+
+
+def _refuse_one_value(max_drop: str, original: TaskData) -> None:
+    """Refuse held-out rows on which the score is not defined; a regression of one target has no scale either."""
+    labels, metric = original.splits["validation"].labels, METRICS[original.task.metric]
+    labels = labels[chosen_rows(len(labels), JUDGED, PROBE_SEED)]
+    reason = metric.undefined(labels)
+    if not reason and original.task.kind == "regression" and np.ptp(labels) == 0:
+        reason = f"all {len(labels):,} rows have the target {labels[0]:g}"
+    if reason:
+        raise UndecidableError(
+            f"--max-drop {max_drop}: the validation rows of the original task cannot show a drop: {reason}. Give "
+            "labelled rows that differ, --original.validation names a file of them, or leave --max-drop out"
+        )
+
+
+def watched(
+    experiment: Experiment,
+    checkpoint: Checkpoint,
+    originals: Sequence[TaskData],
+    steps: int,
+    folder: Path,
+    poll: Callable[[], None],
+) -> tuple[Watch, ProbeBatches]:
+    """What the contract is watched by: the rows of every original task that will judge its points, with the base's
+    credit, kept in FOLDER.
+    """
+    splits = [data.splits["validation"] for data in originals]
+    parts = [rows.take(chosen_rows(len(rows.ids), JUDGED, PROBE_SEED)) for rows in splits]
+    batches = ProbeBatches(parts, experiment.seed, most_lengths(steps), originals[0].pad_id)
+    rows, task = batches.encoded, together(originals).task
+    spread = float(np.var(rows.labels))
+    if not (folder / "provenance.json").exists():
+        logits = base_part(checkpoint, task, "logits", batches, len(batches), poll)
+        before = task.credit(jnp.asarray(logits), jnp.asarray(rows.labels), spread)
+        ends = np.cumsum([len(part.ids) for part in parts])
+        scores = [
+            _score(data.task, part.labels, said)
+            for data, part, said in zip(originals, parts, np.split(logits, ends[:-1]), strict=True)
+        ]
+        budgets = map(Budget.parse, experiment.budgets)
+        margins = [
+            budget.biting_margin(METRICS[data.task.metric], score)
+            for budget, data, score in zip(budgets, originals, scores, strict=True)
+        ]
+        told = {"score": alone(scores), "margin": alone(margins), "rows": alone([len(part.ids) for part in parts])}
+        save_artefact(folder, {"before": before}, told)
+    tree, told = load_artefact(folder)
+    batches.before = np.asarray(tree["before"])
+    margin = told["margin"]
+    scores = tuple(np.atleast_1d(told["score"]).tolist())
+    return Watch(task, tuple(margin) if isinstance(margin, list) else margin, spread, steps, scores), batches
+
+
+def _score(task: Any, labels: np.ndarray, logits: np.ndarray) -> float:
+    metric = METRICS[task.metric]
+    return float(metric.function(labels, predictions(metric.kind, logits)))

@@ -1,1 +1,0 @@
-"""Tasks one after the other."""

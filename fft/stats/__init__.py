@@ -1,0 +1,1 @@
+"""Numbers on plain arrays and records: metrics, intervals, verdicts, budgets, fronts, forgetting."""

@@ -1,0 +1,254 @@
+"""Scores, their intervals, and the paired change between two models on the same examples.
+
+Everything here works on plain arrays of labels and predictions of N examples; only `make_predict` knows the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from fft.core.errors import InputError
+from fft.stats.metrics import Metric
+
+LEVEL = 0.95
+RESAMPLES = 10_000
+MOST_DRAWS = 20_000_000  # resamples x examples; past 2,000 examples fewer resamples are drawn, never under 1,000
+BATCH_DRAWS = 100_000  # resamples x examples held at a time: fits the cache, bounds the memory
+
+
+class Interval(NamedTuple):
+    """A score of n examples and its 95 % interval, in the metric's own unit; nan for the ends where there is none."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+class Change(NamedTuple):
+    """What happened to a score between two models on the same n examples.
+
+    before and after are in the metric's unit; change, low, high are signed so that + is better (for rmse, change =
+    before - after). mcnemar_p is the exact two-sided p of McNemar's test for accuracy, None for other metrics.
+    changed counts the examples whose prediction differs, None for regression. undefined says why the score is not
+    defined on these examples, None where it is; change, low and high are nan then. before is nan as well where there
+    was no model before.
+    """
+
+    metric: str
+    before: float
+    after: float
+    change: float
+    low: float
+    high: float
+    n: int
+    mcnemar_p: float | None = None
+    changed: int | None = None
+    undefined: str | None = None
+
+
+# ---------------------------------------------------------------- predictions
+
+
+def predictions(kind: str, logits: np.ndarray) -> np.ndarray:
+    """logits [N, C] -> class numbers int32 [N], or for regression (C = 1) the values [N] in float64.
+
+    A row with a logit that is not finite predicts class -1, which is never right.
+    """
+    if kind == "regression":
+        return np.asarray(logits, np.float64)[:, 0]
+    finite = np.isfinite(logits).all(-1)
+    return np.where(finite, np.argmax(logits, axis=-1), -1).astype(np.int32)
+
+
+# ---------------------------------------------------------------- intervals
+
+
+def interval(metric: Metric, labels: np.ndarray, predictions: np.ndarray, seed: int = 0) -> Interval:
+    """The score of labels, predictions [N] with its 95 % percentile bootstrap interval (scipy.stats.bootstrap).
+
+    A bootstrap of 20 right answers out of 20 says [1, 1]. For class predictions the interval is therefore never
+    narrower than `unseen` on either side (for 20 of 20: [.832, 1], the exact binomial interval), within the metric's
+    bounds. A score that is not defined on these labels (`Metric.undefined`), a real-valued task of one example, or one
+    with a value that is not finite, gets nan for both ends.
+
+    >>> from fft.stats.metrics import METRICS
+    >>> interval(METRICS["accuracy"], np.ones(20, int), np.ones(20, int))
+    Interval(value=1.0, low=0.8315665290169146, high=1.0, n=20)
+    """
+    labels, (predictions,) = _checked(labels, predictions)
+    value = float(metric.function(labels, predictions))
+    if metric.undefined(labels):
+        return Interval(value, float("nan"), float("nan"), len(labels))
+    low, high = _bootstrap(metric, metric.function, (labels, predictions), value, seed)
+    if metric.kind == "classification":
+        floor = unseen(metric, labels, predictions)
+        low, high = min(low, value - floor), max(high, value + floor)
+    return Interval(value, *(float(end) for end in np.clip((low, high), *metric.bounds)), len(labels))
+
+
+def paired_change(metric: Metric, labels: np.ndarray, before: np.ndarray, after: np.ndarray, seed: int = 0) -> Change:
+    """The change of a score from predictions before [N] to after [N] on the same labels [N], + is better.
+
+    The 95 % interval resamples examples, so that what both models find hard cancels (paired percentile bootstrap).
+    Where few predictions differ a bootstrap is too sure of itself: with none it says [0, 0]. For class predictions
+    the interval is never narrower than `unseen` on either side: 20 unchanged answers give a change of 0 with
+    [-.168, .168], and it takes 368 of them to show a drop within .01. Real-valued predictions that agree to the last
+    bit on every example do not so agree by chance, and [0, 0] stands. Where the score is not defined, on labels that do
+    not vary or because the predictions `before` do not, the change is nan.
+
+    McNemar's exact p (accuracy only): of the examples that one model alone has right, is either model's share beyond
+    a fair coin's? 1 where there is no such example.
+
+    References: McNemar 1947; Hanley and Lippman-Hand 1983 (nothing seen in n); Efron and Tibshirani 1993, ch. 13.
+    """
+    labels, (before, after) = _checked(labels, before, after)
+    scores = float(metric.function(labels, before)), float(metric.function(labels, after))
+    if reason := metric.undefined(labels) or _orders_nothing(metric, before):
+        return _undefined(metric, scores, len(labels), reason)
+    change = metric.sign * (scores[1] - scores[0])
+
+    def difference(labels: np.ndarray, before: np.ndarray, after: np.ndarray) -> np.ndarray:
+        return metric.sign * (metric.function(labels, after) - metric.function(labels, before))
+
+    low, high = _bootstrap(metric, difference, (labels, before, after), change, seed)
+    changed = None
+    if metric.kind == "classification":
+        changed = int((before != after).sum())
+        floor = unseen(metric, labels, before)
+        low, high = min(low, change - floor), max(high, change + floor)
+    p = mcnemar_p(labels, before, after) if metric.name == "accuracy" else None
+    return Change(metric.name, *scores, change, float(low), float(high), len(labels), p, changed)
+
+
+def change_between(metric: Metric, labels: np.ndarray, before: np.ndarray, after: np.ndarray) -> Change:
+    """`paired_change` of two models' logits before, after [N, C]; `unchanged` where they agree bit for bit."""
+    if np.array_equal(before, after):
+        return unchanged(metric, labels, predictions(metric.kind, before))
+    return paired_change(metric, labels, predictions(metric.kind, before), predictions(metric.kind, after))
+
+
+def first_score(metric: Metric, labels: np.ndarray, after: np.ndarray) -> Change:
+    """The score of predictions after [N] where nothing was there before: no change, and nothing to compare with."""
+    labels, (after,) = _checked(labels, after)
+    nothing = float("nan")
+    score = float(metric.function(labels, after))
+    return Change(
+        metric.name, nothing, score, nothing, nothing, nothing, len(labels), undefined=metric.undefined(labels)
+    )
+
+
+def unchanged(metric: Metric, labels: np.ndarray, predictions: np.ndarray) -> Change:
+    """The change of a model none of whose parameters were trained: exactly 0, by construction and not by sampling."""
+    labels, (predictions,) = _checked(labels, predictions)
+    score = float(metric.function(labels, predictions))
+    if reason := metric.undefined(labels) or _orders_nothing(metric, predictions):
+        return _undefined(metric, (score, score), len(labels), reason)
+    p = 1.0 if metric.name == "accuracy" else None
+    return Change(
+        metric.name, score, score, 0.0, 0.0, 0.0, len(labels), p, 0 if metric.kind == "classification" else None
+    )
+
+
+def _orders_nothing(metric: Metric, before: np.ndarray) -> str | None:
+    """Why the base's score of real-valued predictions is no measurement: they are one value; None where they vary."""
+    if metric.kind != "regression" or not metric.by_variation or np.ptp(before) != 0:
+        return None
+    return f"the base predicts {before[0]:g} for every row: its {metric.name} is 0 by definition"
+
+
+def _undefined(metric: Metric, scores: tuple[float, float], n: int, reason: str) -> Change:
+    return Change(metric.name, *scores, *(float("nan"),) * 3, n, undefined=reason)
+
+
+def unseen_rate(n: int) -> float:
+    """1 - .025^(1/n): the most frequent a thing can be that was seen in 0 of n examples; about 3.7 / n.
+
+    The upper end of the exact 95 % binomial interval (Clopper and Pearson 1934) for 0 of n.
+    """
+    return 1 - ((1 - LEVEL) / 2) ** (1 / n)
+
+
+def unseen(metric: Metric, labels: np.ndarray, predictions: np.ndarray) -> float:
+    """How far predictions of a sort not seen once in N class predictions may still move the score.
+
+    unseen_rate(N) times the `leverage` of an example.
+    """
+    return unseen_rate(len(labels)) * leverage(metric, labels, predictions)
+
+
+def leverage(metric: Metric, labels: np.ndarray, predictions: np.ndarray) -> float:
+    """N e, with e the mean, over the examples that are right, of how far the score moves when that one goes wrong.
+
+    For accuracy, and where no example is right, 1.
+    """
+    n = len(labels)
+    classes, first, count = np.unique(
+        np.where(labels == predictions, labels, labels.min() - 1), return_index=True, return_counts=True
+    )
+    right = classes >= labels.min()
+    if not right.any():
+        return 1.0
+    spoiled = np.repeat(predictions[None], right.sum(), axis=0)
+    values = np.unique(np.concatenate([labels, predictions]))
+    for row, (example, label) in zip(spoiled, zip(first[right], classes[right], strict=True), strict=True):
+        others = values[values != label]
+        row[example] = others[0] if len(others) else label + 1
+    moved = np.abs(
+        metric.function(np.broadcast_to(labels, spoiled.shape), spoiled) - metric.function(labels, predictions)
+    )
+    return float(n * np.average(moved, weights=count[right]))
+
+
+def mcnemar_p(labels: np.ndarray, before: np.ndarray, after: np.ndarray) -> float:
+    """McNemar's exact two-sided p for labels, before, after [N]; 1 where no example separates the models."""
+    from scipy.stats import binomtest
+
+    lost = int(((before == labels) & (after != labels)).sum())
+    gained = int(((before != labels) & (after == labels)).sum())
+    return float(binomtest(lost, lost + gained, 0.5).pvalue) if lost + gained else 1.0
+
+
+def _checked(labels: np.ndarray, *predicted: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
+    """The labels and predictions as arrays [N] of one length; InputError where there is nothing to score."""
+    labels = np.asarray(labels)
+    if labels.ndim != 1 or not len(labels):
+        raise InputError(f"expected at least one example to score, got labels of shape {labels.shape}")
+    predicted = [np.asarray(values) for values in predicted]
+    for values in predicted:
+        if values.shape != labels.shape:
+            raise ValueError(f"expected predictions of shape {labels.shape}, got {values.shape}")
+    return labels, predicted
+
+
+def _bootstrap(
+    metric: Metric, statistic: Callable, data: tuple[np.ndarray, ...], value: float, seed: int
+) -> tuple[float, float]:
+    """The 95 % percentile interval of statistic(*data) over resampled examples; data are arrays [N]."""
+    from scipy.stats import bootstrap
+
+    n = len(data[0])
+    if metric.kind == "regression" and (n < 2 or not all(np.isfinite(values).all() for values in data)):
+        return float("nan"), float("nan")
+    if n < 2:
+        return value, value
+    if metric.by_order:
+        data = tuple(np.unique(values, return_inverse=True)[1].astype(np.int32) for values in data)
+    elif metric.kind == "classification":
+        data = tuple(values.astype(np.int32) for values in data)
+    result = bootstrap(
+        data,
+        lambda *resampled, axis: statistic(*resampled),
+        paired=True,
+        vectorized=True,
+        axis=-1,
+        n_resamples=int(np.clip(MOST_DRAWS // n, 1_000, RESAMPLES)),
+        batch=max(1, BATCH_DRAWS // n),
+        method="percentile",
+        confidence_level=LEVEL,
+        rng=np.random.default_rng(seed),
+    )
+    return result.confidence_interval

@@ -1,0 +1,161 @@
+"""The scores a task can be judged by, each vectorised over leading axes so that a bootstrap is one call.
+
+Classification metrics take class numbers (integers), regression metrics real numbers; each agrees with scikit-learn
+or scipy, degenerate samples included, save where its docstring says otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from fft.core.errors import InputError
+
+
+class Metric(NamedTuple):
+    """A score of N predictions.
+
+    kind is 'classification' (labels and predictions are class numbers) or 'regression' (real numbers); sign is +1
+    where higher is better and -1 where lower is; bounds are the lowest and highest value the score can take;
+    function(labels [..., N], predictions [..., N]) -> [...] is vectorised over the leading axes. by_order: only the
+    order of the values counts, so that a bootstrap may hand over small integers in their place, which is far quicker.
+    by_variation: it measures how predictions vary with the labels, and is 0 by convention where all labels are equal.
+    """
+
+    name: str
+    kind: str
+    sign: int
+    bounds: tuple[float, float]
+    function: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    by_order: bool = False
+    by_variation: bool = False
+
+    def undefined(self, labels: np.ndarray) -> str | None:
+        """Why the score of predictions for these labels [N] says nothing, whatever is predicted; None where it does.
+
+        >>> METRICS["pearson"].undefined(np.full(60, -1.0)), METRICS["rmse"].undefined(np.full(60, -1.0))
+        ('all 60 rows have the target -1: pearson is 0 by definition and cannot drop', None)
+        """
+        if not self.by_variation or not len(labels) or np.ptp(labels) > 0:
+            return None
+        value = f"have the target {labels[0]:g}" if self.kind == "regression" else "are of one class"
+        rows = f"all {len(labels):,} rows {value}" if len(labels) > 1 else "there is one row"
+        return f"{rows}: {self.name} is 0 by definition and cannot drop"
+
+
+def accuracy(labels: np.ndarray, predictions: np.ndarray) -> np.ndarray:
+    """The share of the N examples predicted right: labels, predictions [..., N] -> [...]."""
+    return np.mean(labels == predictions, axis=-1)
+
+
+def macro_f1(labels: np.ndarray, predictions: np.ndarray) -> np.ndarray:
+    """The mean over classes of F1 = 2 TP / (labelled + predicted): labels, predictions [..., N] -> [...].
+
+    The classes are those that occur in the labels or the predictions of that sample, as in scikit-learn: a class
+    missing from a resample altogether does not count, one that is only labelled or only predicted counts as 0.
+    """
+    labelled, predicted, right = _class_counts(labels, predictions)
+    occurs = labelled + predicted
+    f1 = 2 * right / np.maximum(occurs, 1)
+    return f1.sum(-1) / (occurs > 0).sum(-1)
+
+
+def mcc(labels: np.ndarray, predictions: np.ndarray) -> np.ndarray:
+    """Matthews' correlation for C >= 2 classes (Gorodkin 2004): labels, predictions [..., N] -> [...].
+
+    (N right - sum_c l_c p_c) / sqrt((N^2 - sum_c p_c^2)(N^2 - sum_c l_c^2)) with l_c labelled and p_c predicted as
+    c. 0 where labels or predictions are of one class only, as in scikit-learn.
+    """
+    labelled, predicted, right = _class_counts(labels, predictions)
+    n = float(np.shape(labels)[-1])
+    above = n * right.sum(-1) - (labelled * predicted).sum(-1)
+    below = (n**2 - (predicted**2).sum(-1)) * (n**2 - (labelled**2).sum(-1))
+    return np.where(below > 0, above / np.sqrt(np.where(below > 0, below, 1.0)), 0.0)
+
+
+def pearson(labels: np.ndarray, predictions: np.ndarray) -> np.ndarray:
+    """The linear correlation: labels, predictions [..., N] -> [...].
+
+    0 where the labels or the predictions are constant (scipy says nan): such a model orders nothing, and a resample
+    of one repeated example must not poison an interval. nan where a value is not finite.
+    """
+    x = labels - np.mean(labels, axis=-1, keepdims=True)
+    y = predictions - np.mean(predictions, axis=-1, keepdims=True)
+    below = np.sqrt(np.einsum("...n,...n->...", x, x) * np.einsum("...n,...n->...", y, y))
+    constant = (np.ptp(labels, axis=-1) == 0) | (np.ptp(predictions, axis=-1) == 0) | (below == 0)
+    value = np.einsum("...n,...n->...", x, y) / np.where(constant, 1.0, below)
+    return np.where(constant, 0.0, np.clip(value, -1.0, 1.0))
+
+
+def spearman(labels: np.ndarray, predictions: np.ndarray) -> np.ndarray:
+    """The correlation of the ranks, ties sharing their mean rank: labels, predictions [..., N] -> [...].
+
+    0 where the labels or the predictions are constant, as for `pearson`; nan where a value is not finite.
+    """
+    finite = np.isfinite(labels).all(-1) & np.isfinite(predictions).all(-1)
+    return np.where(finite, pearson(_ranks(labels), _ranks(predictions)), np.nan)
+
+
+def rmse(labels: np.ndarray, predictions: np.ndarray) -> np.ndarray:
+    """The root of the mean squared error, in the labels' unit: labels, predictions [..., N] -> [...]."""
+    return np.sqrt(np.mean(np.square(labels - predictions), axis=-1))
+
+
+METRICS = {
+    "accuracy": Metric("accuracy", "classification", +1, (0.0, 1.0), accuracy),
+    "macro_f1": Metric("macro_f1", "classification", +1, (0.0, 1.0), macro_f1),
+    "mcc": Metric("mcc", "classification", +1, (-1.0, 1.0), mcc, by_variation=True),
+    "pearson": Metric("pearson", "regression", +1, (-1.0, 1.0), pearson, by_variation=True),
+    "spearman": Metric("spearman", "regression", +1, (-1.0, 1.0), spearman, by_order=True, by_variation=True),
+    "rmse": Metric("rmse", "regression", -1, (0.0, float("inf")), rmse),
+}
+
+
+def metric_for(kind: str, name: str | None = None) -> Metric:
+    """The metric of that name, or the first of its kind (accuracy, pearson); InputError where it does not fit."""
+    fitting = [metric for metric in METRICS.values() if metric.kind == kind]
+    if not fitting:
+        raise InputError(f"kind of task: expected 'classification' or 'regression', got {kind!r}")
+    if name is None:
+        return fitting[0]
+    for metric in fitting:
+        if metric.name == name:
+            return metric
+    names = ", ".join(metric.name for metric in fitting)
+    raise InputError(f"--metric {name}: a {kind} task is scored by one of {names}")
+
+
+def _class_counts(labels: np.ndarray, predictions: np.ndarray) -> tuple[np.ndarray, ...]:
+    """[..., N] twice -> how often each class is labelled, predicted, and both at once: three [..., C] of float64."""
+    lowest = min(labels.min(), predictions.min())
+    classes = int(max(labels.max(), predictions.max())) - int(lowest) + 1
+    right = np.where(labels == predictions, labels - lowest, classes)
+    return (
+        _counts(labels - lowest, classes),
+        _counts(predictions - lowest, classes),
+        _counts(right, classes + 1)[..., :-1],
+    )
+
+
+def _counts(codes: np.ndarray, bins: int) -> np.ndarray:
+    """codes [..., N] in 0..bins-1 -> how often each occurs [..., bins], float64."""
+    rows = codes.reshape(-1, codes.shape[-1])
+    shifted = rows + np.arange(len(rows), dtype=np.int64)[:, None] * bins
+    counts = np.bincount(shifted.ravel(), minlength=len(rows) * bins)
+    return counts.reshape(*codes.shape[:-1], bins).astype(np.float64)
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """values [..., N] -> their ranks from 1 within the last axis, ties sharing their mean rank.
+
+    Integers from 0 are ranked by counting, ten times quicker over many resamples than sorting each of them.
+    """
+    from scipy.stats import rankdata
+
+    if values.dtype.kind not in "iu":
+        return rankdata(values, axis=-1)
+    counts = _counts(values, int(values.max()) + 1)
+    mean_rank = np.cumsum(counts, axis=-1) - (counts - 1) / 2
+    return np.take_along_axis(mean_rank, values.astype(np.int64), axis=-1)

@@ -1,0 +1,78 @@
+"""Path rules become one optax optimizer: a group per learning-rate multiplier, the clip outside of them."""
+
+import jax
+import optax
+
+from fft.core.errors import InputError
+from fft.core.tree import Params, flatten, map_leaves, match, unflatten
+from fft.experiment import Optim
+from fft.methods import Method
+
+
+def multipliers(method: Method, theta: Params, depth: int, unused_heads: tuple[str, ...] = ()) -> dict[str, float]:
+    """The learning-rate multiplier of every leaf of `theta`: the product over the chained methods, 0 = frozen.
+
+    A product, not the first match over the whole chain, so that `freeze+layerwise` and `layerwise+freeze` agree.
+    Heads the new task does not use are frozen: their loss gradient is zero, weight decay alone would shrink them.
+
+    Errors: InputError for a rule that matches nothing, a member with no rule for these leaves, and when nothing is left
+    to train.
+    """
+    paths = list(flatten(theta))
+    product = dict.fromkeys(paths, 1.0)
+    for member in method.members:
+        rules = member.rules(paths, depth)
+        if not rules and type(member).rules is not Method.rules:
+            raise InputError(f"{member.name} would have no effect: {method.label} trains nothing that it names")
+        matched = match((*rules, (".*", 1.0)), paths)
+        product = {path: value * matched[path] for path, value in product.items()}
+    unused = tuple(f"heads/{name}/" for name in unused_heads)
+    product = {path: 0.0 if path.startswith(unused) else value for path, value in product.items()}
+    if not any(product.values()):
+        raise InputError(f"the method {method.label} leaves nothing to train: all {len(paths)} leaves are frozen")
+    return product
+
+
+def schedule(optim: Optim, steps: int) -> optax.Schedule:
+    """Step -> learning rate: a linear rise over the first `warmup` share of `steps`, then the named decay to 0."""
+    warmup_steps = round(optim.warmup * steps)
+    rest = max(steps - warmup_steps, 1)
+    after = {
+        "linear": lambda: optax.linear_schedule(optim.lr, 0.0, rest),
+        "cosine": lambda: optax.cosine_decay_schedule(optim.lr, rest),
+        "constant": lambda: optax.constant_schedule(optim.lr),
+    }[optim.schedule]()
+    if warmup_steps == 0:
+        return after
+    # The first update of a rise from 0 would be lost, so the rise ends at the peak and starts one notch above 0.
+    rise = optax.linear_schedule(optim.lr / warmup_steps, optim.lr, max(warmup_steps - 1, 1))
+    return optax.join_schedules([rise, after], [warmup_steps])
+
+
+def make_optimizer(
+    theta: Params, multiplier: dict[str, float], optim: Optim, steps: int
+) -> optax.GradientTransformation:
+    """AdamW over `theta` with per-leaf multipliers, through one `optax.multi_transform`.
+
+    Leaves with multiplier 0 have no optimizer state, take no part in the global norm and stay bit-equal. Weight
+    decay falls on leaves of two or more dimensions. The clip stands outside: inside, it would clip each group alone.
+    """
+    rate = schedule(optim, steps)
+
+    def decayed(tree):
+        return jax.tree.map(lambda leaf: leaf.ndim > 1, tree)
+
+    def group(value: float) -> optax.GradientTransformation:
+        if value == 0.0:
+            return optax.set_to_zero()
+        return optax.adamw(lambda step: rate(step) * value, weight_decay=optim.weight_decay, mask=decayed)
+
+    # Labels become keys of the optimizer state, and those hold no dots on disk.
+    label_of = {value: f"rate_{value!r}".replace(".", "_") for value in set(multiplier.values())}
+    labels = map_leaves(lambda path, _: label_of[multiplier[path]], theta)
+    groups = {label: group(value) for value, label in label_of.items()}
+    tx = optax.multi_transform(groups, labels)
+    if optim.clip == 0:
+        return tx
+    trained = unflatten({path: value != 0.0 for path, value in multiplier.items()})
+    return optax.chain(optax.masked(optax.clip_by_global_norm(optim.clip), trained), tx)

@@ -1,0 +1,244 @@
+"""The train step: pure, compiled, donated."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fft.core.brief import brief
+from fft.core.naming import numbered
+from fft.core.tree import Params, flatten, map_leaves, without_heads
+from fft.methods import Method
+from fft.methods.base import climbs
+from fft.models.probes.inputs import with_hidden
+from fft.training.average import averaged
+from fft.training.dual import Dual, Watch, first_dual, is_held
+
+STREAMS, PROBE = ("new", "original", "unlabelled"), "probe"
+MOST_STEPS = 2**31
+
+
+class TrainState(NamedTuple):
+    """All that changes from step to step, and all that a checkpoint needs."""
+
+    step: jax.Array
+    """int32 []: steps taken, skipped ones included"""
+    theta: Params
+    opt_state: Any
+    key: jax.Array
+    """the run's key; step i uses fold_in(key, i)"""
+    skipped: jax.Array
+    """int32 []: steps skipped in all, because loss or gradient was not finite"""
+    skipped_in_a_row: jax.Array
+    """int32 []"""
+    dual: Dual
+    """the multiplier of what the method adds; 1 for ever where nothing drives it"""
+    average: Params | None
+    """of theta over the steps, under a contract"""
+    __repr__ = brief
+
+    @property
+    def result(self) -> Params:
+        """The tree that is scored and kept."""
+        return getattr(self, result_field(self.average is not None))
+
+
+def result_field(watched: bool) -> str:
+    """The field of a TrainState that is scored and kept: under a contract the average, else theta."""
+    return "average" if watched else "theta"
+
+
+def init_state(theta: Params, tx: optax.GradientTransformation, key: jax.Array, watched: int = 0) -> TrainState:
+    """The state before step 1 of a run whose contract watches so many original tasks; 0 without a contract."""
+    zero = jnp.zeros((), jnp.int32)
+    average = jax.tree.map(jnp.copy, theta) if watched else None
+    dual = first_dual(max(1, watched))
+    return TrainState(zero, theta, tx.init(theta), key, zero.copy(), zero.copy(), dual, average)
+
+
+class Slope(NamedTuple):
+    """What a step's forward and backward pass over the rows of one stream gives."""
+
+    loss: jax.Array
+    """Σ nll of the new task, 0 for other streams; []"""
+    term: jax.Array
+    """Σ of the method's own terms, times m; []"""
+    weight: jax.Array
+    """Σ weight of the rows; []"""
+    gradient: dict[str, jax.Array]
+    """of Σ nll + Σ terms for the trained leaves, by path"""
+    __repr__ = brief
+
+
+def make_train_step(
+    model: Any,
+    task: Any,
+    method: Method,
+    tx: optax.GradientTransformation,
+    multiplier: dict[str, float],
+    original: Any = None,
+    watch: Watch | None = None,
+) -> Callable:
+    """The `step(state, base, aux, batch) -> (state, metrics)` of a method on a task; `state` is donated.
+
+    `batch` holds {"new": arrays [A, B, ...]}, A micro-batches whose gradients are accumulated, and the same for every
+    stream that the method reads. `original` is the original task, for methods that need to know its head. With the
+    method's own terms t of a stream's rows the objective is
+
+        Σ nll / Σ weight over the new rows  +  m · ( Σ_streams Σ t / Σ weight  +  penalty(merged parameters) )
+
+    and what is descended is `method.combine` of the gradients of its parts, their sum unless a method says otherwise.
+    `tx` is the plain optimizer; the method's `transform` is put around it here.
+
+    m is 1, or with a `watch` driven by the drop of the average on the rows of the batch "probe" (see
+    fft.training.dual and fft.training.average).
+
+    With a method that climbs (`Method.climb`) the rows' gradients are those at the place it climbs to, by a second pass
+    over the same rows with the same dropout; the penalty's, and all metrics but grad_norm, stay at theta.
+
+    A step whose objective or gradient norm is not finite changes nothing but the counters. `metrics`: loss (of the new
+    task alone), penalty (all the rest), grad_norm (over trained leaves, before the clip), skipped_in_a_row, with a
+    watch also strength (m) and drop (on the probe's rows; drop_2, … of further original tasks); scalars.
+
+    One compiled program a stream and padded length T, and one more: penalty and update do not depend on T.
+    """
+    slopes_of = _make_slopes(_make_slope(model, task, method, multiplier, original), method)
+    update = _make_update(method, tx, watch)
+
+    @jax.jit
+    def look(result, base, rows):
+        return watch.look(model.apply(method.merge(base, result), rows), rows)
+
+    def step(state, base, aux, batch):
+        slopes = slopes_of(state, base, aux, {stream: rows for stream, rows in batch.items() if stream != PROBE})
+        seen = look(state.result, base, jax.tree.map(lambda x: x[0], batch[PROBE])) if watch else None
+        return update(state, slopes, seen, base, aux)
+
+    return step
+
+
+def _make_slopes(slope, method):
+    @jax.jit
+    def climb(theta, slopes):
+        return method.climb(theta, method.combine(_means(slopes)))
+
+    def slopes_of(state, base, aux, batch):
+        """The Slope of every stream of a step."""
+
+        def at(theta):
+            return {
+                stream: slope(stream, theta, base, aux, rows, state.key, state.step, state.dual)
+                for stream, rows in batch.items()
+            }
+
+        slopes = at(state.theta)
+        if not climbs(method):
+            return slopes
+        above = at(climb(state.theta, slopes))
+        return {stream: each._replace(gradient=above[stream].gradient) for stream, each in slopes.items()}
+
+    return slopes_of
+
+
+def _make_slope(model, task, method, multiplier, original):
+    def summed_loss(theta, base, aux, stream, micro, key, strength):
+        inject_key, apply_key = jax.random.split(key)
+        micro = method.inputs(stream, micro, aux)
+        outputs = _outputs(model, method, stream, base, method.inject(base, theta, inject_key), micro, apply_key)
+        real = micro["weight"] > 0
+        nll = task.loss(outputs, micro)[0] if stream == "new" else jnp.zeros(real.shape)
+        terms = jnp.where(real, method.loss(stream, outputs, micro, aux, original), 0.0)
+        loss, term = jnp.sum(nll), jnp.sum(terms)
+        return loss + strength * term, (loss, strength * term, jnp.sum(micro["weight"]))
+
+    @partial(jax.jit, static_argnums=0)
+    def slope(stream, theta, base, aux, batch, key, step, dual):
+        """The Slope of one step's micro-batches of a stream."""
+        if stream != "new":  # draws of its own
+            key = jax.random.fold_in(key, MOST_STEPS + STREAMS.index(stream))
+        key = jax.random.fold_in(key, step)
+        backward = partial(jax.grad(summed_loss, has_aux=True), strength=jnp.exp(dual.log_strength))
+        micros = batch["weight"].shape[0]
+        if micros == 1:
+            grads, sums = backward(theta, base, aux, stream, jax.tree.map(lambda x: x[0], batch), key=key)
+        else:
+
+            def add(total, micro_and_index):
+                micro, index = micro_and_index
+                more = backward(theta, base, aux, stream, micro, key=jax.random.fold_in(key, index))
+                return jax.tree.map(jnp.add, total, more), None
+
+            zeros = (jax.tree.map(jnp.zeros_like, theta), (jnp.zeros(()),) * 3)
+            (grads, sums), _ = jax.lax.scan(add, zeros, (batch, jnp.arange(micros)))
+        return Slope(*sums, {path: g for path, g in flatten(grads).items() if multiplier[path] != 0.0})
+
+    return slope
+
+
+def _outputs(model, method, stream, base, params, micro, key):
+    """The model's outputs on a stream's rows, with the layers of model and base beside them where the method asks."""
+    if stream not in method.hidden:
+        return model.apply(params, micro, key)
+    return with_hidden(model.apply, params, micro, key) | {
+        "base_hidden": with_hidden(model.apply, base, micro)["hidden"]
+    }
+
+
+def _means(slopes):
+    """The gradient of each stream's mean, by path."""
+    return {stream: {path: g / slope.weight for path, g in slope.gradient.items()} for stream, slope in slopes.items()}
+
+
+def _make_update(method, tx, watch):
+    def penalty_of(theta, base, aux, strength):
+        return strength * jnp.asarray(method.penalty(base, method.merge(base, theta), aux), jnp.float32)
+
+    # A method that adds nothing is held by smaller updates.
+    slows = watch is not None and not is_held(method)
+
+    @partial(jax.jit, donate_argnums=0)
+    def update(state, slopes, seen, base, aux):
+        """The state after one step on the slopes of its streams and the probe, and the metrics."""
+        loss = slopes["new"].loss / slopes["new"].weight
+        strength = jnp.exp(state.dual.log_strength)
+        penalty, pull = jax.value_and_grad(penalty_of)(state.theta, base, aux, strength)
+        penalty += sum(slope.term / slope.weight for slope in slopes.values())
+        pull = flatten(pull)
+        grads = method.combine({"penalty": {path: pull[path] for path in slopes["new"].gradient}, **_means(slopes)})
+        grad_norm = optax.tree.norm(grads)
+        # Frozen leaves get a zero that no optimizer group looks at: their gradient was never computed.
+        whole = map_leaves(lambda path, leaf: grads.get(path, jnp.zeros((), leaf.dtype)), state.theta)
+
+        def take():
+            # Here, because statistics that a transform closes over outside would be baked into the program.
+            updates, opt_state = method.transform(tx, aux).update(whole, state.opt_state, state.theta)
+            if slows:
+                updates = jax.tree.map(lambda u: u / jnp.maximum(strength, 1.0), updates)
+            return optax.apply_updates(state.theta, updates), opt_state
+
+        finite = jnp.isfinite(loss) & jnp.isfinite(penalty) & jnp.isfinite(grad_norm)
+        # A branch, where a select would make XLA keep a copy of the old state.
+        theta, opt_state = jax.lax.cond(finite, take, lambda: (state.theta, state.opt_state))
+        missed = 1 - finite.astype(jnp.int32)
+        in_a_row = (state.skipped_in_a_row + 1) * missed
+        metrics = {"loss": loss, "penalty": penalty, "grad_norm": grad_norm, "skipped_in_a_row": in_a_row}
+        dual, average = state.dual, state.average
+        if watch is not None:
+            drops = jnp.ravel(seen.drop / seen.weight)
+            metrics |= {"strength": strength, **dict(zip(numbered("drop", drops.size), drops, strict=True))}
+            dual, average = watch.advance(dual, seen), averaged(average, theta, state.step)
+        skipped = state.skipped + missed
+        return TrainState(state.step + 1, theta, opt_state, state.key, skipped, in_a_row, dual, average), metrics
+
+    return update
+
+
+def finished_params(method: Method, base: Params, theta: Params, fresh_heads: tuple[str, ...]) -> Params:
+    """The plain parameters that a trained tree stands for, after whatever the method does at the end.
+
+    `finish` is shown the base without its fresh heads: what they started from is noise, and no value to go back to.
+    """
+    return method.finish(without_heads(base, fresh_heads), method.merge(base, theta))

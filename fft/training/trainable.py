@@ -1,0 +1,61 @@
+"""The trainable tree of an experiment: its shapes, the rate of each leaf, the optimizer, the state at step 0."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import optax
+
+from fft.core.seeding import key_for
+from fft.core.tree import Params, count, flatten
+from fft.experiment import Experiment
+from fft.models import Checkpoint
+from fft.training.optim import make_optimizer, multipliers
+from fft.training.step import TrainState, init_state
+
+
+class Trainable(NamedTuple):
+    """The trainable tree of a method on a base: its shapes, each leaf's rate, the optimizer, the state at step 0."""
+
+    theta: Params
+    """jax.ShapeDtypeStructs"""
+    multiplier: dict[str, float]
+    tx: optax.GradientTransformation
+    """without what the method puts around it"""
+    init: Callable[[], TrainState]
+
+
+def trained_leaves(experiment: Experiment, checkpoint: Checkpoint) -> tuple[Params, dict[str, float]]:
+    """The shapes of the trainable tree and the rate multiplier of each leaf; the checkpoint may hold shapes alone."""
+    theta = jax.eval_shape(experiment.method.init, checkpoint.params, jax.random.key(0))
+    unused = tuple(name for name in checkpoint.params["heads"] if name != checkpoint.primary)
+    return theta, multipliers(experiment.method, theta, checkpoint.model.depth, unused)
+
+
+def make_trainable(experiment: Experiment, checkpoint: Checkpoint, aux: Params, steps: int) -> Trainable:
+    """The trainable tree of the experiment's method on a checkpoint whose primary head is the new task's."""
+    method, base = experiment.method, checkpoint.params
+    theta, multiplier = trained_leaves(experiment, checkpoint)
+    tx = make_optimizer(theta, multiplier, experiment.optim, steps)
+    wrapped = method.transform(tx, aux)
+
+    def init() -> TrainState:
+        theta = method.init(base, key_for(experiment.seed, "init"))
+        return init_state(theta, wrapped, key_for(experiment.seed, "train"), watched=len(experiment.budgets))
+
+    return Trainable(theta, multiplier, tx, init)
+
+
+def parameter_counts(base: Params, trainable: Trainable) -> dict:
+    """{'total', 'trained', 'percent', 'table': [{'path', 'shape', 'trained', 'multiplier'}]} over base and theta.
+
+    A leaf the method adds (a LoRA matrix) counts towards the total; a base leaf that theta leaves out is frozen.
+    """
+    leaves = {**flatten(base), **flatten(trainable.theta)}
+    table = [
+        {"path": path, "shape": list(leaf.shape), "trained": m != 0.0, "multiplier": m}
+        for path, leaf, m in ((path, leaf, trainable.multiplier.get(path, 0.0)) for path, leaf in leaves.items())
+    ]
+    trained = count({row["path"]: leaves[row["path"]] for row in table if row["trained"]})
+    total = count(leaves)
+    return {"total": total, "trained": trained, "percent": 100 * trained / total, "table": table}
