@@ -17,7 +17,7 @@ _HOMES = {
     "save_adapter": "fft.adapters",
     "tune": "fft.api",
     "restore": "fft.run.restored",
-    "Run": "fft.run.run",
+    "Run": "fft.run.claim",
     "Data": "fft.experiment",
     "Experiment": "fft.experiment",
     "Optim": "fft.experiment",

@@ -12,7 +12,8 @@ from fft.disk.local import local
 from fft.experiment import Data, Experiment, Optim, Retention, Texts
 from fft.methods import Method, parse_chain
 from fft.run.auto import AUTO, choose_for
-from fft.run.run import Run, run
+from fft.run.claim import Run
+from fft.run.run import run
 
 
 def tune(

@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
-from tiny_runs import Answer, fft, finish, outcome, record, refused, start, tune
+from tiny_runs import Answer, at_event, fft, finish, outcome, record, refused, start, tune
 
 from fft.disk.checkpoint import Checkpoints
 
@@ -234,7 +234,7 @@ def test_a_folder_that_cannot_be_written(tiny, tmp_path):
 
 LIMITED = """
 import resource, sys
-from fft.cli import main
+from fft.commands.cli import main
 resource.setrlimit(resource.RLIMIT_FSIZE, 2 * (int(sys.argv[1]),))
 sys.exit(main(sys.argv[2:]))
 """
@@ -260,12 +260,12 @@ def test_a_full_disk_ends_with_exit_code_3_and_the_run_can_go_on(tiny, tmp_path)
     assert tune(tiny, run, *QUICK).code == 0 and outcome(run) == outcome(tmp_path / "whole")
 
 
-def test_no_memory_ends_with_exit_code_3(tiny, tmp_path, monkeypatch):
-    def full(*_):
+def test_no_memory_ends_with_exit_code_3(tiny, tmp_path):
+    def full():
         raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1792058943192 bytes.")
 
-    monkeypatch.setattr("fft.run.run._train", full)
-    answer = tune(tiny, tmp_path / "run", *QUICK)
+    with at_event("save", 0, full):
+        answer = tune(tiny, tmp_path / "run", *QUICK)
     assert answer.code == 3 and "Out of memory allocating 1792058943192 bytes. Lower --batch-size" in answer.err
 
 

@@ -11,7 +11,7 @@ from fft.core.brief import brief
 from fft.data.tokenize import Encoded
 from fft.methods import LoRA
 from fft.models.model import Head
-from fft.run.run import Run
+from fft.run.claim import Run
 
 
 def test_arrays_are_counted_and_what_is_long_is_cut():

@@ -399,7 +399,7 @@ def test_damage_to_what_is_not_read_does_not_matter(tmp_path, part):
 RUN = """
     import sys
     import jax.numpy as jnp
-    from fft.checkpoint import Checkpoints
+    from fft.disk.checkpoint import Checkpoints
     checkpoints = Checkpoints(sys.argv[1])
     step = max(checkpoints.steps(), default=0)
     while True:
@@ -440,8 +440,8 @@ def save_and_kill(folder, seconds: float) -> int:
 FULL = """
     import asyncio, gc, resource, signal, sys
     import jax.numpy as jnp
-    from fft.checkpoint import Checkpoints
-    from fft.errors import MachineError
+    from fft.disk.checkpoint import Checkpoints
+    from fft.core.errors import MachineError
     checkpoints = Checkpoints(sys.argv[1])
     checkpoints.save(1, {'a': jnp.ones((60,))}, {'step': 1})
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -471,7 +471,7 @@ def test_a_full_disk_keeps_the_step_before_and_leaves_nothing_behind(tmp_path):
 DEEP = """
     import sys
     import jax.numpy as jnp
-    from fft.checkpoint import Checkpoints
+    from fft.disk.checkpoint import Checkpoints
     Checkpoints(sys.argv[1]).save(1, {'a': jnp.ones((60,))}, {})
 """
 

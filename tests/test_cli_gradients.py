@@ -4,13 +4,12 @@ import json
 
 import numpy as np
 import pytest
-from tiny_runs import fft, outcome, record, tune
+from tiny_runs import at_event, fail, fft, outcome, record, tune
 
 from fft import models
 from fft.commands.failures import UNFORESEEN
 from fft.core.tree import flatten
 from fft.disk.artefact import load_artefact
-from fft.run import run
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 SHORT = ("--steps", 6, "--batch-size", 16, "--lr", 1e-2, "--tolerance", 1, "--eval-every", 3, "--keep", "latest")
@@ -30,16 +29,12 @@ def leaves(folder):
     ],
     ids=lambda flags: flags[1],
 )
-def test_a_stopped_run_ends_in_the_same_bits(tiny, tmp_path, monkeypatch, flags):
-    whole, out, real = tmp_path / "whole", tmp_path / "run", run._score
+def test_a_stopped_run_ends_in_the_same_bits(tiny, tmp_path, flags):
+    whole, out = tmp_path / "whole", tmp_path / "run"
     answer = tune(tiny, whole, *SHORT, *flags)
     assert answer.code in (0, 4), answer.err
 
-    def stop(job, state, *rest):
-        return 1 / 0 if int(state.step) == 6 else real(job, state, *rest)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(run, "_score", stop)
+    with at_event("score", 6, fail):
         assert tune(tiny, out, *SHORT, *flags).code == UNFORESEEN
     again = tune(tiny, out, *SHORT, *flags)
     assert again.code in (0, 4) and "resuming at step 3 of 6" in again.err

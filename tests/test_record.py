@@ -18,7 +18,7 @@ from fft.adapters.reading import read_raw
 from fft.core.errors import InputError, MachineError
 from fft.core.signals import StopFlag, Stopped
 from fft.data.backend import json_object
-from fft.disk.environment import environment
+from fft.disk.environment import environment, git_state
 from fft.disk.files import diff, experiment_hash, parsed, plain, write_json
 from fft.disk.folder import FolderLock
 from fft.disk.log import MetricsLog
@@ -191,8 +191,8 @@ def test_a_full_disk_leaves_no_part_of_a_line(tmp_path):
     process = python(
         """
         import resource, signal, sys
-        from fft.errors import MachineError
-        from fft.record import MetricsLog
+        from fft.core.errors import MachineError
+        from fft.disk.log import MetricsLog
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
         log = MetricsLog(sys.argv[1])
@@ -233,17 +233,17 @@ def git(folder, *words):
 def test_git_is_that_of_the_source_and_not_of_a_checkout_around_a_copy(tmp_path, monkeypatch):
     source = tmp_path / "fft"
     source.mkdir()
-    (source / "record.py").write_text("")
-    assert record._git(source) == {"commit": None, "dirty": None}
+    (source / "__init__.py").write_text("")
+    assert git_state(source) == {"commit": None, "dirty": None}
     git(tmp_path, "init", "-q")
     git(tmp_path, "commit", "-q", "--allow-empty", "-m", "x")
-    assert record._git(source) == {"commit": None, "dirty": None}  # inside a checkout, but not of it
+    assert git_state(source) == {"commit": None, "dirty": None}  # inside a checkout, but not of it
     git(tmp_path, "add", ".")
     git(tmp_path, "commit", "-qm", "x")
     monkeypatch.setenv("GIT_DIR", str(tmp_path / "elsewhere"))
-    assert record._git(source) == {"commit": git(tmp_path, "rev-parse", "HEAD"), "dirty": False}
+    assert git_state(source) == {"commit": git(tmp_path, "rev-parse", "HEAD"), "dirty": False}
     (source / "new.py").write_text("")
-    assert record._git(source)["dirty"] is True
+    assert git_state(source)["dirty"] is True
 
 
 # --- the lock ---
@@ -253,7 +253,7 @@ def test_a_second_process_is_refused_and_named_and_a_kill_frees_the_folder(tmp_p
     holder = python(
         """
         import sys, time
-        from fft.folder import FolderLock
+        from fft.disk.folder import FolderLock
         with FolderLock(sys.argv[1]):
             print('held', flush=True)
             time.sleep(60)

@@ -5,17 +5,17 @@ import os
 import random
 import signal
 import time
+from functools import partial
 
 import numpy as np
 import pytest
 import tiny_checkpoint
-from tiny_runs import events, fft, finish, outcome, start, tune
+from tiny_runs import at_event, events, fail, fft, finish, interrupt, outcome, start, tune
 
 from fft import restore
 from fft.commands.failures import UNFORESEEN
 from fft.disk.checkpoint import Checkpoints
 from fft.disk.folder import FolderLock
-from fft.run import run
 from fft.stats import retention
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -88,13 +88,13 @@ def test_killed_at_random_moments_the_run_ends_bit_equal(tiny, whole, tmp_path):
     assert not [path for path in out.rglob("*") if ".tmp" in path.name]
 
 
-@pytest.mark.parametrize("lost", ["_save", "write_outcome"])
-def test_a_crash_before_the_first_save_or_after_the_last_tells_nothing_twice(tiny, whole, tmp_path, monkeypatch, lost):
+@pytest.mark.parametrize("last", [("score", 0), ("save", STEPS)])
+def test_a_crash_before_the_first_save_or_after_the_last_tells_nothing_twice(tiny, whole, tmp_path, last):
     out = tmp_path / "run"
-    with monkeypatch.context() as patch:
-        patch.setattr(run, lost, lambda *_: 1 / 0)
+    with at_event(*last, fail):
         assert tune(tiny, out, *FLAGS).code == UNFORESEEN
-    if lost == "write_outcome":
+    assert Checkpoints(out / "checkpoints").steps() == ([] if last[0] == "score" else [9, STEPS])
+    if last[0] == "save":
         scored = fft("eval", "--model", out, "--task", tiny / "new.csv")
         assert scored.code == 2 and "is not finished" in scored.err
     assert tune(tiny, out, *FLAGS).code == 0 and outcome(out) == outcome(whole)
@@ -118,16 +118,9 @@ def test_a_signal_saves_and_the_next_call_completes_the_run(tiny, whole, tmp_pat
     assert outcome(out) == outcome(whole)
 
 
-def test_a_signal_between_two_scorings_saves_the_step_it_meets(tiny, whole, tmp_path, monkeypatch):
-    out, real = tmp_path / "run", run._look_at
-
-    def look_and_stop(step, *rest):
-        if step == 4:
-            os.kill(os.getpid(), signal.SIGINT)
-        return real(step, *rest)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(run, "_look_at", look_and_stop)
+def test_a_signal_between_two_scorings_saves_the_step_it_meets(tiny, whole, tmp_path):
+    out = tmp_path / "run"
+    with at_event("step", 4, partial(interrupt, signal.SIGINT)):
         assert tune(tiny, out, *FLAGS).code == 130
     assert Checkpoints(out / "checkpoints").steps()[-1] == 5
     assert tune(tiny, out, *FLAGS).code == 0 and outcome(out) == outcome(whole)
@@ -146,17 +139,9 @@ def test_a_signal_during_preparation_ends_at_once(tiny, tmp_path):
 
 
 @pytest.fixture
-def stopped(tiny, tmp_path, monkeypatch):
+def stopped(tiny, tmp_path):
     """A run that was stopped right after it scored step 6."""
-    real = run._score
-
-    def score_and_stop(job, state, *rest):
-        real(job, state, *rest)
-        if int(state.step) == 6:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(run, "_score", score_and_stop)
+    with at_event("score", 6, interrupt):
         assert tune(tiny, tmp_path / "run", *FLAGS).code == 143
     assert Checkpoints(tmp_path / "run" / "checkpoints").steps()[-1] == 6
     return tmp_path / "run"
@@ -204,16 +189,10 @@ def test_events_that_the_log_lost_are_missed_with_a_warning(tiny, whole, stopped
 
 
 def test_where_the_best_step_is_damaged_the_latest_is_kept_with_a_warning(tiny, tmp_path, monkeypatch):
-    out, train = tmp_path / "run", run._train
-
-    def train_and_damage(*arguments):
-        ended = train(*arguments)
-        damage(out / "checkpoints" / "00000003")
-        return ended
-
+    out = tmp_path / "run"
     monkeypatch.setattr(retention, "best", lambda history: min(1, len(history) - 1))
-    monkeypatch.setattr(run, "_train", train_and_damage)
-    answer = tune(tiny, out, *FLAGS[:-1], "best")
+    with at_event("save", STEPS, lambda: damage(out / "checkpoints" / "00000003")):
+        answer = tune(tiny, out, *FLAGS[:-1], "best")
     assert answer.code == 0 and "the best step cannot be kept, the latest good one is" in answer.err
     assert (answer.json["best_step"], answer.json["kept_step"]) == (3, STEPS)
 

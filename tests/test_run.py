@@ -8,7 +8,7 @@ import tiny_checkpoint
 from safetensors.numpy import load_file
 from tiny_runs import events, finish, outcome, record, start, tune
 
-from fft.run.run import is_scored
+from fft.run.loop import is_scoring_step
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
@@ -101,7 +101,7 @@ def test_both_tasks_are_scored_at_least_eight_times_beside_the_base(default):
     ],
 )
 def test_scorings_are_spread_evenly_and_the_last_step_is_one(steps, every, scored):
-    assert [step for step in range(1, steps + 1) if is_scored(step, steps, every)] == scored
+    assert [step for step in range(1, steps + 1) if is_scoring_step(step, steps, every)] == scored
 
 
 def test_before_and_after_are_on_the_test_split_with_their_intervals(default):

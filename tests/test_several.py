@@ -3,13 +3,14 @@
 import csv
 import json
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_checkpoint
-from tiny_runs import events, fft, outcome, record
+from tiny_runs import at_event, events, fail, fft, outcome, record
 
 from fft import models, restore
 from fft.core.errors import InputError
@@ -275,20 +276,10 @@ def test_each_original_has_its_scores_its_budget_and_its_verdict(whole, files):
     assert all(f"{name} task" in page and f"{name} accuracy" in page for name in names)
 
 
-def test_killed_a_run_goes_on_to_the_same_bits_and_is_restored_as_its_model(whole, tiny, files, tmp_path, monkeypatch):
-    import fft.run.run
-
+def test_killed_a_run_goes_on_to_the_same_bits_and_is_restored_as_its_model(whole, tiny, files, tmp_path):
     _, out = whole
-    save = fft.run.run._save
-
-    def killed(job, state, *rest):
-        save(job, state, *rest)
-        if int(job.step) == 4:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr("fft.run.run._save", killed)
-    assert tuned(tiny, tmp_path / "run", files, *HELD).code == 130
-    monkeypatch.undo()
+    with at_event("save", 4, partial(fail, KeyboardInterrupt)):
+        assert tuned(tiny, tmp_path / "run", files, *HELD).code == 130
     again = tuned(tiny, tmp_path / "run", files, *HELD)
     assert again.code == whole[0].code and "resuming at step 4" in again.err
     assert outcome(tmp_path / "run") == outcome(out)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tiny_runs import outcome, record, tune
+from tiny_runs import at_event, fail, outcome, record, tune
 
 from fft.commands.failures import UNFORESEEN
 from fft.core.errors import InputError
@@ -140,19 +140,9 @@ def test_the_importance_of_a_run_needs_no_optimizer_state(runs, tmp_path, run, w
     assert all(np.array_equal(found[path], leaf) for path, leaf in flatten(expected).items())
 
 
-def test_what_it_collects_survives_a_stop(runs, tiny, tmp_path, monkeypatch):
-    from fft.run import run
-
-    real = run._score
-
-    def score_and_stop(job, state, *rest):
-        real(job, state, *rest)
-        if int(state.step) == 4:
-            raise ZeroDivisionError
-
+def test_what_it_collects_survives_a_stop(runs, tiny, tmp_path):
     flags = (*FLAGS, "--method", "si")
-    with monkeypatch.context() as patch:
-        patch.setattr(run, "_score", score_and_stop)
+    with at_event("score", 4, fail):
         assert tune(tiny, tmp_path / "a", *flags, original=None).code == UNFORESEEN
     assert tune(tiny, tmp_path / "a", *flags, original=None).code == 0
     assert outcome(tmp_path / "a") == outcome(runs / "a")

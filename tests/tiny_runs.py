@@ -4,10 +4,13 @@ import contextlib
 import hashlib
 import io
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
+from unittest import mock
 
 from fft.commands.cli import main
 
@@ -46,6 +49,32 @@ def tune(tiny, out, *flags, model="bert", new="new.csv", original="original.csv"
     kept = ("--original", tiny / original) if original else ()
     kept += () if {"--method", "--config"} & set(flags) else ("--method", "full")
     return fft("tune", "--model", tiny / model, "--new", tiny / new, *kept, "--out", out, *flags, "--json")
+
+
+@contextlib.contextmanager
+def at_event(name, step, act):
+    """While the block runs, `act()` is called as soon as a command was told of the event `name` of a step."""
+    from fft.report.console import Display
+
+    show = Display.show
+
+    def shown(self, event):
+        show(self, event)
+        if (event["event"], event.get("step")) == (name, step):
+            act()
+
+    with mock.patch.object(Display, "show", shown):
+        yield
+
+
+def fail(error=ZeroDivisionError):
+    """End a run by an error, one that nobody foresaw unless it is named."""
+    raise error
+
+
+def interrupt(number=signal.SIGTERM):
+    """Ask this process to stop."""
+    os.kill(os.getpid(), number)
 
 
 def start(*arguments, **options):

@@ -35,7 +35,7 @@ def environment() -> dict:
 
     devices = jax.devices()
     return {
-        "git": _git(Path(__file__).parents[1]),
+        "git": git_state(Path(__file__).parents[1]),
         "versions": {"python": platform.python_version(), **{name: installed_version(name) for name in PACKAGES}},
         "device": {
             "platform": devices[0].platform,
@@ -54,7 +54,7 @@ def installed_version(package: str) -> str | None:
         return None
 
 
-def _git(source: Path) -> dict:
+def git_state(source: Path) -> dict:
     """Commit of the checkout that tracks `source`, and whether anything under `source` differs from it."""
     # A hook runs with GIT_DIR set to its own repository, and `status` would otherwise write to the index.
     surroundings = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}

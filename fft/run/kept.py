@@ -8,13 +8,14 @@ import jax.numpy as jnp
 from fft.core.errors import InputError
 from fft.core.settings import alone
 from fft.core.tree import Params
-from fft.disk.checkpoint import Checkpoints
-from fft.disk.journal import Journal
+from fft.report.contract import sentence
 from fft.run import selection
 from fft.run.job import Job
-from fft.run.outcome import KEPT_BASE
-from fft.run.scoring import Scorer
+from fft.run.loop import Trained
+from fft.run.session import Session
 from fft.training.step import TrainState
+
+KEPT_BASE = "no scored step beat the base: the base is kept, step 0; --keep latest would keep the last step"
 
 
 class Kept(NamedTuple):
@@ -31,49 +32,47 @@ class Kept(NamedTuple):
     """what run.json says of the contract"""
 
 
-def keep(
-    job: Job, state: TrainState, best_step: int, checkpoints: Checkpoints, scorer: Scorer, journal: Journal
-) -> Kept:
-    """Choose between the best step, the last one, whose state is `state`, and under a contract points on the way."""
-    if job.watch is None:
-        return _by_score(job, state, best_step, checkpoints, journal)
-    return _by_contract(job, state, best_step, checkpoints, scorer, journal)
+def keep(session: Session, trained: Trained) -> Kept:
+    """Choose between the best step and the last one, and under a contract points on the way to it."""
+    kept = _by_score(session, trained) if session.job.watch is None else _by_contract(session, trained)
+    del session.state  # of the model's size three times, and nothing reads it any more
+    return kept
 
 
-def _by_score(job: Job, state: TrainState, best_step: int, checkpoints: Checkpoints, journal: Journal) -> Kept:
+def _by_score(session: Session, trained: Trained) -> Kept:
     """The best or the last step, as Retention.keep says."""
-    kept_step = int(state.step)
-    if job.experiment.retention.keep == "best" and best_step != kept_step:
-        del state  # the restored step takes its place in memory
-        kept_step, state = _restore_best(best_step, jax.eval_shape(job.trainable.init), checkpoints, journal)
-    if kept_step == 0:
-        journal.say(KEPT_BASE)
-    return Kept(kept_step, job.finished(state) if kept_step else job.base, *_trees(job, state), None)
+    job, step = session.job, trained.steps
+    if job.experiment.retention.keep == "best" and trained.best_step != step:
+        step, session.state = _restore_best(session, trained.best_step)
+    if step == 0:
+        session.journal.say(KEPT_BASE)
+    return Kept(step, job.finished(session.state) if step else job.base, *_trees(job, session.state), None)
 
 
-def _by_contract(
-    job: Job, state: TrainState, best_step: int, checkpoints: Checkpoints, scorer: Scorer, journal: Journal
-) -> Kept:
+def _by_contract(session: Session, trained: Trained) -> Kept:
     """The point that `selection.choose` finds."""
-    trees = {int(state.step): _trees(job, state)}
+    job, scorer, journal = session.job, session.scorer, session.journal
+    trees = {trained.steps: _trees(job, session.state)}
 
     def restored() -> Params:
-        best = _restore_best(best_step, jax.eval_shape(job.trainable.init), checkpoints, journal)[1]
-        trees[best_step] = _trees(job, best)
+        best = _restore_best(session, trained.best_step)[1]
+        trees[trained.best_step] = _trees(job, best)
         return job.finished(best)
 
-    trained = {best_step: restored} if best_step else {}
-    trained[int(state.step)] = lambda: job.finished(state)
+    candidates = {trained.best_step: restored} if trained.best_step else {}
+    candidates[trained.steps] = lambda: job.finished(session.state)
     way = selection.WAY if job.experiment.method.plain else ()
     signs = {name: scorer.metric(name).sign for name in job.tasks}
     with journal.clock("scoring", "choosing what is kept on validation rows"):
         start = dict(zip(job.tolerances, job.watch.scores, strict=True))
         start |= {} if job.fresh_heads else scorer.judge(job.base, ["new"])
-        chosen = selection.choose(job.base, job.fresh_heads, start, trained, scorer.judge, signs, job.tolerances, way)
-    strength = float(jnp.exp(state.dual.log_strength))
+        chosen = selection.choose(
+            job.base, job.fresh_heads, start, candidates, scorer.judge, signs, job.tolerances, way
+        )
+    strength = float(jnp.exp(session.state.dual.log_strength))
     written = alone(job.experiment.retention.max_drop)
     contract = selection.told(chosen, written, job.tolerances, strength)
-    journal.say(selection.sentence(contract))
+    journal.say(sentence(contract))
     step = chosen.point.step
     return Kept(step, chosen.params, *(trees[step] if step else _trees(job, job.trainable.init())), contract)
 
@@ -83,11 +82,12 @@ def _trees(job: Job, state: TrainState) -> tuple[Params, Params]:
     return state.result, job.experiment.method.leave(state.opt_state)
 
 
-def _restore_best(step: int, like: TrainState, checkpoints: Checkpoints, journal: Journal) -> tuple[int, TrainState]:
+def _restore_best(session: Session, step: int) -> tuple[int, TrainState]:
     """The saved state of the best step, or of the latest good one where the best is damaged on disk."""
+    like = jax.eval_shape(session.job.trainable.init)
     try:
-        return step, checkpoints.restore(like, step).tree
+        return step, session.checkpoints.restore(like, step).tree
     except InputError as error:
-        journal.say(f"warning: the best step cannot be kept, the latest good one is: {error}")
-    found = checkpoints.restore(like)
+        session.journal.say(f"warning: the best step cannot be kept, the latest good one is: {error}")
+    found = session.checkpoints.restore(like)
     return found.step, found.tree

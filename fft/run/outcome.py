@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,19 +10,45 @@ import numpy as np
 from fft import models
 from fft.adapters.adapter import trained_adapter
 from fft.core.naming import ORIGINAL, agreeing, counted
+from fft.core.progress import doing
 from fft.core.tree import Params, flatten
+from fft.disk.artefact import save_artefact
 from fft.disk.environment import environment
 from fft.disk.files import experiment_hash, plain, write_json
-from fft.disk.folder import ADAPTER, MODEL
+from fft.disk.folder import ADAPTER, LEFT, MODEL
 from fft.disk.surroundings import keep_a_home
-from fft.run import selection
+from fft.report.contract import sentence
 from fft.run.job import Job
+from fft.run.kept import KEPT_BASE, Kept
+from fft.run.loop import Trained
 from fft.run.scoring import Tested
+from fft.run.seen import save_rows
+from fft.run.session import Session
 from fft.stats import retention
 from fft.stats.metrics import METRICS
 from fft.training.trainable import parameter_counts
 
-KEPT_BASE = "no scored step beat the base: the base is kept, step 0; --keep latest would keep the last step"
+
+def finish(session: Session, before: dict[str, np.ndarray], trained: Trained, kept: Kept) -> dict[str, Any]:
+    """Score what is kept on the test rows, write it, the pictures, the page and, last, run.json; returns the record.
+
+    `before` are the base's logits on the test rows, by task.
+    """
+    job, directory, journal = session.job, session.directory, session.journal
+    with journal.clock("scoring", "scoring the test rows"):
+        after = session.scorer.test(kept.params)
+    with journal.clock("saving", "writing the model"):
+        written = write_model(job, directory, kept.params, kept.theta, journal.say)
+        if kept.left:
+            save_artefact(directory / LEFT, kept.left, {"method": job.experiment.method.label, "step": kept.step})
+        save_rows(job, directory)
+    with doing("intervals and pictures"):
+        tested = {name: session.scorer.tested(name, before[name], after[name]) for name in job.tasks}
+        ended = {**trained._asdict(), "kept_step": kept.step, "contract": kept.contract}
+        record = run_record(job, tested, session.history, ended, written, journal.seconds)
+        write_outcome(directory, record)
+    journal.tell("end", trained.steps, verdict=record["verdict"])
+    return record
 
 
 def run_record(
@@ -87,7 +114,7 @@ def _crossover(job: Job, history: list[dict]) -> int | None:
 
 def _kept_note(ended: dict) -> list[str]:
     if ended["contract"] is not None:
-        return [selection.sentence(ended["contract"])]
+        return [sentence(ended["contract"])]
     return [KEPT_BASE] if ended["kept_step"] == 0 else []
 
 

@@ -14,9 +14,9 @@ import faulthandler, json, sys
 import jax, numpy as np
 from jax.sharding import Mesh, PartitionSpec as P, NamedSharding
 from fft import models
-from fft.errors import InputError
+from fft.core.errors import InputError
 from fft.fisher.diagonal import diagonal_fisher
-from fft.paths import flatten
+from fft.core.tree import flatten
 from fft.fisher.sharding import fully_sharded
 from fft.tasks import Classify
 

@@ -112,7 +112,7 @@ def test_a_failure_or_a_kill_leaves_nothing_half(tmp_path):
         demo._once(target, fail)
     assert [path.name for path in target.parent.iterdir()] == ["thing.lock"]
     killed = (
-        "import os, sys; from pathlib import Path; from fft.tasks import demo\n"
+        "import os, sys; from pathlib import Path; from fft.data import demo\n"
         "def make(folder, scratch): folder.mkdir(); (folder / 'a').write_text('1'); os.kill(os.getpid(), 9)\n"
         "demo._once(Path(sys.argv[1]), make)"
     )
