@@ -1,5 +1,5 @@
 # make demo   sets up .venv and runs the main job: one table, one picture, real data
-# make test   sets up .venv with the test extra, then lint, format check, the order of imports, and tests
+# make test   sets up .venv with the test extra, then lint, format check, the order of imports, types, and tests
 PYTHON ?= python3
 
 .PHONY: demo test clean
@@ -22,6 +22,7 @@ test: .venv/ready-to-test
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/lint-imports --no-cache
+	.venv/bin/basedpyright --pythonpath .venv/bin/python
 	.venv/bin/python -m pytest -n 2 --dist loadfile
 
 clean:

@@ -9,65 +9,142 @@ Names are imported when they are first used, so that `import fft` costs nothing.
 """
 
 import importlib
+from typing import TYPE_CHECKING
 
-_HOMES = {
-    "Adapter": "fft.adapters.adapter",
-    "Adapters": "fft.adapters.adapter",
-    "load_adapter": "fft.adapters",
-    "save_adapter": "fft.adapters",
-    "tune": "fft.api",
-    "restore": "fft.run.restored",
-    "Run": "fft.run.claim",
-    "Data": "fft.experiment",
-    "Experiment": "fft.experiment",
-    "Optim": "fft.experiment",
-    "Retention": "fft.experiment",
-    "Texts": "fft.experiment",
-    "AGEM": "fft.methods",
-    "Distill": "fft.methods",
-    "EWC": "fft.methods",
-    "Freeze": "fft.methods",
-    "Full": "fft.methods",
-    "GPM": "fft.methods",
-    "KL": "fft.methods",
-    "BitFit": "fft.methods",
-    "DoRA": "fft.methods",
-    "IA3": "fft.methods",
-    "L2SP": "fft.methods",
-    "LPFT": "fft.methods",
-    "Layerwise": "fft.methods",
-    "LoRA": "fft.methods",
-    "LwF": "fft.methods",
-    "MAS": "fft.methods",
-    "Sparse": "fft.methods",
-    "Unfreeze": "fft.methods",
-    "Wise": "fft.methods",
-    "Method": "fft.methods",
-    "OGD": "fft.methods",
-    "Replay": "fft.methods",
-    "NormTuning": "fft.methods",
-    "PrefixTuning": "fft.methods",
-    "PromptTuning": "fft.methods",
-    "Pseudo": "fft.methods",
-    "RsLoRA": "fft.methods",
-    "SAM": "fft.methods",
-    "SI": "fft.methods",
-    "FFTError": "fft.core.errors",
-    "InputError": "fft.core.errors",
-    "MachineError": "fft.core.errors",
-    "diagonal_fisher": "fft.fisher.diagonal",
-    "make_train_step": "fft.training.step",
-}
-__all__ = sorted(_HOMES)
+__all__ = [
+    "AGEM",
+    "EWC",
+    "GPM",
+    "IA3",
+    "KL",
+    "L2SP",
+    "LPFT",
+    "MAS",
+    "OGD",
+    "SAM",
+    "SI",
+    "Adapter",
+    "Adapters",
+    "BitFit",
+    "Context",
+    "Data",
+    "Distill",
+    "DoRA",
+    "Experiment",
+    "FFTError",
+    "Freeze",
+    "Full",
+    "InputError",
+    "Job",
+    "Layerwise",
+    "LoRA",
+    "LwF",
+    "MachineError",
+    "Method",
+    "NormTuning",
+    "Optim",
+    "PrefixTuning",
+    "PromptTuning",
+    "Pseudo",
+    "Replay",
+    "Retention",
+    "RsLoRA",
+    "Run",
+    "Scorer",
+    "Sparse",
+    "Texts",
+    "Unfreeze",
+    "Wise",
+    "assemble",
+    "diagonal_fisher",
+    "load",
+    "load_adapter",
+    "make_train_step",
+    "restore",
+    "save",
+    "save_adapter",
+    "tune",
+]
+
+if TYPE_CHECKING:
+    from fft.adapters import load_adapter, save_adapter
+    from fft.adapters.adapter import Adapter, Adapters
+    from fft.api import assemble, tune
+    from fft.core.errors import FFTError, InputError, MachineError
+    from fft.experiment import Data, Experiment, Optim, Retention, Texts
+    from fft.fisher.diagonal import diagonal_fisher
+    from fft.methods import (
+        AGEM,
+        EWC,
+        GPM,
+        IA3,
+        KL,
+        L2SP,
+        LPFT,
+        MAS,
+        OGD,
+        SAM,
+        SI,
+        BitFit,
+        Context,
+        Distill,
+        DoRA,
+        Freeze,
+        Full,
+        Layerwise,
+        LoRA,
+        LwF,
+        Method,
+        NormTuning,
+        PrefixTuning,
+        PromptTuning,
+        Pseudo,
+        Replay,
+        RsLoRA,
+        Sparse,
+        Unfreeze,
+        Wise,
+    )
+    from fft.models import load, save
+    from fft.run.claim import Run
+    from fft.run.job import Job
+    from fft.run.restored import restore
+    from fft.run.scoring import Scorer
+    from fft.training.step import make_train_step
+
+else:
+    _HOMES = {  # of all that is not in fft.methods
+        "Adapter": "fft.adapters.adapter",
+        "Adapters": "fft.adapters.adapter",
+        "load_adapter": "fft.adapters",
+        "save_adapter": "fft.adapters",
+        "load": "fft.models",
+        "save": "fft.models",
+        "assemble": "fft.api",
+        "tune": "fft.api",
+        "restore": "fft.run.restored",
+        "Run": "fft.run.claim",
+        "Job": "fft.run.job",
+        "Scorer": "fft.run.scoring",
+        "Data": "fft.experiment",
+        "Experiment": "fft.experiment",
+        "Optim": "fft.experiment",
+        "Retention": "fft.experiment",
+        "Texts": "fft.experiment",
+        "FFTError": "fft.core.errors",
+        "InputError": "fft.core.errors",
+        "MachineError": "fft.core.errors",
+        "diagonal_fisher": "fft.fisher.diagonal",
+        "make_train_step": "fft.training.step",
+    }
+
+    def __getattr__(name: str) -> object:
+        if name not in __all__:
+            raise AttributeError(f"module 'fft' has no attribute {name!r}")
+        value = getattr(importlib.import_module(_HOMES.get(name, "fft.methods")), name)
+        globals()[name] = value
+        return value
 
 
-def __getattr__(name: str):
-    if name not in _HOMES:
-        raise AttributeError(f"module 'fft' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOMES[name]), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__():
+def __dir__() -> list[str]:
     return __all__

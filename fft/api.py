@@ -1,18 +1,21 @@
-"""The Python way in: `fft.tune` starts or resumes a run."""
+"""The Python ways in: `fft.tune` starts or resumes a run, `fft.assemble` gives the parts of one."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from fft.core.errors import InputError
 from fft.core.settings import listed
 from fft.disk.local import local
 from fft.experiment import Data, Experiment, Optim, Retention, Texts
 from fft.methods import Method, parse_chain
+from fft.run.accept import accept, resolved
 from fft.run.auto import AUTO, choose_for
-from fft.run.claim import Run
+from fft.run.claim import Run, RunFolder
+from fft.run.job import Job
+from fft.run.job import assemble as assembled
 from fft.run.run import run
 
 
@@ -23,7 +26,7 @@ def tune(
     method: str | Method = AUTO,
     *,
     out: str | Path,
-    head: str = Experiment.head,
+    head: Literal["new", "shared"] = Experiment.head,
     original_head: str | Sequence[str] | None = None,
     max_length: int | None = Experiment.max_length,
     seed: int = Experiment.seed,
@@ -63,12 +66,29 @@ def tune(
             parts[Optim],
             parts[Retention],
             head,
-            original_head,
+            listed(original_head),
             max_length,
             seed,
             texts,
         )
         return run(experiment, out, emit)
+
+
+def assemble(experiment: Experiment, directory: str | Path) -> Job:
+    """All that a training loop of one's own needs, made as `fft tune` makes it before its first step: the step, its
+    batches, the base with every head, what the methods prepared. See docs/own_loop.md.
+
+    What is slow (fitted heads, statistics of the methods) is kept in `directory`, which is then of this experiment.
+
+    Raises InputError for input that does not fit, and for a directory of another experiment or a finished run.
+    """
+    experiment = resolved(experiment)
+    with RunFolder(directory, experiment) as folder:
+        accepted = accept(experiment, folder.path)
+        with folder.claim(accepted.identity):
+            if folder.finished:
+                raise InputError(f"{folder.path} holds a finished run: choose another folder")
+            return assembled(accepted, folder.path, lambda: None)
 
 
 @contextmanager

@@ -64,7 +64,7 @@ class Data:
     """use at most this many training rows, chosen by the seed"""
     __pydantic_config__ = STRICT
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.train_rows is not None:
             at_least("train_rows", self.train_rows, 1)
 
@@ -83,7 +83,7 @@ class Texts:
     """use at most this many, chosen by the seed"""
     __pydantic_config__ = STRICT
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.rows is not None:
             at_least("unlabelled.rows", self.rows, 1)
 
@@ -117,7 +117,7 @@ class Optim:
     """the largest global norm of the trained gradients; 0 is off"""
     __pydantic_config__ = STRICT
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.lr is not None:
             positive("lr", self.lr)
         positive("epochs", self.epochs)
@@ -158,20 +158,25 @@ class Retention:
     """what stays of the saved steps once the run is finished: what was trained at the best and the last, or all"""
     __pydantic_config__ = STRICT
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         between("tolerance", self.tolerance, 0.0, math.inf)
         between("drop-weight", self.drop_weight, 0.0, math.inf)
         at_least("patience", self.patience, 0)
         at_least("probe", self.probe, 1)
         object.__setattr__(self, "max_drop", listed(self.max_drop))
-        for text in self.max_drop:
+        for text in self.drops:
             Budget.parse(text)
-        if self.max_drop and self.tolerance != Retention.tolerance:
+        if self.drops and self.tolerance != Retention.tolerance:
             raise InputError("--max-drop is the drop that is accepted under a contract: leave out --tolerance")
-        if self.max_drop and self.keep == "latest":
+        if self.drops and self.keep == "latest":
             raise InputError("--keep latest keeps the last step whatever it lost; leave it or --max-drop out")
         if self.eval_every is not None:
             at_least("eval-every", self.eval_every, 1)
+
+    @property
+    def drops(self) -> tuple[str, ...]:
+        """What `max_drop` holds, which is a tuple once the settings are made."""
+        return listed(self.max_drop)
 
 
 @dataclass(frozen=True)
@@ -201,7 +206,7 @@ class Experiment:
     unlabelled: Texts | None = None
     """texts without labels for methods that read some"""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         make_local(self)
         for name in ("original", "original_head"):
             object.__setattr__(self, name, listed(getattr(self, name)))
@@ -215,12 +220,12 @@ class Experiment:
         if self.unlabelled is not None and "unlabelled" not in self.method.streams:
             readers = "pseudo, and kl and distill with `on unlabelled`"
             raise InputError(f"--unlabelled is read by {readers}, not by {self.method.label}")
-        if not self.original and self.retention.max_drop:
+        if not self.original and self.retention.drops:
             raise InputError("--max-drop is measured on the original task: give --original")
         self._check_heads()
         self._check_originals()
 
-    def _check_heads(self):
+    def _check_heads(self) -> None:
         """Refuse names of heads that would have no effect."""
         if self.head == "shared" and self.new.name is not None:
             raise InputError(f"--head shared makes no head that --new.name {self.new.name} could name: leave one out")
@@ -234,7 +239,7 @@ class Experiment:
                 f"and the method {self.method.label} does not ask it"
             )
 
-    def _check_originals(self):
+    def _check_originals(self) -> None:
         """Refuse original tasks that are no two, or none that can be held together, and settings for others of them."""
         seen = [(data.source, data.text, data.pair, data.label) for data in self.original]
         if twice := [one[0] for at, one in enumerate(seen) if one in seen[:at]]:
@@ -245,7 +250,7 @@ class Experiment:
                 "common unit. Watch it in a run of its own"
             )
         for_each("original-head", self.original_head, max(1, len(seen)), "original tasks")
-        for_each("max-drop", self.retention.max_drop, max(1, len(seen)), "original tasks")
+        for_each("max-drop", self.retention.drops, max(1, len(seen)), "original tasks")
 
     @property
     def original_heads(self) -> tuple[str | None, ...]:
@@ -255,8 +260,8 @@ class Experiment:
     @property
     def budgets(self) -> tuple[str, ...]:
         """What may be lost of each original task under the contract; empty without one."""
-        drops = self.retention.max_drop
-        return for_each("max-drop", drops, len(self.original), "original tasks") if drops else ()
+        drops = for_each("max-drop", self.retention.drops, len(self.original), "original tasks")
+        return tuple(drop for drop in drops if drop is not None)
 
     @property
     def sources(self) -> dict[str, Data | Texts]:
@@ -272,7 +277,7 @@ class Experiment:
         return plain | {
             "original": alone(plain["original"]),
             "original_head": alone(self.original_head),
-            "retention": plain["retention"] | {"max_drop": alone(self.retention.max_drop)},
+            "retention": plain["retention"] | {"max_drop": alone(self.retention.drops)},
             "method": method_to_json(self.method),
         }
 

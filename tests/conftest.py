@@ -1,5 +1,7 @@
 """Fixtures of real weights and data: from the cache, fetched into it at first use, or a skip with the reason."""
 
+import os
+
 import pytest
 
 from fft.core.errors import MachineError
@@ -28,34 +30,42 @@ def demo_data():
     return _fetched(demo.demo_data)
 
 
-@pytest.fixture(scope="session")
-def compilations(tmp_path_factory):
-    """A folder that keeps compiled programs for the rest of the session."""
-    return tmp_path_factory.mktemp("compilations")
+COMPILATION = {  # name: (while tests run, jax's own)
+    "jax_compilation_cache_dir": ("", None),
+    "jax_compilation_cache_max_size": (-1, -1),
+    "jax_persistent_cache_min_compile_time_secs": (0.1, 1.0),
+    "jax_persistent_cache_min_entry_size_bytes": (-1, 0),
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled_once(tmp_path_factory):
+    """Every program is compiled once for all workers, tests, and the processes that tests start."""
+    import jax
+
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    with pytest.MonkeyPatch.context() as patch:
+        for name, (wanted, _) in COMPILATION.items():
+            value = wanted if wanted != "" else str(folder / "compiled")
+            jax.config.update(name, value)
+            patch.setenv(name.upper(), str(value))
+        yield
+        for name, (_, usual) in COMPILATION.items():
+            jax.config.update(name, usual)
 
 
 @pytest.fixture(scope="module")
-def quick_compiles(compilations):
-    """Compile without costly optimisations, and each program once, here and in the processes that a test starts."""
+def quick_compiles(compiled_once):
+    """Compile without costly optimisations, here and in the processes that a test starts."""
     import jax
-    from jax.experimental.compilation_cache import compilation_cache
 
-    settings = {  # name: (for the module, jax's own)
-        "jax_disable_most_optimizations": (True, False),
-        "jax_compilation_cache_dir": (str(compilations), None),
-        "jax_compilation_cache_max_size": (-1, -1),
-        "jax_persistent_cache_min_compile_time_secs": (0.1, 1.0),
-        "jax_persistent_cache_min_entry_size_bytes": (-1, 0),
-    }
     with pytest.MonkeyPatch.context() as patch:
-        for name, (wanted, _) in settings.items():
-            jax.config.update(name, wanted)
-            patch.setenv(name.upper(), str(wanted))
-        compilation_cache.reset_cache()
+        jax.config.update("jax_disable_most_optimizations", True)
+        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "True")
         yield
-        for name, (_, usual) in settings.items():
-            jax.config.update(name, usual)
-        compilation_cache.reset_cache()
+        jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(autouse=True)
@@ -67,7 +77,7 @@ def patient(monkeypatch):
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
     """A folder with a knowing base `bert`, a headless one `bare`, and original, new, mixed, opposite CSV files."""
-    import tiny_checkpoint
+    from tests.helpers import tiny_checkpoint
 
     folder = tmp_path_factory.mktemp("tiny")
     tiny_checkpoint.write_checkpoint(folder / "bert")

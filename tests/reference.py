@@ -30,7 +30,7 @@ from tyro.conf import Positional
 from fft.commands.cli import main as fft
 from fft.data.demo import minilm_folder
 from fft.methods import METHODS
-from tests import tiny_checkpoint
+from tests.helpers import tiny_checkpoint
 
 CHAINS = ("lora+ewc", "freeze+layerwise+ewc", "lora+kl+replay", "full+si+l2sp")
 SHORT = ("--steps", "6", "--batch-size", "8", "--eval-every", "3", "--lr", "1e-3", "--max-length", "16")
@@ -75,7 +75,7 @@ def cases() -> Iterator[Case]:
     yield Case("tiny/killed", (tuned("lora+ewc"),), killed=True)
     yield from fisher_cases("tiny")
     original, new = ("--original", "{data}/original.csv"), ("--new", "{data}/new.csv")
-    shared = tuned("full", "--head", "shared", "--new", "{data}/opposite.csv")
+    shared = tuned("full", "--head", "shared", "--new", "{data}/opposite.csv", "--keep", "latest")
     pair = ("{base}", "{out}/run")
     yield Case("tiny/check", (shared, ("check", *pair, *original, "--out", "{out}/check")))
     yield Case("tiny/eval", (shared, ("eval", "--model", "{out}/run", "--task", "{data}/opposite.csv", "--held-out")))
@@ -210,7 +210,7 @@ def differences(before: Path, after: Path) -> Iterator[tuple[str, float | None]]
 
 
 def _is_compared(path: Path) -> bool:
-    return "checkpoints" not in path.parts and path.name not in ("lock", "manifest.json")
+    return "checkpoints" not in path.parts or path.name == "manifest.json"
 
 
 def _tensors(path: Path) -> dict[str, Any]:
@@ -230,7 +230,7 @@ def _values(path: Path) -> dict[str, Any]:
 
     text = path.read_text(encoding="utf-8")
     whole = [json.loads(line) for line in text.splitlines()] if path.suffix == ".jsonl" else json.loads(text)
-    return dict(leaves(whole, ""))
+    return dict(leaves(whole["arrays"] if path.name == "manifest.json" else whole, ""))
 
 
 def _difference(one: Any, other: Any) -> float | None:

@@ -7,7 +7,6 @@ the data's labels. The figure is the worst leaf's |a - b| / |b|, key biases left
 """
 
 import json
-import sys
 import tempfile
 from pathlib import Path
 
@@ -17,16 +16,14 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
-sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "models"))
-
-import test_models_fused as reference
-import torch_models as theirs
-
 from fft import models
 from fft.core.tree import flatten
 from fft.fisher.diagonal import diagonal_fisher
 from fft.tasks import Classify
+from tests.helpers import per_example as reference
+from tests.helpers import torch_models as theirs
+from tests.helpers.language_model import LANGUAGE
+from tests.helpers.language_model import decoder as tiny_decoder
 
 Case = tuple[object, object, dict, dict, object]
 
@@ -43,8 +40,7 @@ def encoder(family: str) -> Case:
 
 def decoder(tied: bool) -> Case:
     """The same of a tiny decoder: fused projection, RMS norm, and an output layer that is the embedding or its own."""
-    model = reference.LanguageModel
-    return model, model, *reference.decoder(tied), lambda outputs, row: model.loss(outputs, row)[0][0]
+    return LANGUAGE, LANGUAGE, *tiny_decoder(tied), lambda outputs, row: LANGUAGE.loss(outputs, row)[0][0]
 
 
 def worst(case: Case, way: str) -> tuple[float, str]:

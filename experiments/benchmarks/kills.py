@@ -14,7 +14,6 @@ import os
 import random
 import shutil
 import signal
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -24,10 +23,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
-
-import tiny_checkpoint
-import tiny_runs
+from tests.helpers import tiny_checkpoint, tiny_runs
 
 FLAGS = "--original-head fit --method full+ewc --ewc.samples 64 --steps 48 --batch-size 16 --lr 3e-3 --tolerance 1"
 

@@ -3,9 +3,15 @@
 A peft_type is one file here and one line in FORMATS.
 """
 
-from fft.adapters import ia3, lora, norm, prompt, reading, writing
+from pathlib import Path
 
-FORMATS = {
+from fft.adapters import ia3, lora, norm, prompt, reading, writing
+from fft.adapters.adapter import Adapter
+from fft.adapters.layout import Formats
+from fft.methods import Method
+from fft.models import Checkpoint
+
+FORMATS: Formats = {
     "LORA": lora.FORMAT,
     "IA3": ia3.FORMAT,
     "PROMPT_TUNING": prompt.PROMPT,
@@ -16,16 +22,18 @@ FORMATS = {
 __all__ = ["FORMATS", "check_writable", "load_adapter", "save_adapter"]
 
 
-def load_adapter(folder, base):
+def load_adapter(folder: str | Path, base: Checkpoint) -> Adapter:
     """The Adapter in a folder of PEFT's, checked against the Checkpoint `base`. See fft.adapters.reading.load."""
     return reading.load(folder, base, FORMATS)
 
 
-def check_writable(method, family):
+def check_writable(method: Method, family: str) -> None:
     """Refuse a method that PEFT has no format for on a family. See fft.adapters.writing.format_of."""
     writing.format_of(method, family, FORMATS)
 
 
-def save_adapter(adapter, base, folder, name, head=None):
+def save_adapter(
+    adapter: Adapter, base: Checkpoint, folder: str | Path, name: str, head: str | None = None
+) -> str | Path:
     """Write an Adapter of the Checkpoint `base` as PEFT's files; returns the folder. See fft.adapters.writing.save."""
     return writing.save(adapter, base, folder, name, FORMATS, head)

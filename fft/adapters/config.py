@@ -4,13 +4,12 @@ A field that would change what is computed, and is not computed here, may only s
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, TypeVar
 
 from fft.core.errors import InputError
 from fft.core.settings import says_nothing, validated
-from fft.methods import Method
 
 MERGE = "merge the adapter with PEFT, model.merge_and_unload().save_pretrained(DIR), and give DIR as the model"
 
@@ -33,12 +32,15 @@ class Config:
         "task_type": (("SEQ_CLS", "FEATURE_EXTRACTION", None), "only SEQ_CLS and FEATURE_EXTRACTION are read"),
     }
     """{field, one of the above or a further one: (what it may be, why nothing else)}"""
-    __pydantic_config__: ClassVar[dict] = {"extra": "forbid"}
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     @property
     def saved(self) -> tuple[str, ...]:
         """The modules saved whole; PEFT adds the classifier's names for sequence classification."""
         return (*(self.modules_to_save or ()), *(("classifier", "score") if self.task_type == "SEQ_CLS" else ()))
+
+
+Known = TypeVar("Known", bound=Config)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +60,7 @@ class Linear(Targeted):
     unset: ClassVar[tuple[str, ...]] = ("fan_in_fan_out",)
 
 
-def read_config(kind: type[Config], raw: dict, where: str) -> tuple[Config, tuple[str, ...]]:
+def read_config(kind: type[Known], raw: dict[str, Any], where: str) -> tuple[Known, tuple[str, ...]]:
     """The config of a peft_type from the dict of an adapter_config.json, and notes.
 
     Unknown fields that say nothing (null, false, empty) are left out, and a note names them.
@@ -80,21 +82,3 @@ def read_config(kind: type[Config], raw: dict, where: str) -> tuple[Config, tupl
     config = validated(kind, {name: raw[name] for name in raw if name in known}, where)
     said = f"{where}: the unknown field(s) {', '.join(idle)} say nothing (null, false, empty) and are left out"
     return config, (said,) * bool(idle)
-
-
-class Format(NamedTuple):
-    """How one peft_type is written and read.
-
-    methods: the methods that are stored so; config: the dataclass of its fields; prefix: of the keys of whole modules;
-    describe(method, layout, paths) -> the fields that say what the method with leaves at `paths` is;
-    method(config) -> the Method of a config, as JSON data; tensors(config, layout) -> the adapter's own Tensors;
-    families: those on which PEFT computes it.
-    """
-
-    methods: tuple[type[Method], ...]
-    config: type[Config]
-    prefix: str
-    describe: Callable[[Method, Any, Iterable[str]], dict]
-    method: Callable[[Any], dict]
-    tensors: Callable[[Any, Any], list]
-    families: tuple[str, ...] = ("bert", "roberta", "distilbert")

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
-from fft.adapters.config import Format, Linear
-from fft.adapters.layout import Layout, Tensor, linear_targets
+from fft.adapters.config import Linear
+from fft.adapters.layout import Format, Layout, Tensor, linear_targets
 from fft.core.tree import compile_pattern
 from fft.methods import IA3
 from fft.methods.ia3 import IN, OUT
@@ -20,7 +21,7 @@ class Config(Linear):
     init_ia3_weights: bool = True
 
 
-def describe(method: IA3, layout: Layout, paths: Iterable[str]) -> dict:
+def describe(method: IA3, layout: Layout, paths: Iterable[str]) -> dict[str, Any]:
     """The fields of an IA3."""
     found, linear = set(paths), layout.linear()
     return {
@@ -30,7 +31,7 @@ def describe(method: IA3, layout: Layout, paths: Iterable[str]) -> dict:
     }
 
 
-def method_of(config: Config) -> dict:
+def method_of(config: Config) -> dict[str, Any]:
     """The method of a config."""
     return {"name": IA3.name}
 

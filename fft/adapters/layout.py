@@ -1,14 +1,20 @@
 """The names PEFT gives to what an adapter holds, and ours: one list of tensors that writing and reading share."""
 
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Generic, NamedTuple, TypeVar
 
-from fft.adapters.config import Linear, Targeted
+import numpy as np
+
+from fft.adapters.config import Known, Linear, Targeted
 from fft.core.errors import InputError
 from fft.core.settings import listed
 from fft.core.tree import compile_pattern
+from fft.methods import Method
 from fft.models.files.keys import body_keys, expected_shapes, head_keys
+from fft.models.layers import Config
+from fft.models.model import Family
 
+Place = TypeVar("Place")
 TRANSPOSED = ("/kernel", "/lora_a", "/lora_b")
 
 
@@ -23,11 +29,11 @@ class Tensor(NamedTuple):
     path: str
     own: tuple[int, ...]
 
-    def theirs(self, leaf: Any) -> Any:
+    def theirs(self, leaf: np.ndarray) -> np.ndarray:
         """A leaf of ours, laid out as PEFT stores it."""
         return (leaf.T if self.path.endswith(TRANSPOSED) else leaf).reshape(self.shape)
 
-    def ours(self, value: Any) -> Any:
+    def ours(self, value: np.ndarray) -> np.ndarray:
         """A stored tensor, laid out as our leaf."""
         return (value.T if self.path.endswith(TRANSPOSED) else value).reshape(self.own)
 
@@ -46,11 +52,12 @@ class Layout(NamedTuple):
 
     def linear(self) -> dict[str, tuple[str, int, int]]:
         """{Hugging Face's module: (our module, fan in, fan out)} of the dense layers below the heads."""
-        return {
-            name.removesuffix(".weight"): (path.removesuffix("/kernel"), *self.shapes[path])
-            for name, path in self.names.items()
-            if path.endswith("/kernel") and not path.startswith("heads/")
-        }
+        found = {}
+        for name, path in self.names.items():
+            if path.endswith("/kernel") and not path.startswith("heads/"):
+                fan_in, fan_out = self.shapes[path]
+                found[name.removesuffix(".weight")] = (path.removesuffix("/kernel"), fan_in, fan_out)
+        return found
 
     def norms(self) -> dict[str, str]:
         """{Hugging Face's module: our module} of the layer norms."""
@@ -77,7 +84,32 @@ class Layout(NamedTuple):
         return Tensor(prefix + name, own[::-1] if path.endswith(TRANSPOSED) else own, path, own)
 
 
-def layout_of(family: Any, config: Any, head: str | None, classes: int, bare: bool = False) -> Layout:
+Stored = TypeVar("Stored", bound=Method)
+
+
+class Format(NamedTuple, Generic[Stored, Known]):
+    """How one peft_type is written and read.
+
+    methods: the methods that are stored so; config: the dataclass of its fields; prefix: of the keys of whole modules;
+    describe(method, layout, paths) -> the fields that say what the method with leaves at `paths` is;
+    method(config) -> the Method of a config, as JSON data; tensors(config, layout) -> the adapter's own Tensors;
+    families: those on which PEFT computes it.
+    """
+
+    methods: tuple[type[Stored], ...]
+    config: type[Known]
+    prefix: str
+    describe: Callable[[Stored, Layout, Iterable[str]], dict[str, Any]]
+    method: Callable[[Known], dict[str, Any]]
+    tensors: Callable[[Known, Layout], list[Tensor]]
+    families: tuple[str, ...] = ("bert", "roberta", "distilbert")
+
+
+Formats = Mapping[str, Format[Any, Any]]
+"""by peft_type"""
+
+
+def layout_of(family: Family, config: Config, head: str | None, classes: int, bare: bool = False) -> Layout:
     """The layout of a family's model of this size with a head of `classes` outputs; without one, of the encoder.
 
     `bare`: the encoder's names stand without its prefix, as in a model that is nothing else.
@@ -92,8 +124,8 @@ def layout_of(family: Any, config: Any, head: str | None, classes: int, bare: bo
 
 
 def targeted(
-    config: Targeted, modules: dict[str, Any], kind: str, among: Callable[[str], bool] = lambda name: True
-) -> dict[str, Any]:
+    config: Targeted, modules: dict[str, Place], kind: str, among: Callable[[str], bool] = lambda name: True
+) -> dict[str, Place]:
     """Those of some modules that a config's target_modules name, by PEFT's rules; `kind` is what they are called.
 
     A text is a regular expression over whole names; a list holds names, or how names end after a dot, which stands for

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from fft.adapters.config import Format, Linear
-from fft.adapters.layout import Layout, Tensor, linear_targets
+from fft.adapters.config import Linear
+from fft.adapters.layout import Format, Layout, Tensor, linear_targets
 from fft.methods import DoRA, LoRA, RsLoRA
 from fft.methods.dora import MAGNITUDE
 from fft.methods.lora import A, B, modules_of
@@ -51,7 +51,7 @@ class Config(Linear):
     }
 
 
-def describe(method: LoRA, layout: Layout, paths: Iterable[str]) -> dict:
+def describe(method: LoRA, layout: Layout, paths: Iterable[str]) -> dict[str, Any]:
     """The fields of a LoRA, RsLoRA or DoRA."""
     modules = set(modules_of(paths))
     return {
@@ -66,7 +66,7 @@ def describe(method: LoRA, layout: Layout, paths: Iterable[str]) -> dict:
     }
 
 
-def method_of(config: Config) -> dict:
+def method_of(config: Config) -> dict[str, Any]:
     """The method of a config. DoRA with rsLoRA's scale is DoRA with α·√R: (α·√R) / R = α / √R."""
     kind = DoRA if config.use_dora else RsLoRA if config.use_rslora else LoRA
     alpha = config.lora_alpha * math.sqrt(config.r) if config.use_dora and config.use_rslora else config.lora_alpha

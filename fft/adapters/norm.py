@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
-from fft.adapters.config import Format, Targeted
-from fft.adapters.layout import Layout, Tensor, targeted
+from fft.adapters.config import Targeted
+from fft.adapters.layout import Format, Layout, Tensor, targeted
 from fft.methods import NormTuning
 
 PREFIX = "base_model.model."
@@ -15,12 +16,12 @@ class Config(Targeted):
     """The fields of an LN_TUNING, which has none of its own."""
 
 
-def describe(method: NormTuning, layout: Layout, paths: Iterable[str]) -> dict:
+def describe(method: NormTuning, layout: Layout, paths: Iterable[str]) -> dict[str, Any]:
     """The fields of an LN_TUNING."""
     return {"target_modules": list(layout.norms())}
 
 
-def method_of(config: Config) -> dict:
+def method_of(config: Config) -> dict[str, Any]:
     """The method of a config."""
     return {"name": NormTuning.name}
 

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from fft.adapters import config
-from fft.adapters.config import Format
-from fft.adapters.layout import Layout, Tensor
+from fft.adapters.layout import Format, Layout, Tensor
 from fft.methods import PrefixTuning, PromptTuning
 
 PREFIX = "base_model."
@@ -43,7 +42,7 @@ class PrefixConfig(Config):
     init_weights: Any = None
 
 
-def describe(method: PromptTuning | PrefixTuning, layout: Layout, paths: Iterable[str]) -> dict:
+def describe(method: PromptTuning | PrefixTuning, layout: Layout, paths: Iterable[str]) -> dict[str, Any]:
     """The fields of either."""
     return {
         "num_virtual_tokens": method.tokens,
@@ -66,12 +65,12 @@ def prefix(config: PrefixConfig, layout: Layout) -> list[Tensor]:
     return [Tensor(KEY, (places, layout.depth * 2 * layout.dim), "prompt/prefix", (places, *own))]
 
 
-def prompt_method(config: PromptConfig) -> dict:
+def prompt_method(config: PromptConfig) -> dict[str, Any]:
     """The method of a config of prompt tuning."""
     return {"name": PromptTuning.name, "tokens": config.num_virtual_tokens}
 
 
-def prefix_method(config: PrefixConfig) -> dict:
+def prefix_method(config: PrefixConfig) -> dict[str, Any]:
     """The method of a config of prefix tuning."""
     return {"name": PrefixTuning.name, "tokens": config.num_virtual_tokens}
 

@@ -1,28 +1,32 @@
 """Adapters in: a folder of PEFT's, strict both ways against the base it is for."""
 
 import re
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from fft.adapters.adapter import Adapter
 from fft.adapters.config import MERGE, read_config
-from fft.adapters.layout import layout_of
+from fft.adapters.layout import Formats, Layout, Tensor, layout_of
 from fft.adapters.prompt import KEY as PROMPT_KEY
 from fft.adapters.writing import CONFIG, WEIGHTS
 from fft.core.errors import InputError
-from fft.core.tree import unflatten
+from fft.core.tree import Params, unflatten
 from fft.disk.local import local
 from fft.disk.sniff import check_not_pointer
 from fft.methods import from_json
-from fft.models import FAMILIES, Head
+from fft.models import FAMILIES, Checkpoint, Head
 from fft.models.files.config import read_json
 from fft.models.files.folders import instead_of_adapter
 from fft.models.files.heads import HEADS_JSON, ORIGINAL, alike, check_name, read_record, stored_length, width
 from fft.models.files.hf import read_tensors, refuse_not_finite
 from fft.models.files.keys import body_keys, listed
 from fft.models.heads import unused_head
+from fft.models.layers import Config
+from fft.models.model import Family
 
 WORDS = "embed/word/embedding"
 STATE_DICT = re.compile(  # the name of the adapter in the keys, or what wraps the modules of the base
@@ -36,7 +40,7 @@ CONVERT = (
 )
 
 
-def load(folder, base, formats):
+def load(folder: str | Path, base: Checkpoint, formats: Formats) -> Adapter:
     """Return the Adapter in a folder of PEFT's for the Checkpoint `base`; weights become float32 jax arrays.
 
     Raises InputError for a peft_type or a setting that is not computed here, and for tensors that are unknown,
@@ -54,18 +58,19 @@ def load(folder, base, formats):
     family = FAMILIES[base.model.family]
     stored, left_out = without_ignored(read_weights(folder), form.prefix, family, folder)
     refuse_no_adapter(stored, folder)
-    name, head, own = head_of(folder, stored, base, f"{form.prefix}{family.head_rows[-1][0]}.weight")
+    name, head, heads = head_of(folder, stored, base, f"{form.prefix}{family.head_rows[-1][0]}.weight")
     bare = is_bare(stored, form.prefix, family, base.model.config)
     layout = layout_of(family, base.model.config, name, 0 if head is None else width(head), bare)
     places = {place.key: place for place in (*form.tensors(config, layout), *layout.whole(form.prefix, config.saved))}
     places |= saved_words(stored, layout, form.prefix, folder, base.folder)
     refuse_not_finite(stored, folder)
     theta = to_theta(stored, places, folder, base.folder)
-    heads, primary = ({name: head}, name) if own else ({}, None)
-    return Adapter(method, theta, heads, primary, notes + left_out, stored_length(folder))
+    return Adapter(method, theta, heads, name if heads else None, notes + left_out, stored_length(folder))
 
 
-def without_ignored(stored, prefix, family, folder):
+def without_ignored(
+    stored: dict[str, np.ndarray], prefix: str, family: Family, folder: Path
+) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     """Return ({key: array} without what adapts modules that the family ignores in checkpoints too, notes of it)."""
     ignored = [re.compile(pattern) for pattern in family.ignored]
     short = {key: key.removeprefix(prefix).removeprefix(f"{family.prefix}.") for key in stored}
@@ -76,7 +81,7 @@ def without_ignored(stored, prefix, family, folder):
     return {key: value for key, value in stored.items() if key not in gone}, (said,)
 
 
-def refuse_no_adapter(stored, folder):
+def refuse_no_adapter(stored: Collection[str], folder: Path) -> None:
     """Refuse LoRA's own kind of matrices for embeddings, beside which PEFT may save the embeddings, and tensors that
     are a state dict of the model, not what PEFT's save_pretrained writes.
     """
@@ -91,13 +96,15 @@ def refuse_no_adapter(stored, folder):
         )
 
 
-def is_bare(stored, prefix, family, config):
+def is_bare(stored: Collection[str], prefix: str, family: Family, config: Config) -> bool:
     """Whether the adapter was trained on the encoder alone, whose names have no prefix."""
     inside = tuple({f"{prefix}{name.split('.')[0]}." for name in body_keys(family, config)})
     return any(key.startswith(inside) for key in stored)
 
 
-def saved_words(stored, layout, prefix, folder, base):
+def saved_words(
+    stored: Mapping[str, np.ndarray], layout: Layout, prefix: str, folder: Path, base: Path
+) -> dict[str, Tensor]:
     """Return {key: Tensor} of the word embeddings where the adapter brings them, as PEFT does for a resized vocabulary.
 
     Raises InputError where there are more or fewer of them than in the base.
@@ -115,7 +122,7 @@ def saved_words(stored, layout, prefix, folder, base):
     return {place.key: place}
 
 
-def read_raw(folder):
+def read_raw(folder: Path) -> dict[str, Any]:
     """Return adapter_config.json as a dict with a peft_type."""
     if not folder.is_dir():
         what = "is not a folder" if folder.exists() else "does not exist"
@@ -130,7 +137,7 @@ def read_raw(folder):
     return raw
 
 
-def read_weights(folder):
+def read_weights(folder: Path) -> dict[str, np.ndarray]:
     """Return {PEFT's key: array}; a pickle is refused, with the command that converts it."""
     if (folder / WEIGHTS).exists():
         return read_tensors(folder / WEIGHTS)
@@ -142,21 +149,23 @@ def read_weights(folder):
     raise InputError(f"{folder} has no {WEIGHTS}: no weights to load")
 
 
-def head_of(folder, stored, base, key):
-    """Return (name, Head, whether the adapter brings it): the head an adapter works with; `key` is its last kernel's.
+def head_of(
+    folder: Path, stored: Mapping[str, np.ndarray], base: Checkpoint, key: str
+) -> tuple[str | None, Head | None, dict[str, Head]]:
+    """Return (name, Head, the heads that the adapter brings): what it works with; `key` is its last kernel's.
 
     An adapter without a head uses the base's classifier. One with a head that a head of the base is like brings that
     one, trained further; any other stands beside the heads of the base, under a name that none of them has.
     """
     if key not in stored:
-        return base.primary, base.heads.get(base.primary), False
+        return base.primary, None if base.primary is None else base.heads.get(base.primary), {}
     name, head = recorded_head(folder) or foreign_head(stored[key], base)
     if name in base.heads and not alike(head, base.heads[name]):
         name = unused_head(None, "new", list(base.heads))
-    return name, head, True
+    return name, head, {name: head}
 
 
-def recorded_head(folder):
+def recorded_head(folder: Path) -> tuple[str, Head] | None:
     """Return (name, Head) as our own HEADS_JSON tells them, None where it does not."""
     if not (folder / HEADS_JSON).is_file():
         return None
@@ -167,7 +176,7 @@ def recorded_head(folder):
     return primary, heads[primary]
 
 
-def foreign_head(kernel, base):
+def foreign_head(kernel: np.ndarray, base: Checkpoint) -> tuple[str, Head]:
     """Return (name, Head) of a last kernel [C, D] that nobody named: as wide as the base's classifier it is that one,
     and any other has the labels that transformers would give it.
     """
@@ -178,7 +187,7 @@ def foreign_head(kernel, base):
     return name, Head("regression", ()) if outputs == 1 else Head("classification", labels)
 
 
-def to_theta(stored, places, folder, base):
+def to_theta(stored: Mapping[str, np.ndarray], places: Mapping[str, Tensor], folder: Path, base: Path) -> Params:
     """Return the trainable tree, float32 jax arrays, from PEFT's tensors; `places` is {key: Tensor}, all of them."""
     if strange := sorted(set(stored) - set(places)):
         raise InputError(f"{folder / WEIGHTS} has tensors that the base {base} has no place for: {listed(strange)}")

@@ -1,19 +1,31 @@
 """Adapters out: a folder that `PeftModel.from_pretrained` loads onto the base, whole or not at all."""
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 
+from fft.adapters.adapter import Adapter
 from fft.adapters.config import read_config
-from fft.adapters.layout import layout_of
+from fft.adapters.layout import Format, Formats, layout_of
 from fft.core.errors import InputError
 from fft.core.tree import flatten
-from fft.models import FAMILIES
+from fft.methods import Method
+from fft.models import FAMILIES, Checkpoint
 from fft.models.files.export import write_json, write_tensors, written_whole
 from fft.models.files.heads import HEADS_JSON, width, write_record
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
-def save(adapter, base, folder, name, formats, head=None):
+def save(
+    adapter: Adapter,
+    base: Checkpoint,
+    folder: str | Path,
+    name: str,
+    formats: Formats,
+    head: str | None = None,
+) -> str | Path:
     """Write an adapter of `base` under PEFT's names and return the folder.
 
     Beside the method's own tensors stand, whole, BERT's pooler and the head `head` (default: the adapter's): PEFT's
@@ -23,7 +35,7 @@ def save(adapter, base, folder, name, formats, head=None):
     Raises InputError for a method PEFT has no format for, an unknown head, a folder with other things in it.
     """
     head = head or adapter.primary
-    if head not in adapter.heads:
+    if head is None or head not in adapter.heads:
         raise InputError(f"the adapter has no head {head!r}; its heads are: {', '.join(adapter.heads) or 'none'}")
     kind, form = format_of(adapter.method, base.model.family, formats)
     layout = layout_of(FAMILIES[base.model.family], base.model.config, head, width(adapter.heads[head]))
@@ -46,7 +58,7 @@ def save(adapter, base, folder, name, formats, head=None):
     return folder
 
 
-def format_of(method, family, formats):
+def format_of(method: Method, family: str, formats: Formats) -> tuple[str, Format[Any, Any]]:
     """(peft_type, Format) of a method on a family; InputError with the reason where PEFT has none."""
     for kind, form in formats.items():
         if type(method) in form.methods and family in form.families:

@@ -161,7 +161,7 @@ def nearest_miss(tried: Sequence[Tried], margin: float) -> int | None:
 
 def search_layers(
     start: Tried,
-    alphas: Sequence[float],
+    alphas: Sequence[float] | np.ndarray,
     depths: Sequence[int],
     score: Callable[[np.ndarray], Tried],
     margin: float,

@@ -98,6 +98,7 @@ def _original(pair: Pair, asked: Asked, request: Request) -> tuple[dict, list[di
     tuned_head = chosen_head(pair.tuned.checkpoint, wanted, pair.tuned.name, "to score with")
     found = outputs(pair, asked.data, base_head, tuned_head, request.held_out)
     record = _record(asked.data.source, base_head, tuned_head, found)
+    assert found.before is not None  # the base was asked with its head
     change = change_between(found.metric, found.labels, found.before, found.after)
     if change.undefined:  # a share of a score that is not defined is nothing
         margin = np.nan if request.max_drop.relative else request.max_drop.amount
@@ -118,7 +119,7 @@ def _new(pair: Pair, asked: Asked, request: Request) -> tuple[dict, list[dict]]:
     base_head = tuned_head if known else None
     found = outputs(pair, asked.data, base_head, tuned_head, request.held_out)
     record = _record(asked.data.source, base_head, tuned_head, found)
-    if known:
+    if found.before is not None:
         record["change"] = change_between(found.metric, found.labels, found.before, found.after)._asdict()
     else:
         record["notes"].append(f"{pair.base.name} has no head {tuned_head!r} with these labels, and so no score here")

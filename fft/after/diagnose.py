@@ -133,7 +133,8 @@ def _agreement(layers: Sequence[dict[str, Any]]) -> float | None:
     sides = list(zip(*pairs, strict=True))
     if len(pairs) < ORDERED or not np.isfinite(sides).all() or any(len(set(side)) == 1 for side in sides):
         return None
-    return float(spearmanr(*sides).statistic)
+    predicted, measured = sides
+    return float(spearmanr(predicted, measured).statistic)  # pyright: ignore[reportAttributeAccessIssue]  # no stubs
 
 
 # ---------------------------------------------------------------- head or features, and what to do

@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -99,7 +100,7 @@ def moves(fisher: Params, base: Params, tuned: Params) -> dict[str, Move]:
     """
     weights, new = flatten(fisher), flatten(tuned)
 
-    def of_leaf(path, old):
+    def of_leaf(path: str, old: jax.Array) -> Move:
         squares = jnp.square(new[path] - old)
         sums = (squares.sum(), jnp.square(old).sum(), 0.5 * jnp.sum(weights[path] * squares))
         return Move(not np.array_equal(old, new[path]), *map(float, sums))
@@ -127,4 +128,5 @@ def put_back_greedily(
 
 
 def _worth(step: Step) -> tuple[float, float]:
-    return tuple(-math.inf if value != value else round(value, 9) for value in (step.score, -step.loss))
+    score, kept = (-math.inf if value != value else round(value, 9) for value in (step.score, -step.loss))
+    return score, kept

@@ -125,6 +125,7 @@ def _ingredients(
             raise InputError(
                 f"{side.name} has no head {head}, with which --task would choose; name another with --head"
             )
+    assert head is not None  # the tuned models have it
     found = prepare_held_out(data, named, head, named.heads[head], named.max_length)
     refuse_undefined({"--task": found}, "validation")
     rows, metric = HeldOut(named.model, {"task": found}), METRICS[found.task.metric]

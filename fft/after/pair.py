@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ from fft.core.errors import InputError
 from fft.data import Encoded, Rows, TaskData, prepare_scored, read_scored
 from fft.data.tokenize import first_difference, load_tokenizer
 from fft.evaluate.answers import answers, named
-from fft.evaluate.predict import make_predict, scored_logits
+from fft.evaluate.predict import Predictor, make_predict, scored_logits
 from fft.experiment import Data
 from fft.models import Checkpoint
 from fft.models.files.config import ONLY_TRAINING
@@ -39,7 +39,7 @@ class Pair(NamedTuple):
 
     base: Side
     tuned: Side
-    predictor: Callable
+    predictor: Predictor
     length: Length
 
     @property
@@ -87,15 +87,16 @@ class Outputs(NamedTuple):
     def told(self, positions: np.ndarray) -> list[dict]:
         """{"row", "text", "pair", "label", "base", "tuned"} of the examples at these positions, without logits."""
         task, kind = self.data.task, self.metric.kind
+        assert self.before is not None  # there are positions only where two answers were compared
         before, after = (predictions(kind, logits) for logits in (self.before, self.after))
         return [
             {
                 "row": int(self.rows.numbers[at]),
                 "text": self.rows.texts[at],
                 "pair": self.rows.pairs and self.rows.pairs[at],
-                "label": named(task, self.labels[at]),
-                "base": named(task, before[at]),
-                "tuned": named(task, after[at]),
+                "label": named(task, float(self.labels[at])),
+                "base": named(task, float(before[at])),
+                "tuned": named(task, float(after[at])),
             }
             for at in positions
         ]
@@ -107,9 +108,10 @@ def load_pair(base: str, tuned: str, max_length: int | None) -> Pair:
     Errors: InputError where they differ in family or shape, by the name of what differs, or were trained at different
     lengths.
     """
-    sides = [Side(name, load_checkpoint(name)) for name in (base, tuned)]
-    refuse_other_shape(*sides, "compared")
-    return Pair(*sides, make_predict(sides[0].checkpoint.model, SCORED), length_of_sides(max_length, sides))
+    first, second = (Side(name, load_checkpoint(name)) for name in (base, tuned))
+    refuse_other_shape(first, second, "compared")
+    length = length_of_sides(max_length, (first, second))
+    return Pair(first, second, make_predict(first.checkpoint.model, SCORED), length)
 
 
 def length_of_sides(max_length: int | None, sides: Sequence[Side]) -> Length:
@@ -179,8 +181,9 @@ def refuse_other_vocabulary(base: Side, tuned: Side, done: str) -> None:
 
 def _refuse_other_tokens(pair: Pair, rows: Rows, encoded: list[Encoded]) -> None:
     first, last = encoded[0], encoded[-1]
-    for number, *tokens in zip(rows.numbers, first.ids, last.ids, first.types, last.types, strict=True):
-        if not (np.array_equal(*tokens[:2]) and np.array_equal(*tokens[2:])):
+    pairs = zip(rows.numbers, first.ids, last.ids, first.types, last.types, strict=True)
+    for number, ids, other_ids, types, other_types in pairs:
+        if not (np.array_equal(ids, other_ids) and np.array_equal(types, other_types)):
             raise InputError(
                 f"{rows.source}, row {number}: {pair.base.name} and {pair.tuned.name} read it as different tokens, so "
                 "their tokenizers differ; only checkpoints with the same tokenizer can be compared"

@@ -8,13 +8,15 @@ Reference: linear probes of forgetting: Davari et al. 2022, arXiv 2203.13381.
 """
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 
 from fft.core.tree import Params, overlay
 from fft.evaluate.headfit import fit_head
+from fft.models import Checkpoint
 from fft.stats.intervals import Change
+from fft.tasks import Task
 
 MOST = 0.5  # of a drop: more than this is most of it
 MISALIGNED, GONE, UNDECIDED, NOTHING = "misaligned", "gone", "undecided", "nothing"
@@ -30,7 +32,7 @@ class Share(NamedTuple):
 
 
 def refitted(
-    checkpoint: Any, params: Params, task: Any, batches: Iterable[dict], key: jax.Array
+    checkpoint: Checkpoint, params: Params, task: Task, batches: Iterable[dict], key: jax.Array
 ) -> tuple[Params, dict]:
     """`params` with the head of `task` fitted anew to their frozen features, and how that went (as `fit_head`)."""
     head, how = fit_head(checkpoint._replace(params=params), task, batches, key)

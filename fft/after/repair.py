@@ -81,7 +81,7 @@ class Request:
     max_length: int | None = None
     seed: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         at_least("sweeps", self.sweeps, 1)
         at_least("rows", self.rows, 1)
         between("seed", self.seed, 0, MOST_SEED)
@@ -107,7 +107,7 @@ class Search:
     `margin` is the accepted drop in units of the original's score. A candidate beyond it is not scored on the new task.
     """
 
-    def __init__(self, request: Request, sides: Sides, rows: HeldOut, watch: Callable[[Tried, int], None]):
+    def __init__(self, request: Request, sides: Sides, rows: HeldOut, watch: Callable[[Tried, int], None]) -> None:
         self.sides, self.rows, self.watch = sides, rows, watch
         self.tried: list[Tried] = []
         self.candidates: list[Candidate] = []
@@ -126,9 +126,9 @@ class Search:
             base = self.tried[0]._asdict() if self.tried else found
             drop = 0.0 - self._gain("original", found, base)
             asked = drop <= (self.margin if margin is None else margin) + retention.SAME
-            found |= self.rows.scores(params, names=["new"]) if asked else {"new": None}
-        gain = self._gain("new", found, base if self.tried else found) if asked else None
-        self.tried.append(Tried(candidate.kind, candidate.settings, found["original"], found["new"], drop, gain))
+            new = self.rows.scores(params, names=["new"]) if asked else {}
+        gain = self._gain("new", new, base if self.tried else new) if asked else None
+        self.tried.append(Tried(candidate.kind, candidate.settings, found["original"], new.get("new"), drop, gain))
         self.candidates.append(candidate)
         self.watch(self.tried[-1], len(self.tried))
         return self.tried[-1]

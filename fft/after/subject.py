@@ -23,6 +23,7 @@ from fft.methods import Context
 from fft.models import Checkpoint
 from fft.models.heads import chosen_head, only_head
 from fft.models.identity import base_sha256
+from fft.tasks import Regress, Task
 
 TOLD = ("estimator", "examples", "trace", "trace_error")
 
@@ -43,7 +44,7 @@ class Request:
     max_length: int | None = None
     seed: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("fisher_rows", "fit_rows", "rows"):
             at_least(name.replace("_", "-"), getattr(self, name), 1)
         between("seed", self.seed, 0, MOST_SEED)
@@ -53,7 +54,7 @@ class Information(NamedTuple):
     """The diagonal Fisher information at the base, the task with its σ, and how it was come by."""
 
     diagonal: Params
-    task: Any
+    task: Task
     told: dict[str, Any]
 
 
@@ -104,7 +105,7 @@ def load_subject(request: Request) -> Subject:
     return Subject(old, base, tuned, data, request.fisher and _artefact(request.fisher, old, data.task), told)
 
 
-def _artefact(folder: Path, base: Checkpoint, task: Any) -> Information:
+def _artefact(folder: Path, base: Checkpoint, task: Task) -> Information:
     """What `fft fisher` wrote; it must be of these weights and of this task."""
     stored, told = load_fisher(folder, base.params, base_sha256(base))
     if task.name not in told["tasks"]:
@@ -112,7 +113,7 @@ def _artefact(folder: Path, base: Checkpoint, task: Any) -> Information:
             f"the Fisher information in {folder} is of the task {', '.join(told['tasks'])}, the original task's head "
             f"is {task.name}"
         )
-    if task.kind == "regression":
+    if isinstance(task, Regress):
         task = replace(task, sigma=told["task"]["sigma"])
     return Information(unpack(stored), task, {"folder": folder} | {name: told[name] for name in TOLD})
 

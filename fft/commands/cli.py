@@ -15,13 +15,16 @@ import shlex
 import sys
 from collections.abc import Sequence
 from itertools import pairwise, takewhile
-from typing import TextIO
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from fft.commands.allocator import keep_freed_memory
 from fft.commands.failures import told
 from fft.core.errors import InputError
 from fft.disk.cache import keep_compiled_programs
 from fft.disk.surroundings import holds_every_character, keep_a_home, keep_float32, show_what_fits
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 COMMANDS = {
     "tune": "fine-tune a checkpoint on a new task and watch the original one",
@@ -62,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return CLOSED_PIPE
         if as_json and left.code:
             _print_json({"error": "wrong usage, as told on standard error", "exit_code": left.code})
-        return left.code or 0  # the parsers have printed the help, or what is wrong with the flags
+        return cast("int", left.code or 0)  # the parsers, which end with numbers, have printed what there is to say
     except BaseException as error:
         return _fail(*told(error), as_json)
 
@@ -86,7 +89,7 @@ def _execute(command: str, args: list[str], as_json: bool) -> tuple[dict, int]:
     if {"--help", "-h"} & set(args):  # the value None unsets what --config sets; not every flag need say so
         shown.append(tyro.conf.DisallowNone)
 
-    def read(kind: type, args: list[str], **more):
+    def read(kind: type, args: list[str], **more: Any) -> Any:
         refuse_second_source(args, kind)
         return tyro.cli(kind, args=args, prog=f"fft {command}", config=shown, **more)
 
@@ -155,9 +158,11 @@ def _is_data_file(word: str) -> bool:
 
 def dotted(args: Sequence[str], flags: type) -> list[str]:
     """The arguments with `--new-text` spelled `--new.text`: a setting of a task may be named with a dash or a dot."""
+    from fft.commands.several import SeveralData
     from fft.experiment import Data
 
-    groups = [f.name for f in dataclasses.fields(flags) if isinstance(f.type, type) and issubclass(f.type, Data)]
+    tasks = (Data, SeveralData)
+    groups = [f.name for f in dataclasses.fields(flags) if isinstance(f.type, type) and issubclass(f.type, tasks)]
     settings = [field.name.replace("_", "-") for field in dataclasses.fields(Data)]
     spellings = {f"--{group}-{setting}": f"--{group}.{setting}" for group in groups for setting in settings}
 
@@ -187,7 +192,7 @@ def _version() -> str:
     return f"fft {installed_version('fft-jax') or '(not installed)'}"
 
 
-def _console(as_json: bool):
+def _console(as_json: bool) -> "Console":
     from rich.console import Console
 
     stream = sys.stderr if as_json else sys.stdout

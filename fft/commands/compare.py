@@ -34,7 +34,7 @@ class Flags:
     """print the result as one JSON object on standard output, everything else on standard error"""
 
 
-def parse(args: list[str], cli: Callable) -> Flags:
+def parse(args: list[str], cli: Callable[..., Flags]) -> Flags:
     """The flags."""
     return cli(Flags, args=args)
 
@@ -128,7 +128,7 @@ def show_fronts(records: list[dict], console: Console, stem: Path | None) -> dic
 
     found, matched = fronts(records)
     written = []
-    if any(front.settings > 1 for front in found):
+    if matched is not None and any(front.settings > 1 for front in found):
         console.print(fronts_table(found, matched))
         if stem is not None:
             table = stem.with_name(f"{stem.name}-fronts.md")

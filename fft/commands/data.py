@@ -27,7 +27,7 @@ class Flags:
     """print the result as one JSON object on standard output, everything else on standard error"""
 
 
-def parse(args: list[str], cli: Callable) -> Flags:
+def parse(args: list[str], cli: Callable[..., Flags]) -> Flags:
     """The flags; the source may be named as elsewhere, `fft data --task new.csv`."""
     return cli(Flags, args=without_name(args, "--task"))
 

@@ -47,7 +47,7 @@ class Flags:
     """print the result as one JSON object on standard output, everything else on standard error"""
 
 
-def parse(args: list[str], cli: Callable) -> Flags:
+def parse(args: list[str], cli: Callable[..., Flags]) -> Flags:
     """The flags."""
     return cli(Flags, args=args)
 
@@ -85,7 +85,7 @@ def experiments(base: str, seed: int = 0) -> dict[str, Experiment]:
         name: Experiment(
             base,
             Data(NEW, train_rows=NEW_ROWS),
-            Data(ORIGINAL),
+            (Data(ORIGINAL),),
             method,
             Optim(lr=lr, epochs=1.0),
             retention,

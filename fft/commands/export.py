@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from rich.console import Console
@@ -11,6 +11,9 @@ from rich.console import Console
 from fft.core.errors import InputError
 from fft.core.settings import TELLS_DEFAULT, without_name
 from fft.disk.local import CheckpointPath
+
+if TYPE_CHECKING:
+    from fft.models import Checkpoint
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class Flags:
     """print the result as one JSON object on standard output, everything else on standard error"""
 
 
-def parse(args: list[str], cli: Callable) -> Flags:
+def parse(args: list[str], cli: Callable[..., Flags]) -> Flags:
     """The flags; the run folder may be named, `fft export --run RUN --out DIR`."""
     return cli(Flags, args=without_name(args, "--run"))
 
@@ -48,7 +51,7 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     from fft import models
     from fft.models.heads import chosen_head, with_heads
 
-    restored = _merged(flags) if flags.adapter else _restored(flags, console)
+    restored = _merged(flags, flags.adapter) if flags.adapter else _restored(flags, console)
     _note(restored.notes, console)
     wanted = flags.head or restored.heads
     head = chosen_head(restored, flags.head, str(flags.run), "to export") if wanted else None
@@ -59,7 +62,7 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     return {"folder": str(folder), "head": head, "heads": list(restored.heads)}, 0
 
 
-def _restored(flags: Flags, console: Console):
+def _restored(flags: Flags, console: Console) -> "Checkpoint":
     """The model of the run's step."""
     from fft.run.restored import restore
 
@@ -68,7 +71,7 @@ def _restored(flags: Flags, console: Console):
     return restored
 
 
-def _merged(flags: Flags):
+def _merged(flags: Flags, adapter: Path) -> "Checkpoint":
     """The base with the adapter merged into it."""
     from fft import models
     from fft.adapters import load_adapter
@@ -76,7 +79,7 @@ def _merged(flags: Flags):
     if flags.step is not None:
         raise InputError("--step is of a run; with --adapter the model is a base, which has no steps")
     base = models.load(flags.run)
-    return load_adapter(flags.adapter, base).on(base)
+    return load_adapter(adapter, base).on(base)
 
 
 def _write_adapter(flags: Flags, console: Console) -> tuple[dict, int]:

@@ -12,6 +12,7 @@ from fft.core.errors import InputError
 from fft.core.naming import counted
 from fft.core.progress import doing
 from fft.core.settings import TELLS_DEFAULT
+from fft.core.tree import Params
 from fft.disk.local import CHECKPOINT
 from fft.experiment import NO_DATA, Data, Experiment
 from fft.fisher.diagonal import FisherPass
@@ -54,7 +55,7 @@ class Flags:
     """print the result as one JSON object on standard output, everything else on standard error"""
 
 
-def parse(args: list[str], cli: Callable) -> Flags:
+def parse(args: list[str], cli: Callable[..., Flags]) -> Flags:
     """The flags."""
     return cli(Flags, args=args)
 
@@ -84,8 +85,9 @@ def _measure(flags: Flags, console: Console) -> None:
 
     if not flags.original.source:
         raise InputError("--original is missing: the data of the task that the checkpoint knows, such as old.csv")
-    names = [field.name for field in fields(Request)]
-    request = Request(**{name: getattr(flags, name) for name in names} | {"model": model_folder(flags.model)})
+    given: dict[str, Any] = {field.name: getattr(flags, field.name) for field in fields(Request)}
+    given["model"] = model_folder(flags.model)
+    request = Request(**given)
     said = 0
     with doing("Fisher") as work:
 
@@ -99,7 +101,7 @@ def _measure(flags: Flags, console: Console) -> None:
         measure(request, flags.out, lambda text: console.out(text, highlight=False), watch)
 
 
-def _show(folder: Path, stored: Any, told: dict, console: Console) -> dict:
+def _show(folder: Path, stored: Params, told: dict, console: Console) -> dict:
     """Print the table and draw the picture; {"places": ..., "picture": paths}."""
     from fft.fisher.information import by_place, tasks_of
     from fft.fisher.storage import unpack

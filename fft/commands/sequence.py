@@ -54,7 +54,7 @@ class Flags:
     settings: Annotated[Settings, tyro.conf.arg(name="")] = field(default_factory=Settings)
 
 
-def parse(args: list[str], cli: Callable) -> Flags:
+def parse(args: list[str], cli: Callable[..., Flags]) -> Flags:
     """The flags."""
     return cli(Flags, args=args, default=Flags(tyro.MISSING, tyro.MISSING, SeveralData(tyro.MISSING)))
 
@@ -69,14 +69,15 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     if choice:
         console.out(choice, highlight=False)
     settings = {f.name: getattr(flags.settings, f.name) for f in dataclasses.fields(flags.settings)}
-    given = [
+    tasks, original = (
         tuple(with_metric(data, flags.metric) for data in group.each(name))
         for name, group in (("tasks", flags.tasks), ("original", flags.original))
-    ]
+    )
     same = ("optim", "retention", "head", "original_head", "max_length", "seed", "gamma")
     method = method_of(flags.method, settings, choice)
     texts = flags.unlabelled if flags.unlabelled.source else None
-    request = Request(flags.model, *given, method, unlabelled=texts, **{name: getattr(flags, name) for name in same})
+    more = {name: getattr(flags, name) for name in same}
+    request = Request(flags.model, tasks, original, method, unlabelled=texts, **more)
     found = run_sequence(request, flags.out, lambda title: Display(console, title))
     show(found.record, console)
     console.out(f"report: {flags.out}/sequence.html", highlight=False)

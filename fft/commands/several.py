@@ -19,23 +19,30 @@ class UnnamedData(Data):
 
 
 @dataclass(frozen=True)
-class SeveralData(Data):
+class SeveralData:
     """One source or several; each setting is one for all of them, or one a source."""
 
-    # The fields are those of Data, with their texts in the help, in the plural.
+    # The fields are those of Data, with their texts, in the plural.
     source: Annotated[tuple[str, ...], tyro.conf.arg(name="", metavar="SRC [SRC ...]", help_behavior_hint="")] = ()
+    """file:PATH (or a bare path: CSV, TSV, JSONL, Parquet), demo:NAME, tfds:NAME or hf:NAME"""
     validation: tuple[str | None, ...] = (None,)
+    """a source for validation rows; without it they are split off by a hash of their text"""
     test: tuple[str | None, ...] = (None,)
+    """a source for test rows; without it they are split off by a hash of their text"""
     text: tuple[str, ...] = (Data.text,)
+    """the column that holds the text"""
     pair: tuple[str | None, ...] = (None,)
+    """the column that holds the second text of a pair"""
     label: tuple[str, ...] = (Data.label,)
+    """the column that holds the label or the target"""
     kind: tuple[Literal["classification", "regression"], ...] = (Data.kind,)
+    """what the label is"""
     metric: Annotated[tuple[str | None, ...], tyro.conf.arg(help_behavior_hint="")] = (None,)
+    """accuracy, macro_f1, mcc; pearson, spearman, rmse (default: accuracy, or pearson for regression)"""
     name: Annotated[tuple[str | None, ...], tyro.conf.arg(help_behavior_hint="")] = (None,)
+    """what the head of this task is called in the checkpoint (default: new or original)"""
     train_rows: tuple[int | None, ...] = (None,)
-
-    def __post_init__(self):
-        """What Data checks is checked source by source."""
+    """use at most this many training rows, chosen by the seed"""
 
     def each(self, flag: str) -> tuple[Data, ...]:
         """The data of every source; `flag` names them in errors.

@@ -6,14 +6,14 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
 
 from fft.commands.several import NO_SOURCES, SeveralData, several
 from fft.core.errors import InputError
-from fft.core.settings import TELLS_DEFAULT
+from fft.core.settings import TELLS_DEFAULT, listed
 from fft.disk.local import LOCAL, CheckpointPath
 from fft.experiment import NO_DATA, NO_TEXTS, Data, Experiment, Optim, Retention, Texts, load
 from fft.methods import METHODS, Method, parse_chain
@@ -21,11 +21,18 @@ from fft.run.auto import AUTO, Choice, choose_for
 from fft.stats.metrics import METRICS
 
 HEADS = tyro.conf.arg(metavar="NAME [NAME ...]", help_behavior_hint="")
-Settings = dataclasses.make_dataclass(
-    "Settings",
-    [(name, kind, field(default_factory=kind)) for name, kind in METHODS.items() if dataclasses.fields(kind)],
-    frozen=True,
-)
+if TYPE_CHECKING:
+
+    @dataclass(frozen=True)
+    class Settings:
+        """The settings of every method that has some, by its name."""
+
+else:
+    Settings = dataclasses.make_dataclass(
+        "Settings",
+        [(name, kind, field(default_factory=kind)) for name, kind in METHODS.items() if dataclasses.fields(kind)],
+        frozen=True,
+    )
 
 
 @dataclass(frozen=True)
@@ -91,7 +98,7 @@ class Flags:
             self.optim,
             self.retention,
             self.head,
-            self.original_head,
+            listed(self.original_head),
             self.max_length,
             self.seed,
             self.unlabelled if self.unlabelled.source else None,
@@ -155,23 +162,24 @@ class _Start:
     method: str | None = None
 
 
-def _flags_to_start_from(start: _Start) -> Flags:
+def _flags_to_start_from(config: Path, method: str | None) -> Flags:
     """The flags of an experiment file; another --method starts from its own defaults, learning rate included."""
-    experiment = load(start.config)
+    experiment = load(config)
     flags = flags_of(experiment, Path())
-    if start.method in (None, experiment.method.label):
+    if method in (None, experiment.method.label):
         return flags
     return dataclasses.replace(flags, settings=Settings(), optim=dataclasses.replace(flags.optim, lr=None))
 
 
-def parse(args: list[str], cli: Callable) -> Flags:
+def parse(args: list[str], cli: Callable[..., Any]) -> Flags:
     """The flags; those of --config are the defaults of the others: only the help calls --model and --new required."""
     if "--help" in args or "-h" in args:
         return cli(Flags, args=args, default=Flags(tyro.MISSING, tyro.MISSING, Data(tyro.MISSING)))
-    start = cli(_Start, args=args, return_unknown_args=True)[0]
+    start: _Start = cli(_Start, args=args, return_unknown_args=True)[0]
     if start.config is None:
         return cli(Flags, args=args)
-    return cli(Flags, args=args, default=dataclasses.replace(_flags_to_start_from(start), out=tyro.MISSING))
+    begun = _flags_to_start_from(start.config, start.method)
+    return cli(Flags, args=args, default=dataclasses.replace(begun, out=tyro.MISSING))
 
 
 def execute(flags: Flags, console: Console) -> tuple[dict, int]:

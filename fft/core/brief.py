@@ -2,17 +2,17 @@
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 MOST = 100  # characters of one value
 
 
-def brief(named_tuple: Any) -> str:
+def brief(self: NamedTuple) -> str:
     """A NamedTuple with every field in few characters, to be its __repr__: trees and sequences of arrays are counted,
     one array is its dtype and shape, functions are their names, and what is long is cut.
     """
-    fields = ", ".join(f"{name}={_shown(value)}" for name, value in named_tuple._asdict().items())
-    return f"{type(named_tuple).__name__}({fields})"
+    fields = ", ".join(f"{name}={_shown(value)}" for name, value in self._asdict().items())
+    return f"{type(self).__name__}({fields})"
 
 
 def _shown(value: Any) -> str:
@@ -29,7 +29,7 @@ def _shown(value: Any) -> str:
     return f"{text[:MOST]}… ({len(value):,} in all)" if isinstance(value, Mapping | list | tuple) else f"{text[:MOST]}…"
 
 
-def _is_array(value: Any) -> bool:
+def _is_array(value: object) -> bool:
     return hasattr(value, "shape") and hasattr(value, "dtype")
 
 

@@ -11,7 +11,11 @@ Where nothing shows it, it costs nothing.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import wraps
-from typing import Any, Protocol
+from typing import Protocol, TypeVar
+
+from fft.core.tree import Params
+
+Out = TypeVar("Out")
 
 
 class Work(Protocol):
@@ -36,7 +40,13 @@ class Unshown:
     def advance(self, steps: int = 1) -> None:
         """Do nothing."""
 
-    def update(self, **_: int | str | None) -> None:
+    def update(
+        self,
+        completed: int | None = None,
+        total: int | None = None,
+        description: str | None = None,
+        more: str | None = None,
+    ) -> None:
         """Do nothing."""
 
 
@@ -45,6 +55,7 @@ class Screen(Protocol):
 
     def begin(self, text: str, total: int | None, completed: int) -> Work:
         """Show that a piece of work has begun."""
+        ...
 
     def end(self, work: Work) -> None:
         """Show it no more."""
@@ -77,7 +88,9 @@ def doing(text: str, total: int | None = None, completed: int = 0) -> Iterator[W
         screen.end(work)
 
 
-def announced(program: Callable[[Any, dict], Any], what: str, lengths: Sequence[int]) -> Callable[[Any, dict], Any]:
+def announced(
+    program: Callable[[Params, dict], Out], what: str, lengths: Sequence[int]
+) -> Callable[[Params, dict], Out]:
     """`program(params, batch)`, a jitted function, that says when it is compiled: at its first batch of every length.
 
     `lengths` are those that batches may have.
@@ -85,7 +98,7 @@ def announced(program: Callable[[Any, dict], Any], what: str, lengths: Sequence[
     met: set[int] = set()
 
     @wraps(program)
-    def call(params: Any, batch: dict) -> Any:
+    def call(params: Params, batch: dict) -> Out:
         length = batch["ids"].shape[-1]
         if length in met:
             return program(params, batch)
@@ -111,11 +124,11 @@ class Compiled:
     `lengths` are those that the batches of each stream may have.
     """
 
-    def __init__(self, lengths: Mapping[str, Sequence[int]]):
+    def __init__(self, lengths: Mapping[str, Sequence[int]]) -> None:
         self.lengths = lengths
         self.met: dict[str, set[int]] = {stream: set() for stream in lengths}
 
-    def on(self, batch: Mapping[str, dict]) -> AbstractContextManager[Any]:
+    def on(self, batch: Mapping[str, dict]) -> AbstractContextManager[Work | None]:
         """Around the step on a batch, by stream: what is compiled for its shapes is said."""
         said = []
         for stream, rows in batch.items():

@@ -4,11 +4,16 @@ import dataclasses
 import json
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import tyro
 
 from fft.core.errors import InputError
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+T = TypeVar("T")
 
 MOST_SEED = 2**31 - 1
 MOST_COUNT = 2**31 - 1
@@ -30,11 +35,11 @@ def validated(kind: Any, data: Any, where: str) -> Any:
         raise InputError("; ".join(_complaints(error.errors(), data, where))) from None
 
 
-def _complaints(errors: Sequence[dict], data: Any, where: str) -> list[str]:
+def _complaints(errors: "Sequence[ErrorDetails]", data: Any, where: str) -> list[str]:
     """What pydantic finds wrong, one line a value: the types of a union, of which each finds it wrong, are one; of a
     value and what is in it the latter is told.
     """
-    found: dict[tuple, tuple[list[str], Any]] = {}
+    found: dict[tuple[str | int, ...], tuple[list[str], Any]] = {}
     for error in errors:
         path = error["loc"] if error["type"].startswith("missing") else _reached(data, error["loc"])
         said, _ = found.setdefault(path, ([], error["input"]))
@@ -44,7 +49,7 @@ def _complaints(errors: Sequence[dict], data: Any, where: str) -> list[str]:
     return [f"{named}: {said}, got {found[path][1]!r}" for named, said, path in told]
 
 
-def _reached(data: Any, loc: Sequence[str | int]) -> tuple:
+def _reached(data: Any, loc: Sequence[str | int]) -> tuple[str | int, ...]:
     """The parts of a path that are in the data; the others name the type of a union."""
     path = []
     for part in loc:
@@ -56,7 +61,7 @@ def _reached(data: Any, loc: Sequence[str | int]) -> tuple:
     return tuple(path)
 
 
-def later(default: Any) -> Any:
+def later(default: T) -> T:
     """A setting that is younger than records that lie on disk: see `recorded`."""
     return dataclasses.field(default=default, metadata={"later": True})
 
@@ -73,7 +78,7 @@ def recorded(settings: Any) -> Any:
     return {f.name: recorded(value) for f, value in said if not ("later" in f.metadata and value == f.default)}
 
 
-def says_nothing(value: Any) -> bool:
+def says_nothing(value: object) -> bool:
     """Whether a setting of a file leaves everything as it is without it: null, false, "", [], or a table of such."""
     if isinstance(value, dict):
         return all(map(says_nothing, value.values()))
@@ -112,19 +117,19 @@ def without_name(args: Sequence[str], flag: str) -> list[str]:
     return [argument.removeprefix(f"{flag}=") for argument in args if argument != flag]
 
 
-def listed(value: Any) -> tuple:
+def listed(value: object) -> tuple:
     """Several values as a tuple, one alone as a tuple of it, None as an empty one."""
     if value is None:
         return ()
     return tuple(value) if isinstance(value, list | tuple) else (value,)
 
 
-def alone(values: Sequence) -> Any:
+def alone(values: Sequence[T]) -> T | list[T] | None:
     """The inverse of `listed`, for JSON: one value as itself, several as a list, none as None."""
     return list(values) if len(values) > 1 else next(iter(values), None)
 
 
-def for_each(flag: str, values: tuple, count: int, of: str) -> tuple:
+def for_each(flag: str, values: tuple[T, ...], count: int, of: str) -> tuple[T | None, ...]:
     """One value for each of `count` things: one that is given is for all of them, none at all is None for each.
 
     Errors: InputError for any other number of values.

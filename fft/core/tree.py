@@ -8,15 +8,18 @@ import difflib
 import math
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fft.core.errors import InputError
+
+if TYPE_CHECKING:
+    import jax
 
 Params = dict[str, Any]
 Rules = tuple[tuple[str, Any], ...]
 
 
-def flatten(tree: Mapping, prefix: str = "") -> dict[str, Any]:
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """The leaves of a nested dict by slash path, in sorted order; empty subtrees vanish."""
     leaves = {}
     for name in sorted(tree):
@@ -40,18 +43,18 @@ def unflatten(leaves: Mapping[str, Any]) -> Params:
     return tree
 
 
-def overlay(base: Mapping, theta: Mapping) -> Params:
+def overlay(base: Mapping[str, Any], theta: Mapping[str, Any]) -> Params:
     """The tree `base` with the leaves of `theta` put in their places, replaced or added; neither is changed."""
     return unflatten({**flatten(base), **flatten(theta)})
 
 
-def map_leaves(function: Callable[..., Any], tree: Mapping, *rest: Mapping) -> Params:
+def map_leaves(function: Callable[..., Any], tree: Mapping[str, Any], *rest: Mapping[str, Any]) -> Params:
     """`function(path, leaf, *leaves of rest)` on every leaf of `tree`; the other trees have at least its paths."""
     others = [flatten(other) for other in rest]
     return unflatten({p: function(p, leaf, *(o[p] for o in others)) for p, leaf in flatten(tree).items()})
 
 
-def compile_pattern(pattern: str) -> re.Pattern:
+def compile_pattern(pattern: str) -> re.Pattern[str]:
     """The compiled pattern, or an InputError that says where it is malformed."""
     try:
         return re.compile(pattern)
@@ -59,7 +62,7 @@ def compile_pattern(pattern: str) -> re.Pattern:
         raise InputError(f"the pattern {pattern!r} is not a regular expression: {error}") from None
 
 
-def select(tree: Mapping, pattern: str) -> Params:
+def select(tree: Mapping[str, Any], pattern: str) -> Params:
     """The subtree of the leaves whose whole path matches `pattern`; an error names the nearest path if none does."""
     leaves = flatten(tree)
     compiled = compile_pattern(pattern)
@@ -104,12 +107,12 @@ def without_heads(params: Params, names: Collection[str]) -> Params:
     return {**params, "heads": {name: head for name, head in params["heads"].items() if name not in names}}
 
 
-def count(tree: Mapping) -> int:
+def count(tree: Mapping[str, Any]) -> int:
     """The number of scalars in a tree of arrays (or of ShapeDtypeStructs)."""
     return sum(math.prod(leaf.shape) for leaf in flatten(tree).values())
 
 
-def sum_of(tree: Mapping) -> Any:
+def sum_of(tree: Mapping[str, Any]) -> "jax.Array | int":
     """The sum of all numbers in a tree of arrays."""
     return sum(leaf.sum() for leaf in flatten(tree).values())
 

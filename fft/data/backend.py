@@ -12,10 +12,13 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fft.core.errors import InputError
 from fft.disk.files import parsed_file
+
+if TYPE_CHECKING:
+    import tokenizers
 
 FILE, CONFIG = "tokenizer.json", "tokenizer_config.json"
 STATED = (CONFIG, "special_tokens_map.json", "added_tokens.json")
@@ -40,7 +43,7 @@ class Built(NamedTuple):
     transformers adds where the folder's files lack them, and what is to be said where those files disagree.
     """
 
-    backend: Any
+    backend: "tokenizers.Tokenizer"
     side: str
     vocabulary: dict[str, int]
     notes: tuple[str, ...]
@@ -115,7 +118,7 @@ def _refuse_marks(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _in_transformers(folder: Path, name: Any) -> Iterator[None]:
+def _in_transformers(folder: Path, name: object) -> Iterator[None]:
     """Turn whatever transformers raises in the block into an InputError, and keep it from printing."""
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that there is no torch, on import
     from transformers.utils import logging
@@ -134,7 +137,7 @@ def _in_transformers(folder: Path, name: Any) -> Iterator[None]:
         logging.set_verbosity(verbosity)
 
 
-def _own(folder: Path) -> Any:
+def _own(folder: Path) -> "tokenizers.Tokenizer | None":
     """The `tokenizers.Tokenizer` that tokenizer.json describes; None where there is no such file."""
     from tokenizers import Tokenizer
 
@@ -147,14 +150,14 @@ def _own(folder: Path) -> Any:
         raise InputError(f"{path}: not a readable tokenizer file: {error}") from None
 
 
-def _bare(backend: Any) -> Any:
+def _bare(backend: "tokenizers.Tokenizer") -> "tokenizers.Tokenizer":
     """The tokenizer without the padding and truncation that a file may carry."""
     backend.no_padding()
     backend.no_truncation()
     return backend
 
 
-def _fields(backend: Any) -> dict[str, Any]:
+def _fields(backend: "tokenizers.Tokenizer") -> dict[str, Any]:
     """What a `tokenizers.Tokenizer` does to texts: the kind of each part, its fields, and what is put around a pair."""
     content, found = json.loads(backend.to_str()), {}
     for part in ("normalizer", "pre_tokenizer", "model"):
@@ -190,5 +193,5 @@ def _differences(own: dict[str, Any], built: dict[str, Any], stated: dict) -> li
     return told
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)

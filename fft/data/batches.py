@@ -69,7 +69,7 @@ class TrainBatches:
     Example: `batches = TrainBatches(encoded, 32, seed=0, lengths=bucket_lengths(encoded.lengths()), pad_id=0)`.
     """
 
-    def __init__(self, encoded: Encoded, batch_size: int, seed: int, lengths: Sequence[int], pad_id: int):
+    def __init__(self, encoded: Encoded, batch_size: int, seed: int, lengths: Sequence[int], pad_id: int) -> None:
         import grain
 
         if not len(encoded.ids):

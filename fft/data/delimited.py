@@ -55,7 +55,7 @@ def read_delimited(path: Path, columns: Columns, delimiter: str) -> Rows:
 
 def _check_header(path: Path, text: str, columns: Columns, delimiter: str) -> None:
     """Raise InputError where the first line is no header between `delimiter`s, and it can be told what it is."""
-    line, wanted = re.match(r"[\r\n]*([^\r\n]*)", text)[1], set(columns.named())
+    line, wanted = re.split(r"[\r\n]", text.lstrip("\r\n"), maxsplit=1)[0], set(columns.named())
     excel = re.fullmatch(r'"?sep=(.)"?[,;\t]*', line.strip())
     if excel and excel[1] == delimiter:
         raise InputError(f"{path}, line 1: {line!r} is a word to Excel, and no header. Remove the line.")
@@ -129,7 +129,7 @@ class _Swallowed:
     fields as the header and a label that one-line rows have too. Rows without labels are never suspect.
     """
 
-    def __init__(self, path: Path, label: int | None, width: int, delimiter: str):
+    def __init__(self, path: Path, label: int | None, width: int, delimiter: str) -> None:
         self.path, self.label, self.width, self.delimiter = path, label, width, delimiter
         self.labels: set[str] = set()
         self.suspects: list[tuple[int, int, list[str]]] = []

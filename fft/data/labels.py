@@ -83,7 +83,7 @@ def label_notes(rows: Rows, labels: Sequence[str], given: bool) -> list[str]:
     names = {name.strip() for name in labels}
     pointed = [text for text in set(map(str, rows.labels)) - names if not INTEGER.fullmatch(text)]
     if read := {text: value for text in pointed if (value := whole(text)) is not None}:
-        example = max(read, key=read.get)
+        example = max(read, key=read.__getitem__)
         meant = next((name for name in names if whole(name) == read[example]), read[example])
         notes.append(f"labels {example} are read as {meant}")
     return notes

@@ -1,7 +1,8 @@
 """From a Data setting to a TaskData: rows read, split, checked, labelled and tokenized, all before step 1."""
 
 import hashlib
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -16,18 +17,20 @@ from fft.data.sources import ROLES, open_source
 from fft.data.splits import Splits, make_splits, text_keys, training_split
 from fft.data.tokenize import Encoded, Tokenizer, encode, load_tokenizer, text_notes
 from fft.stats.metrics import METRICS
-from fft.tasks.classify import Classify
-from fft.tasks.regress import Regress
+from fft.tasks import Classify, Regress, Task
 
-Task = Classify | Regress
+if TYPE_CHECKING:
+    from fft.models.layers import Config
+    from fft.models.model import Checkpoint, Head
 
 
-class Unlabelled(NamedTuple):
-    """What texts without labels have in place of a task."""
+@dataclass(frozen=True)
+class Unlabelled(Classify):
+    """What texts without labels have in place of a task: one without any class."""
 
     name: str = "unlabelled"
-    kind: str = "texts"
     labels: tuple[str, ...] = ()
+    kind: ClassVar[str] = "texts"
 
 
 DEFAULT_LENGTH = 128
@@ -59,7 +62,7 @@ class TaskData(NamedTuple):
         return (*self.tokenizer_notes, *self.warnings)
 
 
-def prepare(data: Any, checkpoint: Any, name: str, head: Any, experiment: Any) -> TaskData:
+def prepare(data: Any, checkpoint: "Checkpoint", name: str, head: "Head | None", experiment: Any) -> TaskData:
     """The task `name` on `data` (fft.experiment.Data) for the model of `checkpoint` (fft.models.Checkpoint).
 
     `head` (fft.models.Head) fixes the labels, None takes them from the data: from every row of a source that is split
@@ -77,7 +80,7 @@ def prepare(data: Any, checkpoint: Any, name: str, head: Any, experiment: Any) -
     return prepared._replace(warnings=(*found.warnings, *notes, *prepared.warnings))
 
 
-def prepare_unlabelled(texts: Any, checkpoint: Any, experiment: Any) -> TaskData:
+def prepare_unlabelled(texts: Any, checkpoint: "Checkpoint", experiment: Any) -> TaskData:
     """Texts without labels (fft.experiment.Texts), all of them in the split 'train'. Raises InputError as `prepare`."""
     opened = open_source(texts.source)
     rows = opened.read(training_split(opened), Columns(texts.text, texts.pair, None))
@@ -103,7 +106,9 @@ def read_scored(data: Any, held_out: bool = False) -> Rows:
     return opened.read(split, columns_of(data))
 
 
-def prepare_scored(data: Any, rows: Rows, checkpoint: Any, name: str, head: Any, max_length: int | None) -> TaskData:
+def prepare_scored(
+    data: Any, rows: Rows, checkpoint: "Checkpoint", name: str, head: "Head | None", max_length: int | None
+) -> TaskData:
     """The task of a head on rows that are only scored: one split, 'test', of `read_scored(data)`.
 
     Raises InputError as `prepare`.
@@ -112,7 +117,9 @@ def prepare_scored(data: Any, rows: Rows, checkpoint: Any, name: str, head: Any,
     return _encoded(task, {"test": rows}, checkpoint, max_length, numbers=head is not None)
 
 
-def prepare_held_out(data: Any, checkpoint: Any, name: str, head: Any, max_length: int | None) -> TaskData:
+def prepare_held_out(
+    data: Any, checkpoint: "Checkpoint", name: str, head: "Head | None", max_length: int | None
+) -> TaskData:
     """The task of a head on the validation and test rows that `prepare` would hold out; nothing is trained.
 
     Raises InputError as `prepare`.
@@ -145,19 +152,19 @@ def drop_overlap(
     return trained._replace(splits=splits, keys=keys, identity=_identity(trained.task, splits, keys)), (note,)
 
 
-def task_of(name: str, head: Any) -> Task:
+def task_of(name: str, head: "Head") -> Task:
     """The task that a head serves, for what needs no data of it."""
     return Regress(name) if head.kind == "regression" else Classify(name, tuple(head.labels))
 
 
-def head_of(task: Task) -> Any:
+def head_of(task: Task) -> "Head":
     """The fft.models.Head that serves `task`."""
     from fft.models.model import Head
 
     return Head(task.kind, task.labels)
 
 
-def length_of(max_length: int | None, config: Any) -> int:
+def length_of(max_length: int | None, config: "Config") -> int:
     """The tokens that a longer text is cut to: `max_length`, or 128 for None, or the model's positions if fewer."""
     return min(DEFAULT_LENGTH, config.max_positions) if max_length is None else max_length
 
@@ -182,7 +189,7 @@ def _labelling_rows(found: Splits) -> Rows:
     return Rows([], None, labels, numbers, parts[0].source)
 
 
-def _task(data: Any, name: str, head: Any, rows: Rows) -> Task:
+def _task(data: Any, name: str, head: "Head | None", rows: Rows) -> Task:
     """The task of a Data setting; its metric must exist and be of its kind."""
     if head is not None and head.kind != data.kind:
         raise InputError(
@@ -202,7 +209,9 @@ def _task(data: Any, name: str, head: Any, rows: Rows) -> Task:
     return Classify(name, tuple(head.labels), metric)
 
 
-def _encoded(task: Task, rows: dict[str, Rows], checkpoint: Any, max_length: int | None, numbers: bool) -> TaskData:
+def _encoded(
+    task: Task, rows: dict[str, Rows], checkpoint: "Checkpoint", max_length: int | None, numbers: bool
+) -> TaskData:
     """Labels and tokens of every split; `numbers`: class numbers may stand for the names of the head."""
     config, splits, warnings = checkpoint.model.config, {}, []
     max_length = length_of(max_length, config)
@@ -228,8 +237,8 @@ def _encoded(task: Task, rows: dict[str, Rows], checkpoint: Any, max_length: int
 
 
 def _undefined(task: Task, labels: np.ndarray) -> str | None:
-    """Why rows with these labels cannot be scored by the task's metric; None where they can, or have no metric."""
-    reason = METRICS[task.metric].undefined(labels) if isinstance(task, Task) else None
+    """Why rows with these labels cannot be scored by the task's metric; None where they can."""
+    reason = METRICS[task.metric].undefined(labels)
     if reason and task.kind == "regression" and len(labels) > 1:
         return f"{reason}; published splits without targets look like this: name a labelled one"
     return reason

@@ -4,6 +4,7 @@ A lenient reader turns one stray quote into lost rows and a column of mixed type
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fft.core.errors import InputError, MachineError
 from fft.data.content import check_content, decoded
@@ -12,6 +13,9 @@ from fft.data.folders import no_file
 from fft.data.jsonlines import read_jsonl, refuse_json
 from fft.data.rows import Columns, Rows, collect, collect_named, require_columns
 from fft.disk.files import parsed
+
+if TYPE_CHECKING:
+    import pyarrow
 
 
 def read_file(path: Path, columns: Columns) -> Rows:
@@ -68,7 +72,7 @@ def _read_parquet(path: Path, columns: Columns) -> Rows:
     return collect_named(str(path), columns, records, names)
 
 
-def _class_names(schema, label: str | None) -> list[str] | None:
+def _class_names(schema: "pyarrow.Schema", label: str | None) -> list[str] | None:
     """The names of the classes that the datasets library wrote beside a column of their numbers; None: there are none.
 
     They are features of the JSON text `huggingface` in the metadata, which other programs may have left stale.
@@ -87,7 +91,7 @@ def _class_names(schema, label: str | None) -> list[str] | None:
     return names if kind == "ClassLabel" and readable and named else None
 
 
-def _values(column) -> list:
+def _values(column: "pyarrow.ChunkedArray") -> list:
     """The values of a Parquet column; as bytes where they are no text, so that the row at fault can be named."""
     try:
         return column.to_pylist()

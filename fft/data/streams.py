@@ -39,7 +39,7 @@ def most_lengths(steps: float) -> int:
 def step_batch(batches: dict[str, TrainBatches], step: int, accumulate: int) -> dict[str, dict[str, np.ndarray]]:
     """What step number `step` reads: arrays [A, B, ...] of the new task, [1, B, ...] of the other streams."""
 
-    def cut(stream, batch):
+    def cut(stream: str, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         micros = accumulate if stream == "new" else 1
         return {name: values.reshape(micros, -1, *values.shape[1:]) for name, values in batch.items()}
 

@@ -4,7 +4,7 @@ An id beyond the embedding table does not fail on a device: it reads the last ro
 """
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -13,6 +13,9 @@ from fft.core.errors import InputError
 from fft.core.naming import counted
 from fft.data.backend import CONFIG, build, json_object
 from fft.data.rows import Rows
+
+if TYPE_CHECKING:
+    import tokenizers
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "<pad>", "<unk>", "<s>", "</s>", "<mask>")
 TYPED_FAMILIES = ("bert",)  # the others have no token types, or one that is always 0
@@ -26,7 +29,7 @@ class Tokenizer(NamedTuple):
     `notes` tell where the folder's files disagree.
     """
 
-    backend: object
+    backend: "tokenizers.Tokenizer"
     pad_id: int
     typed: bool
     folder: Path
@@ -146,13 +149,13 @@ def text_notes(tokenizer: Tokenizer, ids: list[np.ndarray], pairs: bool) -> list
     return notes
 
 
-def _unknown_id(backend: object) -> int | None:
+def _unknown_id(backend: "tokenizers.Tokenizer") -> int | None:
     """The id of what stands for a word that the vocabulary cannot spell; None where it can spell every one."""
     token = getattr(backend.model, "unk_token", None)
     return None if token is None else backend.token_to_id(token)
 
 
-def _encodings(tokenizer: Tokenizer, rows: Rows) -> list:
+def _encodings(tokenizer: Tokenizer, rows: Rows) -> "list[tokenizers.Encoding]":
     """What the backend makes of every row, cut as it is set to."""
     inputs = rows.texts if rows.pairs is None else list(zip(rows.texts, rows.pairs, strict=True))
     try:

@@ -7,14 +7,15 @@ import numpy as np
 from fft.data.batches import bucket_lengths
 from fft.data.prepare import TaskData
 from fft.data.tokenize import Encoded
-from fft.tasks.several import Several
+from fft.tasks import Classify, Several
 
 
 def together(given: Sequence[TaskData]) -> TaskData:
     """The training rows of some tasks as those of one, in their order; one task alone is itself."""
     if len(given) == 1:
         return given[0]
-    tasks = tuple(data.task for data in given)
+    tasks = tuple(data.task for data in given if isinstance(data.task, Classify))
+    assert len(tasks) == len(given)  # an experiment takes one original task of regression alone
     widest = max(tasks, key=lambda task: task.outputs)
     rows = joined([data.splits["train"] for data in given])
     return TaskData(

@@ -15,9 +15,9 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -41,6 +41,8 @@ from fft.disk.manifest import (
     write_manifest,
 )
 from fft.disk.quiet import abandoned_writes_are_silent, quiet
+
+Read = TypeVar("Read")
 
 
 class Restored(NamedTuple):
@@ -70,7 +72,7 @@ class Checkpoints:
         step, tree, extra = checkpoints.restore(like)
     """
 
-    def __init__(self, folder):
+    def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder).absolute()
         self.warnings: list[str] = []
         self._damaged: set[Path] = set()
@@ -79,7 +81,7 @@ class Checkpoints:
         """The steps whose save was finished, ascending; that they are good is known only when they are read."""
         return sorted({entry.step for entry in self._entries()})
 
-    def save(self, step: int, tree, extra: dict, best: int | None = None, lasting: str | None = None) -> None:
+    def save(self, step: int, tree: object, extra: dict, best: int | None = None, lasting: str | None = None) -> None:
         """Save a tree of arrays (dicts, tuples, NamedTuples; typed PRNG keys too) and a JSON object, and tidy up.
 
         Blocks until the step is on disk; killed at any moment, the steps before it stay good. `best` names the step
@@ -119,7 +121,7 @@ class Checkpoints:
         for entry in kept.values():
             _reduce(entry)
 
-    def restore(self, like, step: int | None = None, part: bool = False) -> Restored:
+    def restore(self, like: object, step: int | None = None, part: bool = False) -> Restored:
         """Read the latest good step, or `step`, into the structure of `like` (arrays or `jax.ShapeDtypeStruct`s).
 
         `part`: the step may hold more than `like`. Every byte that is read is checked against the manifest. A damaged
@@ -143,7 +145,7 @@ class Checkpoints:
     def _entries(self) -> list[Entry]:
         return [entry for entry in _folders(self.folder) if (entry.folder / MANIFEST).is_file()]
 
-    def _first_good(self, step, read):
+    def _first_good(self, step: int | None, read: Callable[[Entry], Read]) -> tuple[Entry, Read]:
         wanted = [entry for entry in reversed(_folders(self.folder)) if step is None or entry.step == step]
         troubles = []
         for entry in wanted:
@@ -205,7 +207,7 @@ def _reduce(entry: Entry) -> None:
         shutil.rmtree(entry.folder / REST, ignore_errors=True)
 
 
-def _to_device(pair):
+def _to_device(pair: tuple[np.ndarray, dict]) -> jax.Array:
     value, row = pair
     array = jax.device_put(value).block_until_ready()  # so that the host's copy can go before the next
     return jax.random.wrap_key_data(array, impl=row["key"]) if "key" in row else array
@@ -246,7 +248,7 @@ def _save_arrays(folder: Path, values: dict[str, np.ndarray]) -> None:
     context.asynchronous.create_directories_asynchronously = False
     try:
         with quiet(), abandoned_writes_are_silent(), context:
-            ocp.save(folder, nested)
+            ocp.save(str(folder), nested)
     except Exception as error:
         # tensorstore gives the system's error as text inside a ValueError
         if match := re.search(r"os_error_code='(\d+)'", str(error)):
@@ -296,6 +298,6 @@ def _load_folder(folder: Path) -> dict:
         return {}
     try:
         with quiet():
-            return ocp.load(folder)
+            return ocp.load(str(folder))
     except Exception as error:
         raise Damaged(f"orbax cannot read the {folder.name}: {str(error).splitlines()[0]}") from error

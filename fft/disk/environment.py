@@ -60,7 +60,7 @@ def git_state(source: Path) -> dict:
     surroundings = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
     surroundings["GIT_OPTIONAL_LOCKS"] = "0"
 
-    def ask(*words):
+    def ask(*words: str) -> str:
         return subprocess.run(
             ["git", *words], cwd=source, env=surroundings, capture_output=True, text=True, timeout=10, check=True
         ).stdout.strip()

@@ -6,9 +6,9 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from fft.core.errors import InputError, MachineError
 
@@ -21,7 +21,7 @@ REMEDIES = {
 
 
 @contextlib.contextmanager
-def writing(path):
+def writing(path: str | Path) -> Iterator[None]:
     """Turn every `OSError` of the block into a `MachineError` that names `path` and the reason."""
     try:
         yield
@@ -29,12 +29,16 @@ def writing(path):
         raise cannot_write(path, error) from error
 
 
-def cannot_write(path, error: OSError) -> MachineError:
+def cannot_write(path: str | Path, error: OSError) -> MachineError:
     """The one wording for what cannot be written: where, why, and what to do about that."""
-    return MachineError(f"cannot write {path}: {error.strerror or error}. {REMEDIES.get(error.errno, REMEDY)}")
+    return MachineError(f"cannot write {path}: {error.strerror or error}. {REMEDIES.get(error.errno or 0, REMEDY)}")
 
 
-def plain(value, where: str = ""):
+@overload
+def plain(value: dict, where: str = "") -> dict[str, Any]: ...
+@overload
+def plain(value: object, where: str = "") -> Any: ...
+def plain(value: Any, where: str = "") -> Any:
     """`value` as JSON holds it: numpy and jax scalars and arrays become numbers and lists, tuples lists, paths
     strings, and numbers that are not finite become null (JSON has none).
 
@@ -55,10 +59,10 @@ def plain(value, where: str = ""):
     raise TypeError(f"{where or 'the value'}: JSON cannot hold a {type(value).__name__}")
 
 
-def canonical(value) -> bytes:
+def canonical(value: object) -> bytes:
     """The one spelling of a JSON value: keys sorted, no spaces, UTF-8. ValueError for a number that is not finite."""
 
-    def convert(item):
+    def convert(item: Any) -> Any:
         return item.tolist() if hasattr(item, "tolist") else plain(item)
 
     return json.dumps(
@@ -77,7 +81,7 @@ def experiment_hash(experiment: dict) -> str:
         raise InputError(f"the experiment holds a number that is not finite: {error}") from error
 
 
-def write_json(path, value) -> None:
+def write_json(path: str | Path, value: object) -> None:
     """Write `plain(value)` to `path` whole or not at all: a temporary file beside it, fsync, `os.replace`.
 
     Raises MachineError when the disk is full or the folder cannot be written; an older file then stays as it was.
@@ -87,7 +91,7 @@ def write_json(path, value) -> None:
     replace_file(path, text.encode())
 
 
-def replace_file(path, content: bytes) -> None:
+def replace_file(path: str | Path, content: bytes) -> None:
     """Write the bytes to `path` whole or not at all; MachineError when they cannot be written."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -105,7 +109,7 @@ def replace_file(path, content: bytes) -> None:
         sync_folder(path.parent)
 
 
-def sync_folder(folder) -> None:
+def sync_folder(folder: str | Path) -> None:
     """Make the names in a folder survive a power cut, as fsync does for a file's bytes."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -155,7 +159,7 @@ def diff(old: dict, new: dict) -> list[str]:
     return _diff(plain(old), plain(new), "")
 
 
-def _diff(old, new, path: str) -> list[str]:
+def _diff(old: Any, new: Any, path: str) -> list[str]:
     if (names := _names(old)) and names == _names(new):
         old, new = (dict(zip(names, objects, strict=True)) for objects in (old, new))
     if isinstance(old, dict) and isinstance(new, dict):
@@ -167,13 +171,14 @@ def _diff(old, new, path: str) -> list[str]:
     return [f"{path.lstrip('.')}: {_show(old)} -> {_show(new)}"]
 
 
-def _names(value) -> list[str]:
+def _names(value: object) -> list[str]:
     """The names of a list of named objects; none of any other value."""
-    named = isinstance(value, list) and all(isinstance(item, dict) and "name" in item for item in value)
-    return [item["name"] for item in value] if named else []
+    if not isinstance(value, list) or not all(isinstance(item, dict) and "name" in item for item in value):
+        return []
+    return [item["name"] for item in value]
 
 
-def _show(value) -> str:
+def _show(value: object) -> str:
     return "(absent)" if value is _ABSENT else json.dumps(value, ensure_ascii=False)
 
 

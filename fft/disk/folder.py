@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
+from typing import Self, TextIO
 
 from fft.core.errors import InputError
 from fft.disk.files import diff, plain, read_object, write_json, writing
@@ -31,11 +32,12 @@ class FolderLock:
             ...
     """
 
-    def __init__(self, directory):
-        self.directory = Path(directory)
-        self._file = None
+    _file: TextIO
 
-    def __enter__(self):
+    def __init__(self, directory: str | Path) -> None:
+        self.directory = Path(directory)
+
+    def __enter__(self) -> Self:
         refuse_file(self.directory)
         path = self.directory / "lock"
         with writing(path):
@@ -57,7 +59,7 @@ class FolderLock:
         _clear(_leftovers(self.directory))  # nobody else writes here now
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self._file.truncate(0)
         self._file.close()
 

@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
 
 from fft.core.progress import doing
 from fft.disk.log import MetricsLog
@@ -13,7 +12,7 @@ from fft.disk.log import MetricsLog
 class Journal:
     """What a run tells: metrics.jsonl, the caller's `emit`, and the wall seconds of each part."""
 
-    def __init__(self, path: Path, emit: Callable[[dict], None], seconds: dict[str, float]):
+    def __init__(self, path: Path, emit: Callable[[dict], None], seconds: dict[str, float]) -> None:
         self.log, self.emit = MetricsLog(path), emit
         self.seconds = dict(seconds)
 
@@ -21,7 +20,7 @@ class Journal:
         """A line for people; not kept."""
         self.emit({"event": "say", "text": text})
 
-    def tell(self, event: str, step: int, **fields: Any) -> None:
+    def tell(self, event: str, step: int, **fields: object) -> None:
         """An event, kept."""
         self.log.write(event, step, **fields)
         self.emit({"event": event, "step": step, **fields})

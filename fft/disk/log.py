@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from typing import Self
 
 from fft.disk.files import plain, replace_file, writing
 
@@ -17,23 +18,23 @@ class MetricsLog:
             log.write('train', step=10, loss=0.3)          # {"event": "train", "step": 10, "loss": 0.3}
     """
 
-    def __init__(self, path):
+    def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         with writing(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115 held until close()
             self._drop_torn_line()
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
         self._file.close()
 
-    def write(self, event: str, step: int, **fields) -> None:
+    def write(self, event: str, step: int, **fields: object) -> None:
         """Append one event. Raises MachineError on a full disk, and leaves no part of the line behind."""
         line = json.dumps(plain({"event": event, "step": step, **fields}), ensure_ascii=False).encode() + b"\n"
         start = os.fstat(self._file.fileno()).st_size
@@ -48,7 +49,7 @@ class MetricsLog:
     def truncate_after(self, step: int) -> int:
         """Keep the events up to and with `step`; returns how many lines went (unreadable ones among them)."""
         lines = self.path.read_bytes().splitlines(keepends=True)
-        kept = [line for line in lines if _step_of(line) is not None and _step_of(line) <= step]
+        kept = [line for line in lines if (found := _step_of(line)) is not None and found <= step]
         if len(kept) < len(lines):
             self._file.close()
             replace_file(self.path, b"".join(kept))

@@ -11,9 +11,10 @@ taken from memory, prove that what comes back is what was trained.
 
 import hashlib
 import os
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,9 @@ import numpy as np
 
 from fft.core.errors import InputError
 from fft.disk.files import canonical, parsed, write_json
+
+Item = TypeVar("Item")
+Made = TypeVar("Made")
 
 FORMAT, READABLE = 2, (1, 2)
 """1 has one folder for all leaves"""
@@ -34,7 +38,7 @@ class Damaged(Exception):
     """What is on disk is not what was saved."""
 
 
-def named(tree) -> list[tuple[str, Any]]:
+def named(tree: object) -> list[tuple[str, Any]]:
     """[(slash path, leaf)] in jax's order. InputError for a key that would make two paths one."""
     pairs = [("/".join(map(_part, path)), leaf) for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]]
     seen = set()
@@ -45,7 +49,7 @@ def named(tree) -> list[tuple[str, Any]]:
     return pairs
 
 
-def _part(entry) -> str:
+def _part(entry: object) -> str:
     """The name of one step of a path: a dict's key, a NamedTuple's field, a tuple's index."""
     for attribute in ("key", "name", "idx"):
         if hasattr(entry, attribute):
@@ -56,11 +60,11 @@ def _part(entry) -> str:
     raise InputError(f"checkpoint: a tree may hold dicts, lists, tuples and NamedTuples, not {entry!r}")
 
 
-def _is_key(leaf) -> bool:
-    return hasattr(leaf, "dtype") and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+def _is_key(leaf: Any) -> bool:
+    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def spec(leaf) -> dict:
+def spec(leaf: Any) -> dict:
     """{'shape', 'dtype'} of an array, a ShapeDtypeStruct or a Python number."""
     dtype = leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf)
     return {"shape": list(np.shape(leaf)), "dtype": str(dtype)}
@@ -71,7 +75,7 @@ def folder_of(row: dict) -> str:
     return row.get("folder", ARRAYS)
 
 
-def host_leaves(tree, lasting: str | None = None) -> dict[str, tuple[np.ndarray, dict]]:
+def host_leaves(tree: object, lasting: str | None = None) -> dict[str, tuple[np.ndarray, dict]]:
     """{path: (bytes on the host, manifest row without its hash)}; a PRNG key becomes its uint32 data.
 
     `lasting` is the one part of the tree whose leaves last; None: all of them do.
@@ -147,10 +151,10 @@ def read_manifest(folder: Path) -> dict:
     return manifest
 
 
-def check_files(folder: Path, manifest: dict, names) -> None:
+def check_files(folder: Path, manifest: dict, names: Iterable[str]) -> None:
     """Damaged at the first of the named files that is missing, cut or changed."""
 
-    def trouble(name):
+    def trouble(name: str) -> str | None:
         path, row = folder / name, manifest["files"][name]
         try:
             size = path.stat().st_size
@@ -191,7 +195,7 @@ def compare(folder: Path, rows: dict, specs: dict, reduced: bool) -> None:
         raise InputError("\n  ".join([f"{folder} holds another state than this run asks for:", *shown]))
 
 
-def in_threads(function, items) -> list:
+def in_threads(function: Callable[[Item], Made], items: Iterable[Item]) -> list[Made]:
     """hashlib lets go of the interpreter lock, so two files are hashed in the time of one."""
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         return list(pool.map(function, items))
@@ -199,7 +203,7 @@ def in_threads(function, items) -> list:
 
 def hash_array(value: np.ndarray) -> str:
     """sha256 of the bytes of a C-contiguous array."""
-    return hashlib.sha256(value.reshape(-1).view(np.uint8)).hexdigest()
+    return hashlib.sha256(value.reshape(-1).view(np.uint8).data).hexdigest()
 
 
 def hash_file(path: Path) -> str:

@@ -3,6 +3,7 @@
 import codecs
 import os
 import zipfile
+from pathlib import Path
 
 from fft.core.errors import InputError, MachineError
 from fft.disk.files import parsed
@@ -24,7 +25,7 @@ FORMATS = {
 }
 
 
-def first_bytes(path, count=512):
+def first_bytes(path: str | Path, count: int = 512) -> bytes:
     """Return the first bytes of a file, at most so many; MachineError where it cannot be read."""
     try:
         with open(path, "rb") as file:
@@ -33,7 +34,7 @@ def first_bytes(path, count=512):
         raise MachineError(f"{path} cannot be read: {error.strerror}") from None
 
 
-def wrong_download(start):
+def wrong_download(start: bytes) -> str | None:
     """Return what begins so in place of any file, with what to do about it; None of other bytes."""
     if start.startswith(LFS):
         return "is a git-lfs pointer, not the file itself: run `git lfs pull` in its repository, or download it"
@@ -42,14 +43,14 @@ def wrong_download(start):
     return None
 
 
-def other_format(path, start):
+def other_format(path: str | Path, start: bytes) -> str | None:
     """Return which format the file at `path`, which begins so, has in place of text; None of formats not known."""
     if start.startswith(ZIP):
         return _archive(path)
     return next((told for magic, told in FORMATS.items() if start.startswith(magic)), None)
 
 
-def _archive(path):
+def _archive(path: str | Path) -> str:
     """Return what a zip archive is: workbooks are archives too."""
     try:
         with zipfile.ZipFile(path) as archive:
@@ -63,7 +64,7 @@ def _archive(path):
     return "is a zip archive: unpack it and name a file of it"
 
 
-def check_not_pointer(path):
+def check_not_pointer(path: str | Path) -> None:
     """Refuse a git-lfs pointer, a web page or an empty file in place of `path`."""
     start = first_bytes(path)
     if told := wrong_download(start):
@@ -72,7 +73,7 @@ def check_not_pointer(path):
         raise InputError(f"{path} is empty: download it again")
 
 
-def check_safetensors(path):
+def check_safetensors(path: str | Path) -> None:
     """Refuse a file that is not one whole safetensors file: pickles, pointers, pages, truncated downloads."""
     check_not_pointer(path)
     size = os.path.getsize(path)

@@ -4,6 +4,7 @@ import codecs
 import io
 import os
 import sys
+from typing import TextIO
 
 from fft.core.errors import InputError
 
@@ -31,7 +32,7 @@ def refuse_float64() -> None:
     """Refuse to go on where a program has let JAX compute in 64 bits: what fft keeps between steps is of 32."""
     import jax
 
-    if jax.config.jax_enable_x64:
+    if jax.config.read("jax_enable_x64"):
         raise InputError("jax_enable_x64 is on, and fft computes in float32: switch it off, as with JAX_ENABLE_X64=0")
 
 
@@ -47,6 +48,6 @@ def show_what_fits() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def holds_every_character(stream: io.TextIOBase) -> bool:
+def holds_every_character(stream: io.TextIOBase | TextIO) -> bool:
     """Whether a stream of text has an encoding of all characters."""
     return stream.encoding is None or codecs.lookup(stream.encoding).name == "utf-8"

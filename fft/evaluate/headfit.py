@@ -1,7 +1,7 @@
 """A head for the original task, trained on the frozen base, for checkpoints that have none."""
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +10,14 @@ import optax
 
 from fft.core.progress import doing
 from fft.core.tree import Params
+from fft.models import Checkpoint, Model
+from fft.tasks import Task
 
 STEPS, WEIGHT_DECAY = 100, 1e-4
 
 
 def fit_head(
-    checkpoint: Any, task: Any, batches: Iterable[dict], key: jax.Array, poll: Callable[[], None] = lambda: None
+    checkpoint: Checkpoint, task: Task, batches: Iterable[dict], key: jax.Array, poll: Callable[[], None] = lambda: None
 ) -> tuple[Params, dict]:
     """The head parameters of `task` and how they were fitted; the checkpoint is read, never changed.
 
@@ -29,7 +31,7 @@ def fit_head(
     return head, how
 
 
-def _features(model, params, batches, poll):
+def _features(model: Model, params: Params, batches: Iterable[dict], poll: Callable[[], None]) -> Iterator[np.ndarray]:
     """Pooled features [N, D], labels [N], weights [N] of the real rows, on the host."""
     pooled_of = jax.jit(lambda params, batch: model.apply(params, batch)["pooled"])
     parts = []
@@ -40,26 +42,26 @@ def _features(model, params, batches, poll):
     return (np.concatenate(columns) for columns in zip(*parts, strict=True))
 
 
-def _descend(model, task, head, data):
+def _descend(model: Model, task: Task, head: Params, data: dict[str, np.ndarray]) -> tuple[Params, tuple[float, float]]:
     """`head` after STEPS steps on arrays [N, ...], with the first and the last value of the objective."""
     tx = optax.lbfgs()
 
-    def objective(head, data):
+    def objective(head: Params, data: dict[str, jax.Array]) -> jax.Array:
         logits = model.head(head, data["pooled"])
         nll, weight = task.loss({"logits": {task.name: logits}}, data)
         squares = sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(head) if leaf.ndim > 1)
         return jnp.sum(nll) / jnp.sum(weight) + 0.5 * WEIGHT_DECAY * squares
 
     @jax.jit
-    def descend(head, data):
-        def at(head):
+    def descend(head: Params, data: dict[str, jax.Array]) -> tuple[Params, jax.Array]:
+        def at(head: Params) -> jax.Array:
             return objective(head, data)
 
-        def step(carry, _):
+        def step(carry: tuple[Params, optax.OptState], _: None) -> tuple[tuple[Params, optax.OptState], jax.Array]:
             head, state = carry
-            value, grad = optax.value_and_grad_from_state(at)(head, state=state)
+            value, grad = cast("tuple[jax.Array, Params]", optax.value_and_grad_from_state(at)(head, state=state))
             updates, state = tx.update(grad, state, head, value=value, grad=grad, value_fn=at)
-            return (optax.apply_updates(head, updates), state), value
+            return (cast("Params", optax.apply_updates(head, updates)), state), value
 
         (head, _), values = jax.lax.scan(step, (head, tx.init(head)), None, length=STEPS)
         return head, values

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from types import MappingProxyType
-from typing import Any
 
 import jax
 import numpy as np
+from numpy.typing import ArrayLike
 
 from fft.core.errors import UndecidableError
 from fft.core.progress import announced
@@ -15,6 +15,7 @@ from fft.data import Encoded, TaskData, bucket_lengths, eval_batches
 from fft.data.streams import PROBE_SEED, chosen_rows
 from fft.evaluate.predict import MOST_LENGTHS, SCORE_BATCH, predict
 from fft.merging.formulas import interpolate_layers
+from fft.models import Model
 from fft.stats.intervals import predictions
 from fft.stats.metrics import METRICS
 
@@ -33,11 +34,11 @@ class HeldOut:
 
     def __init__(
         self,
-        model: Any,
+        model: Model,
         data: dict[str, TaskData],
         poll: Callable[[], None] = lambda: None,
         most: Mapping[str, int] = MappingProxyType({}),
-    ):
+    ) -> None:
         self.poll, self.blend = poll, partial(interpolate_layers, blocks=model.depth)
         self.data = {name: task._replace(splits=_at_most(most, task.splits)) for name, task in data.items()}
         rows = {(name, role): task.splits[role] for name, task in self.data.items() for role in ROLES}
@@ -61,7 +62,7 @@ class HeldOut:
             found[name] = float(metric.function(labels, predictions(metric.kind, logits)))
         return found
 
-    def line(self, base: Params, tuned: Params, alphas: Any, role: str = "validation") -> dict[str, float]:
+    def line(self, base: Params, tuned: Params, alphas: ArrayLike, role: str = "validation") -> dict[str, float]:
         """`scores` of θ* + α (θ − θ*), `alphas` [blocks + 2] as in `fft.merging.formulas.interpolate_layers`."""
         return self.scores(self.blend(base, tuned, np.asarray(alphas, np.float32)), role)
 

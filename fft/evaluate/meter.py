@@ -1,7 +1,7 @@
 """Scores and losses of many parameter trees of one shape on the held-out rows of one task, and how they differ."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,8 +10,10 @@ from fft.core.tree import Params
 from fft.data import TaskData
 from fft.data.streams import chosen_rows
 from fft.evaluate.heldout import HeldOut
+from fft.models import Model
 from fft.stats.intervals import LEVEL, Change, change_between, predictions
 from fft.stats.metrics import METRICS
+from fft.tasks import Task
 
 
 class Answers(NamedTuple):
@@ -37,8 +39,8 @@ class Meter:
     """
 
     def __init__(
-        self, model: Any, data: TaskData, task: Any, most: dict[str, int], seed: int, watch: Callable[[int], None]
-    ):
+        self, model: Model, data: TaskData, task: Task, most: dict[str, int], seed: int, watch: Callable[[int], None]
+    ) -> None:
         splits = {role: data.splits[role] for role in most}
         splits = {role: rows.take(chosen_rows(len(rows.ids), most[role], seed)) for role, rows in splits.items()}
         self.task, self.metric, self.watch, self.count = task, METRICS[task.metric], watch, 0

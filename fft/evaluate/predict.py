@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,8 +13,16 @@ from fft.data.batches import eval_batches
 from fft.data.prepare import TaskData
 from fft.data.streams import EVAL_BATCH
 
+if TYPE_CHECKING:
+    import jax
 
-def make_predict(model: Any, head: str, lengths: Sequence[int] = ()) -> Callable[[Any, dict], Any]:
+    from fft.models import Model
+
+Predictor = Callable[[Params, dict], "jax.Array"]
+"""f(params, batch) -> logits [B, C]"""
+
+
+def make_predict(model: Model, head: str, lengths: Sequence[int] = ()) -> Predictor:
     """A jitted f(params, batch) -> logits [B, C] of one head, dropout off; params are an argument, never baked in.
 
     It says when it is compiled for one of the `lengths` that batches may be padded to.
@@ -25,8 +33,8 @@ def make_predict(model: Any, head: str, lengths: Sequence[int] = ()) -> Callable
 
 
 def predict(
-    f: Callable[[Any, dict], Any],
-    params: Any,
+    f: Predictor,
+    params: Params,
     batches: Iterable[tuple[dict, np.ndarray]],
     n: int,
     poll: Callable[[], None] | None = None,
@@ -40,7 +48,7 @@ def predict(
     logits = None
     times = np.zeros(n, np.int64)
 
-    def collect(batch: dict, index: np.ndarray, out: Any) -> None:
+    def collect(batch: dict, index: np.ndarray, out: jax.Array) -> None:
         nonlocal logits
         rows = np.asarray(out)[np.asarray(batch["weight"]) > 0]
         if logits is None:
@@ -71,7 +79,7 @@ MOST_LENGTHS = 5
 SCORE_BATCH = 16  # a row costs as much as in a larger batch, and less of the batch is padding
 
 
-def scored_logits(predictor: Callable, params: Params, data: TaskData) -> np.ndarray:
+def scored_logits(predictor: Predictor, params: Params, data: TaskData) -> np.ndarray:
     """The logits [N, C] of the rows of data.splits["test"], in their order; `predictor` as of `make_predict`."""
     rows = data.splits["test"]
     return predict(predictor, params, eval_batches(rows, EVAL_BATCH, data.lengths, data.pad_id), len(rows.ids))

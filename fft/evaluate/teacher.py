@@ -1,22 +1,23 @@
 """The base as a teacher: its outputs on the rows of a stream, computed once before the training."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import numpy as np
 
 from fft.core.progress import announced
+from fft.core.tree import Params
 from fft.data.batches import TrainBatches, eval_batches
 from fft.data.streams import EVAL_BATCH
 from fft.data.tokenize import Encoded
-from fft.evaluate.predict import predict
+from fft.evaluate.predict import Predictor, predict
 from fft.models import Checkpoint
+from fft.tasks import Task
 
 
 def base_outputs(
-    apply: Callable[[Any, dict], jax.Array],
-    params: Any,
+    apply: Predictor,
+    params: Params,
     batches: TrainBatches,
     steps: int,
     poll: Callable[[], None] = lambda: None,
@@ -41,7 +42,7 @@ def read_rows(batches: TrainBatches, steps: int) -> np.ndarray:
 
 def base_part(
     checkpoint: Checkpoint,
-    kept: Any,
+    kept: Task | None,
     part: str,
     batches: TrainBatches,
     steps: int,
@@ -52,8 +53,11 @@ def base_part(
     that stand for them.
     """
 
-    def apply(params, batch):
+    def apply(params: Params, batch: dict) -> jax.Array:
         found = checkpoint.model.apply(params, batch)
-        return kept.logits(found, batch) if part == "logits" else found["pooled"]
+        if part != "logits":
+            return found["pooled"]
+        assert kept is not None  # who asks for a head's answers has one
+        return kept.logits(found, batch)
 
     return base_outputs(apply, checkpoint.params, batches, steps, poll, encoded)

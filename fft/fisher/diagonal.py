@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +35,11 @@ from fft.core.naming import counted
 from fft.core.settings import at_least, between
 from fft.core.tree import Params, flatten, sum_of, unflatten
 from fft.fisher.sharding import sharded, split_rows
-from fft.fisher.squares import ESTIMATORS, PER_BATCH, PER_EXAMPLE, WAYS, squares_of, zeros_like
+from fft.fisher.squares import ESTIMATORS, PER_BATCH, PER_EXAMPLE, WAYS, Squares, squares_of, zeros_like
+from fft.tasks import Task
+
+if TYPE_CHECKING:
+    from fft.models.model import Model
 
 MOST_DRAWS = 10_000  # they are drawn, and held, all at once
 MOST_EXACT = 1_000  # outputs of a task; each costs a backward pass a batch
@@ -65,16 +69,24 @@ class FisherPass:
     prefix: ClassVar[str] = ""
     """of the flags, where errors name them"""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("samples", "chunk", "batch_size"):
             at_least(self.prefix + name.replace("_", "-"), getattr(self, name), 1)
         between(self.prefix + "draws", self.draws, 1, MOST_DRAWS)
         between(self.prefix + "converged", self.converged, 0.0, 1.0)
 
-    def measure(self, context: Any, key: jax.Array, **streaming: Any) -> tuple["Fisher", Any]:
+    def measure(
+        self,
+        context: Any,
+        key: jax.Array,
+        *,
+        mesh: jax.sharding.Mesh | None = None,
+        start: "Running | None" = None,
+        watch: "Callable[[Running], None] | None" = None,
+    ) -> tuple["Fisher", Task]:
         """The Fisher information of the original task of a fft.methods.Context at its base, and the task with its σ.
 
-        Fresh heads take no part. `streaming` are `diagonal_fisher`'s mesh, start and watch.
+        Fresh heads take no part. `mesh`, `start` and `watch` are `diagonal_fisher`'s.
         """
         task = context.original.calibrated(lambda: context.predictions(self.samples))
         fisher = diagonal_fisher(
@@ -89,8 +101,10 @@ class FisherPass:
             chunk=self.chunk,
             converged=self.converged,
             where=lambda path: not context.is_fresh(path),
+            mesh=mesh,
+            start=start,
+            watch=watch or (lambda running: context.poll()),
             say=context.note,
-            **{"watch": lambda running: context.poll()} | streaming,
         )
         return fisher, task
 
@@ -121,7 +135,7 @@ class Running(NamedTuple):
     """the trace of the mean over each batch's examples"""
 
 
-def _check(estimator: str, way: str, task: Any, say: Callable[[str], None]) -> None:
+def _check(estimator: str, way: str, task: Task, say: Callable[[str], None]) -> None:
     """Refuse what there is no such pass for, and warn of `batched`."""
     for what, value, known in (("estimator", estimator, ESTIMATORS), ("way", way, WAYS)):
         if value not in known:
@@ -139,8 +153,8 @@ def _check(estimator: str, way: str, task: Any, say: Callable[[str], None]) -> N
 
 
 def diagonal_fisher(
-    model: Any,
-    task: Any,
+    model: "Model",
+    task: Task,
     params: Params,
     batches: Iterable[dict],
     key: jax.Array,
@@ -210,7 +224,7 @@ def diagonal_fisher(
 
 
 @jax.jit
-def _finished(total, examples):
+def _finished(total: Params, examples: int) -> tuple[Params, jax.Array | int]:
     """The diagonal and its trace. One program: on a mesh every sum is a collective, and many small ones in flight at
     once can wait for each other for ever on simulated devices.
     """
@@ -228,7 +242,9 @@ def relative_error(traces: tuple[float, ...]) -> float:
     return 1.96 * float(np.std(traces, ddof=1)) / math.sqrt(len(traces)) / float(np.mean(traces))
 
 
-def _adder(squares, mesh, asked, params, estimator):
+def _adder(
+    squares: Squares, mesh: jax.sharding.Mesh | None, asked: Params, params: Params, estimator: str
+) -> Callable[[Params, Params, Params, dict, jax.Array], tuple[Params, jax.Array]]:
     """The compiled (total, asked, params, batch, key) -> (total + Σ_b g_b², its trace); `total` is donated."""
     if mesh is not None:
         if estimator in PER_BATCH:
@@ -236,14 +252,16 @@ def _adder(squares, mesh, asked, params, estimator):
         squares = sharded(squares, mesh, asked, params)
 
     @partial(jax.jit, donate_argnums=0)
-    def add(total, asked, params, batch, key):
+    def add(
+        total: Params, asked: Params, params: Params, batch: dict, key: jax.Array
+    ) -> tuple[Params, jax.Array | int]:
         more = squares(asked, params, batch, key)
         return jax.tree.map(jnp.add, total, more), sum_of(more)
 
     return add
 
 
-def _blame(squares, asked, params, batch, key):
+def _blame(squares: Squares, asked: Params, params: Params, batch: dict, key: jax.Array) -> str:
     """Which example and which leaf of a batch is not finite, as a sentence."""
     of_row = jax.jit(squares)
     for at in np.flatnonzero(batch["weight"] > 0):

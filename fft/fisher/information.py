@@ -47,7 +47,7 @@ def load_fisher(
     return stored, told
 
 
-def _refuse_other_shapes(folder, stored, params, but=()):
+def _refuse_other_shapes(folder: str | Path, stored: Params, params: Params, but: tuple[str, ...] = ()) -> None:
     """Every leaf must be one of `params`, of its shape; leaves whose path starts with one of `but` may be missing."""
     leaves = flatten(params)
     for path, leaf in flatten(unpack(stored)).items():

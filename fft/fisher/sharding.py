@@ -5,7 +5,7 @@ the sums scattered the way the parameters lie. A `lax.scan` over a batch that XL
 activation and every cotangent of the batch; `shard_map` gathers parameters alone.
 """
 
-from collections.abc import Callable
+from collections.abc import Mapping
 
 import jax
 from jax.sharding import Mesh, NamedSharding
@@ -13,12 +13,13 @@ from jax.sharding import PartitionSpec as P
 
 from fft.core.errors import InputError
 from fft.core.tree import Params, flatten, map_leaves, unflatten
+from fft.fisher.squares import Squares
 
 
 def fully_sharded(tree: Params, mesh: Mesh) -> Params:
     """The tree with every leaf split over all devices of the mesh, along its largest axis that they divide (FSDP)."""
 
-    def placed(leaf):
+    def placed(leaf: jax.Array) -> jax.Array:
         sizes = [size if size % mesh.size == 0 else 0 for size in leaf.shape]
         at = sizes.index(max(sizes)) if any(sizes) else None
         spec = P(*(mesh.axis_names if axis == at else None for axis in range(leaf.ndim)))
@@ -41,7 +42,7 @@ def split_rows(batch: dict, mesh: Mesh) -> dict:
     return jax.device_put(batch, NamedSharding(mesh, P(mesh.axis_names)))
 
 
-def sharded(squares: Callable, mesh: Mesh, asked: Params, params: Params) -> Callable:
+def sharded(squares: Squares, mesh: Mesh, asked: Params, params: Params) -> Squares:
     """`squares(asked, params, batch, key)` with the rows of a batch split over every axis of the mesh.
 
     Leaves of `asked` and `params` that lie sharded on the mesh are gathered inside, and the sums of such a leaf of
@@ -49,7 +50,7 @@ def sharded(squares: Callable, mesh: Mesh, asked: Params, params: Params) -> Cal
     """
     asked_specs, params_specs = _specs(asked, mesh), _specs(params, mesh)
 
-    def of_shard(asked, params, batch, key):
+    def of_shard(asked: Params, params: Params, batch: dict, key: jax.Array) -> Params:
         sums = squares(_gather(asked, asked_specs), _gather(params, params_specs), batch, key)
         return _scatter(sums, asked_specs, mesh)
 
@@ -62,18 +63,18 @@ def sharded(squares: Callable, mesh: Mesh, asked: Params, params: Params) -> Cal
     )
 
 
-def _specs(tree, mesh):
+def _specs(tree: Params, mesh: Mesh) -> dict[str, P]:
     """The PartitionSpec of every leaf by path; P() for one that does not lie on the mesh."""
 
-    def of_leaf(leaf):
-        on_mesh = isinstance(leaf.sharding, NamedSharding) and leaf.sharding.mesh == mesh
-        return leaf.sharding.spec if on_mesh else P()
+    def of_leaf(leaf: jax.Array) -> P:
+        lies = leaf.sharding
+        return lies.spec if isinstance(lies, NamedSharding) and lies.mesh == mesh else P()
 
     return {path: of_leaf(leaf) for path, leaf in flatten(tree).items()}
 
 
-def _gather(tree, specs):
-    def whole(path, leaf):
+def _gather(tree: Params, specs: Mapping[str, P]) -> Params:
+    def whole(path: str, leaf: jax.Array) -> jax.Array:
         for axis, names in enumerate(specs[path]):
             if names is not None:
                 leaf = jax.lax.all_gather(leaf, names, axis=axis, tiled=True)
@@ -82,7 +83,7 @@ def _gather(tree, specs):
     return map_leaves(whole, tree)
 
 
-def _scatter(tree, specs, mesh):
+def _scatter(tree: Params, specs: Mapping[str, P], mesh: Mesh) -> Params:
     """The sum over the devices of whole leaves, each device keeping the part that a leaf's spec gives it."""
     waiting: dict[tuple, dict] = {}  # leaves by the axes that they are still to be summed over, in one call each
     for path, leaf in flatten(tree).items():

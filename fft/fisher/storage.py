@@ -39,7 +39,7 @@ def unpack(tree: Params) -> Params:
     return unflatten(plain | {path: _decoded(leaves[f"{path}/codes"], leaves[f"{path}/scales"]) for path in coded})
 
 
-def _coded(leaf):
+def _coded(leaf: jax.Array) -> dict[str, jax.Array]:
     flat = jnp.ravel(leaf).astype(jnp.float32)
     blocks = jnp.pad(flat, (0, -flat.size % BLOCK)).reshape(-1, BLOCK)
     scales = blocks.max(axis=1)
@@ -48,6 +48,6 @@ def _coded(leaf):
     return {"codes": codes.ravel()[: flat.size].reshape(leaf.shape), "scales": scales}
 
 
-def _decoded(codes, scales):
+def _decoded(codes: jax.Array, scales: jax.Array) -> jax.Array:
     of_each = jnp.repeat(scales, BLOCK, total_repeat_length=scales.size * BLOCK)[: codes.size].reshape(codes.shape)
     return jnp.square(codes.astype(jnp.float32) / 255) * of_each

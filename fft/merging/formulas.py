@@ -10,7 +10,6 @@ Each way is one compiled program: hundreds of small ones would take longer to co
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +23,7 @@ from fft.core.tree import Params, depth_of, flatten, map_leaves, overlay, unflat
 
 
 @jax.jit
-def interpolate(base: Params, tuned: Params, alpha: Any) -> Params:
+def interpolate(base: Params, tuned: Params, alpha: float | jax.Array) -> Params:
     """θ* + α (θ − θ*): the base at α = 0, the tuned model at α = 1, both to the last bit.
 
     Where the two agree (a frozen leaf) the result is their value to the last bit too, for every α.
@@ -34,13 +33,13 @@ def interpolate(base: Params, tuned: Params, alpha: Any) -> Params:
 
 
 @partial(jax.jit, static_argnames="blocks")
-def interpolate_layers(base: Params, tuned: Params, alphas: Any, blocks: int) -> Params:
+def interpolate_layers(base: Params, tuned: Params, alphas: jax.Array, blocks: int) -> Params:
     """`interpolate` with an α for every depth: alphas [blocks + 2], of the embeddings, each block, all above them."""
     return _interpolated(base, tuned, lambda path: alphas[depth_of(path, blocks)])
 
 
-def _interpolated(base: Params, tuned: Params, alpha_of: Callable[[str], Any]) -> Params:
-    def of_leaf(path, old, new):
+def _interpolated(base: Params, tuned: Params, alpha_of: Callable[[str], float | jax.Array]) -> Params:
+    def of_leaf(path: str, old: jax.Array, new: jax.Array) -> jax.Array:
         alpha = alpha_of(path)
         return jnp.where(alpha == 1, new, old + alpha * (new - old))
 
@@ -122,7 +121,7 @@ def elected(vectors: Sequence[Params]) -> Params:
     Reference: arXiv 2306.01708, algorithm 1, steps 2 and 3.
     """
 
-    def of_leaf(*leaves):
+    def of_leaf(*leaves: jax.Array) -> jax.Array:
         values = jnp.stack(leaves)
         agree = jnp.sign(values) == jnp.sign(values.sum(0))
         return jnp.sum(values * agree, axis=0) / jnp.maximum(agree.sum(0), 1)
@@ -164,7 +163,7 @@ def fisher_merge(models: Sequence[Params], fishers: Sequence[Params], weights: S
     shared(*models)
     trees, known = [flatten(model) for model in models], [flatten(fisher) for fisher in fishers]
 
-    def of_leaf(path):
+    def of_leaf(path: str) -> jax.Array:
         owners = [at for at, tree in enumerate(trees) if path in tree]
         leaves = jnp.stack([trees[at][path] for at in owners])
         found = [known[at].get(path, np.zeros(leaves.shape[1:], np.float32)) for at in owners]

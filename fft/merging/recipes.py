@@ -36,7 +36,7 @@ class Settings:
     weights: tuple[float, ...] = (1.0,)
     """fisher: λ, one for all or one for each TUNED"""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, values in (("alpha", (self.alpha,)), ("layers", self.layers), ("scale", self.scale)):
             for value in values:
                 finite(name, value)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from fft.core.settings import positive
 from fft.core.tree import Params
 from fft.methods.base import MOST_RATIO, Method, leaf_sum, summed
+from fft.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -27,14 +28,14 @@ class AGEM(Method):
     ratio: float = 1.0
     """original rows of a step for each new row"""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         positive("agem.ratio", self.ratio, MOST_RATIO)
 
     @property
     def streams(self) -> Mapping[str, float]:
         return {"original": self.ratio}
 
-    def loss(self, stream: str, outputs: dict, batch: dict, aux: Params, task: Any) -> jax.Array | float:
+    def loss(self, stream: str, outputs: dict, batch: dict, aux: Params, task: Task) -> jax.Array | float:
         return task.loss(outputs, batch)[0] if stream == "original" else 0.0
 
     def combine(self, gradients: Mapping[str, dict[str, jax.Array]]) -> dict[str, jax.Array]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from fft.core.errors import InputError
 from fft.core.tree import Params, Rules, compile_pattern, flatten
 from fft.methods.context import Context, Given
+from fft.tasks import Task
 
 if TYPE_CHECKING:
     import optax  # a seventh of the time that `fft tune --help` takes
@@ -17,6 +18,17 @@ if TYPE_CHECKING:
 
 MOST_RATIO = 16.0
 """rows of a stream that a step reads for each new row, at most"""
+
+T = TypeVar("T")
+State = TypeVar("State")
+
+
+def by_settings(value: Callable[[Any], T]) -> T:
+    """A class variable of a method that its settings decide: `value(method)`, asked anew whenever it is read.
+
+    It is a property, but has the type of its value: most methods have a plain value in its place.
+    """
+    return cast("T", property(value))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +119,7 @@ class Method:
         """A scalar added to the mean loss, as a function of the MERGED parameters."""
         return 0.0
 
-    def loss(self, stream: str, outputs: dict, batch: dict, aux: Params, task: Any) -> jax.Array | float:
+    def loss(self, stream: str, outputs: dict, batch: dict, aux: Params, task: Task) -> jax.Array | float:
         """Terms [B] of the rows of a stream, "new" or one of `streams`: Σ / Σ weight of them joins the objective.
 
         `outputs` are the model's on `batch`, which holds "row" int32 [B], the rows' places in the stream's training
@@ -133,7 +145,7 @@ class Method:
         """
         return tx
 
-    def leave(self, opt_state: Any) -> Params:
+    def leave(self, opt_state: "optax.OptState") -> Params:
         """What later runs read of this one, as arrays, from the optimizer's state at the step that is kept; stored with
         the run.
         """
@@ -184,6 +196,22 @@ def summed(gradients: Mapping[str, dict[str, jax.Array]]) -> dict[str, jax.Array
 def leaf_sum(values: Iterator[jax.Array]) -> jax.Array:
     """The sum of some scalars, 0 when there are none."""
     return sum(values, jnp.zeros(()))
+
+
+def updates_of(
+    tx: "optax.GradientTransformation", gradients: Params, state: "optax.OptState", params: Params
+) -> tuple[Params, "optax.OptState"]:
+    """The updates that an optimizer makes of gradients, in the same tree, and its next state."""
+    return cast("tuple[Params, optax.OptState]", tx.update(gradients, state, params))
+
+
+def transformation(
+    init: Callable[[Params], State], update: Callable[[Params, State, Params], tuple[Params, State]]
+) -> "optax.GradientTransformation":
+    """The optimizer of `init(params)` and `update(gradients, state, params)`, which is always given the parameters."""
+    import optax
+
+    return optax.GradientTransformation(cast("optax.TransformInitFn", init), cast("optax.TransformUpdateFn", update))
 
 
 def copied_heads(base: Params) -> dict[str, jax.Array]:

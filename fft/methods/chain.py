@@ -3,14 +3,15 @@
 import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, ClassVar
 
 import jax
 
 from fft.core.errors import InputError
 from fft.core.tree import Params
-from fft.methods.base import Method, claims_tree, combines, rewrites, summed
+from fft.methods.base import Method, by_settings, claims_tree, combines, rewrites, summed
 from fft.methods.context import Context, Given
+from fft.tasks import Task
 
 if TYPE_CHECKING:
     import optax
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 class Chain(Method):
     """Several methods at once: multipliers multiply, penalties add, transforms nest, at most one re-parametrises."""
 
+    needs_original: ClassVar[bool] = by_settings(lambda self: any(m.needs_original for m in self.methods))
+    needs_head: ClassVar[bool] = by_settings(lambda self: any(m.needs_head for m in self.methods))
+    default_lr: ClassVar[float] = by_settings(lambda self: self.carrier.default_lr)
+    plain: ClassVar[bool] = by_settings(lambda self: self.carrier.plain)
     methods: tuple[Method, ...] = ()
 
     @property
@@ -29,10 +34,6 @@ class Chain(Method):
     @property
     def members(self) -> tuple[Method, ...]:
         return self.methods
-
-    @property
-    def needs_original(self) -> bool:
-        return any(method.needs_original for method in self.methods)
 
     @property
     def streams(self) -> Mapping[str, float]:
@@ -45,21 +46,9 @@ class Chain(Method):
         return frozenset().union(*(method.hidden for method in self.methods))
 
     @property
-    def default_lr(self) -> float:
-        return self.carrier.default_lr
-
-    @property
-    def plain(self) -> bool:
-        return self.carrier.plain
-
-    @property
     def carrier(self) -> Method:
         """The one member that says what the trainable tree is and stands for, else the first."""
         return next(filter(claims_tree, self.methods), self.methods[0])
-
-    @property
-    def needs_head(self) -> bool:
-        return any(method.needs_head for method in self.methods)
 
     def continued(self, run: str | None, fisher: str | None) -> "Chain":
         return dataclasses.replace(self, methods=tuple(m.continued(run, fisher) for m in self.methods))
@@ -84,7 +73,7 @@ class Chain(Method):
     def penalty(self, base: Params, params: Params, aux: Params) -> jax.Array | float:
         return sum((m.penalty(base, params, aux.get(m.name, {})) for m in self.methods), 0.0)
 
-    def loss(self, stream: str, outputs: dict, batch: dict, aux: Params, task: Any) -> jax.Array | float:
+    def loss(self, stream: str, outputs: dict, batch: dict, aux: Params, task: Task) -> jax.Array | float:
         return sum((m.loss(stream, outputs, batch, aux.get(m.name, {}), task) for m in self.methods), 0.0)
 
     def inputs(self, stream: str, batch: dict, aux: Params) -> dict:
@@ -102,7 +91,7 @@ class Chain(Method):
             tx = method.transform(tx, aux.get(method.name, {}))
         return tx
 
-    def leave(self, opt_state: Any) -> Params:
+    def leave(self, opt_state: "optax.OptState") -> Params:
         left = {method.name: method.leave(opt_state) for method in self.methods}
         return {name: tree for name, tree in left.items() if tree}
 

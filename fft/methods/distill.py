@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +12,9 @@ import jax.numpy as jnp
 from fft.core.errors import InputError
 from fft.core.settings import between, positive
 from fft.core.tree import Params
-from fft.methods.base import MOST_RATIO, Method
+from fft.methods.base import MOST_RATIO, Method, by_settings
 from fft.methods.context import Context, Given
+from fft.tasks import Task
 
 SMALLEST = 1e-12  # a state of zeros has no direction to keep
 
@@ -31,6 +32,7 @@ class Distill(Method):
     """
 
     name: ClassVar[str] = "distill"
+    needs_original: ClassVar[bool] = by_settings(lambda self: self.on == "original")
     strength: float = 1.0
     """λ"""
     on: Literal["new", "original", "unlabelled"] = "original"
@@ -40,7 +42,7 @@ class Distill(Method):
     layers: str = "pooled"
     """pooled (what the heads read), numbers as in 0,6,12 (0 the embeddings, i the i-th block), both, or all"""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not re.fullmatch(r"all|(pooled|\d+)(,(pooled|\d+))*", self.layers):
             raise InputError(f"--distill.layers {self.layers!r}: expected pooled, all, or numbers such as 0,6,12")
         between("distill.strength", self.strength, 0.0, math.inf)
@@ -49,11 +51,6 @@ class Distill(Method):
     @property
     def streams(self) -> Mapping[str, float]:
         return {} if self.on == "new" else {self.on: self.ratio}
-
-    @property
-    def needs_original(self) -> bool:
-        """Whether the original task's data are needed."""
-        return self.on == "original"
 
     @property
     def hidden(self) -> frozenset[str]:
@@ -72,7 +69,7 @@ class Distill(Method):
         """{"pooled": the base's [N, D] at the places of the stream's rows}, where they are held."""
         return {"pooled": jnp.asarray(context.outputs(self.on, "pooled"))} if self._holds_pooled else {}
 
-    def loss(self, stream: str, outputs: dict, batch: dict, aux: Params, task: Any) -> jax.Array | float:
+    def loss(self, stream: str, outputs: dict, batch: dict, aux: Params, task: Task) -> jax.Array | float:
         if stream != self.on:
             return 0.0
         moved = [_moved(outputs["pooled"], aux["pooled"][batch["row"]])] if self._holds_pooled else []

@@ -10,15 +10,15 @@ from fft.core.errors import InputError
 from fft.core.settings import between
 from fft.core.tree import Params, flatten
 from fft.fisher.storage import Storage, unpack
-from fft.methods.base import Method, leaf_sum
+from fft.methods.base import leaf_sum
 from fft.methods.context import Context
-from fft.methods.informed import Informed
+from fft.methods.informed import Informed, Stored
 
 LARGEST = 3e38  # a float32
 
 
 @dataclass(frozen=True)
-class EWC(Informed, Method):
+class EWC(Informed, Stored):
     """Add  ½ λ Σ F ⊙ (θ − θ*)²  with the diagonal Fisher information F of the original task at the base θ*.
 
     The sum runs over the MERGED parameters, so with LoRA it is ½ λ Σ F ⊙ (s·A·B)² and the frozen base is the anchor.
@@ -35,12 +35,14 @@ class EWC(Informed, Method):
     """λ"""
     unit: Literal["plain", "ratio"] = "plain"
     """λ is the strength itself, or the strength times (original training rows / new training rows)"""
-    storage: Storage = "float32"
-    """how the pass of the run's own is kept: float32, bfloat16, or int8 in blocks"""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         between("ewc.strength", self.strength, 0.0, LARGEST)
+
+    @property
+    def its_storage(self) -> Storage:
+        return self.storage
 
     def prepare(self, context: Context, key: jax.Array) -> Params:
         """{"fisher": the diagonal over every parameter but fresh heads, as stored, "unit": what λ is multiplied by}.
@@ -57,7 +59,7 @@ class EWC(Informed, Method):
     def penalty(self, base: Params, params: Params, aux: Params) -> jax.Array:
         anchors, values = flatten(base), flatten(params)
 
-        def of_leaf(path, fisher):
+        def of_leaf(path: str, fisher: jax.Array) -> jax.Array:
             if not fisher.shape == values[path].shape == anchors[path].shape:
                 raise InputError(f"the Fisher of {path} is {fisher.shape}, the parameter {values[path].shape}")
             return jnp.sum(fisher * jnp.square(values[path] - anchors[path]))

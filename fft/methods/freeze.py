@@ -25,7 +25,7 @@ class Freeze(Method):
     pattern: str | None = None
     """freeze the parameters whose whole path matches this regular expression, instead of by depth"""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.blocks is not None and self.pattern is not None:
             raise InputError("--freeze.blocks and --freeze.pattern say two things; give one")
         if self.blocks is not None and self.blocks < 0:

@@ -10,7 +10,7 @@ import numpy as np
 from fft.core.errors import InputError
 from fft.core.settings import at_least, positive
 from fft.core.tree import Params, flatten, overlay, unflatten
-from fft.methods.base import Method
+from fft.methods.base import Method, transformation, updates_of
 from fft.methods.context import PREDICT_BATCH, Context
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class GPM(Method):
     samples: int = 128
     """original training rows whose inputs are looked at, chosen by the seed"""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         positive("gpm.threshold", self.threshold, 1.0)
         at_least("gpm.samples", self.samples, 1)
 
@@ -65,7 +65,7 @@ class GPM(Method):
         context.note(f"GPM: {held} of the {size} input directions of {len(bases)} dense layers are protected")
         return {"inputs": unflatten(bases), "keep": unflatten(keep)}
 
-    def _basis(self, moments, kernel, bias):
+    def _basis(self, moments: jax.Array, kernel: bool, bias: bool) -> jax.Array:
         """The first eigenvectors of the second moments, which are the left singular vectors of the inputs."""
         if not (kernel and bias):
             moments = moments[:-1, :-1] if kernel else moments[-1:, -1:]
@@ -76,10 +76,8 @@ class GPM(Method):
         return jnp.float32(vectors[:, ::-1][:, : 1 + int(np.argmax(share >= enough))])
 
     def transform(self, tx: "optax.GradientTransformation", aux: Params) -> "optax.GradientTransformation":
-        import optax
-
-        def update(gradients, state, params):
-            updates, state = tx.update(gradients, state, params)
+        def update(gradients: Params, state: "optax.OptState", params: Params) -> tuple[Params, "optax.OptState"]:
+            updates, state = updates_of(tx, gradients, state, params)
             changes, leaves = flatten(updates), flatten(params)
             for path, keep in flatten(aux["keep"]).items():
                 changes[path] = changes[path] * keep
@@ -93,19 +91,22 @@ class GPM(Method):
                     changes[p], rows = rows[:size].reshape(changes[p].shape), rows[size:]
             return overlay(updates, unflatten(changes)), state
 
-        return optax.GradientTransformation(tx.init, update)
+        return transformation(tx.init, update)
 
 
-def _moments(context, samples):
+def _moments(context: Context, samples: int) -> dict[str, jax.Array]:
     """The second moments of each dense layer's inputs over original rows."""
     from fft.models.probes.inputs import dense_inputs, second_moments
 
+    batches = context.batches
+    assert batches is not None  # the method needs original data
+
     @jax.jit
-    def of_batch(base, batch):
+    def of_batch(base: Params, batch: dict) -> dict[str, jax.Array]:
         return second_moments(dense_inputs(context.model.apply, base, batch), batch)
 
-    total = {}
-    for batch in context.batches(samples, PREDICT_BATCH):
+    total: dict[str, jax.Array] = {}
+    for batch in batches(samples, PREDICT_BATCH):
         context.poll()
         total = {path: total.get(path, 0.0) + more for path, more in of_batch(context.base, batch).items()}
     return total

@@ -13,20 +13,29 @@ from fft.core.tree import Params
 from fft.disk.local import LOCAL, make_local
 from fft.fisher.diagonal import FisherPass
 from fft.fisher.information import load_fisher, tasks_of
-from fft.fisher.storage import pack
+from fft.fisher.storage import Storage, pack
+from fft.methods.base import Method, by_settings
 from fft.methods.context import Context, Given
+from fft.tasks import Regress
 
 
 @dataclass(frozen=True)
-class Informed(FisherPass):
+class Stored(FisherPass):
+    """The settings of a pass, and of how what it finds is kept."""
+
+    storage: Storage = "float32"
+    """how the pass of the run's own is kept: float32, bfloat16, or int8 in blocks"""
+
+
+@dataclass(frozen=True)
+class Informed(FisherPass, Method):
     """The settings of the pass, or the artefact in its place."""
 
-    name: ClassVar[str]
-    storage: ClassVar[str] = "float32"
+    needs_original: ClassVar[bool] = by_settings(lambda self: self.fisher is None)
     fisher: Annotated[str | None, TELLS_DEFAULT, LOCAL] = None
     """what `fft fisher` wrote, in place of a pass of the run's own; then no original data are needed"""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         make_local(self, self.prefix)
         defaults = self._defaults if self.fisher is not None else {}
@@ -37,9 +46,9 @@ class Informed(FisherPass):
             )
 
     @property
-    def needs_original(self) -> bool:
-        """Whether the original task's data are needed before step 1."""
-        return self.fisher is None
+    def its_storage(self) -> Storage:
+        """How what its own pass finds is kept."""
+        return "float32"
 
     @property
     def its_pass(self) -> FisherPass:
@@ -89,10 +98,10 @@ class Informed(FisherPass):
         if context.batches is None:
             raise InputError(f"{self.name} measures the original task: give --original, or --fisher")
         found, task = self.measure(context, key)
-        sigma = f", residual sd {task.sigma:.4g}" if task.kind == "regression" else ""
+        sigma = f", residual sd {task.sigma:.4g}" if isinstance(task, Regress) else ""
         _note(context, found.estimator, found.examples, found.trace, sigma)
-        return pack(found.diagonal, self.storage), context.rows.get("original")
+        return pack(found.diagonal, self.its_storage), context.rows.get("original")
 
 
-def _note(context, estimator, examples, trace, more):
+def _note(context: Context, estimator: str, examples: int, trace: float, more: str) -> None:
     context.note(f"Fisher ({estimator}) over {counted(examples, 'original row')}: trace {trace:.4g}{more}")

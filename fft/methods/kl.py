@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +11,9 @@ import jax.numpy as jnp
 from fft.core.errors import InputError
 from fft.core.settings import between, positive
 from fft.core.tree import Params
-from fft.methods.base import MOST_RATIO, Method
+from fft.methods.base import MOST_RATIO, Method, by_settings
 from fft.methods.context import Context, Given
+from fft.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class KL(Method):
     """
 
     name: ClassVar[str] = "kl"
+    needs_original: ClassVar[bool] = by_settings(lambda self: self.on == "original")
     needs_head: ClassVar[bool] = True
     strength: float = 1.0
     """λ"""
@@ -35,7 +37,7 @@ class KL(Method):
     temperature: float = 1.0
     """τ; above 1 the unlikely answers weigh more"""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         between("kl.strength", self.strength, 0.0, math.inf)
         positive("kl.ratio", self.ratio, MOST_RATIO)
         positive("kl.temperature", self.temperature)
@@ -43,11 +45,6 @@ class KL(Method):
     @property
     def streams(self) -> Mapping[str, float]:
         return {self.on: self.ratio}
-
-    @property
-    def needs_original(self) -> bool:
-        """Whether the original task's data are needed."""
-        return self.on == "original"
 
     def check(self, given: Given) -> tuple[str, ...]:
         """Whether there is a head whose answers can be kept."""
@@ -57,7 +54,7 @@ class KL(Method):
         """{"logits": the base's [N, C] at the places of the stream's rows}."""
         return base_logits(context, self.on)
 
-    def loss(self, stream: str, outputs: dict, batch: dict, aux: Params, task: Any) -> jax.Array | float:
+    def loss(self, stream: str, outputs: dict, batch: dict, aux: Params, task: Task) -> jax.Array | float:
         if stream != self.on:
             return 0.0
         return self.strength * divergence(outputs, batch, aux, task, self.temperature)
@@ -78,6 +75,6 @@ def base_logits(context: Context, stream: str) -> Params:
     return {"logits": jnp.asarray(context.outputs(stream, "logits"))}
 
 
-def divergence(outputs: dict, batch: dict, aux: Params, task: Any, temperature: float) -> jax.Array:
+def divergence(outputs: dict, batch: dict, aux: Params, task: Task, temperature: float) -> jax.Array:
     """KL of the original head's answers from the base's [B]; `aux` is what `base_logits` gave."""
     return task.divergence(aux["logits"][batch["row"]], task.logits(outputs, batch), temperature)

@@ -26,7 +26,7 @@ class L2SP(Method):
     head_strength: float = 0.01
     """β, on the size of a fresh head"""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         between("l2sp.strength", self.strength, 0.0, math.inf)
         between("l2sp.head-strength", self.head_strength, 0.0, math.inf)
 
@@ -37,7 +37,7 @@ class L2SP(Method):
     def penalty(self, base: Params, params: Params, aux: Params) -> jax.Array:
         anchors, values, kept = flatten(base), flatten(params), flatten(aux)
 
-        def of_leaf(path):
+        def of_leaf(path: str) -> jax.Array:
             leaf = values[path]
             towards_base = self.strength * jnp.sum(jnp.square(leaf - anchors[path]))
             towards_zero = self.head_strength * jnp.sum(jnp.square(leaf))

@@ -23,7 +23,7 @@ class Layerwise(Method):
     decay: float = 0.9
     """the factor from one depth to the one below"""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         between("layerwise.decay", self.decay, 0.0, 1.0)
 
     def rules(self, paths: Iterable[str], depth: int) -> Rules:

@@ -45,7 +45,7 @@ class LoRA(Method):
     factored: bool = False
     """apply A and B as a side path instead of adding A·B to the kernel"""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         at_least(f"{self.name}.rank", self.rank, 1)
         between(f"{self.name}.alpha", self.alpha, 0.0, math.inf)
         between(f"{self.name}.dropout", self.dropout, 0.0, 0.99)

@@ -32,7 +32,7 @@ class LPFT(Method):
     share: float = 0.3
     """of the run's steps that train the heads alone"""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         between("lpft.share", self.share, 0.0, 1.0)
 
     def prepare(self, context: Context, key: jax.Array) -> Params:

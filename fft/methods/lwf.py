@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 
@@ -11,6 +11,7 @@ from fft.core.tree import Params
 from fft.methods.base import Method
 from fft.methods.context import Context, Given
 from fft.methods.kl import base_logits, divergence, require_head
+from fft.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class LwF(Method):
     temperature: float = 2.0
     """τ; above 1 the unlikely answers weigh more"""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         between("lwf.strength", self.strength, 0.0, math.inf)
         positive("lwf.temperature", self.temperature)
 
@@ -42,7 +43,7 @@ class LwF(Method):
         """{"logits": the base's [N, C] at the places of the new training rows}."""
         return base_logits(context, "new")
 
-    def loss(self, stream: str, outputs: dict, batch: dict, aux: Params, task: Any) -> jax.Array | float:
+    def loss(self, stream: str, outputs: dict, batch: dict, aux: Params, task: Task) -> jax.Array | float:
         if stream != "new":
             return 0.0
         return self.strength * divergence(outputs, batch, aux, task, self.temperature)

@@ -1,8 +1,9 @@
 """Memory aware synapses: parameters that the base's answers depend on are held where they were."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,10 @@ from fft.core.settings import at_least, between
 from fft.core.tree import Params, flatten, overlay, unflatten
 from fft.methods.base import Method, leaf_sum
 from fft.methods.context import PREDICT_BATCH, Context
+from fft.tasks import Task
+
+if TYPE_CHECKING:
+    from fft.models import Model
 
 
 @dataclass(frozen=True)
@@ -33,16 +38,18 @@ class MAS(Method):
     samples: int = 512
     """original training rows that are read, chosen by the seed"""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         between("mas.strength", self.strength, 0.0, math.inf)
         at_least("mas.samples", self.samples, 1)
 
     def prepare(self, context: Context, key: jax.Array) -> Params:
         """Ω, shaped like every parameter but fresh heads."""
+        task, batches = context.original, context.batches
+        assert task is not None and batches is not None  # the method needs original data
         held = unflatten({p: leaf for p, leaf in flatten(context.base).items() if not context.is_fresh(p)})
-        add = _adder(context)
+        add = _adder(context.model, task)
         total, examples = jax.tree.map(jnp.zeros_like, held), 0
-        for batch in context.batches(self.samples, PREDICT_BATCH):
+        for batch in batches(self.samples, PREDICT_BATCH):
             context.poll()
             total = add(total, held, context.base, batch)
             examples += int(np.sum(batch["weight"] > 0))
@@ -58,16 +65,16 @@ class MAS(Method):
         )
 
 
-def _adder(context):
+def _adder(model: "Model", task: Task) -> Callable[[Params, Params, Params, dict], Params]:
     """The compiled (total, held, base, batch) -> total + Σ_b |∂ ‖z_b‖² / ∂ held|, a row at a time."""
 
-    def squared_length(held, base, row):
+    def squared_length(held: Params, base: Params, row: dict) -> jax.Array:
         # Classes that the row's head lacks add a constant, and so nothing to the gradient.
-        return jnp.sum(jnp.square(context.original.logits(context.model.apply(overlay(base, held), row), row)))
+        return jnp.sum(jnp.square(task.logits(model.apply(overlay(base, held), row), row)))
 
     @jax.jit
-    def add(total, held, base, batch):
-        def of_row(total, row):
+    def add(total: Params, held: Params, base: Params, batch: dict) -> Params:
+        def of_row(total: Params, row: dict) -> tuple[Params, None]:
             slope = jax.grad(squared_length)(held, base, jax.tree.map(lambda x: x[None], row))
             real = row["weight"] > 0
             return jax.tree.map(lambda t, g: t + jnp.where(real, jnp.abs(g), 0.0), total, slope), None

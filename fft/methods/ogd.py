@@ -1,5 +1,6 @@
 """Orthogonal gradient descent: no step moves along what changes the original answers of some rows."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
@@ -12,11 +13,14 @@ from fft.core.errors import InputError
 from fft.core.naming import counted
 from fft.core.settings import between
 from fft.core.tree import Params, flatten, overlay, unflatten
-from fft.methods.base import Method, leaf_sum
+from fft.methods.base import Method, leaf_sum, transformation, updates_of
 from fft.methods.context import PREDICT_BATCH, Context
+from fft.tasks import Task
 
 if TYPE_CHECKING:
     import optax
+
+    from fft.models import Model
 
 MOST_DIRECTIONS = 4096
 SPANNED = 1e-3
@@ -41,7 +45,7 @@ class OGD(Method):
     directions: int = 16
     """K, original training rows; each takes as much memory as the trained parameters"""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         between("ogd.directions", self.directions, 1, MOST_DIRECTIONS)
 
     def prepare(self, context: Context, key: jax.Array) -> Params:
@@ -49,12 +53,14 @@ class OGD(Method):
 
         Errors: InputError where nothing that is trained has a say in the original answers.
         """
+        task, batches = context.original, context.batches
+        assert task is not None and batches is not None  # the method needs original data
         leaves = flatten(context.base)
         held = {p: leaf for p, leaf in leaves.items() if context.is_trained(p) and not context.is_fresh(p)}
-        add = _adder(context)
+        add = _adder(context.model, task)
         basis = unflatten({path: jnp.zeros((self.directions, *leaf.shape)) for path, leaf in held.items()})
         found = rows = 0
-        for batch in context.batches(self.directions, PREDICT_BATCH):
+        for batch in batches(self.directions, PREDICT_BATCH):
             context.poll()
             for at in np.flatnonzero(batch["weight"] > 0)[: self.directions - rows]:
                 row = {name: values[at : at + 1] for name, values in batch.items()}
@@ -66,31 +72,29 @@ class OGD(Method):
         return jax.tree.map(lambda leaf: leaf[:found], basis)
 
     def transform(self, tx: "optax.GradientTransformation", aux: Params) -> "optax.GradientTransformation":
-        import optax
-
-        def update(gradients, state, params):
-            updates, state = tx.update(gradients, state, params)
+        def update(gradients: Params, state: "optax.OptState", params: Params) -> tuple[Params, "optax.OptState"]:
+            updates, state = updates_of(tx, gradients, state, params)
             changes = flatten(updates)
             return overlay(updates, unflatten(_without(flatten(aux), changes))), state
 
-        return optax.GradientTransformation(tx.init, update)
+        return transformation(tx.init, update)
 
 
-def _without(basis, leaves):
+def _without(basis: dict[str, jax.Array], leaves: dict[str, jax.Array]) -> dict[str, jax.Array]:
     """The leaves that have directions in the basis, less their part along these."""
     along = leaf_sum(jnp.tensordot(v, leaves[path], v.ndim - 1, precision="highest") for path, v in basis.items())
     return {path: leaves[path] - jnp.tensordot(along, v, 1, precision="highest") for path, v in basis.items()}
 
 
-def _adder(context):
+def _adder(model: "Model", task: Task) -> Callable[[Params, int, Params, Params, dict], tuple[Params, jax.Array]]:
     """The compiled (basis, k, held, base, row) -> (basis with the row's direction at k, or as it was; whether)."""
 
-    def answer(held, base, row):
-        logits = context.original.logits(context.model.apply(overlay(base, held), row), row)[0]
-        return logits[row["label"][0] if context.original.labels else 0]
+    def answer(held: Params, base: Params, row: dict) -> jax.Array:
+        logits = task.logits(model.apply(overlay(base, held), row), row)[0]
+        return logits[row["label"][0] if task.labels else 0]
 
     @partial(jax.jit, donate_argnums=0)
-    def add(basis, k, held, base, row):
+    def add(basis: Params, k: int, held: Params, base: Params, row: dict) -> tuple[Params, jax.Array]:
         basis = flatten(basis)
         slope = flatten(jax.grad(answer)(held, base, row))
         # Twice: once leaves rounding errors as large as what was taken away.

@@ -30,7 +30,7 @@ class PrefixTuning(Method):
     tokens: int = 20
     """P; they take places that are missing for the text, where the model has few positions"""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         at_least("prefix.tokens", self.tokens, 1)
 
     def init(self, base: Params, key: jax.Array) -> Params:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from fft.disk.local import CHECKPOINT, make_local
 from fft.methods.base import MOST_RATIO, Method
 from fft.methods.context import Context, Given
 from fft.methods.kl import divergence, require_head
+from fft.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Pseudo(Method):
     filler: Annotated[str | None, TELLS_DEFAULT, CHECKPOINT] = None
     """a masked language model with the base's vocabulary: a folder or hf:NAME (default: the base, where it is one)"""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         make_local(self, "pseudo.")
         between("pseudo.strength", self.strength, 0.0, math.inf)
         positive("pseudo.ratio", self.ratio, MOST_RATIO)
@@ -70,7 +71,7 @@ class Pseudo(Method):
             return batch
         return {**batch, "ids": aux["ids"][batch["row"], : batch["ids"].shape[1]]}
 
-    def loss(self, stream: str, outputs: dict, batch: dict, aux: Params, task: Any) -> jax.Array | float:
+    def loss(self, stream: str, outputs: dict, batch: dict, aux: Params, task: Task) -> jax.Array | float:
         if stream not in self.streams:
             return 0.0
         return self.strength * divergence(outputs, batch, aux, task, self.temperature)

@@ -3,13 +3,14 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 
 from fft.core.settings import between, positive
 from fft.core.tree import Params
 from fft.methods.base import MOST_RATIO, Method
+from fft.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Replay(Method):
     ratio: float = 1.0
     """original rows of a step for each new row"""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         between("replay.strength", self.strength, 0.0, math.inf)
         positive("replay.ratio", self.ratio, MOST_RATIO)
 
@@ -37,5 +38,5 @@ class Replay(Method):
     def streams(self) -> Mapping[str, float]:
         return {"original": self.ratio}
 
-    def loss(self, stream: str, outputs: dict, batch: dict, aux: Params, task: Any) -> jax.Array | float:
+    def loss(self, stream: str, outputs: dict, batch: dict, aux: Params, task: Task) -> jax.Array | float:
         return self.strength * task.loss(outputs, batch)[0] if stream == "original" else 0.0

@@ -27,7 +27,7 @@ class SAM(Method):
     rho: float = 0.05
     """ρ, how far up, in units of the trained parameters"""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         positive("sam.rho", self.rho)
 
     def climb(self, theta: Params, gradient: Mapping[str, jax.Array]) -> Params:

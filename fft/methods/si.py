@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Annotated, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +16,8 @@ from fft.core.settings import TELLS_DEFAULT, between, positive
 from fft.core.tree import Params, flatten, map_leaves
 from fft.disk.artefact import load_artefact
 from fft.disk.local import LOCAL, make_local
-from fft.methods.base import Method, leaf_sum
-from fft.methods.context import Context, Given
+from fft.methods.base import Method, leaf_sum, transformation, updates_of
+from fft.methods.context import Context, EarlierRun, Given
 
 if TYPE_CHECKING:
     import optax
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 class PathIntegral(NamedTuple):
     """The optimizer's state, and ω = −Σ_steps gradient · update, shaped like the trainable tree."""
 
-    inner: Any
+    inner: "optax.OptState"
     omega: Params
 
 
@@ -51,7 +51,7 @@ class SI(Method):
     after: Annotated[str | None, TELLS_DEFAULT, LOCAL] = None
     """the folder of the run whose model/ is the base, with si in its method too"""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         make_local(self, "si.")
         between("si.strength", self.strength, 0.0, math.inf)
         positive("si.damping", self.damping)
@@ -87,32 +87,32 @@ class SI(Method):
         )
 
     def transform(self, tx: "optax.GradientTransformation", aux: Params) -> "optax.GradientTransformation":
-        import optax
-
         held, anchors = (flatten(aux.get(part, {})) for part in ("omega", "anchor"))
 
-        def own(path, leaf):
+        def own(path: str, leaf: jax.Array) -> jax.Array | float:
             """The gradient of this method's own term."""
             return 2 * self.strength * held[path] * (leaf - anchors[path]) if path in held else 0.0
 
-        def update(gradients, state, params):
-            updates, inner = tx.update(gradients, state.inner, params)
+        def update(gradients: Params, state: PathIntegral, params: Params) -> tuple[Params, PathIntegral]:
+            updates, inner = updates_of(tx, gradients, state.inner, params)
 
-            def of_leaf(path, omega, gradient, change, leaf):
+            def of_leaf(
+                path: str, omega: jax.Array, gradient: jax.Array, change: jax.Array, leaf: jax.Array
+            ) -> jax.Array:
                 # The zeros of a frozen leaf are scalars.
                 return omega - (gradient - own(path, leaf)) * change if gradient.shape == leaf.shape else omega
 
             return updates, PathIntegral(inner, map_leaves(of_leaf, state.omega, gradients, updates, params))
 
-        return optax.GradientTransformation(
+        return transformation(
             lambda params: PathIntegral(tx.init(params), jax.tree.map(jnp.zeros_like, params)), update
         )
 
-    def leave(self, opt_state: Any) -> Params:
+    def leave(self, opt_state: "optax.OptState") -> Params:
         return {"omega": path_integral(opt_state)}
 
 
-def importance(folder: str, base: Params, damping: float, restored: Callable[[str], Any]) -> Params:
+def importance(folder: str, base: Params, damping: float, restored: Callable[[str], EarlierRun]) -> Params:
     """Ω of the base's leaves after the run in `folder`, what that run held itself included.
 
     Errors: InputError for what is no finished run, did not collect, or left another model than `base`.
@@ -140,18 +140,18 @@ def importance_of(omega: Params, start: Params, end: Params, damping: float, ear
     """
     starts, ends, known = flatten(start), flatten(end), flatten(earlier or {})
 
-    def of_leaf(path, integral):
+    def of_leaf(path: str, integral: jax.Array) -> jax.Array:
         own = jnp.maximum(integral, 0.0) / (jnp.square(ends[path] - starts[path]) + damping)
         return own + known.get(path, 0.0)
 
     return map_leaves(of_leaf, omega)
 
 
-def path_integral(opt_state: Any) -> Params:
+def path_integral(opt_state: "optax.OptState") -> Params:
     """ω from the optimizer state of a run with si."""
     (state,) = (s for s in jax.tree.leaves(opt_state, is_leaf=_is_integral) if _is_integral(s))
     return state.omega
 
 
-def _is_integral(state: Any) -> bool:
+def _is_integral(state: object) -> bool:
     return isinstance(state, PathIntegral)

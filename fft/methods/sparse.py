@@ -11,7 +11,7 @@ import numpy as np
 from fft.core.settings import positive
 from fft.core.tree import Params, flatten, overlay, unflatten
 from fft.fisher.storage import unpack
-from fft.methods.base import Method
+from fft.methods.base import transformation, updates_of
 from fft.methods.context import Context
 from fft.methods.informed import Informed
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Sparse(Informed, Method):
+class Sparse(Informed):
     """Train of each leaf the  ⌈share · size⌉  parameters with the smallest Fisher information F of the original task at
     the base; the others keep their values bit for bit. Fresh heads are trained whole.
 
@@ -38,7 +38,7 @@ class Sparse(Informed, Method):
     share: float = 0.1
     """of a leaf's parameters that are trained"""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         positive("sparse.share", self.share, 1.0)
 
@@ -58,23 +58,21 @@ class Sparse(Informed, Method):
         )
         return unflatten({path: jnp.asarray(mask) for path, mask in chosen.items()})
 
-    def _chosen(self, fisher):
+    def _chosen(self, fisher: np.ndarray) -> np.ndarray:
         mask = np.zeros(fisher.size, np.uint8)
         mask[np.argsort(fisher, axis=None, kind="stable")[: math.ceil(self.share * fisher.size)]] = 1
         return mask.reshape(fisher.shape)
 
     def transform(self, tx: "optax.GradientTransformation", aux: Params) -> "optax.GradientTransformation":
-        import optax
-
-        def masked(tree):
+        def masked(tree: Params) -> Params:
             leaves = flatten(tree)
             return overlay(
                 tree, unflatten({p: jnp.where(mask > 0, leaves[p], 0.0) for p, mask in flatten(aux).items()})
             )
 
-        def update(gradients, state, params):
+        def update(gradients: Params, state: "optax.OptState", params: Params) -> tuple[Params, "optax.OptState"]:
             # The gradient for the clip and the moments, the update for the weight decay.
-            updates, state = tx.update(masked(gradients), state, params)
+            updates, state = updates_of(tx, masked(gradients), state, params)
             return masked(updates), state
 
-        return optax.GradientTransformation(tx.init, update)
+        return transformation(tx.init, update)

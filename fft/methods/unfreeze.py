@@ -2,14 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Annotated, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from fft.core.settings import TELLS_DEFAULT, at_least
 from fft.core.tree import Params, depth_of, map_leaves
-from fft.methods.base import Method
+from fft.methods.base import Method, transformation, updates_of
 from fft.methods.context import Context
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class Unfreeze(Method):
     every: Annotated[int | None, TELLS_DEFAULT] = None
     """steps from one block to the next (default: as many as open everything in the first half of the run)"""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.every is not None:
             at_least("unfreeze.every", self.every, 1)
 
@@ -50,22 +50,23 @@ class Unfreeze(Method):
 class Gated(NamedTuple):
     """The optimizer's state and the updates that were made, int32 []."""
 
-    inner: Any
-    count: jax.Array
+    inner: "optax.OptState"
+    count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride]  # saved steps name it so, as optax does
 
 
-def gated(tx: "optax.GradientTransformation", opens: Callable[[str], Any]) -> "optax.GradientTransformation":
+def gated(
+    tx: "optax.GradientTransformation", opens: Callable[[str], jax.Array | int]
+) -> "optax.GradientTransformation":
     """`tx` whose updates of a leaf are 0 before update number `opens(path)`, counted from 0.
 
     The gradients are let through: a leaf's moments are then those of recent steps when its turn comes. Moments that
     started from 0 in the middle of a run would make Adam's first updates some three times too large, because its
     correction of that start counts the steps of the run.
     """
-    import optax
 
-    def update(gradients, state, params):
-        updates, inner = tx.update(gradients, state.inner, params)
+    def update(gradients: Params, state: Gated, params: Params) -> tuple[Params, Gated]:
+        updates, inner = updates_of(tx, gradients, state.inner, params)
         updates = map_leaves(lambda path, u: jnp.where(state.count >= opens(path), u, 0.0), updates)
         return updates, Gated(inner, state.count + 1)
 
-    return optax.GradientTransformation(lambda params: Gated(tx.init(params), jnp.zeros((), jnp.int32)), update)
+    return transformation(lambda params: Gated(tx.init(params), jnp.zeros((), jnp.int32)), update)

@@ -22,7 +22,7 @@ class Wise(Method):
     alpha: float = 0.5
     """α: 0 is the base, 1 what was trained"""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         between("wise.alpha", self.alpha, 0.0, 1.0)
 
     def finish(self, base: Params, params: Params) -> Params:

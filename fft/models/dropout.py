@@ -9,7 +9,7 @@ from flax import linen as nn
 LAST_FLOAT_BELOW_2_32 = 4294967040.0
 
 
-def scramble(x):
+def scramble(x: jax.Array) -> jax.Array:
     """A bijection of 32-bit words in which every input bit flips each output bit about half of the time.
 
     The `lowbias32` finalizer of Wellons, "Prospecting for hash functions" (2018).
@@ -19,7 +19,7 @@ def scramble(x):
     return x ^ (x >> 16)
 
 
-def random_words(seed, salt, shape):
+def random_words(seed: jax.Array, salt: int, shape: tuple[int, ...]) -> jax.Array:
     """Random uint32 of `shape` from a seed uint32 [2] and a static salt: word i is a keyed hash of i.
 
     A counter hash in place of jax.random.bits: XLA fuses it into the multiplication that uses it, so that dropout
@@ -33,7 +33,7 @@ def random_words(seed, salt, shape):
     return scramble(scramble(index ^ high) + low)
 
 
-def drop(x, rate, seed, salt):
+def drop(x: jax.Array, rate: float | jax.Array, seed: jax.Array, salt: int) -> jax.Array:
     """Zero each entry of `x` with probability `rate` in [0, 1) and divide the rest by 1 - rate: the mean is `x`.
 
     `rate` may be traced; `salt` tells the places of a network apart that share the step's seed.
@@ -43,7 +43,7 @@ def drop(x, rate, seed, salt):
     return jnp.where(random_words(seed, salt, x.shape) < limit, x * (1.0 / keep), jnp.zeros((), x.dtype))
 
 
-def salt_of(module):
+def salt_of(module: nn.Module) -> int:
     """A number for a module's place in the network, the same in every process."""
     return zlib.crc32("/".join(module.path).encode())
 
@@ -53,5 +53,5 @@ class Dropout(nn.Module):
 
     rate: float
 
-    def __call__(self, x, seed):
+    def __call__(self, x: jax.Array, seed: jax.Array | None) -> jax.Array:
         return x if seed is None or self.rate == 0.0 else drop(x, self.rate, seed, salt_of(self))

@@ -13,5 +13,5 @@ def base_sha256(checkpoint: Checkpoint) -> str:
     digest = hashlib.sha256()
     for path, leaf in flatten(checkpoint.params).items():
         digest.update(path.encode())
-        digest.update(np.asarray(leaf))
+        digest.update(np.asarray(leaf).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()

@@ -6,8 +6,9 @@ use; the mathematics is here, once. Letters: B batch, T tokens, D model, H heads
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import Field, dataclass
 from functools import partial
+from typing import Any, ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -18,17 +19,17 @@ from fft.models.dropout import Dropout, drop, salt_of
 MASKED = float(jnp.finfo(jnp.float32).min)  # not -inf: a row with no real token must not turn into NaN
 
 
-def gelu_exact(x):
+def gelu_exact(x: jax.Array) -> jax.Array:
     """x * Phi(x) with the true normal distribution function, as torch's `gelu` (no tanh approximation)."""
     return 0.5 * x * (1.0 + jax.lax.erf(x * math.sqrt(0.5)))
 
 
-def quick_gelu(x):
+def quick_gelu(x: jax.Array) -> jax.Array:
     """x * sigmoid(1.702 x), Hugging Face's `quick_gelu`."""
     return x * jax.nn.sigmoid(1.702 * x)
 
 
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": gelu_exact,
     "gelu_python": gelu_exact,
     "gelu_new": partial(jax.nn.gelu, approximate=True),
@@ -71,7 +72,50 @@ class Shape:
     pooler: bool
 
 
-def matmul(x, kernel):
+class Config(Protocol):
+    """What the config of every family says, a frozen dataclass of the fields of its config.json."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+    @property
+    def shape(self) -> Shape:
+        """Its sizes in the words of Shape."""
+        ...
+
+    @property
+    def vocab_size(self) -> int:
+        """The rows of the table of words."""
+        ...
+
+    @property
+    def max_positions(self) -> int:
+        """The longest row, in tokens."""
+        ...
+
+    @property
+    def head_dropout(self) -> float:
+        """The rate of dropout in a head."""
+        ...
+
+    @property
+    def initializer_range(self) -> float:
+        """The standard deviation of a fresh kernel."""
+        ...
+
+    def positions(self, ids: jax.Array, places: int = 0) -> jax.Array:
+        """Position ids [1 or B, T] of a text behind as many `places`."""
+        ...
+
+
+class HeadMaker(Protocol):
+    """Makes the linen module of a head, pooled [B, D] -> [B, C]."""
+
+    def __call__(self, *, classes: int, name: str | None = None) -> nn.Module:
+        """A head with as many classes."""
+        ...
+
+
+def matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """x [..., in] times kernel [in, out] as one product of two matrices.
 
     With more dimensions XLA on CPU copies x and the gradient transposed before it takes the kernel's gradient (5 %
@@ -93,13 +137,13 @@ class Dense(nn.Module):
     features: int
 
     @nn.compact
-    def __call__(self, x, seed=None):
+    def __call__(self, x: jax.Array, seed: jax.Array | None = None) -> jax.Array:
         kernel = self.param("kernel", nn.initializers.zeros, (x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         y = matmul(x, kernel) + bias
         return y + self.side(x, kernel, seed) if self.has_variable("params", "lora_a") else y
 
-    def side(self, x, kernel, seed):
+    def side(self, x: jax.Array, kernel: jax.Array, seed: jax.Array | None) -> jax.Array:
         a, b, scale = (self.get_variable("params", name) for name in ("lora_a", "lora_b", "lora_scale"))
         if seed is not None and self.has_variable("params", "lora_dropout"):
             x = drop(x, jax.lax.stop_gradient(self.get_variable("params", "lora_dropout")), seed, salt_of(self))
@@ -110,7 +154,7 @@ class Dense(nn.Module):
         return gain * side + (gain - 1.0) * matmul(x, kernel)
 
 
-def norm(epsilon, name):
+def norm(epsilon: float, name: str) -> nn.LayerNorm:
     """flax's LayerNorm with both defaults that are wrong for these checkpoints set."""
     return nn.LayerNorm(epsilon=epsilon, use_fast_variance=False, name=name)
 
@@ -124,7 +168,14 @@ class Embed(nn.Module):
     shape: Shape
 
     @nn.compact
-    def __call__(self, ids, positions, types, seed, tokens=None):
+    def __call__(
+        self,
+        ids: jax.Array,
+        positions: jax.Array,
+        types: jax.Array,
+        seed: jax.Array | None,
+        tokens: jax.Array | None = None,
+    ) -> jax.Array:
         shape = self.shape
         x = nn.Embed(shape.vocab, shape.dim, name="word")(ids)
         if tokens is not None:
@@ -145,10 +196,12 @@ class Attention(nn.Module):
     shape: Shape
 
     @nn.compact
-    def __call__(self, rows, x, bias, seed, prefix=None):
+    def __call__(
+        self, rows: jax.Array, x: jax.Array, bias: jax.Array, seed: jax.Array | None, prefix: jax.Array | None = None
+    ) -> jax.Array:
         shape, width = self.shape, self.shape.dim // self.shape.heads
 
-        def by_head(name, inputs):  # [B, T, D] -> [B, H, T, K]
+        def by_head(name: str, inputs: jax.Array) -> jax.Array:  # [B, T, D] -> [B, H, T, K]
             y = Dense(shape.dim, name=name)(inputs, seed)
             return y.reshape(*inputs.shape[:2], shape.heads, width).transpose(0, 2, 1, 3)
 
@@ -169,7 +222,7 @@ class Mlp(nn.Module):
     shape: Shape
 
     @nn.compact
-    def __call__(self, x, seed):
+    def __call__(self, x: jax.Array, seed: jax.Array | None) -> jax.Array:
         x = ACTIVATIONS[self.shape.activation](Dense(self.shape.mlp, name="up")(x, seed))
         return Dense(self.shape.dim, name="down")(x, seed)
 
@@ -182,7 +235,9 @@ class Block(nn.Module):
     shape: Shape
 
     @nn.compact
-    def __call__(self, rows, x, bias, seed, prefix=None):
+    def __call__(
+        self, rows: jax.Array, x: jax.Array, bias: jax.Array, seed: jax.Array | None, prefix: jax.Array | None = None
+    ) -> jax.Array:
         shape = self.shape
         mixed = Dropout(shape.dropout)(Attention(shape, name="attention")(rows, x, bias, seed, prefix), seed)
         y = norm(shape.epsilon, "attention_norm")(rows + mixed)
@@ -202,7 +257,9 @@ class Blocks(nn.Module):
     first: bool
 
     @nn.compact
-    def __call__(self, x, bias, seed, prefix=None):
+    def __call__(
+        self, x: jax.Array, bias: jax.Array, seed: jax.Array | None, prefix: jax.Array | None = None
+    ) -> jax.Array:
         for i in range(self.shape.depth):
             last = i == self.shape.depth - 1
             front = None if prefix is None else prefix[:, i]
@@ -213,11 +270,11 @@ class Blocks(nn.Module):
 class Heads(nn.Module):
     """Every head of the tree on the same pooled features: pooled [B, D] -> {name: logits [B, C]}."""
 
-    head: Callable
+    head: HeadMaker
     classes: tuple[tuple[str, int], ...]
 
     @nn.compact
-    def __call__(self, pooled, seed):
+    def __call__(self, pooled: jax.Array, seed: jax.Array | None) -> dict[str, jax.Array]:
         return {name: self.head(classes=size, name=name)(pooled, seed) for name, size in self.classes}
 
 
@@ -231,7 +288,16 @@ class Encoder(nn.Module):
 
     shape: Shape
 
-    def encode(self, ids, mask, positions, types, seed, prompt, first):
+    def encode(
+        self,
+        ids: jax.Array,
+        mask: jax.Array,
+        positions: jax.Array,
+        types: jax.Array,
+        seed: jax.Array | None,
+        prompt: dict[str, jax.Array],
+        first: bool,
+    ) -> jax.Array:
         bias = jnp.where(mask[:, None, None, :] > 0, 0.0, MASKED)
         x = Embed(self.shape, name="embed")(ids, positions, types, seed, prompt.get("tokens"))
         return Blocks(self.shape, first, name="layers")(x, bias, seed, prompt.get("prefix"))
@@ -241,18 +307,34 @@ class Tokens(Encoder):
     """The hidden states of every token [B, T, D]."""
 
     @nn.compact
-    def __call__(self, ids, mask, positions, types, seed, prompt):
+    def __call__(
+        self,
+        ids: jax.Array,
+        mask: jax.Array,
+        positions: jax.Array,
+        types: jax.Array,
+        seed: jax.Array | None,
+        prompt: dict[str, jax.Array],
+    ) -> jax.Array:
         return self.encode(ids, mask, positions, types, seed, prompt, first=False)
 
 
 class Network(Encoder):
     """Encoder, pooling and heads: {'pooled': [B, D], 'logits': {head name: [B, C]}}."""
 
-    head: Callable
+    head: HeadMaker
     classes: tuple[tuple[str, int], ...]
 
     @nn.compact
-    def __call__(self, ids, mask, positions, types, seed, prompt):
+    def __call__(
+        self,
+        ids: jax.Array,
+        mask: jax.Array,
+        positions: jax.Array,
+        types: jax.Array,
+        seed: jax.Array | None,
+        prompt: dict[str, jax.Array],
+    ) -> dict[str, Any]:
         pooled = self.encode(ids, mask, positions, types, seed, prompt, first=True)[:, 0]
         if self.shape.pooler:
             pooled = jnp.tanh(Dense(self.shape.dim, name="pooler")(pooled, seed))

@@ -2,16 +2,37 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
+from jax.core import Tracer
 
 from fft.core.brief import brief
 from fft.core.errors import InputError
-from fft.models.layers import Network, Tokens
+from fft.core.tree import Params
+from fft.models.layers import Config, HeadMaker, Network, Tokens
 from fft.models.prompt import inputs as prompted
+
+Made = TypeVar("Made", covariant=True)
+
+
+class Pass(Protocol[Made]):
+    """A pure function of parameters and a batch; a key turns dropout on."""
+
+    def __call__(self, params: Params, batch: dict, key: jax.Array | None = None) -> Made:
+        """What it makes of the batch."""
+        ...
+
+
+class HeadPass(Protocol):
+    """A pure function of a head's parameters and pooled features; a key turns dropout on."""
+
+    def __call__(self, head_params: Params, pooled: jax.Array, key: jax.Array | None = None) -> jax.Array:
+        """The logits [B, C] of the features [B, D]."""
+        ...
 
 
 class Head(NamedTuple):
@@ -33,12 +54,12 @@ class Model(NamedTuple):
     """
 
     family: str
-    config: Any
+    config: Config
     depth: int
-    apply: Callable
-    encode: Callable
-    head: Callable
-    init_head: Callable
+    apply: Pass[dict[str, Any]]
+    encode: Pass[jax.Array]
+    head: HeadPass
+    init_head: Callable[[jax.Array, int], Params]
     __repr__ = brief
 
 
@@ -52,7 +73,7 @@ class Checkpoint(NamedTuple):
     """
 
     model: Model
-    params: dict
+    params: Params
     heads: dict[str, Head]
     primary: str | None
     folder: Path
@@ -71,7 +92,7 @@ class Filling(NamedTuple):
     norm: str
     bias: str
     decoder: str
-    activation: Callable
+    activation: Callable[[Config], str]
 
 
 class Family(NamedTuple):
@@ -87,40 +108,40 @@ class Family(NamedTuple):
     name: str
     prefix: str
     architecture: str
-    config: type
+    config: type[Config]
     body: tuple[tuple[str, str, str], ...]
     head_rows: tuple[tuple[str, str, str], ...]
     ignored: tuple[str, ...]
-    head: Callable
+    head: Callable[[Config], HeadMaker]
     filling: Filling
 
 
-def build(family, config):
+def build(family: Family, config: Config) -> Model:
     """Return the Model of a family at the sizes of its config.
 
     The parameters are an argument of every function; nothing is held but the config.
     """
     shape, head = config.shape, family.head(config)
 
-    def run(network, params, batch, key):
+    def run(network: nn.Module, params: Params, batch: dict, key: jax.Array | None) -> Any:
         refuse_outside("token id", batch["ids"], shape.vocab)
         if shape.types:
             refuse_outside("token type", batch["types"], shape.types)
         *arrays, prompt = prompted(params, batch, config)
         return network.apply({"params": params}, *arrays, seed_of(key), prompt)
 
-    def apply(params, batch, key=None):
+    def apply(params: Params, batch: dict, key: jax.Array | None = None) -> dict[str, Any]:
         classes = tuple((name, tree["out"]["kernel"].shape[1]) for name, tree in params.get("heads", {}).items())
         return run(Network(shape, head, classes), params, batch, key)
 
-    def encode(params, batch, key=None):
+    def encode(params: Params, batch: dict, key: jax.Array | None = None) -> jax.Array:
         return run(Tokens(shape), params, batch, key)
 
-    def head_alone(head_params, pooled, key=None):
+    def head_alone(head_params: Params, pooled: jax.Array, key: jax.Array | None = None) -> jax.Array:
         module = head(classes=head_params["out"]["kernel"].shape[1])
-        return module.apply({"params": head_params}, pooled, seed_of(key))
+        return cast("jax.Array", module.apply({"params": head_params}, pooled, seed_of(key)))
 
-    def init_head(key, classes):
+    def init_head(key: jax.Array, classes: int) -> Params:
         zeros = head(classes=classes).init(key, jnp.zeros((1, shape.dim)), None)["params"]
         leaves, tree = jax.tree.flatten(zeros)
         drawn = [
@@ -132,12 +153,12 @@ def build(family, config):
     return Model(family.name, config, shape.depth, apply, encode, head_alone, init_head)
 
 
-def refuse_outside(what, numbers, size):
+def refuse_outside(what: str, numbers: jax.Array | np.ndarray, size: int) -> None:
     """Refuse numbers [B, T] without a row in a table of `size` rows, whose embedding would be NaN or another's.
 
     Under a transformation such as jit the numbers are not known, and nothing is refused.
     """
-    if isinstance(numbers, jax.core.Tracer):
+    if isinstance(numbers, Tracer):
         return
     numbers = np.asarray(numbers)
     outside = np.argwhere((numbers < 0) | (numbers >= size))
@@ -149,6 +170,6 @@ def refuse_outside(what, numbers, size):
         )
 
 
-def seed_of(key):
+def seed_of(key: jax.Array | None) -> jax.Array | None:
     """The dropout seed uint32 [2] of one call, from a jax key of any implementation; None without a key."""
     return None if key is None else jax.random.bits(key, (2,), jnp.uint32)

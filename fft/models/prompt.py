@@ -6,12 +6,17 @@ Virtual tokens are tokens like others, so the first one is what the heads read. 
 2104.08691; Li and Liang, arXiv 2101.00190.
 """
 
+import jax
 import jax.numpy as jnp
 
 from fft.core.errors import InputError
+from fft.core.tree import Params
+from fft.models.layers import Config
 
 
-def inputs(params, batch, config):
+def inputs(
+    params: Params, batch: dict, config: Config
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array, dict[str, jax.Array]]:
     """The network's inputs for a batch of ids, mask, types [B, T]: ids, mask, positions, types, prompt.
 
     Returns ids [B, T], mask [B, P + T], positions and types [B or 1, T], or [.., P + T] with virtual tokens, and the
@@ -29,7 +34,7 @@ def inputs(params, batch, config):
     return ids, mask, positions, types, prompt
 
 
-def check_length(tokens, places, config):
+def check_length(tokens: int, places: int, config: Config) -> None:
     """Refuse, while tracing, a batch longer than the position table."""
     if tokens + places > config.max_positions:
         virtual = f" beside {places} virtual ones" if places else ""

@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, Task, TaskID, TextColumn, TimeElapsedColumn
@@ -38,7 +38,7 @@ class Board:
     Errors: InputError when the extra `tensorboard` is not installed.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path) -> None:
         try:
             from tensorboardX import SummaryWriter
         except ImportError:
@@ -51,7 +51,7 @@ class Board:
     def __enter__(self) -> "Board":
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, *_: object) -> None:
         if self.writer is not None:
             self.writer.close()
 
@@ -75,20 +75,27 @@ class _Count(MofNCompleteColumn):
 class _Bar:
     """A piece of work among a console's bars (fft.core.progress.Work)."""
 
-    def __init__(self, bars: Bars, task: TaskID):
+    def __init__(self, bars: Bars, task: TaskID) -> None:
         self.bars, self.task = bars, task
 
     def advance(self, steps: int = 1) -> None:
         self.bars.advance(self.task, steps)
 
-    def update(self, **fields: Any) -> None:
-        self.bars.update(self.task, **fields)
+    def update(
+        self,
+        completed: int | None = None,
+        total: int | None = None,
+        description: str | None = None,
+        more: str | None = None,
+    ) -> None:
+        fields: dict[str, Any] = {} if more is None else {"more": more}
+        self.bars.update(self.task, completed=completed, total=total, description=description, **fields)
 
 
 class _Stamped:
     """A text file that knows when it was written to last."""
 
-    def __init__(self, file: TextIO):
+    def __init__(self, file: IO[str]) -> None:
         self.file, self.written = file, time.monotonic()
 
     def write(self, text: str) -> int:
@@ -104,7 +111,7 @@ class Progress:
     QUIET seconds without a line, one that says what goes on, how far it is and since when.
     """
 
-    def __init__(self, console: Console, text: str = "working"):
+    def __init__(self, console: Console, text: str = "working") -> None:
         self.console, self.text = console, text
         self.bars = Bars(
             SpinnerColumn(),
@@ -123,9 +130,10 @@ class Progress:
         """Show that a piece of work has begun."""
         return _Bar(self.bars, self.bars.add_task(text, total=total, completed=completed, more=""))
 
-    def end(self, work: _Bar) -> None:
+    def end(self, work: Work) -> None:
         """Show it no more."""
-        self.bars.remove_task(work.task)
+        if isinstance(work, _Bar):
+            self.bars.remove_task(work.task)
 
     def __enter__(self) -> "Progress":
         self._open.enter_context(shown_on(self))
@@ -136,14 +144,15 @@ class Progress:
             self._open.enter_context(self._heard())
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, *_: object) -> None:
         self._open.close()
 
     @contextlib.contextmanager
     def _heard(self) -> Iterator[None]:
         """A thread that breaks long silences."""
         plain, stop = self.console.file, threading.Event()
-        self.console.file = stamped = _Stamped(plain)
+        stamped = _Stamped(plain)
+        self.console.file = cast("IO[str]", stamped)  # which it stands in for by its __getattr__
         watching = threading.Thread(target=self._watch, args=(stamped, stop), daemon=True)
         watching.start()
         try:
@@ -181,7 +190,7 @@ class Display:
     On a terminal the steps move a bar of the Progress that is shown, elsewhere every twentieth is a line.
     """
 
-    def __init__(self, console: Console, title: str = ""):
+    def __init__(self, console: Console, title: str = "") -> None:
         self.console, self.title = console, title
         self._open = contextlib.ExitStack()
         self._work: Work = Unshown()
@@ -189,7 +198,7 @@ class Display:
     def __enter__(self) -> "Display":
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, *_: object) -> None:
         self._open.close()
 
     def show(self, event: dict) -> None:

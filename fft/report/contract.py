@@ -5,7 +5,7 @@ from typing import Any
 from fft.stats.retention import SAME
 
 
-def sentence(contract: dict[str, Any]) -> str:
+def contract_sentence(contract: dict[str, Any]) -> str:
     """What a run says about its contract."""
     kept, margins = contract["kept"], contract["margins"]
     if not contract["met"]:

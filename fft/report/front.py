@@ -200,19 +200,19 @@ def _labels(
     def down(value: float) -> float:
         return height - height * (value - up[0]) / (up[1] - up[0])
 
-    placed = [(number, point) for number, point in enumerate(points) if point.new is not None]
-    centres, bars = [(right(point.new), down(point.original)) for _, point in placed], []
+    placed = [(number, point, point.new) for number, point in enumerate(points) if point.new is not None]
+    centres, bars = [(right(new), down(point.original)) for _, point, new in placed], []
     marks = [Box(x - MARK, y - MARK, x + MARK, y + MARK) for x, y in centres]
-    for (_, point), (x, y) in zip(placed, centres, strict=True):
-        low, high = point.new_interval or (point.new,) * 2
+    for (_, point, new), (x, y) in zip(placed, centres, strict=True):
+        low, high = point.new_interval or (new,) * 2
         bars.append(Box(right(low), y - 2, right(high), y + 2))
         low, high = point.original_interval or (point.original,) * 2
         bars.append(Box(x - 2, down(high), x + 2, down(low)))
     base_line = Box(0, down(points[0].original) - 1, width, down(points[0].original) + 1)
-    sizes = [(LETTER * len(point.name), LINE) for _, point in placed]
+    sizes = [(LETTER * len(point.name), LINE) for _, point, _ in placed]
     boxes = place(sizes, centres, [*marks, *bars, base_line], Box(0, 0, width, height))
     layers, colours = [], styles(points)
-    for (number, point), (x, y), box in zip(placed, centres, boxes, strict=True):
+    for (number, point, _), (x, y), box in zip(placed, centres, boxes, strict=True):
         colour = colours[number][0]
         name = alt.Chart(alt.Data(values=[{"name": point.name}]))
         end = min(max(x, box.left), box.right), min(max(y, box.top), box.bottom)

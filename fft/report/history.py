@@ -45,7 +45,7 @@ def history_chart(run: dict[str, Any]) -> altair.VConcatChart:
     return styled(alt.vconcat(*panels, spacing=14))
 
 
-def _panel(run: dict[str, Any], task: str, first: bool, last: bool) -> altair.LayerChart:
+def _panel(run: dict[str, Any], task: str, first: bool, last: bool) -> altair.LayerChart | altair.FacetChart:
     """One task's scores against the step."""
     import altair as alt
 

@@ -57,7 +57,7 @@ def paragraph(text: str) -> str:
     return f"<p>{escape(text[:1].upper() + text[1:])}.</p>" if text else ""
 
 
-def pairs(named: Sequence[tuple[str, Any]]) -> str:
+def pairs(named: Iterable[tuple[str, Any]]) -> str:
     """Names and values as a description list."""
     items = "\n".join(f"<dt>{escape(name)}</dt><dd>{escape(_plain(value))}</dd>" for name, value in named)
     return f"<dl>{items}</dl>"

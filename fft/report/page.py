@@ -12,7 +12,7 @@ from typing import Any
 
 from fft.core.naming import counted, original_names
 from fft.disk.files import replace_file
-from fft.report.contract import sentence
+from fft.report.contract import contract_sentence
 from fft.report.history import history_svg
 from fft.report.html import document, flat, notes, pairs, paragraph, table
 from fft.report.tables import BEFORE_AFTER, PARAMETERS, Column, by_original, caption, groups, percent, score, signed
@@ -85,7 +85,7 @@ def _contract(run: dict[str, Any]) -> str:
     if contract is None:
         return ""
     rows = [point | {"kept": point == contract["kept"]} for point in contract["tried"]]
-    said = f"{paragraph(sentence(contract))}\n<p class='note'>{MULTIPLIER}</p>"
+    said = f"{paragraph(contract_sentence(contract))}\n<p class='note'>{MULTIPLIER}</p>"
     return f"<h2>The contract</h2>\n{said}\n{table(TRIED, rows)}"
 
 
@@ -97,7 +97,7 @@ def _parameters(run: dict[str, Any]) -> str:
 
 def _trouble(run: dict[str, Any]) -> str:
     """Notes of the run, but for what its contract's own section says, and warnings about its data; each once."""
-    said = [note for note in run["notes"] if run["contract"] is None or note != sentence(run["contract"])]
+    said = [note for note in run["notes"] if run["contract"] is None or note != contract_sentence(run["contract"])]
     if run["skipped_steps"]:
         said.append(f"{counted(run['skipped_steps'], 'step was', 'steps were')} skipped: loss or gradient not finite")
     said += [f"{task}: {warning}" for task, data in run["data"].items() for warning in data["warnings"]]
@@ -112,9 +112,10 @@ def _data(run: dict[str, Any]) -> str:
         Column("rows", lambda row: f"{row[3]['rows']:,}"),
         Column("sha256", lambda row: row[3]["sha256"][:12], number=False),
     )
+    originals = original_names(run["data"])
     rows = [
         (task, run["data"][task]["source"], name, split)
-        for task in (*original_names(run["data"]), *(name for name in run["data"] if name not in original_names(run)))
+        for task in (*originals, *(name for name in run["data"] if name not in originals))
         for name, split in run["data"][task]["splits"].items()
     ]
     return f"<h2>Data</h2>\n{table(columns, rows)}"

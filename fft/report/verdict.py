@@ -8,7 +8,7 @@ from fft.core.naming import counted
 from fft.report.html import paragraph
 from fft.report.tables import score, signed, verdicts
 
-OF_SEVERAL = {
+OF_SEVERAL: dict[str | None, str] = {
     "pass": "Kept: every original task is within its accepted drop",
     "fail": "Lost: an original task dropped by more than is accepted",
 }

@@ -144,7 +144,9 @@ def kept_task(experiment: Experiment, checkpoint: Checkpoint, original: TaskData
     return None if name is None else task_of(name, checkpoint.heads[name])
 
 
-def _data(experiment, checkpoint, names):
+def _data(
+    experiment: Experiment, checkpoint: Checkpoint, names: HeadNames
+) -> tuple[dict[str, TaskData], tuple[str, ...]]:
     """The data by the name of their task, each without training rows that another task is scored on, and notes."""
     data = {}
     for name, given, head in zip(

@@ -54,7 +54,7 @@ class RunFolder:
     Raises InputError for a folder of something else, or of another experiment, with the difference.
     """
 
-    def __init__(self, directory: str | Path, experiment: Experiment):
+    def __init__(self, directory: str | Path, experiment: Experiment) -> None:
         self.path, self.experiment = Path(local(directory, "--out")), experiment
         self.finished: Run | None = None
         self._held = ExitStack()
@@ -69,7 +69,7 @@ class RunFolder:
             self._held = held.pop_all()
         return self
 
-    def __exit__(self, *error: Any) -> None:
+    def __exit__(self, *error: object) -> None:
         self._held.close()
 
     @contextmanager

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,12 +11,14 @@ import numpy as np
 from fft import models
 from fft.core.errors import InputError
 from fft.core.naming import counted
+from fft.core.tree import Params
 from fft.data import TrainBatches, eval_batches
 from fft.data.streams import EVAL_BATCH
 from fft.data.tokenize import Encoded, Tokenizer, first_difference, load_tokenizer, mask_id, special_ids
 from fft.evaluate.teacher import base_part, read_rows
 from fft.models import Checkpoint
 from fft.models.files.filler import Filler
+from fft.tasks import Task
 
 
 class PseudoRows(NamedTuple):
@@ -57,7 +59,7 @@ def find_filler(source: str | None, base: Path) -> Path:
 
 def pseudo_rows(
     checkpoint: Checkpoint,
-    kept: Any,
+    kept: Task | None,
     batches: TrainBatches,
     steps: int,
     source: str | None,
@@ -115,7 +117,7 @@ def filled(
     ids, rows, masked = list(batches.encoded.ids), batches.encoded.take(seen), 0
     for batch, picked in eval_batches(rows, EVAL_BATCH, batches.lengths, batches.pad_id):
         poll()
-        chosen = [_places(rows.ids[at], share, allowed, key, seen[at]) for at in picked]
+        chosen = [_places(rows.ids[at], share, allowed, key, int(seen[at])) for at in picked]
         width = max(1, round(share * batch["ids"].shape[1]))
         places = np.zeros((EVAL_BATCH, width), np.int32)
         for row, found in enumerate(chosen):
@@ -137,11 +139,19 @@ def _places(ids: np.ndarray, share: float, allowed: np.ndarray, key: jax.Array, 
     """The places of a row that are masked, ascending."""
     there = np.flatnonzero(allowed[ids])
     count = min(len(there), max(1, round(share * len(there))))
-    generator = np.random.default_rng([*np.asarray(jax.random.key_data(key)).tolist(), int(row)])
+    generator = np.random.default_rng([*np.asarray(jax.random.key_data(key)).tolist(), row])
     return np.sort(generator.permutation(there)[:count])
 
 
-def _draw(logits_of, params, batch, places, allowed, numbers, key):
+def _draw(
+    logits_of: Callable[[Params, dict, jax.Array], jax.Array],
+    params: Params,
+    batch: dict,
+    places: jax.Array,
+    allowed: jax.Array,
+    numbers: jax.Array,
+    key: jax.Array,
+) -> jax.Array:
     """The tokens [B, K] drawn for the places of a batch."""
     logits = jnp.where(allowed, logits_of(params, batch, places), -jnp.inf)
     keys = jax.vmap(lambda number: jax.random.fold_in(key, number))(numbers)

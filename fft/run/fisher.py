@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ from fft.core.naming import counted
 from fft.core.seeding import key_for
 from fft.core.settings import MOST_SEED, between
 from fft.core.signals import StopFlag
-from fft.core.tree import flatten, sum_of, unflatten
+from fft.core.tree import Params, flatten, sum_of, unflatten
 from fft.data import TaskData, prepare
 from fft.data.streams import original_batches
 from fft.disk.checkpoint import Checkpoints
@@ -37,6 +37,7 @@ from fft.methods import Context
 from fft.models.heads import chosen_head
 from fft.models.identity import base_sha256
 from fft.run.restored import scored_length
+from fft.tasks import Regress
 
 SAVE_SECONDS = 60.0
 
@@ -56,7 +57,7 @@ class Request:
     mesh: Literal["none", "data", "fsdp"] = "none"
     seed: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         between("gamma", self.gamma, 0.0, 1.0)
         between("seed", self.seed, 0, MOST_SEED)
         if self.gamma != 1.0 and self.previous is None:
@@ -118,7 +119,7 @@ def measure(
             diagonal = accumulated(unpack(before[0]), request.gamma, diagonal)
             trace, error = float(sum_of(diagonal)), None
         found = {"examples": fisher.examples, "trace": trace, "trace_error": error}
-        sigma = {"sigma": task.sigma} if task.kind == "regression" else {}
+        sigma = {"sigma": task.sigma} if isinstance(task, Regress) else {}
         told = {**wanted, "task": wanted["task"] | sigma, "model": request.model, **found, **environment()}
         save_fisher(out, diagonal, request.storage, told)
         shutil.rmtree(partial.folder, ignore_errors=True)
@@ -140,7 +141,7 @@ def _identity(request: Request, checkpoint: models.Checkpoint, data: TaskData, b
     }
 
 
-def _placed(mesh: str, params: Any) -> tuple[jax.sharding.Mesh | None, Any]:
+def _placed(mesh: str, params: Params) -> tuple[jax.sharding.Mesh | None, Params]:
     """The mesh over all devices, or None, and the parameters as they lie on it."""
     if mesh == "none":
         return None, params
@@ -165,7 +166,7 @@ def _resumed(partial: Checkpoints, context: Context, say: Callable[[str], None])
 class _Saver:
     """Saves a pass every SAVE_SECONDS, and stops it, saved, when that is asked for."""
 
-    def __init__(self, partial: Checkpoints, stop: StopFlag, show: Callable[[int], None]):
+    def __init__(self, partial: Checkpoints, stop: StopFlag, show: Callable[[int], None]) -> None:
         self.partial, self.stop, self.show, self.saved = partial, stop, show, time.monotonic()
 
     def __call__(self, running: Running) -> None:

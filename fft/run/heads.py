@@ -1,21 +1,21 @@
 """Which heads a run uses, and those it has to make: the new task's own, fitted ones for the originals."""
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 
 from fft.core.errors import InputError
 from fft.core.naming import counted
 from fft.core.progress import doing
-from fft.core.tree import overlay
+from fft.core.tree import Params, overlay
 from fft.disk.artefact import load_artefact, save_artefact
 from fft.evaluate.headfit import fit_head
 from fft.experiment import Data, Experiment
 from fft.models import Checkpoint, Head
 from fft.models.heads import check_named, unused_head
+from fft.tasks import Task
 
 
 class HeadNames(NamedTuple):
@@ -70,12 +70,12 @@ def _original_head(data: Data, wanted: str | None, checkpoint: Checkpoint, taken
         return unused_head(data.name, "original", [*names, *taken])
     if wanted is not None:
         check_named(wanted, checkpoint)
-    if wanted is None and checkpoint.primary is None:
+    name = wanted or checkpoint.primary
+    if name is None:
         raise InputError(
             f"{model} has no head that could be scored on the original task. "
             "Give --original-head fit to train one on the frozen base first, or a checkpoint with a classifier"
         )
-    name = wanted or checkpoint.primary
     _check_kind(data, name, checkpoint.heads[name].kind)
     return name
 
@@ -92,8 +92,8 @@ def _check_kind(data: Data, name: str, kind: str) -> None:
 def make_heads(
     checkpoint: Checkpoint,
     names: HeadNames,
-    tasks: dict[str, Any],
-    original_batches: Callable[[str], Any],
+    tasks: Mapping[str, Task],
+    original_batches: Callable[[str], Iterable[dict]],
     key: jax.Array,
     folder: Path,
     poll: Callable[[], None],
@@ -121,13 +121,13 @@ def make_heads(
     return load_heads(checkpoint, folder)
 
 
-def abstract_heads(checkpoint: Checkpoint, primary: str, tasks: dict[str, Any]) -> Checkpoint:
+def abstract_heads(checkpoint: Checkpoint, primary: str, tasks: Mapping[str, Task]) -> Checkpoint:
     """The checkpoint as `make_heads` will give it back, the heads it lacks as shapes alone."""
-    made = {
-        name: jax.eval_shape(partial(checkpoint.model.init_head, classes=task.outputs), jax.random.key(0))
-        for name, task in tasks.items()
-        if name not in checkpoint.heads
-    }
+
+    def shapes(task: Task) -> Params:
+        return jax.eval_shape(lambda key: checkpoint.model.init_head(key, task.outputs), jax.random.key(0))
+
+    made = {name: shapes(task) for name, task in tasks.items() if name not in checkpoint.heads}
     return checkpoint._replace(params=overlay(checkpoint.params, {"heads": made}), primary=primary)
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -11,7 +11,7 @@ from fft.core.naming import ORIGINAL, original_names
 from fft.core.seeding import key_for
 from fft.core.tree import Params
 from fft.data import TaskData, TrainBatches
-from fft.data.streams import original_batches, training_batches
+from fft.data.streams import original_batches, step_batch, training_batches
 from fft.evaluate.teacher import base_part
 from fft.experiment import Experiment
 from fft.methods import Context
@@ -22,8 +22,9 @@ from fft.run.heads import fitting_note, make_heads
 from fft.run.prepared import prepared
 from fft.run.restored import restored
 from fft.run.watched import watched
+from fft.tasks import Task
 from fft.training.dual import Watch
-from fft.training.step import PROBE, TrainState, finished_params, make_train_step
+from fft.training.step import PROBE, TrainState, TrainStep, finished_params, make_train_step
 from fft.training.trainable import Trainable, make_trainable, trained_leaves
 
 
@@ -37,7 +38,7 @@ class Job(NamedTuple):
     """"new", "original", "original_2", …, "unlabelled", as far as there are such"""
     trainable: Trainable
     aux: Params
-    step: Callable
+    step: TrainStep
     batches: dict[str, TrainBatches]
     """of every stream that a step reads"""
     watch: Watch | None
@@ -51,6 +52,10 @@ class Job(NamedTuple):
     def base(self) -> Params:
         """θ*, the parameters before step 1."""
         return self.checkpoint.params
+
+    def batch(self, step: int) -> dict[str, dict[str, np.ndarray]]:
+        """What a step, counted from 0, reads: {stream: arrays [A, B, …]}, a pure function of the seed and the step."""
+        return step_batch(self.batches, step, self.experiment.optim.accumulate)
 
     def finished(self, state: TrainState) -> Params:
         """The plain parameters that a state stands for, after whatever the method does at the end."""
@@ -118,7 +123,7 @@ def _with_heads(accepted: Accepted, folder: Path, poll: Callable[[], None], say:
 def _context(
     accepted: Accepted,
     checkpoint: Checkpoint,
-    kept: Any,
+    kept: Task | None,
     batches: dict[str, TrainBatches],
     steps: int,
     multiplier: dict[str, float],
@@ -135,7 +140,9 @@ def _context(
         {name: len(rows.splits["train"].ids) for name, rows in accepted.streams.items()},
         accepted.identity["base_sha256"],
         outputs=lambda stream, part: base_part(checkpoint, kept, part, batches[stream], steps, poll),
-        pseudo_rows=lambda stream, *how: pseudo_rows(checkpoint, kept, batches[stream], steps, *how, poll),
+        pseudo_rows=lambda stream, filler, share, key: pseudo_rows(
+            checkpoint, kept, batches[stream], steps, filler, share, key, poll
+        ),
         restored=restored,
         steps=steps,
         is_trained=lambda path: multiplier.get(path, 0.0) != 0.0,

@@ -8,11 +8,12 @@ import jax.numpy as jnp
 from fft.core.errors import InputError
 from fft.core.settings import alone
 from fft.core.tree import Params
-from fft.report.contract import sentence
+from fft.report.contract import contract_sentence
 from fft.run import selection
 from fft.run.job import Job
 from fft.run.loop import Trained
 from fft.run.session import Session
+from fft.training.dual import Watch
 from fft.training.step import TrainState
 
 KEPT_BASE = "no scored step beat the base: the base is kept, step 0; --keep latest would keep the last step"
@@ -34,7 +35,8 @@ class Kept(NamedTuple):
 
 def keep(session: Session, trained: Trained) -> Kept:
     """Choose between the best step and the last one, and under a contract points on the way to it."""
-    kept = _by_score(session, trained) if session.job.watch is None else _by_contract(session, trained)
+    watch = session.job.watch
+    kept = _by_score(session, trained) if watch is None else _by_contract(session, trained, watch)
     del session.state  # of the model's size three times, and nothing reads it any more
     return kept
 
@@ -49,7 +51,7 @@ def _by_score(session: Session, trained: Trained) -> Kept:
     return Kept(step, job.finished(session.state) if step else job.base, *_trees(job, session.state), None)
 
 
-def _by_contract(session: Session, trained: Trained) -> Kept:
+def _by_contract(session: Session, trained: Trained, watch: Watch) -> Kept:
     """The point that `selection.choose` finds."""
     job, scorer, journal = session.job, session.scorer, session.journal
     trees = {trained.steps: _trees(job, session.state)}
@@ -64,15 +66,15 @@ def _by_contract(session: Session, trained: Trained) -> Kept:
     way = selection.WAY if job.experiment.method.plain else ()
     signs = {name: scorer.metric(name).sign for name in job.tasks}
     with journal.clock("scoring", "choosing what is kept on validation rows"):
-        start = dict(zip(job.tolerances, job.watch.scores, strict=True))
+        start = dict(zip(job.tolerances, watch.scores, strict=True))
         start |= {} if job.fresh_heads else scorer.judge(job.base, ["new"])
         chosen = selection.choose(
             job.base, job.fresh_heads, start, candidates, scorer.judge, signs, job.tolerances, way
         )
     strength = float(jnp.exp(session.state.dual.log_strength))
-    written = alone(job.experiment.retention.max_drop)
+    written = alone(job.experiment.retention.drops)
     contract = selection.told(chosen, written, job.tolerances, strength)
-    journal.say(sentence(contract))
+    journal.say(contract_sentence(contract))
     step = chosen.point.step
     return Kept(step, chosen.params, *(trees[step] if step else _trees(job, job.trainable.init())), contract)
 

@@ -5,7 +5,6 @@ from typing import NamedTuple
 from fft.core.errors import InputError
 from fft.core.naming import counted
 from fft.core.progress import Compiled
-from fft.data.streams import step_batch
 from fft.run.session import Session
 from fft.stats import retention
 
@@ -51,7 +50,7 @@ def _train(session: Session) -> str:
         if retention.should_stop(session.history, settings.patience):
             return "patience"
         with journal.clock("train"):
-            batch = step_batch(job.batches, step, optim.accumulate)
+            batch = job.batch(step)
             with compiled.on(batch):
                 session.state, metrics = job.step(session.state, job.base, job.aux, batch)
             # Read one step late, the numbers do not keep the device waiting for the host.
@@ -62,6 +61,7 @@ def _train(session: Session) -> str:
                 values, waiting = _look_at(session, step, waiting), None
         broken = values is not None and values["skipped_in_a_row"] >= MOST_SKIPPED_IN_A_ROW
         if due and not broken:
+            assert values is not None  # they were looked at, since the step is due
             session.score(values["loss"])
         if due or broken or stop.requested:
             session.save()

@@ -1,7 +1,7 @@
 """What the models of a sequence answer on the test rows of all its tasks, and what sequence.json says."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -12,6 +12,8 @@ from fft.disk.environment import environment
 from fft.disk.files import plain
 from fft.disk.folder import MODEL
 from fft.evaluate.heldout import HeldOut
+from fft.experiment import Data
+from fft.methods import Method
 from fft.models import Checkpoint
 from fft.run.heads import load_heads
 from fft.stats.intervals import predictions
@@ -25,8 +27,26 @@ NO_FORWARD = (
 SHARED_START = "row base: the shared head as the first task found it, before a step was taken"
 
 
-def told(request: Any, data: dict[str, TaskData], base: Checkpoint, stages: list[dict], out: Path) -> dict:
-    """What sequence.json says of a fft.run.sequence.Request whose stages have these records."""
+class Plan(Protocol):
+    """What is read of a fft.run.sequence.Request."""
+
+    @property
+    def tasks(self) -> tuple[Data, ...]: ...
+
+    @property
+    def original(self) -> tuple[Data, ...]: ...
+
+    @property
+    def method(self) -> Method: ...
+
+    @property
+    def head(self) -> str: ...
+
+    def to_json(self) -> dict[str, Any]: ...
+
+
+def told(request: Plan, data: dict[str, TaskData], base: Checkpoint, stages: list[dict], out: Path) -> dict:
+    """What sequence.json says of a sequence whose stages have these records."""
     answered = _answered(request, data, base, out)
     found = measures(answered)
     kept = [stage["verdict"]["outcome"] for stage in stages if stage["verdict"]]
@@ -71,7 +91,7 @@ def _stage(record: dict, number: int, earlier: list[str]) -> dict:
     }
 
 
-def _answered(request: Any, data: dict[str, TaskData], base: Checkpoint, out: Path) -> list[Answered]:
+def _answered(request: Plan, data: dict[str, TaskData], base: Checkpoint, out: Path) -> list[Answered]:
     """What the base and the model of each stage say of every task that they have a head for."""
     held = HeldOut(base.model, data)
     shared = request.head == "shared"

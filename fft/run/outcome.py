@@ -17,7 +17,7 @@ from fft.disk.environment import environment
 from fft.disk.files import experiment_hash, plain, write_json
 from fft.disk.folder import ADAPTER, LEFT, MODEL
 from fft.disk.surroundings import keep_a_home
-from fft.report.contract import sentence
+from fft.report.contract import contract_sentence
 from fft.run.job import Job
 from fft.run.kept import KEPT_BASE, Kept
 from fft.run.loop import Trained
@@ -114,7 +114,7 @@ def _crossover(job: Job, history: list[dict]) -> int | None:
 
 def _kept_note(ended: dict) -> list[str]:
     if ended["contract"] is not None:
-        return [sentence(ended["contract"])]
+        return [contract_sentence(ended["contract"])]
     return [KEPT_BASE] if ended["kept_step"] == 0 else []
 
 

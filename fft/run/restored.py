@@ -1,6 +1,6 @@
 """What a run left, read back: its model, its adapter, its whole state. No data are read."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -52,7 +52,7 @@ class Restored(NamedTuple):
     checkpoint: models.Checkpoint
     theta: Params
     params: Params
-    left: Callable[[], Params]
+    left: partial[Params]
     """reads what the run's method left for later ones (Method.leave) at the step that the run keeps"""
     __repr__ = brief
 

@@ -34,7 +34,7 @@ class Tested(NamedTuple):
 class Scorer:
     """Scores parameters on a job's tasks; one compiled program a head and padded length."""
 
-    def __init__(self, job: Job, poll: Callable[[], None]):
+    def __init__(self, job: Job, poll: Callable[[], None] = lambda: None) -> None:
         self.job, self.poll = job, poll
         size = job.experiment.retention.probe
         self._probes = self._validation(size)
@@ -96,7 +96,7 @@ class Scorer:
         for name, data in self.job.tasks.items():
             test = data.splits["test"]
             digest.update(repr((name, data.task.name, test.lengths().tolist(), self._lengths)).encode())
-            digest.update(np.concatenate([*test.ids, *test.types]))
+            digest.update(np.concatenate([*test.ids, *test.types]).data)
         key = digest.hexdigest()
         if key not in known:
             known[key] = self.test(self.job.base)

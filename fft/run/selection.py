@@ -105,7 +105,9 @@ def choose(
     return Chosen(best[1], best[2], tried)
 
 
-def told(chosen: Chosen, max_drop: Any, margins: dict[str, float], strength: float) -> dict[str, Any]:
+def told(
+    chosen: Chosen, max_drop: str | list[str] | None, margins: dict[str, float], strength: float
+) -> dict[str, Any]:
     """What run.json says of the contract; `max_drop` is how it was written."""
     return {
         "max_drop": max_drop,

@@ -35,6 +35,7 @@ from fft.experiment import Data, Experiment, Optim, Retention, Texts
 from fft.methods import Full, Method, chain
 from fft.methods import from_json as method_from_json
 from fft.methods import to_json as method_to_json
+from fft.methods.informed import Informed
 from fft.models.heads import chosen_head, unused_head
 from fft.run.watched import check_budget
 
@@ -60,7 +61,7 @@ class Request:
     gamma: float | None = None
     """what the Fisher information of earlier tasks fades by, a stage; None: it is measured anew on all their rows"""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("tasks", "original", "original_head"):
             object.__setattr__(self, name, listed(getattr(self, name)))
         if len(self.tasks) < 2:
@@ -70,7 +71,7 @@ class Request:
                 f"{self.method.label} ends as an adapter on its base, which no further task can start from: a sequence "
                 "needs a method that ends in the base's own parameters"
             )
-        if len(self.retention.max_drop) > 1:
+        if len(self.retention.drops) > 1:
             raise InputError("--max-drop of a sequence is one for all tasks: from stage to stage more of them are held")
         self._check_fisher()
         every = (*self.original, *self.tasks)
@@ -84,8 +85,8 @@ class Request:
             self.model, every[-1], every[:-1], self.method, self.optim, self.retention, unlabelled=self.unlabelled
         )
 
-    def _check_fisher(self):
-        readers = [member for member in self.method.members if hasattr(member, "its_pass")]
+    def _check_fisher(self) -> None:
+        readers = [member for member in self.method.members if isinstance(member, Informed)]
         if given := [member.name for member in readers if member.fisher is not None]:
             raise InputError(f"--{given[0]}.fisher is of one model, and each stage has its own: leave it out")
         if self.gamma is None:
@@ -119,7 +120,7 @@ class Shows:
     def __enter__(self) -> "Shows":
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, *_: object) -> None:
         pass
 
     def show(self, event: dict) -> None:
@@ -185,7 +186,7 @@ def _read(request: Request) -> tuple[list[str], dict[str, TaskData], models.Chec
         data[column] = prepare(task, checkpoint, name, head, request)
         if request.head == "shared":
             head = head_of(data[column].task)
-    for budget in request.retention.max_drop:
+    for budget in request.retention.drops:
         for earlier in list(data.values())[:-1]:
             check_budget(budget, earlier)
     return names, data, checkpoint
@@ -196,7 +197,7 @@ def numbered_tasks(count: int) -> list[str]:
     return [f"task_{number}" for number in range(1, count + 1)]
 
 
-def _shared_head(request: Request, checkpoint: models.Checkpoint) -> tuple[list[str], Any]:
+def _shared_head(request: Request, checkpoint: models.Checkpoint) -> tuple[list[str], models.Head | None]:
     """The name of the head of all tasks, for each of them, and the head, or None where the first task makes it: it is
     that of the (first) original task, if there is one.
     """
@@ -211,7 +212,9 @@ def _shared_head(request: Request, checkpoint: models.Checkpoint) -> tuple[list[
     return [name] * count, checkpoint.heads[name]
 
 
-def _stage(request: Request, names: list[str], before: list[dict], out: Path, has_head: bool, show: Callable) -> dict:
+def _stage(
+    request: Request, names: list[str], before: list[dict], out: Path, has_head: bool, show: Callable[[dict], None]
+) -> dict:
     """The record of the next stage, run unless it is finished."""
     from fft.run.run import run
 
@@ -224,7 +227,8 @@ def _stage(request: Request, names: list[str], before: list[dict], out: Path, ha
         kept = zip(numbered(ORIGINAL, len(earlier)), earlier, strict=True)
         show({"event": "say", "text": "kept here: " + ", ".join(f"{name} is {data.source}" for name, data in kept)})
     previous = str(out / f"stage-{number - 1}") if before else None
-    fisher = _fisher(request, names, out, number, show) if request.gamma is not None and earlier else None
+    gamma = request.gamma if earlier else None
+    fisher = None if gamma is None else _fisher(request, gamma, names, out, number, show)
     taken = before[0]["data"] if before else {}
     heads = tuple(taken[name]["head"] for name in original_names(taken)) + tuple(names[: number - 1])
     fresh = request.head == "new" or not earlier
@@ -253,7 +257,9 @@ def learner(method: Method, has_head: bool) -> Method:
     return method if len(left) == len(method.members) else chain(*(left or [Full()]))
 
 
-def _fisher(request: Request, names: list[str], out: Path, number: int, show: Callable) -> str:
+def _fisher(
+    request: Request, fading: float, names: list[str], out: Path, number: int, show: Callable[[dict], None]
+) -> str:
     """The folder of the Fisher information of all that stage `number` has before it: online EWC.
 
     F ← γ F + F_j with the information F_j of a task j at the model that has just learned it; original tasks are added
@@ -262,7 +268,7 @@ def _fisher(request: Request, names: list[str], out: Path, number: int, show: Ca
     from fft.run.fisher import Request as Pass
     from fft.run.fisher import measure
 
-    reader = next(member for member in request.method.members if hasattr(member, "its_pass"))
+    reader = next(member for member in request.method.members if isinstance(member, Informed))
     checkpoint = models.load(request.model)
     heads = Experiment(request.model, request.tasks[0], request.original, original_head=request.original_head)
     known = [
@@ -270,15 +276,16 @@ def _fisher(request: Request, names: list[str], out: Path, number: int, show: Ca
         for data, head in zip(request.original, heads.original_heads, strict=True)
     ]
     learned = [
-        (str(out / f"stage-{at}" / MODEL), request.tasks[at - 1], names[at - 1], request.gamma)
-        for at in range(1, number)
+        (str(out / f"stage-{at}" / MODEL), request.tasks[at - 1], names[at - 1], fading) for at in range(1, number)
     ]
     previous = None
     for at, (model, data, head, gamma) in enumerate([*known, *learned], 1):
         folder = out / "fisher" / str(at)
-        storage = getattr(reader, "storage", "float32")
-        fading = {"previous": previous, "gamma": gamma} if previous else {}
-        asked = Pass(model, data, head, request.max_length, reader.its_pass, storage, **fading, seed=request.seed)
+        asked = Pass(
+            *(model, data, head, request.max_length, reader.its_pass, reader.its_storage),
+            *(previous, gamma if previous else 1.0),
+            seed=request.seed,
+        )
         measure(asked, folder, lambda text: show({"event": "say", "text": text}))
         previous = folder
     return str(previous)

@@ -27,7 +27,7 @@ class Session:
     history: list[dict[str, Any]]
     """the scorings on the probe so far, the base's first; see `fft.stats.retention`"""
 
-    def __init__(self, job: Job, directory: Path, journal: Journal, stop: StopFlag):
+    def __init__(self, job: Job, directory: Path, journal: Journal, stop: StopFlag) -> None:
         self.job, self.directory, self.journal, self.stop = job, directory, journal, stop
         self.checkpoints = Checkpoints(directory / CHECKPOINTS)
         self.scorer = Scorer(job, stop.check)

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -20,6 +19,7 @@ from fft.models import Checkpoint
 from fft.stats.budget import JUDGED, Budget
 from fft.stats.intervals import predictions
 from fft.stats.metrics import METRICS
+from fft.tasks import Task
 from fft.training.dual import PROBED, Watch
 
 
@@ -30,7 +30,7 @@ class ProbeBatches(TrainBatches):
 
     before: np.ndarray
 
-    def __init__(self, parts: Sequence[Encoded], seed: int, most: int, pad_id: int):
+    def __init__(self, parts: Sequence[Encoded], seed: int, most: int, pad_id: int) -> None:
         whole = joined(parts)
         lengths = bucket_lengths(whole.lengths(), most)
         sizes = [min(PROBED, len(part.ids)) for part in parts]
@@ -121,6 +121,6 @@ def watched(
     return Watch(task, tuple(margin) if isinstance(margin, list) else margin, spread, steps, scores), batches
 
 
-def _score(task: Any, labels: np.ndarray, logits: np.ndarray) -> float:
+def _score(task: Task, labels: np.ndarray, logits: np.ndarray) -> float:
     metric = METRICS[task.metric]
     return float(metric.function(labels, predictions(metric.kind, logits)))

@@ -20,7 +20,7 @@ class Budget:
     amount: float
     relative: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not (math.isfinite(self.amount) and self.amount >= LEAST):
             raise _refused(f"{self.amount:g}")
 

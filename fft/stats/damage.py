@@ -44,7 +44,7 @@ def by_label(labels: np.ndarray, before: np.ndarray, after: np.ndarray, names: S
         change = paired_change(METRICS["accuracy"], labels[mine], before[mine], after[mine])
         lost, gained = (len(positions) for positions in newly(labels[mine], before[mine], after[mine]))
         figures = (change.n, change.before, change.after, change.change, change.low, change.high)
-        found.append(LabelChange(names[label], *figures, lost, gained))
+        found.append(LabelChange(names[int(label)], *figures, lost, gained))
     return sorted(found, key=lambda row: row.change)
 
 

@@ -1,6 +1,6 @@
 """Scores, their intervals, and the paired change between two models on the same examples.
 
-Everything here works on plain arrays of labels and predictions of N examples; only `make_predict` knows the model.
+Everything here works on plain arrays of labels and predictions of N examples.
 """
 
 from __future__ import annotations
@@ -87,7 +87,8 @@ def interval(metric: Metric, labels: np.ndarray, predictions: np.ndarray, seed: 
     if metric.kind == "classification":
         floor = unseen(metric, labels, predictions)
         low, high = min(low, value - floor), max(high, value + floor)
-    return Interval(value, *(float(end) for end in np.clip((low, high), *metric.bounds)), len(labels))
+    low, high = (float(end) for end in np.clip((low, high), *metric.bounds))
+    return Interval(value, low, high, len(labels))
 
 
 def paired_change(metric: Metric, labels: np.ndarray, before: np.ndarray, after: np.ndarray, seed: int = 0) -> Change:
@@ -161,7 +162,8 @@ def _orders_nothing(metric: Metric, before: np.ndarray) -> str | None:
 
 
 def _undefined(metric: Metric, scores: tuple[float, float], n: int, reason: str) -> Change:
-    return Change(metric.name, *scores, *(float("nan"),) * 3, n, undefined=reason)
+    nothing = float("nan")
+    return Change(metric.name, *scores, nothing, nothing, nothing, n, undefined=reason)
 
 
 def unseen_rate(n: int) -> float:
@@ -217,11 +219,11 @@ def _checked(labels: np.ndarray, *predicted: np.ndarray) -> tuple[np.ndarray, li
     labels = np.asarray(labels)
     if labels.ndim != 1 or not len(labels):
         raise InputError(f"expected at least one example to score, got labels of shape {labels.shape}")
-    predicted = [np.asarray(values) for values in predicted]
-    for values in predicted:
+    arrays = [np.asarray(values) for values in predicted]
+    for values in arrays:
         if values.shape != labels.shape:
             raise ValueError(f"expected predictions of shape {labels.shape}, got {values.shape}")
-    return labels, predicted
+    return labels, arrays
 
 
 def _bootstrap(

@@ -126,7 +126,14 @@ def unseen(tasks: Sequence[Answered]) -> float:
     in K min N_j independent draws at least. What may be as frequent in every task is seen K times as soon as in one.
     """
     draws = len(tasks) * min(len(task.labels) for task in tasks)
-    return unseen_rate(draws) * max(leverage(task.metric, task.labels, task.answers[-1]) for task in tasks)
+    return unseen_rate(draws) * max(map(_last_leverage, tasks))
+
+
+def _last_leverage(task: Answered) -> float:
+    """The leverage of a row of a task for the last model, which has learned every task."""
+    said = task.answers[-1]
+    assert said is not None
+    return leverage(task.metric, task.labels, said)
 
 
 def _interval(tasks: Sequence[Answered], measure: Callable, seed: int) -> tuple[float, float]:

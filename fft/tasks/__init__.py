@@ -4,4 +4,6 @@ from fft.tasks.classify import Classify
 from fft.tasks.regress import Regress
 from fft.tasks.several import Several
 
-__all__ = ["Classify", "Regress", "Several"]
+Task = Classify | Regress
+
+__all__ = ["Classify", "Regress", "Several", "Task"]

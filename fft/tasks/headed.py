@@ -14,6 +14,10 @@ class OneHead:
         """The heads that answer."""
         return (self.name,)
 
+    def nll(self, logits: jax.Array, batch: dict) -> jax.Array:
+        """The negative log likelihood of every example, which each kind of task has its own of; float32 [B]."""
+        raise NotImplementedError
+
     def logits(self, outputs: dict, batch: dict) -> jax.Array:
         """What the model says of every row: [B, C]."""
         return outputs["logits"][self.name]

@@ -11,13 +11,14 @@ References: Bertsekas 1999, *Nonlinear Programming*, section 6 (dual ascent); St
 
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from fft.methods import Method
 from fft.methods.base import combines
+from fft.tasks import Task
 
 PROBED = 16
 """held-out original rows that a step looks at"""
@@ -58,7 +59,7 @@ class Seen(NamedTuple):
 class Watch:
     """How a step watches the original tasks: with `task` on rows that hold "before" [B], the base's credit of each."""
 
-    task: Any
+    task: Task
     margin: float | tuple[float, ...]
     """the drop that is accepted, in units of the score; of several tasks one each"""
     spread: float

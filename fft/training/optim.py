@@ -1,5 +1,7 @@
 """Path rules become one optax optimizer: a group per learning-rate multiplier, the clip outside of them."""
 
+from collections.abc import Hashable
+
 import jax
 import optax
 
@@ -35,17 +37,19 @@ def multipliers(method: Method, theta: Params, depth: int, unused_heads: tuple[s
 
 def schedule(optim: Optim, steps: int) -> optax.Schedule:
     """Step -> learning rate: a linear rise over the first `warmup` share of `steps`, then the named decay to 0."""
+    peak = optim.lr
+    assert peak is not None  # an experiment that runs is resolved
     warmup_steps = round(optim.warmup * steps)
     rest = max(steps - warmup_steps, 1)
     after = {
-        "linear": lambda: optax.linear_schedule(optim.lr, 0.0, rest),
-        "cosine": lambda: optax.cosine_decay_schedule(optim.lr, rest),
-        "constant": lambda: optax.constant_schedule(optim.lr),
+        "linear": lambda: optax.linear_schedule(peak, 0.0, rest),
+        "cosine": lambda: optax.cosine_decay_schedule(peak, rest),
+        "constant": lambda: optax.constant_schedule(peak),
     }[optim.schedule]()
     if warmup_steps == 0:
         return after
     # The first update of a rise from 0 would be lost, so the rise ends at the peak and starts one notch above 0.
-    rise = optax.linear_schedule(optim.lr / warmup_steps, optim.lr, max(warmup_steps - 1, 1))
+    rise = optax.linear_schedule(peak / warmup_steps, peak, max(warmup_steps - 1, 1))
     return optax.join_schedules([rise, after], [warmup_steps])
 
 
@@ -59,7 +63,7 @@ def make_optimizer(
     """
     rate = schedule(optim, steps)
 
-    def decayed(tree):
+    def decayed(tree: Params) -> Params:
         return jax.tree.map(lambda leaf: leaf.ndim > 1, tree)
 
     def group(value: float) -> optax.GradientTransformation:
@@ -70,7 +74,7 @@ def make_optimizer(
     # Labels become keys of the optimizer state, and those hold no dots on disk.
     label_of = {value: f"rate_{value!r}".replace(".", "_") for value in set(multiplier.values())}
     labels = map_leaves(lambda path, _: label_of[multiplier[path]], theta)
-    groups = {label: group(value) for value, label in label_of.items()}
+    groups: dict[Hashable, optax.GradientTransformation] = {label: group(value) for value, label in label_of.items()}
     tx = optax.multi_transform(groups, labels)
     if optim.clip == 0:
         return tx

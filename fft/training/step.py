@@ -1,21 +1,24 @@
 """The train step: pure, compiled, donated."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from fft.core.brief import brief
 from fft.core.naming import numbered
 from fft.core.tree import Params, flatten, map_leaves, without_heads
 from fft.methods import Method
-from fft.methods.base import climbs
+from fft.methods.base import climbs, updates_of
+from fft.models import Model
 from fft.models.probes.inputs import with_hidden
+from fft.tasks import Task
 from fft.training.average import averaged
-from fft.training.dual import Dual, Watch, first_dual, is_held
+from fft.training.dual import Dual, Seen, Watch, first_dual, is_held
 
 STREAMS, PROBE = ("new", "original", "unlabelled"), "probe"
 MOST_STEPS = 2**31
@@ -27,7 +30,7 @@ class TrainState(NamedTuple):
     step: jax.Array
     """int32 []: steps taken, skipped ones included"""
     theta: Params
-    opt_state: Any
+    opt_state: optax.OptState
     key: jax.Array
     """the run's key; step i uses fold_in(key, i)"""
     skipped: jax.Array
@@ -73,15 +76,27 @@ class Slope(NamedTuple):
     __repr__ = brief
 
 
+Rows = Mapping[str, jax.Array | np.ndarray]
+"""a batch of a stream"""
+TrainStep = Callable[[TrainState, Params, Params, Mapping[str, Rows]], tuple[TrainState, dict[str, jax.Array]]]
+"""step(state, base, aux, batch) -> (state, metrics)"""
+_Sums = tuple[jax.Array, jax.Array, jax.Array]
+_Slopes = dict[str, Slope]
+_SlopeOf = Callable[[str, Params, Params, Params, Rows, jax.Array, jax.Array, Dual], Slope]
+_SlopesOf = Callable[[TrainState, Params, Params, Mapping[str, Rows]], _Slopes]
+_Look = Callable[[Params, Params, Rows], Seen]
+_Update = Callable[[TrainState, _Slopes, Seen | None, Params, Params], tuple[TrainState, dict[str, jax.Array]]]
+
+
 def make_train_step(
-    model: Any,
-    task: Any,
+    model: Model,
+    task: Task,
     method: Method,
     tx: optax.GradientTransformation,
     multiplier: dict[str, float],
-    original: Any = None,
+    original: Task | None = None,
     watch: Watch | None = None,
-) -> Callable:
+) -> TrainStep:
     """The `step(state, base, aux, batch) -> (state, metrics)` of a method on a task; `state` is donated.
 
     `batch` holds {"new": arrays [A, B, ...]}, A micro-batches whose gradients are accumulated, and the same for every
@@ -108,27 +123,35 @@ def make_train_step(
     slopes_of = _make_slopes(_make_slope(model, task, method, multiplier, original), method)
     update = _make_update(method, tx, watch)
 
-    @jax.jit
-    def look(result, base, rows):
-        return watch.look(model.apply(method.merge(base, result), rows), rows)
+    look = None if watch is None else _make_look(model, method, watch)
 
-    def step(state, base, aux, batch):
+    def step(
+        state: TrainState, base: Params, aux: Params, batch: Mapping[str, Rows]
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
         slopes = slopes_of(state, base, aux, {stream: rows for stream, rows in batch.items() if stream != PROBE})
-        seen = look(state.result, base, jax.tree.map(lambda x: x[0], batch[PROBE])) if watch else None
+        seen = None if look is None else look(state.result, base, jax.tree.map(lambda x: x[0], batch[PROBE]))
         return update(state, slopes, seen, base, aux)
 
     return step
 
 
-def _make_slopes(slope, method):
+def _make_look(model: Model, method: Method, watch: Watch) -> _Look:
     @jax.jit
-    def climb(theta, slopes):
+    def look(result: Params, base: Params, rows: dict[str, jax.Array]) -> Seen:
+        return watch.look(model.apply(method.merge(base, result), rows), rows)
+
+    return look
+
+
+def _make_slopes(slope: _SlopeOf, method: Method) -> _SlopesOf:
+    @jax.jit
+    def climb(theta: Params, slopes: _Slopes) -> Params:
         return method.climb(theta, method.combine(_means(slopes)))
 
-    def slopes_of(state, base, aux, batch):
+    def slopes_of(state: TrainState, base: Params, aux: Params, batch: Mapping[str, Rows]) -> _Slopes:
         """The Slope of every stream of a step."""
 
-        def at(theta):
+        def at(theta: Params) -> _Slopes:
             return {
                 stream: slope(stream, theta, base, aux, rows, state.key, state.step, state.dual)
                 for stream, rows in batch.items()
@@ -143,19 +166,40 @@ def _make_slopes(slope, method):
     return slopes_of
 
 
-def _make_slope(model, task, method, multiplier, original):
-    def summed_loss(theta, base, aux, stream, micro, key, strength):
+def _make_slope(
+    model: Model, task: Task, method: Method, multiplier: dict[str, float], original: Task | None
+) -> _SlopeOf:
+    known = cast("Task", original)  # a method whose loss asks the original task has one
+
+    def summed_loss(
+        theta: Params,
+        base: Params,
+        aux: Params,
+        stream: str,
+        micro: dict[str, jax.Array],
+        key: jax.Array,
+        strength: jax.Array,
+    ) -> tuple[jax.Array, _Sums]:
         inject_key, apply_key = jax.random.split(key)
         micro = method.inputs(stream, micro, aux)
         outputs = _outputs(model, method, stream, base, method.inject(base, theta, inject_key), micro, apply_key)
         real = micro["weight"] > 0
         nll = task.loss(outputs, micro)[0] if stream == "new" else jnp.zeros(real.shape)
-        terms = jnp.where(real, method.loss(stream, outputs, micro, aux, original), 0.0)
+        terms = jnp.where(real, method.loss(stream, outputs, micro, aux, known), 0.0)
         loss, term = jnp.sum(nll), jnp.sum(terms)
         return loss + strength * term, (loss, strength * term, jnp.sum(micro["weight"]))
 
     @partial(jax.jit, static_argnums=0)
-    def slope(stream, theta, base, aux, batch, key, step, dual):
+    def slope(
+        stream: str,
+        theta: Params,
+        base: Params,
+        aux: Params,
+        batch: dict[str, jax.Array],
+        key: jax.Array,
+        step: jax.Array,
+        dual: Dual,
+    ) -> Slope:
         """The Slope of one step's micro-batches of a stream."""
         if stream != "new":  # draws of its own
             key = jax.random.fold_in(key, MOST_STEPS + STREAMS.index(stream))
@@ -166,19 +210,31 @@ def _make_slope(model, task, method, multiplier, original):
             grads, sums = backward(theta, base, aux, stream, jax.tree.map(lambda x: x[0], batch), key=key)
         else:
 
-            def add(total, micro_and_index):
+            def add(
+                total: tuple[Params, _Sums], micro_and_index: tuple[dict[str, jax.Array], jax.Array]
+            ) -> tuple[tuple[Params, _Sums], None]:
                 micro, index = micro_and_index
                 more = backward(theta, base, aux, stream, micro, key=jax.random.fold_in(key, index))
                 return jax.tree.map(jnp.add, total, more), None
 
-            zeros = (jax.tree.map(jnp.zeros_like, theta), (jnp.zeros(()),) * 3)
+            zero = jnp.zeros(())
+            zeros = (jax.tree.map(jnp.zeros_like, theta), (zero, zero, zero))
             (grads, sums), _ = jax.lax.scan(add, zeros, (batch, jnp.arange(micros)))
-        return Slope(*sums, {path: g for path, g in flatten(grads).items() if multiplier[path] != 0.0})
+        loss, term, weight = sums
+        return Slope(loss, term, weight, {path: g for path, g in flatten(grads).items() if multiplier[path] != 0.0})
 
     return slope
 
 
-def _outputs(model, method, stream, base, params, micro, key):
+def _outputs(
+    model: Model,
+    method: Method,
+    stream: str,
+    base: Params,
+    params: Params,
+    micro: dict[str, jax.Array],
+    key: jax.Array,
+) -> dict[str, Any]:
     """The model's outputs on a stream's rows, with the layers of model and base beside them where the method asks."""
     if stream not in method.hidden:
         return model.apply(params, micro, key)
@@ -187,20 +243,22 @@ def _outputs(model, method, stream, base, params, micro, key):
     }
 
 
-def _means(slopes):
+def _means(slopes: _Slopes) -> dict[str, dict[str, jax.Array]]:
     """The gradient of each stream's mean, by path."""
     return {stream: {path: g / slope.weight for path, g in slope.gradient.items()} for stream, slope in slopes.items()}
 
 
-def _make_update(method, tx, watch):
-    def penalty_of(theta, base, aux, strength):
+def _make_update(method: Method, tx: optax.GradientTransformation, watch: Watch | None) -> _Update:
+    def penalty_of(theta: Params, base: Params, aux: Params, strength: jax.Array) -> jax.Array:
         return strength * jnp.asarray(method.penalty(base, method.merge(base, theta), aux), jnp.float32)
 
     # A method that adds nothing is held by smaller updates.
     slows = watch is not None and not is_held(method)
 
     @partial(jax.jit, donate_argnums=0)
-    def update(state, slopes, seen, base, aux):
+    def update(
+        state: TrainState, slopes: _Slopes, seen: Seen | None, base: Params, aux: Params
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
         """The state after one step on the slopes of its streams and the probe, and the metrics."""
         loss = slopes["new"].loss / slopes["new"].weight
         strength = jnp.exp(state.dual.log_strength)
@@ -212,9 +270,9 @@ def _make_update(method, tx, watch):
         # Frozen leaves get a zero that no optimizer group looks at: their gradient was never computed.
         whole = map_leaves(lambda path, leaf: grads.get(path, jnp.zeros((), leaf.dtype)), state.theta)
 
-        def take():
+        def take() -> tuple[optax.Params, optax.OptState]:
             # Here, because statistics that a transform closes over outside would be baked into the program.
-            updates, opt_state = method.transform(tx, aux).update(whole, state.opt_state, state.theta)
+            updates, opt_state = updates_of(method.transform(tx, aux), whole, state.opt_state, state.theta)
             if slows:
                 updates = jax.tree.map(lambda u: u / jnp.maximum(strength, 1.0), updates)
             return optax.apply_updates(state.theta, updates), opt_state
@@ -227,6 +285,7 @@ def _make_update(method, tx, watch):
         metrics = {"loss": loss, "penalty": penalty, "grad_norm": grad_norm, "skipped_in_a_row": in_a_row}
         dual, average = state.dual, state.average
         if watch is not None:
+            assert seen is not None and average is not None  # a step under a contract has both
             drops = jnp.ravel(seen.drop / seen.weight)
             metrics |= {"strength": strength, **dict(zip(numbered("drop", drops.size), drops, strict=True))}
             dual, average = watch.advance(dual, seen), averaged(average, theta, state.step)

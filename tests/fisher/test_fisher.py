@@ -12,7 +12,7 @@ from fft.core.tree import flatten
 from fft.fisher.diagonal import diagonal_fisher, relative_error
 from fft.tasks.classify import Classify
 from fft.tasks.regress import Regress
-from tests.toy import Toy, toy_batch, toy_params
+from tests.helpers.toy import Toy, toy_batch, toy_params
 
 MODEL = Toy()
 TASK = Classify(name="original", labels=("a", "b", "c"))

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-import tiny_checkpoint
+
+from tests.helpers import tiny_checkpoint
 
 PROGRAM = """
 import faulthandler, json, sys

@@ -10,7 +10,7 @@ import pytest
 from fft.core.errors import InputError
 from fft.core.tree import flatten, unflatten
 from fft.merging import formulas
-from tests.toy import toy_params
+from tests.helpers.toy import toy_params
 
 BODY = {"embed/scale": (3,), "layers/0/a/kernel": (2, 3), "layers/1/a/kernel": (2, 3), "layers/10/a/bias": (2,)}
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from functools import partial
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
@@ -32,7 +33,7 @@ class BertConfig:
     pooler = True
 
     @property
-    def shape(self):
+    def shape(self) -> Shape:
         """These sizes in the words of layers.Shape."""
         return Shape(
             vocab=self.vocab_size,
@@ -50,16 +51,16 @@ class BertConfig:
         )
 
     @property
-    def max_positions(self):
+    def max_positions(self) -> int:
         """The longest row, in tokens."""
         return self.max_position_embeddings
 
     @property
-    def head_dropout(self):
+    def head_dropout(self) -> float:
         """classifier_dropout, or the hidden rate where it is None."""
         return self.hidden_dropout_prob if self.classifier_dropout is None else self.classifier_dropout
 
-    def positions(self, ids, places=0):
+    def positions(self, ids: jax.Array, places: int = 0) -> jax.Array:
         """Position ids [1, T]: 0, 1, 2, ..., behind as many `places` before the text."""
         return places + jnp.arange(ids.shape[1])[None]
 
@@ -71,7 +72,7 @@ class BertHead(nn.Module):
     classes: int
 
     @nn.compact
-    def __call__(self, pooled, seed):
+    def __call__(self, pooled: jax.Array, seed: jax.Array | None) -> jax.Array:
         return Dense(self.classes, name="out")(Dropout(self.rate)(pooled, seed), seed)
 
 
@@ -106,6 +107,6 @@ FAMILY = Family(
         norm="cls.predictions.transform.LayerNorm",
         bias="cls.predictions.bias",
         decoder="cls.predictions.decoder",
-        activation=lambda config: config.hidden_act,
+        activation=lambda config: config.shape.activation,
     ),
 )

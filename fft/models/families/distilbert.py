@@ -33,7 +33,7 @@ class DistilBertConfig:
     pad_token_id: int | None = 0
 
     @property
-    def shape(self):
+    def shape(self) -> Shape:
         """These sizes in the words of layers.Shape; DistilBERT's norms have a fixed epsilon."""
         return Shape(
             vocab=self.vocab_size,
@@ -51,11 +51,16 @@ class DistilBertConfig:
         )
 
     @property
-    def max_positions(self):
+    def max_positions(self) -> int:
         """The longest row, in tokens."""
         return self.max_position_embeddings
 
-    def positions(self, ids, places=0):
+    @property
+    def head_dropout(self) -> float:
+        """seq_classif_dropout."""
+        return self.seq_classif_dropout
+
+    def positions(self, ids: jax.Array, places: int = 0) -> jax.Array:
         """Position ids [1, T]: 0, 1, 2, ..., behind as many `places` before the text."""
         return places + jnp.arange(ids.shape[1])[None]
 
@@ -67,7 +72,7 @@ class DistilBertHead(nn.Module):
     classes: int
 
     @nn.compact
-    def __call__(self, pooled, seed):
+    def __call__(self, pooled: jax.Array, seed: jax.Array | None) -> jax.Array:
         x = jax.nn.relu(Dense(pooled.shape[-1], name="dense")(pooled, seed))
         return Dense(self.classes, name="out")(Dropout(self.rate)(x, seed), seed)
 
@@ -94,12 +99,12 @@ FAMILY = Family(
     ),
     head_rows=(("pre_classifier", "dense", "dense"), ("classifier", "out", "dense")),
     ignored=(r"embeddings\.position_ids", r"vocab_(transform|layer_norm|projector)\..*"),
-    head=lambda config: partial(DistilBertHead, config.seq_classif_dropout),
+    head=lambda config: partial(DistilBertHead, config.head_dropout),
     filling=Filling(
         dense="vocab_transform",
         norm="vocab_layer_norm",
         bias="vocab_projector.bias",
         decoder="vocab_projector",
-        activation=lambda config: config.activation,
+        activation=lambda config: config.shape.activation,
     ),
 )

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from functools import partial
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
@@ -21,11 +22,11 @@ class RobertaConfig(BertConfig):
     pooler = False
 
     @property
-    def max_positions(self):
+    def max_positions(self) -> int:
         """The longest row: the table's first pad_token_id + 1 rows belong to padding."""
         return self.max_position_embeddings - self.pad_token_id - 1
 
-    def positions(self, ids, places=0):
+    def positions(self, ids: jax.Array, places: int = 0) -> jax.Array:
         """Position ids [B, T]: pad + 1, pad + 2, ... over the tokens that are not padding, pad on the padding.
 
         With `places` before the text they begin that much higher.
@@ -41,7 +42,7 @@ class RobertaHead(nn.Module):
     classes: int
 
     @nn.compact
-    def __call__(self, pooled, seed):
+    def __call__(self, pooled: jax.Array, seed: jax.Array | None) -> jax.Array:
         x = Dropout(self.rate)(pooled, seed)
         x = jnp.tanh(Dense(pooled.shape[-1], name="dense")(x, seed))
         return Dense(self.classes, name="out")(Dropout(self.rate)(x, seed), seed)

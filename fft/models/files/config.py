@@ -5,12 +5,16 @@ computes; metadata that changes nothing is listed in HARMLESS. Reading it oursel
 downloaded config.json can make a library import or run anything (CVE-2026-4372).
 """
 
+from collections.abc import Iterator
 from dataclasses import fields
+from pathlib import Path
+from typing import Any
 
 from fft.core.errors import InputError
 from fft.core.settings import says_nothing
 from fft.disk.files import parsed_file
-from fft.models.layers import ACTIVATIONS
+from fft.models.layers import ACTIVATIONS, Config
+from fft.models.model import Family
 
 # fmt: off
 HARMLESS = frozenset(
@@ -74,7 +78,7 @@ RATES = (
 ONLY_TRAINING = (*RATES, "initializer_range")  # what a forward pass without dropout does not depend on
 
 
-def read_json(path):
+def read_json(path: Path) -> dict[str, Any]:
     """Return the object in a JSON file, or refuse the file by name."""
     try:
         value = parsed_file(path)
@@ -85,7 +89,7 @@ def read_json(path):
     return value
 
 
-def read_config(raw, family, where):
+def read_config(raw: dict[str, Any], family: Family, where: Path) -> tuple[Config, tuple[str, ...]]:
     """Return (the family's frozen config, notes) from the raw dict of a config.json.
 
     Fields that are absent get Hugging Face's defaults, as old transformers versions wrote only what differed. Unknown
@@ -110,7 +114,7 @@ def read_config(raw, family, where):
     return config, (said,) * bool(idle)
 
 
-def wrong_pins(raw, config):
+def wrong_pins(raw: dict[str, Any], config: Config) -> Iterator[str]:
     """Yield what is wrong with the fields that may only have the value this package computes."""
     for name, allowed in {**PINNED, OLD_VOCABULARY: (-1, config.vocab_size, None)}.items():
         if name in raw and raw[name] not in allowed:
@@ -118,7 +122,7 @@ def wrong_pins(raw, config):
             yield f"{name} is {raw[name]!r}; only {wanted} is supported"
 
 
-def wrong_values(config):
+def wrong_values(config: Config) -> Iterator[str]:
     """Yield what is wrong with values of a wrong type or range: the field, what is expected and what came."""
     for field in fields(config):
         value = getattr(config, field.name)
@@ -138,7 +142,7 @@ def wrong_values(config):
             yield f"{field.name} must be {wanted}, but is {value!r}"
 
 
-def check_shape(config, where):
+def check_shape(config: Config, where: Path) -> None:
     """Refuse sizes that do not fit each other."""
     shape = config.shape
     if shape.dim % shape.heads:
@@ -147,11 +151,11 @@ def check_shape(config, where):
         raise InputError(f"{where}: max_position_embeddings {shape.positions} leaves no usable position")
 
 
-def is_token(value, vocabulary):
+def is_token(value: object, vocabulary: object) -> bool:
     """True for the id of one of `vocabulary` tokens; a vocabulary that is no number is told by itself."""
     return type(value) is int and value >= 0 and not (type(vocabulary) is int and value >= vocabulary)
 
 
-def is_number(value):
+def is_number(value: object) -> bool:
     """True for a finite or infinite int or float, not for a bool."""
     return type(value) in (int, float)

@@ -3,10 +3,13 @@
 import json
 import os
 import shutil
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
 from fft.core.errors import InputError, MachineError
 from fft.core.tree import flatten
@@ -15,6 +18,7 @@ from fft.models.files.config import read_json
 from fft.models.files.heads import HEADS_JSON, HEADS_TENSORS, check_name, label_fields, write_record
 from fft.models.files.hf import CONFIG, INDEX, WEIGHTS, read_tensors
 from fft.models.files.keys import from_params, stored
+from fft.models.model import Checkpoint, Family, Head
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
 TOKENIZER_FILES = (
@@ -35,7 +39,14 @@ PRIVATE = (
 )  # paths, and what id2label and dtype say
 
 
-def save(checkpoint, folder, families, primary=None, shard_bytes=SHARD_BYTES, beside=None):
+def save(
+    checkpoint: Checkpoint,
+    folder: str | Path,
+    families: Mapping[str, Family],
+    primary: str | None = None,
+    shard_bytes: int = SHARD_BYTES,
+    beside: Mapping[str, object] | None = None,
+) -> Path:
     """Write a checkpoint as a Hugging Face folder and return its path.
 
     The head `primary` (default: the checkpoint's own) becomes the classifier; other heads go to files beside it, so
@@ -54,7 +65,7 @@ def save(checkpoint, folder, families, primary=None, shard_bytes=SHARD_BYTES, be
 
 
 @contextmanager
-def written_whole(folder):
+def written_whole(folder: str | Path) -> Iterator[Path]:
     """Give an empty folder to write into; it takes the place of `folder`, or of what we wrote there, when all is in it.
 
     Raises InputError for a folder with other things in it, MachineError where the disk fails; nothing is changed then.
@@ -77,7 +88,7 @@ def written_whole(folder):
         ) from None
 
 
-def choose_primary(checkpoint, primary):
+def choose_primary(checkpoint: Checkpoint, primary: str | None) -> str | None:
     """Return the head to store as the classifier: the one asked for, else the checkpoint's, else the only one."""
     heads = checkpoint.heads
     if "prompt" in checkpoint.params:
@@ -98,7 +109,7 @@ def choose_primary(checkpoint, primary):
     return primary
 
 
-def check_replaceable(folder):
+def check_replaceable(folder: Path) -> None:
     """Refuse to replace a folder that holds anything but a checkpoint or an adapter of ours."""
     if folder.is_dir() and any(folder.iterdir()) and not (folder / HEADS_JSON).exists():
         raise InputError(f"{folder} is not empty and holds no model written by fft; choose another folder or empty it")
@@ -106,7 +117,7 @@ def check_replaceable(folder):
         raise InputError(f"{folder} is a file; choose a folder for the model")
 
 
-def write(checkpoint, folder, family, primary, shard_bytes):
+def write(checkpoint: Checkpoint, folder: Path, family: Family, primary: str | None, shard_bytes: int) -> None:
     """Write and verify all files of a checkpoint into an empty folder."""
     model, raw = checkpoint.model, checkpoint.raw_config
     dtype = jnp.dtype(raw.get("dtype", "float32"))
@@ -120,7 +131,8 @@ def write(checkpoint, folder, family, primary, shard_bytes):
     if others:
         write_tensors(others, folder / HEADS_TENSORS)
     write_json(write_record(checkpoint.heads, primary, checkpoint.max_length), folder / HEADS_JSON)
-    write_json(config_json(raw, family, checkpoint.heads.get(primary), dtype), folder / CONFIG)
+    head = None if primary is None else checkpoint.heads.get(primary)
+    write_json(config_json(raw, family, head, dtype), folder / CONFIG)
     for name in TOKENIZER_FILES:
         if (checkpoint.folder / name).is_file():
             shutil.copyfile(checkpoint.folder / name, folder / name)
@@ -128,13 +140,13 @@ def write(checkpoint, folder, family, primary, shard_bytes):
         write_length(checkpoint.max_length, folder / TOKENIZER_CONFIG)
 
 
-def write_length(max_length, path):
+def write_length(max_length: int, path: Path) -> None:
     """Have transformers cut texts at the length the checkpoint was trained at, where it is asked to cut them."""
     told = read_json(path) if path.is_file() else {}
     write_json({**told, "model_max_length": max_length}, path)
 
 
-def config_json(raw, family, head, dtype):
+def config_json(raw: dict[str, Any], family: Family, head: Head | None, dtype: np.dtype) -> dict[str, Any]:
     """The config.json to write: the one read, with architecture, labels and dtype of what is stored now."""
     kept = {name: value for name, value in raw.items() if name not in PRIVATE}
     if head is None:
@@ -143,9 +155,9 @@ def config_json(raw, family, head, dtype):
     return {**kept, "architectures": [architecture], "dtype": dtype.name, **label_fields(head)}
 
 
-def write_shards(tensors, folder, shard_bytes):
+def write_shards(tensors: dict[str, np.ndarray], folder: Path, shard_bytes: int) -> None:
     """Write one file, or, above `shard_bytes`, numbered shards and their index."""
-    shards = [{}]
+    shards: list[dict[str, np.ndarray]] = [{}]
     used = 0
     for name, value in tensors.items():
         if shards[-1] and used + value.nbytes > shard_bytes:
@@ -155,7 +167,7 @@ def write_shards(tensors, folder, shard_bytes):
         used += value.nbytes
     if len(shards) == 1:
         return write_tensors(tensors, folder / WEIGHTS)
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for i, shard in enumerate(shards, start=1):
         name = f"model-{i:05d}-of-{len(shards):05d}.safetensors"
         write_tensors(shard, folder / name)
@@ -164,7 +176,7 @@ def write_shards(tensors, folder, shard_bytes):
     write_json({"metadata": {"total_size": total}, "weight_map": weight_map}, folder / INDEX)
 
 
-def write_tensors(tensors, path):
+def write_tensors(tensors: dict[str, np.ndarray], path: Path) -> None:
     """Write one safetensors file and compare what can be read back, bit by bit."""
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
@@ -180,12 +192,12 @@ def write_tensors(tensors, path):
         raise OSError(None, f"{path.name} reads back differently from what was written, first in {wrong[0]}")
 
 
-def write_json(value, path):
+def write_json(value: object, path: Path) -> None:
     """Write indented UTF-8 JSON with a final newline."""
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def put_in_place(partial, folder):
+def put_in_place(partial: Path, folder: Path) -> None:
     """Rename the finished folder into its place, moving an older one aside first and deleting it last."""
     if not folder.exists() or not any(folder.iterdir()):
         os.replace(partial, folder)

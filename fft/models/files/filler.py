@@ -3,20 +3,22 @@
 Their head is a dense layer, an activation, a norm, and the word embeddings as the last kernel, with a bias of its own.
 """
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from fft.core.errors import InputError
+from fft.core.tree import Params
 from fft.models.files import hf
 from fft.models.files.config import read_config
 from fft.models.files.heads import ORIGINAL
 from fft.models.files.keys import expected_shapes, listed, modern, rename, to_params
-from fft.models.layers import ACTIVATIONS
-from fft.models.model import build
+from fft.models.layers import ACTIVATIONS, Shape
+from fft.models.model import Family, Model, build
 
 OUTSIDE = ("heads/", "pooler/")  # what no masked token depends on
 
@@ -27,13 +29,13 @@ class Filler(NamedTuple):
     """
 
     folder: Path
-    model: Any
-    params: dict
+    model: Model
+    params: Params
     activation: str
     epsilon: float
     notes: tuple[str, ...] = ()
 
-    def logits(self, params: dict, batch: dict, places: jax.Array) -> jax.Array:
+    def logits(self, params: Params, batch: dict, places: jax.Array) -> jax.Array:
         """The logits [B, K, V] at the places int32 [B, K] of ids, mask, types int32 [B, T]; no dropout.
 
         `params` are the filler's own, an argument so that they are not baked into a program.
@@ -48,7 +50,7 @@ class Filler(NamedTuple):
         return x @ params["embed"]["word"]["embedding"].T + head["bias"]
 
 
-def find(source, families):
+def find(source: str | Path, families: Mapping[str, Family]) -> Path:
     """Return the folder of a masked language model, a local one or `hf:NAME`, without reading its weights.
 
     Raises InputError for what is no checkpoint, and for one without a masked-language head.
@@ -64,7 +66,7 @@ def find(source, families):
     return folder
 
 
-def load(source, families):
+def load(source: str | Path, families: Mapping[str, Family]) -> Filler:
     """Return the Filler in a folder or `hf:NAME`, weights as float32 jax arrays; strict as `hf.load`.
 
     Raises InputError besides where the stored last kernel is not the word embeddings.
@@ -93,7 +95,7 @@ def load(source, families):
     return Filler(folder, build(family, config), params, activation, config.shape.epsilon, notes + wrapped)
 
 
-def _leaves(family):
+def _leaves(family: Family) -> dict[str, tuple[str, ...]]:
     """{our path below "filling": the names under which it may be stored}."""
     rows = family.filling
     return {
@@ -105,10 +107,10 @@ def _leaves(family):
     }
 
 
-def _shapes(sizes):
+def _shapes(sizes: Shape) -> dict[str, tuple[int, ...]]:
     vectors = {f"filling/{path}": (sizes.dim,) for path in ("dense/bias", "norm/scale", "norm/bias")}
     return {"filling/dense/kernel": (sizes.dim, sizes.dim), "filling/bias": (sizes.vocab,), **vectors}
 
 
-def _modern(names):
+def _modern(names: Iterable[str]) -> set[str]:
     return {modern(name) for name in names}

@@ -1,6 +1,7 @@
 """Which folder was meant: what a folder is that has no checkpoint in it, or no adapter."""
 
-from pathlib import Path
+from collections.abc import Sequence
+from pathlib import Path, PurePath
 
 from fft.disk.folder import ADAPTER, MODEL
 from fft.models.files.config import read_json
@@ -9,7 +10,7 @@ from fft.models.files.keys import listed
 CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
 
 
-def instead_of_checkpoint(folder):
+def instead_of_checkpoint(folder: Path) -> str | None:
     """Return what a folder without a checkpoint is and what to give in its place; None where nothing in it says so."""
     if (folder / "run.json").is_file():
         if (folder / ADAPTER).is_dir():
@@ -24,7 +25,7 @@ def instead_of_checkpoint(folder):
     return None
 
 
-def instead_of_adapter(folder):
+def instead_of_adapter(folder: Path) -> str | None:
     """Return the same for a folder without an adapter."""
     if found := below(folder, ADAPTER_CONFIG):
         return f"the adapters are in {named(found, folder)}"
@@ -35,7 +36,7 @@ def instead_of_adapter(folder):
     return None
 
 
-def adapter(folder):
+def adapter(folder: Path) -> str:
     """Return what a folder with an adapter is, and how to give it."""
     base = str(read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path") or "BASE")
     said = (
@@ -45,7 +46,7 @@ def adapter(folder):
     return said if Path(base).is_dir() else f"{said}. {base} is no folder here: name the base's own, or hf:OWNER/NAME"
 
 
-def below(folder, name):
+def below(folder: Path, name: str) -> list[Path]:
     """Return the folders that hold a file of this name, one level below, else two; hidden ones are left out."""
     for pattern in (f"*/{name}", f"*/*/{name}"):
         found = [path.parent for path in folder.glob(pattern) if not _hidden(path.relative_to(folder))]
@@ -54,10 +55,10 @@ def below(folder, name):
     return []
 
 
-def named(found, folder):
+def named(found: Sequence[Path], folder: Path) -> str:
     """Return folders below `folder` in words, and the last of them as what to give."""
     return listed([f"{path.relative_to(folder)}/" for path in found]) + f": give one, such as {found[-1]}"
 
 
-def _hidden(path):
+def _hidden(path: PurePath) -> bool:
     return any(part.startswith(".") for part in path.parts)

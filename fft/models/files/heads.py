@@ -5,17 +5,20 @@ Hugging Face knows one head. The others travel beside it in `fft_heads.safetenso
 """
 
 import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from fft.core.errors import InputError
 from fft.models.files.config import read_json
-from fft.models.model import Head
+from fft.models.model import Family, Head
 
 HEADS_JSON, HEADS_TENSORS = "fft_heads.json", "fft_heads.safetensors"
 ORIGINAL = "original"  # the name of a head that came without one
 KINDS = ("classification", "regression")
 
 
-def classifier_of(raw, family, where):
+def classifier_of(raw: dict[str, Any], family: Family, where: Path) -> Head:
     """Return the Head a config.json describes for the stored classifier.
 
     One output is regression unless problem_type says otherwise, as in transformers. Raises InputError for the
@@ -43,7 +46,7 @@ def classifier_of(raw, family, where):
     )
 
 
-def read_labels(raw, where):
+def read_labels(raw: dict[str, Any], where: Path) -> tuple[str, ...]:
     """Return the label names in index order from id2label, or LABEL_0 .. for num_labels (default 2).
 
     Blanks at the ends of names are kept, but two names that are equal without them are refused: labels of rows have
@@ -68,7 +71,7 @@ def read_labels(raw, where):
     return labels
 
 
-def refuse_contradiction(labels, numbers, where):
+def refuse_contradiction(labels: Sequence[str], numbers: object, where: Path) -> None:
     """Refuse a label2id that gives a name of id2label, `labels` in order, another number."""
     stated = {name.strip(): number for name, number in numbers.items()} if isinstance(numbers, dict) else {}
     wrong = [at for at, label in enumerate(labels) if label in stated and stated[label] not in (at, str(at))]
@@ -81,13 +84,13 @@ def refuse_contradiction(labels, numbers, where):
         )
 
 
-def alike(one, other):
+def alike(one: Head, other: Head) -> bool:
     """Whether two heads predict the same: of one kind, with the same labels in order, blanks at their ends aside."""
     bare = [[label.strip() for label in head.labels] for head in (one, other)]
     return one.kind == other.kind and bare[0] == bare[1]
 
 
-def label_fields(head):
+def label_fields(head: Head) -> dict[str, Any]:
     """The config.json fields that describe a head."""
     labels = head.labels or ("LABEL_0",)
     return {
@@ -97,7 +100,7 @@ def label_fields(head):
     }
 
 
-def write_record(heads, primary, max_length=None):
+def write_record(heads: Mapping[str, Head], primary: str | None, max_length: int | None = None) -> dict[str, Any]:
     """The content of fft_heads.json; `max_length` is as of a Checkpoint."""
     return {
         "primary": primary,
@@ -106,7 +109,7 @@ def write_record(heads, primary, max_length=None):
     }
 
 
-def read_record(record, where):
+def read_record(record: dict[str, Any], where: Path) -> tuple[dict[str, Head], str | None]:
     """Return ({name: Head}, primary) from the content of fft_heads.json, or refuse what we never write."""
     try:
         heads = {name: Head(each["kind"], tuple(each["labels"])) for name, each in record["heads"].items()}
@@ -119,7 +122,7 @@ def read_record(record, where):
     return heads, primary
 
 
-def stored_length(folder):
+def stored_length(folder: Path) -> int | None:
     """Return the max_length that fft_heads.json of a folder states, None where it does not or is not there."""
     where = folder / HEADS_JSON
     found = read_json(where).get("max_length") if where.is_file() else None
@@ -128,12 +131,12 @@ def stored_length(folder):
     return found
 
 
-def check_name(name):
+def check_name(name: str) -> None:
     """Refuse head names that cannot be part of a parameter path."""
     if not re.fullmatch(r"[^/.\s][^/.]*", name):
         raise InputError(f"a head cannot be called {name!r}: it may not be empty or hold a slash or a dot")
 
 
-def width(head):
+def width(head: Head) -> int:
     """The number of outputs C of a head."""
     return len(head.labels) or 1

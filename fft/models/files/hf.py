@@ -1,6 +1,8 @@
 """Checkpoints in: a local Hugging Face folder, or hf:NAME from the hub, becomes a Checkpoint. Safetensors only."""
 
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -11,7 +13,12 @@ from fft.models.files.config import read_config, read_json
 from fft.models.files.folders import ADAPTER_CONFIG, CONFIG, below, instead_of_checkpoint, named
 from fft.models.files.heads import HEADS_JSON, HEADS_TENSORS, ORIGINAL, classifier_of, read_record, stored_length, width
 from fft.models.files.keys import expected_shapes, listed, rename, to_params
-from fft.models.model import Checkpoint, build
+from fft.models.model import Checkpoint, Family, Head, build
+
+if TYPE_CHECKING:
+    from safetensors import safe_open
+
+Read = TypeVar("Read")
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 WRAPPERS = ("_orig_mod.", "module.", "model.")
@@ -24,7 +31,7 @@ CONVERT = (
 )
 
 
-def load(source, families):
+def load(source: str | Path, families: Mapping[str, Family]) -> Checkpoint:
     """Return the Checkpoint in a local folder, or in `hf:NAME` on the hub; `families` is {model_type: Family}.
 
     Weights become float32 jax arrays; raw_config['dtype'] remembers how they were stored. A classifier becomes the
@@ -51,7 +58,7 @@ def load(source, families):
     return Checkpoint(build(family, config), params, heads, primary, folder, raw, notes, stored_length(folder))
 
 
-def has_head(source, families):
+def has_head(source: str | Path, families: Mapping[str, Family]) -> bool:
     """Whether a checkpoint that `load` would take has a classifier or another head; reads no weights, only their names.
 
     Raises as `load` does for what it meets on the way.
@@ -62,7 +69,7 @@ def has_head(source, families):
     return stores_head(read_names(folder), family)
 
 
-def opened(source, families):
+def opened(source: str | Path, families: Mapping[str, Family]) -> tuple[Path, dict[str, Any], Family]:
     """Return (folder, config.json as a dict, Family) of a local folder, or of `hf:NAME` after fetching it."""
     source = local(source, "the model", hub=True)
     folder = download(source.removeprefix("hf:")) if source.startswith("hf:") else Path(source)
@@ -70,7 +77,7 @@ def opened(source, families):
     return folder, raw, find_family(raw, families, folder / CONFIG)
 
 
-def download(name):
+def download(name: str) -> Path:
     """Fetch safetensors, JSON and tokenizer files of a hub repository into the hub's cache; return the folder."""
     from huggingface_hub import errors, snapshot_download
 
@@ -87,7 +94,7 @@ def download(name):
         ) from error
 
 
-def read_raw(folder):
+def read_raw(folder: Path) -> dict[str, Any]:
     """Return config.json of a folder as a dict with a model_type."""
     if not folder.is_dir():
         what = "is not a folder" if folder.exists() else "does not exist"
@@ -103,7 +110,7 @@ def read_raw(folder):
     return raw
 
 
-def find_family(raw, families, where):
+def find_family(raw: dict[str, Any], families: Mapping[str, Family], where: Path) -> Family:
     """Return the Family of config.json's model_type, or say which are supported."""
     name = raw["model_type"]
     if name not in families:
@@ -111,21 +118,21 @@ def find_family(raw, families, where):
     return families[name]
 
 
-def read_weights(folder):
+def read_weights(folder: Path) -> dict[str, np.ndarray]:
     """Return {stored name: array} of a folder's model.safetensors, or of the shards its index lists."""
     if (folder / WEIGHTS).exists():
         return read_tensors(folder / WEIGHTS)
     return read_shards(folder, read_index(folder))
 
 
-def read_names(folder):
+def read_names(folder: Path) -> list[str]:
     """Return the names of a folder's tensors as `unwrapped` leaves them, without the tensors."""
     stored = (folder / WEIGHTS).exists()
     names = from_file(folder / WEIGHTS, lambda file: list(file.keys())) if stored else list(read_index(folder))
     return [name.removeprefix(wrapper_of(names)) for name in names]
 
 
-def unwrapped(tensors, folder):
+def unwrapped(tensors: dict[str, np.ndarray], folder: Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     """Return ({name: array} without a prefix that a wrapper put before every stored name, the note that tells it)."""
     prefix = wrapper_of(tensors)
     if not prefix:
@@ -134,7 +141,7 @@ def unwrapped(tensors, folder):
     return {name.removeprefix(prefix): value for name, value in tensors.items()}, (said,)
 
 
-def wrapper_of(names):
+def wrapper_of(names: Collection[str]) -> str:
     """Return the prefix, of one or several wrappers, that all of some names have; '' where there is none."""
     prefix = ""
     while names and (more := [each for each in WRAPPERS if all(name.startswith(prefix + each) for name in names)]):
@@ -142,7 +149,7 @@ def wrapper_of(names):
     return prefix
 
 
-def read_index(folder):
+def read_index(folder: Path) -> dict[str, str]:
     """Return {stored name: shard} of a folder's index, or say why there are no weights to read."""
     if not (folder / INDEX).exists():
         if (folder / ADAPTER_CONFIG).is_file():
@@ -163,10 +170,11 @@ def read_index(folder):
     return weight_map
 
 
-def read_shards(folder, weight_map):
+def read_shards(folder: Path, weight_map: dict[str, str]) -> dict[str, np.ndarray]:
     """Return the tensors of all shards, refusing a missing shard and any difference to the index."""
     where = folder / INDEX
-    tensors, placed = {}, {}
+    tensors: dict[str, np.ndarray] = {}
+    placed: dict[str, str] = {}
     for name in sorted(set(weight_map.values())):
         if Path(name).name != name or not (folder / name).is_file():
             raise InputError(f"{where} names the shard {name}, which is not in {folder}")
@@ -179,12 +187,12 @@ def read_shards(folder, weight_map):
     return tensors
 
 
-def read_tensors(path):
+def read_tensors(path: Path) -> dict[str, np.ndarray]:
     """Return {name: array} of one safetensors file."""
     return from_file(path, lambda file: file.get_tensors())
 
 
-def from_file(path, read):
+def from_file(path: Path, read: "Callable[[safe_open], Read]") -> Read:
     """Return `read(file)` of one open safetensors file."""
     from safetensors import SafetensorError, safe_open
 
@@ -196,21 +204,23 @@ def from_file(path, read):
         raise InputError(f"{path} cannot be read: {error}") from None
 
 
-def stores_head(names, family):
+def stores_head(names: Iterable[str], family: Family) -> bool:
     """Whether there are tensors of Hugging Face's sequence head among these."""
     return any(name.startswith(tuple(f"{row[0]}." for row in family.head_rows)) for name in names)
 
 
-def read_heads(folder, raw, family, tensors):
+def read_heads(
+    folder: Path, raw: dict[str, Any], family: Family, tensors: dict[str, np.ndarray]
+) -> tuple[dict[str, Head], str | None, dict[str, np.ndarray]]:
     """Return ({name: Head}, primary name, {our path: array} of the heads Hugging Face does not store)."""
-    stored = stores_head(tensors, family)
-    classifier = classifier_of(raw, family, folder / CONFIG) if stored else None
+    classifier = classifier_of(raw, family, folder / CONFIG) if stores_head(tensors, family) else None
     if not (folder / HEADS_JSON).exists():
-        return ({ORIGINAL: classifier}, ORIGINAL, {}) if stored else ({}, None, {})
+        return ({}, None, {}) if classifier is None else ({ORIGINAL: classifier}, ORIGINAL, {})
     heads, primary = read_record(read_json(folder / HEADS_JSON), folder / HEADS_JSON)
-    if heads.get(primary) != classifier:
+    recorded = None if primary is None else heads[primary]
+    if recorded != classifier:
         raise InputError(
-            f"{folder / HEADS_JSON} says the stored classifier is {heads.get(primary)}, config.json says {classifier}: "
+            f"{folder / HEADS_JSON} says the stored classifier is {recorded}, config.json says {classifier}: "
             f"the folder was changed by another program; delete {HEADS_JSON} and {HEADS_TENSORS} to load it anyway"
         )
     extra = read_tensors(folder / HEADS_TENSORS) if len(heads) > 1 else {}
@@ -219,7 +229,7 @@ def read_heads(folder, raw, family, tensors):
     return heads, primary, extra
 
 
-def refuse_broken_promise(folder, raw, family, names):
+def refuse_broken_promise(folder: Path, raw: dict[str, Any], family: Family, names: Iterable[str]) -> None:
     """Refuse a folder whose config.json promises a classifier that is not among the names of its tensors."""
     declared = any(str(name).endswith("ForSequenceClassification") for name in raw.get("architectures") or ())
     if declared and not stores_head(names, family):
@@ -228,7 +238,7 @@ def refuse_broken_promise(folder, raw, family, names):
         )
 
 
-def refuse_not_finite(tensors, where):
+def refuse_not_finite(tensors: Mapping[str, np.ndarray], where: str | Path) -> None:
     """Refuse {name: array} with a NaN or an infinity: every score of such a model would be a number about nothing."""
     for name, value in tensors.items():
         if not np.isfinite(value).all():
@@ -238,7 +248,7 @@ def refuse_not_finite(tensors, where):
             )
 
 
-def dtype_of(values):
+def dtype_of(values: Iterable[np.ndarray]) -> str:
     """The dtype to save back: the common one of all weights, float32 where they differ."""
     names = {value.dtype.name for value in values}
     return names.pop() if len(names) == 1 else "float32"

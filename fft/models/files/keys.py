@@ -5,14 +5,17 @@ A row of a table names a module on each side and its kind; the kind says which l
 """
 
 import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from fft.core.errors import InputError
-from fft.core.tree import flatten, unflatten
-from fft.models.layers import Network
+from fft.core.tree import Params, flatten, unflatten
+from fft.models.layers import Config, Network
+from fft.models.model import Family
 
 LEAVES = {
     "embed": (("weight", "embedding"),),
@@ -26,7 +29,7 @@ OLD_NORM = {
 SHOWN = 10
 
 
-def rows(table, depth):
+def rows(table: Iterable[tuple[str, str, str]], depth: int) -> Iterator[tuple[str, str]]:
     """Yield (hf key, our path) for every tensor of a key table, with {i} replaced by each layer's number."""
     for theirs, ours, kind in table:
         for i in range(depth) if "{i}" in theirs else (0,):
@@ -37,17 +40,17 @@ def rows(table, depth):
                 )
 
 
-def body_keys(family, config):
+def body_keys(family: Family, config: Config) -> dict[str, str]:
     """{hf key without prefix: our path} of everything below the heads."""
     return dict(rows(family.body, config.shape.depth))
 
 
-def head_keys(family, head):
+def head_keys(family: Family, head: str) -> dict[str, str]:
     """{hf key: our path} of Hugging Face's sequence head, stored in our tree as heads/{head}."""
     return {theirs: f"heads/{head}/{ours}" for theirs, ours in rows(family.head_rows, 0)}
 
 
-def expected_shapes(family, config, classes):
+def expected_shapes(family: Family, config: Config, classes: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
     """{our path: shape} of the whole tree; `classes` is {head name: C}. Nothing is allocated."""
     network = Network(config.shape, family.head(config), tuple(classes.items()))
     ids = jax.ShapeDtypeStruct((1, 1), jnp.int32)
@@ -55,14 +58,15 @@ def expected_shapes(family, config, classes):
     return {path: leaf.shape for path, leaf in flatten(tree).items()}
 
 
-def rename(names, family, config, head, where):
+def rename(names: Iterable[str], family: Family, config: Config, head: str, where: Path) -> dict[str, str]:
     """Return {stored name: our path} for the tensor names of a checkpoint.
 
     Accepted: the body with or without the family's prefix, norms as weight/bias or gamma/beta, the keys the family
     ignores. Any other key, and two keys for one path, are refused by name.
     """
     body, heads = body_keys(family, config), head_keys(family, head)
-    taken, strange, twice = {}, [], []
+    taken: dict[str, str] = {}
+    strange, twice = [], []
     for name in names:
         short = name.removeprefix(f"{family.prefix}.")
         path = heads.get(name) or body.get(short) or body.get(modern(short))
@@ -80,7 +84,7 @@ def rename(names, family, config, head, where):
     return taken
 
 
-def modern(name):
+def modern(name: str) -> str:
     """The name with the old norm leaves gamma and beta spelled weight and bias."""
     for old, new in OLD_NORM.items():
         if name.endswith(old):
@@ -88,7 +92,9 @@ def modern(name):
     return name
 
 
-def to_params(tensors, shapes, where):
+def to_params(
+    tensors: Mapping[str, tuple[str, np.ndarray]], shapes: Mapping[str, tuple[int, ...]], where: Path
+) -> Params:
     """Return the parameter tree, float32 jax arrays, from {our path: (hf key, array)}.
 
     Raises InputError for leaves no tensor fills, wrong shapes, and tensors that are not floating point.
@@ -110,7 +116,7 @@ def to_params(tensors, shapes, where):
     return unflatten(leaves)
 
 
-def check_missing(missing, where):
+def check_missing(missing: Sequence[str], where: Path) -> None:
     """Refuse leaves that nothing fills; a missing pooler gets the advice that helps."""
     if not missing:
         return
@@ -124,7 +130,9 @@ def check_missing(missing, where):
     raise InputError(message)
 
 
-def from_params(leaves, family, config, primary, dtype):
+def from_params(
+    leaves: Mapping[str, jax.Array], family: Family, config: Config, primary: str | None, dtype: np.dtype
+) -> dict[str, np.ndarray]:
     """Return {hf key: array} for the body and the primary head (None: the body alone, without prefix).
 
     `leaves` is the flattened tree; arrays are contiguous and of `dtype`, dense weights transposed back.
@@ -136,13 +144,13 @@ def from_params(leaves, family, config, primary, dtype):
     return {key: stored(leaves[path], path, dtype) for key, path in names.items()}
 
 
-def stored(leaf, path, dtype):
+def stored(leaf: jax.Array | np.ndarray, path: str, dtype: np.dtype) -> np.ndarray:
     """A leaf as Hugging Face stores it: kernels as [out, in], contiguous, in the file's dtype."""
     value = np.asarray(leaf)
     return np.ascontiguousarray(value.T if path.endswith("/kernel") else value, dtype=dtype)
 
 
-def listed(names, separator=", "):
+def listed(names: Sequence[str], separator: str = ", ") -> str:
     """The first names and how many more there are."""
     more = len(names) - SHOWN
     return separator.join(names[:SHOWN]) + (f" and {more} more ({len(names)} in all)" if more > 0 else "")

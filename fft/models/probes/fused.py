@@ -15,16 +15,18 @@ because a program traced there would be kept for training, or taken from it.
 
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.linen.module import InterceptorContext
 from jax.interpreters import partial_eval
 
 from fft.core.errors import InputError
-from fft.core.tree import flatten, unflatten
+from fft.core.tree import Params, flatten, unflatten
 from fft.models.layers import Dense
+from fft.models.model import Pass
 from fft.models.probes.rules import lookup, product, rescale, shift, tied_product
 
 
@@ -35,25 +37,27 @@ class Rules:
     each leaf.
     """
 
-    def __init__(self, leaves: dict[str, jax.Array], sinks: dict[str, jax.Array], size: int):
+    def __init__(self, leaves: dict[str, jax.Array], sinks: dict[str, jax.Array], size: int) -> None:
         self.leaves, self.sinks, self.size = leaves, sinks, size
         self.used: Counter[str] = Counter()
         self.looked_up: dict[str, tuple[jax.Array, jax.Array]] = {}
 
-    def __call__(self, next_fun: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
+    def __call__(self, next_fun: Callable[..., Any], args: tuple, kwargs: dict, context: InterceptorContext) -> Any:
         """Run the rule of a module's method, or the method itself where there is none."""
         rule = RULES.get((type(context.module), context.method_name))
         if rule is None or not context.module.path:
             return next_fun(*args, **kwargs)
         return rule(self, context.module, *args, **kwargs)
 
-    def take(self, module: nn.Module, name: str) -> tuple[jax.Array, jax.Array] | None:
-        """The leaf `name` of a module, counted as consumed, and its sink; None where the module has none."""
+    def take(self, module: nn.Module, name: str) -> tuple[jax.Array, jax.Array]:
+        """The leaf `name` of a module, counted as consumed, and its sink."""
         path = "/".join((*module.path, name))
-        if path not in self.leaves:
-            return None
         self.used[path] += 1
         return self.leaves[path], self.sink(path)
+
+    def take_if_there(self, module: nn.Module, name: str) -> tuple[jax.Array, jax.Array] | None:
+        """As `take`; None where the module has no such leaf."""
+        return self.take(module, name) if "/".join((*module.path, name)) in self.leaves else None
 
     def sink(self, path: str) -> jax.Array:
         """The sink of a leaf; one that nobody looks at, where the leaf was not asked for."""
@@ -69,16 +73,17 @@ class Rules:
         return x
 
 
-def _dense(rules: Rules, module: nn.Module, x: jax.Array, *_: Any) -> jax.Array:
+def _dense(rules: Rules, module: nn.Module, x: jax.Array, *_: jax.Array | None) -> jax.Array:
     y = product(rules.whole(module, x), *rules.take(module, "kernel"))
-    bias = rules.take(module, "bias")
+    bias = rules.take_if_there(module, "bias")
     return y if bias is None else shift(y, *bias)
 
 
-def _norm(rules: Rules, module: nn.Module, x: jax.Array, *_: Any) -> jax.Array:
+def _norm(rules: Rules, module: nn.Module, x: jax.Array, *_: jax.Array | None) -> jax.Array:
     bare = {"use_scale": False} | ({"use_bias": False} if hasattr(module, "use_bias") else {})
-    y = module.clone(parent=None, name=None, **bare).apply({}, rules.whole(module, x))
-    scale, bias = rules.take(module, "scale"), rules.take(module, "bias")
+    plain = module.clone(parent=None, name=None, **bare)
+    y = cast("jax.Array", plain.apply({}, rules.whole(module, x)))
+    scale, bias = rules.take_if_there(module, "scale"), rules.take_if_there(module, "bias")
     y = y if scale is None else rescale(y, *scale)
     return y if bias is None else shift(y, *bias)
 
@@ -100,7 +105,7 @@ def _attend(rules: Rules, module: nn.Module, x: jax.Array) -> jax.Array:
     return tied_product(rules.whole(module, x), rules.leaves[table], ids, carrier, rules.sink(table))
 
 
-RULES = {
+RULES: dict[tuple[type[nn.Module], str], Callable[..., jax.Array]] = {
     (Dense, "__call__"): _dense,
     (nn.Dense, "__call__"): _dense,
     (nn.LayerNorm, "__call__"): _norm,
@@ -110,7 +115,7 @@ RULES = {
 }
 
 
-def forward(apply: Callable, params: dict, sinks: dict, batch: dict) -> dict:
+def forward(apply: Pass[dict[str, Any]], params: Params, sinks: Params, batch: dict) -> dict[str, Any]:
     """`apply(params, batch)` whose gradient for `sinks`, float32 shaped like some of its leaves, is their Σ_b g_b².
 
     Errors: InputError naming the leaves asked for that no rule consumes, or more than one.
@@ -118,14 +123,14 @@ def forward(apply: Callable, params: dict, sinks: dict, batch: dict) -> dict:
     return _under_rules(apply, flatten(params), params, flatten(sinks), batch)
 
 
-def refuse_raw_readers(apply: Callable, params: dict, sinks: dict, batch: dict) -> None:
+def refuse_raw_readers(apply: Pass[dict[str, Any]], params: Params, sinks: Params, batch: dict) -> None:
     """Trace the forward pass of a batch and see which leaves of the model's own tree its logits depend on.
 
     Errors: as `forward`, and InputError naming the leaves asked for that the model reads beside the rules.
     """
     leaves, asked = flatten(params), flatten(sinks)
 
-    def logits(own):
+    def logits(own: dict[str, jax.Array]) -> dict[str, jax.Array]:
         return _under_rules(apply, leaves, unflatten(own), asked, batch)["logits"]
 
     jaxpr = jax.make_jaxpr(logits)(leaves).jaxpr
@@ -136,7 +141,9 @@ def refuse_raw_readers(apply: Callable, params: dict, sinks: dict, batch: dict) 
         )
 
 
-def _under_rules(apply, leaves, own, asked, batch):
+def _under_rules(
+    apply: Pass[dict[str, Any]], leaves: dict[str, jax.Array], own: Params, asked: dict[str, jax.Array], batch: dict
+) -> dict[str, Any]:
     """`apply(own, batch)` where the rules read `leaves` and give to the sinks `asked`; each must be consumed once."""
     rules = Rules(leaves, asked, len(batch["weight"]))
     with nn.intercept_methods(rules):

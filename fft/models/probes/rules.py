@@ -28,7 +28,7 @@ def _product_squares(x: jax.Array, d: jax.Array) -> jax.Array:
     if x.shape[1] == 1:
         return jnp.square(x[:, 0]).T @ jnp.square(d[:, 0])
 
-    def add(total, pair):
+    def add(total: jax.Array, pair: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
         return total + jnp.square(pair[0].T @ pair[1]), None
 
     return jax.lax.scan(add, jnp.zeros((x.shape[-1], d.shape[-1])), (x, d))[0]
@@ -40,11 +40,11 @@ def product(x: jax.Array, kernel: jax.Array, sink: jax.Array) -> jax.Array:
     return matmul(x, kernel)
 
 
-def _product_forward(x, kernel, sink):
+def _product_forward(x: jax.Array, kernel: jax.Array, sink: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     return matmul(x, kernel), (x, kernel)
 
 
-def _product_backward(saved, d):
+def _product_backward(saved: tuple[jax.Array, jax.Array], d: jax.Array) -> tuple[jax.Array, None, jax.Array]:
     x, kernel = saved
     return (d @ kernel.T).astype(x.dtype), None, _product_squares(x, d)
 
@@ -58,11 +58,11 @@ def shift(x: jax.Array, bias: jax.Array, sink: jax.Array) -> jax.Array:
     return x + bias
 
 
-def _shift_forward(x, bias, sink):
+def _shift_forward(x: jax.Array, bias: jax.Array, sink: jax.Array) -> tuple[jax.Array, jax.Array]:
     return x + bias, jnp.zeros((), x.dtype)
 
 
-def _shift_backward(like, d):
+def _shift_backward(like: jax.Array, d: jax.Array) -> tuple[jax.Array, None, jax.Array]:
     return d.astype(like.dtype), None, _sum_squares(d)
 
 
@@ -75,11 +75,11 @@ def rescale(x: jax.Array, scale: jax.Array, sink: jax.Array) -> jax.Array:
     return x * scale
 
 
-def _rescale_forward(x, scale, sink):
+def _rescale_forward(x: jax.Array, scale: jax.Array, sink: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     return x * scale, (x, scale)
 
 
-def _rescale_backward(saved, d):
+def _rescale_backward(saved: tuple[jax.Array, jax.Array], d: jax.Array) -> tuple[jax.Array, None, jax.Array]:
     x, scale = saved
     return (d * scale).astype(x.dtype), None, _sum_squares(x.astype(jnp.float32) * d)
 
@@ -98,11 +98,15 @@ def lookup(ids: jax.Array, table: jax.Array, carrier: jax.Array, sink: jax.Array
     return table[ids], carrier
 
 
-def _lookup_forward(ids, table, carrier, sink):
+def _lookup_forward(
+    ids: jax.Array, table: jax.Array, carrier: jax.Array, sink: jax.Array
+) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
     return (table[ids], carrier), (ids, jnp.zeros((table.shape[0], 0)))
 
 
-def _lookup_backward(saved, cotangents):
+def _lookup_backward(
+    saved: tuple[jax.Array, jax.Array], cotangents: tuple[jax.Array, jax.Array]
+) -> tuple[None, None, jax.Array, jax.Array]:
     ids, rows = saved
     d, out = (_rows(c) for c in cotangents)
     equal = ids[:, :, None] == ids[:, None, :]
@@ -123,14 +127,18 @@ def tied_product(x: jax.Array, table: jax.Array, ids: jax.Array, carrier: jax.Ar
     return x @ table.T
 
 
-def _tied_forward(x, table, ids, carrier, sink):
+def _tied_forward(
+    x: jax.Array, table: jax.Array, ids: jax.Array, carrier: jax.Array, sink: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array]]:
     return x @ table.T, (x, table, ids)
 
 
-def _tied_backward(saved, d):
+def _tied_backward(
+    saved: tuple[jax.Array, jax.Array, jax.Array], d: jax.Array
+) -> tuple[jax.Array, None, None, jax.Array, jax.Array]:
     x, table, ids = saved
 
-    def add(total, example):
+    def add(total: jax.Array, example: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         d, x, ids = example
         gradient = d.T @ x
         return total + jnp.square(gradient), gradient[ids]

@@ -51,7 +51,7 @@ def _point(row: dict[str, Any], kind: str, found: dict[str, Any]) -> dict[str, A
 
 def _panel(
     record: dict[str, Any], points: list[dict], whole: float | None, title: list[str], width: int, named: bool = False
-) -> altair.LayerChart:
+) -> altair.LayerChart | altair.FacetChart:
     import altair as alt
 
     order = [row["name"] for row in record["layers"]][::-1]

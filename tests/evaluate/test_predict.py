@@ -1,0 +1,49 @@
+"""Logits of many rows: each in its place, the filler dropped, one program."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fft.evaluate.predict import make_predict, predict
+
+
+class Linear:
+    """Stands in for a model: logits of one head are ids @ kernel."""
+
+    traces = 0
+
+    def apply(self, params, batch, key=None):
+        assert key is None
+        Linear.traces += 1
+        return {"logits": {"new": batch["ids"] @ params["kernel"], "old": batch["ids"] * 0}}
+
+
+def batches(rows, order, size):
+    for start in range(0, len(order), size):
+        index = order[start : start + size]
+        ids = np.full((size, rows.shape[1]), 99.0, np.float32)
+        ids[: len(index)] = rows[index]
+        yield {"ids": ids, "weight": (np.arange(size) < len(index)).astype(np.float32)}, index
+
+
+def test_predict_puts_every_example_in_its_place_and_drops_the_filler():
+    rng = np.random.default_rng(0)
+    rows, kernel = rng.normal(size=(11, 5)).astype(np.float32), rng.normal(size=(5, 3)).astype(np.float32)
+    order = rng.permutation(11)
+    f = make_predict(Linear(), "new")
+    polls = []
+    before = Linear.traces
+    logits = predict(f, {"kernel": jnp.asarray(kernel)}, batches(rows, order, 4), 11, lambda: polls.append(1))
+    assert isinstance(logits, np.ndarray)
+    np.testing.assert_allclose(logits, rows @ kernel, atol=1e-5)
+    predict(f, {"kernel": jnp.asarray(kernel)}, batches(rows, order, 4), 11)
+    assert len(polls) == 3
+    assert Linear.traces == before + 1, "one compilation for all batches and both calls"
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2], [0, 1, 2, 3, 3], []])
+def test_predict_refuses_batches_that_miss_or_repeat_an_example(order):
+    f = jax.jit(lambda params, batch: batch["ids"])
+    with pytest.raises(ValueError, match="cover 4 examples once each"):
+        predict(f, {}, batches(np.zeros((4, 2), np.float32), np.array(order, int), 2), 4)

@@ -1,0 +1,143 @@
+"""What the tests of methods share: a toy model, the chains that every test of all methods runs, steps of a method."""
+
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fft.core.tree import flatten
+from fft.disk.artefact import load_artefact, save_artefact
+from fft.experiment import Optim
+from fft.methods import (
+    EWC,
+    IA3,
+    Context,
+    Full,
+    Sparse,
+    from_json,
+    parse_chain,
+    to_json,
+)
+from fft.tasks.classify import Classify
+from fft.training.optim import make_optimizer, multipliers
+from fft.training.step import init_state, make_train_step
+from tests.helpers.toy import LayeredToy, Toy, max_difference, toy_batch, toy_params
+
+MODEL = Toy()
+
+
+CHAINS = [
+    "lora+ewc",
+    "freeze+layerwise+ewc",
+    "layerwise+freeze",
+    "full+l2sp",
+    "lora+l2sp+freeze",
+    "full+wise",
+    "lora+ewc+wise",
+    "lora+kl+replay",
+    "freeze+lwf+distill+ewc",
+    "dora+ewc",
+    "ia3+ewc",
+    "rslora+l2sp",
+    "bitfit+layerwise",
+    "prompt+ewc+l2sp",
+    "prefix+ewc+l2sp",
+    "lora+mas",
+    "lora+agem+ewc",
+    "freeze+ogd+si",
+    "freeze+gpm+ewc",
+    "lora+unfreeze",
+    "sparse+agem",
+    "lpft+layerwise+si",
+    "lora+ewc+sam",
+    "freeze+agem+sam",
+    "lora+pseudo+replay",
+]
+
+
+SETTINGS = {"ewc": EWC(way="vmapped"), "sparse": Sparse(way="vmapped"), "ia3": IA3(targets="query")}
+
+
+def task(name="new", classes=3):
+    return Classify(name=name, labels=tuple("abcdefgh"[:classes]))
+
+
+def context(base, method=None):
+    def outputs(stream, part):
+        found = MODEL.apply(base, stream_batch(stream))
+        return np.asarray(found["logits"]["original"] if part == "logits" else found["pooled"])
+
+    theta = jax.eval_shape((method or Full()).init, base, jax.random.key(0))
+    multiplier = multipliers(method or Full(), theta, MODEL.depth, ("original",))
+    batches = {
+        "steps": 10,
+        "is_trained": lambda path: multiplier.get(path, 0.0) != 0,
+        "batches": lambda n, size: [toy_batch(rows=8, filler=3)],
+    }
+
+    def pseudo_rows(stream, filler, share, key):
+        found = outputs(stream, "logits")
+        return SimpleNamespace(ids=np.zeros((len(found), 1), np.int32), logits=found, told="")
+
+    return Context(LayeredToy(), base, ("new",), task("original"), **batches, outputs=outputs, pseudo_rows=pseudo_rows)
+
+
+def stream_batch(stream, seed=0):
+    """Eight rows of a stream, the same in every step but those of the new task."""
+    tokens = {"ids": np.ones((8, 1), np.int32)}
+    return toy_batch(seed if stream == "new" else 50, filler=0 if stream == "new" else 2) | tokens
+
+
+def step_batch(method, seed=0):
+    """What one step of a method reads."""
+    return {name: {k: v[None] for k, v in stream_batch(name, seed).items()} for name in ("new", *method.streams)}
+
+
+def stepper(method, base, lr=0.05, steps=10, **optim):
+    theta = method.init(base, jax.random.key(1))
+    multiplier = multipliers(method, theta, MODEL.depth, ("original",))
+    tx = make_optimizer(theta, multiplier, Optim(lr=lr, warmup=0.0, **optim), steps)
+    aux = method.prepare(context(base, method), jax.random.key(2))
+    step = make_train_step(MODEL, task(), method, tx, multiplier, task("original"))
+    return step, init_state(theta, method.transform(tx, aux), jax.random.key(3)), aux, multiplier
+
+
+def trained(method, base, steps=3, **optim):
+    step, state, aux, multiplier = stepper(method, base, **optim)
+    for i in range(steps):
+        state, metrics = step(state, base, aux, step_batch(method, i))
+    return state, metrics, multiplier
+
+
+def check_contract(names, tmp_path):
+    """What every method and chain promises, shown on the toy model."""
+    base = toy_params(heads={"original": 3, "new": 3}, words=7)
+    method = parse_chain(names, {name: SETTINGS[name] for name in names.split("+") if name in SETTINGS})
+    before = jax.tree.map(jnp.copy, base)
+
+    assert from_json(to_json(method)) == method
+    theta = method.init(base, jax.random.key(1))
+    merged = {name: tree for name, tree in method.merge(base, theta).items() if name != "prompt"}
+    assert max_difference(merged, base) == 0, "step 0 is the base, beside a prompt"
+    assert method.plain == ("prompt" not in method.merge(base, theta))
+    assert not {id(x) for x in jax.tree.leaves(theta)} & {id(x) for x in jax.tree.leaves(base)}, "theta is a copy"
+    aux = method.prepare(context(base, method), jax.random.key(2))
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(aux))
+    save_artefact(tmp_path, aux, {})
+    assert max_difference(load_artefact(tmp_path)[0], aux) == 0, "prepare gives what a file can hold, scalars too"
+    again = method.prepare(context(base, method), jax.random.key(2))
+    assert max_difference(aux, again) == 0, "prepare is a function of its key"
+
+    state, metrics, multiplier = trained(method, base)
+    assert np.isfinite(float(metrics["loss"])) and np.isfinite(float(metrics["penalty"]))
+    assert max_difference(base, before) == 0, "the base is never changed"
+    start = flatten(theta)
+    for path, leaf in flatten(state.theta).items():
+        if multiplier[path] == 0:
+            assert bool((leaf == start[path]).all()), f"{path} is frozen"
+    finished = method.finish(base, method.merge(base, state.theta))
+    finished.pop("prompt", None)
+    assert flatten(finished).keys() == flatten(base).keys(), "finish gives plain parameters"
+    assert max_difference(finished["heads"]["original"], base["heads"]["original"]) == 0
+    assert max_difference(finished["heads"]["new"], base["heads"]["new"]) > 0

@@ -1,0 +1,226 @@
+"""Methods that keep the update within bounds: against numpy's linear algebra, and over whole toy runs."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fft.core.errors import InputError
+from fft.core.tree import flatten
+from fft.methods import GPM, OGD, SI, Freeze, Full, LoRA, Sparse, chain
+from tests.helpers import methods as shared
+from tests.helpers.methods import MODEL, context, task, trained
+from tests.helpers.toy import max_difference, toy_batch, toy_params
+
+ROWS = toy_batch(rows=8, filler=3)  # what the context of the tests gives
+
+
+@pytest.fixture
+def base():
+    return toy_params(heads={"original": 3, "new": 3})
+
+
+def long(tree, paths):
+    return np.concatenate([np.ravel(np.asarray(flatten(tree)[path], np.float64)) for path in paths])
+
+
+def slopes(base, paths, rows=5):
+    """The gradients of the labels' logits [rows, P], a row at a time."""
+
+    def logit(params, row):
+        one = {"x": ROWS["x"][row : row + 1]}
+        return MODEL.apply(params, one)["logits"]["original"][0, int(ROWS["label"][row])]
+
+    return np.stack([long(jax.grad(logit)(base, row), paths) for row in range(rows)])
+
+
+def test_the_directions_of_ogd_are_an_orthonormal_basis_of_the_gradients(base):
+    """Against the QR decomposition of the gradients in float64, as projectors."""
+    method = OGD(directions=4)
+    aux = method.prepare(context(base), jax.random.key(0))
+    assert set(flatten(aux)) == {path for path in flatten(base) if not path.startswith("heads/")}
+    basis = np.stack([long(jax.tree.map(lambda v, k=k: v[k], aux), flatten(aux)) for k in range(4)])
+    np.testing.assert_allclose(basis @ basis.T, np.eye(4), atol=1e-6)
+    q, _ = np.linalg.qr(slopes(base, flatten(aux), rows=4).T)
+    np.testing.assert_allclose(basis.T @ basis, q @ q.T, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "method", [OGD(directions=5), Freeze(blocks=1) + OGD(directions=5), OGD(directions=5) + Full()]
+)
+def test_adamw_under_ogd_leaves_the_logits_to_first_order(method, base):
+    """⟨∂z_y/∂θ, θ − θ*⟩ after six steps with momentum and decay, where full fine-tuning goes a long way along it."""
+    state, _, multiplier = trained(method, base, steps=6, weight_decay=0.1)
+    free, _, _ = trained(Full(), base, steps=6, weight_decay=0.1)
+    paths = [path for path, value in multiplier.items() if value and not path.startswith("heads/")]
+    directions, start = slopes(base, paths), long(base, paths)
+    along = np.abs(directions @ (long(state.theta, paths) - start))
+    assert along.max() < 1e-4 and np.abs(directions @ (long(free.theta, paths) - start)).max() > 0.05
+    assert np.linalg.norm(long(state.theta, paths) - start) > 0.1
+    for path, value in multiplier.items():
+        if value == 0:
+            assert bool((flatten(state.theta)[path] == flatten(base)[path]).all()), path
+
+
+def test_ogd_drops_what_is_spanned_and_says_how_many_are_left(base):
+    """Two rows twice: two directions. And a regression task has one output whatever the target."""
+    notes, twice = [], {name: value[[0, 1, 0, 1]] for name, value in ROWS.items()}
+    doubled = context(base)._replace(batches=lambda n, size: [twice], note=notes.append)
+    aux = OGD(directions=4).prepare(doubled, jax.random.key(0))
+    assert {len(leaf) for leaf in jax.tree.leaves(aux)} == {2}
+    assert "2 orthonormal directions from 4 original rows" in notes[0]
+
+
+def test_a_shared_head_is_projected_and_a_fresh_one_is_not(base):
+    shared = context(base)._replace(fresh_heads=(), is_trained=lambda path: not path.startswith("heads/new"))
+    assert "original" in OGD(directions=2).prepare(shared, jax.random.key(0))["heads"]
+    nothing = context(base)._replace(is_trained=lambda path: path.startswith("heads/new"))
+    with pytest.raises(InputError, match="no parameter that is trained has a say"):
+        OGD(directions=2).prepare(nothing, jax.random.key(0))
+
+
+def test_statistics_are_arguments_of_the_compiled_step_and_not_part_of_it(base):
+    """Other directions, other updates, no new compilation: nothing of `aux` was baked in."""
+    from fft.experiment import Optim
+    from fft.training.optim import make_optimizer, multipliers
+    from fft.training.step import init_state, make_train_step
+
+    method = OGD(directions=3)
+    multiplier = multipliers(method, base, MODEL.depth, ("original",))
+    tx = make_optimizer(base, multiplier, Optim(lr=0.05, warmup=0.0), 10)
+    step = make_train_step(MODEL, task(), method, tx, multiplier, task("original"))
+    batch = {"new": {k: v[None] for k, v in toy_batch(7).items()}}
+    aux, ended = method.prepare(context(base), jax.random.key(0)), []
+    for scale in (1.0, 0.0):
+        theta = jax.tree.map(jnp.copy, base)
+        directions = jax.tree.map(lambda leaf, scale=scale: scale * leaf, aux)
+        ended.append(step(init_state(theta, tx, jax.random.key(0)), base, directions, batch)[0].theta)
+    assert max_difference(*ended) > 1e-3
+
+
+@pytest.mark.parametrize("method", [OGD(), GPM(), Sparse()])
+def test_the_base_s_own_parameters_are_needed(method):
+    with pytest.raises(InputError, match=f"{method.name} works on the base's own parameters, and lora"):
+        chain(LoRA(), method)
+
+
+def test_one_method_confines_the_updates_and_one_that_looks_at_them_sees_the_result(base):
+    with pytest.raises(InputError, match="ogd and gpm each keep the updates within bounds"):
+        chain(OGD(), GPM())
+    sums = [trained(method, base)[0].opt_state.omega for method in (SI() + OGD(), OGD() + SI())]
+    assert max_difference(*sums) == 0
+
+
+# --- gpm ---
+
+
+def rows_of_rank(rows):
+    """The context's rows, of which only the first few count."""
+    return {**ROWS, "weight": np.float32(np.arange(8) < rows)}
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.9, 0.99])
+def test_gpm_protects_the_first_singular_vectors_of_a_layer_s_inputs(base, threshold):
+    """Against numpy's SVD of the inputs (x, 1) themselves, and the smallest k by a loop."""
+    aux = GPM(threshold=threshold).prepare(context(base), jax.random.key(0))
+    leaf = {path: np.asarray(value, np.float64) for path, value in flatten(base).items()}
+    x = ROWS["x"][:5] * leaf["embed/scale"]
+    for i in range(2):
+        layer = f"layers/{i}/attention/query"
+        left, values, _ = np.linalg.svd(np.concatenate([x, np.ones((5, 1))], axis=1).T)
+        k = next(k for k in range(1, 6) if np.sum(values[:k] ** 2) >= threshold * np.sum(values**2))
+        found = np.asarray(flatten(aux["inputs"])[layer], np.float64)
+        assert found.shape == (5, k)
+        np.testing.assert_allclose(found @ found.T, left[:, :k] @ left[:, :k].T, atol=1e-5)
+        x = np.tanh(x @ leaf[f"{layer}/kernel"] + leaf[f"{layer}/bias"])
+    assert set(flatten(aux["inputs"])) == {"layers/0/attention/query", "layers/1/attention/query"}
+    keep = {path: float(value) for path, value in flatten(aux["keep"]).items()}
+    assert keep == {"embed/scale": 0.0, "heads/new/out/bias": 1.0, "heads/new/out/kernel": 1.0}
+
+
+@pytest.mark.parametrize("frozen", [None, "layers/./.*/bias", "layers/0/.*", "layers/0/.*/kernel"])
+def test_adamw_under_gpm_leaves_the_answers_of_the_protected_rows_whatever_the_steps(base, frozen, monkeypatch):
+    """Three rows of the five dimensions, all of their span: not only to first order, because each layer's output stays
+    what it was, and so do the inputs of the next.
+    """
+    three = rows_of_rank(3)
+
+    def of_context(*given, **named):
+        return three if "rows" in named else toy_batch(*given, **named)
+
+    monkeypatch.setattr(shared, "toy_batch", of_context)
+    method = GPM(threshold=1.0) if frozen is None else Freeze(pattern=frozen) + GPM(threshold=1.0)
+    state, _, _ = trained(method, base, steps=6, weight_decay=0.1)
+    before, after = (MODEL.apply(params, three)["logits"]["original"][:3] for params in (base, state.theta))
+    np.testing.assert_allclose(after, before, atol=2e-5)
+    others = [MODEL.apply(params, three)["logits"]["original"][3:] for params in (base, state.theta)]
+    assert max_difference(*others) > 5e-3, "answers of other rows are free"
+    assert bool((state.theta["embed"]["scale"] == base["embed"]["scale"]).all())
+    assert max_difference(state.theta["heads"]["new"], base["heads"]["new"]) > 0.05
+
+
+def test_the_inputs_are_those_of_every_dense_layer_of_a_real_model(tiny):
+    from fft import models
+    from fft.models.probes.inputs import dense_inputs, second_moments
+
+    found = models.load(tiny / "bert")
+    ids = np.arange(12, dtype=np.int32).reshape(2, 6) % 5
+    batch = {
+        "ids": ids,
+        "mask": np.int32([[1] * 6, [1, 1, 1, 1, 0, 0]]),
+        "types": 0 * ids,
+        "weight": np.ones(2, np.float32),
+    }
+    inputs, outputs = dense_inputs(found.model.apply, found.params, batch), found.model.apply(found.params, batch)
+    assert {f"{path}/kernel" for path in inputs} == {path for path in flatten(found.params) if path.endswith("/kernel")}
+    np.testing.assert_allclose(
+        np.tanh(inputs["pooler"] @ found.params["pooler"]["kernel"] + found.params["pooler"]["bias"]),
+        outputs["pooled"],
+        atol=1e-5,
+    )
+    x = np.asarray(inputs["layers/0/mlp/up"], np.float64)
+    real = np.concatenate([x[0], x[1, :4]])
+    np.testing.assert_allclose(
+        second_moments(inputs, batch)["layers/0/mlp/up"][:-1, :-1], real.T @ real, rtol=1e-4, atol=1e-4
+    )
+    (first,) = {second_moments(inputs, batch)[path][-1, -1].item() for path in ("pooler", "layers/1/mlp/up")}
+    assert first == 2.0, "the last block reads the first token alone"
+
+
+def test_a_model_without_dense_layers_is_refused(base):
+    with pytest.raises(InputError, match="no dense layer that is trained reads original rows"):
+        GPM().prepare(context(base)._replace(model=MODEL), jax.random.key(0))
+
+
+# --- sparse ---
+
+
+def test_sparse_trains_the_share_with_the_smallest_fisher_and_nothing_else(base):
+    """The exact Fisher information by a loop over rows and labels, sorted; then bits after six steps of AdamW."""
+    method = Sparse(share=0.3, estimator="exact", way="vmapped")
+    fisher = {path: np.zeros(leaf.shape) for path, leaf in flatten(base).items()}
+    for row in range(5):
+        one = {"x": ROWS["x"][row : row + 1]}
+        logits = np.asarray(MODEL.apply(base, one)["logits"]["original"][0], np.float64)
+        for label, p in enumerate(np.exp(logits) / np.sum(np.exp(logits))):
+
+            def nll(params, one=one, label=label):
+                return -jax.nn.log_softmax(MODEL.apply(params, one)["logits"]["original"][0])[label]
+
+            for path, slope in flatten(jax.grad(nll)(base)).items():
+                fisher[path] += p * np.asarray(slope, np.float64) ** 2 / 5
+    notes = []
+    aux = flatten(method.prepare(context(base)._replace(note=notes.append), jax.random.key(0)))
+    state, _, _ = trained(method, base, steps=6, weight_decay=0.1)
+    for path, mask in aux.items():
+        most = np.sort(np.ravel(fisher[path]))[int(np.ceil(0.3 * mask.size)) - 1]
+        assert np.array_equal(np.asarray(mask) > 0, fisher[path] <= most * (1 + 1e-6)), path
+        moved = np.asarray(flatten(state.theta)[path] != flatten(base)[path])
+        assert np.array_equal(moved, np.asarray(mask) > 0), path
+    assert not any(path.startswith("heads/") for path in aux)
+    assert max_difference(state.theta["heads"]["new"], base["heads"]["new"]) > 0.05
+    assert f"{sum(int(mask.sum()) for mask in aux.values())} of 44 parameters are trained" in notes[-1]
+    with pytest.raises(InputError, match=r"--sparse\.share must be a positive number of at most 1"):
+        Sparse(share=0.0)
+    with pytest.raises(InputError, match=r"sparse\.samples is of the run's own Fisher pass"):
+        Sparse(fisher="folder", samples=3)
