@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import time
 from functools import partial
@@ -138,13 +139,20 @@ def test_a_signal_during_preparation_ends_at_once(tiny, tmp_path):
 # --- damage ---
 
 
-@pytest.fixture
-def stopped(tiny, tmp_path):
+@pytest.fixture(scope="module")
+def stopped_once(tiny, tmp_path_factory, quick_compiles):
     """A run that was stopped right after it scored step 6."""
+    out = tmp_path_factory.mktemp("stopped") / "run"
     with at_event("score", 6, interrupt):
-        assert tune(tiny, tmp_path / "run", *FLAGS).code == 143
-    assert Checkpoints(tmp_path / "run" / "checkpoints").steps()[-1] == 6
-    return tmp_path / "run"
+        assert tune(tiny, out, *FLAGS).code == 143
+    assert Checkpoints(out / "checkpoints").steps()[-1] == 6
+    return out
+
+
+@pytest.fixture
+def stopped(stopped_once, tmp_path):
+    """A copy of that run."""
+    return shutil.copytree(stopped_once, tmp_path / "run")
 
 
 def damage(step):
