@@ -15,9 +15,9 @@ def loop(apply, params, batch, nll):
         params = jax.tree.map(lambda x: jnp.asarray(np.asarray(x), jnp.float64), params)
         total = jax.tree.map(jnp.zeros_like, params)
         real = np.flatnonzero(batch["weight"] > 0)
+        gradient_of = jax.jit(jax.grad(lambda p, row: nll(apply(p, row), row)))
         for b in real:
-            row = {name: value[b : b + 1] for name, value in batch.items()}
-            gradient = jax.grad(lambda p, row=row: nll(apply(p, row), row))(params)
+            gradient = gradient_of(params, {name: value[b : b + 1] for name, value in batch.items()})
             total = jax.tree.map(lambda t, g: t + g**2, total, gradient)
         return jax.tree.map(lambda t: np.asarray(t) / len(real), total)
 

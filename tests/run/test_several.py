@@ -161,7 +161,7 @@ def test_a_probe_holds_rows_of_every_task_and_of_one_what_it_held():
     assert len(batches) == -(-100 // PROBED)
     seen = np.concatenate([batches.rows(index) for index in range(len(batches))])
     assert set(seen.tolist()) == set(range(110))
-    alone, plain = ProbeBatches([many], 5, 2, 0), TrainBatches(many, 32, 5, bucket_lengths(many.lengths(), 2), 0)
+    alone, plain = ProbeBatches([many], 5, 2, 0), TrainBatches(many, PROBED, 5, bucket_lengths(many.lengths(), 2), 0)
     assert all((alone.rows(i) == plain.rows(i)).all() for i in range(9)) and len(alone) == len(plain)
 
 
