@@ -40,10 +40,10 @@ EXTRA = {
 IGNORED = frozenset(
     {
         *("seconds", "total_seconds", "git", "versions", "device", "time", "directory", "folder", "out", "model"),
-        *("examples_per_second", "environment", "experiment_sha256", "source", "base", "tuned"),
+        *("examples_per_second", "environment", "experiment_hash", "provenance_sha256", "source", "base", "tuned"),
     }
 )
-"""names in JSON whose values tell when, where and on what a command ran"""
+"""names in JSON whose values tell when, where and on what a command ran, or are hashes of such"""
 TENSORS, TEXTS = (".safetensors",), (".json", ".jsonl")
 
 
