@@ -34,20 +34,8 @@ class Work(Protocol):
         """Set how many of how many steps are done, what is said to go on, or the text behind it."""
 
 
-class Unshown:
-    """Work that nobody looks at."""
-
-    def advance(self, steps: int = 1) -> None:
-        """Do nothing."""
-
-    def update(
-        self,
-        completed: int | None = None,
-        total: int | None = None,
-        description: str | None = None,
-        more: str | None = None,
-    ) -> None:
-        """Do nothing."""
+class Unshown(Work):
+    """Work that nobody looks at: both methods do nothing."""
 
 
 class Screen(Protocol):
