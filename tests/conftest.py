@@ -30,14 +30,6 @@ def demo_data():
     return _fetched(demo.demo_data)
 
 
-COMPILATION = {  # name: (while tests run, jax's own)
-    "jax_compilation_cache_dir": ("", None),
-    "jax_compilation_cache_max_size": (-1, -1),
-    "jax_persistent_cache_min_compile_time_secs": (0.1, 1.0),
-    "jax_persistent_cache_min_entry_size_bytes": (-1, 0),
-}
-
-
 @pytest.fixture(scope="session", autouse=True)
 def compiled_once(tmp_path_factory):
     """Every program is compiled once for all workers, tests, and the processes that tests start."""
@@ -46,14 +38,17 @@ def compiled_once(tmp_path_factory):
     folder = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         folder = folder.parent
+    settings = {
+        "jax_compilation_cache_dir": str(folder / "compiled"),
+        "jax_compilation_cache_max_size": -1,
+        "jax_persistent_cache_min_compile_time_secs": 0.1,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
     with pytest.MonkeyPatch.context() as patch:
-        for name, (wanted, _) in COMPILATION.items():
-            value = wanted if wanted != "" else str(folder / "compiled")
+        for name, value in settings.items():
             jax.config.update(name, value)
             patch.setenv(name.upper(), str(value))
         yield
-        for name, (_, usual) in COMPILATION.items():
-            jax.config.update(name, usual)
 
 
 @pytest.fixture(scope="module")
