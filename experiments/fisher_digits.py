@@ -12,7 +12,7 @@ from __future__ import annotations
 import warnings
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,8 @@ import optax
 from scipy.stats import spearmanr
 
 from experiments.article import spread
+from fft.core.batch import Array, States
+from fft.core.network import outputs_of
 from fft.core.tree import Params, flatten
 from fft.fisher.diagonal import diagonal_fisher
 from fft.methods import EWC
@@ -40,13 +42,17 @@ class Perceptron:
     """64 pixels, two hidden layers of tanh, ten classes."""
 
     @staticmethod
-    def apply(params: Params, batch: dict, key: Any = None) -> dict:
-        """{"logits": {"digits": [B, 10]}} of pixels x [B, 64]."""
-        x = batch["x"]
+    def states(params: Params, batch: Any, *, read: Any = ("pooled",), key: Any = None, layers: Any = ()) -> States:
+        """The second hidden layer [B, D] of pixels x [B, 64]."""
+        x = batch.x
         for name in ("0", "1"):
             x = jnp.tanh(x @ params["layers"][name]["kernel"] + params["layers"][name]["bias"])
-        head = params["heads"]["digits"]
-        return {"logits": {"digits": x @ head["kernel"] + head["bias"]}}
+        return States(x)
+
+    @staticmethod
+    def readout(params: Params, head: str, states: jax.Array, *, key: Any = None) -> jax.Array:
+        """The logits [B, 10]."""
+        return states @ params["heads"][head]["kernel"] + params["heads"][head]["bias"]
 
     @staticmethod
     def init(key: jax.Array) -> Params:
@@ -65,6 +71,21 @@ class Split(NamedTuple):
 
     x: np.ndarray
     label: np.ndarray
+
+
+class Rows(NamedTuple):
+    """A batch of rows x [B, 64]."""
+
+    x: Array
+    targets: Array
+    weight: Array
+    row: Array
+    task: Array | None = None
+
+    @classmethod
+    def of(cls, split: Split, picked: Array) -> Self:
+        """The rows at `picked`, int32 [B], all of weight 1."""
+        return cls(split.x[picked], split.label[picked], np.ones(picked.shape, np.float32), picked)
 
 
 def splits(seed: int) -> dict[str, Split]:
@@ -90,8 +111,8 @@ def train(start: Params, aux: Params, split: Split, key: jax.Array, method: EWC 
     tx = optax.adam(RATE)
 
     def loss(params, rows):
-        batch = {"x": split.x[rows], "label": split.label[rows], "weight": jnp.ones(len(rows))}
-        nll, _ = TASK.loss(Perceptron.apply(params, batch), batch)
+        batch = Rows.of(split, rows)
+        nll = TASK.terms(outputs_of(Perceptron, params, batch), batch)
         return jnp.mean(nll) + (0.0 if method is None else method.penalty(start, params, aux))
 
     def step(carry, key):
@@ -106,16 +127,14 @@ def train(start: Params, aux: Params, split: Split, key: jax.Array, method: EWC 
 @jax.jit
 def accuracy(params: Params, split: Split) -> jax.Array:
     """The share of rows that are right."""
-    logits = Perceptron.apply(params, {"x": split.x})["logits"]["digits"]
+    outputs = outputs_of(Perceptron, params, split)
+    logits = outputs.read(TASK.name, outputs.pooled)
     return jnp.mean(jnp.argmax(logits, -1) == split.label)
 
 
 def fisher_of(base: Params, split: Split, estimator: str, size: int, key: jax.Array) -> Params:
     """The diagonal over SAMPLES training rows."""
-    batches = [
-        {"x": split.x[at : at + size], "label": split.label[at : at + size], "weight": np.ones(size, np.float32)}
-        for at in range(0, SAMPLES, size)
-    ]
+    batches = [Rows.of(split, np.arange(at, at + size, dtype=np.int32)) for at in range(0, SAMPLES, size)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # batched says what it is; here it is the point
         return diagonal_fisher(

@@ -9,7 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from experiments.fisher_digits import CLASSES, TASK, Split
+from experiments.fisher_digits import CLASSES, TASK, Rows, Split
+from fft.core.batch import States
+from fft.core.network import outputs_of
 from fft.core.tree import Params
 from fft.experiment import Optim
 from fft.methods import SI, Context, Method
@@ -33,21 +35,27 @@ class At(nn.Module):
         return At(tuple(rest), self.width, name=name)(x) if rest else Dense(self.width, name=name)(x)
 
 
+def _dense(params: Params, path: str, width: int, x: jax.Array) -> jax.Array:
+    return At(tuple(path.split("/")), width).apply({"params": params}, x)
+
+
 class Perceptron(NamedTuple):
     """64 pixels with a scale each, two hidden layers of tanh, ten classes; the names are those of an encoder."""
 
     depth: int = 2
 
-    def apply(self, params: Params, batch: dict, key: jax.Array | None = None) -> dict:
-        """{"pooled": [B, D], "logits": {"digits": [B, 10]}} of pixels x [B, 64]."""
-
-        def dense(x, path, width):
-            return At(tuple(path.split("/")), width).apply({"params": params}, x)
-
-        x = jnp.asarray(batch["x"]) * params["embed"]["scale"]
+    def states(
+        self, params: Params, batch: Any, *, read: Any = ("pooled",), key: Any = None, layers: Any = ()
+    ) -> States:
+        """The second hidden layer [B, D] of pixels x [B, 64]."""
+        x = jnp.asarray(batch.x) * params["embed"]["scale"]
         for i in range(self.depth):
-            x = jnp.tanh(dense(x, f"layers/{i}/mlp/up", WIDTH))
-        return {"pooled": x, "logits": {TASK.name: dense(x, f"heads/{TASK.name}/out", CLASSES)}}
+            x = jnp.tanh(_dense(params, f"layers/{i}/mlp/up", WIDTH, x))
+        return States(x)
+
+    def readout(self, params: Params, head: str, states: jax.Array, *, key: Any = None) -> jax.Array:
+        """The logits [B, 10]."""
+        return _dense(params, f"heads/{head}/out", CLASSES, states)
 
     def init(self, key: jax.Array) -> Params:
         """Random weights, of variance 1 / fan-in."""
@@ -121,23 +129,19 @@ def _program(method: Method, lr: float, steps: int):
     return run
 
 
-def _rows(split: Split, picked: np.ndarray) -> dict[str, np.ndarray]:
-    weight = np.ones(picked.shape, np.float32)
-    return {"x": split.x[picked], "label": split.label[picked], "row": picked.astype(np.int32), "weight": weight}
-
-
-def _drawn(split: Split, steps: int, size: int, key: jax.Array) -> dict[str, np.ndarray]:
+def _drawn(split: Split, steps: int, size: int, key: jax.Array) -> Rows:
     """The batches of all steps, arrays [steps, size, ...]."""
-    return _rows(split, np.random.default_rng(_seed(key)).integers(0, len(split.label), (steps, size)))
+    picked = np.random.default_rng(_seed(key)).integers(0, len(split.label), (steps, size))
+    return Rows.of(split, picked.astype(np.int32))
 
 
-def _batches(split: Split, key: jax.Array, n: int, size: int) -> Iterator[dict]:
+def _batches(split: Split, key: jax.Array, n: int, size: int) -> Iterator[Rows]:
     """At most n rows in batches of `size`, the last one filled up with rows of weight 0."""
     chosen = np.random.default_rng(_seed(key)).permutation(len(split.label))[:n]
     for at in range(0, len(chosen), size):
         part = chosen[at : at + size]
         weight = (np.arange(size) < len(part)).astype(np.float32)
-        yield _rows(split, np.resize(part, size)) | {"weight": weight}
+        yield Rows.of(split, np.resize(part, size).astype(np.int32))._replace(weight=weight)
 
 
 def _seed(key: jax.Array) -> int:
@@ -145,9 +149,9 @@ def _seed(key: jax.Array) -> int:
 
 
 @jax.jit
-def _outputs(base: Params, split: Split) -> dict[str, Any]:
-    found = MODEL.apply(base, {"x": split.x})
-    return {"pooled": found["pooled"], "logits": found["logits"][TASK.name]}
+def _outputs(base: Params, split: Split) -> dict[str, jax.Array]:
+    outputs = outputs_of(MODEL, base, split)
+    return {"pooled": outputs.pooled, "logits": outputs.read(TASK.name, outputs.pooled)}
 
 
 def accuracy(params: Params, split: Split) -> float:

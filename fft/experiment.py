@@ -29,12 +29,14 @@ from fft.methods import Full, Method
 from fft.methods import from_json as method_from_json
 from fft.methods import to_json as method_to_json
 from fft.stats.budget import Budget
+from fft.tasks import KINDS
 
 STRICT = {"extra": "forbid"}
 LEAST_LENGTH = 3
 """tokens: one of the text, between two special ones"""
 MOST_BATCH = 65_536
 """rows of a forward pass, and passes of a step"""
+KIND = tyro.conf.arg(metavar=f"{{{','.join(KINDS)}}}")
 SEVERAL_DROPS = tyro.conf.arg(metavar="DROP [DROP ...]", help_behavior_hint="")
 
 
@@ -54,7 +56,7 @@ class Data:
     """the column that holds the second text of a pair"""
     label: str = "label"
     """the column that holds the label or the target"""
-    kind: Literal["classification", "regression"] = "classification"
+    kind: Annotated[str, KIND] = "classification"
     """what the label is"""
     metric: Annotated[str | None, TELLS_DEFAULT] = None
     """accuracy, macro_f1, mcc; pearson, spearman, rmse (default: accuracy, or pearson for regression)"""
@@ -65,6 +67,8 @@ class Data:
     __pydantic_config__ = STRICT
 
     def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise InputError(f"kind must be one of {', '.join(KINDS)}, not {self.kind!r}")
         if self.train_rows is not None:
             at_least("train_rows", self.train_rows, 1)
 

@@ -60,7 +60,7 @@ def held_step(method: Method):
     step = make_train_step(checkpoint.model, new, method, tx, multiplier, original)
     state = init_state(theta, tx, jax.random.key(2))
     batch = {
-        stream: {name: value[None] for name, value in make_batch(T, rows).items()} | {"row": np.arange(rows)[None]}
+        stream: jax.tree.map(lambda value: value[None], make_batch(T, rows))
         for stream, rows in {"new": B, **{name: int(share * B) for name, share in method.streams.items()}}.items()
     }
 
@@ -83,7 +83,7 @@ def repairing():
     data = {name: _rows(checkpoint, name) for name in ROWS}
     tuned = jax.tree.map(lambda leaf: leaf * 1.01, checkpoint.params)
     rows = HeldOut(checkpoint.model, data)
-    plain = make_predict(checkpoint.model, checkpoint.primary)
+    plain = make_predict(checkpoint.model, data["original"].task)
     made = {
         name: list(eval_batches(part.splits["validation"], SCORE_BATCH, part.lengths, part.pad_id))
         for name, part in data.items()

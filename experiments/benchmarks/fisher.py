@@ -25,7 +25,6 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import torch
 import tyro
 from rich.console import Console
@@ -34,6 +33,7 @@ from rich.table import Table
 from experiments.benchmarks.step import LABELS, THREADS, B, alternate, make_batch, paired_ratio
 from fft import models
 from fft.commands.allocator import keep_freed_memory
+from fft.core.network import outputs_of
 from fft.core.tree import flatten
 from fft.data.demo import minilm_folder
 from fft.fisher.squares import squares_of
@@ -50,11 +50,10 @@ def ours(way: str, chunk: int = 1, rows: int = B, tokens: int = T) -> Callable[[
     checkpoint = models.load(minilm_folder())
     head = checkpoint.model.init_head(jax.random.key(0), len(LABELS))
     params, task = {**checkpoint.params, "heads": {"new": head}}, Classify("new", LABELS)
-    batch = make_batch(tokens, rows)
-    batch["row"], key = np.arange(rows, dtype=np.int32), jax.random.key(1)
+    batch, key = make_batch(tokens, rows), jax.random.key(1)
 
     def unit(params, batch):
-        return jax.grad(lambda p: jnp.sum(task.loss(checkpoint.model.apply(p, batch), batch)[0]))(params)
+        return jax.grad(lambda p: jnp.sum(task.terms(outputs_of(checkpoint.model, p, batch), batch)))(params)
 
     if way == "unit":
         run = jax.jit(unit)
@@ -71,10 +70,10 @@ def theirs(road: str) -> Callable[[], object]:
     model = AutoModelForSequenceClassification.from_pretrained(minilm_folder(), **options).eval()
     names = {"input_ids": "ids", "attention_mask": "mask", "token_type_ids": "types"}
     batch = make_batch(T)
-    inputs = {name: torch.tensor(batch[ours]).long() for name, ours in names.items()}
-    labels = torch.tensor(batch["label"]).long()
+    inputs = {name: torch.tensor(getattr(batch, ours)).long() for name, ours in names.items()}
+    labels = torch.tensor(batch.targets).long()
     if road == "torch.func":  # transformers makes its mask with a branch on the data, which vmap refuses
-        hidden = (1 - torch.tensor(batch["mask"]).float())[:, None, None] * torch.finfo(torch.float32).min
+        hidden = (1 - torch.tensor(batch.mask).float())[:, None, None] * torch.finfo(torch.float32).min
         inputs["attention_mask"] = hidden.expand(-1, 1, T, T)
     params = {name: parameter.detach() for name, parameter in model.named_parameters()}
 

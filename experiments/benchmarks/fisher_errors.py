@@ -8,6 +8,7 @@ the data's labels. The figure is the worst leaf's |a - b| / |b|, key biases left
 
 import json
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -17,36 +18,39 @@ from rich.console import Console
 from rich.table import Table
 
 from fft import models
-from fft.core.tree import flatten
+from fft.core.batch import Batch
+from fft.core.network import Network
+from fft.core.tree import Params, flatten
 from fft.fisher.diagonal import diagonal_fisher
-from fft.tasks import Classify
+from fft.tasks import Classify, Task
 from tests.helpers import per_example as reference
 from tests.helpers import torch_models as theirs
-from tests.helpers.language_model import LANGUAGE
+from tests.helpers.language_model import LANGUAGE, language_logits, sequence_nll
 from tests.helpers.language_model import decoder as tiny_decoder
 
-Case = tuple[object, object, dict, dict, object]
+Case = tuple[Network, Task, Params, Batch, Callable, Callable]
+"""(model, task, params, batch, run, nll), the last two as tests.helpers.per_example.loop has them"""
 
 
 def encoder(family: str) -> Case:
-    """(model, task, params, batch, nll) of a random model of a family, with a second head beside the task's."""
+    """A random model of a family, with a second head beside the task's."""
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = models.load(theirs.save(theirs.make(family, num_labels=3), Path(folder)))
     second = checkpoint.model.init_head(jax.random.key(3), 3)
     params = {**checkpoint.params, "heads": {**checkpoint.params["heads"], "second": second}}
     task, nll = Classify("original", ("a", "b", "c")), reference.cross_entropy("original")
-    return checkpoint.model, task, params, reference.family_batch(family, rows=9), nll
+    return checkpoint.model, task, params, reference.family_batch(family, rows=9), checkpoint.model.apply, nll
 
 
 def decoder(tied: bool) -> Case:
     """The same of a tiny decoder: fused projection, RMS norm, and an output layer that is the embedding or its own."""
-    return LANGUAGE, LANGUAGE, *tiny_decoder(tied), lambda outputs, row: LANGUAGE.loss(outputs, row)[0][0]
+    return LANGUAGE, LANGUAGE, *tiny_decoder(tied), language_logits, sequence_nll
 
 
 def worst(case: Case, way: str) -> tuple[float, str]:
     """The worst leaf's error and its path."""
-    model, task, params, batch, nll = case
-    expected = flatten(reference.loop(model.apply, params, batch, nll))
+    model, task, params, batch, run, nll = case
+    expected = flatten(reference.loop(run, params, batch, nll))
     found = diagonal_fisher(model, task, params, [batch], jax.random.key(0), estimator="empirical", way=way)
     errors = []
     for path, leaf in flatten(found.diagonal).items():

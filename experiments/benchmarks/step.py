@@ -25,6 +25,7 @@ from rich.table import Table
 
 from fft import models
 from fft.commands.allocator import keep_freed_memory
+from fft.core.batch import Batch
 from fft.data.demo import minilm_folder
 from fft.experiment import Optim
 from fft.methods import Full, LoRA, Method
@@ -37,17 +38,17 @@ RANK, ALPHA, DROP = 8, 16, 0.1
 LABELS = ("negative", "positive")
 
 
-def make_batch(tokens: int = T, rows: int = B) -> dict[str, np.ndarray]:
+def make_batch(tokens: int = T, rows: int = B) -> Batch:
     """Rows of random tokens with lengths spread over 12 .. `tokens`, and random labels."""
     rng = np.random.default_rng(0)
     lengths = rng.integers(12, tokens + 1, rows)
     mask = (np.arange(tokens)[None] < lengths[:, None]).astype(np.int32)
     ids = (rng.integers(1000, 30000, (rows, tokens)) * mask).astype(np.int32)
     label = rng.integers(0, len(LABELS), rows).astype(np.int32)
-    return {"ids": ids, "mask": mask, "types": 0 * ids, "label": label, "weight": np.ones(rows, np.float32)}
+    return Batch(ids, mask, 0 * ids, label, np.ones(rows, np.float32), np.arange(rows, dtype=np.int32))
 
 
-def our_step(method: Method, batch: dict) -> Callable[[], float]:
+def our_step(method: Method, batch: Batch) -> Callable[[], float]:
     """A step of `fft` on MiniLM with a fresh head, as `fft tune` compiles it; returns the loss."""
     checkpoint = models.load(minilm_folder())
     head = checkpoint.model.init_head(jax.random.key(0), len(LABELS))
@@ -57,7 +58,7 @@ def our_step(method: Method, batch: dict) -> Callable[[], float]:
     tx = make_optimizer(theta, multiplier, Optim(lr=LR), steps=1000)
     step = make_train_step(checkpoint.model, Classify("new", LABELS), method, tx, multiplier)
     state = init_state(theta, tx, jax.random.key(2))
-    stream = {"new": {name: value[None] for name, value in batch.items()}}
+    stream = {"new": jax.tree.map(lambda value: value[None], batch)}
 
     def take() -> float:
         nonlocal state
@@ -68,7 +69,7 @@ def our_step(method: Method, batch: dict) -> Callable[[], float]:
     return take
 
 
-def torch_step(lora: bool, batch: dict) -> Callable[[], float]:
+def torch_step(lora: bool, batch: Batch) -> Callable[[], float]:
     """The same step in torch eager; returns the loss."""
     from transformers import AutoModelForSequenceClassification
 
@@ -84,8 +85,8 @@ def torch_step(lora: bool, batch: dict) -> Callable[[], float]:
     rest = [parameter for parameter in trained if parameter.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": 0.01}, {"params": rest, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=LR)
-    names = {"input_ids": "ids", "attention_mask": "mask", "token_type_ids": "types", "labels": "label"}
-    inputs = {theirs: torch.tensor(batch[ours]).long() for theirs, ours in names.items()}
+    names = {"input_ids": "ids", "attention_mask": "mask", "token_type_ids": "types", "labels": "targets"}
+    inputs = {theirs: torch.tensor(getattr(batch, ours)).long() for theirs, ours in names.items()}
 
     def take() -> float:
         optimizer.zero_grad()

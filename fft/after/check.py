@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fft.after.pair import Outputs, Pair, load_pair, outputs
+from fft.after.pair import Pair, ScoredPair, load_pair, scored
 from fft.disk.environment import environment
 from fft.disk.files import plain
 from fft.experiment import Data
@@ -96,7 +96,7 @@ def _original(pair: Pair, asked: Asked, request: Request) -> tuple[dict, list[di
     like = base_head if base_head in pair.tuned.checkpoint.heads else None
     wanted = asked.tuned_head or asked.head or like
     tuned_head = chosen_head(pair.tuned.checkpoint, wanted, pair.tuned.name, "to score with")
-    found = outputs(pair, asked.data, base_head, tuned_head, request.held_out)
+    found = scored(pair, asked.data, base_head, tuned_head, request.held_out)
     record = _record(asked.data.source, base_head, tuned_head, found)
     assert found.before is not None  # the base was asked with its head
     change = change_between(found.metric, found.labels, found.before, found.after)
@@ -117,7 +117,7 @@ def _new(pair: Pair, asked: Asked, request: Request) -> tuple[dict, list[dict]]:
     own = pair.base.checkpoint.heads.get(tuned_head)
     known = own is not None and alike(own, pair.tuned.checkpoint.heads[tuned_head])
     base_head = tuned_head if known else None
-    found = outputs(pair, asked.data, base_head, tuned_head, request.held_out)
+    found = scored(pair, asked.data, base_head, tuned_head, request.held_out)
     record = _record(asked.data.source, base_head, tuned_head, found)
     if found.before is not None:
         record["change"] = change_between(found.metric, found.labels, found.before, found.after)._asdict()
@@ -127,13 +127,13 @@ def _new(pair: Pair, asked: Asked, request: Request) -> tuple[dict, list[dict]]:
     return record, found.examples()
 
 
-def _seen(pair: Pair, record: dict, found: Outputs, request: Request, flag: str) -> list[str]:
+def _seen(pair: Pair, record: dict, found: ScoredPair, request: Request, flag: str) -> list[str]:
     """What runs behind either checkpoint have seen of the rows."""
     rows = Scored(found.data.keys["test"], record["source"], record["sha256"], request.held_out, flag)
     return seen_notes((pair.base.name, pair.tuned.name), rows)
 
 
-def _record(source: str, base_head: str | None, tuned_head: str, found: Outputs) -> dict:
+def _record(source: str, base_head: str | None, tuned_head: str, found: ScoredPair) -> dict:
     """What check.json says of a task, but for the change and the verdict."""
     metric, labels = found.metric, found.labels
     after = predictions(metric.kind, found.after)
@@ -151,7 +151,7 @@ def _record(source: str, base_head: str | None, tuned_head: str, found: Outputs)
     if found.before is None:
         return record
     before = predictions(metric.kind, found.before)
-    if metric.kind == "regression":
+    if metric.kind != "classification":
         worse, better = (positions[:FURTHEST] for positions in further(labels, before, after))
     else:
         worse, better = newly(labels, before, after)

@@ -1,4 +1,4 @@
-"""Two checkpoints that may be compared example by example, and their outputs on the same rows."""
+"""Two checkpoints that may be compared example by example, and their scores on the same rows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from fft.core.errors import InputError
 from fft.data import Encoded, Rows, TaskData, prepare_scored, read_scored
 from fft.data.tokenize import first_difference, load_tokenizer
-from fft.evaluate.answers import answers, named
+from fft.evaluate.answers import answers
 from fft.evaluate.predict import Predictor, make_predict, scored_logits
 from fft.experiment import Data
 from fft.models import Checkpoint
@@ -21,6 +21,7 @@ from fft.models.heads import only_head
 from fft.run.restored import Length, load_checkpoint, scored_length
 from fft.stats.intervals import predictions
 from fft.stats.metrics import METRICS, Metric
+from fft.tasks import Task
 
 SCORED = "scored"  # what a head is called while it is scored, so that one compiled program serves both checkpoints
 
@@ -33,14 +34,20 @@ class Side(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """Two checkpoints of one family and shape, the one program that computes the logits of either, and the length at
+    """Two checkpoints of one family and shape, the programs that score either, one a kind of task, and the length at
     which both read texts.
     """
 
     base: Side
     tuned: Side
-    predictor: Predictor
+    predictors: dict[type, Predictor]
     length: Length
+
+    def predictor(self, task: Task) -> Predictor:
+        """What scores the head SCORED of either for tasks of this kind."""
+        if type(task) not in self.predictors:
+            self.predictors[type(task)] = make_predict(self.base.checkpoint.model, task.with_head(SCORED))
+        return self.predictors[type(task)]
 
     @property
     def notes(self) -> list[str]:
@@ -48,8 +55,8 @@ class Pair(NamedTuple):
         return [*self.base.checkpoint.notes, *self.tuned.checkpoint.notes, *self.length.notes]
 
 
-class Outputs(NamedTuple):
-    """N rows of text, their encoded task, and the logits before, after [N, C] of the two.
+class ScoredPair(NamedTuple):
+    """N rows of text, their encoded task, and the scores (Task.score) before, after [N, W] of the two.
 
     before is None where the base has no head for the task. `notes` tell of the rows, and of both tokenizers.
     """
@@ -94,9 +101,9 @@ class Outputs(NamedTuple):
                 "row": int(self.rows.numbers[at]),
                 "text": self.rows.texts[at],
                 "pair": self.rows.pairs and self.rows.pairs[at],
-                "label": named(task, float(self.labels[at])),
-                "base": named(task, float(before[at])),
-                "tuned": named(task, float(after[at])),
+                "label": task.called(float(self.labels[at])),
+                "base": task.called(float(before[at])),
+                "tuned": task.called(float(after[at])),
             }
             for at in positions
         ]
@@ -111,7 +118,7 @@ def load_pair(base: str, tuned: str, max_length: int | None) -> Pair:
     first, second = (Side(name, load_checkpoint(name)) for name in (base, tuned))
     refuse_other_shape(first, second, "compared")
     length = length_of_sides(max_length, (first, second))
-    return Pair(first, second, make_predict(first.checkpoint.model, SCORED), length)
+    return Pair(first, second, {}, length)
 
 
 def length_of_sides(max_length: int | None, sides: Sequence[Side]) -> Length:
@@ -119,7 +126,7 @@ def length_of_sides(max_length: int | None, sides: Sequence[Side]) -> Length:
     return scored_length(max_length, {side.name: side.checkpoint for side in sides})
 
 
-def outputs(pair: Pair, data: Data, base_head: str | None, tuned_head: str, held_out: bool) -> Outputs:
+def scored(pair: Pair, data: Data, base_head: str | None, tuned_head: str, held_out: bool) -> ScoredPair:
     """What both answer to the rows of `data`; without a `base_head` the tuned one alone is asked.
 
     Errors: InputError for heads of different labels, tokenizers that read a row differently, and as `prepare`.
@@ -131,9 +138,10 @@ def outputs(pair: Pair, data: Data, base_head: str | None, tuned_head: str, held
     asked = [(one, head) for one, head in heads if head is not None]
     encoded = [prepare_scored(data, rows, one, head, one.heads[head], pair.length.tokens) for one, head in asked]
     _refuse_other_tokens(pair, rows, [each.splits["test"] for each in encoded])
-    logits = [scored_logits(pair.predictor, only_head(one.params, head, SCORED), encoded[0]) for one, head in asked]
+    predictor = pair.predictor(encoded[0].task)
+    scores = [scored_logits(predictor, only_head(one.params, head, SCORED), encoded[0]) for one, head in asked]
     notes = tuple(dict.fromkeys(note for each in encoded for note in each.notes))
-    return Outputs(rows, encoded[0], None if base_head is None else logits[0], logits[-1], notes)
+    return ScoredPair(rows, encoded[0], None if base_head is None else scores[0], scores[-1], notes)
 
 
 def _answer(found: dict) -> dict:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import jax
 
+from fft.core.batch import Batch
 from fft.core.tree import Params, overlay
 from fft.evaluate.headfit import fit_head
 from fft.models import Checkpoint
@@ -32,7 +33,7 @@ class Share(NamedTuple):
 
 
 def refitted(
-    checkpoint: Checkpoint, params: Params, task: Task, batches: Iterable[dict], key: jax.Array
+    checkpoint: Checkpoint, params: Params, task: Task, batches: Iterable[Batch], key: jax.Array
 ) -> tuple[Params, dict]:
     """`params` with the head of `task` fitted anew to their frozen features, and how that went (as `fit_head`)."""
     head, how = fit_head(checkpoint._replace(params=params), task, batches, key)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fft.after.pair import load_pair, refuse_other_labels, refuse_other_vocabulary
+from fft.core.batch import Batch
 from fft.core.errors import InputError
 from fft.core.seeding import key_for
 from fft.core.settings import MOST_SEED, at_least, between
@@ -70,7 +71,7 @@ class Subject(NamedTuple):
     told: dict[str, Any]
     """base, tuned, heads, data and notes of diagnose.json"""
 
-    def batches(self, n: int, seed: int, size: int = EVAL_BATCH) -> Iterator[dict]:
+    def batches(self, n: int, seed: int, size: int = EVAL_BATCH) -> Iterator[Batch]:
         """At most `n` training rows of the task."""
         return original_batches(self.data, n, seed, size)
 

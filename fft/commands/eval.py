@@ -73,7 +73,7 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     for note in notes:
         console.out(f"note: {note}", highlight=False)
     rows, metric = data.splits["test"], METRICS[data.task.metric]
-    logits = scored_logits(make_predict(checkpoint.model, name, data.lengths), checkpoint.params, data)
+    logits = scored_logits(make_predict(checkpoint.model, data.task, data.lengths), checkpoint.params, data)
     score = interval(metric, rows.labels, predictions(metric.kind, logits))
     if flags.predictions:
         write_lines(flags.predictions, answers(data.task, rows, logits))

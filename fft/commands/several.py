@@ -3,12 +3,12 @@
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
 from fft.core.settings import for_each
-from fft.experiment import Data
+from fft.experiment import KIND, Data
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class SeveralData:
     """the column that holds the second text of a pair"""
     label: tuple[str, ...] = (Data.label,)
     """the column that holds the label or the target"""
-    kind: tuple[Literal["classification", "regression"], ...] = (Data.kind,)
+    kind: Annotated[tuple[str, ...], KIND] = (Data.kind,)
     """what the label is"""
     metric: Annotated[tuple[str | None, ...], tyro.conf.arg(help_behavior_hint="")] = (None,)
     """accuracy, macro_f1, mcc; pearson, spearman, rmse (default: accuracy, or pearson for regression)"""

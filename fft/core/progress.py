@@ -11,11 +11,15 @@ Where nothing shows it, it costs nothing.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import wraps
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from fft.core.tree import Params
 
+if TYPE_CHECKING:
+    from fft.core.batch import Text
+
 Out = TypeVar("Out")
+Rows = TypeVar("Rows", bound="Text")
 
 
 class Work(Protocol):
@@ -77,8 +81,8 @@ def doing(text: str, total: int | None = None, completed: int = 0) -> Iterator[W
 
 
 def announced(
-    program: Callable[[Params, dict], Out], what: str, lengths: Sequence[int]
-) -> Callable[[Params, dict], Out]:
+    program: Callable[[Params, Rows], Out], what: str, lengths: Sequence[int]
+) -> Callable[[Params, Rows], Out]:
     """`program(params, batch)`, a jitted function, that says when it is compiled: at its first batch of every length.
 
     `lengths` are those that batches may have.
@@ -86,8 +90,8 @@ def announced(
     met: set[int] = set()
 
     @wraps(program)
-    def call(params: Params, batch: dict) -> Out:
-        length = batch["ids"].shape[-1]
+    def call(params: Params, batch: Rows) -> Out:
+        length = batch.ids.shape[-1]
         if length in met:
             return program(params, batch)
         met.add(length)
@@ -116,11 +120,11 @@ class Compiled:
         self.lengths = lengths
         self.met: dict[str, set[int]] = {stream: set() for stream in lengths}
 
-    def on(self, batch: Mapping[str, dict]) -> AbstractContextManager[Work | None]:
+    def on(self, batch: "Mapping[str, Text]") -> AbstractContextManager[Work | None]:
         """Around the step on a batch, by stream: what is compiled for its shapes is said."""
         said = []
         for stream, rows in batch.items():
-            length, met = rows["ids"].shape[-1], self.met[stream]
+            length, met = rows.ids.shape[-1], self.met[stream]
             if length not in met:
                 met.add(length)
                 said.append(f"{stream} {length} tokens, length {len(met)} of {len(self.lengths[stream])}")

@@ -2,7 +2,7 @@
 
 task_data = prepare(Data("reviews.csv"), checkpoint, "new", None, experiment)
 batches = TrainBatches(task_data.splits["train"], 32, 0, task_data.lengths, task_data.pad_id)
-nll, weight = task_data.task.loss(model.apply(params, batches.batch(0)), batches.batch(0))
+nll = task_data.task.terms(outputs_of(model, params, batches.batch(0)), batches.batch(0))
 """
 
 from fft.data.batches import TrainBatches, bucket_lengths, eval_batches, padding_waste

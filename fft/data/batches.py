@@ -7,12 +7,11 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
+from fft.core.batch import Batch, row_weight
 from fft.core.errors import InputError
 from fft.data.tokenize import Encoded
 
 WINDOW = 50  # batches, about, that are sorted by length together
-
-Batch = dict[str, np.ndarray]
 
 
 def bucket_lengths(lengths: Sequence[int] | np.ndarray, most: int = 5) -> tuple[int, ...]:
@@ -43,8 +42,8 @@ def bucket_lengths(lengths: Sequence[int] | np.ndarray, most: int = 5) -> tuple[
 def collate(encoded: Encoded, picked: np.ndarray, batch_size: int, length: int, pad_id: int) -> Batch:
     """The rows at `picked` (at most B) as one batch of B rows and T = `length` tokens.
 
-    ids, mask (1 = real), types int32 [B, T]; label int32 or float32 [B]; weight float32 [B], 0 for filler rows, which
-    repeat the last real row so that they are valid input. Rows of several tasks also have "task" int32 [B].
+    Filler rows repeat the last real row so that they are valid input; their weight is 0. `row` are the places of the
+    rows in `encoded`.
     """
     full = np.concatenate([picked, np.repeat(picked[-1:], batch_size - len(picked))])
     ids = np.full((batch_size, length), pad_id, np.int32)
@@ -55,8 +54,19 @@ def collate(encoded: Encoded, picked: np.ndarray, batch_size: int, length: int, 
         types[row, :tokens] = encoded.types[at]
         mask[row, :tokens] = 1
     weight = (np.arange(batch_size) < len(picked)).astype(np.float32)
-    batch = {"ids": ids, "mask": mask, "types": types, "label": encoded.labels[full], "weight": weight}
-    return batch if encoded.task is None else {**batch, "task": encoded.task[full]}
+    targets = encoded.labels[full]
+    if encoded.targets is not None:
+        targets, weight = _of_tokens([encoded.targets[at] for at in full], weight, length)
+    task = None if encoded.task is None else encoded.task[full]
+    return Batch(ids, mask, types, targets, weight, full.astype(np.int32), task)
+
+
+def _of_tokens(targets: Sequence[np.ndarray], weight: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """The targets [B, T] of rows that have one a token, -1 for none, and their weights from those of the rows [B]."""
+    wide = np.full((len(targets), length), -1, np.int32)
+    for row, given in enumerate(targets):
+        wide[row, : len(given)] = given
+    return np.maximum(wide, 0), np.where(wide >= 0, weight[:, None], 0.0).astype(np.float32)
 
 
 class TrainBatches:
@@ -86,11 +96,10 @@ class TrainBatches:
         return -(-len(self.encoded.ids) // self.batch_size)
 
     def batch(self, index: int) -> Batch:
-        """Batch number `index`, counted from 0 over all epochs; also "row" int32 [B], the rows' positions."""
+        """Batch number `index`, counted from 0 over all epochs."""
         picked = self.rows(index)
         length = _shortest_room(int(self._tokens[picked].max()), self.lengths)
-        batch = collate(self.encoded, picked, self.batch_size, length, self.pad_id)
-        return {**batch, "row": picked.astype(np.int32)}
+        return collate(self.encoded, picked, self.batch_size, length, self.pad_id)
 
     def rows(self, index: int) -> np.ndarray:
         """Positions of the rows of batch `index`, int64 [B]."""
@@ -137,8 +146,8 @@ def padding_waste(batches: Iterable[Batch]) -> float:
     """The share of tokens [B, T] that are padding or filler rows."""
     real = size = 0
     for batch in batches:
-        real += int(batch["mask"][batch["weight"] > 0].sum())
-        size += batch["mask"].size
+        real += int(batch.mask[row_weight(batch.weight) > 0].sum())
+        size += batch.mask.size
     return 1 - real / size
 
 

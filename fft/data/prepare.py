@@ -10,14 +10,15 @@ from fft.core.brief import brief
 from fft.core.errors import InputError
 from fft.core.naming import agreeing, counted
 from fft.data.batches import bucket_lengths
-from fft.data.labels import encode_labels, encode_targets, label_notes
-from fft.data.missing import missing_texts, refuse_missing
+from fft.data.kinds import KINDS
+from fft.data.missing import missing_texts
 from fft.data.rows import Columns, Rows
 from fft.data.sources import ROLES, open_source
 from fft.data.splits import Splits, make_splits, text_keys, training_split
 from fft.data.tokenize import Encoded, Tokenizer, encode, load_tokenizer, text_notes
 from fft.stats.metrics import METRICS
-from fft.tasks import Classify, Regress, Task
+from fft.tasks import KINDS as TASKS
+from fft.tasks import Classify, Task
 
 if TYPE_CHECKING:
     from fft.models.layers import Config
@@ -32,9 +33,12 @@ class Unlabelled(Classify):
     labels: tuple[str, ...] = ()
     kind: ClassVar[str] = "texts"
 
+    def called(self, value: float) -> float:
+        """The number that stands in place of a label."""
+        return float(value)
+
 
 DEFAULT_LENGTH = 128
-DEFAULT_METRICS = {"classification": "accuracy", "regression": "pearson"}
 
 
 class TaskData(NamedTuple):
@@ -76,7 +80,7 @@ def prepare(data: Any, checkpoint: "Checkpoint", name: str, head: "Head | None",
     rows = dict(found.rows)
     rows["train"] = _at_most(data.train_rows, rows["train"], experiment.seed)
     prepared = _encoded(task, rows, checkpoint, experiment.max_length, numbers=head is not None)
-    notes = _check_training(task, rows, prepared.splits)
+    notes = KINDS[task.kind].training_notes(task, rows, prepared.splits)
     return prepared._replace(warnings=(*found.warnings, *notes, *prepared.warnings))
 
 
@@ -154,7 +158,7 @@ def drop_overlap(
 
 def task_of(name: str, head: "Head") -> Task:
     """The task that a head serves, for what needs no data of it."""
-    return Regress(name) if head.kind == "regression" else Classify(name, tuple(head.labels))
+    return TASKS[head.kind].of_head(name, head.labels)
 
 
 def head_of(task: Task) -> "Head":
@@ -196,37 +200,29 @@ def _task(data: Any, name: str, head: "Head | None", rows: Rows) -> Task:
             f"{data.source}: the head {name!r} is for {head.kind}, the data are named as {data.kind}. Give their "
             f"kind as {head.kind} (--task.kind {head.kind}, or --original.kind, --new.kind), or a head for {data.kind}"
         )
-    metric = data.metric or DEFAULT_METRICS[data.kind]
+    kind = KINDS[data.kind]
+    metric = data.metric or kind.metric
     fitting = [known for known in METRICS if METRICS[known].kind == data.kind]
     if metric not in fitting:
         raise InputError(f"metric {metric!r} does not fit {data.kind}; choose from {', '.join(fitting)}")
-    if data.kind == "regression":
-        refuse_missing(rows, "target")
-        return Regress(name, metric)
-    if head is None:
-        return Classify(name, encode_labels(rows)[1], metric)
-    refuse_missing(rows, known=head.labels)
-    return Classify(name, tuple(head.labels), metric)
+    return kind.task(name, None if head is None else tuple(head.labels), metric, rows)
 
 
 def _encoded(
     task: Task, rows: dict[str, Rows], checkpoint: "Checkpoint", max_length: int | None, numbers: bool
 ) -> TaskData:
     """Labels and tokens of every split; `numbers`: class numbers may stand for the names of the head."""
-    config, splits, warnings = checkpoint.model.config, {}, []
+    config, splits, warnings, kind = checkpoint.model.config, {}, [], KINDS.get(task.kind)
     max_length = length_of(max_length, config)
     tokenizer: Tokenizer = load_tokenizer(checkpoint.folder, config.vocab_size)
     for role, part in rows.items():
-        if task.kind != "classification":
-            labels = encode_targets(part)
-        else:
-            labels, _ = encode_labels(part, task.labels, numbers)
-            warnings += [f"{role}: {note}" for note in label_notes(part, task.labels, given=numbers)]
-        warnings += [f"{role}: {note}" for note in missing_texts(part)]
+        labels, notes = kind.encoded(task, part, numbers) if kind else (np.zeros(len(part.texts), np.float32), [])
+        warnings += [f"{role}: {note}" for note in (*notes, *missing_texts(part))]
         splits[role], cut = encode(tokenizer, part, labels, max_length, config.vocab_size, config.max_positions)
+        splits[role] = kind.with_targets(task, part, splits[role]) if kind else splits[role]
         warnings += [f"{role}: {note}" for note in text_notes(tokenizer, splits[role].ids, part.pairs is not None)]
-        if role != "train" and (reason := _undefined(task, labels)):
-            warnings.append(f"{role}: {reason}")
+        if kind and role != "train" and (reason := METRICS[task.metric].undefined(labels)):
+            warnings.append(f"{role}: {kind.undefined(labels, reason)}")
         if cut:
             total, are = counted(len(part.texts), "text"), agreeing(cut, "is", "are")
             warnings.append(f"{role}: {cut:,} of {total} {are} longer than {max_length} tokens and {are} cut")
@@ -236,43 +232,13 @@ def _encoded(
     return TaskData(task, splits, lengths, tokenizer.pad_id, identity, tuple(warnings), keys, tokenizer.notes)
 
 
-def _undefined(task: Task, labels: np.ndarray) -> str | None:
-    """Why rows with these labels cannot be scored by the task's metric; None where they can."""
-    reason = METRICS[task.metric].undefined(labels)
-    if reason and task.kind == "regression" and len(labels) > 1:
-        return f"{reason}; published splits without targets look like this: name a labelled one"
-    return reason
-
-
-def _check_training(task: Task, rows: dict[str, Rows], splits: dict[str, Encoded]) -> list[str]:
-    """Refuse training rows that teach nothing; say which classes lack rows somewhere."""
-    seen = {role: set(part.labels.tolist()) for role, part in splits.items()}
-    if len(seen["train"]) < 2:
-        what, advice = "label", "Give rows of two classes or more"
-        if task.kind == "regression":
-            what, advice = "target", "Published splits without targets look like this: name a labelled one"
-        count = len(rows["train"].labels)
-        said = agreeing(count, "the only training row has", f"all {count:,} training rows have")
-        raise InputError(f"{rows['train'].source}: {said} one {what}. {advice}")
-    if task.kind == "regression":
-        return []
-    notes = []
-    for role in ROLES[1:]:
-        if len(seen[role]) < 2 and not METRICS[task.metric].by_variation:
-            count = len(rows[role].labels)
-            said = agreeing(count, "the only row has", f"all {count:,} rows have")
-            notes.append(f"{role}: {said} one label; its scores say little")
-        if untaught := seen[role] - seen["train"]:
-            names = ", ".join(repr(task.labels[at]) for at in sorted(untaught))
-            notes.append(f"{role}: no training row has the label {names}")
-    return notes
-
-
 def _identity(task: Task, splits: dict[str, Encoded], keys: dict[str, list[bytes]]) -> dict[str, dict]:
     """Rows and hash of each split: of the texts in order and their labels, and of nothing of the model."""
     result = {}
     for role, part in splits.items():
-        labels = [task.labels[at] for at in part.labels] if task.labels else part.labels.tolist()
+        labels = [task.called(value) for value in part.labels]
+        if part.targets is not None:
+            labels = [targets.tolist() for targets in part.targets]
         digest = hashlib.sha256(b"".join(keys[role]) + repr(labels).encode())
         result[role] = {"rows": len(part.ids), "sha256": digest.hexdigest()}
     return result

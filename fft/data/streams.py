@@ -2,8 +2,10 @@
 
 from collections.abc import Iterator
 
+import jax
 import numpy as np
 
+from fft.core.batch import Batch
 from fft.core.errors import InputError
 from fft.core.progress import doing
 from fft.data import TaskData, TrainBatches, bucket_lengths, eval_batches
@@ -36,21 +38,21 @@ def most_lengths(steps: float) -> int:
     return min(MOST_LENGTHS, 1 + int(steps) // STEPS_A_LENGTH)
 
 
-def step_batch(batches: dict[str, TrainBatches], step: int, accumulate: int) -> dict[str, dict[str, np.ndarray]]:
+def step_batch(batches: dict[str, TrainBatches], step: int, accumulate: int) -> dict[str, Batch]:
     """What step number `step` reads: arrays [A, B, ...] of the new task, [1, B, ...] of the other streams."""
 
-    def cut(stream: str, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def cut(stream: str, batch: Batch) -> Batch:
         micros = accumulate if stream == "new" else 1
-        return {name: values.reshape(micros, -1, *values.shape[1:]) for name, values in batch.items()}
+        return jax.tree.map(lambda values: values.reshape(micros, -1, *values.shape[1:]), batch)
 
     return {stream: cut(stream, made.batch(step)) for stream, made in batches.items()}
 
 
-def original_batches(original: TaskData, n: int, seed: int, size: int = EVAL_BATCH) -> Iterator[dict]:
+def original_batches(original: TaskData, n: int, seed: int, size: int = EVAL_BATCH) -> Iterator[Batch]:
     """Host batches of `size` rows, at most `n` training rows of an original task in all, padded to two lengths.
 
-    Rows of like length share a batch; the batches come in a seeded order, so that the first few stand for all. A
-    batch holds "number" int32 [B] besides, the rows' places in their source.
+    Rows of like length share a batch; the batches come in a seeded order, so that the first few stand for all. Their
+    `row` are the numbers of the rows in their source.
     """
     rows = original.splits["train"]
     if not len(rows.ids):
@@ -61,7 +63,7 @@ def original_batches(original: TaskData, n: int, seed: int, size: int = EVAL_BAT
     with doing("original rows", total=len(chosen.ids)) as work:
         for at in np.random.default_rng(seed).permutation(len(made)):
             batch, picked = made[at]
-            yield {**batch, "number": np.resize(chosen.numbers[picked], size).astype(np.int32)}
+            yield batch._replace(row=np.resize(chosen.numbers[picked], size).astype(np.int32))
             work.advance(len(picked))
 
 

@@ -42,7 +42,8 @@ class Tokenizer(NamedTuple):
 class Encoded(NamedTuple):
     """N tokenized rows: ids, types int32 [T_i] each, labels int32 or float32 [N], numbers int64 [N] (source rows).
 
-    `task` int32 [N] is which of several tasks a row is of; None where there is one.
+    `task` int32 [N] is which of several tasks a row is of; None where there is one. `targets` int32 [T_i] each are
+    those of the tokens, -1 for none, of a task that predicts tokens; there `labels` are what the metric compares with.
     """
 
     ids: list[np.ndarray]
@@ -50,6 +51,7 @@ class Encoded(NamedTuple):
     labels: np.ndarray
     numbers: np.ndarray
     task: np.ndarray | None = None
+    targets: list[np.ndarray] | None = None
     __repr__ = brief
 
     def lengths(self) -> np.ndarray:
@@ -61,7 +63,8 @@ class Encoded(NamedTuple):
         picked = np.asarray(picked, np.int64)
         task = None if self.task is None else self.task[picked]
         ids, types = ([values[i] for i in picked] for values in (self.ids, self.types))
-        return Encoded(ids, types, self.labels[picked], self.numbers[picked], task)
+        targets = None if self.targets is None else [self.targets[i] for i in picked]
+        return Encoded(ids, types, self.labels[picked], self.numbers[picked], task, targets)
 
 
 def load_tokenizer(folder: Path | str, vocab_size: int | None = None) -> Tokenizer:

@@ -10,24 +10,17 @@ from fft.stats.intervals import predictions
 
 if TYPE_CHECKING:
     from fft.data import Encoded
-    from fft.tasks import Classify, Regress
+    from fft.tasks import Task
 
 
-def answers(task: Classify | Regress, rows: Encoded, logits: np.ndarray) -> list[dict]:
+def answers(task: Task, rows: Encoded, logits: np.ndarray) -> list[dict]:
     """{"row", "label", "prediction", "logits"} of every example, in the order of `rows`; logits [N, C].
 
-    `row` is the example's place in its source, counted from 1. Labels are names, or the numbers of a regression; the
+    `row` is the example's place in its source, counted from 1. Labels and predictions are as `Task.called` has them; the
     prediction of logits that are not finite is None.
     """
     predicted = predictions(task.kind, logits)
     return [
-        {"row": int(number), "label": named(task, label), "prediction": named(task, guess), "logits": values.tolist()}
+        {"row": int(number), "label": task.called(label), "prediction": task.called(guess), "logits": values.tolist()}
         for number, label, guess, values in zip(rows.numbers, rows.labels, predicted, logits, strict=True)
     ]
-
-
-def named(task: Classify | Regress, value: float) -> str | float | None:
-    """The name of a class number, None of -1; the number itself of a regression."""
-    if not task.labels:
-        return float(value)
-    return task.labels[int(value)] if value >= 0 else None

@@ -1,13 +1,15 @@
 """A head for the original task, trained on the frozen base, for checkpoints that have none."""
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import cast
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+from fft.core.batch import Batch, row_weight, weighted_sum
+from fft.core.network import outputs_of
 from fft.core.progress import doing
 from fft.core.tree import Params
 from fft.models import Checkpoint, Model
@@ -17,43 +19,69 @@ STEPS, WEIGHT_DECAY = 100, 1e-4
 
 
 def fit_head(
-    checkpoint: Checkpoint, task: Task, batches: Iterable[dict], key: jax.Array, poll: Callable[[], None] = lambda: None
+    checkpoint: Checkpoint,
+    task: Task,
+    batches: Iterable[Batch],
+    key: jax.Array,
+    poll: Callable[[], None] = lambda: None,
 ) -> tuple[Params, dict]:
     """The head parameters of `task` and how they were fitted; the checkpoint is read, never changed.
 
-    The base's pooled features [N, D] are computed once; then L-BFGS takes STEPS full-batch steps on the head alone,
-    dropout off, with ½ WEIGHT_DECAY Σ kernel² beside the mean loss.
+    The base's states that the task reads, [N, D] or [N, T, D], are computed once; then L-BFGS takes STEPS full-batch
+    steps on the head alone, dropout off, with ½ WEIGHT_DECAY Σ kernel² beside the mean loss.
     """
-    features, labels, weights = _features(checkpoint.model, checkpoint.params, batches, poll)
-    data = {"pooled": features, "label": labels, "weight": weights}
+    data = _features(checkpoint.model, checkpoint.params, task, batches, poll)
     head, losses = _descend(checkpoint.model, task, checkpoint.model.init_head(key, task.outputs), data)
-    how = {"rows": len(labels), "steps": STEPS, "loss_first": losses[0], "loss_last": losses[-1]}
+    how = {"rows": len(data.targets), "steps": STEPS, "loss_first": losses[0], "loss_last": losses[-1]}
     return head, how
 
 
-def _features(model: Model, params: Params, batches: Iterable[dict], poll: Callable[[], None]) -> Iterator[np.ndarray]:
-    """Pooled features [N, D], labels [N], weights [N] of the real rows, on the host."""
-    pooled_of = jax.jit(lambda params, batch: model.apply(params, batch)["pooled"])
-    parts = []
+class Features(NamedTuple):
+    """What a head is fitted to: of N rows the states that it reads, their targets and weights."""
+
+    states: np.ndarray
+    """[N, D] or [N, T, D], T the longest"""
+    targets: np.ndarray
+    """[N] or [N, T]"""
+    weight: np.ndarray
+    """[N] or [N, T]"""
+
+
+def _features(model: Model, params: Params, task: Task, batches: Iterable[Batch], poll: Callable[[], None]) -> Features:
+    """The Features of the real rows, on the host."""
+
+    def states_of(params: Params, batch: Batch) -> jax.Array:
+        outputs = outputs_of(model, params, batch, read=(task.reads,))
+        return outputs.pooled if task.reads == "pooled" else outputs.tokens
+
+    program, parts = jax.jit(states_of), []
     for batch in batches:
         poll()
-        real = batch["weight"] > 0
-        parts.append((np.asarray(pooled_of(params, batch))[real], batch["label"][real], batch["weight"][real]))
-    return (np.concatenate(columns) for columns in zip(*parts, strict=True))
+        real = np.asarray(row_weight(batch.weight)) > 0
+        parts.append(Features(*(np.asarray(x)[real] for x in (program(params, batch), batch.targets, batch.weight))))
+    return Features(*(_concatenated(columns) for columns in zip(*parts, strict=True)))
 
 
-def _descend(model: Model, task: Task, head: Params, data: dict[str, np.ndarray]) -> tuple[Params, tuple[float, float]]:
+def _concatenated(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Arrays [n_i, ...] one behind the other; where they hold tokens [n_i, T_i, ...], filled up with zeros."""
+    if parts[0].ndim == 1 or len({part.shape[1:] for part in parts}) == 1:
+        return np.concatenate(parts)
+    longest = max(part.shape[1] for part in parts)
+    rest = [(0, 0)] * (parts[0].ndim - 2)
+    return np.concatenate([np.pad(part, ((0, 0), (0, longest - part.shape[1]), *rest)) for part in parts])
+
+
+def _descend(model: Model, task: Task, head: Params, data: Features) -> tuple[Params, tuple[float, float]]:
     """`head` after STEPS steps on arrays [N, ...], with the first and the last value of the objective."""
     tx = optax.lbfgs()
 
-    def objective(head: Params, data: dict[str, jax.Array]) -> jax.Array:
-        logits = model.head(head, data["pooled"])
-        nll, weight = task.loss({"logits": {task.name: logits}}, data)
+    def objective(head: Params, data: Features) -> jax.Array:
+        nll = task.nll(model.readout({"heads": {task.name: head}}, task.name, data.states), data.targets)
         squares = sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(head) if leaf.ndim > 1)
-        return jnp.sum(nll) / jnp.sum(weight) + 0.5 * WEIGHT_DECAY * squares
+        return weighted_sum(nll, data.weight) / jnp.sum(data.weight) + 0.5 * WEIGHT_DECAY * squares
 
     @jax.jit
-    def descend(head: Params, data: dict[str, jax.Array]) -> tuple[Params, jax.Array]:
+    def descend(head: Params, data: Features) -> tuple[Params, jax.Array]:
         def at(head: Params) -> jax.Array:
             return objective(head, data)
 

@@ -1,6 +1,6 @@
 """Scores of many parameter trees of one model on the validation and test rows of two tasks."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
 
@@ -8,7 +8,9 @@ import jax
 import numpy as np
 from numpy.typing import ArrayLike
 
+from fft.core.batch import Batch
 from fft.core.errors import UndecidableError
+from fft.core.network import Network, outputs_of
 from fft.core.progress import announced
 from fft.core.tree import Params
 from fft.data import Encoded, TaskData, bucket_lengths, eval_batches
@@ -18,6 +20,7 @@ from fft.merging.formulas import interpolate_layers
 from fft.models import Model
 from fft.stats.intervals import predictions
 from fft.stats.metrics import METRICS
+from fft.tasks import Task
 
 ROLES = ("validation", "test")
 
@@ -43,14 +46,13 @@ class HeldOut:
         self.data = {name: task._replace(splits=_at_most(most, task.splits)) for name, task in data.items()}
         rows = {(name, role): task.splits[role] for name, task in self.data.items() for role in ROLES}
         lengths = bucket_lengths(np.concatenate([encoded.lengths() for encoded in rows.values()]), MOST_LENGTHS)
-        program = jax.jit(lambda params, batch: model.apply(params, batch)["logits"])
-        self.program = announced(program, "the scoring", lengths)
+        self._programs = _programs(model, [task.task for task in self.data.values()], lengths)
         self._batches = {
             at: list(eval_batches(encoded, SCORE_BATCH, lengths, data[at[0]].pad_id)) for at, encoded in rows.items()
         }
 
     def logits(self, params: Params, role: str, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
-        """The logits [N, C] of every task's rows of a split, or those of some tasks."""
+        """The scores [N, W] of every task's rows of a split, logits of most, or those of some tasks."""
         return {name: self._logits(params, name, role) for name in (self.data if names is None else names)}
 
     def scores(self, params: Params, role: str = "validation", names: Iterable[str] | None = None) -> dict[str, float]:
@@ -77,8 +79,27 @@ class HeldOut:
 
     def _logits(self, params: Params, name: str, role: str) -> np.ndarray:
         head, batches = self.data[name].task.name, self._batches[name, role]
-        count = len(self.data[name].splits[role].ids)
-        return predict(lambda params, batch: self.program(params, batch)[head], params, batches, count, self.poll)
+        program, count = self._programs[head], len(self.data[name].splits[role].ids)
+        return predict(lambda params, batch: program(params, batch)[head], params, batches, count, self.poll)
+
+
+Scores = Callable[[Params, Batch], dict[str, jax.Array]]
+"""f(params, batch) -> {head: scores [B, W]}"""
+
+
+def _programs(model: Network, tasks: Sequence[Task], lengths: Sequence[int]) -> dict[str, Scores]:
+    """The compiled program that scores each head: one for all tasks that read pooled states, one for each other."""
+
+    def program(tasks: Sequence[Task]) -> Scores:
+        def scores(params: Params, batch: Batch) -> dict[str, jax.Array]:
+            outputs = outputs_of(model, params, batch, read={task.reads for task in tasks})
+            return {task.name: task.score(outputs, batch) for task in tasks}
+
+        return announced(jax.jit(scores), "the scoring", lengths)
+
+    pooled = [task for task in tasks if task.reads == "pooled"]
+    shared = program(pooled)
+    return {task.name: shared if task in pooled else program([task]) for task in tasks}
 
 
 def _at_most(most: Mapping[str, int], splits: dict[str, Encoded]) -> dict[str, Encoded]:

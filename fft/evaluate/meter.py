@@ -50,8 +50,7 @@ class Meter:
     def answers(self, params: Params, role: str = "test") -> Answers:
         """The logits and losses of a tree."""
         logits = self.rows.logits(params, role)["original"]
-        batch = {"label": jnp.asarray(self.labels[role]), "weight": jnp.ones(len(logits))}
-        losses, _ = self.task.loss({"logits": {self.task.name: jnp.asarray(logits)}}, batch)
+        losses = self.task.losses(jnp.asarray(logits), jnp.asarray(self.labels[role]))
         self.count += 1
         self.watch(self.count)
         return Answers(logits, np.asarray(losses, np.float64))

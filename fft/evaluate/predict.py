@@ -1,4 +1,4 @@
-"""The logits of a model on many rows, by one compiled program a padded length."""
+"""What a model says of many rows, by one compiled program a padded length."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fft.core.batch import Batch
+from fft.core.network import Network, outputs_of
 from fft.core.progress import announced, doing
 from fft.core.tree import Params
 from fft.data.batches import eval_batches
@@ -16,44 +18,51 @@ from fft.data.streams import EVAL_BATCH
 if TYPE_CHECKING:
     import jax
 
-    from fft.models import Model
+    from fft.tasks import Task
 
-Predictor = Callable[[Params, dict], "jax.Array"]
-"""f(params, batch) -> logits [B, C]"""
+Predictor = Callable[[Params, Batch], "jax.Array"]
+"""f(params, batch) -> [B, W], or [B, T, W]"""
 
 
-def make_predict(model: Model, head: str, lengths: Sequence[int] = ()) -> Predictor:
-    """A jitted f(params, batch) -> logits [B, C] of one head, dropout off; params are an argument, never baked in.
+def make_predict(model: Network, task: Task, lengths: Sequence[int] = ()) -> Predictor:
+    """A jitted f(params, batch) -> `task.score` [B, W], dropout off; params are an argument, never baked in.
 
     It says when it is compiled for one of the `lengths` that batches may be padded to.
     """
     import jax
 
-    return announced(jax.jit(lambda params, batch: model.apply(params, batch)["logits"][head]), "the scoring", lengths)
+    def scores(params: Params, batch: Batch) -> jax.Array:
+        return task.score(outputs_of(model, params, batch, read=(task.reads,)), batch)
+
+    return announced(jax.jit(scores), "the scoring", lengths)
 
 
 def predict(
     f: Predictor,
     params: Params,
-    batches: Iterable[tuple[dict, np.ndarray]],
+    batches: Iterable[tuple[Batch, np.ndarray]],
     n: int,
     poll: Callable[[], None] | None = None,
 ) -> np.ndarray:
-    """The logits [N, C] of n examples, in the examples' order whatever the order of the batches.
+    """What f says of n examples, [N, W], in the examples' order whatever the order of the batches; [N, T, W] of what it
+    says of tokens, T the longest, 0 behind the end of shorter batches.
 
     batches yields (batch, index): index [b] holds the example numbers of the batch's real rows (weight > 0), in
     their order; filler rows are dropped. The next batch is made while the machine works on this one. poll is
     called after every batch and may raise to stop. ValueError where the batches do not cover each of the n once.
     """
-    logits = None
+    found: np.ndarray | None = None
     times = np.zeros(n, np.int64)
 
-    def collect(batch: dict, index: np.ndarray, out: jax.Array) -> None:
-        nonlocal logits
-        rows = np.asarray(out)[np.asarray(batch["weight"]) > 0]
-        if logits is None:
-            logits = np.zeros((n, rows.shape[-1]), rows.dtype)
-        logits[index] = rows
+    def collect(batch: Batch, index: np.ndarray, out: jax.Array) -> None:
+        nonlocal found
+        rows = np.asarray(out)[: len(index)]
+        if found is None:
+            found = np.zeros((n, *rows.shape[1:]), rows.dtype)
+        tokens = rows.shape[1]
+        if rows.ndim == 3 and tokens > found.shape[1]:
+            found = np.pad(found, ((0, 0), (0, tokens - found.shape[1]), (0, 0)))
+        found[index, :tokens] = rows
         np.add.at(times, index, 1)
 
     waiting = None
@@ -68,9 +77,9 @@ def predict(
                 poll()
     if waiting is not None:
         collect(*waiting)
-    if logits is None or not (times == 1).all():
+    if found is None or not (times == 1).all():
         raise ValueError(f"expected batches that cover {n} examples once each, got {int((times == 1).sum())} once")
-    return logits
+    return found
 
 
 MOST_LENGTHS = 5
@@ -80,6 +89,6 @@ SCORE_BATCH = 16  # a row costs as much as in a larger batch, and less of the ba
 
 
 def scored_logits(predictor: Predictor, params: Params, data: TaskData) -> np.ndarray:
-    """The logits [N, C] of the rows of data.splits["test"], in their order; `predictor` as of `make_predict`."""
+    """The scores [N, W] of the rows of data.splits["test"], in their order; `predictor` as of `make_predict`."""
     rows = data.splits["test"]
     return predict(predictor, params, eval_batches(rows, EVAL_BATCH, data.lengths, data.pad_id), len(rows.ids))

@@ -23,26 +23,35 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fft.core.batch import Array, Labelled, row_weight
 from fft.core.brief import brief
 from fft.core.errors import InputError
 from fft.core.naming import counted
+from fft.core.network import Network
 from fft.core.settings import at_least, between
 from fft.core.tree import Params, flatten, sum_of, unflatten
 from fft.fisher.sharding import sharded, split_rows
-from fft.fisher.squares import ESTIMATORS, PER_BATCH, PER_EXAMPLE, WAYS, Squares, squares_of, zeros_like
+from fft.fisher.squares import (
+    ESTIMATORS,
+    PER_BATCH,
+    PER_EXAMPLE,
+    WAYS,
+    Squares,
+    logits_of,
+    read_by,
+    squares_of,
+    zeros_like,
+)
 from fft.tasks import Task
 
-if TYPE_CHECKING:
-    from fft.models.model import Model
-
 MOST_DRAWS = 10_000  # they are drawn, and held, all at once
-MOST_EXACT = 1_000  # outputs of a task; each costs a backward pass a batch
+MOST_EXACT = 1_000  # backward passes a batch
 FEWEST_BATCHES = 8  # before the trace over batches is said to have converged
 
 
@@ -140,11 +149,6 @@ def _check(estimator: str, way: str, task: Task, say: Callable[[str], None]) -> 
     for what, value, known in (("estimator", estimator, ESTIMATORS), ("way", way, WAYS)):
         if value not in known:
             raise InputError(f"unknown Fisher {what} {value!r}; known are {', '.join(known)}")
-    if estimator == "exact" and task.outputs > MOST_EXACT:
-        raise InputError(
-            f"exact would take {task.outputs:,} backward passes a batch, one for each output of {task.name!r}; "
-            "mc is unbiased and takes one for each draw"
-        )
     if estimator == "batched":
         say(
             "warning: the batched estimator squares a mean: its scale shrinks with the batch, and the best λ moves "
@@ -152,11 +156,22 @@ def _check(estimator: str, way: str, task: Task, say: Callable[[str], None]) -> 
         )
 
 
+def _check_passes(estimator: str, task: Task, batch: Labelled) -> None:
+    """Refuse `exact` where a batch would take too many backward passes, one an output and target of a row."""
+    passes = task.outputs * math.prod(batch.weight.shape[1:])
+    if estimator == "exact" and passes > MOST_EXACT:
+        of_targets = "" if batch.weight.ndim == 1 else f" at each of {batch.weight.shape[1]} tokens"
+        raise InputError(
+            f"exact would take {passes:,} backward passes a batch, one for each output of {task.name!r}{of_targets}; "
+            "mc is unbiased and takes one for each draw"
+        )
+
+
 def diagonal_fisher(
-    model: "Model",
+    model: Network,
     task: Task,
     params: Params,
-    batches: Iterable[dict],
+    batches: Iterable[Labelled],
     key: jax.Array,
     *,
     estimator: str = "mc",
@@ -182,9 +197,9 @@ def diagonal_fisher(
     device takes its share of a batch's rows, and parameters that are sharded over the mesh stay so, as does the
     diagonal (see fft.fisher.sharding).
 
-    Errors: InputError for an unknown estimator or way, for no examples, for `exact` of a task with more than
-    MOST_EXACT outputs, for a model that the fused way does not cover, and for a gradient that is not finite, by row
-    and path. `say` is told of `batched`, of a
+    Errors: InputError for an unknown estimator or way, for no examples, for `exact` with more than
+    MOST_EXACT passes, for a model that the fused way does not cover, and for a gradient that is not finite, by
+    `batch.row` and path. `say` is told of `batched`, of a
     trace of 0, and of an early stop.
     """
     _check(estimator, way, task, say)
@@ -193,18 +208,21 @@ def diagonal_fisher(
     add = _adder(squares, mesh, asked, params, estimator)
     running = start or Running(zeros_like(asked), 0, 0, ())
     for batch in islice(batches, len(running.traces), None):
-        numbered = {**batch, "row": np.arange(running.rows, running.rows + len(batch["weight"]), dtype=np.int32)}
+        size = len(batch.weight)
+        in_order = batch._replace(row=np.arange(running.rows, running.rows + size, dtype=np.int32))
+        _check_passes(estimator, task, batch)
         if not running.rows and way == "fused" and estimator in PER_EXAMPLE:
             from fft.models.probes.fused import refuse_raw_readers
 
-            refuse_raw_readers(model.apply, params, zeros_like(asked), batch)
-        rows = split_rows(numbered, mesh) if mesh is not None else numbered
+            run = partial(logits_of, model, task, batch=batch)
+            refuse_raw_readers(run, params, read_by(task, zeros_like(asked)), size)
+        rows = split_rows(in_order, mesh) if mesh is not None else in_order
         total, trace = add(running.total, asked, params, rows, key)
         if not math.isfinite(trace):
-            raise InputError(_blame(squares, asked, params, numbered, key))
-        real = int(np.sum(batch["weight"] > 0))
+            raise InputError(_blame(squares, asked, params, in_order, batch.row, key))
+        real = int(np.sum(row_weight(batch.weight) > 0))
         traces = (*running.traces, float(trace) / max(real, 1))
-        running = Running(total, running.rows + len(batch["weight"]), running.examples + real, traces)
+        running = Running(total, running.rows + size, running.examples + real, traces)
         watch(running)
         if converged and relative_error(traces) <= converged:
             known = f"the trace is known to {relative_error(traces):.3g} of it"
@@ -244,7 +262,7 @@ def relative_error(traces: tuple[float, ...]) -> float:
 
 def _adder(
     squares: Squares, mesh: jax.sharding.Mesh | None, asked: Params, params: Params, estimator: str
-) -> Callable[[Params, Params, Params, dict, jax.Array], tuple[Params, jax.Array]]:
+) -> Callable[[Params, Params, Params, Labelled, jax.Array], tuple[Params, jax.Array]]:
     """The compiled (total, asked, params, batch, key) -> (total + Σ_b g_b², its trace); `total` is donated."""
     if mesh is not None:
         if estimator in PER_BATCH:
@@ -253,7 +271,7 @@ def _adder(
 
     @partial(jax.jit, donate_argnums=0)
     def add(
-        total: Params, asked: Params, params: Params, batch: dict, key: jax.Array
+        total: Params, asked: Params, params: Params, batch: Labelled, key: jax.Array
     ) -> tuple[Params, jax.Array | int]:
         more = squares(asked, params, batch, key)
         return jax.tree.map(jnp.add, total, more), sum_of(more)
@@ -261,16 +279,15 @@ def _adder(
     return add
 
 
-def _blame(squares: Squares, asked: Params, params: Params, batch: dict, key: jax.Array) -> str:
-    """Which example and which leaf of a batch is not finite, as a sentence."""
+def _blame(squares: Squares, asked: Params, params: Params, batch: Labelled, numbers: Array, key: jax.Array) -> str:
+    """Which row, by its number [B], and which leaf of a batch is not finite, as a sentence."""
     of_row = jax.jit(squares)
-    for at in np.flatnonzero(batch["weight"] > 0):
-        row = {name: value[at : at + 1] for name, value in batch.items()}
+    for at in np.flatnonzero(row_weight(batch.weight) > 0):
+        row = jax.tree.map(lambda values, at=at: values[at : at + 1], batch)
         leaves = flatten(of_row(asked, params, row, key))
         if bad := [path for path, leaf in leaves.items() if not bool(jnp.isfinite(leaf).all())]:
-            name = f"row {row['number'][0]}" if "number" in row else f"example {row['row'][0]} of the pass"
             return (
-                f"the Fisher information is not finite: the squared gradient of {name} overflows or is not a number "
-                f"at {bad[0]} (and {len(bad) - 1} more leaves). Is the checkpoint whole?"
+                f"the Fisher information is not finite: the squared gradient of row {numbers[at]} overflows or is "
+                f"not a number at {bad[0]} (and {len(bad) - 1} more leaves). Is the checkpoint whole?"
             )
     return "the Fisher information is not finite: the sum over a batch overflows. Is the checkpoint whole?"

@@ -11,6 +11,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from fft.core.batch import Labelled
 from fft.core.errors import InputError
 from fft.core.tree import Params, flatten, map_leaves, unflatten
 from fft.fisher.squares import Squares
@@ -28,12 +29,12 @@ def fully_sharded(tree: Params, mesh: Mesh) -> Params:
     return jax.tree.map(placed, tree)
 
 
-def split_rows(batch: dict, mesh: Mesh) -> dict:
+def split_rows(batch: Labelled, mesh: Mesh) -> Labelled:
     """A host batch [B, ...] with its rows split over every axis of the mesh.
 
     Errors: InputError for rows that the devices do not divide.
     """
-    rows = len(batch["weight"])
+    rows = len(batch.weight)
     if rows % mesh.size:
         raise InputError(
             f"{mesh.size} devices cannot share batches of {rows} rows evenly: choose a --batch-size that {mesh.size} "
@@ -50,7 +51,7 @@ def sharded(squares: Squares, mesh: Mesh, asked: Params, params: Params) -> Squa
     """
     asked_specs, params_specs = _specs(asked, mesh), _specs(params, mesh)
 
-    def of_shard(asked: Params, params: Params, batch: dict, key: jax.Array) -> Params:
+    def of_shard(asked: Params, params: Params, batch: Labelled, key: jax.Array) -> Params:
         sums = squares(_gather(asked, asked_specs), _gather(params, params_specs), batch, key)
         return _scatter(sums, asked_specs, mesh)
 

@@ -1,89 +1,110 @@
 """Σ of squared per-example gradients over the rows of a batch: the pure heart of the Fisher pass.
 
-Whose labels, and what is squared, is the estimator's (see `diagonal.py`); there are two ways to the same sum: `fused`
+Whose targets, and what is squared, is the estimator's (see `diagonal.py`); there are two ways to the same sum: `fused`
 and `vmapped`.
 """
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fft.core.tree import Params, overlay
+from fft.core.batch import Labelled, row_weight, weighted_sum
+from fft.core.network import Network, outputs_of
+from fft.core.tree import Params, flatten, overlay, unflatten
 from fft.tasks import Task
-
-if TYPE_CHECKING:
-    from fft.models.model import Model
 
 PER_EXAMPLE, PER_BATCH = ("exact", "mc", "empirical"), ("gnb", "batched")
 ESTIMATORS = (*PER_EXAMPLE, *PER_BATCH)
 WAYS = ("fused", "vmapped")
 
-Squares = Callable[[Params, Params, dict, jax.Array], Params]
+Squares = Callable[[Params, Params, Labelled, jax.Array], Params]
 """(asked, params, batch, key) -> Σ_b g_b²"""
-Labels = Callable[[jax.Array, dict], tuple[jax.Array, jax.Array]]
-"""(logits, batch) -> labels [S, B, ...] and their weights [S, B]"""
+Targets = Callable[[jax.Array, Labelled], tuple[jax.Array, jax.Array]]
+"""(logits, batch) -> targets [S, B] or [S, B, T] and their weights, in the same shape"""
 
 
 def squares_of(
-    model: "Model", task: Task, *, estimator: str, draws: int = 1, way: str = "fused", chunk: int = 1
+    model: Network, task: Task, *, estimator: str, draws: int = 1, way: str = "fused", chunk: int = 1
 ) -> Squares:
     """The pure function (asked, params, batch, key) -> Σ_b g_b² over the rows of a batch [B, ...], float32.
 
-    The result is shaped like `asked`, some of the leaves of `params`; the batch holds "row" int32 [B], the numbers
-    that draws are made from. For `gnb` and `batched` it is B² (gradient of the batch's mean)², for `batched` over B.
+    The result is shaped like `asked`, some of the leaves of `params`; `batch.row` int32 [B] are the numbers that draws
+    are made from. For `gnb` and `batched` it is B² (gradient of the batch's mean)², for `batched` over B.
     """
     per_example = _squares_fused if way == "fused" else partial(_squares_vmapped, chunk)
     road = _squares_of_a_batch if estimator in PER_BATCH else per_example
 
-    def squares(asked: Params, params: Params, batch: dict, key: jax.Array) -> Params:
-        return road(model, task, partial(_labels, task, estimator, draws, key), asked, params, batch)
+    def squares(asked: Params, params: Params, batch: Labelled, key: jax.Array) -> Params:
+        return road(model, task, partial(_targets, task, estimator, draws, key), asked, params, batch)
 
     return squares
 
 
-def _labels(
-    task: Task, estimator: str, draws: int, key: jax.Array, logits: jax.Array, batch: dict
+def _targets(
+    task: Task, estimator: str, draws: int, key: jax.Array, logits: jax.Array, batch: Labelled
 ) -> tuple[jax.Array, jax.Array]:
-    """The estimator's labels [S, B, ...] for a batch and their weights [S, B]."""
-    rows = len(batch["weight"])
+    """The estimator's targets for a batch and their weights, [S, B] each, or [S, B, T]."""
+    shape = batch.weight.shape
     if estimator in ("mc", "gnb"):
 
         def of_row(row: jax.Array, logits: jax.Array) -> jax.Array:
             keys = jax.random.split(jax.random.fold_in(key, row), draws)
             return jax.vmap(lambda k: task.sample(k, logits[None])[0])(keys)
 
-        return jnp.moveaxis(jax.vmap(of_row)(batch["row"], logits), 0, 1), jnp.full((draws, rows), 1 / draws)
+        return jnp.moveaxis(jax.vmap(of_row)(jnp.asarray(batch.row), logits), 0, 1), jnp.full(
+            (draws, *shape), 1 / draws
+        )
     if estimator == "exact":
-        return task.support(logits)
-    weight = 1 / jnp.sum(batch["weight"] > 0) if estimator == "batched" else 1.0
-    return batch["label"][None], jnp.full((1, rows), weight)
+        return _one_at_a_time(*task.support(logits))
+    weight = 1 / jnp.sum(row_weight(batch.weight) > 0) if estimator == "batched" else 1.0
+    return jnp.asarray(batch.targets)[None], jnp.full((1, *shape), weight)
 
 
-def _over_labels(
-    outputs_of: Callable[[Params], dict],
+def _one_at_a_time(targets: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """A task's support [C, B] as it is; that of T targets a row [C, B, T] as [T · C, B, T], each with one target of
+    every row alone, the weights of its others 0.
+
+    Targets of a row are independent given its text, and the gradient of each has mean 0 under the model, so that the
+    square of their sum has the mean Σ over targets and classes of p g². With all of them at once, g would be the
+    gradient of a sum, whose cross terms are of pairs that no draw would make.
+    """
+    if targets.ndim == 2:
+        return targets, weights
+    classes, rows, tokens = targets.shape
+    alone = jnp.eye(tokens)[:, None, None, :] * weights  # [T, C, B, T]
+    each = jnp.broadcast_to(targets, (tokens, classes, rows, tokens))
+    return each.reshape(-1, rows, tokens), alone.reshape(-1, rows, tokens)
+
+
+def logits_of(model: Network, task: Task, params: Params, batch: Labelled) -> jax.Array:
+    """What a model says without dropout: [B, C] or [B, T, C]."""
+    return task.logits(outputs_of(model, params, batch, read=(task.reads,)), batch)
+
+
+def _over_targets(
+    logits_at: Callable[[Params], jax.Array],
     each: Callable[[jax.Array], jax.Array],
     task: Task,
-    labels_of: Labels,
+    targets_of: Targets,
     at: Params,
-    batch: dict,
+    batch: Labelled,
 ) -> Params:
-    """Σ_s each(∂ Σ_b √w_sb nll_b(y_sb) / ∂ at), leaf by leaf: a squared gradient then carries the weight itself."""
-    logits, pull_back = jax.vjp(lambda at: task.logits(outputs_of(at), batch), at)
+    """Σ_s each(∂ Σ √w_s · weight · nll(y_s) / ∂ at), leaf by leaf: a squared gradient then carries w_s itself."""
+    logits, pull_back = jax.vjp(logits_at, at)
 
-    def add(total: Params, label_and_weight: tuple[jax.Array, jax.Array]) -> tuple[Params, None]:
-        label, weight = label_and_weight
+    def add(total: Params, targets_and_weights: tuple[jax.Array, jax.Array]) -> tuple[Params, None]:
+        targets, weights = targets_and_weights
 
         def scaled_nll(logits: jax.Array) -> jax.Array:
-            return jnp.sum(jnp.sqrt(weight) * task.nll(logits, {**batch, "label": label}))
+            return weighted_sum(jnp.sqrt(weights) * task.nll(logits, targets), batch.weight)
 
         (gradient,) = pull_back(jax.grad(scaled_nll)(logits))
         return jax.tree.map(lambda t, g: t + each(g), total, gradient), None
 
-    return jax.lax.scan(add, zeros_like(at), labels_of(logits, batch))[0]
+    return jax.lax.scan(add, zeros_like(at), targets_of(logits, batch))[0]
 
 
 def zeros_like(asked: Params) -> Params:
@@ -91,22 +112,37 @@ def zeros_like(asked: Params) -> Params:
     return jax.tree.map(partial(jnp.zeros_like, dtype=jnp.float32), asked)
 
 
-def _squares_fused(model: "Model", task: Task, labels_of: Labels, asked: Params, params: Params, batch: dict) -> Params:
+def read_by(task: Task, asked: Params) -> Params:
+    """The leaves asked for that the task's logits depend on: other heads, and the pooler of a task that reads tokens,
+    are left out, since no rule of the fused pass meets them.
+    """
+    heads = tuple(f"heads/{name}/" for name in task.heads)
+    unread = ("heads/", "pooler/") if task.reads == "tokens" else ("heads/",)
+    leaves = flatten(asked).items()
+    return unflatten({path: leaf for path, leaf in leaves if path.startswith(heads) or not path.startswith(unread)})
+
+
+def _squares_fused(
+    model: Network, task: Task, targets_of: Targets, asked: Params, params: Params, batch: Labelled
+) -> Params:
     from fft.models.probes.fused import forward
 
-    def outputs_of(sinks: Params) -> dict:
-        return forward(model.apply, overlay(params, asked), sinks, batch)
+    whole = overlay(params, asked)
 
-    return _over_labels(outputs_of, lambda squares: squares, task, labels_of, zeros_like(asked), batch)
+    def logits_at(sinks: Params) -> jax.Array:
+        run = partial(logits_of, model, task, batch=batch)
+        return forward(run, whole, read_by(task, sinks), len(batch.weight))
+
+    return _over_targets(logits_at, lambda squares: squares, task, targets_of, zeros_like(asked), batch)
 
 
 def _squares_vmapped(
-    chunk: int, model: "Model", task: Task, labels_of: Labels, asked: Params, params: Params, batch: dict
+    chunk: int, model: Network, task: Task, targets_of: Targets, asked: Params, params: Params, batch: Labelled
 ) -> Params:
-    def of_row(row: dict) -> Params:
-        return _squares_of_a_batch(model, task, labels_of, asked, params, row)
+    def of_row(row: Labelled) -> Params:
+        return _squares_of_a_batch(model, task, targets_of, asked, params, row)
 
-    def of_chunk(total: Params, rows: dict) -> tuple[Params, None]:
+    def of_chunk(total: Params, rows: Labelled) -> tuple[Params, None]:
         squares = jax.vmap(of_row)(rows)
         return jax.tree.map(lambda t, s: t + jnp.sum(s, axis=0), total, squares), None
 
@@ -114,22 +150,23 @@ def _squares_vmapped(
 
 
 def _squares_of_a_batch(
-    model: "Model", task: Task, labels_of: Labels, asked: Params, params: Params, batch: dict
+    model: Network, task: Task, targets_of: Targets, asked: Params, params: Params, batch: Labelled
 ) -> Params:
     """Σ_s (Σ_b √w_sb g_sb)²: of one row its squared gradient; of B rows B² (gradient of the mean)²."""
 
-    def outputs_of(asked: Params) -> dict:
-        return model.apply(overlay(params, asked), batch)
+    def logits_at(asked: Params) -> jax.Array:
+        return logits_of(model, task, overlay(params, asked), batch)
 
-    return _over_labels(outputs_of, lambda g: jnp.square(g.astype(jnp.float32)), task, labels_of, asked, batch)
+    return _over_targets(logits_at, lambda g: jnp.square(g.astype(jnp.float32)), task, targets_of, asked, batch)
 
 
-def _in_chunks(batch: dict, chunk: int) -> dict[str, jax.Array]:
+def _in_chunks(batch: Labelled, chunk: int) -> Labelled:
     """A batch [B, ...] as [chunks, chunk, 1, ...]; the last chunk is filled up with rows of weight 0."""
-    size = len(batch["weight"])
+    size = len(batch.weight)
     chunk = min(chunk, size)
     take = np.minimum(np.arange(-(-size // chunk) * chunk), size - 1)
     filler = np.arange(len(take)) >= size
-    rows = {name: jnp.asarray(values)[take] for name, values in batch.items()}
-    rows["weight"] = jnp.where(filler, 0.0, rows["weight"])
-    return {name: values.reshape(-1, chunk, 1, *values.shape[1:]) for name, values in rows.items()}
+    rows = jax.tree.map(lambda values: jnp.asarray(values)[take], batch)
+    weight = jnp.where(filler.reshape(-1, *(1,) * (rows.weight.ndim - 1)), 0.0, rows.weight)
+    rows = rows._replace(weight=weight)
+    return jax.tree.map(lambda values: values.reshape(-1, chunk, 1, *values.shape[1:]), rows)

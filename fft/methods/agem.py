@@ -7,6 +7,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
+from fft.core.batch import Batch, Outputs
 from fft.core.settings import positive
 from fft.core.tree import Params
 from fft.methods.base import MOST_RATIO, Method, leaf_sum, summed
@@ -35,8 +36,8 @@ class AGEM(Method):
     def streams(self) -> Mapping[str, float]:
         return {"original": self.ratio}
 
-    def loss(self, stream: str, outputs: dict, batch: dict, aux: Params, task: Task) -> jax.Array | float:
-        return task.loss(outputs, batch)[0] if stream == "original" else 0.0
+    def loss(self, stream: str, outputs: Outputs, batch: Batch, aux: Params, task: Task) -> jax.Array | float:
+        return task.terms(outputs, batch) if stream == "original" else 0.0
 
     def combine(self, gradients: Mapping[str, dict[str, jax.Array]]) -> dict[str, jax.Array]:
         reference = gradients["original"]

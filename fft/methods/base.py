@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 import jax
 import jax.numpy as jnp
 
+from fft.core.batch import Batch, Outputs
 from fft.core.errors import InputError
 from fft.core.tree import Params, Rules, compile_pattern, flatten
 from fft.methods.context import Context, Given
@@ -70,8 +71,8 @@ class Method:
 
     @property
     def hidden(self) -> frozenset[str]:
-        """The streams, "new" among them, on whose rows `loss` sees what every layer makes: outputs["hidden"], and the
-        base's without dropout, outputs["base_hidden"], as in fft.models.probes.inputs.with_hidden.
+        """The streams, "new" among them, on whose rows `loss` sees what every layer makes: outputs.states.layers, and
+        what the base's do without dropout, outputs.base.layers, by depth as in fft.core.batch.States.
         """
         return frozenset()
 
@@ -111,21 +112,28 @@ class Method:
         """What the model's apply sees in a training step; `key` draws the method's own dropout."""
         return self.merge(base, theta)
 
-    def inputs(self, stream: str, batch: dict, aux: Params) -> dict:
-        """What the model reads in place of a batch of a stream; inside jit. `batch` holds "row", as in `loss`."""
+    def inputs(self, stream: str, batch: Batch, aux: Params) -> Batch:
+        """What the model reads in place of a batch of a stream; inside jit. `batch.row` is as in `loss`."""
         return batch
 
     def penalty(self, base: Params, params: Params, aux: Params) -> jax.Array | float:
         """A scalar added to the mean loss, as a function of the MERGED parameters."""
         return 0.0
 
-    def loss(self, stream: str, outputs: dict, batch: dict, aux: Params, task: Task) -> jax.Array | float:
-        """Terms [B] of the rows of a stream, "new" or one of `streams`: Σ / Σ weight of them joins the objective.
+    def loss(self, stream: str, outputs: Outputs, batch: Batch, aux: Params, task: Task) -> jax.Array | float:
+        """Terms of the rows of a stream, "new" or one of `streams`, whose weighted mean joins the objective: one a row
+        [B], or one a token [B, T], as of a task that reads tokens; 0.0 for none.
 
-        `outputs` are the model's on `batch`, which holds "row" int32 [B], the rows' places in the stream's training
-        rows; `task` is the original task, which names its head.
+        `outputs` are the model's on `batch`, whose `row` int32 [B] are the rows' places in the stream's training rows;
+        `task` is the original task, which names its head.
         """
         return 0.0
+
+    def losses(
+        self, stream: str, outputs: Outputs, batch: Batch, aux: Params, task: Task
+    ) -> tuple[jax.Array | float, ...]:
+        """The `loss` of every member, each with the statistics that it prepared."""
+        return (self.loss(stream, outputs, batch, aux, task),)
 
     def combine(self, gradients: Mapping[str, dict[str, jax.Array]]) -> dict[str, jax.Array]:
         """The gradient that is descended, of the trained leaves by path, from that of each part of the objective.

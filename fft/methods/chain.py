@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import jax
 
+from fft.core.batch import Batch, Outputs
 from fft.core.errors import InputError
 from fft.core.tree import Params
 from fft.methods.base import Method, by_settings, claims_tree, combines, rewrites, summed
@@ -73,10 +74,15 @@ class Chain(Method):
     def penalty(self, base: Params, params: Params, aux: Params) -> jax.Array | float:
         return sum((m.penalty(base, params, aux.get(m.name, {})) for m in self.methods), 0.0)
 
-    def loss(self, stream: str, outputs: dict, batch: dict, aux: Params, task: Task) -> jax.Array | float:
-        return sum((m.loss(stream, outputs, batch, aux.get(m.name, {}), task) for m in self.methods), 0.0)
+    def loss(self, stream: str, outputs: Outputs, batch: Batch, aux: Params, task: Task) -> jax.Array | float:
+        raise TypeError("the terms of a chain's members may differ in shape: ask for its `losses`")
 
-    def inputs(self, stream: str, batch: dict, aux: Params) -> dict:
+    def losses(
+        self, stream: str, outputs: Outputs, batch: Batch, aux: Params, task: Task
+    ) -> tuple[jax.Array | float, ...]:
+        return tuple(m.loss(stream, outputs, batch, aux.get(m.name, {}), task) for m in self.methods)
+
+    def inputs(self, stream: str, batch: Batch, aux: Params) -> Batch:
         for method in self.methods:
             batch = method.inputs(stream, batch, aux.get(method.name, {}))
         return batch

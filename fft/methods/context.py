@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol
 import jax
 import numpy as np
 
+from fft.core.batch import Batch
+from fft.core.network import Network, outputs_of
 from fft.core.tree import Params
 from fft.tasks import Task
 
 if TYPE_CHECKING:
     from fft.data import TaskData
-    from fft.models import Checkpoint, Model
+    from fft.models import Checkpoint
 
 PREDICT_BATCH = 32
 
@@ -68,14 +70,14 @@ def _not_given(*_: object) -> NoReturn:
 class Context(NamedTuple):
     """What `Method.prepare` may look at: the base model and the original task, before step 1."""
 
-    model: "Model"
+    model: Network
     base: Params
     """the base parameters, every head included"""
     fresh_heads: tuple[str, ...]
     """names of the heads that start from noise: they have no original value to keep"""
     original: Task | None = None
     """the original task; there is one for a method that needs original data or a head"""
-    batches: Callable[[int, int], Iterable[dict]] | None = None
+    batches: Callable[[int, int], Iterable[Batch]] | None = None
     """batches(n, B): a seeded choice of at most n training rows of the original task, as host batches of B rows; there
     are such for a method that needs original data"""
     rows: Mapping[str, int] = MappingProxyType({})
@@ -85,8 +87,8 @@ class Context(NamedTuple):
     note: Callable[[str], None] = lambda text: None
     """keeps a sentence for the run's record"""
     outputs: Callable[[str, str], np.ndarray] = _not_given
-    """outputs(stream, "logits" of the original's head, [N, C], or "pooled", [N, D]): the base's, dropout off, at the
-    places of a stream's training rows; zeros for rows that no step of the run will see"""
+    """outputs(stream, "logits" of the original's head, [N, C] or [N, T, C], or "pooled", [N, D]): the base's, dropout
+    off, at the places of a stream's training rows; zeros for rows that no step of the run will see"""
     pseudo_rows: Callable[[str, str | None, float, jax.Array], PseudoTexts] = _not_given
     """pseudo_rows(stream, filler, share, key): the stream's rows with a share of their tokens filled in"""
     restored: Callable[[str], EarlierRun] = _not_given
@@ -103,17 +105,17 @@ class Context(NamedTuple):
         return path.startswith(tuple(f"heads/{name}/" for name in self.fresh_heads))
 
     def predictions(self, n: int) -> tuple[np.ndarray, np.ndarray]:
-        """The base's logits [N, C] and the labels [N] of at most `n` training rows of the original task."""
+        """The base's logits [N, C] and the targets [N] of at most `n` training rows of the original task."""
         task, batches = self.original, self.batches
         assert task is not None and batches is not None  # asked by methods that need original data
-        apply = jax.jit(lambda params, batch: task.logits(self.model.apply(params, batch), batch))
-        logits, labels = [], []
+        apply = jax.jit(lambda params, batch: task.logits(outputs_of(self.model, params, batch), batch))
+        logits, targets = [], []
         for batch in batches(n, PREDICT_BATCH):
             self.poll()
-            real = batch["weight"] > 0
+            real = batch.weight > 0
             logits.append(np.asarray(apply(self.base, batch))[real])
-            labels.append(batch["label"][real])
-        return np.concatenate(logits), np.concatenate(labels)
+            targets.append(batch.targets[real])
+        return np.concatenate(logits), np.concatenate(targets)
 
 
 class Given(NamedTuple):

@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 import jax
 import jax.numpy as jnp
 
+from fft.core.batch import Batch, Outputs
 from fft.core.errors import InputError
 from fft.core.settings import between, positive
 from fft.core.tree import Params
@@ -69,14 +70,15 @@ class Distill(Method):
         """{"pooled": the base's [N, D] at the places of the stream's rows}, where they are held."""
         return {"pooled": jnp.asarray(context.outputs(self.on, "pooled"))} if self._holds_pooled else {}
 
-    def loss(self, stream: str, outputs: dict, batch: dict, aux: Params, task: Task) -> jax.Array | float:
+    def loss(self, stream: str, outputs: Outputs, batch: Batch, aux: Params, task: Task) -> jax.Array | float:
         if stream != self.on:
             return 0.0
-        moved = [_moved(outputs["pooled"], aux["pooled"][batch["row"]])] if self._holds_pooled else []
-        for depth in self._numbers(max(outputs["hidden"]) if self.hidden else 0):
-            now, anchor = outputs["hidden"][depth], outputs["base_hidden"][depth]
+        moved = [_moved(outputs.pooled, aux["pooled"][batch.row])] if self._holds_pooled else []
+        of_base = outputs.base.layers if outputs.base is not None else {}
+        for depth in self._numbers(max(of_base, default=0)):
+            now, anchor = outputs.states.layers[depth], of_base[depth]
             tokens = anchor.shape[1]  # virtual ones, which the base has none of, stand before them
-            real = batch["mask"][:, :tokens, None] > 0
+            real = batch.mask[:, :tokens, None] > 0
             now, anchor = (jnp.where(real, x[:, -tokens:], 0.0) for x in (now, anchor))
             moved.append(_moved(*(x.reshape(len(x), -1) for x in (now, anchor))))
         return self.strength * sum(moved) / len(moved)

@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fft.core.batch import Batch
 from fft.core.errors import InputError
+from fft.core.network import outputs_of
 from fft.core.settings import at_least, positive
 from fft.core.tree import Params, flatten, overlay, unflatten
 from fft.methods.base import Method, transformation, updates_of
@@ -98,12 +100,15 @@ def _moments(context: Context, samples: int) -> dict[str, jax.Array]:
     """The second moments of each dense layer's inputs over original rows."""
     from fft.models.probes.inputs import dense_inputs, second_moments
 
-    batches = context.batches
-    assert batches is not None  # the method needs original data
+    batches, task = context.batches, context.original
+    assert batches is not None and task is not None  # the method needs original data
 
     @jax.jit
-    def of_batch(base: Params, batch: dict) -> dict[str, jax.Array]:
-        return second_moments(dense_inputs(context.model.apply, base, batch), batch)
+    def of_batch(base: Params, batch: Batch) -> dict[str, jax.Array]:
+        def run() -> jax.Array:
+            return task.logits(outputs_of(context.model, base, batch, read=(task.reads,)), batch)
+
+        return second_moments(dense_inputs(run), batch)
 
     total: dict[str, jax.Array] = {}
     for batch in batches(samples, PREDICT_BATCH):

@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 import jax
 import jax.numpy as jnp
 
+from fft.core.batch import Batch, Outputs
 from fft.core.errors import InputError
 from fft.core.settings import between, positive
 from fft.core.tree import Params
@@ -51,10 +52,10 @@ class KL(Method):
         return require_head(given, self.name)
 
     def prepare(self, context: Context, key: jax.Array) -> Params:
-        """{"logits": the base's [N, C] at the places of the stream's rows}."""
+        """{"logits": the base's [N, C], or [N, T, C], at the places of the stream's rows}."""
         return base_logits(context, self.on)
 
-    def loss(self, stream: str, outputs: dict, batch: dict, aux: Params, task: Task) -> jax.Array | float:
+    def loss(self, stream: str, outputs: Outputs, batch: Batch, aux: Params, task: Task) -> jax.Array | float:
         if stream != self.on:
             return 0.0
         return self.strength * divergence(outputs, batch, aux, task, self.temperature)
@@ -71,10 +72,16 @@ def require_head(given: Given, method: str) -> tuple[str, ...]:
 
 
 def base_logits(context: Context, stream: str) -> Params:
-    """{"logits": [N, C]}, the base's own of the original head on a stream."""
+    """{"logits": [N, C] or [N, T, C]}, the base's own of the original head on a stream."""
     return {"logits": jnp.asarray(context.outputs(stream, "logits"))}
 
 
-def divergence(outputs: dict, batch: dict, aux: Params, task: Task, temperature: float) -> jax.Array:
-    """KL of the original head's answers from the base's [B]; `aux` is what `base_logits` gave."""
-    return task.divergence(aux["logits"][batch["row"]], task.logits(outputs, batch), temperature)
+def divergence(outputs: Outputs, batch: Batch, aux: Params, task: Task, temperature: float) -> jax.Array:
+    """KL of the original head's answers from the base's, [B], or [B, T] of a task that reads tokens; `aux` is what
+    `base_logits` gave.
+    """
+    logits = task.logits(outputs, batch)
+    teacher = aux["logits"][batch.row]
+    if task.reads == "tokens":
+        teacher = teacher[:, : logits.shape[1]]  # it is as long as the longest row
+    return task.divergence(teacher, logits, temperature)

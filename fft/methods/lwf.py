@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import jax
 
+from fft.core.batch import Batch, Outputs
 from fft.core.settings import between, positive
 from fft.core.tree import Params
 from fft.methods.base import Method
@@ -43,7 +44,7 @@ class LwF(Method):
         """{"logits": the base's [N, C] at the places of the new training rows}."""
         return base_logits(context, "new")
 
-    def loss(self, stream: str, outputs: dict, batch: dict, aux: Params, task: Task) -> jax.Array | float:
+    def loss(self, stream: str, outputs: Outputs, batch: Batch, aux: Params, task: Task) -> jax.Array | float:
         if stream != "new":
             return 0.0
         return self.strength * divergence(outputs, batch, aux, task, self.temperature)

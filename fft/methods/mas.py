@@ -3,21 +3,20 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fft.core.batch import Batch, row_weight
 from fft.core.naming import counted
+from fft.core.network import Network, outputs_of
 from fft.core.settings import at_least, between
 from fft.core.tree import Params, flatten, overlay, unflatten
 from fft.methods.base import Method, leaf_sum
 from fft.methods.context import PREDICT_BATCH, Context
 from fft.tasks import Task
-
-if TYPE_CHECKING:
-    from fft.models import Model
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ class MAS(Method):
         for batch in batches(self.samples, PREDICT_BATCH):
             context.poll()
             total = add(total, held, context.base, batch)
-            examples += int(np.sum(batch["weight"] > 0))
+            examples += int(np.sum(row_weight(batch.weight) > 0))
         omega = jax.tree.map(lambda leaf: leaf / examples, total)
         trace = float(leaf_sum(jnp.sum(leaf) for leaf in jax.tree.leaves(omega)))
         context.note(f"MAS: importance over {counted(examples, 'original row')}: sum {trace:.4g}")
@@ -65,18 +64,19 @@ class MAS(Method):
         )
 
 
-def _adder(model: "Model", task: Task) -> Callable[[Params, Params, Params, dict], Params]:
+def _adder(model: Network, task: Task) -> Callable[[Params, Params, Params, Batch], Params]:
     """The compiled (total, held, base, batch) -> total + Σ_b |∂ ‖z_b‖² / ∂ held|, a row at a time."""
 
-    def squared_length(held: Params, base: Params, row: dict) -> jax.Array:
+    def squared_length(held: Params, base: Params, row: Batch) -> jax.Array:
         # Classes that the row's head lacks add a constant, and so nothing to the gradient.
-        return jnp.sum(jnp.square(task.logits(model.apply(overlay(base, held), row), row)))
+        logits = task.logits(outputs_of(model, overlay(base, held), row, read=(task.reads,)), row)
+        return jnp.sum(jnp.square(row.weight[..., None] * logits))
 
     @jax.jit
-    def add(total: Params, held: Params, base: Params, batch: dict) -> Params:
-        def of_row(total: Params, row: dict) -> tuple[Params, None]:
-            slope = jax.grad(squared_length)(held, base, jax.tree.map(lambda x: x[None], row))
-            real = row["weight"] > 0
+    def add(total: Params, held: Params, base: Params, batch: Batch) -> Params:
+        def of_row(total: Params, row: Batch) -> tuple[Params, None]:
+            row = jax.tree.map(lambda x: x[None], row)
+            slope, real = jax.grad(squared_length)(held, base, row), row_weight(row.weight)[0] > 0
             return jax.tree.map(lambda t, g: t + jnp.where(real, jnp.abs(g), 0.0), total, slope), None
 
         return jax.lax.scan(of_row, total, batch)[0]

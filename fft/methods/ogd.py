@@ -9,8 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fft.core.batch import Batch, row_weight
 from fft.core.errors import InputError
 from fft.core.naming import counted
+from fft.core.network import Network, outputs_of
 from fft.core.settings import between
 from fft.core.tree import Params, flatten, overlay, unflatten
 from fft.methods.base import Method, leaf_sum, transformation, updates_of
@@ -19,8 +21,6 @@ from fft.tasks import Task
 
 if TYPE_CHECKING:
     import optax
-
-    from fft.models import Model
 
 MOST_DIRECTIONS = 4096
 SPANNED = 1e-3
@@ -62,8 +62,8 @@ class OGD(Method):
         found = rows = 0
         for batch in batches(self.directions, PREDICT_BATCH):
             context.poll()
-            for at in np.flatnonzero(batch["weight"] > 0)[: self.directions - rows]:
-                row = {name: values[at : at + 1] for name, values in batch.items()}
+            for at in np.flatnonzero(row_weight(batch.weight) > 0)[: self.directions - rows]:
+                row = jax.tree.map(lambda values, at=at: values[at : at + 1], batch)
                 basis, is_new = add(basis, found, unflatten(held), context.base, row)
                 found, rows = found + int(is_new), rows + 1
         if not found:
@@ -86,15 +86,16 @@ def _without(basis: dict[str, jax.Array], leaves: dict[str, jax.Array]) -> dict[
     return {path: leaves[path] - jnp.tensordot(along, v, 1, precision="highest") for path, v in basis.items()}
 
 
-def _adder(model: "Model", task: Task) -> Callable[[Params, int, Params, Params, dict], tuple[Params, jax.Array]]:
+def _adder(model: Network, task: Task) -> Callable[[Params, int, Params, Params, Batch], tuple[Params, jax.Array]]:
     """The compiled (basis, k, held, base, row) -> (basis with the row's direction at k, or as it was; whether)."""
 
-    def answer(held: Params, base: Params, row: dict) -> jax.Array:
-        logits = task.logits(model.apply(overlay(base, held), row), row)[0]
-        return logits[row["label"][0] if task.labels else 0]
+    def answer(held: Params, base: Params, row: Batch) -> jax.Array:
+        logits = task.logits(outputs_of(model, overlay(base, held), row, read=(task.reads,)), row)
+        of_target = jnp.expand_dims(row.targets if task.labels else jnp.zeros_like(row.targets, jnp.int32), -1)
+        return jnp.sum(row.weight * jnp.take_along_axis(logits, of_target, axis=-1)[..., 0])
 
     @partial(jax.jit, donate_argnums=0)
-    def add(basis: Params, k: int, held: Params, base: Params, row: dict) -> tuple[Params, jax.Array]:
+    def add(basis: Params, k: int, held: Params, base: Params, row: Batch) -> tuple[Params, jax.Array]:
         basis = flatten(basis)
         slope = flatten(jax.grad(answer)(held, base, row))
         # Twice: once leaves rounding errors as large as what was taken away.

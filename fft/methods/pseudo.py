@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar
 import jax
 import jax.numpy as jnp
 
+from fft.core.batch import Batch, Outputs
 from fft.core.settings import TELLS_DEFAULT, between, positive
 from fft.core.tree import Params
 from fft.disk.local import CHECKPOINT, make_local
@@ -65,13 +66,13 @@ class Pseudo(Method):
             context.note(line)
         return {"ids": jnp.asarray(made.ids), "logits": jnp.asarray(made.logits)}
 
-    def inputs(self, stream: str, batch: dict, aux: Params) -> dict:
+    def inputs(self, stream: str, batch: Batch, aux: Params) -> Batch:
         """The pseudo-texts in place of the texts."""
         if stream not in self.streams:
             return batch
-        return {**batch, "ids": aux["ids"][batch["row"], : batch["ids"].shape[1]]}
+        return batch._replace(ids=aux["ids"][batch.row, : batch.ids.shape[1]])
 
-    def loss(self, stream: str, outputs: dict, batch: dict, aux: Params, task: Task) -> jax.Array | float:
+    def loss(self, stream: str, outputs: Outputs, batch: Batch, aux: Params, task: Task) -> jax.Array | float:
         if stream not in self.streams:
             return 0.0
         return self.strength * divergence(outputs, batch, aux, task, self.temperature)

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import jax
 
+from fft.core.batch import Batch, Outputs
 from fft.core.settings import between, positive
 from fft.core.tree import Params
 from fft.methods.base import MOST_RATIO, Method
@@ -38,5 +39,5 @@ class Replay(Method):
     def streams(self) -> Mapping[str, float]:
         return {"original": self.ratio}
 
-    def loss(self, stream: str, outputs: dict, batch: dict, aux: Params, task: Task) -> jax.Array | float:
-        return self.strength * task.loss(outputs, batch)[0] if stream == "original" else 0.0
+    def loss(self, stream: str, outputs: Outputs, batch: Batch, aux: Params, task: Task) -> jax.Array | float:
+        return self.strength * task.terms(outputs, batch) if stream == "original" else 0.0

@@ -35,7 +35,7 @@ class Unfreeze(Method):
 
     def prepare(self, context: Context, key: jax.Array) -> Params:
         """{"every": steps from block to block, "blocks": n}, int32 []."""
-        blocks = context.model.depth
+        blocks = len(context.base["layers"])
         every = self.every or max(1, context.steps // (2 * (blocks + 1)))
         if every * (blocks + 1) >= context.steps:
             context.note(

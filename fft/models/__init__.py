@@ -1,7 +1,7 @@
-"""Encoders in flax with Hugging Face checkpoints in and out: load, save, and one pure `Model.apply` for all families.
+"""Encoders in flax with Hugging Face checkpoints in and out: load, save, and one pure Model for all families.
 
     checkpoint = models.load("path/to/minilm")
-    outputs = checkpoint.model.apply(checkpoint.params, {"ids": ids, "mask": mask, "types": types})
+    outputs = checkpoint.model.apply(checkpoint.params, Inputs(ids, mask, types))
 
 A family is one file here, one line in FAMILIES and its name in the parity test.
 """

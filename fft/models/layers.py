@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from fft.core.batch import Read, States
 from fft.models.dropout import Dropout, drop, salt_of
 
 MASKED = float(jnp.finfo(jnp.float32).min)  # not -inf: a row with no real token must not turn into NaN
@@ -248,7 +249,8 @@ class Block(nn.Module):
 class Blocks(nn.Module):
     """The blocks, named 0, 1, ... under `layers`, one subtree each, so that every depth can have its own rate.
 
-    With `first`, the result is [B, 1, D], the first token alone: no other token's path through the last block
+    x [B, T, D] -> the last block's [B, T, D], and what comes out of every block, {depth: [B, T, D]}, i of the i-th from
+    1. With `first`, the last is [B, 1, D], the first token alone: no other token's path through the last block
     reaches it, so that block is computed for one row. The numbers are the same, for a depth-th less work.
     A `prefix` is [P, depth, 2, D].
     """
@@ -259,36 +261,52 @@ class Blocks(nn.Module):
     @nn.compact
     def __call__(
         self, x: jax.Array, bias: jax.Array, seed: jax.Array | None, prefix: jax.Array | None = None
-    ) -> jax.Array:
+    ) -> tuple[jax.Array, dict[int, jax.Array]]:
+        made = {}
         for i in range(self.shape.depth):
             last = i == self.shape.depth - 1
             front = None if prefix is None else prefix[:, i]
             x = Block(self.shape, name=str(i))(x[:, :1] if self.first and last else x, x, bias, seed, front)
-        return x
+            made[i + 1] = x
+        return x, made
 
 
 class Heads(nn.Module):
-    """Every head of the tree on the same pooled features: pooled [B, D] -> {name: logits [B, C]}."""
+    """Heads of the tree, {name: C}, on the same states: [..., D] -> {name: logits [..., C]}."""
 
     head: HeadMaker
     classes: tuple[tuple[str, int], ...]
 
     @nn.compact
-    def __call__(self, pooled: jax.Array, seed: jax.Array | None) -> dict[str, jax.Array]:
-        return {name: self.head(classes=size, name=name)(pooled, seed) for name, size in self.classes}
+    def __call__(self, states: jax.Array, seed: jax.Array | None) -> dict[str, jax.Array]:
+        return {name: self.head(classes=size, name=name)(states, seed) for name, size in self.classes}
+
+
+class Readout(nn.Module):
+    """`Heads` at its place in the tree of a whole model, so that its dropout draws what it draws there."""
+
+    head: HeadMaker
+    classes: tuple[tuple[str, int], ...]
+
+    @nn.compact
+    def __call__(self, states: jax.Array, seed: jax.Array | None) -> dict[str, jax.Array]:
+        return Heads(self.head, self.classes, name="heads")(states, seed)
 
 
 class Encoder(nn.Module):
-    """Embeddings and blocks: ids, mask, types int32 [B, T], positions int32 [B or 1, T] -> [B, T, D].
+    """Embeddings, blocks and pooling: ids, mask, types int32 [B, T], positions int32 [B or 1, T] -> States.
 
-    `prompt` holds virtual `tokens` or a `prefix`, or nothing; mask, positions and types are then as
-    `fft.models.prompt.inputs` makes them. `seed` uint32 [2] turns dropout on, None turns it off. A base class: its
-    two parts carry the top names of the parameter tree, `embed` and `layers`.
+    `read` says which states are made, `depths` whose layers are handed out beside them. `prompt` holds virtual `tokens`
+    or a `prefix`, or nothing; mask, positions and types are then as `fft.models.prompt.inputs` makes them. `seed`
+    uint32 [2] turns dropout on, None turns it off.
     """
 
     shape: Shape
+    read: frozenset[Read] = frozenset({"pooled"})
+    depths: tuple[int, ...] = ()
 
-    def encode(
+    @nn.compact
+    def __call__(
         self,
         ids: jax.Array,
         mask: jax.Array,
@@ -296,47 +314,16 @@ class Encoder(nn.Module):
         types: jax.Array,
         seed: jax.Array | None,
         prompt: dict[str, jax.Array],
-        first: bool,
-    ) -> jax.Array:
+    ) -> States:
         bias = jnp.where(mask[:, None, None, :] > 0, 0.0, MASKED)
-        x = Embed(self.shape, name="embed")(ids, positions, types, seed, prompt.get("tokens"))
-        return Blocks(self.shape, first, name="layers")(x, bias, seed, prompt.get("prefix"))
+        embedded = Embed(self.shape, name="embed")(ids, positions, types, seed, prompt.get("tokens"))
+        blocks = Blocks(self.shape, "tokens" not in self.read, name="layers")
+        x, made = blocks(embedded, bias, seed, prompt.get("prefix"))
+        layers = {0: embedded, **made}
+        pooled = self._pooled(x, seed) if "pooled" in self.read else None
+        tokens = x[:, -ids.shape[1] :] if "tokens" in self.read else None
+        return States(pooled, tokens, {depth: layers[depth] for depth in self.depths})
 
-
-class Tokens(Encoder):
-    """The hidden states of every token [B, T, D]."""
-
-    @nn.compact
-    def __call__(
-        self,
-        ids: jax.Array,
-        mask: jax.Array,
-        positions: jax.Array,
-        types: jax.Array,
-        seed: jax.Array | None,
-        prompt: dict[str, jax.Array],
-    ) -> jax.Array:
-        return self.encode(ids, mask, positions, types, seed, prompt, first=False)
-
-
-class Network(Encoder):
-    """Encoder, pooling and heads: {'pooled': [B, D], 'logits': {head name: [B, C]}}."""
-
-    head: HeadMaker
-    classes: tuple[tuple[str, int], ...]
-
-    @nn.compact
-    def __call__(
-        self,
-        ids: jax.Array,
-        mask: jax.Array,
-        positions: jax.Array,
-        types: jax.Array,
-        seed: jax.Array | None,
-        prompt: dict[str, jax.Array],
-    ) -> dict[str, Any]:
-        pooled = self.encode(ids, mask, positions, types, seed, prompt, first=True)[:, 0]
-        if self.shape.pooler:
-            pooled = jnp.tanh(Dense(self.shape.dim, name="pooler")(pooled, seed))
-        logits = Heads(self.head, self.classes, name="heads")(pooled, seed) if self.classes else {}
-        return {"pooled": pooled, "logits": logits}
+    def _pooled(self, x: jax.Array, seed: jax.Array | None) -> jax.Array:
+        first = x[:, 0]
+        return jnp.tanh(Dense(self.shape.dim, name="pooler")(first, seed)) if self.shape.pooler else first

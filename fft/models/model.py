@@ -1,38 +1,21 @@
 """The types of a loaded model: Head, Model, Checkpoint, Family, and `build`, which makes a Model of a config."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar, cast
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 from jax.core import Tracer
 
+from fft.core.batch import Array, Read, States, Text
 from fft.core.brief import brief
 from fft.core.errors import InputError
+from fft.core.network import ReadoutOf, StatesOf, outputs_of
 from fft.core.tree import Params
-from fft.models.layers import Config, HeadMaker, Network, Tokens
+from fft.models.layers import Config, Encoder, HeadMaker, Readout
 from fft.models.prompt import inputs as prompted
-
-Made = TypeVar("Made", covariant=True)
-
-
-class Pass(Protocol[Made]):
-    """A pure function of parameters and a batch; a key turns dropout on."""
-
-    def __call__(self, params: Params, batch: dict, key: jax.Array | None = None) -> Made:
-        """What it makes of the batch."""
-        ...
-
-
-class HeadPass(Protocol):
-    """A pure function of a head's parameters and pooled features; a key turns dropout on."""
-
-    def __call__(self, head_params: Params, pooled: jax.Array, key: jax.Array | None = None) -> jax.Array:
-        """The logits [B, C] of the features [B, D]."""
-        ...
 
 
 class Head(NamedTuple):
@@ -45,22 +28,26 @@ class Head(NamedTuple):
 class Model(NamedTuple):
     """One encoder family at one size, as pure functions over a plain parameter tree.
 
-    apply(params, batch, key=None) -> {'pooled': [B, D], 'logits': {head: [B, C]}}; batch holds 'ids', 'mask',
-    'types', int32 [B, T]; key None means no dropout; the heads are those of params['heads']; params['prompt'], where
-    there is one, is as fft.models.prompt says. InputError for ids or types that the model has no row for, outside jit.
-    encode(params, batch, key=None) -> [B, T, D], the hidden states of all tokens, which `apply` does not compute.
-    head(head_params, pooled, key=None) -> [B, C], one head alone on pooled features [B, D].
+    states(params, batch, *, read=("pooled",), key=None, layers=()) -> States; batch has `ids`, `mask`, `types`, int32
+    [B, T]; key None means no dropout; `read` is of "pooled" and "tokens"; params['prompt'], where there is one, is as
+    fft.models.prompt says. InputError for ids or types that the model has no row for, outside jit.
+    readout(params, head, states, *, key=None) -> [..., C], a head of params['heads'] on states [..., D].
     init_head(key, classes) -> head_params, normal(0, initializer_range) kernels and zero biases.
     """
 
     family: str
     config: Config
     depth: int
-    apply: Pass[dict[str, Any]]
-    encode: Pass[jax.Array]
-    head: HeadPass
+    states: StatesOf
+    readout: ReadoutOf
     init_head: Callable[[jax.Array, int], Params]
     __repr__ = brief
+
+    def apply(self, params: Params, batch: Text, key: jax.Array | None = None) -> dict[str, Any]:
+        """{'pooled': [B, D], 'logits': {head: [B, C]}}, every head on the pooled states; for notebooks."""
+        outputs = outputs_of(self, params, batch, key=key)
+        logits = {head: outputs.read(head, outputs.pooled) for head in params.get("heads", {})}
+        return {"pooled": outputs.pooled, "logits": logits}
 
 
 class Checkpoint(NamedTuple):
@@ -121,28 +108,30 @@ def build(family: Family, config: Config) -> Model:
 
     The parameters are an argument of every function; nothing is held but the config.
     """
-    shape, head = config.shape, family.head(config)
+    shape, head_of = config.shape, family.head(config)
 
-    def run(network: nn.Module, params: Params, batch: dict, key: jax.Array | None) -> Any:
-        refuse_outside("token id", batch["ids"], shape.vocab)
+    def states(
+        params: Params,
+        batch: Text,
+        *,
+        read: Collection[Read] = ("pooled",),
+        key: jax.Array | None = None,
+        layers: tuple[int, ...] = (),
+    ) -> States:
+        refuse_outside("token id", batch.ids, shape.vocab)
         if shape.types:
-            refuse_outside("token type", batch["types"], shape.types)
+            refuse_outside("token type", batch.types, shape.types)
         *arrays, prompt = prompted(params, batch, config)
-        return network.apply({"params": params}, *arrays, seed_of(key), prompt)
+        encoder = Encoder(shape, frozenset(read), layers)
+        return cast("States", encoder.apply({"params": params}, *arrays, seed_of(key), prompt))
 
-    def apply(params: Params, batch: dict, key: jax.Array | None = None) -> dict[str, Any]:
-        classes = tuple((name, tree["out"]["kernel"].shape[1]) for name, tree in params.get("heads", {}).items())
-        return run(Network(shape, head, classes), params, batch, key)
-
-    def encode(params: Params, batch: dict, key: jax.Array | None = None) -> jax.Array:
-        return run(Tokens(shape), params, batch, key)
-
-    def head_alone(head_params: Params, pooled: jax.Array, key: jax.Array | None = None) -> jax.Array:
-        module = head(classes=head_params["out"]["kernel"].shape[1])
-        return cast("jax.Array", module.apply({"params": head_params}, pooled, seed_of(key)))
+    def readout(params: Params, head: str, states: Array, *, key: jax.Array | None = None) -> jax.Array:
+        classes = params["heads"][head]["out"]["kernel"].shape[1]
+        module = Readout(head_of, ((head, classes),))
+        return cast("dict[str, jax.Array]", module.apply({"params": params}, states, seed_of(key)))[head]
 
     def init_head(key: jax.Array, classes: int) -> Params:
-        zeros = head(classes=classes).init(key, jnp.zeros((1, shape.dim)), None)["params"]
+        zeros = head_of(classes=classes).init(key, jnp.zeros((1, shape.dim)), None)["params"]
         leaves, tree = jax.tree.flatten(zeros)
         drawn = [
             config.initializer_range * jax.random.normal(each, leaf.shape) if leaf.ndim == 2 else leaf
@@ -150,7 +139,7 @@ def build(family: Family, config: Config) -> Model:
         ]
         return jax.tree.unflatten(tree, drawn)
 
-    return Model(family.name, config, shape.depth, apply, encode, head_alone, init_head)
+    return Model(family.name, config, shape.depth, states, readout, init_head)
 
 
 def refuse_outside(what: str, numbers: jax.Array | np.ndarray, size: int) -> None:

@@ -9,28 +9,29 @@ Virtual tokens are tokens like others, so the first one is what the heads read. 
 import jax
 import jax.numpy as jnp
 
+from fft.core.batch import Array, Text
 from fft.core.errors import InputError
 from fft.core.tree import Params
 from fft.models.layers import Config
 
 
 def inputs(
-    params: Params, batch: dict, config: Config
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array, dict[str, jax.Array]]:
+    params: Params, batch: Text, config: Config
+) -> tuple[Array, jax.Array, jax.Array, Array, dict[str, jax.Array]]:
     """The network's inputs for a batch of ids, mask, types [B, T]: ids, mask, positions, types, prompt.
 
     Returns ids [B, T], mask [B, P + T], positions and types [B or 1, T], or [.., P + T] with virtual tokens, and the
     prompt. Refuses, while tracing, more places than there are positions.
     """
-    prompt, ids, types = params.get("prompt", {}), batch["ids"], batch["types"]
+    prompt, ids, types = params.get("prompt", {}), batch.ids, batch.types
     places = next((len(leaf) for leaf in prompt.values()), 0)
     check_length(ids.shape[1], places, config)
-    positions = config.positions(ids, places)
+    positions = config.positions(jnp.asarray(ids), places)
     if "tokens" in prompt:
         front = config.positions(jnp.full((1, places), -1), 0)  # -1: no id is padding
         positions = jnp.concatenate([jnp.broadcast_to(front, (len(positions), places)), positions], axis=1)
         types = jnp.pad(types, ((0, 0), (places, 0)))
-    mask = jnp.pad(batch["mask"], ((0, 0), (places, 0)), constant_values=1)
+    mask = jnp.pad(batch.mask, ((0, 0), (places, 0)), constant_values=1)
     return ids, mask, positions, types, prompt
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from fft import models
 from fft.adapters import check_writable
+from fft.core.batch import Inputs
 from fft.core.errors import InputError
 from fft.core.naming import ORIGINAL, numbered, original_names
 from fft.core.tree import Params
@@ -27,7 +28,7 @@ from fft.run.prepared import is_prepared
 from fft.run.restored import restored
 from fft.run.watched import check_budget
 from fft.stats.metrics import METRICS
-from fft.tasks import Classify, Regress
+from fft.tasks import Task
 from fft.training.trainable import trained_leaves
 
 UNLABELLED = "unlabelled"
@@ -52,7 +53,7 @@ class Accepted(NamedTuple):
         return [self.data[name] for name in original_names(self.data)]
 
     @property
-    def served(self) -> dict[str, Classify | Regress]:
+    def served(self) -> dict[str, Task]:
         """The tasks by the name of their head."""
         return {data.task.name: data.task for data in (*self.originals, self.data["new"])}
 
@@ -136,7 +137,7 @@ def resolved(experiment: Experiment) -> Experiment:
     return dataclasses.replace(experiment, optim=dataclasses.replace(experiment.optim, lr=experiment.method.default_lr))
 
 
-def kept_task(experiment: Experiment, checkpoint: Checkpoint, original: TaskData | None) -> Classify | Regress | None:
+def kept_task(experiment: Experiment, checkpoint: Checkpoint, original: TaskData | None) -> Task | None:
     """The original task, of several their union; without data what the base's own head serves; None for neither."""
     if original:
         return original.task
@@ -207,8 +208,8 @@ def _check_keepable(method: Method, base: Checkpoint, theta: Params, tokens: int
         raise InputError(
             f"{', '.join(changing)} changes merged weights at the end of a run, and {method.carrier.name} has none"
         )
-    row = dict.fromkeys(("ids", "mask", "types"), jax.ShapeDtypeStruct((1, tokens), np.int32))
-    jax.eval_shape(lambda *trees: base.model.apply(method.merge(*trees[:2]), trees[2]), base.params, theta, row)
+    row = Inputs(*(np.zeros((1, tokens), np.int32) for _ in Inputs._fields))
+    jax.eval_shape(lambda *trees: base.model.states(method.merge(*trees[:2]), trees[2]), base.params, theta, row)
 
 
 def _identity(checkpoint: Checkpoint, data: dict[str, TaskData]) -> dict:

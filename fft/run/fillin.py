@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fft import models
+from fft.core.batch import Inputs
 from fft.core.errors import InputError
 from fft.core.naming import counted
 from fft.core.tree import Params
@@ -118,13 +119,13 @@ def filled(
     for batch, picked in eval_batches(rows, EVAL_BATCH, batches.lengths, batches.pad_id):
         poll()
         chosen = [_places(rows.ids[at], share, allowed, key, int(seen[at])) for at in picked]
-        width = max(1, round(share * batch["ids"].shape[1]))
-        places = np.zeros((EVAL_BATCH, width), np.int32)
+        width = max(1, round(share * batch.ids.shape[1]))
+        places, masked_ids = np.zeros((EVAL_BATCH, width), np.int32), np.array(batch.ids)
         for row, found in enumerate(chosen):
             places[row, : len(found)] = found
-            batch["ids"][row, found] = mask
+            masked_ids[row, found] = mask
         numbers = np.resize(seen[picked], EVAL_BATCH).astype(np.int32)
-        inputs = {name: batch[name] for name in ("ids", "mask", "types")}
+        inputs = Inputs(masked_ids, batch.mask, batch.types)
         tokens = np.asarray(draw(filler.logits, filler.params, inputs, places, allowed, numbers, key))
         for at, found, new in zip(seen[picked], chosen, tokens, strict=False):
             ids[at] = ids[at].copy()
@@ -144,9 +145,9 @@ def _places(ids: np.ndarray, share: float, allowed: np.ndarray, key: jax.Array, 
 
 
 def _draw(
-    logits_of: Callable[[Params, dict, jax.Array], jax.Array],
+    logits_of: Callable[[Params, Inputs, jax.Array], jax.Array],
     params: Params,
-    batch: dict,
+    batch: Inputs,
     places: jax.Array,
     allowed: jax.Array,
     numbers: jax.Array,

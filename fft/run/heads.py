@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 
+from fft.core.batch import Batch
 from fft.core.errors import InputError
 from fft.core.naming import counted
 from fft.core.progress import doing
@@ -93,7 +94,7 @@ def make_heads(
     checkpoint: Checkpoint,
     names: HeadNames,
     tasks: Mapping[str, Task],
-    original_batches: Callable[[str], Iterable[dict]],
+    original_batches: Callable[[str], Iterable[Batch]],
     key: jax.Array,
     folder: Path,
     poll: Callable[[], None],

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from fft.core.batch import Batch
 from fft.core.naming import ORIGINAL, original_names
 from fft.core.seeding import key_for
 from fft.core.tree import Params
@@ -53,7 +54,7 @@ class Job(NamedTuple):
         """θ*, the parameters before step 1."""
         return self.checkpoint.params
 
-    def batch(self, step: int) -> dict[str, dict[str, np.ndarray]]:
+    def batch(self, step: int) -> dict[str, Batch]:
         """What a step, counted from 0, reads: {stream: arrays [A, B, …]}, a pure function of the seed and the step."""
         return step_batch(self.batches, step, self.experiment.optim.accumulate)
 
@@ -113,7 +114,7 @@ def _with_heads(accepted: Accepted, folder: Path, poll: Callable[[], None], say:
     by_head = {data.task.name: data for data in accepted.originals}
     seed = accepted.experiment.seed
 
-    def batches(head: str) -> Iterator[dict]:
+    def batches(head: str) -> Iterator[Batch]:
         return original_batches(by_head[head], len(by_head[head].splits["train"].ids), seed)
 
     key = _heads_key(seed, accepted)

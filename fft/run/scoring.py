@@ -42,8 +42,9 @@ class Scorer:
         # The same lengths for both tasks: what one head has compiled serves the other task too where it is shared.
         scored = [*self._probes.values(), *self._judged.values(), *(data.splits["test"] for data in job.tasks.values())]
         self._lengths = bucket_lengths(np.concatenate([rows.lengths() for rows in scored]), MOST_LENGTHS)
-        heads = {data.task.name for data in job.tasks.values()}
-        self._predictors = {head: make_predict(job.checkpoint.model, head, self._lengths) for head in heads}
+        tasks = {data.task.name: data.task for data in job.tasks.values()}
+        model = job.checkpoint.model
+        self._predictors = {head: make_predict(model, task, self._lengths) for head, task in tasks.items()}
 
     def _validation(self, most: int) -> dict[str, Encoded]:
         """At most so many of each task's validation rows, the same ones in every run."""

@@ -11,6 +11,7 @@ from fft.core.errors import InputError, UndecidableError
 from fft.core.naming import counted
 from fft.core.settings import alone
 from fft.data import Encoded, TaskData, TrainBatches, bucket_lengths, joined, together
+from fft.data.kinds import KINDS
 from fft.data.streams import PROBE_SEED, chosen_rows, most_lengths
 from fft.disk.artefact import load_artefact, save_artefact
 from fft.evaluate.teacher import base_part
@@ -24,11 +25,9 @@ from fft.training.dual import PROBED, Watch
 
 
 class ProbeBatches(TrainBatches):
-    """Batches of up to PROBED held-out rows of each original task, with "before" float32 [B], what the base was worth
-    on each row; padded to at most `most` lengths.
+    """Batches of up to PROBED held-out rows of each original task, padded to at most `most` lengths; `row` are the
+    places among the rows of all.
     """
-
-    before: np.ndarray
 
     def __init__(self, parts: Sequence[Encoded], seed: int, most: int, pad_id: int) -> None:
         whole = joined(parts)
@@ -46,10 +45,6 @@ class ProbeBatches(TrainBatches):
         pairs = zip(self._starts, self._parts, strict=True)
         return np.concatenate([start + part.rows(index) for start, part in pairs])
 
-    def batch(self, index: int) -> dict[str, np.ndarray]:
-        batch = super().batch(index)
-        return {**batch, "before": self.before[batch["row"]]}
-
 
 def check_budget(max_drop: str, original: TaskData) -> None:
     """Refuse a budget that no drop could exceed, and one that the held-out rows are too few to see.
@@ -60,8 +55,8 @@ def check_budget(max_drop: str, original: TaskData) -> None:
     if math.isfinite(metric.bounds[1]):
         budget.biting_margin(metric, metric.bounds[1])
     _refuse_one_value(max_drop, original)
-    rows, least = len(original.splits["validation"].ids), math.ceil(1 / budget.amount)
-    if original.task.kind == "classification" and rows < least:
+    rows, least = len(original.splits["validation"].ids), KINDS[original.task.kind].least_rows(budget.amount)
+    if rows < least:
         raise InputError(
             f"--max-drop {max_drop}: the original task has {counted(rows, 'validation row')}, one of them is a drop of "
             f"{1 / rows:.3g}; it takes at least {least} of them to see {max_drop}. Give more, --original.validation "
@@ -73,10 +68,7 @@ def _refuse_one_value(max_drop: str, original: TaskData) -> None:
     """Refuse held-out rows on which the score is not defined; a regression of one target has no scale either."""
     labels, metric = original.splits["validation"].labels, METRICS[original.task.metric]
     labels = labels[chosen_rows(len(labels), JUDGED, PROBE_SEED)]
-    reason = metric.undefined(labels)
-    if not reason and original.task.kind == "regression" and np.ptp(labels) == 0:
-        reason = f"all {len(labels):,} rows have the target {labels[0]:g}"
-    if reason:
+    if reason := metric.undefined(labels) or KINDS[original.task.kind].constant(labels):
         raise UndecidableError(
             f"--max-drop {max_drop}: the validation rows of the original task cannot show a drop: {reason}. Give "
             "labelled rows that differ, --original.validation names a file of them, or leave --max-drop out"
@@ -98,14 +90,14 @@ def watched(
     parts = [rows.take(chosen_rows(len(rows.ids), JUDGED, PROBE_SEED)) for rows in splits]
     batches = ProbeBatches(parts, experiment.seed, most_lengths(steps), originals[0].pad_id)
     rows, task = batches.encoded, together(originals).task
-    spread = float(np.var(rows.labels))
+    scale = task.scale(rows.labels)
     if not (folder / "provenance.json").exists():
-        logits = base_part(checkpoint, task, "logits", batches, len(batches), poll)
-        before = task.credit(jnp.asarray(logits), jnp.asarray(rows.labels), spread)
+        said = base_part(checkpoint, task, "score", batches, len(batches), poll)
+        before = task.credit(jnp.asarray(said), jnp.asarray(rows.labels), scale)
         ends = np.cumsum([len(part.ids) for part in parts])
         scores = [
-            _score(data.task, part.labels, said)
-            for data, part, said in zip(originals, parts, np.split(logits, ends[:-1]), strict=True)
+            _score(data.task, part.labels, own)
+            for data, part, own in zip(originals, parts, np.split(said, ends[:-1]), strict=True)
         ]
         budgets = map(Budget.parse, experiment.budgets)
         margins = [
@@ -115,10 +107,10 @@ def watched(
         told = {"score": alone(scores), "margin": alone(margins), "rows": alone([len(part.ids) for part in parts])}
         save_artefact(folder, {"before": before}, told)
     tree, told = load_artefact(folder)
-    batches.before = np.asarray(tree["before"])
     margin = told["margin"]
     scores = tuple(np.atleast_1d(told["score"]).tolist())
-    return Watch(task, tuple(margin) if isinstance(margin, list) else margin, spread, steps, scores), batches
+    margin = tuple(margin) if isinstance(margin, list) else margin
+    return Watch(task, jnp.asarray(tree["before"]), margin, scale, steps, scores), batches
 
 
 def _score(task: Task, labels: np.ndarray, logits: np.ndarray) -> float:

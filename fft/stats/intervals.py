@@ -54,11 +54,11 @@ class Change(NamedTuple):
 
 
 def predictions(kind: str, logits: np.ndarray) -> np.ndarray:
-    """logits [N, C] -> class numbers int32 [N], or for regression (C = 1) the values [N] in float64.
+    """Scores [N, W] -> for classification the class numbers int32 [N] of logits, else the first values [N] in float64.
 
     A row with a logit that is not finite predicts class -1, which is never right.
     """
-    if kind == "regression":
+    if kind != "classification":
         return np.asarray(logits, np.float64)[:, 0]
     finite = np.isfinite(logits).all(-1)
     return np.where(finite, np.argmax(logits, axis=-1), -1).astype(np.int32)
@@ -233,7 +233,7 @@ def _bootstrap(
     from scipy.stats import bootstrap
 
     n = len(data[0])
-    if metric.kind == "regression" and (n < 2 or not all(np.isfinite(values).all() for values in data)):
+    if metric.kind != "classification" and (n < 2 or not all(np.isfinite(values).all() for values in data)):
         return float("nan"), float("nan")
     if n < 2:
         return value, value

@@ -17,7 +17,7 @@ from fft.core.errors import InputError
 class Metric(NamedTuple):
     """A score of N predictions.
 
-    kind is 'classification' (labels and predictions are class numbers) or 'regression' (real numbers); sign is +1
+    kind is 'classification' (labels and predictions are class numbers) or another (real numbers); sign is +1
     where higher is better and -1 where lower is; bounds are the lowest and highest value the score can take;
     function(labels [..., N], predictions [..., N]) -> [...] is vectorised over the leading axes. by_order: only the
     order of the values counts, so that a bootstrap may hand over small integers in their place, which is far quicker.
@@ -117,7 +117,8 @@ def metric_for(kind: str, name: str | None = None) -> Metric:
     """The metric of that name, or the first of its kind (accuracy, pearson); InputError where it does not fit."""
     fitting = [metric for metric in METRICS.values() if metric.kind == kind]
     if not fitting:
-        raise InputError(f"kind of task: expected 'classification' or 'regression', got {kind!r}")
+        known = " or ".join(repr(kind) for kind in dict.fromkeys(metric.kind for metric in METRICS.values()))
+        raise InputError(f"kind of task: expected {known}, got {kind!r}")
     if name is None:
         return fitting[0]
     for metric in fitting:

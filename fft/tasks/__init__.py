@@ -3,7 +3,8 @@
 from fft.tasks.classify import Classify
 from fft.tasks.regress import Regress
 from fft.tasks.several import Several
+from fft.tasks.task import Task
 
-Task = Classify | Regress
+KINDS: dict[str, type[Task]] = {"classification": Classify, "regression": Regress}
 
-__all__ = ["Classify", "Regress", "Several", "Task"]
+__all__ = ["KINDS", "Classify", "Regress", "Several", "Task"]

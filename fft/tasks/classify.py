@@ -1,16 +1,17 @@
-"""Text classification: label names to class numbers, and the cross-entropy of one example.
+"""Text classification: the cross-entropy of one target, [B] for a class a row; the same for one a token, [B, T].
 
 On a device a label of -1 scores as the last class and a label >= C gives NaN, so every label is checked here.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fft.core.batch import Array
 from fft.tasks.headed import OneHead
 
 
@@ -22,43 +23,58 @@ class Classify(OneHead):
     labels: tuple[str, ...]
     metric: str = "accuracy"
     kind: ClassVar[str] = "classification"
+    named: ClassVar[bool] = True
+    problem: ClassVar[str] = "single_label_classification"
 
-    def nll(self, logits: jax.Array, batch: dict) -> jax.Array:
-        """Cross-entropy in nats of every example, logsumexp_c(z_c) - z_label; [B, C] -> float32 [B]."""
+    def nll(self, logits: jax.Array, targets: Array) -> jax.Array:
+        """Cross-entropy in nats of every target, logsumexp_c(z_c) - z_target; [..., C] -> float32 [...]."""
         logits = logits.astype(jnp.float32)
-        picked = jnp.take_along_axis(logits, batch["label"][:, None], axis=-1)[:, 0]
-        nll = jax.nn.logsumexp(logits, axis=-1) - picked
-        return jnp.where(batch["weight"] > 0, nll, 0.0)
+        picked = jnp.take_along_axis(logits, jnp.expand_dims(targets, -1), axis=-1)[..., 0]
+        return jax.nn.logsumexp(logits, axis=-1) - picked
+
+    @classmethod
+    def of_head(cls, name: str, labels: Sequence[str]) -> Self:
+        """The task that a head with these labels serves."""
+        return cls(name, tuple(labels))
 
     @property
     def outputs(self) -> int:
         """C, the width of the head."""
         return len(self.labels)
 
-    def calibrated(self, predict: Callable[[], tuple[np.ndarray, np.ndarray]]) -> "Classify":
+    def called(self, value: float) -> str | float | None:
+        """The name of a class number, None of -1."""
+        return self.labels[int(value)] if value >= 0 else None
+
+    def calibrated(self, predict: Callable[[], tuple[np.ndarray, np.ndarray]]) -> Self:
         """The task itself: class probabilities have no scale to fit."""
         return self
 
     def divergence(self, teacher: jax.Array, logits: jax.Array, temperature: float) -> jax.Array:
-        """τ² KL(softmax(teacher / τ) ‖ softmax(logits / τ)) in nats of every example; [B, C] twice -> float32 [B].
+        """τ² KL(softmax(teacher / τ) ‖ softmax(logits / τ)) in nats of every target; [..., C] twice -> float32 [...].
 
         τ² keeps the size of the gradient (Hinton et al. 2015, arXiv 1503.02531, section 2).
         """
         before, now = (jax.nn.log_softmax(z.astype(jnp.float32) / temperature) for z in (teacher, logits))
         return temperature**2 * jnp.sum(jnp.exp(before) * (before - now), axis=-1)
 
-    def credit(self, logits: jax.Array, label: jax.Array, spread: float) -> jax.Array:
-        """1 where the label is the likeliest class, else 0: the mean is the accuracy; [B, C], [B] -> float32 [B].
+    def credit(self, scores: jax.Array, targets: jax.Array, scale: float) -> jax.Array:
+        """1 where the target is the likeliest class, else 0: the mean is the accuracy; [B, C], [B] -> float32 [B].
 
         It stands for macro_f1 and mcc too, which have no score of one example.
         """
-        return (jnp.argmax(logits, axis=-1) == label).astype(jnp.float32)
+        return (jnp.argmax(scores, axis=-1) == targets).astype(jnp.float32)
+
+    def scale(self, labels: np.ndarray) -> float:
+        """1: the credit is a count."""
+        return 1.0
 
     def sample(self, key: jax.Array, logits: jax.Array) -> jax.Array:
-        """Labels int32 [B] drawn from the model's own distribution softmax(logits [B, C])."""
+        """Classes int32 [...] drawn from the model's own distribution softmax(logits [..., C])."""
         return jax.random.categorical(key, logits)
 
     def support(self, logits: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Every label [C, B] with its probability [C, B]: expectations over the model's labels, without drawing."""
-        classes = jnp.arange(logits.shape[-1], dtype=jnp.int32)
-        return jnp.broadcast_to(classes[:, None], logits.shape[::-1]), jax.nn.softmax(logits).T
+        """Every class [C, ...] with its probability [C, ...], of logits [..., C]."""
+        probabilities = jnp.moveaxis(jax.nn.softmax(logits), -1, 0)
+        classes = jnp.arange(logits.shape[-1], dtype=jnp.int32).reshape(-1, *(1,) * (logits.ndim - 1))
+        return jnp.broadcast_to(classes, probabilities.shape), probabilities

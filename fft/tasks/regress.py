@@ -1,14 +1,15 @@
 """Regression on text: numeric targets, and the squared error of one example as a likelihood."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fft.core.batch import Array
 from fft.tasks.headed import OneHead
 
 SMALLEST_SIGMA = 1e-6  # a base that fits perfectly would have infinite Fisher information
@@ -23,19 +24,29 @@ class Regress(OneHead):
     sigma: float = 1.0
     labels: tuple[str, ...] = ()
     kind: ClassVar[str] = "regression"
+    named: ClassVar[bool] = False
+    problem: ClassVar[str] = "regression"
 
-    def nll(self, logits: jax.Array, batch: dict) -> jax.Array:
+    def nll(self, logits: jax.Array, targets: Array) -> jax.Array:
         """(y - f)² / (2 σ²) of every example, without the constant log σ; [B, 1] -> float32 [B]."""
         predicted = logits[:, 0].astype(jnp.float32)
-        nll = 0.5 * ((batch["label"].astype(jnp.float32) - predicted) / self.sigma) ** 2
-        return jnp.where(batch["weight"] > 0, nll, 0.0)
+        return 0.5 * ((jnp.asarray(targets, jnp.float32) - predicted) / self.sigma) ** 2
+
+    @classmethod
+    def of_head(cls, name: str, labels: Sequence[str]) -> Self:
+        """The task that a head serves; it has no labels."""
+        return cls(name)
 
     @property
     def outputs(self) -> int:
         """1, the width of the head."""
         return 1
 
-    def calibrated(self, predict: Callable[[], tuple[np.ndarray, np.ndarray]]) -> "Regress":
+    def called(self, value: float) -> float:
+        """The number itself."""
+        return float(value)
+
+    def calibrated(self, predict: Callable[[], tuple[np.ndarray, np.ndarray]]) -> Self:
         """The task with σ² = the mean squared residual of `predict() -> (logits [N, 1], targets [N])`."""
         logits, targets = predict()
         sigma = float(np.sqrt(np.mean((logits[:, 0] - targets) ** 2, dtype=np.float64)))
@@ -48,12 +59,16 @@ class Regress(OneHead):
         """
         return 0.5 * jnp.square((teacher - logits)[:, 0].astype(jnp.float32) / self.sigma)
 
-    def credit(self, logits: jax.Array, label: jax.Array, spread: float) -> jax.Array:
-        """−(y − f)² / 2 `spread`, with the variance of the labels; [B, 1], [B] -> float32 [B].
+    def credit(self, scores: jax.Array, targets: jax.Array, scale: float) -> jax.Array:
+        """−(y − f)² / 2 `scale`; [B, 1], [B] -> float32 [B].
 
         What its mean loses is what a correlation r loses, to first order and up to 1/r: r² = 1 − mean (y − f)² / var y.
         """
-        return -0.5 * jnp.square(label - logits[:, 0]).astype(jnp.float32) / spread
+        return -0.5 * jnp.square(targets - scores[:, 0]).astype(jnp.float32) / scale
+
+    def scale(self, labels: np.ndarray) -> float:
+        """The variance of the labels."""
+        return float(np.var(labels))
 
     def sample(self, key: jax.Array, logits: jax.Array) -> jax.Array:
         """Targets float32 [B] drawn from the model's own distribution, normal around logits [B, 1] with sd σ."""

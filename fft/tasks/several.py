@@ -1,4 +1,4 @@
-"""Several classification tasks as one, whose rows know which of them they belong to: "task" int32 [B] in a batch.
+"""Several classification tasks as one, whose rows know which of them they belong to: Batch.task.
 
 Whatever is made for one original task then works for several: its loss, the divergence from the base, the labels that
 the Fisher information is taken over are those of each row's own head.
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
+from fft.core.batch import Batch, Labelled, Outputs
 from fft.tasks.classify import Classify
 
 IMPOSSIBLE = -1e9  # the logit of a class that a row's head does not have: its probability is 0, and so its gradient
@@ -25,19 +26,19 @@ class Several(Classify):
         """The heads that answer, each once."""
         return tuple(dict.fromkeys(task.name for task in self.tasks))
 
-    def logits(self, outputs: dict, batch: dict) -> jax.Array:
+    def logits(self, outputs: Outputs, batch: Labelled) -> jax.Array:
         """What each row's own head says [B, C], its width filled up with IMPOSSIBLE.
 
         Of rows that are of none of the tasks, such as new inputs, what all H heads say: [B, H · C].
         """
-        of_heads = [outputs["logits"][head] for head in self.heads]
+        of_heads = [outputs.read(head, outputs.pooled) for head in self.heads]
         wide = [((0, 0), (0, self.outputs - logits.shape[-1])) for logits in of_heads]
         said = jnp.stack(
             [jnp.pad(logits, pad, constant_values=IMPOSSIBLE) for logits, pad in zip(of_heads, wide, strict=True)], 1
         )
-        if "task" not in batch:
+        if batch.task is None:
             return said.reshape(len(said), -1)
-        head = jnp.array([self.heads.index(task.name) for task in self.tasks])[batch["task"]]
+        head = jnp.array([self.heads.index(task.name) for task in self.tasks])[batch.task]
         return jnp.take_along_axis(said, head[:, None, None], axis=1)[:, 0]
 
     def divergence(self, teacher: jax.Array, logits: jax.Array, temperature: float) -> jax.Array:
@@ -48,7 +49,7 @@ class Several(Classify):
         before, now = (said.reshape(len(said), -1, self.outputs) for said in (teacher, logits))
         return jnp.sum(super().divergence(before, now, temperature), axis=-1)
 
-    def summed(self, values: jax.Array, batch: dict) -> jax.Array:
+    def summed(self, values: jax.Array, batch: Batch) -> jax.Array:
         """Σ weight · values [B] over each task's rows: [K]."""
-        own = batch["task"] == jnp.arange(len(self.tasks))[:, None]
-        return jnp.sum(own * batch["weight"] * values, axis=1)
+        own = batch.task == jnp.arange(len(self.tasks))[:, None]
+        return jnp.sum(own * batch.weight * values, axis=1)

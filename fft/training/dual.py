@@ -16,6 +16,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from fft.core.batch import Batch, Outputs
 from fft.methods import Method
 from fft.methods.base import combines
 from fft.tasks import Task
@@ -57,21 +58,23 @@ class Seen(NamedTuple):
 
 @dataclass(frozen=True)
 class Watch:
-    """How a step watches the original tasks: with `task` on rows that hold "before" [B], the base's credit of each."""
+    """How a step watches the original tasks: with `task` on held-out rows, beside what the base was worth on each."""
 
     task: Task
+    before: jax.Array
+    """the base's credit of every held-out row, float32 [N]"""
     margin: float | tuple[float, ...]
     """the drop that is accepted, in units of the score; of several tasks one each"""
-    spread: float
-    """the variance of the held-out labels; classification does without"""
+    scale: float
+    """what the credit is measured in (Task.scale)"""
     steps: int
     """of the run"""
     scores: tuple[float, ...] = ()
     """of the base on the held-out rows, of each task"""
 
-    def look(self, outputs: dict, batch: dict) -> Seen:
-        """How much less credit rows have than in the base."""
-        drop = batch["before"] - self.task.credit(self.task.logits(outputs, batch), batch["label"], self.spread)
+    def look(self, outputs: Outputs, batch: Batch, before: jax.Array) -> Seen:
+        """How much less credit rows have than in the base, where it is `before` [B]."""
+        drop = before - self.task.credit(self.task.score(outputs, batch), jnp.asarray(batch.targets), self.scale)
         drop = jnp.where(jnp.isfinite(drop), drop, 1.0)
         return Seen(*(self.task.summed(values, batch) for values in (drop, drop**2, jnp.ones_like(drop))))
 

@@ -1,21 +1,20 @@
 """The train step: pure, compiled, donated."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
+from fft.core.batch import Batch, Labelled, Outputs, Read, weight_of, weighted_sum
 from fft.core.brief import brief
 from fft.core.naming import numbered
+from fft.core.network import Network, outputs_of
 from fft.core.tree import Params, flatten, map_leaves, without_heads
 from fft.methods import Method
 from fft.methods.base import climbs, updates_of
-from fft.models import Model
-from fft.models.probes.inputs import with_hidden
 from fft.tasks import Task
 from fft.training.average import averaged
 from fft.training.dual import Dual, Seen, Watch, first_dual, is_held
@@ -76,20 +75,20 @@ class Slope(NamedTuple):
     __repr__ = brief
 
 
-Rows = Mapping[str, jax.Array | np.ndarray]
-"""a batch of a stream"""
-TrainStep = Callable[[TrainState, Params, Params, Mapping[str, Rows]], tuple[TrainState, dict[str, jax.Array]]]
+Streams = Mapping[str, Labelled]
+"""what a step reads: arrays [A, B, ...] of every stream and of the probe, A micro-batches of B rows"""
+TrainStep = Callable[[TrainState, Params, Params, Streams], tuple[TrainState, dict[str, jax.Array]]]
 """step(state, base, aux, batch) -> (state, metrics)"""
 _Sums = tuple[jax.Array, jax.Array, jax.Array]
 _Slopes = dict[str, Slope]
-_SlopeOf = Callable[[str, Params, Params, Params, Rows, jax.Array, jax.Array, Dual], Slope]
-_SlopesOf = Callable[[TrainState, Params, Params, Mapping[str, Rows]], _Slopes]
-_Look = Callable[[Params, Params, Rows], Seen]
+_SlopeOf = Callable[[str, Params, Params, Params, Labelled, jax.Array, jax.Array, Dual], Slope]
+_SlopesOf = Callable[[TrainState, Params, Params, Mapping[str, Labelled]], _Slopes]
+_Look = Callable[[Params, Params, Labelled, jax.Array], Seen]
 _Update = Callable[[TrainState, _Slopes, Seen | None, Params, Params], tuple[TrainState, dict[str, jax.Array]]]
 
 
 def make_train_step(
-    model: Model,
+    model: Network,
     task: Task,
     method: Method,
     tx: optax.GradientTransformation,
@@ -103,7 +102,9 @@ def make_train_step(
     stream that the method reads. `original` is the original task, for methods that need to know its head. With the
     method's own terms t of a stream's rows the objective is
 
-        Σ nll / Σ weight over the new rows  +  m · ( Σ_streams Σ t / Σ weight  +  penalty(merged parameters) )
+        Σ weight · nll / Σ weight over the new targets  +  m · ( Σ_streams Σ w t / Σ w  +  penalty(merged parameters) )
+
+    with the weights w of fft.core.batch.weight_of for terms of each shape,
 
     and what is descended is `method.combine` of the gradients of its parts, their sum unless a method says otherwise.
     `tx` is the plain optimizer; the method's `transform` is put around it here.
@@ -125,20 +126,21 @@ def make_train_step(
 
     look = None if watch is None else _make_look(model, method, watch)
 
-    def step(
-        state: TrainState, base: Params, aux: Params, batch: Mapping[str, Rows]
-    ) -> tuple[TrainState, dict[str, jax.Array]]:
+    def step(state: TrainState, base: Params, aux: Params, batch: Streams) -> tuple[TrainState, dict[str, jax.Array]]:
         slopes = slopes_of(state, base, aux, {stream: rows for stream, rows in batch.items() if stream != PROBE})
-        seen = None if look is None else look(state.result, base, jax.tree.map(lambda x: x[0], batch[PROBE]))
+        seen = None
+        if look is not None and watch is not None:
+            seen = look(state.result, base, jax.tree.map(lambda x: x[0], batch[PROBE]), watch.before)
         return update(state, slopes, seen, base, aux)
 
     return step
 
 
-def _make_look(model: Model, method: Method, watch: Watch) -> _Look:
+def _make_look(model: Network, method: Method, watch: Watch) -> _Look:
     @jax.jit
-    def look(result: Params, base: Params, rows: dict[str, jax.Array]) -> Seen:
-        return watch.look(model.apply(method.merge(base, result), rows), rows)
+    def look(result: Params, base: Params, rows: Batch, before: jax.Array) -> Seen:
+        outputs = outputs_of(model, method.merge(base, result), rows, read=(watch.task.reads,))
+        return watch.look(outputs, rows, before[rows.row])
 
     return look
 
@@ -148,7 +150,7 @@ def _make_slopes(slope: _SlopeOf, method: Method) -> _SlopesOf:
     def climb(theta: Params, slopes: _Slopes) -> Params:
         return method.climb(theta, method.combine(_means(slopes)))
 
-    def slopes_of(state: TrainState, base: Params, aux: Params, batch: Mapping[str, Rows]) -> _Slopes:
+    def slopes_of(state: TrainState, base: Params, aux: Params, batch: Streams) -> _Slopes:
         """The Slope of every stream of a step."""
 
         def at(theta: Params) -> _Slopes:
@@ -167,27 +169,30 @@ def _make_slopes(slope: _SlopeOf, method: Method) -> _SlopesOf:
 
 
 def _make_slope(
-    model: Model, task: Task, method: Method, multiplier: dict[str, float], original: Task | None
+    model: Network, task: Task, method: Method, multiplier: dict[str, float], original: Task | None
 ) -> _SlopeOf:
     known = cast("Task", original)  # a method whose loss asks the original task has one
+    adds = any(type(member).loss is not Method.loss for member in method.members)
 
     def summed_loss(
         theta: Params,
         base: Params,
         aux: Params,
         stream: str,
-        micro: dict[str, jax.Array],
+        micro: Labelled,
+        whole: Labelled,
         key: jax.Array,
         strength: jax.Array,
     ) -> tuple[jax.Array, _Sums]:
         inject_key, apply_key = jax.random.split(key)
-        micro = method.inputs(stream, micro, aux)
-        outputs = _outputs(model, method, stream, base, method.inject(base, theta, inject_key), micro, apply_key)
-        real = micro["weight"] > 0
-        nll = task.loss(outputs, micro)[0] if stream == "new" else jnp.zeros(real.shape)
-        terms = jnp.where(real, method.loss(stream, outputs, micro, aux, known), 0.0)
-        loss, term = jnp.sum(nll), jnp.sum(terms)
-        return loss + strength * term, (loss, strength * term, jnp.sum(micro["weight"]))
+        micro = method.inputs(stream, cast("Batch", micro), aux)  # or whatever rows the model and the methods take
+        read: set[Read] = {task.reads} if stream == "new" else set()
+        if adds or stream != "new":
+            read |= {"pooled"} if original is None else {"pooled", original.reads}
+        outputs = _outputs(model, method, stream, base, method.inject(base, theta, inject_key), micro, apply_key, read)
+        loss = weighted_sum(task.terms(outputs, micro), micro.weight) if stream == "new" else jnp.zeros(())
+        term = _summed_terms(method.losses(stream, outputs, micro, aux, known), micro, whole)
+        return loss + strength * term, (loss, strength * term, jnp.sum(micro.weight))
 
     @partial(jax.jit, static_argnums=0)
     def slope(
@@ -195,7 +200,7 @@ def _make_slope(
         theta: Params,
         base: Params,
         aux: Params,
-        batch: dict[str, jax.Array],
+        batch: Labelled,
         key: jax.Array,
         step: jax.Array,
         dual: Dual,
@@ -205,16 +210,17 @@ def _make_slope(
             key = jax.random.fold_in(key, MOST_STEPS + STREAMS.index(stream))
         key = jax.random.fold_in(key, step)
         backward = partial(jax.grad(summed_loss, has_aux=True), strength=jnp.exp(dual.log_strength))
-        micros = batch["weight"].shape[0]
+        micros = batch.weight.shape[0]
+        whole = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch)
         if micros == 1:
-            grads, sums = backward(theta, base, aux, stream, jax.tree.map(lambda x: x[0], batch), key=key)
+            grads, sums = backward(theta, base, aux, stream, jax.tree.map(lambda x: x[0], batch), whole, key=key)
         else:
 
             def add(
-                total: tuple[Params, _Sums], micro_and_index: tuple[dict[str, jax.Array], jax.Array]
+                total: tuple[Params, _Sums], micro_and_index: tuple[Labelled, jax.Array]
             ) -> tuple[tuple[Params, _Sums], None]:
                 micro, index = micro_and_index
-                more = backward(theta, base, aux, stream, micro, key=jax.random.fold_in(key, index))
+                more = backward(theta, base, aux, stream, micro, whole, key=jax.random.fold_in(key, index))
                 return jax.tree.map(jnp.add, total, more), None
 
             zero = jnp.zeros(())
@@ -226,21 +232,37 @@ def _make_slope(
     return slope
 
 
+def _summed_terms(terms: Sequence[jax.Array | float], micro: Labelled, whole: Labelled) -> jax.Array:
+    """Σ w t over a micro-batch of terms that have the targets' shape; those of another shape are weighed so that the
+    sum over all micro-batches, divided by their targets' Σ weight, is the terms' own mean.
+
+    `whole` is all micro-batches of the step, [A · B, ...].
+    """
+    total, same = jnp.zeros(()), micro.weight.ndim
+    axes_of = [jnp.ndim(term) for term in terms]
+    for axes in sorted({axes for axes in axes_of if axes}):
+        added = sum((term for term, has in zip(terms, axes_of, strict=True) if has == axes), 0.0)
+        more = weighted_sum(jnp.asarray(added), weight_of(axes, micro))
+        total += more if axes == same else more * (jnp.sum(whole.weight) / jnp.sum(weight_of(axes, whole)))
+    return total
+
+
 def _outputs(
-    model: Model,
+    model: Network,
     method: Method,
     stream: str,
     base: Params,
     params: Params,
-    micro: dict[str, jax.Array],
+    micro: Labelled,
     key: jax.Array,
-) -> dict[str, Any]:
+    read: set[Read],
+) -> Outputs:
     """The model's outputs on a stream's rows, with the layers of model and base beside them where the method asks."""
     if stream not in method.hidden:
-        return model.apply(params, micro, key)
-    return with_hidden(model.apply, params, micro, key) | {
-        "base_hidden": with_hidden(model.apply, base, micro)["hidden"]
-    }
+        return outputs_of(model, params, micro, read=read, key=key)
+    layers = tuple(range(len(base["layers"]) + 1))
+    of_base = model.states(base, micro, read=read, layers=layers)
+    return outputs_of(model, params, micro, read=read, key=key, layers=layers)._replace(base=of_base)
 
 
 def _means(slopes: _Slopes) -> dict[str, dict[str, jax.Array]]:

@@ -12,6 +12,7 @@ from safetensors.numpy import load_file
 
 from fft import models
 from fft.commands.merge import greedy_sentence
+from fft.core.batch import Inputs
 from fft.core.tree import overlay
 from fft.data.rows import Columns
 from fft.data.splits import make_splits
@@ -253,7 +254,7 @@ def test_transformers_loads_the_result_and_computes_what_we_compute(three, tmp_p
     theirs = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged").eval()
     assert ours.primary == "new_2" and list(theirs.config.id2label.values()) == ["no", "yes"]
     ids = np.random.default_rng(0).integers(4, 40, (3, 7))
-    batch = {"ids": ids, "mask": np.ones_like(ids), "types": np.zeros_like(ids)}
+    batch = Inputs(ids, np.ones_like(ids), np.zeros_like(ids))
     with torch.no_grad():
         expected = theirs(torch.tensor(ids)).logits.numpy()
     found = ours.model.apply(ours.params, batch)["logits"]["new_2"]

@@ -182,11 +182,11 @@ def test_every_model_is_scored_by_one_program_a_length(tiny, tuned):
     )
     traces = []
 
-    def apply(params, batch):
-        traces.append(batch["ids"].shape)
-        return sides.tuned.model.apply(params, batch)
+    def states(params, batch, **asked):
+        traces.append(batch.ids.shape)
+        return sides.tuned.model.states(params, batch, **asked)
 
-    rows = HeldOut(sides.tuned.model._replace(apply=apply), sides.data)
+    rows = HeldOut(sides.tuned.model._replace(states=states), sides.data)
     for alpha in STEPS[::4]:
         rows.line(sides.base, sides.tuned.params, [alpha] * 4)
     rows.line(sides.base, sides.tuned.params, [0.1, 0.9, 0.3, 1.0])
@@ -196,7 +196,8 @@ def test_every_model_is_scored_by_one_program_a_length(tiny, tuned):
     assert len(traces) == len(lengths), "one trace a length, whatever the weights and the task"
     rows.line(sides.base, sides.tuned.params, [0.5] * 4, "test")
     assert len(traces) == len({shape[1] for shape in traces})
-    assert rows.program.__wrapped__._cache_size() == len(traces)
+    (program,) = set(rows._programs.values())
+    assert program.__wrapped__._cache_size() == len(traces)
 
 
 def test_a_higher_rmse_is_a_drop_and_what_is_accepted_lies_above_the_base(repaired):

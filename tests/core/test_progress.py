@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from fft.core.batch import Inputs
 from fft.core.progress import Compiled, announced, doing
 from fft.report import console as display
 from fft.report.console import Progress
@@ -65,30 +66,34 @@ def test_a_terminal_has_bars():
     assert "scoring [a]" in shown and "3/4" in shown and "new 0.5" in shown
 
 
+def texts(*shape):
+    return Inputs(*[np.zeros(shape, np.int32)] * 3)
+
+
 def test_compiling_is_said_once_for_a_length(console):
     seen = []
 
     def program(params, batch):
         seen.append(params)
         if len(seen) in (1, 3):
-            assert waited_for(console, f"texts of {batch['ids'].shape[-1]} tokens, length {1 + len(seen) // 2} of 2")
+            assert waited_for(console, f"texts of {batch.ids.shape[-1]} tokens, length {1 + len(seen) // 2} of 2")
         return batch
 
     call = announced(program, "the scoring", (8, 16))
     with Progress(console):
         for number, tokens in enumerate((16, 16, 8, 8)):
-            call(number, {"ids": np.zeros((2, tokens))})
+            call(number, texts(2, tokens))
     assert seen == [0, 1, 2, 3] and "compiling the scoring" in console.file.getvalue()
 
 
 def test_the_programs_of_a_step_are_told_by_stream(console):
     compiled = Compiled({"new": (8, 16), "original": (4,)})
-    batch = {"new": {"ids": np.zeros((1, 2, 8))}, "original": {"ids": np.zeros((1, 2, 4))}}
+    batch = {"new": texts(1, 2, 8), "original": texts(1, 2, 4)}
     both = "… compiling the step (new 8 tokens, length 1 of 2; original 4 tokens, length 1 of 1), 0 s"
     with Progress(console):
         with compiled.on(batch):
             assert waited_for(console, both)
         with compiled.on(batch), doing("here"):
             assert waited_for(console, "… here, 0 s")
-        with compiled.on({"new": {"ids": np.zeros((1, 2, 16))}}):
+        with compiled.on({"new": texts(1, 2, 16)}):
             assert waited_for(console, "… compiling the step (new 16 tokens, length 2 of 2), 0 s")

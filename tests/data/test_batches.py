@@ -4,11 +4,13 @@ from collections import Counter
 from itertools import combinations
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 
 import fft.data.batches as module
 from fft.commands.demo import NEW_ROWS
+from fft.core.batch import Batch
 from fft.core.errors import InputError
 from fft.data.batches import TrainBatches, bucket_lengths, eval_batches, padding_waste
 from fft.data.streams import training_batches
@@ -68,7 +70,7 @@ def test_batch_is_a_function_of_seed_and_index():
     jumping = make(1)
     for step in np.random.default_rng(0).permutation(400)[:80]:
         found = jumping.batch(int(step))
-        assert all((found[name] == expected[step][name]).all() for name in found)
+        assert jax.tree.all(jax.tree.map(np.array_equal, found, expected[step]))
     other = make(2)
     assert sum((other.rows(s)[:4] == forward.rows(s)[:4]).all() for s in range(400)) < 4
 
@@ -80,17 +82,17 @@ def test_content_and_shapes():
     shapes = set()
     for step in range(80):
         batch, rows = batches.batch(step), batches.rows(step)
-        assert {name: array.dtype.name for name, array in batch.items()} == {
-            "ids": "int32", "mask": "int32", "types": "int32", "label": "int32", "weight": "float32", "row": "int32",
-        }  # fmt: skip
+        assert jax.tree.map(lambda array: array.dtype.name, batch) == Batch(
+            ids="int32", mask="int32", types="int32", targets="int32", weight="float32", row="int32"
+        )
         for at, row in enumerate(rows):
             tokens = len(data.ids[row])
-            assert (batch["ids"][at, :tokens] == 100 + row).all() and (batch["ids"][at, tokens:] == 9).all()
-            assert batch["mask"][at].sum() == batch["mask"][at, :tokens].sum() == tokens
-        assert (batch["label"] == data.labels[rows]).all() and (batch["weight"] == 1).all()
+            assert (batch.ids[at, :tokens] == 100 + row).all() and (batch.ids[at, tokens:] == 9).all()
+            assert batch.mask[at].sum() == batch.mask[at, :tokens].sum() == tokens
+        assert (batch.targets == data.labels[rows]).all() and (batch.weight == 1).all() and (batch.row == rows).all()
         longest = max(len(data.ids[row]) for row in rows)
-        assert batch["ids"].shape == (8, min(length for length in lengths if length >= longest))
-        shapes.add(batch["ids"].shape)
+        assert batch.ids.shape == (8, min(length for length in lengths if length >= longest))
+        shapes.add(batch.ids.shape)
     assert 2 <= len(shapes) <= 5
 
 
@@ -111,11 +113,12 @@ def test_eval_batches_cover_every_row_once(rows):
     lengths = bucket_lengths(data.lengths())
     seen = []
     for batch, index in eval_batches(data, 8, lengths, 9):
-        assert batch["ids"].shape[0] == 8 and batch["ids"].shape[1] in lengths
-        assert batch["weight"].tolist() == [1.0] * len(index) + [0.0] * (8 - len(index))
-        assert batch["ids"][: len(index), 0].tolist() == (100 + index).tolist()
-        assert (batch["mask"].sum(1) > 0).all()
-        assert (batch["label"][: len(index)] == data.labels[index]).all()
+        assert batch.ids.shape[0] == 8 and batch.ids.shape[1] in lengths
+        assert batch.weight.tolist() == [1.0] * len(index) + [0.0] * (8 - len(index))
+        assert batch.ids[: len(index), 0].tolist() == (100 + index).tolist()
+        assert (batch.mask.sum(1) > 0).all()
+        assert (batch.targets[: len(index)] == data.labels[index]).all()
+        assert batch.row.tolist() == [*index.tolist(), *[index[-1]] * (8 - len(index))]
         seen += index.tolist()
     assert sorted(seen) == list(range(rows))
 
@@ -155,4 +158,4 @@ def test_padding_waste_on_the_demo_data(minilm, demo_data):
             batches = training_batches(Optim().step_rows, {"new": 1.0}, {"new": new}, steps, 0)["new"]
             epoch = [batches.batch(step) for step in range(len(batches))]
             assert padding_waste(epoch) <= most
-            assert len({batch["ids"].shape for batch in epoch}) <= 5
+            assert len({batch.ids.shape for batch in epoch}) <= 5

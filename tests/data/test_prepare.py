@@ -45,7 +45,7 @@ def test_classification(model, tmp_path):
             assert ids.tolist() == [2, *(4 + int(word[1:]) for word in text.split()), 3]
             assert found.task.labels[label] == name
     batch = TrainBatches(found.splits["train"], 4, 0, found.lengths, found.pad_id).batch(0)
-    assert batch["ids"].shape[0] == 4
+    assert batch.ids.shape[0] == 4
 
 
 def test_identity_is_of_texts_and_labels_alone(model, tmp_path):

@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 
+from fft.core.batch import States
 from fft.core.errors import InputError
 from fft.core.tree import flatten
 from fft.data.batches import TrainBatches
@@ -25,8 +26,8 @@ NEW, ORIGINAL = Classify("new", ("a", "b", "c")), Classify("original", ("x", "y"
 
 
 def mean_nll(logits, batch):
-    nll = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
-    return jnp.sum(nll * batch["weight"]) / jnp.sum(batch["weight"])
+    nll = optax.softmax_cross_entropy_with_integer_labels(logits, batch.targets)
+    return jnp.sum(nll * batch.weight) / jnp.sum(batch.weight)
 
 
 def mean_kl(teacher, logits, weight, temperature):
@@ -41,18 +42,18 @@ def replayed(base, params, new, other):
 
 def kept(base, params, new, other):
     answers = (MODEL.apply(tree, other)["logits"]["original"] for tree in (base, params))
-    return 0.7 * mean_kl(*answers, other["weight"], 1.5)
+    return 0.7 * mean_kl(*answers, other.weight, 1.5)
 
 
 def kept_on_new(base, params, new, other):
     answers = (MODEL.apply(tree, new)["logits"]["original"] for tree in (base, params))
-    return 0.7 * mean_kl(*answers, new["weight"], 2.0)
+    return 0.7 * mean_kl(*answers, new.weight, 2.0)
 
 
 def distilled(base, params, new, other):
     before, now = (MODEL.apply(tree, other)["pooled"] for tree in (base, params))
     each = jnp.sum((now - before) ** 2, -1) / jnp.sum(before**2, -1)
-    return 0.4 * jnp.sum(other["weight"] * each) / jnp.sum(other["weight"])
+    return 0.4 * jnp.sum(other.weight * each) / jnp.sum(other.weight)
 
 
 CASES = {
@@ -87,8 +88,8 @@ def test_a_step_descends_the_sum_of_the_new_loss_and_the_terms(case, micros):
     tx = optax.sgd(LR)
     step = make_train_step(MODEL, NEW, method, tx, dict.fromkeys(flatten(base), 1.0), ORIGINAL)
     state = init_state(jax.tree.map(jnp.copy, moved), tx, jax.random.key(0))
-    batch = {"new": {k: v.reshape(micros, -1, *v.shape[1:]) for k, v in new.items()}}
-    batch |= {name: {k: v[None] for k, v in other.items()} for name in method.streams}
+    batch = {"new": jax.tree.map(lambda v: v.reshape(micros, -1, *v.shape[1:]), new)}
+    batch |= {name: jax.tree.map(lambda v: v[None], other) for name in method.streams}
     state, metrics = step(state, base, aux, batch)
 
     def objective(params):
@@ -116,9 +117,8 @@ def test_members_that_read_one_stream_share_its_rows():
 
 def test_every_stream_draws_its_own_dropout():
     class Noisy(Toy):
-        def apply(self, params, batch, key=None):
-            outputs = super().apply(params, batch)
-            return outputs | {"pooled": jax.random.normal(key, (len(batch["weight"]), 4))}
+        def states(self, params, batch, *, read=("pooled",), key=None, layers=()):
+            return States(jax.random.normal(key, (len(batch.weight), 4)))
 
     def drawn(method, streams):
         base = toy_params(heads={"original": 3, "new": 3})
@@ -127,7 +127,7 @@ def test_every_stream_draws_its_own_dropout():
         tx = make_optimizer(theta, multiplier, Optim(lr=0.1), 3)
         aux = {"distill": {"pooled": jnp.ones((8, 4))}}
         step = make_train_step(Noisy(), NEW, method, tx, multiplier, ORIGINAL)
-        batch = {name: {k: v[None] for k, v in toy_batch().items()} for name in streams}
+        batch = {name: jax.tree.map(lambda v: v[None], toy_batch()) for name in streams}
         return float(step(init_state(theta, tx, jax.random.key(3)), base, aux, batch)[1]["penalty"])
 
     on = [drawn(Full() + Distill(on=name), dict.fromkeys(["new", name])) for name in ("new", "original", "unlabelled")]
@@ -141,14 +141,14 @@ def test_shares_decide_the_rows_of_a_step():
     assert (made["a"].batch_size, made["b"].batch_size) == (16, 4)
     assert (len(made["a"].lengths), len(made["b"].lengths)) == (5, 2), "a small share is padded to fewer lengths"
     cut = step_batch({"new": made["a"], "original": made["b"]}, 3, 2)
-    assert cut["new"]["ids"].shape[:2] == (2, 8) and cut["original"]["ids"].shape[:2] == (1, 4)
-    assert cut["original"]["row"].tolist() == [made["b"].rows(3).tolist()]
+    assert cut["new"].ids.shape[:2] == (2, 8) and cut["original"].ids.shape[:2] == (1, 4)
+    assert cut["original"].row.tolist() == [made["b"].rows(3).tolist()]
 
 
 def test_base_outputs_stand_at_the_places_of_the_rows_that_are_read():
     rows = encoded([3, 9, 4, 7, 5, 5, 8, 6, 3, 4])
     batches = TrainBatches(rows, 2, 0, (5, 9), 0)
-    found = base_outputs(lambda params, batch: params * jnp.sum(batch["mask"], -1, keepdims=True), 2.0, batches, 3)
+    found = base_outputs(lambda params, batch: params * jnp.sum(batch.mask, -1, keepdims=True), 2.0, batches, 3)
     read = {int(row) for step in range(3) for row in batches.rows(step)}
     wanted = [[2.0 * length if row in read else 0.0] for row, length in enumerate(rows.lengths())]
     assert found.tolist() == wanted and len(read) == 6
@@ -179,8 +179,8 @@ def test_agem_takes_out_what_points_against_the_original_rows(micros, added):
         g_o = long(lambda params, other=other: mean_nll(MODEL.apply(params, other)["logits"]["original"], other))
         seen.add(against := bool(g @ g_o < 0))
         expected = g - (g @ g_o) / (g_o @ g_o) * g_o if against else g
-        batch = {"new": {k: v.reshape(micros, -1, *v.shape[1:]) for k, v in new.items()}}
-        batch |= {"original": {k: v[None] for k, v in other.items()}}
+        batch = {"new": jax.tree.map(lambda v: v.reshape(micros, -1, *v.shape[1:]), new)}
+        batch |= {"original": jax.tree.map(lambda v: v[None], other)}
         state, metrics = step(init_state(jax.tree.map(jnp.copy, moved), tx, jax.random.key(0)), base, kept, batch)
         paths, start = [path for path in flatten(moved) if multiplier[path]], flatten(moved)
         went = np.concatenate([np.ravel(start[path] - flatten(state.theta)[path]) for path in paths]) / LR

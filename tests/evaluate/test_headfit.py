@@ -14,13 +14,10 @@ TOY = Toy()
 
 
 def checkpoint():
-    def head(head_params, pooled, key=None):
-        return pooled @ head_params["out"]["kernel"] + head_params["out"]["bias"]
-
     def init_head(key, classes):
         return {"out": {"kernel": 0.02 * jax.random.normal(key, (4, classes)), "bias": np.zeros(classes)}}
 
-    model = SimpleNamespace(apply=TOY.apply, head=head, init_head=init_head)
+    model = SimpleNamespace(states=TOY.states, readout=TOY.readout, init_head=init_head)
     return SimpleNamespace(model=model, params=toy_params(heads={}))
 
 
@@ -30,13 +27,13 @@ def test_the_head_reaches_the_optimum_of_logistic_regression():
     before = jax.tree.map(np.asarray, base.params)
     batches = [toy_batch(seed, rows=64, filler=10) for seed in range(3)]
     for batch in batches:
-        batch["label"] = (batch["x"][:, 0] + 0.5 * batch["x"][:, 1] > 0).astype(np.int32)
-        batch["label"][batch["weight"] == 0] = 0
+        batch.targets[:] = batch.x[:, 0] + 0.5 * batch.x[:, 1] > 0
+        batch.targets[batch.weight == 0] = 0
     task = Classify("original", ("no", "yes"))
     head, how = fit_head(base, task, batches, jax.random.key(0))
     assert how["rows"] == 3 * 54 and max_difference(base.params, before) == 0
-    features = np.concatenate([np.asarray(TOY.apply(base.params, b)["pooled"])[b["weight"] > 0] for b in batches])
-    labels = np.concatenate([b["label"][b["weight"] > 0] for b in batches])
+    features = np.concatenate([np.asarray(TOY.apply(base.params, b)["pooled"])[b.weight > 0] for b in batches])
+    labels = np.concatenate([b.targets[b.weight > 0] for b in batches])
     # Two softmax columns share the penalty of one weight vector, which halves it: ½ d Σ W² = ¼ d |w|².
     best = LogisticRegression(C=2 / (WEIGHT_DECAY * len(labels)), max_iter=5000, tol=1e-8).fit(features, labels)
     logits = features @ np.asarray(head["out"]["kernel"]) + np.asarray(head["out"]["bias"])

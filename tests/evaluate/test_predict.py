@@ -5,7 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fft.core.batch import States
 from fft.evaluate.predict import make_predict, predict
+from fft.tasks.classify import Classify
+from tests.helpers.toy import toy_batch
 
 
 class Linear:
@@ -13,10 +16,14 @@ class Linear:
 
     traces = 0
 
-    def apply(self, params, batch, key=None):
+    def states(self, params, batch, *, read=("pooled",), key=None, layers=()):
         assert key is None
         Linear.traces += 1
-        return {"logits": {"new": batch["ids"] @ params["kernel"], "old": batch["ids"] * 0}}
+        return States(batch.ids)
+
+    def readout(self, params, head, states, *, key=None):
+        assert key is None
+        return states @ params["kernel"] if head == "new" else states * 0
 
 
 def batches(rows, order, size):
@@ -24,14 +31,15 @@ def batches(rows, order, size):
         index = order[start : start + size]
         ids = np.full((size, rows.shape[1]), 99.0, np.float32)
         ids[: len(index)] = rows[index]
-        yield {"ids": ids, "weight": (np.arange(size) < len(index)).astype(np.float32)}, index
+        weight = (np.arange(size) < len(index)).astype(np.float32)
+        yield toy_batch(rows=size)._replace(ids=ids, weight=weight), index
 
 
 def test_predict_puts_every_example_in_its_place_and_drops_the_filler():
     rng = np.random.default_rng(0)
     rows, kernel = rng.normal(size=(11, 5)).astype(np.float32), rng.normal(size=(5, 3)).astype(np.float32)
     order = rng.permutation(11)
-    f = make_predict(Linear(), "new")
+    f = make_predict(Linear(), Classify("new", ("a", "b", "c")))
     polls = []
     before = Linear.traces
     logits = predict(f, {"kernel": jnp.asarray(kernel)}, batches(rows, order, 4), 11, lambda: polls.append(1))
@@ -44,6 +52,6 @@ def test_predict_puts_every_example_in_its_place_and_drops_the_filler():
 
 @pytest.mark.parametrize("order", [[0, 1, 2], [0, 1, 2, 3, 3], []])
 def test_predict_refuses_batches_that_miss_or_repeat_an_example(order):
-    f = jax.jit(lambda params, batch: batch["ids"])
+    f = jax.jit(lambda params, batch: batch.ids)
     with pytest.raises(ValueError, match="cover 4 examples once each"):
         predict(f, {}, batches(np.zeros((4, 2), np.float32), np.array(order, int), 2), 4)

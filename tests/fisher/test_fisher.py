@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fft.core.batch import weighted_sum
 from fft.core.errors import InputError
+from fft.core.network import outputs_of
 from fft.core.tree import flatten
 from fft.fisher.diagonal import diagonal_fisher, relative_error
 from fft.tasks.classify import Classify
@@ -31,16 +33,16 @@ def loop(params, batch, label_weights):
     with jax.enable_x64(True):
         params = jax.tree.map(lambda x: jnp.asarray(np.asarray(x, np.float64)), params)
         total = {p: np.zeros(x.shape) for p, x in flatten(params).items()}
-        for b in range(len(batch["label"])):
-            x = np.asarray(batch["x"][b : b + 1], np.float64)
+        for b in range(len(batch.targets)):
+            row = batch._replace(x=np.asarray(batch.x[b : b + 1], np.float64))
             for c in range(label_weights.shape[1]):
 
-                def nll(params, x=x, c=c):
-                    return -jax.nn.log_softmax(MODEL.apply(params, {"x": x})["logits"]["original"])[0, c]
+                def nll(params, row=row, c=c):
+                    return -jax.nn.log_softmax(MODEL.apply(params, row)["logits"]["original"])[0, c]
 
                 for path, g in flatten(jax.grad(nll)(params)).items():
                     total[path] += label_weights[b, c] * np.asarray(g) ** 2
-        return {path: value / len(batch["label"]) for path, value in total.items()}
+        return {path: value / len(batch.targets) for path, value in total.items()}
 
 
 def assert_leaves_close(tree, expected, tolerance=1e-5):
@@ -73,7 +75,7 @@ def test_exact_of_logistic_regression_is_the_closed_form():
 def test_empirical_uses_the_labels_of_the_data():
     params, batch = toy_params(), toy_batch(rows=8)
     assert_leaves_close(
-        fisher([batch], params, estimator="empirical").diagonal, loop(params, batch, np.eye(3)[batch["label"]])
+        fisher([batch], params, estimator="empirical").diagonal, loop(params, batch, np.eye(3)[batch.targets])
     )
 
 
@@ -93,8 +95,8 @@ def test_batched_squares_the_mean_of_a_batch_and_warns():
     params, batch = toy_params(), toy_batch(rows=6, filler=2)
 
     def mean_nll(params):
-        nll, weight = TASK.loss(MODEL.apply(params, batch), batch)
-        return jnp.sum(nll) / jnp.sum(weight)
+        terms = TASK.terms(outputs_of(MODEL, params, batch), batch)
+        return weighted_sum(terms, batch.weight) / jnp.sum(batch.weight)
 
     with pytest.warns(UserWarning, match="its scale shrinks with the batch"):
         found = fisher([batch, batch], params, estimator="batched").diagonal
@@ -103,7 +105,7 @@ def test_batched_squares_the_mean_of_a_batch_and_warns():
 
 def test_mc_does_not_depend_on_batching_or_chunks():
     params, batch = toy_params(), toy_batch(rows=8)
-    halves = [{k: v[i : i + 4] for k, v in batch.items()} for i in (0, 4)]
+    halves = [jax.tree.map(lambda v, i=i: v[i : i + 4], batch) for i in (0, 4)]
     whole = flatten(fisher([batch], params, draws=2).diagonal)
     for batches, chunk in ((halves, 1), (halves, 4), ([batch], 5)):
         assert_leaves_close(fisher(batches, params, draws=2, chunk=chunk).diagonal, whole, 1e-6)
@@ -111,7 +113,7 @@ def test_mc_does_not_depend_on_batching_or_chunks():
 
 def test_filler_rows_count_for_nothing():
     params, batch = toy_params(), toy_batch(rows=8, filler=3)
-    real = {k: v[:5] for k, v in batch.items()}
+    real = jax.tree.map(lambda v: v[:5], batch)
     padded = fisher([batch], params, estimator="exact", chunk=3)
     assert padded.examples == 5
     assert_leaves_close(padded.diagonal, flatten(fisher([real], params, estimator="exact").diagonal), 1e-6)
@@ -121,11 +123,11 @@ def test_regression_is_gauss_newton_over_sigma_squared():
     """(y − f)²/2σ²: the Fisher is (∂f/∂θ)²/σ²."""
     sigma = 0.5
     params, batch = toy_params(heads={"original": 1}), toy_batch(rows=6)
-    batch["label"] = batch["x"][:, 0]
+    batch = batch._replace(targets=batch.x[:, 0])
     out = fisher([batch], params, Regress(name="original", sigma=sigma), estimator="exact").diagonal
     expected = {p: np.zeros(x.shape) for p, x in flatten(params).items()}
     for b in range(6):
-        row = {"x": batch["x"][b : b + 1]}
+        row = batch._replace(x=batch.x[b : b + 1])
         g = jax.grad(lambda p, row=row: MODEL.apply(p, row)["logits"]["original"][0, 0])(params)
         for path, value in flatten(g).items():
             expected[path] += np.asarray(value, np.float64) ** 2 / sigma**2 / 6
@@ -196,13 +198,13 @@ def test_exact_of_very_many_outputs_is_refused_with_its_cost():
 
 def test_a_gradient_that_is_not_finite_is_named_by_row_and_leaf():
     batch = toy_batch(rows=8)
-    batch["x"][5] = np.nan
-    with pytest.raises(InputError, match=r"gradient of example 13 of the pass .* at embed/scale"):
+    batch.x[5] = np.nan
+    with pytest.raises(InputError, match=r"gradient of row 5 .* at embed/scale"):
         fisher([toy_batch(1), batch], toy_params())
-    batch["number"] = np.arange(100, 108, dtype=np.int32)
+    batch = batch._replace(row=np.arange(100, 108, dtype=np.int32))
     with pytest.raises(InputError, match="gradient of row 105"):
         fisher([batch], toy_params())
     params = toy_params()
     params["layers"]["1"]["attention"]["query"]["bias"] = jnp.full(4, jnp.nan)
-    with pytest.raises(InputError, match="example 0 of the pass"):
+    with pytest.raises(InputError, match="gradient of row 0 ov"):
         fisher([toy_batch()], params)

@@ -15,6 +15,7 @@ import faulthandler, json, sys
 import jax, numpy as np
 from jax.sharding import Mesh, PartitionSpec as P, NamedSharding
 from fft import models
+from fft.core.batch import Batch
 from fft.core.errors import InputError
 from fft.fisher.diagonal import diagonal_fisher
 from fft.core.tree import flatten
@@ -32,7 +33,7 @@ def batch(rows=16):
     mask = (np.arange(9)[None] < rng.integers(3, 10, rows)[:, None]).astype(np.int32)
     weight = (np.arange(rows) < rows - 3).astype(np.float32)
     label = rng.integers(0, 2, rows).astype(np.int32)
-    return {"ids": ids, "mask": mask, "types": 0 * ids, "label": label, "weight": weight}
+    return Batch(ids, mask, 0 * ids, label, weight, np.arange(rows, dtype=np.int32))
 
 batches = [batch(), batch()]
 

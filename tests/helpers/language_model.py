@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from fft.tasks.headed import OneHead
+from fft.core.batch import Batch, States
+from fft.tasks import Classify
 
 
 class Decoder(nn.Module):
@@ -23,27 +24,21 @@ class Decoder(nn.Module):
         return table.attend(x) if self.tied else nn.Dense(11, use_bias=False, name="head")(x)
 
 
-class LanguageModel(OneHead):
-    """Next-token prediction; the nll of a sequence is the sum over its tokens."""
+class LanguageModel(Classify):
+    """Next-token prediction with its network: a target a token, its successor."""
 
-    name, kind = "lm", "language"
-
-    @staticmethod
-    def apply(params, batch, key=None):
-        return {"logits": {"lm": Decoder(tied="head" not in params).apply({"params": params}, batch["ids"])}}
-
-    def nll(self, logits, batch):
-        logp = jax.nn.log_softmax(logits[:, :-1].astype(jnp.float32))
-        nll = -jnp.take_along_axis(logp, batch["label"][:, 1:, None], axis=-1)[..., 0]
-        return jnp.sum(nll * batch["mask"][:, 1:], axis=1) * (batch["weight"] > 0)
+    reads = "tokens"
 
     @staticmethod
-    def sample(key, logits):
-        drawn = jax.random.categorical(key, logits)
-        return jnp.concatenate([jnp.zeros_like(drawn[:, :1]), drawn[:, :-1]], axis=1)
+    def states(params, batch, *, read=("tokens",), key=None, layers=()):
+        return States(tokens=Decoder(tied="head" not in params).apply({"params": params}, batch.ids))
+
+    @staticmethod
+    def readout(params, head, states, *, key=None):
+        return states
 
 
-LANGUAGE = LanguageModel()
+LANGUAGE = LanguageModel("lm", tuple(map(str, range(11))))
 
 
 def decoder(tied=True):
@@ -54,4 +49,17 @@ def decoder(tied=True):
     params = Decoder(tied).init(jax.random.key(0), ids)["params"]
     params = jax.tree.map(lambda x: x + 0.3 * jax.random.normal(jax.random.key(x.size), x.shape), params)
     mask = (np.arange(7)[None] < np.array([7, 5, 6, 7])[:, None]).astype(np.int32)
-    return params, {"ids": ids, "label": ids, "mask": mask, "weight": np.array([1, 1, 1, 0], np.float32)}
+    weight = np.pad(mask[:, 1:], ((0, 0), (0, 1))).astype(np.float32) * np.array([1, 1, 1, 0], np.float32)[:, None]
+    targets = np.pad(ids[:, 1:], ((0, 0), (0, 1)))
+    return params, Batch(ids, mask, np.zeros_like(ids), targets, weight, np.arange(4, dtype=np.int32))
+
+
+def sequence_nll(logits, row):
+    """The nll of a sequence [1, T, V], the sum over its tokens."""
+    logp = jax.nn.log_softmax(logits)
+    return -jnp.sum(row.weight * jnp.take_along_axis(logp, row.targets[..., None], axis=-1)[..., 0])
+
+
+def language_logits(params, batch):
+    """The logits [B, T, V]."""
+    return LANGUAGE.states(params, batch).tokens

@@ -85,13 +85,14 @@ def context(base, method=None):
 
 def stream_batch(stream, seed=0):
     """Eight rows of a stream, the same in every step but those of the new task."""
-    tokens = {"ids": np.ones((8, 1), np.int32)}
-    return toy_batch(seed if stream == "new" else 50, filler=0 if stream == "new" else 2) | tokens
+    rows = toy_batch(seed if stream == "new" else 50, filler=0 if stream == "new" else 2)
+    return rows._replace(ids=np.ones((8, 1), np.int32))
 
 
 def step_batch(method, seed=0):
     """What one step of a method reads."""
-    return {name: {k: v[None] for k, v in stream_batch(name, seed).items()} for name in ("new", *method.streams)}
+    streams = ("new", *method.streams)
+    return {name: jax.tree.map(lambda x: x[None], stream_batch(name, seed)) for name in streams}
 
 
 def stepper(method, base, lr=0.05, steps=10, **optim):

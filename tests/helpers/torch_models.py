@@ -4,6 +4,8 @@ import numpy as np
 import torch
 import transformers
 
+from fft.core.batch import Inputs
+
 SMALL = {"vocab_size": 61, "max_position_embeddings": 24}
 BERT = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 96}
 DISTIL = {"dim": 48, "n_layers": 2, "n_heads": 3, "hidden_dim": 96}
@@ -43,7 +45,7 @@ def batch(family, rows=4, tokens=9, pad=None, seed=0, lengths=None):
     ids = rng.integers(5, 61, (rows, tokens)).astype(np.int32)
     mask = (np.arange(tokens)[None] < np.array(lengths)[:, None]).astype(np.int32)
     types = rng.integers(0, 2, (rows, tokens)).astype(np.int32) if family == "bert" else np.zeros_like(ids)
-    return {"ids": np.where(mask == 1, ids, pad).astype(np.int32), "mask": mask, "types": types * mask}
+    return Inputs(np.where(mask == 1, ids, pad).astype(np.int32), mask, types * mask)
 
 
 def inputs(family, arrays):
@@ -51,7 +53,7 @@ def inputs(family, arrays):
     names = {"input_ids": "ids", "attention_mask": "mask"}
     if family != "distilbert":
         names["token_type_ids"] = "types"
-    return {theirs: torch.tensor(arrays[ours]).long() for theirs, ours in names.items()}
+    return {theirs: torch.tensor(getattr(arrays, ours)).long() for theirs, ours in names.items()}
 
 
 def logits(model, family, arrays):

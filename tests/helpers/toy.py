@@ -7,33 +7,49 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from fft.core.batch import States
+from fft.core.tree import flatten
 from fft.models.layers import Dense
+
+
+class ToyBatch(NamedTuple):
+    """Rows x [B, D] with a target each; a batch with `ids` can stand for texts."""
+
+    x: np.ndarray
+    targets: np.ndarray
+    weight: np.ndarray
+    row: np.ndarray
+    task: np.ndarray | None = None
+    ids: np.ndarray | None = None
 
 
 class Toy(NamedTuple):
     depth: int = 2
 
-    def apply(self, params, batch, key=None):
-        x = jnp.asarray(batch["x"])  # [B, D]
-        x = x * params["embed"]["scale"]
+    def states(self, params, batch, *, read=("pooled",), key=None, layers=()):
+        x = jnp.asarray(batch.x) * params["embed"]["scale"]
         for i in range(self.depth):
-            layer = params["layers"][str(i)]["attention"]["query"]
-            x = jnp.tanh(x @ layer["kernel"] + layer["bias"])
-        logits = {name: x @ head["out"]["kernel"] + head["out"]["bias"] for name, head in params["heads"].items()}
-        return {"pooled": x, "logits": logits}
+            x = jnp.tanh(self.dense(params, f"layers/{i}/attention/query", x))
+        return States(x)
+
+    def readout(self, params, head, states, *, key=None):
+        return self.dense(params, f"heads/{head}/out", states)
+
+    def dense(self, params, path, x):
+        leaves = flatten(params)
+        return x @ leaves[f"{path}/kernel"] + leaves[f"{path}/bias"]
+
+    def apply(self, params, batch, key=None):
+        """As fft.models.Model.apply."""
+        pooled = self.states(params, batch, key=key).pooled
+        return {"pooled": pooled, "logits": {head: self.readout(params, head, pooled) for head in params["heads"]}}
 
 
 class LayeredToy(Toy):
     """The same with flax's dense layers, for what looks into a model's modules."""
 
-    def apply(self, params, batch, key=None):
-        def dense(x, path):
-            return Under(tuple(path.split("/"))).apply({"params": params}, x)
-
-        x = jnp.asarray(batch["x"]) * params["embed"]["scale"]
-        for i in range(self.depth):
-            x = jnp.tanh(dense(x, f"layers/{i}/attention/query"))
-        return {"pooled": x, "logits": {name: dense(x, f"heads/{name}/out") for name in params["heads"]}}
+    def dense(self, params, path, x):
+        return Under(tuple(path.split("/"))).apply({"params": params}, x)
 
 
 class Under(nn.Module):
@@ -69,12 +85,9 @@ def toy_batch(seed=0, rows=8, width=4, classes=3, filler=0):
     rng = np.random.default_rng(seed)
     weight = np.ones(rows, np.float32)
     weight[rows - filler :] = 0
-    return {
-        "x": rng.normal(size=(rows, width)).astype(np.float32),
-        "label": rng.integers(0, classes, rows).astype(np.int32),
-        "row": np.arange(rows, dtype=np.int32),
-        "weight": weight,
-    }
+    x = rng.normal(size=(rows, width)).astype(np.float32)
+    targets = rng.integers(0, classes, rows).astype(np.int32)
+    return ToyBatch(x, targets, weight, np.arange(rows, dtype=np.int32))
 
 
 def max_difference(a, b):

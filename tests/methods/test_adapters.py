@@ -159,8 +159,10 @@ def test_prompts_and_prefixes_compute_what_peft_computes(name, family, tmp_path)
     slope = jax.grad(lambda theta: jnp.sum(logits(theta) ** 2))(theta)["prompt"][leaf].reshape(values.shape)
     largest = float(values.grad.abs().max())
     np.testing.assert_allclose(slope, values.grad.numpy(), atol=1e-4 * largest, rtol=0)
-    hidden = checkpoint.model.encode(method.merge(checkpoint.params, theta), batch)
-    assert hidden.shape[1] == batch["ids"].shape[1] + (3 if name == "prompt" else 0)
+    merged = method.merge(checkpoint.params, theta)
+    states = checkpoint.model.states(merged, batch, read=("tokens",), layers=(2,))
+    assert states.layers[2].shape[1] == batch.ids.shape[1] + (3 if name == "prompt" else 0)
+    assert states.tokens.shape[1] == batch.ids.shape[1]
 
 
 def test_dropout_of_the_factored_dora_is_pefts_in_the_mean(tmp_path):

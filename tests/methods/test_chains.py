@@ -24,7 +24,9 @@ STEPS = 3
 def rows(stream, step):
     """Rows of a stream: the original ones are the new ones with other labels, so that their gradients conflict."""
     batch = stream_batch("new", step)
-    return batch if stream == "new" else batch | {"label": (batch["label"] + 1) % 3, "weight": np.ones(8, np.float32)}
+    if stream == "new":
+        return batch
+    return batch._replace(targets=(batch.targets + 1) % 3, weight=np.ones(8, np.float32))
 
 
 @functools.cache
@@ -38,7 +40,7 @@ def left_by(*members):
     step = make_train_step(MODEL, task("original"), method, tx, multiplier, task("original"))
     state = init_state(theta, method.transform(tx, aux), jax.random.key(3))
     for at in range(STEPS):
-        read = {stream: {k: v[None] for k, v in rows(stream, at).items()} for stream in ("new", *method.streams)}
+        read = {stream: jax.tree.map(lambda x: x[None], rows(stream, at)) for stream in ("new", *method.streams)}
         state, _ = step(state, base, aux, read)
     return finished_params(method, base, state.theta, ()), state.opt_state
 

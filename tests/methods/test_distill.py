@@ -10,12 +10,13 @@ import pytest
 import torch
 
 from fft import models
+from fft.core.batch import Batch
 from fft.core.errors import InputError
+from fft.core.network import outputs_of
 from fft.core.tree import flatten
 from fft.methods import Distill, Full, Given, chain
 from fft.models import FAMILIES
 from fft.models.model import build
-from fft.models.probes.inputs import with_hidden
 from fft.tasks.classify import Classify
 from fft.training.step import init_state, make_train_step
 from tests.helpers import torch_models as oracle
@@ -42,14 +43,9 @@ def pairs(tmp_path_factory):
 
 
 def rows(family):
-    batch = oracle.batch(family, rows=5, tokens=9)
-    weight = np.array([1, 1, 1, 1, 0], np.float32)
-    return {
-        **batch,
-        "label": np.array([0, 1, 1, 0, 0], np.int32),
-        "row": np.arange(5, dtype=np.int32),
-        "weight": weight,
-    }
+    texts = oracle.batch(family, rows=5, tokens=9)
+    targets, weight = np.array([0, 1, 1, 0, 0], np.int32), np.array([1, 1, 1, 1, 0], np.float32)
+    return Batch(*texts, targets, weight, np.arange(5, dtype=np.int32))
 
 
 def torch_states(model, family, batch):
@@ -65,14 +61,14 @@ def torch_states(model, family, batch):
 def by_loops(family, torch_base, torch_moved, batch, layers):
     """The mean over rows of real weight of the mean over layers of ‖h − h*‖² / ‖h*‖², a token at a time."""
     (before, was), (after, now) = (torch_states(model, family, batch) for model in (torch_base, torch_moved))
-    total, real = 0.0, [row for row in range(5) if batch["weight"][row]]
+    total, real = 0.0, [row for row in range(5) if batch.weight[row]]
     for row in real:
         terms = []
         for layer in layers:
             if layer == "pooled":
                 terms.append(((now[row] - was[row]) ** 2).sum() / (was[row] ** 2).sum())
                 continue
-            tokens = [0] if layer == 2 else [t for t in range(9) if batch["mask"][row, t]]
+            tokens = [0] if layer == 2 else [t for t in range(9) if batch.mask[row, t]]
             moved = sum(((after[layer][row, t] - before[layer][row, t]) ** 2).sum() for t in tokens)
             terms.append(moved / sum((before[layer][row, t] ** 2).sum() for t in tokens))
         total += np.mean(terms)
@@ -88,7 +84,7 @@ def stepped(method, base, moved, batch, on, lr=1.0):
     step = make_train_step(base.model, TASK, method, tx, dict.fromkeys(flatten(base.params), 1.0), TASK)
     state = init_state(jax.tree.map(jnp.copy, moved.params), tx, jax.random.key(0))
     pooled = base.model.apply(base.params, batch)["pooled"]
-    new = {name: value[None] for name, value in batch.items()}
+    new = jax.tree.map(lambda x: x[None], batch)
     state, metrics = step(state, base.params, {"pooled": pooled}, {"new": new} | ({} if on == "new" else {on: new}))
     return metrics, jax.tree.map(lambda a, b: (a - b) / lr, moved.params, state.theta)
 
@@ -109,7 +105,7 @@ def cut_short(checkpoint, params, batch, depth):
     field = "n_layers" if checkpoint.model.family == "distilbert" else "num_hidden_layers"
     model = build(FAMILIES[checkpoint.model.family], dataclasses.replace(checkpoint.model.config, **{field: depth}))
     layers = {str(i): params["layers"][str(i)] for i in range(depth)}
-    return model.encode({"embed": params["embed"], "layers": layers}, batch)
+    return model.states({"embed": params["embed"], "layers": layers}, batch, read=("tokens",)).tokens
 
 
 def test_a_step_descends_the_gradient_of_the_term(pairs):
@@ -118,13 +114,13 @@ def test_a_step_descends_the_gradient_of_the_term(pairs):
 
     def objective(params):
         logits = base.model.apply(params, batch)["logits"]["original"]
-        nll = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
+        nll = optax.softmax_cross_entropy_with_integer_labels(logits, batch.targets)
         terms = []
         for depth in (0, 1):
             before, now = (cut_short(base, tree, batch, depth) for tree in (base.params, params))
-            real = batch["mask"][..., None]
+            real = batch.mask[..., None]
             terms.append(jnp.sum(real * (now - before) ** 2, (1, 2)) / jnp.sum(real * before**2, (1, 2)))
-        return jnp.sum(batch["weight"] * (nll + 0.7 * sum(terms) / 2)) / jnp.sum(batch["weight"])
+        return jnp.sum(batch.weight * (nll + 0.7 * sum(terms) / 2)) / jnp.sum(batch.weight)
 
     _, went = stepped(Distill(strength=0.7, layers="0,1", on="new"), base, moved, batch, "new")
     slope = flatten(jax.grad(objective)(moved.params))
@@ -136,11 +132,11 @@ def test_what_is_seen_is_torchs_and_the_base_has_no_dropout(pairs, tmp_path):
     torch_model = oracle.make("bert", seed=4)
     ours = models.load(oracle.save(torch_model, tmp_path / "noisy"))
     batch = rows("bert")
-    found = jax.jit(lambda params: with_hidden(ours.model.apply, params, batch))(ours.params)
+    found = jax.jit(lambda params: ours.model.states(params, batch, layers=(0, 1, 2)).layers)(ours.params)
     states, _ = torch_states(torch_model, "bert", batch)
     for depth in (0, 1):
-        oracle.close(found["hidden"][depth], states[depth])
-    oracle.close(found["hidden"][2], states[2][:, :1])
+        oracle.close(found[depth], states[depth])
+    oracle.close(found[2], states[2][:, :1])
     still = stepped(Distill(layers="1"), ours, ours, batch, "original")[0]["penalty"]
     assert 0 < float(still) < 5, "dropout moves the model away from its base"
     base = pairs["bert"][2]
@@ -152,12 +148,12 @@ def test_virtual_tokens_are_left_out(pairs):
     base = pairs["bert"][2]
     batch = rows("bert")
     params = {**base.params, "prompt": {"tokens": jnp.ones((3, 48))}}
-    outputs = with_hidden(base.model.apply, params, batch)
-    before = with_hidden(base.model.apply, base.params, batch)["hidden"]
-    found = Distill(layers="1").loss("original", {**outputs, "base_hidden": before}, batch, {}, None)
-    now, was = np.asarray(outputs["hidden"][1])[:, 3:], np.asarray(before[1])
+    outputs = outputs_of(base.model, params, batch, layers=(1,))
+    before = base.model.states(base.params, batch, layers=(1,))
+    found = Distill(layers="1").loss("original", outputs._replace(base=before), batch, {}, None)
+    now, was = np.asarray(outputs.states.layers[1])[:, 3:], np.asarray(before.layers[1])
     expected = [
-        ((now[row] - was[row])[batch["mask"][row] > 0] ** 2).sum() / (was[row][batch["mask"][row] > 0] ** 2).sum()
+        ((now[row] - was[row])[batch.mask[row] > 0] ** 2).sum() / (was[row][batch.mask[row] > 0] ** 2).sum()
         for row in range(5)
     ]
     np.testing.assert_allclose(found, expected, rtol=1e-4)

@@ -65,10 +65,10 @@ def test_full_step_is_adam_by_hand(base):
 
     def loss(params):
         logits = MODEL.apply(params, batch)["logits"]["new"]
-        return optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean()
+        return optax.softmax_cross_entropy_with_integer_labels(logits, batch.targets).mean()
 
     value, grads = jax.value_and_grad(loss)(base)
-    state, metrics = step(state, base, aux, {"new": {k: v[None] for k, v in batch.items()}})
+    state, metrics = step(state, base, aux, {"new": jax.tree.map(lambda x: x[None], batch)})
     assert float(metrics["loss"]) == pytest.approx(float(value), rel=1e-6)
     gradients, leaves = flatten(grads), flatten(base)
     for path, leaf in flatten(state.theta).items():
@@ -83,7 +83,7 @@ def test_accumulated_micro_batches_equal_one_batch(base):
     batch = toy_batch(0, rows=8, filler=3)
     for shape in [(1, 8), (2, 4), (4, 2)]:
         step, state, aux, _ = stepper(Full(), base)
-        new = {k: v.reshape(*shape, *v.shape[1:]) for k, v in batch.items()}
+        new = jax.tree.map(lambda x, shape=shape: x.reshape(*shape, *x.shape[1:]), batch)
         state, metrics = step(state, base, aux, {"new": new})
         if shape == (1, 8):
             reference, loss = state.theta, metrics["loss"]
@@ -98,11 +98,11 @@ def test_the_clip_sees_the_trained_leaves_only_and_all_groups_at_once(base):
 
     def loss(params):
         logits = MODEL.apply(params, batch)["logits"]["new"]
-        return optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean()
+        return optax.softmax_cross_entropy_with_integer_labels(logits, batch.targets).mean()
 
     grads = flatten(jax.grad(loss)(base))
     expected = np.sqrt(sum(float(jnp.sum(g**2)) for p, g in grads.items() if multiplier[p] != 0))
-    _, metrics = step(state, base, aux, {"new": {k: v[None] for k, v in batch.items()}})
+    _, metrics = step(state, base, aux, {"new": jax.tree.map(lambda x: x[None], batch)})
     assert float(metrics["grad_norm"]) == pytest.approx(expected, rel=1e-5)
     # One clipped gradient for all groups: Adam's first moment is 0.1 · g · clip / norm over the trained leaves.
     tx = make_optimizer(base, multiplier, Optim(lr=1.0, clip=0.5, warmup=0.0), 10)
@@ -122,12 +122,12 @@ def is_adam(state):
 def test_a_step_that_is_not_finite_changes_nothing_but_the_counters(base):
     step, state, aux, _ = stepper(Full(), base)
     bad = toy_batch(0)
-    bad["x"][0, 0] = np.nan
+    bad.x[0, 0] = np.nan
     kept = jax.tree.map(jnp.copy, (state.theta, state.opt_state))
-    state, metrics = step(state, base, aux, {"new": {k: v[None] for k, v in bad.items()}})
+    state, metrics = step(state, base, aux, {"new": jax.tree.map(lambda x: x[None], bad)})
     assert max_difference((state.theta, state.opt_state), kept) == 0
     assert (int(state.step), int(state.skipped), int(metrics["skipped_in_a_row"])) == (1, 1, 1)
-    state, metrics = step(state, base, aux, {"new": {k: v[None] for k, v in toy_batch(1).items()}})
+    state, metrics = step(state, base, aux, {"new": jax.tree.map(lambda x: x[None], toy_batch(1))})
     assert (int(state.skipped), int(metrics["skipped_in_a_row"])) == (1, 0)
     assert max_difference(state.theta, kept[0]) > 0
 
@@ -164,7 +164,7 @@ def test_chained_multipliers_do_not_depend_on_the_order(base):
 def test_layerwise_scales_the_update_itself(base):
     """The first AdamW update is lr · multiplier · sign(g), up to ε."""
     step, state, aux, multiplier = stepper(Layerwise(decay=0.5), base, lr=0.01, weight_decay=0.0, schedule="constant")
-    state, _ = step(state, base, aux, {"new": {k: v[None] for k, v in toy_batch(0).items()}})
+    state, _ = step(state, base, aux, {"new": jax.tree.map(lambda x: x[None], toy_batch(0))})
     old = flatten(base)
     for path, leaf in flatten(state.theta).items():
         if multiplier[path] and not path.startswith("heads/original"):
@@ -191,7 +191,7 @@ def test_mas_is_the_mean_absolute_gradient_of_the_squared_answers(base):
     w1 = leaf["layers/1/attention/query/kernel"]
     head, shift = leaf["heads/original/out/kernel"], leaf["heads/original/out/bias"]
     slopes = []
-    for x in toy_batch(rows=8, filler=3)["x"][:5].astype(np.float64):
+    for x in toy_batch(rows=8, filler=3).x[:5].astype(np.float64):
         x = x * leaf["embed/scale"]
         low = np.tanh(x @ leaf["layers/0/attention/query/kernel"] + leaf["layers/0/attention/query/bias"])
         high = np.tanh(low @ w1 + leaf["layers/1/attention/query/bias"])
@@ -388,12 +388,12 @@ def test_ewc_on_regression_takes_the_residual_variance_of_the_base():
     """σ² is the mean squared residual over real rows, so the exact Fisher is Σ (∂f/∂θ)² / (N σ²)."""
     base = toy_params(heads={"original": 1, "new": 3})
     batch = toy_batch(rows=8, filler=3)
-    batch["label"] = batch["x"][:, 0]
+    batch = batch._replace(targets=batch.x[:, 0])
     notes = []
     context = Context(MODEL, base, ("new",), Regress("original"), lambda n, size: [batch], note=notes.append)
     aux = EWC(estimator="exact", way="vmapped").prepare(context, jax.random.key(0))
     predicted = np.asarray(MODEL.apply(base, batch)["logits"]["original"][:5, 0], np.float64)
-    sigma = np.sqrt(np.mean((predicted - batch["label"][:5]) ** 2))
+    sigma = np.sqrt(np.mean((predicted - batch.targets[:5]) ** 2))
     # The head's bias has ∂f/∂b = 1 on every row.
     np.testing.assert_allclose(aux["fisher"]["heads"]["original"]["out"]["bias"], 1 / sigma**2, rtol=1e-5)
     assert f"residual sd {sigma:.4g}" in notes[0] and "over 5 original rows" in notes[0]

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fft.core.batch import Batch
 from fft.core.errors import InputError
 from fft.core.tree import flatten
 from fft.methods import GPM, OGD, SI, Freeze, Full, LoRA, Sparse, chain
@@ -24,12 +25,15 @@ def long(tree, paths):
     return np.concatenate([np.ravel(np.asarray(flatten(tree)[path], np.float64)) for path in paths])
 
 
+def row_of(row):
+    return jax.tree.map(lambda values: values[row : row + 1], ROWS)
+
+
 def slopes(base, paths, rows=5):
     """The gradients of the labels' logits [rows, P], a row at a time."""
 
     def logit(params, row):
-        one = {"x": ROWS["x"][row : row + 1]}
-        return MODEL.apply(params, one)["logits"]["original"][0, int(ROWS["label"][row])]
+        return MODEL.apply(params, row_of(row))["logits"]["original"][0, int(ROWS.targets[row])]
 
     return np.stack([long(jax.grad(logit)(base, row), paths) for row in range(rows)])
 
@@ -64,7 +68,7 @@ def test_adamw_under_ogd_leaves_the_logits_to_first_order(method, base):
 
 def test_ogd_drops_what_is_spanned_and_says_how_many_are_left(base):
     """Two rows twice: two directions. And a regression task has one output whatever the target."""
-    notes, twice = [], {name: value[[0, 1, 0, 1]] for name, value in ROWS.items()}
+    notes, twice = [], jax.tree.map(lambda values: values[[0, 1, 0, 1]], ROWS)
     doubled = context(base)._replace(batches=lambda n, size: [twice], note=notes.append)
     aux = OGD(directions=4).prepare(doubled, jax.random.key(0))
     assert {len(leaf) for leaf in jax.tree.leaves(aux)} == {2}
@@ -89,7 +93,7 @@ def test_statistics_are_arguments_of_the_compiled_step_and_not_part_of_it(base):
     multiplier = multipliers(method, base, MODEL.depth, ("original",))
     tx = make_optimizer(base, multiplier, Optim(lr=0.05, warmup=0.0), 10)
     step = make_train_step(MODEL, task(), method, tx, multiplier, task("original"))
-    batch = {"new": {k: v[None] for k, v in toy_batch(7).items()}}
+    batch = {"new": jax.tree.map(lambda x: x[None], toy_batch(7))}
     aux, ended = method.prepare(context(base), jax.random.key(0)), []
     for scale in (1.0, 0.0):
         theta = jax.tree.map(jnp.copy, base)
@@ -116,7 +120,7 @@ def test_one_method_confines_the_updates_and_one_that_looks_at_them_sees_the_res
 
 def rows_of_rank(rows):
     """The context's rows, of which only the first few count."""
-    return {**ROWS, "weight": np.float32(np.arange(8) < rows)}
+    return ROWS._replace(weight=np.float32(np.arange(8) < rows))
 
 
 @pytest.mark.parametrize("threshold", [0.5, 0.9, 0.99])
@@ -124,7 +128,7 @@ def test_gpm_protects_the_first_singular_vectors_of_a_layer_s_inputs(base, thres
     """Against numpy's SVD of the inputs (x, 1) themselves, and the smallest k by a loop."""
     aux = GPM(threshold=threshold).prepare(context(base), jax.random.key(0))
     leaf = {path: np.asarray(value, np.float64) for path, value in flatten(base).items()}
-    x = ROWS["x"][:5] * leaf["embed/scale"]
+    x = ROWS.x[:5] * leaf["embed/scale"]
     for i in range(2):
         layer = f"layers/{i}/attention/query"
         left, values, _ = np.linalg.svd(np.concatenate([x, np.ones((5, 1))], axis=1).T)
@@ -165,13 +169,10 @@ def test_the_inputs_are_those_of_every_dense_layer_of_a_real_model(tiny):
 
     found = models.load(tiny / "bert")
     ids = np.arange(12, dtype=np.int32).reshape(2, 6) % 5
-    batch = {
-        "ids": ids,
-        "mask": np.int32([[1] * 6, [1, 1, 1, 1, 0, 0]]),
-        "types": 0 * ids,
-        "weight": np.ones(2, np.float32),
-    }
-    inputs, outputs = dense_inputs(found.model.apply, found.params, batch), found.model.apply(found.params, batch)
+    mask, zeros = np.int32([[1] * 6, [1, 1, 1, 1, 0, 0]]), np.zeros(2, np.int32)
+    batch = Batch(ids, mask, 0 * ids, targets=zeros, weight=np.ones(2, np.float32), row=zeros)
+    inputs = dense_inputs(lambda: found.model.apply(found.params, batch))
+    outputs = found.model.apply(found.params, batch)
     assert {f"{path}/kernel" for path in inputs} == {path for path in flatten(found.params) if path.endswith("/kernel")}
     np.testing.assert_allclose(
         np.tanh(inputs["pooler"] @ found.params["pooler"]["kernel"] + found.params["pooler"]["bias"]),
@@ -200,7 +201,7 @@ def test_sparse_trains_the_share_with_the_smallest_fisher_and_nothing_else(base)
     method = Sparse(share=0.3, estimator="exact", way="vmapped")
     fisher = {path: np.zeros(leaf.shape) for path, leaf in flatten(base).items()}
     for row in range(5):
-        one = {"x": ROWS["x"][row : row + 1]}
+        one = row_of(row)
         logits = np.asarray(MODEL.apply(base, one)["logits"]["original"][0], np.float64)
         for label, p in enumerate(np.exp(logits) / np.sum(np.exp(logits))):
 

@@ -171,9 +171,9 @@ def test_the_base_answers_to_what_was_filled_in(folders):
 class Reading(Toy):
     """The toy model, which reads the rows of a table by their ids."""
 
-    def apply(self, params, batch, key=None):
+    def states(self, params, batch, *, read=("pooled",), key=None, layers=()):
         table = jnp.asarray(np.random.default_rng(9).normal(size=(20, 4)), jnp.float32)
-        return super().apply(params, {**batch, "x": table[batch["ids"]].mean(1)})
+        return super().states(params, batch._replace(x=table[batch.ids].mean(1)))
 
 
 def test_a_step_descends_the_divergence_on_the_pseudo_texts():
@@ -183,25 +183,24 @@ def test_a_step_descends_the_divergence_on_the_pseudo_texts():
     base, moved = (toy_params(seed, heads={"original": 3, "new": 3}) for seed in (0, 1))
     pseudo_ids = rng.integers(0, 20, (30, 7)).astype(np.int32)
     teacher = rng.normal(size=(30, 3)).astype(np.float32)
-    new = toy_batch(1) | {"ids": rng.integers(0, 20, (8, 3)).astype(np.int32)}
-    texts = toy_batch(2, rows=6, filler=1) | {
-        "ids": np.zeros((6, 5), np.int32),
-        "row": np.array([4, 29, 0, 7, 7, 11], np.int32),
-    }
+    new = toy_batch(1)._replace(ids=rng.integers(0, 20, (8, 3)).astype(np.int32))
+    texts = toy_batch(2, rows=6, filler=1)._replace(
+        ids=np.zeros((6, 5), np.int32), row=np.array([4, 29, 0, 7, 7, 11], np.int32)
+    )
     method, tx = Pseudo(strength=0.6, temperature=2.0), optax.sgd(lr)
     step = make_train_step(model, new_task, method, tx, dict.fromkeys(flatten(base), 1.0), kept)
     aux = {"ids": jnp.asarray(pseudo_ids), "logits": jnp.asarray(teacher)}
     state = init_state(jax.tree.map(jnp.copy, moved), tx, jax.random.key(0))
-    batch = {"new": {k: v[None] for k, v in new.items()}, "unlabelled": {k: v[None] for k, v in texts.items()}}
+    batch = {"new": jax.tree.map(lambda x: x[None], new), "unlabelled": jax.tree.map(lambda x: x[None], texts)}
     state, metrics = step(state, base, aux, batch)
 
     def objective(params, whole=True):
         logits = model.apply(params, new)["logits"]["new"]
-        nll = jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, new["label"]))
-        told = model.apply(params, {**texts, "ids": pseudo_ids[texts["row"], :5]})["logits"]["original"]
-        p = jax.nn.softmax(teacher[texts["row"]] / 2.0)
+        nll = jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, new.targets))
+        told = model.apply(params, texts._replace(ids=pseudo_ids[texts.row, :5]))["logits"]["original"]
+        p = jax.nn.softmax(teacher[texts.row] / 2.0)
         each = jnp.sum(p * (jnp.log(p) - jax.nn.log_softmax(told / 2.0)), -1)
-        term = 0.6 * 4.0 * jnp.sum(texts["weight"] * each) / jnp.sum(texts["weight"])
+        term = 0.6 * 4.0 * jnp.sum(texts.weight * each) / jnp.sum(texts.weight)
         return whole * nll + term
 
     assert float(metrics["penalty"]) == pytest.approx(float(objective(moved, 0.0)), rel=1e-5)

@@ -8,6 +8,7 @@ import pytest
 from optax import contrib
 
 from fft.core.errors import InputError
+from fft.core.network import outputs_of
 from fft.core.tree import flatten, unflatten
 from fft.methods import AGEM, L2SP, SAM, Full, LoRA, Replay, chain
 from fft.tasks.classify import Classify
@@ -21,8 +22,8 @@ FROZEN = ("embed", "heads/original")
 
 
 def mean_nll(logits, batch):
-    nll = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
-    return jnp.sum(nll * batch["weight"]) / jnp.sum(batch["weight"])
+    nll = optax.softmax_cross_entropy_with_integer_labels(logits, batch.targets)
+    return jnp.sum(nll * batch.weight) / jnp.sum(batch.weight)
 
 
 def new_loss(params, new, other):
@@ -56,8 +57,8 @@ def trained_by(method, base, start, batches, tx, model=MODEL, micros=1):
     step = make_train_step(model, NEW, method, tx, multiplier, ORIGINAL)
     state, seen = init_state(jax.tree.map(jnp.copy, start), tx, jax.random.key(0)), []
     for new, other in batches:
-        batch = {"new": {k: v.reshape(micros, -1, *v.shape[1:]) for k, v in new.items()}}
-        batch |= {name: {k: v[None] for k, v in other.items()} for name in method.streams}
+        batch = {"new": jax.tree.map(lambda x: x.reshape(micros, -1, *x.shape[1:]), new)}
+        batch |= {name: jax.tree.map(lambda x: x[None], other) for name in method.streams}
         state, metrics = step(state, base, aux, batch)
         seen.append({name: float(value) for name, value in metrics.items()})
     return state, seen
@@ -122,25 +123,24 @@ def test_it_is_optaxs_sam_where_nothing_is_frozen(places):
     step = make_train_step(MODEL, NEW, SAM(rho=RHO), tx, dict.fromkeys(flatten(base), 1.0), ORIGINAL)
     ours = init_state(jax.tree.map(jnp.copy, start), tx, jax.random.key(0))
     for new, _ in batches:
-        ours, _ = step(ours, base, {}, {"new": {k: v[None] for k, v in new.items()}})
+        ours, _ = step(ours, base, {}, {"new": jax.tree.map(lambda x: x[None], new)})
     for path, leaf in flatten(ours.theta).items():
         np.testing.assert_allclose(leaf, flatten(params)[path], atol=1e-4, err_msg=path)
 
 
 def test_both_passes_drop_the_same(places):
     class Noisy(Toy):
-        def apply(self, params, batch, key=None):
-            outputs = super().apply(params, batch)
-            keep = 1.0 if key is None else 2.0 * jax.random.bernoulli(key, 0.5, outputs["logits"]["new"].shape)
-            return outputs | {"logits": {name: x * keep for name, x in outputs["logits"].items()}}
+        def readout(self, params, head, states, *, key=None):
+            logits = super().readout(params, head, states)
+            return logits if key is None else 2.0 * jax.random.bernoulli(key, 0.5, logits.shape) * logits
 
     base, start, batches = places
     new = batches[0][0]
     step = make_train_step(Noisy(), NEW, SAM(rho=RHO), optax.sgd(LR), dict.fromkeys(flatten(base), 1.0), ORIGINAL)
     state = init_state(jax.tree.map(jnp.copy, start), optax.sgd(LR), jax.random.key(5))
-    state, _ = step(state, base, {}, {"new": {k: v[None] for k, v in new.items()}})
+    state, _ = step(state, base, {}, {"new": jax.tree.map(lambda x: x[None], new)})
     key = jax.random.split(jax.random.fold_in(jax.random.key(5), 0))[1]
-    grad = jax.grad(lambda params: mean_nll(Noisy().apply(params, new, key)["logits"]["new"], new))
+    grad = jax.grad(lambda params: mean_nll(NEW.logits(outputs_of(Noisy(), params, new, key=key), new), new))
     here = grad(start)
     up = jax.tree.map(lambda x, g: x + RHO * g / optax.tree.norm(here), start, here)
     expected = jax.tree.map(lambda x, g: x - LR * g, start, grad(up))

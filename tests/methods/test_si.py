@@ -47,7 +47,7 @@ def test_omega_is_the_fall_of_the_loss_along_a_smooth_path():
     @jax.jit
     def loss(params):
         logits = Toy().apply(params, batch)["logits"]["original"]
-        return optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean()
+        return optax.softmax_cross_entropy_with_integer_labels(logits, batch.targets).mean()
 
     state, first, step = tx.init(params), float(loss(params)), jax.jit(tx.update)
     for _ in range(150):

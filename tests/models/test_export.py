@@ -55,7 +55,8 @@ def test_several_heads_come_back_under_their_names(family, tmp_path):
     assert torch_model.config.id2label == {0: "no", 1: "yes", 2: "ok"}
     oracle.close(outputs["logits"]["tweets"], oracle.logits(torch_model, family, batch))
     oracle.close(outputs["logits"]["original"], oracle.logits(theirs, family, batch))
-    oracle.close(back.model.head(back.params["heads"]["stars"], outputs["pooled"]), outputs["logits"]["stars"])
+    alone = {"heads": {"stars": back.params["heads"]["stars"]}}
+    oracle.close(back.model.readout(alone, "stars", outputs["pooled"]), outputs["logits"]["stars"])
 
     modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "ours").iterdir()}
     assert len(set(modes.values())) == 1, f"who may read config.json may read the weights: {modes}"

@@ -21,7 +21,7 @@ def theirs(model, family, batch):
 
 
 def everywhere(batch):
-    return np.broadcast_to(np.arange(batch["ids"].shape[1], dtype=np.int32), batch["ids"].shape)
+    return np.broadcast_to(np.arange(batch.ids.shape[1], dtype=np.int32), batch.ids.shape)
 
 
 @pytest.mark.parametrize("family", oracle.FAMILIES)
@@ -33,7 +33,7 @@ def test_masked_logits_are_torchs(family, activation, tmp_path):
     batch = oracle.batch(family)
     expected = theirs(model, family, batch)
     found = jax.jit(filler.logits)(filler.params, batch, everywhere(batch))
-    real = batch["mask"] > 0
+    real = batch.mask > 0
     oracle.close(np.asarray(found)[real], expected[real])
     some = np.array([[3, 1], [0, 2], [1, 1], [0, 1]], np.int32)
     picked = np.take_along_axis(expected, some[..., None], 1)

@@ -1,5 +1,7 @@
 """The fused Fisher pass: every leaf of every family against float64 gradients taken one example at a time."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,15 +10,18 @@ import torch
 from flax import linen as nn
 
 from fft import models
+from fft.core.batch import States, weighted_sum
 from fft.core.errors import InputError
+from fft.core.network import outputs_of
 from fft.core.tree import flatten
 from fft.fisher.diagonal import diagonal_fisher
 from fft.models.layers import Dense
 from fft.models.probes import fused
 from fft.tasks import Classify
 from tests.helpers import torch_models as theirs
-from tests.helpers.language_model import LANGUAGE, decoder
+from tests.helpers.language_model import LANGUAGE, decoder, language_logits, sequence_nll
 from tests.helpers.per_example import KEY_BIAS, cross_entropy, family_batch, loop
+from tests.helpers.toy import toy_batch
 
 TOLERANCE = 1e-5  # ||a - b|| / ||b|| of every leaf
 
@@ -83,7 +88,7 @@ def test_fused_equals_torch_autograd_on_the_same_weights(tmp_path):
     for b in range(4):
         model.zero_grad()
         logits = model(**{name: value[b : b + 1] for name, value in inputs.items()}).logits
-        torch.nn.functional.cross_entropy(logits, torch.tensor(batch["label"][b : b + 1]).long()).backward()
+        torch.nn.functional.cross_entropy(logits, torch.tensor(batch.targets[b : b + 1]).long()).backward()
         for name, parameter in model.named_parameters():
             total[name] = total.get(name, 0) + parameter.grad.double().numpy() ** 2 / 4
     got = diagonal_fisher(
@@ -138,10 +143,7 @@ def test_sums_are_float32_whatever_the_model_computes_in(family):
 def test_a_language_model_squares_the_summed_nll_of_a_sequence(tied):
     params, batch = decoder(tied)
 
-    def nll(outputs, row):
-        return LANGUAGE.loss(outputs, row)[0][0]
-
-    expected = loop(LANGUAGE.apply, params, batch, nll)
+    expected = loop(language_logits, params, batch, sequence_nll)
     for way in ("fused", "vmapped"):
         got = diagonal_fisher(
             LANGUAGE, LANGUAGE, params, [batch], jax.random.key(0), estimator="empirical", way=way
@@ -159,6 +161,18 @@ def test_a_language_model_draws_the_same_tokens_either_way():
 
 
 # --- what is refused, and the two traps ---
+
+
+class Bare(NamedTuple):
+    """A module whose result is the logits."""
+
+    module: nn.Module
+
+    def states(self, params, batch, *, read=("pooled",), key=None, layers=()):
+        return States(self.module.apply({"params": params}, batch.x))
+
+    def readout(self, params, head, states, *, key=None):
+        return states
 
 
 class Twice(nn.Module):
@@ -207,15 +221,10 @@ class Shared(nn.Module):
     ids=["twice", "raw", "unknown", "shared"],
 )
 def test_what_is_not_covered_exactly_once_is_refused_by_name(module, message):
-    batch = {"x": np.ones((2, 3), np.float32), "label": np.zeros(2, np.int32), "weight": np.ones(2, np.float32)}
-    params = module.init(jax.random.key(0), batch["x"])["params"]
+    batch = toy_batch(rows=2, width=3)
+    params = module.init(jax.random.key(0), batch.x)["params"]
 
-    class Model:
-        @staticmethod
-        def apply(params, batch, key=None):
-            return {"logits": {"original": module.apply({"params": params}, batch["x"])}}
-
-    arguments = (Model, Classify("original", ("a", "b", "c")), params, [batch], jax.random.key(0))
+    arguments = (Bare(module), Classify("original", ("a", "b", "c")), params, [batch], jax.random.key(0))
     with pytest.raises(InputError, match=message):
         diagonal_fisher(*arguments)
     assert diagonal_fisher(*arguments, way="vmapped").examples == 2
@@ -227,15 +236,10 @@ def test_a_leaf_that_is_read_without_a_rule_and_not_asked_for_does_no_harm():
         def __call__(self, x):
             return Dense(3, name="layer")(x) * self.param("scale", nn.initializers.ones, (3,))
 
-    batch = {"x": np.ones((2, 3), np.float32), "label": np.zeros(2, np.int32), "weight": np.ones(2, np.float32)}
-    params = {**Scaled().init(jax.random.key(0), batch["x"])["params"], "scale": jnp.array([1.0, 2.0, 3.0])}
+    batch = toy_batch(rows=2, width=3)
+    params = {**Scaled().init(jax.random.key(0), batch.x)["params"], "scale": jnp.array([1.0, 2.0, 3.0])}
 
-    class Model:
-        @staticmethod
-        def apply(params, batch, key=None):
-            return {"logits": {"original": Scaled().apply({"params": params}, batch["x"])}}
-
-    arguments = (Model, Classify("original", ("a", "b", "c")), params, [batch], jax.random.key(0))
+    arguments = (Bare(Scaled()), Classify("original", ("a", "b", "c")), params, [batch], jax.random.key(0))
     ways = [
         diagonal_fisher(*arguments, way=way, where=lambda path: path != "scale").diagonal
         for way in ("fused", "vmapped")
@@ -249,7 +253,7 @@ def test_the_pass_and_training_do_not_see_each_others_programs(family):
     batch, task = family_batch(name), Classify("original", ("a", "b", "c"))
 
     def loss(params):
-        return jnp.sum(task.loss(checkpoint.model.apply(params, batch), batch)[0])
+        return weighted_sum(task.terms(outputs_of(checkpoint.model, params, batch), batch), batch.weight)
 
     def fisher():
         arguments = (checkpoint.model, task, checkpoint.params, [batch], jax.random.key(0))

@@ -336,12 +336,12 @@ def test_ids_and_types_without_a_row_are_refused_outside_jit(sources):
         sound = oracle.batch(family)
         checkpoint.model.apply(checkpoint.params, sound)
         for what, name, number in (("token id", "ids", 61), ("token id", "ids", -1), ("token type", "types", 2)):
-            spoiled = {key: value.copy() for key, value in sound.items()}
-            spoiled[name][1, 3] = number
+            spoiled = jax.tree.map(np.copy, sound)
+            getattr(spoiled, name)[1, 3] = number
             if family == "distilbert" and name == "types":
                 checkpoint.model.apply(checkpoint.params, spoiled)  # it reads none
                 continue
-            for apply in (checkpoint.model.apply, checkpoint.model.encode):
+            for apply in (checkpoint.model.apply, checkpoint.model.states):
                 with pytest.raises(InputError, match=rf"row 2, token 4: the {what} {number} is not .* 0 to "):
                     apply(checkpoint.params, spoiled)
             jax.eval_shape(checkpoint.model.apply, checkpoint.params, spoiled)

@@ -8,6 +8,7 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from fft import models
+from fft.core.batch import Inputs
 from fft.core.tree import flatten
 from fft.models.files.keys import rename
 from tests.helpers import torch_models as oracle
@@ -96,10 +97,8 @@ def test_padding_changes_nothing(family, tmp_path):
     checkpoint = models.load(oracle.save(oracle.make(family), tmp_path))
     batch = oracle.batch(family, tokens=7, lengths=[7, 4, 2, 1])
     pad = checkpoint.model.config.pad_token_id
-    wider = {
-        name: np.pad(value, ((0, 0), (0, 6)), constant_values=pad if name == "ids" else 0)
-        for name, value in batch.items()
-    }
+    fill = Inputs(ids=pad, mask=0, types=0)
+    wider = jax.tree.map(lambda value, at: np.pad(value, ((0, 0), (0, 6)), constant_values=at), batch, fill)
     short = checkpoint.model.apply(checkpoint.params, batch)["logits"]["original"]
     oracle.close(checkpoint.model.apply(checkpoint.params, wider)["logits"]["original"], short, 1e-6)
 
@@ -109,8 +108,8 @@ def test_padding_in_front(family, tmp_path):
     """RoBERTa counts positions from the first real token, the others from the first column."""
     theirs = oracle.make(family, num_hidden_layers=1)
     checkpoint = models.load(oracle.save(theirs, tmp_path))
-    batch = {name: value[:, ::-1].copy() for name, value in oracle.batch(family).items()}
-    batch["mask"][:, 0] = 1  # the first token is what the heads read
+    batch = jax.tree.map(lambda value: value[:, ::-1].copy(), oracle.batch(family))
+    batch.mask[:, 0] = 1  # the first token is what the heads read
     logits = checkpoint.model.apply(checkpoint.params, batch)["logits"]["original"]
     oracle.close(logits, oracle.logits(theirs, family, batch))
 
@@ -125,9 +124,9 @@ def test_hidden_and_pooled_are_those_of_the_bare_model(family, tmp_path):
     outputs = checkpoint.model.apply(checkpoint.params, batch)
     with torch.no_grad():
         expected = theirs(**oracle.inputs(family, batch))
-    real = batch["mask"] == 1
+    real = batch.mask == 1
     hidden = expected.last_hidden_state.numpy()
-    oracle.close(checkpoint.model.encode(checkpoint.params, batch)[real], hidden[real])
+    oracle.close(checkpoint.model.states(checkpoint.params, batch, read=("tokens",)).tokens[real], hidden[real])
     oracle.close(outputs["pooled"], expected.pooler_output.numpy() if family == "bert" else hidden[:, 0])
     assert outputs["logits"] == {}
 
@@ -157,7 +156,7 @@ def test_minilm_parity(tmp_path):
     rng = np.random.default_rng(0)
     mask = (np.arange(24)[None] < np.array([24, 17, 5, 9])[:, None]).astype(np.int32)
     ids = (rng.integers(1000, 30522, (4, 24)) * mask).astype(np.int32)
-    batch = {"ids": ids, "mask": mask, "types": (rng.integers(0, 2, (4, 24)) * mask).astype(np.int32)}
+    batch = Inputs(ids, mask, (rng.integers(0, 2, (4, 24)) * mask).astype(np.int32))
     head = checkpoint.model.init_head(jax.random.key(0), 3)
     outputs = jax.jit(checkpoint.model.apply)({**checkpoint.params, "heads": {"new": head}}, batch)
     with torch.no_grad():
@@ -170,6 +169,6 @@ def test_minilm_parity(tmp_path):
     models.save(checkpoint, tmp_path / "head")
     theirs = AutoModelForSequenceClassification.from_pretrained(tmp_path / "head").eval()
     agree(theirs, models.load(tmp_path / "head"), "bert", batch, tmp_path / "back")
-    wider = {name: np.pad(value, ((0, 0), (0, 8))) for name, value in batch.items()}
+    wider = jax.tree.map(lambda value: np.pad(value, ((0, 0), (0, 8))), batch)
     short, long = (checkpoint.model.apply(checkpoint.params, each)["logits"]["original"] for each in (batch, wider))
     oracle.close(long, short, 1e-6)

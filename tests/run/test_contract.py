@@ -1,5 +1,6 @@
 """The contract: the dual variable by hand, a run that is held, and which point of it is kept."""
 
+import dataclasses
 import math
 
 import jax
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from fft import models, restore
+from fft.core.batch import Outputs, States
 from fft.core.errors import UndecidableError
 from fft.data import Encoded, TaskData
 from fft.disk.artefact import load_artefact
@@ -33,12 +35,17 @@ MODEL = Toy()
 NEW, ORIGINAL = Classify("new", ("a", "b", "c")), Classify("original", ("a", "b", "c"))
 
 
+def watch_for(steps):
+    """A watch on the eight rows of a toy batch; `stepped` says what the base is worth on them."""
+    return Watch(ORIGINAL, jnp.zeros(8), margin=0.01, scale=1.0, steps=steps)
+
+
 # --- the dual variable ---
 
 
 def test_the_multiplier_follows_the_running_drop():
     """Against the recursion written with lists of rows: discounted mean, its standard error, bounded logarithm."""
-    watch = Watch(ORIGINAL, margin=0.01, spread=0.0, steps=80)
+    watch = watch_for(steps=80)
     rng = np.random.default_rng(0)
     steps = [rng.choice([-1.0, 0.0, 0.0, 0.0, 1.0], size=8, p=[0.1, 0.2, 0.2, 0.2, 0.3]) for _ in range(12)]
     dual, log = first_dual(), 0.0
@@ -55,24 +62,25 @@ def test_the_multiplier_follows_the_running_drop():
 
 def test_what_a_step_sees_of_held_out_rows():
     """A filler row is not seen, and a drop that is not finite is all of the row's credit."""
-    watch = Watch(ORIGINAL, margin=0.01, spread=0.0, steps=80)
-    before = jnp.array([1.0, 0.0, 1.0, math.nan])
-    batch = {"label": jnp.zeros(4, int), "weight": jnp.array([1.0, 1.0, 0.0, 1.0]), "before": before}
-    outputs = {"logits": {"original": jnp.array([[0.0, 1.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])}}
-    assert [float(value) for value in watch.look(outputs, batch)] == [1.0, 3.0, 3.0]
+    watch, before = watch_for(steps=80), jnp.array([1.0, 0.0, 1.0, math.nan])
+    batch = toy_batch(rows=4)._replace(targets=jnp.zeros(4, int), weight=jnp.array([1.0, 1.0, 0.0, 1.0]))
+    logits = jnp.array([[0.0, 1.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+    outputs = Outputs(States(logits), lambda head, states: {"original": states}[head])
+    assert [float(value) for value in watch.look(outputs, batch, before)] == [1.0, 3.0, 3.0]
 
 
 def test_credit_is_accuracy_or_what_a_correlation_loses():
     logits = jnp.array([[1.0, 2.0], [3.0, 0.0], [0.0, 1.0]])
-    assert ORIGINAL.credit(logits, jnp.array([1, 1, 1]), 0.0).tolist() == [1.0, 0.0, 1.0]
+    assert ORIGINAL.credit(logits, jnp.array([1, 1, 1]), 1.0).tolist() == [1.0, 0.0, 1.0]
     rng = np.random.default_rng(0)
     label = rng.normal(size=4000)
-    task, spread = Regress("original"), float(np.var(label))
+    task = Regress("original")
+    scale = task.scale(label)
 
     def score(noise):
         predicted = label + noise * rng.normal(size=4000)  # r^2 = 1 / (1 + noise^2); shrunk, its error is 1 - r^2
         predicted = predicted / (1 + noise**2)
-        return np.corrcoef(label, predicted)[0, 1], float(jnp.mean(task.credit(predicted[:, None], label, spread)))
+        return np.corrcoef(label, predicted)[0, 1], float(jnp.mean(task.credit(predicted[:, None], label, scale)))
 
     (r, before), (worse, after) = score(0.3), score(0.5)
     assert before - after == pytest.approx((r**2 - worse**2) / 2, rel=0.02)
@@ -93,15 +101,16 @@ def stepped(method, watch, drop_of_base, steps=40, lr=0.05, watching=lambda thet
     theta = method.init(base, jax.random.key(1))
     multiplier = multipliers(method, theta, MODEL.depth, ("original",))
     tx = make_optimizer(theta, multiplier, Optim(lr=lr, warmup=0.0), steps)
+    probe = toy_batch(9)
+    if watch:
+        now = ORIGINAL.credit(MODEL.apply(base, probe)["logits"]["original"], probe.targets, 1.0)
+        watch = dataclasses.replace(watch, before=now + drop_of_base)
     step = make_train_step(MODEL, NEW, method, tx, multiplier, ORIGINAL, watch)
     aux = method.prepare(Context(MODEL, base, ("new",)), jax.random.key(2))
     state, seen = init_state(theta, tx, jax.random.key(3), watched=1 if watch else 0), []
-    probe = toy_batch(9)
-    now = ORIGINAL.credit(MODEL.apply(base, probe)["logits"]["original"], probe["label"], 0.0)
-    probe["before"] = np.asarray(now) + drop_of_base
     for i in range(steps):
-        batch = {"new": {k: v[None] for k, v in toy_batch(i).items()}}
-        batch |= {"probe": {k: v[None] for k, v in probe.items()}} if watch else {}
+        batch = {"new": jax.tree.map(lambda x: x[None], toy_batch(i))}
+        batch |= {"probe": jax.tree.map(lambda x: x[None], probe)} if watch else {}
         state, metrics = step(state, base, aux, batch)
         seen.append(float(metrics["strength"]) if watch else 1.0)
         watching(jax.tree.map(jnp.copy, state.theta), float(metrics["drop"]) if watch else 0.0)
@@ -109,7 +118,7 @@ def stepped(method, watch, drop_of_base, steps=40, lr=0.05, watching=lambda thet
 
 
 def test_a_drop_raises_the_multiplier_and_pulls_harder():
-    watch = Watch(ORIGINAL, margin=0.01, spread=0.0, steps=40)
+    watch = watch_for(steps=40)
     base, held, rising = stepped(L2SP(strength=0.5), watch, 1.0)
     _, loose, falling = stepped(L2SP(strength=0.5), watch, -1.0)
     assert rising[0] == falling[0] == 1.0 and rising[-1] > 100 and falling[-1] < 0.05
@@ -117,7 +126,7 @@ def test_a_drop_raises_the_multiplier_and_pulls_harder():
 
 
 def test_a_method_that_adds_nothing_is_held_by_smaller_updates():
-    watch = Watch(ORIGINAL, margin=0.01, spread=0.0, steps=40)
+    watch = watch_for(steps=40)
     base, held, _ = stepped(Full(), watch, 1.0)
     _, free, _ = stepped(Full(), None, 1.0)
     _, loose, _ = stepped(Full(), watch, -1.0)
@@ -143,12 +152,12 @@ def test_the_average_weighs_the_steps_by_rising_powers():
 def test_the_average_of_a_watched_run_is_what_its_probe_looks_at():
     """The probe's drop is that of the average before the step, not of theta."""
     seen, probe = [], toy_batch(9)
-    watch = Watch(ORIGINAL, margin=0.01, spread=0.0, steps=12)
+    watch = watch_for(steps=12)
     base, state, _ = stepped(Full(), watch, 0.0, 12, lr=0.3, watching=lambda *each: seen.append(each))
 
     def right(params):
         logits = MODEL.apply(params, probe)["logits"]["original"]
-        return float(jnp.mean(ORIGINAL.credit(logits, probe["label"], 0.0)))
+        return float(jnp.mean(ORIGINAL.credit(logits, probe.targets, 1.0)))
 
     average, theta, of_theta = jax.tree.map(jnp.copy, base), base, []
     for at, (after, drop) in enumerate(seen):

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from fft import models
+from fft.core.batch import Batch
 from fft.core.errors import InputError
 from fft.core.tree import flatten
 from fft.disk.artefact import load_artefact
@@ -129,8 +130,8 @@ def test_the_original_head_is_fitted_on_frozen_features(bare, tmp_path):
     label = np.arange(64) % 2
     ids = np.where(label[:, None] == 1, 4, 8) + rng.integers(0, 4, (64, 3))  # four good words, four bad ones
     ids = np.concatenate([np.full((64, 1), 2), ids, np.full((64, 1), 3)], axis=1).astype(np.int32)
-    batch = {"ids": ids, "mask": np.ones_like(ids), "types": np.zeros_like(ids)}
-    batch |= {"label": label.astype(np.int32), "weight": np.r_[np.ones(60), np.zeros(4)].astype(np.float32)}
+    weight, row = np.r_[np.ones(60), np.zeros(4)].astype(np.float32), np.arange(64, dtype=np.int32)
+    batch = Batch(ids, np.ones_like(ids), np.zeros_like(ids), label.astype(np.int32), weight, row)
     tasks = {"original": Classify("original", ("negative", "positive")), "new": Regress("new")}
     made, said = make(bare, HeadNames(("original",), "new", False), tasks, tmp_path, lambda head: [batch])
     assert said == ["fitting the head original for an original task on the frozen base"]

@@ -12,6 +12,7 @@ import pytest
 
 from fft import models, restore
 from fft.core.errors import InputError
+from fft.core.network import outputs_of
 from fft.core.tree import flatten
 from fft.data import TrainBatches, bucket_lengths, joined
 from fft.experiment import Data, Experiment, Retention, from_json
@@ -34,9 +35,10 @@ BOTH = Several("narrow, wide", WIDE.labels, tasks=(NARROW, WIDE))
 BASE = toy_params(heads={"narrow": 2, "wide": 4, "new": 3})
 MOVED = toy_params(1, heads={"narrow": 2, "wide": 4, "new": 3})
 PARTS = (toy_batch(3, rows=5, classes=2), toy_batch(4, rows=7, classes=4, filler=2))
-UNION = {name: np.concatenate([part[name] for part in PARTS]) for name in ("x", "label", "weight")}
-UNION |= {"row": np.arange(12, dtype=np.int32), "task": np.repeat([0, 1], [5, 7]).astype(np.int32)}
-OUTPUTS = MODEL.apply(MOVED, UNION)
+UNION = jax.tree.map(lambda *values: np.concatenate(values), *PARTS)._replace(
+    row=np.arange(12, dtype=np.int32), task=np.repeat([0, 1], [5, 7]).astype(np.int32)
+)
+OUTPUTS = outputs_of(MODEL, MOVED, UNION)
 
 
 def apart(function):
@@ -48,21 +50,21 @@ def apart(function):
 
 
 def test_the_loss_of_several_tasks_is_that_of_each():
-    alone = apart(lambda task, part: task.loss(MODEL.apply(MOVED, part), part)[0])
-    np.testing.assert_allclose(BOTH.loss(OUTPUTS, UNION)[0], alone, atol=1e-6)
+    alone = apart(lambda task, part: task.terms(outputs_of(MODEL, MOVED, part), part))
+    np.testing.assert_allclose(BOTH.terms(OUTPUTS, UNION), alone, atol=1e-6)
     assert BOTH.heads == ("narrow", "wide") and BOTH.outputs == 4
 
 
 def test_a_row_is_answered_by_its_own_head_and_by_no_class_that_this_lacks():
     logits = BOTH.logits(OUTPUTS, UNION)
-    np.testing.assert_array_equal(logits[:5, :2], OUTPUTS["logits"]["narrow"][:5])
-    np.testing.assert_array_equal(logits[5:], OUTPUTS["logits"]["wide"][5:])
+    np.testing.assert_array_equal(logits[:5, :2], OUTPUTS.read("narrow", OUTPUTS.pooled)[:5])
+    np.testing.assert_array_equal(logits[5:], OUTPUTS.read("wide", OUTPUTS.pooled)[5:])
     labels, weights = BOTH.support(logits)
     assert float(jnp.max(weights[2:, :5])) == 0.0 and np.allclose(jnp.sum(weights, 0), 1.0) and labels.shape == (4, 12)
     drawn = jax.vmap(lambda key: BOTH.sample(key, logits))(jax.random.split(jax.random.key(0), 500))
     assert set(np.unique(drawn[:, :5])) == {0, 1} and set(np.unique(drawn[:, 5:])) == {0, 1, 2, 3}
-    right = BOTH.credit(logits, UNION["label"], 0.0)
-    alone = apart(lambda task, part: task.credit(task.logits(MODEL.apply(MOVED, part), part), part["label"], 0.0))
+    right = BOTH.credit(logits, UNION.targets, 1.0)
+    alone = apart(lambda task, part: task.credit(task.logits(outputs_of(MODEL, MOVED, part), part), part.targets, 1.0))
     np.testing.assert_array_equal(right, alone)
     expected = [right[:5].sum(), right[5:10].sum()]  # the last two rows are filler
     np.testing.assert_allclose(BOTH.summed(right, UNION), expected, atol=1e-6)
@@ -72,26 +74,26 @@ def test_a_row_is_answered_by_its_own_head_and_by_no_class_that_this_lacks():
 
 def test_tasks_that_share_a_head_are_one_head():
     shared = Several("narrow", NARROW.labels, tasks=(NARROW, NARROW))
-    rows = UNION | {"label": UNION["label"] % 2}
+    rows = UNION._replace(targets=UNION.targets % 2)
     assert shared.heads == ("narrow",)
-    np.testing.assert_allclose(shared.loss(OUTPUTS, rows)[0], NARROW.loss(OUTPUTS, rows)[0], atol=1e-6)
+    np.testing.assert_allclose(shared.terms(OUTPUTS, rows), NARROW.terms(OUTPUTS, rows), atol=1e-6)
 
 
 def terms(method, stream, task, rows, base_logits):
-    return method.loss(stream, MODEL.apply(MOVED, rows), rows, {"logits": base_logits}, task)
+    return method.loss(stream, outputs_of(MODEL, MOVED, rows), rows, {"logits": base_logits}, task)
 
 
 @pytest.mark.parametrize("method", [KL(strength=0.7, temperature=1.5), Replay(strength=0.3)])
 def test_terms_on_original_rows_are_those_of_each_task(method):
-    base = BOTH.logits(MODEL.apply(BASE, UNION), UNION)
-    own = apart(lambda task, p: terms(method, "original", task, p, task.logits(MODEL.apply(BASE, p), p)))
+    base = BOTH.logits(outputs_of(MODEL, BASE, UNION), UNION)
+    own = apart(lambda task, p: terms(method, "original", task, p, task.logits(outputs_of(MODEL, BASE, p), p)))
     np.testing.assert_allclose(terms(method, "original", BOTH, UNION, base), own, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(("method", "stream"), [(LwF(strength=0.7), "new"), (KL(on="unlabelled"), "unlabelled")])
 def test_on_rows_of_no_original_every_head_goes_on_saying_what_it_said(method, stream):
     rows = toy_batch(9, rows=6)
-    before = MODEL.apply(BASE, rows)
+    before = outputs_of(MODEL, BASE, rows)
     each = [terms(method, stream, task, rows, task.logits(before, rows)) for task in BOTH.tasks]
     np.testing.assert_allclose(
         terms(method, stream, BOTH, rows, BOTH.logits(before, rows)), sum(each), rtol=1e-5, atol=1e-6
@@ -124,7 +126,7 @@ def test_importance_and_directions_are_those_of_each():
     for task, part in zip(BOTH.tasks, PARTS, strict=True):
 
         def answer(params, task=task, part=part):
-            return MODEL.apply(params, part)["logits"][task.name][1, part["label"][1]]
+            return MODEL.apply(params, part)["logits"][task.name][1, part.targets[1]]
 
         slope = {path: leaf for path, leaf in flatten(jax.grad(answer)(BASE)).items() if path in basis}
         along = sum(jnp.tensordot(v, slope[path], v.ndim - 1) for path, v in basis.items())
@@ -137,7 +139,7 @@ def test_importance_and_directions_are_those_of_each():
 
 def test_the_worst_of_several_drives_the_multiplier():
     """Against the recursion written with lists, for each task its own discounted mean and its standard error."""
-    watch = Watch(BOTH, margin=(0.01, 0.2), spread=0.0, steps=80)
+    watch = Watch(BOTH, jnp.zeros(32), margin=(0.01, 0.2), scale=1.0, steps=80)
     wrong = [(0, 14), (1, 2), (16, 0), (0, 0), (0, 6)]  # newly wrong rows, of 16 a task
     dual, log, keep, rate = first_dual(2), 0.0, 1 - 1 / 10, math.log(1e3) / 80
     for step, lost in enumerate(wrong):
@@ -153,11 +155,10 @@ def test_the_worst_of_several_drives_the_multiplier():
 def test_a_probe_holds_rows_of_every_task_and_of_one_what_it_held():
     few, many = encoded([3] * 10), encoded([3 + row % 4 for row in range(100)])
     batches = ProbeBatches([few, many], 0, 2, 0)
-    batches.before = np.arange(110, dtype=np.float32)
     for index in (0, 7):
         batch = batches.batch(index)
-        assert np.bincount(batch["task"]).tolist() == [10, PROBED] and (batch["before"] == batch["row"]).all()
-        assert (batch["row"][batch["task"] == 1] >= 10).all()
+        assert np.bincount(batch.task).tolist() == [10, PROBED] and (batch.row == batches.rows(index)).all()
+        assert (batch.row[batch.task == 1] >= 10).all()
     assert len(batches) == -(-100 // PROBED)
     seen = np.concatenate([batches.rows(index) for index in range(len(batches))])
     assert set(seen.tolist()) == set(range(110))

@@ -3,18 +3,26 @@
 import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fft.core.batch import Outputs, States, weighted_sum
 from fft.core.errors import InputError
 from fft.data.labels import class_texts, encode_labels, encode_targets, label_notes, numbers_for_names
 from fft.data.rows import Rows
 from fft.tasks.classify import Classify
 from fft.tasks.regress import Regress
+from tests.helpers.toy import toy_batch
 
 
 def rows_of(labels):
     return Rows(["t"] * len(labels), None, list(labels), list(range(5, 5 + len(labels))), "file.csv")
+
+
+def said(head, logits):
+    """The outputs of a model whose only head says the logits."""
+    return Outputs(States(logits), lambda name, states: {head: states}[name])
 
 
 def test_cross_entropy():
@@ -22,29 +30,32 @@ def test_cross_entropy():
     logits = rng.normal(size=(6, 3)) * 200
     label = np.array([0, 2, 1, 1, 0, 2], np.int32)
     weight = np.array([1, 1, 1, 1, 1, 0], np.float32)
-    nll, weights = Classify("new", ("a", "b", "c")).loss(
-        {"logits": {"new": logits.astype(np.float32)}}, {"label": label, "weight": weight}
-    )
+    batch = toy_batch(rows=6)._replace(targets=label, weight=weight)
+    nll = Classify("new", ("a", "b", "c")).terms(said("new", logits.astype(np.float32)), batch)
     shifted = logits - logits.max(1, keepdims=True)
     expected = np.log(np.exp(shifted).sum(1)) - shifted[np.arange(6), label]
-    np.testing.assert_allclose(nll[:5], expected[:5], rtol=1e-5, atol=1e-4)
-    assert nll[5] == 0 and (weights == weight).all() and nll.dtype == np.float32
+    np.testing.assert_allclose(nll, expected, rtol=1e-5, atol=1e-4)
+    assert weighted_sum(nll, weight) == jnp.sum(nll[:5]) and nll.dtype == np.float32
+    assert weighted_sum(nll.at[5].set(jnp.nan), weight) == jnp.sum(nll[:5]), "what a filler row says is not asked"
 
 
 def test_cross_entropy_gradient_is_probability_minus_label():
     logits = np.random.default_rng(1).normal(size=(4, 3)).astype(np.float32)
-    batch = {"label": np.array([2, 0, 1, 1]), "weight": np.array([1, 1, 1, 0], np.float32)}
-    grad = jax.grad(lambda z: Classify("h", ("a", "b", "c")).loss({"logits": {"h": z}}, batch)[0].sum())(logits)
+    batch = toy_batch(rows=4)._replace(targets=np.array([2, 0, 1, 1]), weight=np.array([1, 1, 1, 0], np.float32))
+    task = Classify("h", ("a", "b", "c"))
+    grad = jax.grad(lambda z: weighted_sum(task.terms(said("h", z), batch), batch.weight))(logits)
     probability = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-    expected = (probability - np.eye(3)[batch["label"]]) * batch["weight"][:, None]
+    expected = (probability - np.eye(3)[batch.targets]) * batch.weight[:, None]
     np.testing.assert_allclose(grad, expected, atol=1e-6)
 
 
 def test_squared_error():
-    outputs = {"logits": {"h": np.array([[1.0], [2.0], [7.0]], np.float32)}}
-    batch = {"label": np.array([0.5, 4.0, 0.0], np.float32), "weight": np.array([1, 1, 0], np.float32)}
-    assert Regress("h").loss(outputs, batch)[0].tolist() == [0.125, 2.0, 0.0]
-    assert Regress("h", sigma=2.0).loss(outputs, batch)[0].tolist() == [0.03125, 0.5, 0.0]
+    outputs = said("h", np.array([[1.0], [2.0], [7.0]], np.float32))
+    targets, weight = np.array([0.5, 4.0, 0.0], np.float32), np.array([1, 1, 0], np.float32)
+    batch = toy_batch(rows=3)._replace(targets=targets, weight=weight)
+    terms = Regress("h").terms(outputs, batch)
+    assert terms.tolist() == [0.125, 2.0, 24.5] and weighted_sum(terms, weight) == 2.125
+    assert Regress("h", sigma=2.0).terms(outputs, batch).tolist() == [0.03125, 0.5, 6.125]
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fft.core.batch import Text
 from fft.core.errors import InputError
 from fft.core.tree import Params
 from fft.models.files import hf
@@ -35,14 +36,15 @@ class Filler(NamedTuple):
     epsilon: float
     notes: tuple[str, ...] = ()
 
-    def logits(self, params: Params, batch: dict, places: jax.Array) -> jax.Array:
+    def logits(self, params: Params, batch: Text, places: jax.Array) -> jax.Array:
         """The logits [B, K, V] at the places int32 [B, K] of ids, mask, types int32 [B, T]; no dropout.
 
         `params` are the filler's own, an argument so that they are not baked into a program.
         """
         head = params["filling"]
-        states = self.model.encode({name: params[name] for name in ("embed", "layers")}, batch)
-        x = jnp.take_along_axis(states, places[..., None], axis=1)
+        states = self.model.states({name: params[name] for name in ("embed", "layers")}, batch, read=("tokens",))
+        assert states.tokens is not None  # they were asked for
+        x = jnp.take_along_axis(states.tokens, places[..., None], axis=1)
         x = ACTIVATIONS[self.activation](x @ head["dense"]["kernel"] + head["dense"]["bias"])
         centred = x - x.mean(-1, keepdims=True)
         x = centred * jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + self.epsilon)

@@ -12,10 +12,10 @@ from typing import Any
 from fft.core.errors import InputError
 from fft.models.files.config import read_json
 from fft.models.model import Family, Head
+from fft.tasks import KINDS
 
 HEADS_JSON, HEADS_TENSORS = "fft_heads.json", "fft_heads.safetensors"
 ORIGINAL = "original"  # the name of a head that came without one
-KINDS = ("classification", "regression")
 
 
 def classifier_of(raw: dict[str, Any], family: Family, where: Path) -> Head:
@@ -34,10 +34,9 @@ def classifier_of(raw: dict[str, Any], family: Family, where: Path) -> Head:
         )
     labels = read_labels(raw, where)
     problem = raw.get("problem_type") or ("regression" if len(labels) == 1 else "single_label_classification")
-    if problem == "regression" and len(labels) == 1:
-        return Head("regression", ())
-    if problem == "single_label_classification" and len(labels) > 1:
-        return Head("classification", labels)
+    for kind, task in KINDS.items():
+        if problem == task.problem and (len(labels) > 1) == task.named:
+            return Head(kind, labels if task.named else ())
     why = ": the softmax of one label is always 1, so that its loss would always be 0"
     raise InputError(
         f"{where}: problem_type {problem!r} with {len(labels)} label(s) is not supported"
@@ -96,7 +95,7 @@ def label_fields(head: Head) -> dict[str, Any]:
     return {
         "id2label": {str(i): label for i, label in enumerate(labels)},
         "label2id": {label: i for i, label in enumerate(labels)},
-        "problem_type": "regression" if head.kind == "regression" else "single_label_classification",
+        "problem_type": KINDS[head.kind].problem,
     }
 
 
@@ -116,7 +115,7 @@ def read_record(record: dict[str, Any], where: Path) -> tuple[dict[str, Head], s
         primary = record["primary"]
     except (KeyError, TypeError, AttributeError):
         raise InputError(f"{where} is damaged: expected primary and heads with kind and labels each") from None
-    sound = all(each.kind in KINDS and (each.kind == "regression") == (not each.labels) for each in heads.values())
+    sound = all(each.kind in KINDS and KINDS[each.kind].named == bool(each.labels) for each in heads.values())
     if not sound or (primary not in heads if heads else primary is not None):
         raise InputError(f"{where} is damaged: a head has no known kind, or the primary head is not listed")
     return heads, primary

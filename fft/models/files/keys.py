@@ -14,7 +14,7 @@ import numpy as np
 
 from fft.core.errors import InputError
 from fft.core.tree import Params, flatten, unflatten
-from fft.models.layers import Config, Network
+from fft.models.layers import Config, Encoder, Readout
 from fft.models.model import Family
 
 LEAVES = {
@@ -52,9 +52,11 @@ def head_keys(family: Family, head: str) -> dict[str, str]:
 
 def expected_shapes(family: Family, config: Config, classes: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
     """{our path: shape} of the whole tree; `classes` is {head name: C}. Nothing is allocated."""
-    network = Network(config.shape, family.head(config), tuple(classes.items()))
+    encoder, heads = Encoder(config.shape), Readout(family.head(config), tuple(classes.items()))
     ids = jax.ShapeDtypeStruct((1, 1), jnp.int32)
-    tree = jax.eval_shape(network.init, jax.random.key(0), ids, ids, ids, ids, None, {})["params"]
+    pooled = jax.ShapeDtypeStruct((1, config.shape.dim), jnp.float32)
+    body = jax.eval_shape(encoder.init, jax.random.key(0), ids, ids, ids, ids, None, {})["params"]
+    tree = body | jax.eval_shape(heads.init, jax.random.key(0), pooled, None).get("params", {})
     return {path: leaf.shape for path, leaf in flatten(tree).items()}
 
 

@@ -9,13 +9,13 @@ of all leaves, in float32 whatever the model computes in. Model files stay plain
 Two things would give wrong numbers in silence, and are refused by name instead. A parameter that two operations
 consume (a shared layer): the rules that consume each leaf are counted. A parameter that a model reads without a rule
 (`self.param` in a module not listed here): the rules read leaves of their own, so that the model's tree must not
-reach its outputs. And interception is invisible to jit's cache: nothing under `Model.apply` may be jitted by itself,
-because a program traced there would be kept for training, or taken from it.
+reach its outputs. And interception is invisible to jit's cache: nothing under a model's functions may be jitted by
+itself, because a program traced there would be kept for training, or taken from it.
 """
 
 from collections import Counter
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -26,8 +26,9 @@ from jax.interpreters import partial_eval
 from fft.core.errors import InputError
 from fft.core.tree import Params, flatten, unflatten
 from fft.models.layers import Dense
-from fft.models.model import Pass
 from fft.models.probes.rules import lookup, product, rescale, shift, tied_product
+
+Made = TypeVar("Made")
 
 
 class Rules:
@@ -115,23 +116,24 @@ RULES: dict[tuple[type[nn.Module], str], Callable[..., jax.Array]] = {
 }
 
 
-def forward(apply: Pass[dict[str, Any]], params: Params, sinks: Params, batch: dict) -> dict[str, Any]:
-    """`apply(params, batch)` whose gradient for `sinks`, float32 shaped like some of its leaves, is their Σ_b g_b².
+def forward(run: Callable[[Params], Made], params: Params, sinks: Params, rows: int) -> Made:
+    """`run(params)`, a forward pass over so many rows, whose gradient for `sinks`, float32 shaped like some of its
+    leaves, is their Σ_b g_b².
 
     Errors: InputError naming the leaves asked for that no rule consumes, or more than one.
     """
-    return _under_rules(apply, flatten(params), params, flatten(sinks), batch)
+    return _under_rules(run, flatten(params), params, flatten(sinks), rows)
 
 
-def refuse_raw_readers(apply: Pass[dict[str, Any]], params: Params, sinks: Params, batch: dict) -> None:
-    """Trace the forward pass of a batch and see which leaves of the model's own tree its logits depend on.
+def refuse_raw_readers(run: Callable[[Params], jax.Array], params: Params, sinks: Params, rows: int) -> None:
+    """Trace a forward pass over so many rows and see which leaves of the model's own tree its logits depend on.
 
     Errors: as `forward`, and InputError naming the leaves asked for that the model reads beside the rules.
     """
     leaves, asked = flatten(params), flatten(sinks)
 
-    def logits(own: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        return _under_rules(apply, leaves, unflatten(own), asked, batch)["logits"]
+    def logits(own: dict[str, jax.Array]) -> jax.Array:
+        return _under_rules(run, leaves, unflatten(own), asked, rows)
 
     jaxpr = jax.make_jaxpr(logits)(leaves).jaxpr
     _, used = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
@@ -142,12 +144,12 @@ def refuse_raw_readers(apply: Pass[dict[str, Any]], params: Params, sinks: Param
 
 
 def _under_rules(
-    apply: Pass[dict[str, Any]], leaves: dict[str, jax.Array], own: Params, asked: dict[str, jax.Array], batch: dict
-) -> dict[str, Any]:
-    """`apply(own, batch)` where the rules read `leaves` and give to the sinks `asked`; each must be consumed once."""
-    rules = Rules(leaves, asked, len(batch["weight"]))
+    run: Callable[[Params], Made], leaves: dict[str, jax.Array], own: Params, asked: dict[str, jax.Array], rows: int
+) -> Made:
+    """`run(own)` where the rules read `leaves` and give to the sinks `asked`; each must be consumed once."""
+    rules = Rules(leaves, asked, rows)
     with nn.intercept_methods(rules):
-        outputs = apply(own, batch)
+        outputs = run(own)
     wrong = {path: rules.used[path] for path in asked if rules.used[path] != 1}
     if wrong:
         (path, times), *others = wrong.items()

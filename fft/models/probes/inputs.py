@@ -1,4 +1,4 @@
-"""What the layers of a model read and make, met through `flax.linen.intercept_methods`."""
+"""The inputs of the dense layers of a forward pass, met through `flax.linen.intercept_methods`."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,14 +8,13 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen.module import InterceptorContext
 
+from fft.core.batch import Batch, row_weight
 from fft.core.errors import InputError
-from fft.core.tree import Params
-from fft.models.layers import Block, Dense, Embed
-from fft.models.model import Pass
+from fft.models.layers import Dense
 
 
-def dense_inputs(apply: Pass[dict[str, Any]], params: Params, batch: dict) -> dict[str, jax.Array]:
-    """The input of every dense layer of `apply(params, batch)` by the layer's path, [B, in] or [B, t, in].
+def dense_inputs(run: Callable[[], object]) -> dict[str, jax.Array]:
+    """The input of every dense layer in the forward pass `run()` by the layer's path, [B, in] or [B, t, in].
 
     Errors: InputError for a layer that is used twice: its inputs are not one array.
     """
@@ -30,38 +29,18 @@ def dense_inputs(apply: Pass[dict[str, Any]], params: Params, batch: dict) -> di
         return next_fun(*args, **kwargs)
 
     with nn.intercept_methods(keep):
-        apply(params, batch)
+        run()
     return found
 
 
-def with_hidden(
-    apply: Pass[dict[str, Any]], params: Params, batch: dict, key: jax.Array | None = None
-) -> dict[str, Any]:
-    """`apply(params, batch, key)` with "hidden" beside: {depth: [B, T, D]}, 0 the embeddings, i the i-th block from 1.
-
-    Of the last block it is the first token alone, [B, 1, D]: its other tokens are not computed, for no head reads them.
-    """
-    found: dict[int, jax.Array] = {}
-
-    def keep(next_fun: Callable[..., Any], args: tuple, kwargs: dict, context: InterceptorContext) -> Any:
-        made = next_fun(*args, **kwargs)
-        if isinstance(context.module, Embed | Block) and context.method_name == "__call__":
-            found[len(found)] = made
-        return made
-
-    with nn.intercept_methods(keep):
-        outputs = apply(params, batch, key)
-    return {**outputs, "hidden": found}
-
-
-def second_moments(inputs: dict[str, jax.Array], batch: dict) -> dict[str, jax.Array]:
+def second_moments(inputs: dict[str, jax.Array], batch: Batch) -> dict[str, jax.Array]:
     """Σ w (x, 1)(x, 1)ᵀ over rows and tokens [in + 1, in + 1], w 0 for filler rows and padding; the 1 is the bias's."""
 
     def of_layer(x: jax.Array) -> jax.Array:
         x = x if x.ndim == 3 else x[:, None]
-        real = jnp.broadcast_to(batch["weight"][:, None] > 0, x.shape[:2])
+        real = jnp.broadcast_to(row_weight(batch.weight)[:, None] > 0, x.shape[:2])
         if x.shape[1] > 1:  # else it is the first token alone, which is never padding
-            real &= batch["mask"] > 0
+            real &= batch.mask > 0
         rows = jnp.where(real[..., None], jnp.concatenate([x, jnp.ones((*x.shape[:2], 1))], axis=-1), 0.0)
         return jnp.einsum("bti,btj->ij", rows, rows, precision="highest")
 
