@@ -16,7 +16,6 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -104,8 +103,7 @@ def repairing():
 def _rows(checkpoint, name):
     """A task with its validation rows cut, or filled up with test and training rows, to ROWS; no test rows else."""
     head = checkpoint.primary
-    settings = SimpleNamespace(max_length=None, seed=0)
-    data = prepare(Data(SOURCES[name]), checkpoint, head, checkpoint.heads[head], settings)
+    data = prepare(Data(SOURCES[name]), checkpoint, head, checkpoint.heads[head], seed=0, max_length=None)
     chosen = data.splits["train"].take(np.arange(ROWS[name]))
     return data._replace(splits={"validation": chosen, "test": chosen.take(np.arange(1))})
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import tyro
 
 from fft.core.settings import for_each
-from fft.experiment import KIND, Data
+from fft.data.settings import KIND, Data
 
 
 @dataclass(frozen=True)

@@ -1,30 +1,14 @@
 """From sources of rows to batches on the host.
 
-task_data = prepare(Data("reviews.csv"), checkpoint, "new", None, experiment)
+task_data = prepare(Data("reviews.csv"), checkpoint, "new", None, seed=0, max_length=None)
 batches = TrainBatches(task_data.splits["train"], 32, 0, task_data.lengths, task_data.pad_id)
 nll = task_data.task.terms(outputs_of(model, params, batches.batch(0)), batches.batch(0))
+
+Names are imported when they are first used, so that the settings of data can be read without the rest.
 """
 
-from fft.data.batches import TrainBatches, bucket_lengths, eval_batches, padding_waste
-from fft.data.describe import describe
-from fft.data.prepare import (
-    TaskData,
-    columns_of,
-    drop_overlap,
-    head_of,
-    length_of,
-    prepare,
-    prepare_held_out,
-    prepare_scored,
-    prepare_unlabelled,
-    read_scored,
-    task_of,
-)
-from fft.data.rows import Columns, Rows
-from fft.data.sources import open_source, read_source
-from fft.data.splits import drop_shared, make_splits
-from fft.data.tokenize import Encoded, Tokenizer, encode, load_tokenizer
-from fft.data.union import joined, together
+import importlib
+from typing import TYPE_CHECKING
 
 __all__ = [
     "Columns",
@@ -56,3 +40,64 @@ __all__ = [
     "task_of",
     "together",
 ]
+
+if TYPE_CHECKING:
+    from fft.data.batches import TrainBatches, bucket_lengths, eval_batches, padding_waste
+    from fft.data.describe import describe
+    from fft.data.prepare import (
+        TaskData,
+        columns_of,
+        drop_overlap,
+        head_of,
+        length_of,
+        prepare,
+        prepare_held_out,
+        prepare_scored,
+        prepare_unlabelled,
+        read_scored,
+        task_of,
+    )
+    from fft.data.rows import Columns, Rows
+    from fft.data.sources import open_source, read_source
+    from fft.data.splits import drop_shared, make_splits
+    from fft.data.tokenize import Encoded, Tokenizer, encode, load_tokenizer
+    from fft.data.union import joined, together
+
+else:
+    _HOMES = {
+        "TrainBatches": "batches",
+        "bucket_lengths": "batches",
+        "eval_batches": "batches",
+        "padding_waste": "batches",
+        "describe": "describe",
+        "TaskData": "prepare",
+        "columns_of": "prepare",
+        "drop_overlap": "prepare",
+        "head_of": "prepare",
+        "length_of": "prepare",
+        "prepare": "prepare",
+        "prepare_held_out": "prepare",
+        "prepare_scored": "prepare",
+        "prepare_unlabelled": "prepare",
+        "read_scored": "prepare",
+        "task_of": "prepare",
+        "Columns": "rows",
+        "Rows": "rows",
+        "open_source": "sources",
+        "read_source": "sources",
+        "drop_shared": "splits",
+        "make_splits": "splits",
+        "Encoded": "tokenize",
+        "Tokenizer": "tokenize",
+        "encode": "tokenize",
+        "load_tokenizer": "tokenize",
+        "joined": "union",
+        "together": "union",
+    }
+
+    def __getattr__(name: str) -> object:
+        if name not in _HOMES:
+            raise AttributeError(f"module 'fft.data' has no attribute {name!r}")
+        value = getattr(importlib.import_module(f"fft.data.{_HOMES[name]}"), name)
+        globals()[name] = value
+        return value

@@ -1,7 +1,6 @@
 """What is in a source: rows, labels, lengths and troubles, as `fft data` shows them."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -9,14 +8,15 @@ from fft.core.naming import counted
 from fft.data.kinds import KINDS, Kind
 from fft.data.missing import missing_labels, missing_texts
 from fft.data.rows import Columns, Rows
+from fft.data.settings import Data
 from fft.data.splits import make_splits, text_keys
 from fft.data.tokenize import load_tokenizer, text_notes, token_ids
 
 QUANTILES = (0.0, 0.5, 0.9, 0.99, 1.0)
 
 
-def describe(data: Any, folder: Path | str | None = None, max_length: int = 128) -> dict:
-    """What training on `data` (fft.experiment.Data) would meet, as plain JSON data.
+def describe(data: Data, folder: Path | str | None = None, max_length: int = 128) -> dict:
+    """What training on `data` would meet, as plain JSON data.
 
     {'source', 'length_unit': 'tokens' | 'words', 'max_length', 'splits': {role: {'rows', 'labels': {name: count} or
     'targets': {quantile: value}, 'lengths': {quantile: length}, 'cut', 'duplicates'}}, 'troubles': [str]}.

@@ -2,7 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from fft.data.batches import bucket_lengths
 from fft.data.kinds import KINDS
 from fft.data.missing import missing_texts
 from fft.data.rows import Columns, Rows
+from fft.data.settings import Data, Texts
 from fft.data.sources import ROLES, open_source
 from fft.data.splits import Splits, make_splits, text_keys, training_split
 from fft.data.tokenize import Encoded, Tokenizer, encode, load_tokenizer, text_notes
@@ -66,34 +67,36 @@ class TaskData(NamedTuple):
         return (*self.tokenizer_notes, *self.warnings)
 
 
-def prepare(data: Any, checkpoint: "Checkpoint", name: str, head: "Head | None", experiment: Any) -> TaskData:
-    """The task `name` on `data` (fft.experiment.Data) for the model of `checkpoint` (fft.models.Checkpoint).
+def prepare(
+    data: Data, checkpoint: "Checkpoint", name: str, head: "Head | None", *, seed: int, max_length: int | None
+) -> TaskData:
+    """The task `name` on `data` for the model of `checkpoint`.
 
-    `head` (fft.models.Head) fixes the labels, None takes them from the data: from every row of a source that is split
-    here, from the training rows where the source comes split. `experiment` gives seed and max_length (None: 128, or
-    the model's positions where they are fewer).
+    `head` fixes the labels, None takes them from the data: from every row of a source that is split
+    here, from the training rows where the source comes split. `max_length` None is 128 tokens, or the model's positions
+    where they are fewer.
     Raises InputError for anything in the data that does not fit the model or the head, MachineError without a network
     that is needed.
     """
     found = make_splits(data.source, columns_of(data), data.validation, data.test)
     task = _task(data, name, head, _labelling_rows(found))
     rows = dict(found.rows)
-    rows["train"] = _at_most(data.train_rows, rows["train"], experiment.seed)
-    prepared = _encoded(task, rows, checkpoint, experiment.max_length, numbers=head is not None)
+    rows["train"] = _at_most(data.train_rows, rows["train"], seed)
+    prepared = _encoded(task, rows, checkpoint, max_length, numbers=head is not None)
     notes = KINDS[task.kind].training_notes(task, rows, prepared.splits)
     return prepared._replace(warnings=(*found.warnings, *notes, *prepared.warnings))
 
 
-def prepare_unlabelled(texts: Any, checkpoint: "Checkpoint", experiment: Any) -> TaskData:
-    """Texts without labels (fft.experiment.Texts), all of them in the split 'train'. Raises InputError as `prepare`."""
+def prepare_unlabelled(texts: Texts, checkpoint: "Checkpoint", *, seed: int, max_length: int | None) -> TaskData:
+    """Texts without labels, all of them in the split 'train'. Raises InputError as `prepare`."""
     opened = open_source(texts.source)
     rows = opened.read(training_split(opened), Columns(texts.text, texts.pair, None))
-    rows = {"train": _at_most(texts.rows, rows, experiment.seed)}
-    return _encoded(Unlabelled(), rows, checkpoint, experiment.max_length, numbers=False)
+    rows = {"train": _at_most(texts.rows, rows, seed)}
+    return _encoded(Unlabelled(), rows, checkpoint, max_length, numbers=False)
 
 
-def read_scored(data: Any, held_out: bool = False) -> Rows:
-    """The rows of `data` (fft.experiment.Data) that are scored where nothing is trained.
+def read_scored(data: Data, held_out: bool = False) -> Rows:
+    """The rows of `data` that are scored where nothing is trained.
 
     Those of data.test where it is named, else all rows of a source with one split, else its split test, or validation.
     With `held_out` the rows that `prepare` keeps for its split test: of a source with one split about a tenth.
@@ -111,7 +114,7 @@ def read_scored(data: Any, held_out: bool = False) -> Rows:
 
 
 def prepare_scored(
-    data: Any, rows: Rows, checkpoint: "Checkpoint", name: str, head: "Head | None", max_length: int | None
+    data: Data, rows: Rows, checkpoint: "Checkpoint", name: str, head: "Head | None", max_length: int | None
 ) -> TaskData:
     """The task of a head on rows that are only scored: one split, 'test', of `read_scored(data)`.
 
@@ -122,7 +125,7 @@ def prepare_scored(
 
 
 def prepare_held_out(
-    data: Any, checkpoint: "Checkpoint", name: str, head: "Head | None", max_length: int | None
+    data: Data, checkpoint: "Checkpoint", name: str, head: "Head | None", max_length: int | None
 ) -> TaskData:
     """The task of a head on the validation and test rows that `prepare` would hold out; nothing is trained.
 
@@ -173,7 +176,7 @@ def length_of(max_length: int | None, config: "Config") -> int:
     return min(DEFAULT_LENGTH, config.max_positions) if max_length is None else max_length
 
 
-def columns_of(data: Any) -> Columns:
+def columns_of(data: Data) -> Columns:
     """The columns that a Data setting names."""
     return Columns(data.text, data.pair, data.label)
 
@@ -193,7 +196,7 @@ def _labelling_rows(found: Splits) -> Rows:
     return Rows([], None, labels, numbers, parts[0].source)
 
 
-def _task(data: Any, name: str, head: "Head | None", rows: Rows) -> Task:
+def _task(data: Data, name: str, head: "Head | None", rows: Rows) -> Task:
     """The task of a Data setting; its metric must exist and be of its kind."""
     if head is not None and head.kind != data.kind:
         raise InputError(

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 def answers(task: Task, rows: Encoded, logits: np.ndarray) -> list[dict]:
     """{"row", "label", "prediction", "logits"} of every example, in the order of `rows`; logits [N, C].
 
-    `row` is the example's place in its source, counted from 1. Labels and predictions are as `Task.called` has them; the
-    prediction of logits that are not finite is None.
+    `row` is the example's place in its source, counted from 1. Labels and predictions are what `Task.called` says: None
+    for the prediction of logits that are not finite.
     """
     predicted = predictions(task.kind, logits)
     return [

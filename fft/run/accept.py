@@ -1,7 +1,7 @@
 """Reading what an experiment names and checking it against itself, before anything trains or is written."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -76,7 +76,7 @@ def accept(experiment: Experiment, directory: Path, say: Callable[[str], None] =
     say("reading the checkpoint and the data")
     loaded = models.load(experiment.model)
     checkpoint, lengthened = _at_length(experiment, loaded)
-    names = head_names(experiment, checkpoint)
+    names = heads_asked_for(checkpoint, experiment)
     data, crossing = _data(experiment, checkpoint, names)
     accepted = Accepted(
         experiment,
@@ -98,12 +98,24 @@ def accept(experiment: Experiment, directory: Path, say: Callable[[str], None] =
     if not is_prepared(directory):
         accepted = accepted._replace(checked=_checked(accepted))
     complete = abstract_heads(checkpoint, names.new, accepted.served)
-    theta, _ = trained_leaves(experiment, complete)
+    theta, _ = trained_leaves(experiment.method, complete)
     if not experiment.method.plain:
         _refuse_idle(experiment.method, names)
         longest = max(length for task in data.values() for length in task.lengths)
         _check_keepable(experiment.method, complete, theta, longest)
     return accepted
+
+
+def heads_asked_for(checkpoint: Checkpoint, experiment: Experiment) -> HeadNames:
+    """The heads that the experiment asks for."""
+    return head_names(
+        checkpoint,
+        experiment.model,
+        list(zip(experiment.original, experiment.original_heads, strict=True)),
+        experiment.new.name,
+        experiment.head == "shared",
+        experiment.original_head,
+    )
 
 
 def _at_length(experiment: Experiment, loaded: Checkpoint) -> tuple[Checkpoint, tuple[str, ...]]:
@@ -124,7 +136,7 @@ def _checked(accepted: Accepted) -> tuple[str, ...]:
     """What the method notes of the base and the original tasks; refused where it does not fit them."""
     checkpoint, original = accepted.checkpoint, accepted.streams.get(ORIGINAL)
     fitted = not set(accepted.names.originals) <= set(checkpoint.heads)
-    kept = kept_task(accepted.experiment, checkpoint, original)
+    kept = original_task(accepted.experiment.original_head, checkpoint, original)
     sha256 = accepted.identity["base_sha256"]
     method, filler = accepted.experiment.method, partial(find_filler, base=checkpoint.folder)
     return method.check(Given(checkpoint.params, sha256, original, kept, fitted, filler, restored))
@@ -137,11 +149,13 @@ def resolved(experiment: Experiment) -> Experiment:
     return dataclasses.replace(experiment, optim=dataclasses.replace(experiment.optim, lr=experiment.method.default_lr))
 
 
-def kept_task(experiment: Experiment, checkpoint: Checkpoint, original: TaskData | None) -> Task | None:
-    """The original task, of several their union; without data what the base's own head serves; None for neither."""
+def original_task(asked: Sequence[str], checkpoint: Checkpoint, original: TaskData | None) -> Task | None:
+    """The task to preserve: that of the original data, of several their union; without data that of the head that is
+    asked for, else of the base's classifier; None where there is neither.
+    """
     if original:
         return original.task
-    name = own_head(experiment, checkpoint)
+    name = own_head(asked, checkpoint)
     return None if name is None else task_of(name, checkpoint.heads[name])
 
 
@@ -149,17 +163,17 @@ def _data(
     experiment: Experiment, checkpoint: Checkpoint, names: HeadNames
 ) -> tuple[dict[str, TaskData], tuple[str, ...]]:
     """The data by the name of their task, each without training rows that another task is scored on, and notes."""
-    data = {}
+    data, read = {}, {"seed": experiment.seed, "max_length": experiment.max_length}
     for name, given, head in zip(
         numbered(ORIGINAL, len(experiment.original)), experiment.original, names.originals, strict=True
     ):
-        data[name] = prepare(given, checkpoint, head, checkpoint.heads.get(head), experiment)
+        data[name] = prepare(given, checkpoint, head, checkpoint.heads.get(head), **read)
     kept = head_of(data[ORIGINAL].task) if data else checkpoint.heads.get(names.new)
     head = kept if names.shared else None
-    data = {"new": prepare(experiment.new, checkpoint, names.new, head, experiment)} | data
+    data = {"new": prepare(experiment.new, checkpoint, names.new, head, **read)} | data
     scored, notes = dict(data), ()
     if experiment.unlabelled is not None:
-        data[UNLABELLED] = prepare_unlabelled(experiment.unlabelled, checkpoint, experiment)
+        data[UNLABELLED] = prepare_unlabelled(experiment.unlabelled, checkpoint, **read)
     for name in data:
         for other in (other for other in scored if other != name):
             data[name], dropped = drop_overlap(data[name], scored[other], (name, other))

@@ -8,7 +8,7 @@ OUT/request.json            what was asked for, of what
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -84,8 +84,8 @@ def measure(
     checkpoint = models.load(request.model)
     name = chosen_head(checkpoint, request.head, request.model, "to measure")
     length = scored_length(request.max_length, {request.model: checkpoint})
-    read = replace(request, max_length=length.tokens)
-    data = prepare(request.original, checkpoint, name, checkpoint.heads[name], read)
+    read = {"seed": request.seed, "max_length": length.tokens}
+    data = prepare(request.original, checkpoint, name, checkpoint.heads[name], **read)
     before = load_previous(request.previous, checkpoint.params) if request.previous else None
     wanted = _identity(request, checkpoint, data, before)
     refuse_foreign(out, REQUEST)

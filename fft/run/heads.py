@@ -1,6 +1,6 @@
 """Which heads a run uses, and those it has to make: the new task's own, fitted ones for the originals."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,9 +11,9 @@ from fft.core.errors import InputError
 from fft.core.naming import counted
 from fft.core.progress import doing
 from fft.core.tree import Params, overlay
+from fft.data.settings import Data
 from fft.disk.artefact import load_artefact, save_artefact
 from fft.evaluate.headfit import fit_head
-from fft.experiment import Data, Experiment
 from fft.models import Checkpoint, Head
 from fft.models.heads import check_named, unused_head
 from fft.tasks import Task
@@ -33,32 +33,43 @@ class HeadNames(NamedTuple):
         return () if self.shared else (self.new,)
 
 
-def head_names(experiment: Experiment, checkpoint: Checkpoint) -> HeadNames:
-    """The heads the experiment asks for; InputError where the checkpoint lacks them or has them of another kind."""
-    originals: list[str] = []
-    for data, wanted in zip(experiment.original, experiment.original_heads, strict=True):
-        originals.append(_original_head(data, wanted, checkpoint, originals, experiment.model))
-    if experiment.head == "new":
-        own = unused_head(experiment.new.name, "new", [*checkpoint.heads, *originals])
-        return HeadNames(tuple(originals), own, shared=False)
-    return HeadNames(tuple(originals), originals[0] if originals else _shared_head(experiment, checkpoint), shared=True)
+def head_names(
+    checkpoint: Checkpoint,
+    source: str,
+    originals: Sequence[tuple[Data, str | None]],
+    new: str | None,
+    shared: bool,
+    asked: Sequence[str],
+) -> HeadNames:
+    """The heads that a run uses; InputError where the checkpoint lacks them or has them of another kind.
 
-
-def own_head(experiment: Experiment, checkpoint: Checkpoint) -> str | None:
-    """The head that stands for the original task where there are no data of it: the one that --original-head names, or
-    the checkpoint's classifier; None where it has none.
+    `source` is what the user calls the checkpoint, `originals` are the data of each original task with the head that is
+    asked for it, `new` the name asked for the new task's own head; `shared`: it goes on with one that is there, without
+    original data the one `asked` for.
     """
-    name = next(iter(experiment.original_head), checkpoint.primary)
+    names: list[str] = []
+    for data, wanted in originals:
+        names.append(_original_head(data, wanted, checkpoint, names, source))
+    if shared:
+        return HeadNames(tuple(names), names[0] if names else _shared_head(checkpoint, source, asked), shared=True)
+    return HeadNames(tuple(names), unused_head(new, "new", [*checkpoint.heads, *names]), shared=False)
+
+
+def own_head(asked: Sequence[str], checkpoint: Checkpoint) -> str | None:
+    """The head that stands for the original task where there are no data of it: the one asked for, or the checkpoint's
+    classifier; None where it has none.
+    """
+    name = next(iter(asked), checkpoint.primary)
     if name is not None:
         check_named(name, checkpoint)
     return name
 
 
-def _shared_head(experiment: Experiment, checkpoint: Checkpoint) -> str:
-    name = own_head(experiment, checkpoint)
+def _shared_head(checkpoint: Checkpoint, source: str, asked: Sequence[str]) -> str:
+    name = own_head(asked, checkpoint)
     if name is None:
         raise InputError(
-            f"--head shared goes on with the classifier of the base, and {experiment.model} has none: leave it out, "
+            f"--head shared goes on with the classifier of the base, and {source} has none: leave it out, "
             "and the new task gets a head of its own"
         )
     return name

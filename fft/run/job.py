@@ -14,10 +14,10 @@ from fft.core.tree import Params
 from fft.data import TaskData, TrainBatches
 from fft.data.streams import original_batches, step_batch, training_batches
 from fft.evaluate.teacher import base_part
-from fft.experiment import Experiment
+from fft.experiment import Experiment, Optim
 from fft.methods import Context
 from fft.models import Checkpoint
-from fft.run.accept import UNLABELLED, Accepted, kept_task
+from fft.run.accept import UNLABELLED, Accepted, original_task
 from fft.run.fillin import pseudo_rows
 from fft.run.heads import fitting_note, make_heads
 from fft.run.prepared import prepared
@@ -81,18 +81,21 @@ def assemble(
     """The job of an accepted experiment; its slow parts (a fitted head, the statistics) are kept in DIRECTORY."""
     experiment, new = accepted.experiment, accepted.data["new"]
     checkpoint = _with_heads(accepted, directory / "heads", poll, say)
-    steps = total_steps(experiment, len(new.splits["train"].ids))
-    shares = {"new": 1.0, **experiment.method.streams}
-    batches = training_batches(experiment.optim.step_rows, shares, accepted.streams, steps, experiment.seed)
-    kept = kept_task(experiment, accepted.checkpoint, accepted.streams.get(ORIGINAL))
-    multiplier = trained_leaves(experiment, checkpoint)[1]
+    optim, method, seed = experiment.optim, experiment.method, experiment.seed
+    steps = total_steps(optim, len(new.splits["train"].ids))
+    shares = {"new": 1.0, **method.streams}
+    batches = training_batches(optim.step_rows, shares, accepted.streams, steps, seed)
+    kept = original_task(experiment.original_head, accepted.checkpoint, accepted.streams.get(ORIGINAL))
+    multiplier = trained_leaves(method, checkpoint)[1]
     context = _context(accepted, checkpoint, kept, batches, steps, multiplier, poll)
-    aux, prepared_notes = prepared(experiment, context, accepted.checked, directory, say)
+    aux, prepared_notes = prepared(method, seed, context, accepted.checked, directory, say)
     watch = None
     if experiment.budgets:
-        watch, batches[PROBE] = watched(experiment, checkpoint, accepted.originals, steps, directory / "watched", poll)
-    trainable = make_trainable(experiment, checkpoint, aux, steps)
-    step = make_train_step(checkpoint.model, new.task, experiment.method, trainable.tx, multiplier, kept, watch)
+        watch, batches[PROBE] = watched(
+            experiment.budgets, checkpoint, accepted.originals, steps, seed, directory / "watched", poll
+        )
+    trainable = make_trainable(method, optim, checkpoint, aux, steps, seed, watched=len(experiment.budgets))
+    step = make_train_step(checkpoint.model, new.task, method, trainable.tx, multiplier, kept, watch)
     return Job(
         experiment,
         checkpoint,
@@ -159,9 +162,8 @@ def _heads_key(seed: int, accepted: Accepted) -> jax.Array:
     return jax.random.fold_in(key, int(accepted.identity["base_sha256"][:8], 16)) if accepted.checkpoint.heads else key
 
 
-def total_steps(experiment: Experiment, rows: int) -> int:
-    """Optimizer steps of the run: `steps`, or as many as `epochs` passes over `rows` rows need."""
-    optim = experiment.optim
+def total_steps(optim: Optim, rows: int) -> int:
+    """Optimizer steps of a run: `steps`, or as many as `epochs` passes over `rows` rows need."""
     if optim.steps is not None:
         return optim.steps
     return max(1, -(-int(optim.epochs * rows) // (optim.batch_size * optim.accumulate)))

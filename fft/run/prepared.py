@@ -7,8 +7,7 @@ from fft.core.progress import doing
 from fft.core.seeding import key_for
 from fft.core.tree import Params, count
 from fft.disk.artefact import load_artefact, save_artefact
-from fft.experiment import Experiment
-from fft.methods import Context
+from fft.methods import Context, Method
 
 
 def is_prepared(directory: Path) -> bool:
@@ -17,16 +16,16 @@ def is_prepared(directory: Path) -> bool:
 
 
 def prepared(
-    experiment: Experiment, context: Context, checked: tuple[str, ...], directory: Path, say: Callable[[str], None]
+    method: Method, seed: int, context: Context, checked: tuple[str, ...], directory: Path, say: Callable[[str], None]
 ) -> tuple[Params, list[str]]:
     """The method's statistics and what was noted of them, computed once and then read from DIRECTORY."""
     folder = directory / "prepared"
     if not is_prepared(directory):
-        say(f"preparing {experiment.method.label}")
+        say(f"preparing {method.label}")
         notes = list(checked)
-        with doing(f"preparing {experiment.method.label}"):
-            aux = experiment.method.prepare(context._replace(note=notes.append), key_for(experiment.seed, "prepare"))
-        provenance = {"method": experiment.method.label, "scalars": count(aux), "notes": notes}
+        with doing(f"preparing {method.label}"):
+            aux = method.prepare(context._replace(note=notes.append), key_for(seed, "prepare"))
+        provenance = {"method": method.label, "scalars": count(aux), "notes": notes}
         save_artefact(folder, aux, provenance)
     aux, provenance = load_artefact(folder)
     return aux, provenance["notes"]

@@ -27,7 +27,7 @@ from fft.models.files.heads import stored_length
 from fft.models.identity import base_sha256
 from fft.run.heads import fresh_heads, load_heads
 from fft.training.step import finished_params, result_field
-from fft.training.trainable import make_trainable, trained_leaves
+from fft.training.trainable import Trainable, make_trainable, trained_leaves
 
 
 def restore(directory: str | Path, which: str | None = None) -> models.Checkpoint:
@@ -76,11 +76,17 @@ def _left(directory: Path, experiment: Experiment, base: models.Checkpoint) -> P
     """What the method left; of a run that is older than the folder of it, out of the whole state at the kept step."""
     if (directory / LEFT).is_dir():
         return load_artefact(directory / LEFT)[0]
-    kept, trainable = _kept(directory, None), make_trainable(experiment, base, {}, 1)
+    kept, trainable = _kept(directory, None), trainable_of(experiment, base)
     if kept.is_base:
         return experiment.method.leave(trainable.init().opt_state)
     saved = Checkpoints(directory / CHECKPOINTS).restore(jax.eval_shape(trainable.init), kept.step)
     return experiment.method.leave(saved.tree.opt_state)
+
+
+def trainable_of(experiment: Experiment, base: models.Checkpoint) -> Trainable:
+    """The trainable tree of a run, for the shapes of what it saved."""
+    watched = len(experiment.budgets)
+    return make_trainable(experiment.method, experiment.optim, base, {}, 1, experiment.seed, watched)
 
 
 def adapter_of(directory: str | Path, which: str | None = None) -> tuple[models.Checkpoint, Adapter, str]:
@@ -112,7 +118,7 @@ def _trained(directory: Path, step: int | None) -> tuple[Experiment, models.Chec
     if base_sha256(base) != read_object(directory / "identity.json")["base_sha256"]:
         raise InputError(f"{experiment.model} holds other weights than those that {directory} was trained from")
     checkpoint = load_heads(base, directory / "heads")
-    like = {result_field(bool(experiment.budgets)): trained_leaves(experiment, checkpoint)[0]}
+    like = {result_field(bool(experiment.budgets)): trained_leaves(experiment.method, checkpoint)[0]}
     saved = Checkpoints(directory / CHECKPOINTS).restore(like, step, part=True)
     return experiment, checkpoint, next(iter(saved.tree.values()))
 

@@ -183,7 +183,7 @@ def _read(request: Request) -> tuple[list[str], dict[str, TaskData], models.Chec
             names.append(unused_head(task.name, task.name or f"task_{number}", [*checkpoint.heads, *names]))
     data: dict[str, TaskData] = {}
     for task, name, column in zip(request.tasks, names, numbered_tasks(len(names)), strict=True):
-        data[column] = prepare(task, checkpoint, name, head, request)
+        data[column] = prepare(task, checkpoint, name, head, seed=request.seed, max_length=request.max_length)
         if request.head == "shared":
             head = head_of(data[column].task)
     for budget in request.retention.drops:
@@ -202,12 +202,13 @@ def _shared_head(request: Request, checkpoint: models.Checkpoint) -> tuple[list[
     that of the (first) original task, if there is one.
     """
     count, taken = len(request.tasks), list(checkpoint.heads)
+    read = {"seed": request.seed, "max_length": request.max_length}
     if not request.original:
         return [unused_head(request.tasks[0].name, "shared", taken)] * count, None
     first, wanted = request.original[0], next(iter(request.original_head), None)
     if wanted == "fit":
         name = unused_head(first.name, "original", taken)
-        return [name] * count, head_of(prepare(first, checkpoint, name, None, request).task)
+        return [name] * count, head_of(prepare(first, checkpoint, name, None, **read).task)
     name = chosen_head(checkpoint, wanted, request.model, "to share")
     return [name] * count, checkpoint.heads[name]
 

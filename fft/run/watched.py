@@ -15,7 +15,6 @@ from fft.data.kinds import KINDS
 from fft.data.streams import PROBE_SEED, chosen_rows, most_lengths
 from fft.disk.artefact import load_artefact, save_artefact
 from fft.evaluate.teacher import base_part
-from fft.experiment import Experiment
 from fft.models import Checkpoint
 from fft.stats.budget import JUDGED, Budget
 from fft.stats.intervals import predictions
@@ -76,19 +75,20 @@ def _refuse_one_value(max_drop: str, original: TaskData) -> None:
 
 
 def watched(
-    experiment: Experiment,
+    drops: Sequence[str],
     checkpoint: Checkpoint,
     originals: Sequence[TaskData],
     steps: int,
+    seed: int,
     folder: Path,
     poll: Callable[[], None],
 ) -> tuple[Watch, ProbeBatches]:
     """What the contract is watched by: the rows of every original task that will judge its points, with the base's
-    credit, kept in FOLDER.
+    credit, kept in FOLDER. `drops` are the budgets, one an original task, as `Budget.parse` reads them.
     """
     splits = [data.splits["validation"] for data in originals]
     parts = [rows.take(chosen_rows(len(rows.ids), JUDGED, PROBE_SEED)) for rows in splits]
-    batches = ProbeBatches(parts, experiment.seed, most_lengths(steps), originals[0].pad_id)
+    batches = ProbeBatches(parts, seed, most_lengths(steps), originals[0].pad_id)
     rows, task = batches.encoded, together(originals).task
     scale = task.scale(rows.labels)
     if not (folder / "provenance.json").exists():
@@ -99,7 +99,7 @@ def watched(
             _score(data.task, part.labels, own)
             for data, part, own in zip(originals, parts, np.split(said, ends[:-1]), strict=True)
         ]
-        budgets = map(Budget.parse, experiment.budgets)
+        budgets = map(Budget.parse, drops)
         margins = [
             budget.biting_margin(METRICS[data.task.metric], score)
             for budget, data, score in zip(budgets, originals, scores, strict=True)

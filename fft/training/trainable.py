@@ -1,4 +1,4 @@
-"""The trainable tree of an experiment: its shapes, the rate of each leaf, the optimizer, the state at step 0."""
+"""The trainable tree of a method: its shapes, the rate of each leaf, the optimizer, the state at step 0."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -8,7 +8,8 @@ import optax
 
 from fft.core.seeding import key_for
 from fft.core.tree import Params, count, flatten
-from fft.experiment import Experiment
+from fft.experiment import Optim
+from fft.methods import Method
 from fft.models import Checkpoint
 from fft.training.optim import make_optimizer, multipliers
 from fft.training.step import TrainState, init_state
@@ -25,23 +26,27 @@ class Trainable(NamedTuple):
     init: Callable[[], TrainState]
 
 
-def trained_leaves(experiment: Experiment, checkpoint: Checkpoint) -> tuple[Params, dict[str, float]]:
+def trained_leaves(method: Method, checkpoint: Checkpoint) -> tuple[Params, dict[str, float]]:
     """The shapes of the trainable tree and the rate multiplier of each leaf; the checkpoint may hold shapes alone."""
-    theta = jax.eval_shape(experiment.method.init, checkpoint.params, jax.random.key(0))
+    theta = jax.eval_shape(method.init, checkpoint.params, jax.random.key(0))
     unused = tuple(name for name in checkpoint.params["heads"] if name != checkpoint.primary)
-    return theta, multipliers(experiment.method, theta, checkpoint.model.depth, unused)
+    return theta, multipliers(method, theta, checkpoint.model.depth, unused)
 
 
-def make_trainable(experiment: Experiment, checkpoint: Checkpoint, aux: Params, steps: int) -> Trainable:
-    """The trainable tree of the experiment's method on a checkpoint whose primary head is the new task's."""
-    method, base = experiment.method, checkpoint.params
-    theta, multiplier = trained_leaves(experiment, checkpoint)
-    tx = make_optimizer(theta, multiplier, experiment.optim, steps)
+def make_trainable(
+    method: Method, optim: Optim, checkpoint: Checkpoint, aux: Params, steps: int, seed: int, watched: int = 0
+) -> Trainable:
+    """The trainable tree of a method on a checkpoint whose primary head is the new task's; `watched` is the number of
+    original tasks that a contract watches.
+    """
+    base = checkpoint.params
+    theta, multiplier = trained_leaves(method, checkpoint)
+    tx = make_optimizer(theta, multiplier, optim, steps)
     wrapped = method.transform(tx, aux)
 
     def init() -> TrainState:
-        theta = method.init(base, key_for(experiment.seed, "init"))
-        return init_state(theta, wrapped, key_for(experiment.seed, "train"), watched=len(experiment.budgets))
+        theta = method.init(base, key_for(seed, "init"))
+        return init_state(theta, wrapped, key_for(seed, "train"), watched)
 
     return Trainable(theta, multiplier, tx, init)
 

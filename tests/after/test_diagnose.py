@@ -136,7 +136,9 @@ def test_layers_that_lose_together_are_each_scored_by_plain_swaps(mixed):
     """What is said of every layer, by parameters swapped leaf by leaf and a plain forward pass over the rows."""
     request, found = mixed[:2]
     base, tuned = (models.load(folder) for folder in (request.base, request.tuned))
-    data = prepare(request.original, base, "original", base.heads["original"], request)
+    data = prepare(
+        request.original, base, "original", base.heads["original"], seed=request.seed, max_length=request.max_length
+    )
     rows = data.splits["test"].take(chosen_rows(len(data.splits["test"].ids), 50, 0))
     batches = list(eval_batches(rows, 50, (max(rows.lengths()),), data.pad_id))
     ((batch, _),) = batches
@@ -203,7 +205,9 @@ def test_the_prediction_against_a_plain_loop_over_rows_and_labels(tiny, tmp_path
     assert found["fisher"]["examples"] == 40 and found["fisher"]["estimator"] == "exact"
     base, now = models.load(tiny / "bert"), flatten(models.load(other).params)
     request = Request(*map(str, (tiny / "bert", other)), Data(str(tiny / "original.csv")))
-    data = prepare(request.original, base, "original", base.heads["original"], request)
+    data = prepare(
+        request.original, base, "original", base.heads["original"], seed=request.seed, max_length=request.max_length
+    )
 
     @jax.jit
     def slopes(params, row):

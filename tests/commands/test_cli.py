@@ -202,7 +202,7 @@ def test_with_the_adapter_off_a_lora_run_is_the_base_bit_for_bit(swept, tiny):
     run = swept[2] / "lora"
     experiment = load(run / "experiment.json")
     base = load_heads(models.load(tiny / "bert"), run / "heads")
-    like = {"theta": trained_leaves(experiment, base)[0]}
+    like = {"theta": trained_leaves(experiment.method, base)[0]}
     theta = Checkpoints(run / "checkpoints").restore(like, record(run)["kept_step"], part=True).tree["theta"]
     adapter = {path: leaf for path, leaf in flatten(theta).items() if "lora" in path}
     assert any(np.any(np.asarray(leaf) != 0) for path, leaf in adapter.items() if path.endswith("lora_b"))

@@ -8,7 +8,7 @@ import pytest
 
 from fft.core.errors import InputError
 from fft.data import TrainBatches, describe, drop_overlap, head_of, prepare, prepare_scored, read_scored
-from fft.experiment import Data, Experiment
+from fft.experiment import Data
 from fft.models import Head
 from tests.helpers.tiny_tasks import checkpoint, tokenizer_folder, write_csv
 
@@ -25,8 +25,8 @@ def lines(count, start=0, label=lambda n: ("no", "yes")[n % 2]):
     ]
 
 
-def prepared(model, data, head=None, **settings):
-    return prepare(data, model, "new", head, Experiment(model="m", new=data, **settings))
+def prepared(model, data, head=None, seed=0, max_length=None):
+    return prepare(data, model, "new", head, seed=seed, max_length=max_length)
 
 
 def test_classification(model, tmp_path):
@@ -243,9 +243,7 @@ def test_a_vocabulary_that_does_not_fit_is_told_before_training_and_by_the_run(m
 def test_demo_data(minilm, demo_data):
     from fft import models
 
-    found = prepare(
-        Data("demo:tweets"), models.load(minilm), "new", None, Experiment(model="m", new=Data("demo:tweets"))
-    )
+    found = prepared(models.load(minilm), Data("demo:tweets"))
     assert {role: entry["rows"] for role, entry in found.identity.items()} == {
         "train": 2689, "validation": 336, "test": 337,
     }  # fmt: skip

@@ -15,8 +15,7 @@ from fft.disk.artefact import load_artefact
 from fft.disk.checkpoint import Checkpoints
 from fft.methods import SI, LoRA, chain
 from fft.methods.si import PathIntegral, importance
-from fft.run.restored import restored
-from fft.training.trainable import make_trainable
+from fft.run.restored import restored, trainable_of
 from tests.helpers.tiny_runs import at_event, fail, outcome, record, tune
 from tests.helpers.toy import Toy, toy_batch, toy_params
 
@@ -27,7 +26,7 @@ FLAGS = (*FLAGS, "--checkpoints", "keep")  # so that what the optimizer collecte
 def saved(run):
     """The last step of a run that kept its saved steps whole."""
     found = restored(run)
-    like = jax.eval_shape(make_trainable(found.experiment, found.checkpoint, {}, 1).init)
+    like = jax.eval_shape(trainable_of(found.experiment, found.checkpoint).init)
     return Checkpoints(run / "checkpoints").restore(like)
 
 

@@ -18,7 +18,7 @@ from fft.experiment import Optim
 from fft.methods import AGEM, EWC, KL, L2SP, Context, Freeze, Full, LoRA, LwF, Replay, chain
 from fft.report.contract import contract_sentence
 from fft.run import selection
-from fft.run.restored import restored
+from fft.run.restored import restored, trainable_of
 from fft.run.watched import check_budget
 from fft.tasks.classify import Classify
 from fft.tasks.regress import Regress
@@ -26,7 +26,6 @@ from fft.training.average import averaged
 from fft.training.dual import Seen, Watch, first_dual, is_held
 from fft.training.optim import make_optimizer, multipliers
 from fft.training.step import init_state, make_train_step
-from fft.training.trainable import make_trainable
 from tests.helpers import tiny_checkpoint
 from tests.helpers.tiny_runs import fft, record, tune
 from tests.helpers.toy import Toy, max_difference, toy_batch, toy_params
@@ -286,7 +285,7 @@ def test_a_run_is_restored_as_its_model(tiny, tmp_path, monkeypatch, loss, alpha
     assert same_as_the_model(tmp_path / "run")
     if alpha == 1:
         left, model = restored(tmp_path / "run"), models.load(str(tmp_path / "run" / "model")).params
-        like = jax.eval_shape(make_trainable(left.experiment, left.checkpoint, {}, 1).init)
+        like = jax.eval_shape(trainable_of(left.experiment, left.checkpoint).init)
         state = Checkpoints(tmp_path / "run" / "checkpoints").restore(like, record(tmp_path / "run")["kept_step"]).tree
         of_average, of_last = (
             max_difference(left.experiment.method.merge(left.checkpoint.params, theta), model)

@@ -10,7 +10,8 @@ from fft.core.errors import InputError
 from fft.core.tree import flatten
 from fft.disk.artefact import load_artefact
 from fft.experiment import Data, Experiment
-from fft.run.heads import HeadNames, abstract_heads, fitting_note, fresh_heads, head_names, load_heads, make_heads
+from fft.run.accept import heads_asked_for
+from fft.run.heads import HeadNames, abstract_heads, fitting_note, fresh_heads, load_heads, make_heads
 from fft.tasks import Classify, Regress
 
 NEW, ORIGINAL = Data("new.csv"), Data("original.csv")
@@ -28,7 +29,7 @@ def bare(tiny):
 
 
 def names(checkpoint, new=NEW, original=ORIGINAL, **settings):
-    return head_names(Experiment("model", new, original, **settings), checkpoint)
+    return heads_asked_for(checkpoint, Experiment("model", new, original, **settings))
 
 
 def renamed(checkpoint, *heads):
