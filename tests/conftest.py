@@ -1,10 +1,17 @@
-"""Fixtures of real weights and data: from the cache, fetched into it at first use, or a skip with the reason."""
+"""How tests compile, and fixtures of real weights and data: from the cache, fetched into it at first use, or a skip.
+
+Compiling is most of what the tests would cost, so here and in the processes that they start XLA leaves out what takes
+long: costly optimisations, its fusion emitters, code in many parts. The numbers are as right, the programs slower.
+"""
 
 import os
 
 import pytest
 
 from fft.core.errors import MachineError
+
+QUICK = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=2"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK}".strip()  # read when jax first compiles
 
 
 def _fetched(make):
@@ -43,24 +50,13 @@ def compiled_once(tmp_path_factory):
         "jax_compilation_cache_max_size": -1,
         "jax_persistent_cache_min_compile_time_secs": 0.1,
         "jax_persistent_cache_min_entry_size_bytes": -1,
+        "jax_disable_most_optimizations": True,
     }
     with pytest.MonkeyPatch.context() as patch:
         for name, value in settings.items():
             jax.config.update(name, value)
             patch.setenv(name.upper(), str(value))
         yield
-
-
-@pytest.fixture(scope="module")
-def quick_compiles(compiled_once):
-    """Compile without costly optimisations, here and in the processes that a test starts."""
-    import jax
-
-    with pytest.MonkeyPatch.context() as patch:
-        jax.config.update("jax_disable_most_optimizations", True)
-        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "True")
-        yield
-        jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(autouse=True)

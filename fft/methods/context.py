@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol
 import jax
 import numpy as np
 
-from fft.core.batch import Batch
+from fft.core.batch import Batch, row_weight
 from fft.core.network import Network, outputs_of
 from fft.core.tree import Params
 from fft.tasks import Task
@@ -108,11 +108,13 @@ class Context(NamedTuple):
         """The base's logits [N, C] and the targets [N] of at most `n` training rows of the original task."""
         task, batches = self.original, self.batches
         assert task is not None and batches is not None  # asked by methods that need original data
-        apply = jax.jit(lambda params, batch: task.logits(outputs_of(self.model, params, batch), batch))
+        apply = jax.jit(
+            lambda params, batch: task.logits(outputs_of(self.model, params, batch, read=(task.reads,)), batch)
+        )
         logits, targets = [], []
         for batch in batches(n, PREDICT_BATCH):
             self.poll()
-            real = batch.weight > 0
+            real = row_weight(batch.weight) > 0
             logits.append(np.asarray(apply(self.base, batch))[real])
             targets.append(batch.targets[real])
         return np.concatenate(logits), np.concatenate(targets)

@@ -16,11 +16,9 @@ from fft.core.tree import flatten
 from tests.helpers import tiny_checkpoint
 from tests.helpers.tiny_runs import fft, record, tune
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 
 @pytest.fixture(scope="module")
-def run(tiny, tmp_path_factory, quick_compiles):
+def run(tiny, tmp_path_factory):
     """A finished run of DoRA with EWC."""
     out = tmp_path_factory.mktemp("runs") / "dora+ewc"
     quick = ("--steps", 12, "--batch-size", 16, "--lr", 1e-2, "--tolerance", 1)
@@ -122,7 +120,7 @@ def test_a_method_that_changes_the_weights_at_the_end_has_no_adapter(run, tmp_pa
 
 
 @pytest.fixture(scope="module", params=["prompt", "prefix"])
-def prompted(request, tiny, tmp_path_factory, quick_compiles):
+def prompted(request, tiny, tmp_path_factory):
     """A finished run whose model is no checkpoint, and what `fft tune` printed."""
     out = tmp_path_factory.mktemp("runs") / request.param
     quick = ("--steps", 40, "--batch-size", 16, "--lr", 3e-2, "--tolerance", 1, "--keep", "latest")

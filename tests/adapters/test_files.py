@@ -22,7 +22,6 @@ from fft.methods import IA3, DoRA, Freeze, LoRA, NormTuning, PrefixTuning, Promp
 from fft.training.optim import multipliers
 from tests.helpers import torch_models as oracle
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
 FAMILIES = ("bert", "roberta", "distilbert")
 
 

@@ -16,7 +16,6 @@ from fft.core.tree import flatten
 from tests.helpers import torch_models as oracle
 from tests.helpers.tiny_runs import fft
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
 FAMILIES = ("bert", "roberta", "distilbert")
 TRAINED = ("lora", "ia3", "ln_tuning", "modules_to_save")
 LORA = {"r": 3, "lora_alpha": 5}

@@ -18,7 +18,6 @@ from tests.helpers.outline import Outline
 from tests.helpers.tiny_checkpoint import altered, regression
 from tests.helpers.tiny_runs import fft, record, refused, tune
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
 HOSTILE = "<script>alert('&amp;\"x')</script>"
 
 
@@ -34,7 +33,7 @@ def less_sure(tensors):
 
 
 @pytest.fixture(scope="module")
-def run(tiny, tmp_path_factory, quick_compiles):
+def run(tiny, tmp_path_factory):
     """A run that forgot some of the original task, and the answer of `fft tune`."""
     folder = tmp_path_factory.mktemp("check") / "run"
     flags = ("--steps", 16, "--batch-size", 16, "--lr", 1e-2, "--tolerance", 0.01, "--keep", "latest")

@@ -23,7 +23,6 @@ from tests.helpers.outline import Outline
 from tests.helpers.tiny_checkpoint import altered, regression
 from tests.helpers.tiny_runs import fft, refused, tune
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
 HOSTILE = "<script>alert('&amp;\"x')</script>"
 LAYERS = ["embeddings", "block 0", "block 1", "top", "head original"]
 
@@ -50,7 +49,7 @@ def flags(tiny, out):
 
 
 @pytest.fixture(scope="module")
-def broken(tiny, tmp_path_factory, quick_compiles):
+def broken(tiny, tmp_path_factory):
     """The diagnosis of a base whose block 0 was spoilt, and its answer."""
     folder = tmp_path_factory.mktemp("diagnosed")
     spoilt = hurt(tiny / "bert", folder, "layers/0/", noise)
@@ -111,7 +110,7 @@ def test_features_that_lost_the_difference_are_gone(tiny, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def mixed(tiny, tmp_path_factory, quick_compiles):
+def mixed(tiny, tmp_path_factory):
     """A base whose embeddings, block 1 and head were spoilt, rows of two lengths, the diagnosis, and what scored it."""
     folder, made = tmp_path_factory.mktemp("mixed"), []
     spoilt = hurt(tiny / "bert", folder, ("layers/1/", "embed/word"), lambda leaf: 0.8 * leaf + 0.35 * noise(leaf))

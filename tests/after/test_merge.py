@@ -23,7 +23,6 @@ from fft.models.identity import base_sha256
 from tests.helpers import tiny_checkpoint
 from tests.helpers.tiny_runs import fft, refused
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
 ANIMALS = ("bird", "cat", "dog")
 
 

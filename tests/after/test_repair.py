@@ -28,14 +28,13 @@ from tests.helpers import tiny_checkpoint
 from tests.helpers.outline import Outline
 from tests.helpers.tiny_runs import fft, record, refused, tune
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
 DEPTHS = tiny_checkpoint.BLOCKS + 2
 ALSO = ("--also", "layers", "ties", "dare")
 HOSTILE = "<script>alert('&amp;\"x')</script>"
 
 
 @pytest.fixture(scope="module")
-def tuned(tiny, tmp_path_factory, quick_compiles):
+def tuned(tiny, tmp_path_factory):
     """A run that learned the new task and lost much of the original one."""
     out = tmp_path_factory.mktemp("tuned") / "run"
     answer = tune(tiny, out, "--steps", 60, "--batch-size", 16, "--lr", 1e-2, "--keep", "latest")
@@ -48,7 +47,7 @@ def flags(tiny, out, new="new.csv", original="original.csv"):
 
 
 @pytest.fixture(scope="module")
-def fisher(tiny, tmp_path_factory, quick_compiles):
+def fisher(tiny, tmp_path_factory):
     out = tmp_path_factory.mktemp("fisher") / "f"
     answer = fft("fisher", "--model", tiny / "bert", "--original", tiny / "original.csv", "--out", out, "--samples", 64)
     assert answer.code == 0
@@ -56,7 +55,7 @@ def fisher(tiny, tmp_path_factory, quick_compiles):
 
 
 @pytest.fixture(scope="module")
-def repaired(tiny, tuned, fisher, tmp_path_factory, quick_compiles):
+def repaired(tiny, tuned, fisher, tmp_path_factory):
     """A repair with all there is to try, and its answer."""
     out = tmp_path_factory.mktemp("repaired") / "out"
     more = ("--max-drop", 0.05, "--fisher", fisher, *ALSO, "--sweeps", 2, "--json")
@@ -226,7 +225,7 @@ def test_a_higher_rmse_is_a_drop_and_what_is_accepted_lies_above_the_base(repair
 # --- the ends ---
 
 
-def test_where_nothing_beats_the_base_it_says_by_how_much_and_writes_no_model(tiny, tmp_path, quick_compiles):
+def test_where_nothing_beats_the_base_it_says_by_how_much_and_writes_no_model(tiny, tmp_path):
     """Learning the opposite labels with the original's own head: what is gained there is lost here."""
     run = tmp_path / "opposite"
     more = ("--steps", 40, "--batch-size", 16, "--lr", 1e-2, "--keep", "latest", "--head", "shared")

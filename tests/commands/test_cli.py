@@ -17,7 +17,6 @@ from fft.training.trainable import trained_leaves
 from tests.helpers import tiny_checkpoint
 from tests.helpers.tiny_runs import fft, outcome, record, start
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
 SWEEP = """
 import fft
 
@@ -35,7 +34,7 @@ def experiments():
 
 
 @pytest.fixture(scope="module")
-def swept(tiny, tmp_path_factory, quick_compiles):
+def swept(tiny, tmp_path_factory):
     """The answer of `fft sweep`, its file and the folder of its two runs, full and lora."""
     folder = tmp_path_factory.mktemp("sweep")
     file = folder / "ablation.py"

@@ -136,7 +136,6 @@ def test_no_home_folder(monkeypatch):
 # --- what JAX is told by the environment ---
 
 
-@pytest.mark.usefixtures("quick_compiles")
 def test_a_platform_that_is_not_here_is_named(tiny):
     arguments = ("--model", tiny / "bert", "--task", tiny / "original.csv", "--json")
     answer = finish(start("eval", *arguments, env=os.environ | {"JAX_PLATFORMS": "cuda,bogus"}))

@@ -1,7 +1,6 @@
 """What is shown of a value with many arrays in it."""
 
 import numpy as np
-import pytest
 
 import fft
 from fft import models
@@ -25,7 +24,6 @@ def test_arrays_are_counted_and_what_is_long_is_cut():
     assert len(repr(run)) < 250 and "(50 in all)" in repr(run)
 
 
-@pytest.mark.usefixtures("quick_compiles")
 def test_a_checkpoint_fits_a_screen(tmp_path):
     checkpoint = models.load(tiny_checkpoint.write_checkpoint(tmp_path / "base"))
     shown = repr(checkpoint)

@@ -147,7 +147,6 @@ def test_experiments_of_files_and_of_programs(home):
             refused_here()
 
 
-@pytest.mark.usefixtures("quick_compiles")
 def test_a_model_data_and_predictions_at_home(tiny, home, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(tiny / "bert", home / "bert")

@@ -16,7 +16,6 @@ from tests.helpers.tagging import Tag, tiny_encoder, token_rows
 TASK, KEY = Tag("tags", ("a", "b")), jax.random.key(5)
 ROWS = token_rows((5, 4, 3, 5), classes=2, filler=1)
 REAL = 3
-pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 
 @pytest.fixture(scope="module")

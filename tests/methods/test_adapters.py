@@ -13,8 +13,6 @@ from fft.methods import IA3, DoRA, LoRA, PrefixTuning, PromptTuning, RsLoRA
 from fft.models.layers import Dense
 from tests.helpers import torch_models as oracle
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 LAYER = {
     "bert": "bert.encoder.layer.{}",
     "roberta": "roberta.encoder.layer.{}",

@@ -17,7 +17,6 @@ from fft.training.step import finished_params, init_state, make_train_step
 from tests.helpers.methods import CHAINS, MODEL, SETTINGS, context, stream_batch, task
 from tests.helpers.toy import max_difference, toy_params
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
 STEPS = 3
 
 

@@ -22,7 +22,6 @@ from fft.training.step import init_state, make_train_step
 from tests.helpers import torch_models as oracle
 from tests.helpers.tiny_runs import fft, record, refused
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
 STILL = {
     "bert": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
     "roberta": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},

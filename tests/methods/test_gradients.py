@@ -11,7 +11,6 @@ from fft.core.tree import flatten
 from fft.disk.artefact import load_artefact
 from tests.helpers.tiny_runs import at_event, fail, fft, outcome, record, tune
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
 SHORT = ("--steps", 6, "--batch-size", 16, "--lr", 1e-2, "--tolerance", 1, "--eval-every", 3, "--keep", "latest")
 
 

@@ -239,7 +239,6 @@ def test_the_base_itself_fills_in_where_it_can_and_what_cannot_is_refused(folder
             find_filler(str(copy), ours)
 
 
-@pytest.mark.usefixtures("quick_compiles")
 def test_runs_with_a_filler_keep_more_than_full_fine_tuning(folders, tiny, tmp_path):
     base, folder, _ = folders
     texts = tmp_path / "texts.txt"

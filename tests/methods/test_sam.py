@@ -193,7 +193,6 @@ def test_a_radius_that_is_none_is_refused():
     assert chain(LoRA(), SAM()).carrier == LoRA() and chain(Full(), SAM()).label == "full+sam"
 
 
-@pytest.mark.usefixtures("quick_compiles")
 def test_a_run_counts_its_steps_once_and_learns(tiny, tmp_path):
     short = ("--steps", 40, "--batch-size", 16, "--tolerance", 1, "--lr", 1e-2, "--keep", "latest", "--json")
     given = ("--model", tiny / "bert", "--new", tiny / "new.csv", "--original", tiny / "original.csv")

@@ -81,7 +81,7 @@ def test_omega_leaves_its_own_pull_out_and_a_frozen_leaf_alone():
 
 
 @pytest.fixture(scope="module")
-def runs(tiny, tmp_path_factory, quick_compiles):
+def runs(tiny, tmp_path_factory):
     """Two runs, the second from the model of the first."""
     folder = tmp_path_factory.mktemp("si")
     first = tune(tiny, folder / "a", *FLAGS, "--method", "si", original=None)

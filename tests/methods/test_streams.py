@@ -6,7 +6,6 @@ import pytest
 
 from tests.helpers.tiny_runs import record, tune
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
 SHORT = ("--steps", 12, "--batch-size", 16, "--lr", 3e-3, "--tolerance", 1, "--keep", "latest", "--eval-every", 12)
 
 

@@ -35,9 +35,6 @@ def close(got, wanted, tolerance=TOLERANCE):
             assert np.linalg.norm(b) > 0, f"{path} has no gradient: the comparison says nothing"
 
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
-
 @pytest.fixture(scope="module", params=sorted(theirs.FAMILIES))
 def family(request, tmp_path_factory):
     """(name, Checkpoint with a second head) of a random small model."""

@@ -15,8 +15,6 @@ from fft.methods import LoRA
 from fft.run.accept import accept
 from tests.helpers.tiny_runs import fft
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 
 @pytest.fixture(scope="module")
 def old(tiny, tmp_path_factory):

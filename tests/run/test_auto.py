@@ -25,7 +25,6 @@ def test_a_choice_names_a_row_that_is_in_the_results(original, unlabelled, head)
     assert (choice.row is None) == (choice.method == "distill")
 
 
-@pytest.mark.usefixtures("quick_compiles")
 @pytest.mark.parametrize(
     ("model", "given", "method", "on"),
     [
@@ -45,7 +44,6 @@ def test_a_run_says_what_was_chosen_and_why(tiny, tmp_path, model, given, method
     assert member["name"] == method and member.get("on") == on
 
 
-@pytest.mark.usefixtures("quick_compiles")
 def test_a_call_from_python_chooses_as_the_command_line_does(tiny, tmp_path, capfd):
     told, more = [], {"verbose": False, "steps": 2, "batch_size": 16}
     run = package.tune(tiny / "bert", tiny / "new.csv", out=tmp_path / "run", emit=told.append, **more)

@@ -244,7 +244,6 @@ STEPS = 12
 SHORT = ("--steps", STEPS, "--batch-size", 16, "--lr", 1e-2, "--eval-every", 4)
 
 
-@pytest.mark.usefixtures("quick_compiles")
 def test_a_run_under_a_contract(tiny, tmp_path):
     answer = tune(tiny, tmp_path / "run", *SHORT, "--method", "kl", "--max-drop", "0.2")
     assert answer.code in (0, 4), answer.err
@@ -265,7 +264,6 @@ def same_as_the_model(run):
     return max_difference(found.params, kept.params) <= 1e-6
 
 
-@pytest.mark.usefixtures("quick_compiles")
 @pytest.mark.parametrize(("loss", "alpha"), [(0.0, 1.0), (0.19, 0.25)])
 def test_a_run_is_restored_as_its_model(tiny, tmp_path, monkeypatch, loss, alpha):
     """The last step, or a point on the way to it where that one loses .19 where .05 are allowed."""
@@ -299,7 +297,6 @@ def test_a_run_is_restored_as_its_model(tiny, tmp_path, monkeypatch, loss, alpha
     assert alpha == 1 or "keeps a point 0.25 of the way from the base to its last step" in exported.err
 
 
-@pytest.mark.usefixtures("quick_compiles")
 def test_a_contract_that_cannot_be_kept_ends_with_1(tiny, tmp_path):
     """The same texts with the opposite labels on the one head: what is learnt is lost."""
     flags = (*SHORT, "--method", "full", "--head", "shared", "--max-drop", "0.05")
@@ -313,7 +310,6 @@ def test_a_contract_that_cannot_be_kept_ends_with_1(tiny, tmp_path):
     assert exported.code == 0 and "kept the base" in exported.err + exported.out
 
 
-@pytest.mark.usefixtures("quick_compiles")
 def test_a_contract_on_rows_that_show_no_drop_is_undecided_before_it_begins(tiny, tmp_path):
     good = [(text, "positive") for text, feeling, _ in tiny_checkpoint.sentences(60, 9) if feeling > 0]
     held = tiny_checkpoint.write_csv(tmp_path / "held.csv", ("text", "label"), good)
@@ -331,7 +327,6 @@ def test_targets_that_do_not_vary_give_a_contract_no_scale():
             check_budget("0.1", data)
 
 
-@pytest.mark.usefixtures("quick_compiles")
 @pytest.mark.parametrize(
     ("flags", "original", "message"),
     [

@@ -14,7 +14,6 @@ from tests.helpers import tiny_checkpoint
 from tests.helpers.tiny_runs import fft, outcome, record, tune
 
 SETTINGS = ("--samples", 96, "--batch-size", 16)
-pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 
 def measure(tiny, out, *flags, model="bert", original="original.csv"):
@@ -22,7 +21,7 @@ def measure(tiny, out, *flags, model="bert", original="original.csv"):
 
 
 @pytest.fixture(scope="module")
-def made(tiny, tmp_path_factory, quick_compiles):
+def made(tiny, tmp_path_factory):
     """An artefact of the tiny base, left alone, and the answer of the command."""
     out = tmp_path_factory.mktemp("fisher") / "f"
     return out, measure(tiny, out, *SETTINGS)

@@ -4,13 +4,10 @@ import re
 import shutil
 from pathlib import Path
 
-import pytest
-
 import fft
 from tests.helpers.tiny_runs import weights
 
 PAGE = Path(__file__).parents[2] / "docs" / "own_loop.md"
-pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 
 def program():

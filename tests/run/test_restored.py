@@ -21,14 +21,13 @@ from fft.run.restored import load_checkpoint, scored_length
 from fft.stats.budget import Budget
 from tests.helpers.tiny_runs import fft, record, refused, tune
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
 LENGTH = 5  # of texts that have 7 tokens
 CUT = f"texts are cut to {LENGTH} tokens, as in the training of "
 QUICK = ("--steps", 4, "--batch-size", 16, "--lr", 1e-2, "--keep", "latest")
 
 
 @pytest.fixture(scope="module")
-def short(tiny, tmp_path_factory, quick_compiles):
+def short(tiny, tmp_path_factory):
     """A finished run on texts that were cut."""
     folder = tmp_path_factory.mktemp("restored") / "short"
     answer = tune(tiny, folder, *QUICK, "--tolerance", 1, "--max-length", LENGTH)

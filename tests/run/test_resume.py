@@ -19,7 +19,6 @@ from fft.stats import retention
 from tests.helpers import tiny_checkpoint
 from tests.helpers.tiny_runs import at_event, events, fail, fft, finish, interrupt, outcome, start, tune
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
 STEPS = 12
 FLAGS = (
     "--steps",
@@ -39,7 +38,7 @@ FLAGS = (*FLAGS, "--ewc.samples", 32, "--keep", "latest")
 
 
 @pytest.fixture(scope="module")
-def whole(tiny, tmp_path_factory, quick_compiles):
+def whole(tiny, tmp_path_factory):
     """The folder of the same run, never interrupted."""
     out = tmp_path_factory.mktemp("whole") / "run"
     assert tune(tiny, out, *FLAGS).code == 0
@@ -140,7 +139,7 @@ def test_a_signal_during_preparation_ends_at_once(tiny, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def stopped_once(tiny, tmp_path_factory, quick_compiles):
+def stopped_once(tiny, tmp_path_factory):
     """A run that was stopped right after it scored step 6."""
     out = tmp_path_factory.mktemp("stopped") / "run"
     with at_event("score", 6, interrupt):

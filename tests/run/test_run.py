@@ -10,11 +10,9 @@ from fft.run.loop import is_scoring_step
 from tests.helpers import tiny_checkpoint
 from tests.helpers.tiny_runs import events, finish, outcome, record, start, tune
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 
 @pytest.fixture(scope="module")
-def default(tiny, tmp_path_factory, quick_compiles):
+def default(tiny, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "default"
     return tune(tiny, out, "--lr", 1e-2, new="mixed.csv"), out
 

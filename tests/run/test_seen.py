@@ -14,7 +14,6 @@ from fft.experiment import Data
 from fft.run.seen import Scored, seen_notes
 from tests.helpers.tiny_runs import fft, record, tune
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
 FLAGS = ("--steps", 1, "--batch-size", 4, "--tolerance", 1)
 
 

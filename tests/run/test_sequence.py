@@ -55,7 +55,7 @@ def told(out):
 
 
 @pytest.fixture(scope="module")
-def shared(tiny, files, tmp_path_factory, quick_compiles):
+def shared(tiny, files, tmp_path_factory):
     """One head that the first task makes, and three tasks, the second of which turns the others' labels round."""
     out = tmp_path_factory.mktemp("shared") / "seq"
     tasks = [files[name] for name in ("older", "opposite", "original")]
@@ -121,7 +121,6 @@ def test_a_finished_sequence_is_only_read_and_another_is_refused(shared, tiny, f
     assert other.code == 2 and "holds another sequence" in other.err and "tasks" in other.err
 
 
-@pytest.mark.usefixtures("quick_compiles")
 def test_own_heads_faded_information_and_a_second_call_after_a_kill(tiny, files, tmp_path, monkeypatch):
     import fft.run.run
 

@@ -254,7 +254,7 @@ HELD = (
 
 
 @pytest.fixture(scope="module")
-def whole(tiny, files, tmp_path_factory, quick_compiles):
+def whole(tiny, files, tmp_path_factory):
     out = tmp_path_factory.mktemp("several") / "run"
     return tuned(tiny, out, files, *HELD), out
 
@@ -308,7 +308,6 @@ def test_pictures_and_fronts_are_of_the_original_that_is_named(whole, tmp_path):
     assert refused.code == 2 and "has original, original_2, original_3" in refused.err
 
 
-@pytest.mark.usefixtures("quick_compiles")
 def test_one_that_is_lost_fails_the_whole_run(tiny, files, tmp_path):
     """The second original task has the labels that the new task turns round; the first one has a head of its own."""
     flags = ("--original-head", "original", "fit", "--original.label", "label", "what", "--head", "shared")
@@ -324,7 +323,6 @@ def test_one_that_is_lost_fails_the_whole_run(tiny, files, tmp_path):
     assert kept["combined"] == pytest.approx(kept["new"] - lost - more)
 
 
-@pytest.mark.usefixtures("quick_compiles")
 def test_rows_of_one_original_that_another_is_scored_on_are_not_trained_on(tiny, files, tmp_path):
     rows = list(csv.reader(files[0].open(encoding="utf-8")))
     held = tiny_checkpoint.write_csv(tmp_path / "held.csv", rows[0], rows[1:31])

@@ -12,7 +12,6 @@ from fft.core.tree import flatten
 from fft.disk import checkpoint
 from tests.helpers.tiny_runs import fft, record, tune
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
 FLAGS = ("--steps", 12, "--batch-size", 16, "--lr", 1e-2, "--eval-every", 3, "--head", "shared", "--drop-weight", 5)
 
 
@@ -26,7 +25,7 @@ def call(tiny, out, *flags):
 
 
 @pytest.fixture(scope="module")
-def kept(tiny, tmp_path_factory, quick_compiles):
+def kept(tiny, tmp_path_factory):
     """A run that kept its saved steps whole, and whose best step is not its last; what its steps stand for."""
     out = tmp_path_factory.mktemp("kept") / "run"
     assert call(tiny, out, "--checkpoints", "keep").code in (0, 1, 4)

@@ -14,7 +14,6 @@ from tests.helpers.tiny_checkpoint import write_new
 from tests.helpers.tiny_runs import fft, record
 
 SHORT = ("--steps", 24, "--batch-size", 16, "--lr", "1e-2", "--eval-every", 12, "--max-length", 16, "--json")
-pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -24,7 +23,7 @@ def tags():
 
 
 @pytest.fixture(scope="module")
-def tagged(tiny, tmp_path_factory, tags, quick_compiles):
+def tagged(tiny, tmp_path_factory, tags):
     """(folder of rows, run): a base that has learned tags, with no other head."""
     rows = tmp_path_factory.mktemp("tags")
     tagging.write_tags(rows / "tags.csv")

@@ -15,7 +15,6 @@ from fft.run.scoring import Scorer
 from tests.helpers import tiny_checkpoint
 from tests.helpers.tiny_runs import events, fft, record, tune
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
 QUICK = ("--steps", 16, "--batch-size", 16, "--lr", 1e-2)
 
 
@@ -34,7 +33,7 @@ def changed(tiny, out, model="bert"):
 
 
 @pytest.fixture(scope="module")
-def lora_ewc(tiny, tmp_path_factory, quick_compiles):
+def lora_ewc(tiny, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "lora+ewc"
     flags = ("--method", "lora+ewc", "--lora.rank", 4, "--ewc.strength", 100, "--ewc.samples", 16)
     return tune(tiny, out, *QUICK, *flags, "--tolerance", 1), out
@@ -144,7 +143,7 @@ def test_regression_beside_a_classification_that_is_kept(tmp_path, tiny):
 
 
 @pytest.fixture(scope="module")
-def opposite(tiny, tmp_path_factory, quick_compiles):
+def opposite(tiny, tmp_path_factory):
     """The original's own head learns the opposite of what it knew."""
     out = tmp_path_factory.mktemp("runs") / "opposite"
     flags = ("--head", "shared", "--drop-weight", 0.5)

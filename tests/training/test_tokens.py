@@ -13,7 +13,6 @@ from fft.training.step import init_state, make_train_step
 from tests.helpers.tagging import Tag, tiny_encoder, token_rows
 
 NEW, TAGS = Classify("new", ("x", "y", "z")), Tag("tags", ("a", "b"))
-pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 
 def rows_of_classes(lengths, seed):
