@@ -18,7 +18,8 @@ from fft.methods import SI, Context, Method
 from fft.methods.si import importance_of, path_integral
 from fft.models.layers import Dense
 from fft.training.optim import make_optimizer, multipliers
-from fft.training.step import finished_params, init_state, make_train_step
+from fft.training.state import init_state
+from fft.training.step import finished_params, make_train_step
 
 WIDTH, PIXELS, BATCH = 64, 64, 32
 

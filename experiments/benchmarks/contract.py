@@ -35,7 +35,8 @@ from fft.experiment import Data, Optim
 from fft.methods import EWC, KL, L2SP, Context, Full, LwF, Method
 from fft.tasks import Classify
 from fft.training.optim import make_optimizer, multipliers
-from fft.training.step import init_state, make_train_step
+from fft.training.state import init_state
+from fft.training.step import make_train_step
 
 ROWS = {"original": 1_000, "new": 600}
 SOURCES = {"original": "demo:movie", "new": "demo:tweets"}

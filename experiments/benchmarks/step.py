@@ -31,7 +31,8 @@ from fft.experiment import Optim
 from fft.methods import Full, LoRA, Method
 from fft.tasks import Classify
 from fft.training.optim import make_optimizer, multipliers
-from fft.training.step import init_state, make_train_step
+from fft.training.state import init_state
+from fft.training.step import make_train_step
 
 B, T, LR, THREADS = 32, 48, 1e-4, 2
 RANK, ALPHA, DROP = 8, 16, 0.1

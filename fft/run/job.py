@@ -25,7 +25,8 @@ from fft.run.restored import restored
 from fft.run.watched import watched
 from fft.tasks import Task
 from fft.training.dual import Watch
-from fft.training.step import PROBE, TrainState, TrainStep, finished_params, make_train_step
+from fft.training.state import TrainState
+from fft.training.step import PROBE, TrainStep, finished_params, make_train_step
 from fft.training.trainable import Trainable, make_trainable, trained_leaves
 
 

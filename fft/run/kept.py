@@ -14,7 +14,7 @@ from fft.run.job import Job
 from fft.run.loop import Trained
 from fft.run.session import Session
 from fft.training.dual import Watch
-from fft.training.step import TrainState
+from fft.training.state import TrainState
 
 KEPT_BASE = "no scored step beat the base: the base is kept, step 0; --keep latest would keep the last step"
 

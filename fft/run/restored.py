@@ -26,7 +26,8 @@ from fft.models.files.folders import CONFIG, instead_of_checkpoint
 from fft.models.files.heads import stored_length
 from fft.models.identity import base_sha256
 from fft.run.heads import fresh_heads, load_heads
-from fft.training.step import finished_params, result_field
+from fft.training.state import result_field
+from fft.training.step import finished_params
 from fft.training.trainable import Trainable, make_trainable, trained_leaves
 
 

@@ -13,7 +13,7 @@ from fft.disk.journal import Journal
 from fft.run.job import Job
 from fft.run.scoring import Scorer
 from fft.stats import retention
-from fft.training.step import TrainState, result_field
+from fft.training.state import TrainState, result_field
 from fft.training.trainable import parameter_counts
 
 LOGGED_STEPS = 100

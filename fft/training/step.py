@@ -17,48 +17,11 @@ from fft.methods import Method
 from fft.methods.base import climbs, updates_of
 from fft.tasks import Task
 from fft.training.average import averaged
-from fft.training.dual import Dual, Seen, Watch, first_dual, is_held
+from fft.training.dual import Dual, Seen, Watch, is_held
+from fft.training.state import TrainState
 
 STREAMS, PROBE = ("new", "original", "unlabelled"), "probe"
 MOST_STEPS = 2**31
-
-
-class TrainState(NamedTuple):
-    """All that changes from step to step, and all that a checkpoint needs."""
-
-    step: jax.Array
-    """int32 []: steps taken, skipped ones included"""
-    theta: Params
-    opt_state: optax.OptState
-    key: jax.Array
-    """the run's key; step i uses fold_in(key, i)"""
-    skipped: jax.Array
-    """int32 []: steps skipped in all, because loss or gradient was not finite"""
-    skipped_in_a_row: jax.Array
-    """int32 []"""
-    dual: Dual
-    """the multiplier of what the method adds; 1 for ever where nothing drives it"""
-    average: Params | None
-    """of theta over the steps, under a contract"""
-    __repr__ = brief
-
-    @property
-    def result(self) -> Params:
-        """The tree that is scored and kept."""
-        return getattr(self, result_field(self.average is not None))
-
-
-def result_field(watched: bool) -> str:
-    """The field of a TrainState that is scored and kept: under a contract the average, else theta."""
-    return "average" if watched else "theta"
-
-
-def init_state(theta: Params, tx: optax.GradientTransformation, key: jax.Array, watched: int = 0) -> TrainState:
-    """The state before step 1 of a run whose contract watches so many original tasks; 0 without a contract."""
-    zero = jnp.zeros((), jnp.int32)
-    average = jax.tree.map(jnp.copy, theta) if watched else None
-    dual = first_dual(max(1, watched))
-    return TrainState(zero, theta, tx.init(theta), key, zero.copy(), zero.copy(), dual, average)
 
 
 class Slope(NamedTuple):
@@ -104,10 +67,9 @@ def make_train_step(
 
         Σ weight · nll / Σ weight over the new targets  +  m · ( Σ_streams Σ w t / Σ w  +  penalty(merged parameters) )
 
-    with the weights w of fft.core.batch.weight_of for terms of each shape,
-
-    and what is descended is `method.combine` of the gradients of its parts, their sum unless a method says otherwise.
-    `tx` is the plain optimizer; the method's `transform` is put around it here.
+    with the weights w of fft.core.batch.weight_of for terms of each shape, and what is descended is `method.combine` of
+    the gradients of its parts, their sum unless a method says otherwise. `tx` is the plain optimizer; the method's
+    `transform` is put around it here.
 
     m is 1, or with a `watch` driven by the drop of the average on the rows of the batch "probe" (see
     fft.training.dual and fft.training.average).

@@ -12,7 +12,7 @@ from fft.experiment import Optim
 from fft.methods import Method
 from fft.models import Checkpoint
 from fft.training.optim import make_optimizer, multipliers
-from fft.training.step import TrainState, init_state
+from fft.training.state import TrainState, init_state
 
 
 class Trainable(NamedTuple):

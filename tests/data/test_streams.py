@@ -17,7 +17,8 @@ from fft.methods import AGEM, EWC, KL, L2SP, Distill, Full, LwF, Replay, chain
 from fft.tasks.classify import Classify
 from fft.tasks.regress import Regress
 from fft.training.optim import make_optimizer, multipliers
-from fft.training.step import init_state, make_train_step
+from fft.training.state import init_state
+from fft.training.step import make_train_step
 from tests.helpers.tiny_tasks import encoded
 from tests.helpers.toy import Toy, toy_batch, toy_params
 

@@ -21,7 +21,8 @@ from fft.methods import (
 )
 from fft.tasks.classify import Classify
 from fft.training.optim import make_optimizer, multipliers
-from fft.training.step import init_state, make_train_step
+from fft.training.state import init_state
+from fft.training.step import make_train_step
 from tests.helpers.toy import LayeredToy, Toy, max_difference, toy_batch, toy_params
 
 MODEL = Toy()

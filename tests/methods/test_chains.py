@@ -13,7 +13,8 @@ from fft.experiment import Optim
 from fft.methods import EWC, METHODS, LoRA, Method, chain
 from fft.methods.base import claims_tree
 from fft.training.optim import make_optimizer, multipliers
-from fft.training.step import finished_params, init_state, make_train_step
+from fft.training.state import init_state
+from fft.training.step import finished_params, make_train_step
 from tests.helpers.methods import CHAINS, MODEL, SETTINGS, context, stream_batch, task
 from tests.helpers.toy import max_difference, toy_params
 

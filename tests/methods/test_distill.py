@@ -18,7 +18,8 @@ from fft.methods import Distill, Full, Given, chain
 from fft.models import FAMILIES
 from fft.models.model import build
 from fft.tasks.classify import Classify
-from fft.training.step import init_state, make_train_step
+from fft.training.state import init_state
+from fft.training.step import make_train_step
 from tests.helpers import torch_models as oracle
 from tests.helpers.tiny_runs import fft, record, refused
 

@@ -87,7 +87,8 @@ def test_statistics_are_arguments_of_the_compiled_step_and_not_part_of_it(base):
     """Other directions, other updates, no new compilation: nothing of `aux` was baked in."""
     from fft.experiment import Optim
     from fft.training.optim import make_optimizer, multipliers
-    from fft.training.step import init_state, make_train_step
+    from fft.training.state import init_state
+    from fft.training.step import make_train_step
 
     method = OGD(directions=3)
     multiplier = multipliers(method, base, MODEL.depth, ("original",))

@@ -20,7 +20,8 @@ from fft.data.tokenize import Encoded, special_ids
 from fft.methods import KL, Full, Pseudo, Replay, chain
 from fft.run.fillin import filled, find_filler, pseudo_rows
 from fft.tasks.classify import Classify
-from fft.training.step import init_state, make_train_step
+from fft.training.state import init_state
+from fft.training.step import make_train_step
 from tests.helpers import tiny_checkpoint
 from tests.helpers.tiny_runs import fft, record, refused
 from tests.helpers.toy import Toy, toy_batch, toy_params

@@ -12,7 +12,8 @@ from fft.core.network import outputs_of
 from fft.core.tree import flatten, unflatten
 from fft.methods import AGEM, L2SP, SAM, Full, LoRA, Replay, chain
 from fft.tasks.classify import Classify
-from fft.training.step import init_state, make_train_step
+from fft.training.state import init_state
+from fft.training.step import make_train_step
 from tests.helpers.tiny_runs import fft, record
 from tests.helpers.toy import Toy, toy_batch, toy_params
 

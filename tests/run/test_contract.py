@@ -25,7 +25,8 @@ from fft.tasks.regress import Regress
 from fft.training.average import averaged
 from fft.training.dual import Seen, Watch, first_dual, is_held
 from fft.training.optim import make_optimizer, multipliers
-from fft.training.step import init_state, make_train_step
+from fft.training.state import init_state
+from fft.training.step import make_train_step
 from tests.helpers import tiny_checkpoint
 from tests.helpers.tiny_runs import fft, record, tune
 from tests.helpers.toy import Toy, max_difference, toy_batch, toy_params

@@ -9,7 +9,8 @@ import pytest
 from fft.core.tree import flatten
 from fft.methods import KL, Distill, LwF, Replay
 from fft.tasks import Classify
-from fft.training.step import init_state, make_train_step
+from fft.training.state import init_state
+from fft.training.step import make_train_step
 from tests.helpers.tagging import Tag, tiny_encoder, token_rows
 
 NEW, TAGS = Classify("new", ("x", "y", "z")), Tag("tags", ("a", "b"))
