@@ -57,7 +57,7 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
 
 def differences(records: list[dict]) -> list[str]:
     """What makes the scores of some runs incomparable: other test rows, cut elsewhere, another base, other metrics."""
-    from fft.data.prepare import DEFAULT_LENGTH
+    from fft.data.task_data import DEFAULT_LENGTH
 
     found = []
     for what, value in (

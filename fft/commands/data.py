@@ -10,7 +10,7 @@ from rich.text import Text
 
 from fft.commands.several import UnnamedData
 from fft.core.settings import TELLS_DEFAULT, without_name
-from fft.data.prepare import DEFAULT_LENGTH
+from fft.data.task_data import DEFAULT_LENGTH
 from fft.disk.local import CHECKPOINT
 
 

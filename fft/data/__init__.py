@@ -43,8 +43,11 @@ __all__ = [
 
 if TYPE_CHECKING:
     from fft.data.batches import TrainBatches, bucket_lengths, eval_batches, padding_waste
-    from fft.data.describe import describe
-    from fft.data.prepare import (
+    from fft.data.description import describe
+    from fft.data.rows import Columns, Rows
+    from fft.data.sources import open_source, read_source
+    from fft.data.splits import drop_shared, make_splits
+    from fft.data.task_data import (
         TaskData,
         columns_of,
         drop_overlap,
@@ -57,9 +60,6 @@ if TYPE_CHECKING:
         read_scored,
         task_of,
     )
-    from fft.data.rows import Columns, Rows
-    from fft.data.sources import open_source, read_source
-    from fft.data.splits import drop_shared, make_splits
     from fft.data.tokenize import Encoded, Tokenizer, encode, load_tokenizer
     from fft.data.union import joined, together
 
@@ -69,18 +69,18 @@ else:
         "bucket_lengths": "batches",
         "eval_batches": "batches",
         "padding_waste": "batches",
-        "describe": "describe",
-        "TaskData": "prepare",
-        "columns_of": "prepare",
-        "drop_overlap": "prepare",
-        "head_of": "prepare",
-        "length_of": "prepare",
-        "prepare": "prepare",
-        "prepare_held_out": "prepare",
-        "prepare_scored": "prepare",
-        "prepare_unlabelled": "prepare",
-        "read_scored": "prepare",
-        "task_of": "prepare",
+        "describe": "description",
+        "TaskData": "task_data",
+        "columns_of": "task_data",
+        "drop_overlap": "task_data",
+        "head_of": "task_data",
+        "length_of": "task_data",
+        "prepare": "task_data",
+        "prepare_held_out": "task_data",
+        "prepare_scored": "task_data",
+        "prepare_unlabelled": "task_data",
+        "read_scored": "task_data",
+        "task_of": "task_data",
         "Columns": "rows",
         "Rows": "rows",
         "open_source": "sources",

@@ -12,8 +12,8 @@ from fft.core.network import Network, outputs_of
 from fft.core.progress import announced, doing
 from fft.core.tree import Params
 from fft.data.batches import eval_batches
-from fft.data.prepare import TaskData
 from fft.data.streams import EVAL_BATCH
+from fft.data.task_data import TaskData
 
 if TYPE_CHECKING:
     import jax
