@@ -3,6 +3,7 @@
 import csv
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -45,7 +46,7 @@ def shares_right(folder, source, head):
 
     @jax.jit
     def logits_of(params, ids):
-        states = model.states(params, Inputs(ids, np.ones_like(ids), np.zeros_like(ids)), read=("tokens",))
+        states = model.states(params, Inputs(ids, jnp.ones_like(ids), jnp.zeros_like(ids)), read=("tokens",))
         return model.readout(params, head, states.tokens)[0, 1:-1]
 
     for row in rows:
@@ -119,3 +120,17 @@ def test_a_head_of_tokens_is_fitted_on_a_base_without_one(tiny, tagged, tmp_path
     told = record(tmp_path / "r")
     assert any("was fitted on the frozen base" in note for note in told["notes"])
     assert told["original"]["before"] > 0.6
+
+
+def test_diagnose_and_repair_take_tokens_as_they_take_classes(tagged, mixed, tmp_path):
+    rows, run = tagged
+    original = ("--original", rows / "tags.csv", "--original.kind", "tags", "--json")
+    told = fft("diagnose", run / "model", mixed / "model", *original, "--fisher-rows", 16, "--out", tmp_path / "d")
+    assert told.code == 0, told.err
+    found = told.json["change"]
+    of_run = record(mixed)["original"]
+    assert (found["before"], found["after"]) == (of_run["before"], of_run["after"])
+    new = ("--new", rows / "new.csv", "--max-drop", "0.05")
+    repaired = fft("repair", run / "model", mixed, *original, *new, "--out", tmp_path / "r")
+    assert repaired.code in (0, 1, 4), repaired.err
+    assert repaired.json["margin"] == pytest.approx(0.05) and repaired.json["rows"]["validation"]["original"] > 0
