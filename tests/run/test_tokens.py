@@ -133,4 +133,4 @@ def test_diagnose_and_repair_take_tokens_as_they_take_classes(tagged, mixed, tmp
     new = ("--new", rows / "new.csv", "--max-drop", "0.05")
     repaired = fft("repair", run / "model", mixed, *original, *new, "--out", tmp_path / "r")
     assert repaired.code in (0, 1, 4), repaired.err
-    assert repaired.json["margin"] == pytest.approx(0.05) and repaired.json["rows"]["validation"]["original"] > 0
+    assert repaired.json["margin"] == pytest.approx(0.05) and repaired.json["rows"]["original"] > 0
