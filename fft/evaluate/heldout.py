@@ -88,12 +88,14 @@ Scores = Callable[[Params, Batch], dict[str, jax.Array]]
 
 
 def _programs(model: Network, tasks: Sequence[Task], lengths: Sequence[int]) -> dict[str, Scores]:
-    """The compiled program that scores each head: one for all tasks that read pooled states, one for each other."""
+    """The compiled program of each head: one for all tasks that read pooled states, one for each other. It scores the
+    heads that the parameters have.
+    """
 
     def program(tasks: Sequence[Task]) -> Scores:
         def scores(params: Params, batch: Batch) -> dict[str, jax.Array]:
             outputs = outputs_of(model, params, batch, read={task.reads for task in tasks})
-            return {task.name: task.score(outputs, batch) for task in tasks}
+            return {task.name: task.score(outputs, batch) for task in tasks if task.name in params["heads"]}
 
         return announced(jax.jit(scores), "the scoring", lengths)
 

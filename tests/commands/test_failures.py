@@ -30,7 +30,7 @@ def broken(monkeypatch, error):
     def describe(*_):
         raise error
 
-    monkeypatch.setattr("fft.data.description", describe)
+    monkeypatch.setattr("fft.data.describe", describe)
 
 
 # --- one message and an exit code ---
