@@ -9,6 +9,7 @@ import numpy as np
 
 from fft.core.batch import Batch
 from fft.core.network import Network, outputs_of
+from fft.core.programs import shared
 from fft.core.progress import announced, doing
 from fft.core.tree import Params
 from fft.data.batches import eval_batches
@@ -29,12 +30,18 @@ def make_predict(model: Network, task: Task, lengths: Sequence[int] = ()) -> Pre
 
     It says when it is compiled for one of the `lengths` that batches may be padded to.
     """
+    return announced(_scores(model, task), "the scoring", lengths)
+
+
+@shared
+def _scores(model: Network, task: Task) -> Predictor:
     import jax
 
+    @jax.jit
     def scores(params: Params, batch: Batch) -> jax.Array:
         return task.score(outputs_of(model, params, batch, read=(task.reads,)), batch)
 
-    return announced(jax.jit(scores), "the scoring", lengths)
+    return scores
 
 
 def predict(

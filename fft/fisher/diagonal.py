@@ -34,6 +34,7 @@ from fft.core.brief import brief
 from fft.core.errors import InputError
 from fft.core.naming import counted
 from fft.core.network import Network
+from fft.core.programs import shared
 from fft.core.settings import at_least, between
 from fft.core.tree import Params, flatten, sum_of, unflatten
 from fft.fisher.sharding import sharded, split_rows
@@ -268,7 +269,11 @@ def _adder(
         if estimator in PER_BATCH:
             raise InputError(f"{estimator} squares a whole batch's gradient and takes one device; use mc or empirical")
         squares = sharded(squares, mesh, asked, params)
+    return _adding(squares)
 
+
+@shared
+def _adding(squares: Squares) -> Callable[[Params, Params, Params, Labelled, jax.Array], tuple[Params, jax.Array]]:
     @partial(jax.jit, donate_argnums=0)
     def add(
         total: Params, asked: Params, params: Params, batch: Labelled, key: jax.Array

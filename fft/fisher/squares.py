@@ -13,6 +13,7 @@ import numpy as np
 
 from fft.core.batch import Labelled, row_weight, weighted_sum
 from fft.core.network import Network, outputs_of
+from fft.core.programs import shared
 from fft.core.tree import Params, flatten, overlay, unflatten
 from fft.tasks import Task
 
@@ -26,6 +27,7 @@ Targets = Callable[[jax.Array, Labelled], tuple[jax.Array, jax.Array]]
 """(logits, batch) -> targets [S, B] or [S, B, T] and their weights, in the same shape"""
 
 
+@shared
 def squares_of(
     model: Network, task: Task, *, estimator: str, draws: int = 1, way: str = "fused", chunk: int = 1
 ) -> Squares:

@@ -13,6 +13,7 @@ from fft.core.batch import Array, Read, States, Text
 from fft.core.brief import brief
 from fft.core.errors import InputError
 from fft.core.network import ReadoutOf, StatesOf, outputs_of
+from fft.core.programs import shared
 from fft.core.tree import Params
 from fft.models.layers import Config, Encoder, HeadMaker, Readout
 from fft.models.prompt import inputs as prompted
@@ -103,8 +104,9 @@ class Family(NamedTuple):
     filling: Filling
 
 
+@shared
 def build(family: Family, config: Config) -> Model:
-    """Return the Model of a family at the sizes of its config.
+    """Return the Model of a family at the sizes of its config, the same one for equal configs.
 
     The parameters are an argument of every function; nothing is held but the config.
     """

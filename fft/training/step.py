@@ -12,6 +12,7 @@ from fft.core.batch import Batch, Labelled, Outputs, Read, weight_of, weighted_s
 from fft.core.brief import brief
 from fft.core.naming import numbered
 from fft.core.network import Network, outputs_of
+from fft.core.programs import shared
 from fft.core.tree import Params, flatten, map_leaves, without_heads
 from fft.methods import Method
 from fft.methods.base import climbs, updates_of
@@ -83,7 +84,8 @@ def make_train_step(
 
     One compiled program a stream and padded length T, and one more: penalty and update do not depend on T.
     """
-    slopes_of = _make_slopes(_make_slope(model, task, method, multiplier, original), method)
+    trained = frozenset(path for path, value in multiplier.items() if value != 0.0)
+    slopes_of = _make_slopes(_make_slope(model, task, method, trained, original), method)
     update = _make_update(method, tx, watch)
 
     look = None if watch is None else _make_look(model, method, watch)
@@ -130,9 +132,8 @@ def _make_slopes(slope: _SlopeOf, method: Method) -> _SlopesOf:
     return slopes_of
 
 
-def _make_slope(
-    model: Network, task: Task, method: Method, multiplier: dict[str, float], original: Task | None
-) -> _SlopeOf:
+@shared
+def _make_slope(model: Network, task: Task, method: Method, trained: frozenset[str], original: Task | None) -> _SlopeOf:
     known = cast("Task", original)  # a method whose loss asks the original task has one
     adds = any(type(member).loss is not Method.loss for member in method.members)
 
@@ -189,7 +190,7 @@ def _make_slope(
             zeros = (jax.tree.map(jnp.zeros_like, theta), (zero, zero, zero))
             (grads, sums), _ = jax.lax.scan(add, zeros, (batch, jnp.arange(micros)))
         loss, term, weight = sums
-        return Slope(loss, term, weight, {path: g for path, g in flatten(grads).items() if multiplier[path] != 0.0})
+        return Slope(loss, term, weight, {path: g for path, g in flatten(grads).items() if path in trained})
 
     return slope
 

@@ -1,0 +1,54 @@
+"""Programs that are shared: what is made of equal settings is made once, and only then."""
+
+import jax
+
+from fft.core.programs import shared
+from fft.evaluate.predict import make_predict
+from fft.fisher.squares import squares_of
+from fft.methods import EWC, KL
+from fft.models.families import bert
+from fft.models.families.bert import BertConfig
+from fft.models.model import build
+from fft.tasks import Classify, Regress
+
+
+def test_equal_arguments_share_and_others_do_not():
+    made = []
+
+    @shared
+    def make(*settings):
+        made.append(settings)
+        return lambda: settings
+
+    assert make(KL(strength=2.0)) is make(KL(strength=2.0)) is not make(KL(strength=3.0))
+    assert make({"a": 1}) is not make({"a": 1}), "a dict cannot be hashed"
+    assert len(made) == 4
+
+
+def test_an_error_of_what_is_made_is_told_once():
+    calls = []
+
+    @shared
+    def make(method):
+        calls.append(method)
+        raise TypeError("no such program")
+
+    try:
+        make(EWC())
+    except TypeError as error:
+        assert str(error) == "no such program"
+    assert len(calls) == 1
+
+
+def test_models_of_one_config_are_one_and_so_are_the_programs_of_one_task():
+    small = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    model, other = (build(bert.FAMILY, BertConfig(**small)) for _ in range(2))
+    assert model is other is not build(bert.FAMILY, BertConfig(**small, vocab_size=99))
+    task = Classify("new", ("a", "b"))
+    one, two = (make_predict(model, Classify("new", ("a", "b")), (16,)) for _ in range(2))
+    assert one is not two, "each says anew when it is compiled"
+    assert one.__wrapped__ is two.__wrapped__ is not make_predict(model, Regress("new")).__wrapped__
+    settings = {"estimator": "mc", "draws": 2}
+    assert squares_of(model, task, **settings) is squares_of(model, task, **settings)
+    assert squares_of(model, task, **settings) is not squares_of(model, task, estimator="mc", draws=3)
+    assert isinstance(one.__wrapped__, type(jax.jit(lambda: None)))
