@@ -55,7 +55,7 @@ def test_every_term_is_divided_by_its_own_weight():
         moved = [jnp.sum((now[b] - pooled[b]) ** 2) / jnp.sum(pooled[b] ** 2) for b in range(2)]
         return loss + 0.7 * kl + 0.5 * replay + 0.3 * lwf + 0.2 * sum(moved) / 2, loss
 
-    (whole, loss), gradient = jax.value_and_grad(objective, has_aux=True)(theta)
+    (whole, loss), gradient = jax.jit(jax.value_and_grad(objective, has_aux=True))(theta)
     tx, multiplier = optax.sgd(1.0), dict.fromkeys(flatten(theta), 1.0)
     step = make_train_step(model, NEW, method, tx, multiplier, TAGS)
     batch = {
