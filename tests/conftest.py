@@ -59,6 +59,15 @@ def compiled_once(tmp_path_factory):
         yield
 
 
+@pytest.fixture(scope="module", autouse=True)
+def forgotten(compiled_once):
+    """The programs of a file are dropped behind it: a worker that keeps all of them grows to six gigabytes."""
+    import jax
+
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(autouse=True)
 def patient(monkeypatch):
     """No line breaks a silence: what a command prints does not depend on how busy the machine is."""

@@ -6,7 +6,7 @@ from typing import ParamSpec, TypeVar
 
 P = ParamSpec("P")
 Made = TypeVar("Made")
-MOST = 64
+MOST = 8
 """programs of one sort that are held, each for all shapes that it was called with"""
 
 
