@@ -16,7 +16,7 @@ def shared(make: Callable[P, Made]) -> Callable[P, Made]:
 
     Arguments that cannot be hashed are never shared.
     """
-    cached = lru_cache(MOST)(make)
+    cached = lru_cache(MOST, typed=True)(make)  # two models may be NamedTuples of equal fields
 
     @wraps(make)
     def call(*args: P.args, **kwargs: P.kwargs) -> Made:

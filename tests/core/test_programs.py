@@ -10,6 +10,7 @@ from fft.models.families import bert
 from fft.models.families.bert import BertConfig
 from fft.models.model import build
 from fft.tasks import Classify, Regress
+from tests.helpers.toy import LayeredToy, Toy
 
 
 def test_equal_arguments_share_and_others_do_not():
@@ -22,7 +23,8 @@ def test_equal_arguments_share_and_others_do_not():
 
     assert make(KL(strength=2.0)) is make(KL(strength=2.0)) is not make(KL(strength=3.0))
     assert make({"a": 1}) is not make({"a": 1}), "a dict cannot be hashed"
-    assert len(made) == 4
+    assert Toy() == LayeredToy() and make(Toy()) is not make(LayeredToy()), "equal fields are not one class"
+    assert len(made) == 6
 
 
 def test_an_error_of_what_is_made_is_told_once():
