@@ -8,8 +8,9 @@
 Names are imported when they are first used, so that `import fft` costs nothing.
 """
 
-import importlib
 from typing import TYPE_CHECKING
+
+from fft.core.lazy import lazily
 
 __all__ = [
     "AGEM",
@@ -137,13 +138,7 @@ else:
         "diagonal_fisher": "fft.fisher.diagonal",
         "make_train_step": "fft.training.step",
     }
-
-    def __getattr__(name: str) -> object:
-        if name not in __all__:
-            raise AttributeError(f"module 'fft' has no attribute {name!r}")
-        value = getattr(importlib.import_module(_HOMES.get(name, "fft.methods")), name)
-        globals()[name] = value
-        return value
+    __getattr__ = lazily(__name__, dict.fromkeys(__all__, "fft.methods") | _HOMES)
 
 
 def __dir__() -> list[str]:

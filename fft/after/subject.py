@@ -93,8 +93,7 @@ def load_subject(request: Request) -> Subject:
             f"there is nothing to diagnose: the weights that the head {head!r} reads are the same in {request.base} "
             f"and {request.tuned}, bit for bit"
         )
-    read = {"seed": request.seed, "max_length": pair.length.tokens}
-    data = prepare(request.original, old, head, old.heads[head], **read)
+    data = prepare(request.original, old, head, old.heads[head], seed=request.seed, max_length=pair.length.tokens)
     refuse_undefined({"original": data}, "test")
     told = {
         "base": {"folder": request.base, "sha256": base_sha256(old)},

@@ -7,8 +7,9 @@ nll = task_data.task.terms(outputs_of(model, params, batches.batch(0)), batches.
 Names are imported when they are first used, so that the settings of data can be read without the rest.
 """
 
-import importlib
 from typing import TYPE_CHECKING
+
+from fft.core.lazy import lazily
 
 __all__ = [
     "Columns",
@@ -65,39 +66,34 @@ if TYPE_CHECKING:
 
 else:
     _HOMES = {
-        "TrainBatches": "batches",
-        "bucket_lengths": "batches",
-        "eval_batches": "batches",
-        "padding_waste": "batches",
-        "describe": "description",
-        "TaskData": "task_data",
-        "columns_of": "task_data",
-        "drop_overlap": "task_data",
-        "head_of": "task_data",
-        "length_of": "task_data",
-        "prepare": "task_data",
-        "prepare_held_out": "task_data",
-        "prepare_scored": "task_data",
-        "prepare_unlabelled": "task_data",
-        "read_scored": "task_data",
-        "task_of": "task_data",
-        "Columns": "rows",
-        "Rows": "rows",
-        "open_source": "sources",
-        "read_source": "sources",
-        "drop_shared": "splits",
-        "make_splits": "splits",
-        "Encoded": "tokenize",
-        "Tokenizer": "tokenize",
-        "encode": "tokenize",
-        "load_tokenizer": "tokenize",
-        "joined": "union",
-        "together": "union",
+        "TrainBatches": "fft.data.batches",
+        "bucket_lengths": "fft.data.batches",
+        "eval_batches": "fft.data.batches",
+        "padding_waste": "fft.data.batches",
+        "describe": "fft.data.description",
+        "TaskData": "fft.data.task_data",
+        "columns_of": "fft.data.task_data",
+        "drop_overlap": "fft.data.task_data",
+        "head_of": "fft.data.task_data",
+        "length_of": "fft.data.task_data",
+        "prepare": "fft.data.task_data",
+        "prepare_held_out": "fft.data.task_data",
+        "prepare_scored": "fft.data.task_data",
+        "prepare_unlabelled": "fft.data.task_data",
+        "read_scored": "fft.data.task_data",
+        "task_of": "fft.data.task_data",
+        "Columns": "fft.data.rows",
+        "Rows": "fft.data.rows",
+        "open_source": "fft.data.sources",
+        "read_source": "fft.data.sources",
+        "drop_shared": "fft.data.splits",
+        "make_splits": "fft.data.splits",
+        "Encoded": "fft.data.tokenize",
+        "Tokenizer": "fft.data.tokenize",
+        "encode": "fft.data.tokenize",
+        "load_tokenizer": "fft.data.tokenize",
+        "joined": "fft.data.union",
+        "together": "fft.data.union",
     }
 
-    def __getattr__(name: str) -> object:
-        if name not in _HOMES:
-            raise AttributeError(f"module 'fft.data' has no attribute {name!r}")
-        value = getattr(importlib.import_module(f"fft.data.{_HOMES[name]}"), name)
-        globals()[name] = value
-        return value
+    __getattr__ = lazily(__name__, _HOMES)

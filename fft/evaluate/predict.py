@@ -1,10 +1,8 @@
 """What a model says of many rows, by one compiled program a padded length."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING
 
+import jax
 import numpy as np
 
 from fft.core.batch import Batch
@@ -15,13 +13,9 @@ from fft.core.tree import Params
 from fft.data.batches import eval_batches
 from fft.data.streams import EVAL_BATCH
 from fft.data.task_data import TaskData
+from fft.tasks import Task
 
-if TYPE_CHECKING:
-    import jax
-
-    from fft.tasks import Task
-
-Predictor = Callable[[Params, Batch], "jax.Array"]
+Predictor = Callable[[Params, Batch], jax.Array]
 """f(params, batch) -> [B, W], or [B, T, W]"""
 
 
@@ -35,8 +29,6 @@ def make_predict(model: Network, task: Task, lengths: Sequence[int] = ()) -> Pre
 
 @shared
 def _scores(model: Network, task: Task) -> Predictor:
-    import jax
-
     @jax.jit
     def scores(params: Params, batch: Batch) -> jax.Array:
         return task.score(outputs_of(model, params, batch, read=(task.reads,)), batch)

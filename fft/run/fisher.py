@@ -84,8 +84,8 @@ def measure(
     checkpoint = models.load(request.model)
     name = chosen_head(checkpoint, request.head, request.model, "to measure")
     length = scored_length(request.max_length, {request.model: checkpoint})
-    read = {"seed": request.seed, "max_length": length.tokens}
-    data = prepare(request.original, checkpoint, name, checkpoint.heads[name], **read)
+    head = checkpoint.heads[name]
+    data = prepare(request.original, checkpoint, name, head, seed=request.seed, max_length=length.tokens)
     before = load_previous(request.previous, checkpoint.params) if request.previous else None
     wanted = _identity(request, checkpoint, data, before)
     refuse_foreign(out, REQUEST)

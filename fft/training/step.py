@@ -47,7 +47,7 @@ _Sums = tuple[jax.Array, jax.Array, jax.Array]
 _Slopes = dict[str, Slope]
 _SlopeOf = Callable[[str, Params, Params, Params, Labelled, jax.Array, jax.Array, Dual], Slope]
 _SlopesOf = Callable[[TrainState, Params, Params, Mapping[str, Labelled]], _Slopes]
-_Look = Callable[[Params, Params, Labelled, jax.Array], Seen]
+_Look = Callable[[Params, Params, Labelled], Seen]
 _Update = Callable[[TrainState, _Slopes, Seen | None, Params, Params], tuple[TrainState, dict[str, jax.Array]]]
 
 
@@ -92,9 +92,7 @@ def make_train_step(
 
     def step(state: TrainState, base: Params, aux: Params, batch: Streams) -> tuple[TrainState, dict[str, jax.Array]]:
         slopes = slopes_of(state, base, aux, {stream: rows for stream, rows in batch.items() if stream != PROBE})
-        seen = None
-        if look is not None and watch is not None:
-            seen = look(state.result, base, jax.tree.map(lambda x: x[0], batch[PROBE]), watch.before)
+        seen = None if look is None else look(state.result, base, jax.tree.map(lambda x: x[0], batch[PROBE]))
         return update(state, slopes, seen, base, aux)
 
     return step
@@ -106,7 +104,7 @@ def _make_look(model: Network, method: Method, watch: Watch) -> _Look:
         outputs = outputs_of(model, method.merge(base, result), rows, read=(watch.task.reads,))
         return watch.look(outputs, rows, before[rows.row])
 
-    return look
+    return partial(look, before=watch.before)
 
 
 def _make_slopes(slope: _SlopeOf, method: Method) -> _SlopesOf:

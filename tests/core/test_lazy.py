@@ -1,0 +1,17 @@
+"""Packages that import their names when they are first used."""
+
+import pkgutil
+
+import pytest
+
+import fft
+import fft.data
+
+
+@pytest.mark.parametrize("package", [fft, fft.data], ids=lambda package: package.__name__)
+def test_every_name_is_found_and_none_is_a_modules(package):
+    modules = {module.name for module in pkgutil.iter_modules(package.__path__)}
+    assert not modules & set(package.__all__), "a module stands in place of the name once it is imported"
+    assert all(callable(getattr(package, name)) for name in package.__all__)
+    with pytest.raises(AttributeError, match=f"module '{package.__name__}' has no attribute 'absent'"):
+        _ = package.absent
