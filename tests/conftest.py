@@ -5,12 +5,14 @@ long: costly optimisations, its fusion emitters, code in many parts. The numbers
 """
 
 import os
+import resource
 
 import pytest
 
 from fft.core.errors import MachineError
 
 QUICK = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=2"
+MOST = 3 * 2**20  # kilobytes that a worker may hold before it drops programs
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK}".strip()  # read when jax first compiles
 
 
@@ -61,11 +63,12 @@ def compiled_once(tmp_path_factory):
 
 @pytest.fixture(scope="module", autouse=True)
 def forgotten(compiled_once):
-    """The programs of a file are dropped behind it: a worker that keeps all of them grows to six gigabytes."""
+    """A worker that has grown large drops the programs of a file behind it; all of them would fill the memory."""
     import jax
 
     yield
-    jax.clear_caches()
+    if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > MOST:
+        jax.clear_caches()
 
 
 @pytest.fixture(autouse=True)
@@ -76,14 +79,15 @@ def patient(monkeypatch):
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
-    """A folder with a knowing base `bert`, a headless one `bare`, and original, new, mixed, opposite CSV files."""
+    """A folder with small bases and data, see `write_inputs`; the bases have no dropout, which is slow to compile."""
     from tests.helpers import tiny_checkpoint
 
-    folder = tmp_path_factory.mktemp("tiny")
-    tiny_checkpoint.write_checkpoint(folder / "bert")
-    tiny_checkpoint.write_checkpoint(folder / "bare", head=False)
-    tiny_checkpoint.write_original(folder / "original.csv")
-    tiny_checkpoint.write_new(folder / "new.csv")
-    tiny_checkpoint.write_new(folder / "mixed.csv", filler=(2, 5))
-    tiny_checkpoint.write_opposite(folder / "opposite.csv")
-    return folder
+    return tiny_checkpoint.write_inputs(tmp_path_factory.mktemp("tiny"), **tiny_checkpoint.WITHOUT_DROPOUT)
+
+
+@pytest.fixture(scope="session")
+def dropping(tmp_path_factory):
+    """The same with dropout, for files whose runs must draw its masks again: there it takes the place of `tiny`."""
+    from tests.helpers import tiny_checkpoint
+
+    return tiny_checkpoint.write_inputs(tmp_path_factory.mktemp("dropping"))

@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 import tyro
 from rich.console import Console
@@ -255,6 +256,7 @@ def record(folder: Positional[Path], only: str = "") -> None:
             start = time.monotonic()
             codes = run_case(case, folder / case.name, folder / "inputs")
             print(f"{case.name}: exit codes {codes}, {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
+            jax.clear_caches()  # the programs of a hundred cases would fill the memory
 
 
 def compare(before: Positional[Path], after: Positional[Path], only: str = "") -> int:

@@ -128,5 +128,5 @@ def information_of(subject: Subject, request: Request, say: Callable[[str], None
         lambda n, size: subject.batches(n, request.seed, size),
         note=subject.told["notes"].append,
     )
-    fisher, task = FisherPass(samples=request.fisher_rows).measure(context, key_for(request.seed, "prepare"))
+    fisher, task = context.fisher(FisherPass(samples=request.fisher_rows), key_for(request.seed, "prepare"))
     return Information(fisher.diagonal, task, {"folder": None} | {name: getattr(fisher, name) for name in TOLD})

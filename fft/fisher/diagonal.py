@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -84,39 +84,6 @@ class FisherPass:
             at_least(self.prefix + name.replace("_", "-"), getattr(self, name), 1)
         between(self.prefix + "draws", self.draws, 1, MOST_DRAWS)
         between(self.prefix + "converged", self.converged, 0.0, 1.0)
-
-    def measure(
-        self,
-        context: Any,
-        key: jax.Array,
-        *,
-        mesh: jax.sharding.Mesh | None = None,
-        start: "Running | None" = None,
-        watch: "Callable[[Running], None] | None" = None,
-    ) -> tuple["Fisher", Task]:
-        """The Fisher information of the original task of a fft.methods.Context at its base, and the task with its σ.
-
-        Fresh heads take no part. `mesh`, `start` and `watch` are `diagonal_fisher`'s.
-        """
-        task = context.original.calibrated(lambda: context.predictions(self.samples))
-        fisher = diagonal_fisher(
-            context.model,
-            task,
-            context.base,
-            context.batches(self.samples, self.batch_size),
-            key,
-            estimator=self.estimator,
-            draws=self.draws,
-            way=self.way,
-            chunk=self.chunk,
-            converged=self.converged,
-            where=lambda path: not context.is_fresh(path),
-            mesh=mesh,
-            start=start,
-            watch=watch or (lambda running: context.poll()),
-            say=context.note,
-        )
-        return fisher, task
 
 
 class Fisher(NamedTuple):

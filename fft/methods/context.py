@@ -11,6 +11,7 @@ import numpy as np
 from fft.core.batch import Batch, row_weight
 from fft.core.network import Network, outputs_of
 from fft.core.tree import Params
+from fft.fisher.diagonal import Fisher, FisherPass, Running, diagonal_fisher
 from fft.tasks import Task
 
 if TYPE_CHECKING:
@@ -118,6 +119,41 @@ class Context(NamedTuple):
             logits.append(np.asarray(apply(self.base, batch))[real])
             targets.append(batch.targets[real])
         return np.concatenate(logits), np.concatenate(targets)
+
+    def fisher(
+        self,
+        by: FisherPass,
+        key: jax.Array,
+        *,
+        mesh: jax.sharding.Mesh | None = None,
+        start: Running | None = None,
+        watch: Callable[[Running], None] | None = None,
+    ) -> tuple[Fisher, Task]:
+        """The Fisher information of the original task at the base, and the task with its σ; fresh heads take no part.
+
+        `mesh`, `start` and `watch` are `diagonal_fisher`'s.
+        """
+        task, batches = self.original, self.batches
+        assert task is not None and batches is not None  # asked by methods that need original data
+        task = task.calibrated(lambda: self.predictions(by.samples))
+        fisher = diagonal_fisher(
+            self.model,
+            task,
+            self.base,
+            batches(by.samples, by.batch_size),
+            key,
+            estimator=by.estimator,
+            draws=by.draws,
+            way=by.way,
+            chunk=by.chunk,
+            converged=by.converged,
+            where=lambda path: not self.is_fresh(path),
+            mesh=mesh,
+            start=start,
+            watch=watch or (lambda running: self.poll()),
+            say=self.note,
+        )
+        return fisher, task
 
 
 class Given(NamedTuple):

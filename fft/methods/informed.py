@@ -97,7 +97,7 @@ class Informed(FisherPass, Method):
             return stored, told["data"]["train_rows"]
         if context.batches is None:
             raise InputError(f"{self.name} measures the original task: give --original, or --fisher")
-        found, task = self.measure(context, key)
+        found, task = context.fisher(self, key)
         sigma = f", residual sd {task.sigma:.4g}" if isinstance(task, Regress) else ""
         _note(context, found.estimator, found.examples, found.trace, sigma)
         return pack(found.diagonal, self.its_storage), context.rows.get("original")

@@ -5,7 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    import altair
+
+Chart = TypeVar("Chart", bound="altair.TopLevelMixin")
 
 # Okabe and Ito's colours, which every kind of colour vision tells apart, darkened until letters in them read on white.
 COLOURS = ("#0072B2", "#C44E00", "#00795A", "#A8447F", "#8A6500", "#5B6770", "#6A4690", "#7A4038")
@@ -31,37 +36,42 @@ def domain(values: Sequence[float]) -> tuple[float, float]:
     return low - room, high + room
 
 
-def styled(chart: Any) -> Any:
+def styled(chart: Chart) -> Chart:
     """One look for all pictures: horizontal grid, quiet axes, letters of 12 to 13 pixels, no background."""
-    return (
-        chart.configure(font=FONT, background="transparent", padding=8)
-        .configure_view(stroke=None)
-        .configure_axis(
-            grid=True,
-            gridColor="#8888882e",
-            domainColor=FAINT,
-            tickColor=FAINT,
-            labelColor=INK,
-            titleColor=INK,
-            labelFontSize=12,
-            titleFontSize=13,
-            titleFontWeight="normal",
-            titlePadding=10,
-        )
-        .configure_legend(labelColor=INK, titleColor=INK)
-        .configure_text(fontSize=12)
-        .configure_title(fontSize=12, fontWeight="normal", color=INK)
+    import altair as alt
+
+    axis = alt.AxisConfig(
+        grid=True,
+        gridColor="#8888882e",
+        domainColor=FAINT,
+        tickColor=FAINT,
+        labelColor=INK,
+        titleColor=INK,
+        labelFontSize=12,
+        titleFontSize=13,
+        titleFontWeight="normal",
+        titlePadding=10,
+    )
+    return chart.configure(  # all at once: each call copies the chart
+        font=FONT,
+        background="transparent",
+        padding=8,
+        view=alt.ViewConfig(stroke=None),
+        axis=axis,
+        legend=alt.LegendConfig(labelColor=INK, titleColor=INK),
+        text=alt.MarkConfig(fontSize=12),
+        title=alt.TitleConfig(fontSize=12, fontWeight="normal", color=INK),
     )
 
 
-def svg(chart: Any) -> str:
+def svg(chart: altair.TopLevelMixin) -> str:
     """The chart as SVG text without a ground, for a page that has its own."""
     import vl_convert
 
     return vl_convert.vegalite_to_svg(chart.to_dict())
 
 
-def save(chart: Any, path_stem: str | Path) -> list[Path]:
+def save(chart: altair.TopLevelMixin, path_stem: str | Path) -> list[Path]:
     """Write the chart on white as path_stem.svg and path_stem.png (two pixels to one); MachineError if it cannot."""
     import vl_convert
 

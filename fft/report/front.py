@@ -96,7 +96,7 @@ def axis_title(run: dict[str, Any], task: str) -> str:
     return f"{task} task: {change['metric']} on test, N = {change['n']:,}"
 
 
-def front_chart(points: Sequence[Point], original: str, new: str, bars: str) -> altair.LayerChart:
+def front_chart(points: Sequence[Point], original: str, new: str, bars: str) -> altair.LayerChart | altair.FacetChart:
     """The picture of `front` as an altair chart."""
     import altair as alt
 

@@ -100,7 +100,7 @@ def _judged(run: dict[str, Any], task: str, base: float, sign: int) -> list[dict
     return [{"step": kept["step"], "score": base - sign * kept["drops"][task]}]
 
 
-def _tolerance_band(base: float, sign: int, tolerance: float, steps: Sequence[int], x: Any, y: Any) -> list:
+def _tolerance_band(base: float, sign: int, tolerance: float, steps: Sequence[int], x: altair.X, y: altair.Y) -> list:
     """The base's score as a dashed line, and the band between it and what may be lost of it."""
     import altair as alt
 
@@ -122,7 +122,7 @@ def _marked(run: dict[str, Any]) -> tuple[int, str]:
     return kept["step"], f"kept: step {kept['step']}"
 
 
-def _step_marks(run: dict[str, Any], crossed: int | None, first: bool, x: Any) -> list:
+def _step_marks(run: dict[str, Any], crossed: int | None, first: bool, x: altair.X) -> list:
     """Vertical lines at the marked step and at the task's crossover, if any; the first panel has the step's name on
     top, a crossover is named in its own.
 

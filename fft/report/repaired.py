@@ -129,7 +129,7 @@ def show(record: dict[str, Any], console: Console) -> None:
 # ---------------------------------------------------------------- the picture
 
 
-def chart(record: dict[str, Any]) -> altair.LayerChart:
+def chart(record: dict[str, Any]) -> altair.LayerChart | altair.FacetChart:
     """New score (across) against original score (up) of everything tried, on the validation rows."""
     import altair as alt
 

@@ -113,7 +113,7 @@ def show(record: dict[str, Any], console: Console) -> None:
 # ---------------------------------------------------------------- the picture and the page
 
 
-def matrix_chart(record: dict[str, Any]) -> altair.LayerChart:
+def matrix_chart(record: dict[str, Any]) -> altair.LayerChart | altair.FacetChart:
     """The matrix as a heat map: a row a model, a column a task, the score in every cell that has one."""
     import altair as alt
 

@@ -107,8 +107,8 @@ def measure(
         )
         partial = Checkpoints(out / "partial")
         rows = min(request.settings.samples, wanted["data"]["train_rows"])
-        fisher, task = request.settings.measure(
-            context,
+        fisher, task = context.fisher(
+            request.settings,
             key_for(request.seed, "prepare"),
             mesh=mesh,
             start=_resumed(partial, context, say),

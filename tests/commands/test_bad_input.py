@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 from fft.disk.checkpoint import Checkpoints
 from tests.helpers.tiny_runs import Answer, at_event, fft, finish, outcome, record, refused, start, tune
 
-QUICK = ("--steps", 8, "--batch-size", 16, "--lr", 1e-2, "--tolerance", 1)
+QUICK = ("--steps", 8, "--eval-every", 20, "--batch-size", 16, "--lr", 1e-2, "--tolerance", 1)
 ROWS = [f"the {word} {animal} film,{animal}" for animal in ("cat", "dog") for word in (*"abcdefghijkl",)]
 
 

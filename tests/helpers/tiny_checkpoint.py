@@ -47,6 +47,20 @@ def vocabulary(family="bert"):
     return [*SPECIAL[family], *GOOD, *BAD, *ANIMALS, *FILLER, *PIECES]
 
 
+WITHOUT_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+
+
+def write_inputs(folder, **config):
+    """Write a knowing base `bert`, a headless one `bare`, and original, new, mixed, opposite CSV files; return it."""
+    write_checkpoint(folder / "bert", **config)
+    write_checkpoint(folder / "bare", head=False, **config)
+    write_original(folder / "original.csv")
+    write_new(folder / "new.csv")
+    write_new(folder / "mixed.csv", filler=(2, 5))
+    write_opposite(folder / "opposite.csv")
+    return folder
+
+
 def write_checkpoint(folder, family="bert", labels=LABELS, head=True, seed=0, **config):
     """Write the Hugging Face folder of a knowing base and return its path as text; `head` False leaves it without."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -45,9 +45,13 @@ def refused(answer, message, code=2):
 
 
 def tune(tiny, out, *flags, model="bert", new="new.csv", original="original.csv"):
-    """`fft tune --json` on the tiny base in this process; `original` None: no original task; full unless said."""
+    """`fft tune --json` on the tiny base in this process; `original` None: no original task.
+
+    Unless said otherwise the method is full, and what is scored and saved on the way is a step in 20.
+    """
     kept = ("--original", tiny / original) if original else ()
     kept += () if {"--method", "--config"} & set(flags) else ("--method", "full")
+    kept += () if {"--eval-every", "--config"} & set(flags) else ("--eval-every", 20)
     return fft("tune", "--model", tiny / model, "--new", tiny / new, *kept, "--out", out, *flags, "--json")
 
 

@@ -19,7 +19,7 @@ from fft.run.restored import restored, trainable_of
 from tests.helpers.tiny_runs import at_event, fail, outcome, record, tune
 from tests.helpers.toy import Toy, toy_batch, toy_params
 
-FLAGS = ("--steps", 8, "--batch-size", 16, "--lr", 1e-2, "--keep", "latest", "--tolerance", 1)
+FLAGS = ("--steps", 8, "--eval-every", 4, "--batch-size", 16, "--lr", 1e-2, "--keep", "latest", "--tolerance", 1)
 FLAGS = (*FLAGS, "--checkpoints", "keep")  # so that what the optimizer collected can be compared
 
 

@@ -51,7 +51,11 @@ def without(params, head):
     return {**params, "heads": {head: params["heads"][head]}}
 
 
-@pytest.mark.parametrize("head", ["original", "second"])
+@pytest.mark.parametrize(
+    ("family", "head"),
+    [("bert", "original"), ("bert", "second"), ("distilbert", "original"), ("roberta", "original")],
+    indirect=["family"],
+)
 def test_fused_and_vmapped_equal_the_loop_on_every_leaf(family, head):
     name, checkpoint = family
     batch, task = family_batch(name), Classify(head, ("a", "b", "c"))
@@ -66,7 +70,14 @@ def test_fused_and_vmapped_equal_the_loop_on_every_leaf(family, head):
         assert all(float(jnp.abs(leaf).max()) == 0 for leaf in jax.tree.leaves(got["heads"][other]))
 
 
-@pytest.mark.parametrize("settings", [{"estimator": "exact"}, {"estimator": "mc", "draws": 3}], ids=["exact", "mc"])
+EXACT, MC = {"estimator": "exact"}, {"estimator": "mc", "draws": 3}
+
+
+@pytest.mark.parametrize(
+    ("family", "settings"),
+    [("bert", MC), ("bert", EXACT), ("distilbert", EXACT), ("roberta", MC)],
+    indirect=["family"],
+)
 def test_fused_equals_vmapped_for_labels_of_the_model(family, settings):
     name, checkpoint = family
     batch, task = family_batch(name), Classify("original", ("a", "b", "c"))
@@ -108,6 +119,7 @@ def test_fused_equals_torch_autograd_on_the_same_weights(tmp_path):
     close({name.replace("/", "."): leaf for name, leaf in pairs.items()}, {name: total[name] for name in pairs})
 
 
+@pytest.mark.parametrize("family", ["bert"], indirect=True)
 def test_sums_are_float32_whatever_the_model_computes_in(family):
     """The squares of bfloat16 gradients are added up in float32: 40 equal batches give the mean of one, to float32."""
     name, checkpoint = family
@@ -244,6 +256,7 @@ def test_a_leaf_that_is_read_without_a_rule_and_not_asked_for_does_no_harm():
     close(*ways)
 
 
+@pytest.mark.parametrize("family", ["bert"], indirect=True)
 def test_the_pass_and_training_do_not_see_each_others_programs(family):
     """Interception is invisible to jit's cache: the gradient and the Fisher stay bit for bit."""
     name, checkpoint = family
@@ -264,6 +277,7 @@ def test_the_pass_and_training_do_not_see_each_others_programs(family):
         assert all(x.tobytes() == y.tobytes() for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
 
 
+@pytest.mark.parametrize("family", ["bert"], indirect=True)
 def test_only_the_leaves_asked_for(family):
     name, checkpoint = family
     arguments = (checkpoint.model, Classify("original", ("a", "b", "c")), checkpoint.params, [family_batch(name)])

@@ -4,10 +4,18 @@ import re
 import shutil
 from pathlib import Path
 
+import pytest
+
 import fft
 from tests.helpers.tiny_runs import weights
 
 PAGE = Path(__file__).parents[2] / "docs" / "own_loop.md"
+
+
+@pytest.fixture(scope="module")
+def tiny(dropping):
+    """Bases with dropout."""
+    return dropping
 
 
 def program():

@@ -12,9 +12,15 @@ from tests.helpers.tiny_runs import events, finish, outcome, record, start, tune
 
 
 @pytest.fixture(scope="module")
+def tiny(dropping):
+    """Bases with dropout."""
+    return dropping
+
+
+@pytest.fixture(scope="module")
 def default(tiny, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "default"
-    return tune(tiny, out, "--lr", 1e-2, new="mixed.csv"), out
+    return tune(tiny, out, "--lr", 1e-2, "--eval-every", None, new="mixed.csv"), out
 
 
 def test_the_run_folder_holds_everything(default):
@@ -140,7 +146,7 @@ def test_metrics_hold_every_scoring_in_order(default):
 def test_a_finished_run_is_not_run_again(default, tiny):
     answer, out = default
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file() and path.name != "lock"}
-    again = tune(tiny, out, "--lr", 1e-2, new="mixed.csv")
+    again = tune(tiny, out, "--lr", 1e-2, "--eval-every", None, new="mixed.csv")
     assert (again.code, again.json) == (answer.code, answer.json)
     assert {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.is_file() and p.name != "lock"} == before
 

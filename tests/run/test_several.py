@@ -41,6 +41,12 @@ UNION = jax.tree.map(lambda *values: np.concatenate(values), *PARTS)._replace(
 OUTPUTS = outputs_of(MODEL, MOVED, UNION)
 
 
+@pytest.fixture(scope="module")
+def tiny(dropping):
+    """Bases with dropout."""
+    return dropping
+
+
 def apart(function):
     """[12] of the rows of both parts, each part with its own task."""
     return np.concatenate([function(task, part) for task, part in zip(BOTH.tasks, PARTS, strict=True)])

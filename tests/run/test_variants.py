@@ -123,7 +123,8 @@ def test_pairs_and_no_original_task_on_distilbert(tmp_path, tiny):
 def test_regression_beside_a_classification_that_is_kept(tmp_path, tiny):
     tiny_checkpoint.write_targets(tmp_path / "targets.csv")
     columns = ("--new.kind", "regression", "--new-label", "score", "--new-metric", "rmse")
-    answer = tune(tiny, tmp_path / "run", *QUICK, *columns, "--tolerance", 1, new=tmp_path / "targets.csv")
+    columns += ("--tolerance", 1, "--eval-every", 4)
+    answer = tune(tiny, tmp_path / "run", *QUICK, *columns, new=tmp_path / "targets.csv")
     found = record(tmp_path / "run")
     assert answer.code == 0 and found["new"]["metric"] == "rmse" and found["original"]["metric"] == "accuracy"
     first, *later = found["history"]
@@ -146,7 +147,7 @@ def test_regression_beside_a_classification_that_is_kept(tmp_path, tiny):
 def opposite(tiny, tmp_path_factory):
     """The original's own head learns the opposite of what it knew."""
     out = tmp_path_factory.mktemp("runs") / "opposite"
-    flags = ("--head", "shared", "--drop-weight", 0.5)
+    flags = ("--head", "shared", "--drop-weight", 0.5, "--eval-every", 3)
     return tune(tiny, out, *QUICK, "--steps", 24, *flags, new="opposite.csv"), out
 
 

@@ -6,6 +6,7 @@ A row of a table names a module on each side and its kind; the kind says which l
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import jax
@@ -14,7 +15,7 @@ import numpy as np
 
 from fft.core.errors import InputError
 from fft.core.tree import Params, flatten, unflatten
-from fft.models.layers import Config, Encoder, Readout
+from fft.models.layers import Config, Encoder, Readout, Shape
 from fft.models.model import Family
 
 LEAVES = {
@@ -52,11 +53,16 @@ def head_keys(family: Family, head: str) -> dict[str, str]:
 
 def expected_shapes(family: Family, config: Config, classes: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
     """{our path: shape} of the whole tree; `classes` is {head name: C}. Nothing is allocated."""
-    encoder, heads = Encoder(config.shape), Readout(family.head(config), tuple(classes.items()))
-    ids = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+    heads = Readout(family.head(config), tuple(classes.items()))
     pooled = jax.ShapeDtypeStruct((1, config.shape.dim), jnp.float32)
-    body = jax.eval_shape(encoder.init, jax.random.key(0), ids, ids, ids, ids, None, {})["params"]
-    tree = body | jax.eval_shape(heads.init, jax.random.key(0), pooled, None).get("params", {})
+    tree = jax.eval_shape(heads.init, jax.random.key(0), pooled, None).get("params", {})
+    return _body_shapes(config.shape) | {path: leaf.shape for path, leaf in flatten(tree).items()}
+
+
+@lru_cache
+def _body_shapes(shape: Shape) -> dict[str, tuple[int, ...]]:
+    ids = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+    tree = jax.eval_shape(Encoder(shape).init, jax.random.key(0), ids, ids, ids, ids, None, {})["params"]
     return {path: leaf.shape for path, leaf in flatten(tree).items()}
 
 
