@@ -4,6 +4,8 @@ Compiling is most of what the tests would cost, so here and in the processes tha
 long: costly optimisations, its fusion emitters, code in many parts. The numbers are as right, the programs slower.
 """
 
+import functools
+import inspect
 import os
 import resource
 
@@ -58,6 +60,14 @@ def compiled_once(tmp_path_factory):
         for name, value in settings.items():
             jax.config.update(name, value)
             patch.setenv(name.upper(), str(value))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def sources_read_once():
+    """The source of a class is found once: tyro reads the docstrings of all flags anew for every command."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inspect, "getsource", functools.cache(inspect.getsource))
         yield
 
 

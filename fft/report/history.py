@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fft.core.naming import counted, original_names
-from fft.report.drawing import BAND, COLOURS, FAINT, INK, domain, save, styled, svg, ticks
+from fft.report.drawing import BAND, COLOURS, FAINT, INK, domain, styled, ticks
 from fft.report.tables import verdicts
 from fft.stats.budget import JUDGED
 from fft.stats.metrics import METRICS
@@ -20,23 +19,13 @@ WIDTH, PANEL = 560, 200  # a panel's data area, in pixels
 NEAR = 130  # marks nearer than this many pixels have their names on opposite sides
 
 
-def history(run: dict[str, Any], path_stem: str | Path) -> list[Path]:
-    """Draw every task's scores on the validation probe against the step; writes path_stem.svg and path_stem.png.
+def history_chart(run: dict[str, Any]) -> altair.VConcatChart:
+    """Every task's scores on the validation probe against the step.
 
     The upper panels are the original tasks with the base's score, the band of what may be lost, and the crossover; the
     lowest one the new task. A dotted line in all marks the best step, under a contract the one that was kept, where a
     diamond has the drop by which it was chosen.
     """
-    return save(history_chart(run), path_stem)
-
-
-def history_svg(run: dict[str, Any]) -> str:
-    """The picture of `history` as SVG text, for a page."""
-    return svg(history_chart(run))
-
-
-def history_chart(run: dict[str, Any]) -> altair.VConcatChart:
-    """The picture of `history` as an altair chart."""
     import altair as alt
 
     seen = {task for entry in run["history"] for task, value in entry.items() if value is not None}

@@ -5,7 +5,6 @@ Self-contained: no script, no font, no picture from elsewhere. Every text of the
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -13,22 +12,25 @@ from typing import Any
 from fft.core.naming import counted, original_names
 from fft.disk.files import replace_file
 from fft.report.contract import contract_sentence
-from fft.report.history import history_svg
 from fft.report.html import document, flat, notes, pairs, paragraph, table
 from fft.report.tables import BEFORE_AFTER, PARAMETERS, Column, by_original, caption, groups, percent, score, signed
 from fft.report.verdict import box
 
 
-def write_page(run: dict[str, Any], path: str | Path) -> None:
-    """Write the page of a run (run.json data) to path, whole or not at all; MachineError where it cannot be written."""
+def write_page(run: dict[str, Any], path: str | Path, picture: str) -> None:
+    """Write the page of a run (run.json data) to path, whole or not at all; MachineError where it cannot be written.
+
+    `picture` is the SVG text of its history.
+    """
     path = Path(path)
-    replace_file(path, page(run, path.absolute().parent.name).encode())
+    replace_file(path, page(run, path.absolute().parent.name, picture).encode())
 
 
-def page(run: dict[str, Any], folder: str) -> str:
-    """The page of a run in a folder of that name as HTML text."""
+def page(run: dict[str, Any], folder: str, picture: str) -> str:
+    """The page of a run in a folder of that name as HTML text; `picture` is the SVG text of its history."""
     title = folder if folder == run["name"] else f"{folder}: {run['name']}"
-    return document(title, (section(run) for section in SECTIONS))
+    results = (box(run), _scores(run), _history(run, picture), _contract(run), _trouble(run))
+    return document(title, (*results, _parameters(run), _data(run), _settings(run), _repeat(run)))
 
 
 # ---------------------------------------------------------------- sections
@@ -49,7 +51,7 @@ def _tests(run: dict[str, Any]) -> str:
     return f"<p class='note'>McNemar's exact test of a change — {escape('; '.join(said))}</p>" if said else ""
 
 
-def _history(run: dict[str, Any]) -> str:
+def _history(run: dict[str, Any], picture: str) -> str:
     if len(run["history"]) < 2:
         return ""
     whose = "an original's" if len(original_names(run)) > 1 else "the original's"
@@ -59,7 +61,7 @@ def _history(run: dict[str, Any]) -> str:
     ended = ", stopped for lack of progress" if run["stopped"] == "patience" else ""
     course = f"{counted(run['steps'], 'step')}{ended}; kept is step {run['kept_step']}"
     said = f"{course}; {crossed}" if run["original"] else course
-    return f"<h2>Course</h2>\n<figure>{history_svg(run)}<figcaption>{escape(said)}.</figcaption></figure>"
+    return f"<h2>Course</h2>\n<figure>{picture}<figcaption>{escape(said)}.</figcaption></figure>"
 
 
 TRIED = (
@@ -135,16 +137,3 @@ def _repeat(run: dict[str, Any]) -> str:
         "<h2>To repeat</h2>\n<p>Where the run was started, so that paths in its settings still hold, with RUN this "
         f"folder:</p>\n<pre>fft tune --config RUN/experiment.json --out again</pre>\n{pairs(said)}"
     )
-
-
-SECTIONS: tuple[Callable[[dict[str, Any]], str], ...] = (
-    box,
-    _scores,
-    _history,
-    _contract,
-    _trouble,
-    _parameters,
-    _data,
-    _settings,
-    _repeat,
-)

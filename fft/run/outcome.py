@@ -161,10 +161,12 @@ def rounding_note(base: Params, params: Params, dtype: str) -> tuple[str, ...]:
 
 def write_outcome(directory: Path, result: dict) -> None:
     """The pictures, the page and, last, run.json: a folder that has it is a finished run."""
-    from fft.report import page
-    from fft.report.history import history
+    from fft.report.drawing import save, svg
+    from fft.report.history import history_chart
+    from fft.report.page import write_page
 
     keep_a_home()
-    history(result, directory / "history")
-    page.write_page(result, directory / "report.html")
+    chart = history_chart(result)
+    save(chart, directory / "history")
+    write_page(result, directory / "report.html", svg(chart))
     write_json(directory / "run.json", result)

@@ -40,6 +40,11 @@ def parameters(layers=6, multiplier=lambda layer: 1.0):
     return table
 
 
+def paged(run, folder):
+    """The page of a run with its picture."""
+    return page(run, folder, drawing.svg(history.history_chart(run)))
+
+
 def make_run(name="lora+ewc", outcome="undecided", after=0.868, original=True):
     table = parameters(multiplier=lambda layer: 0.0 if layer < 2 else 0.9)
     total = sum(math.prod(row["shape"]) for row in table)
@@ -297,13 +302,13 @@ def test_ticks_are_round_and_never_past_1():
 
 
 def test_the_history_marks_the_crossover_and_the_best_step(tmp_path):
-    vector, pixels = history.history(make_run(), tmp_path / "history")
+    vector, pixels = drawing.save(history.history_chart(make_run()), tmp_path / "history")
     found = svg_texts(vector)
     for text in ("best step 200", "crossover 300", "original task accuracy, validation probe", "step"):
         assert text in found
     assert any("accepted drop of 0.01" in text for text in found)
     assert pixels.read_bytes().startswith(b"\x89PNG")
-    alone = svg_texts(history.history(make_run(original=False), tmp_path / "alone")[0])
+    alone = svg_texts(drawing.save(history.history_chart(make_run(original=False)), tmp_path / "alone")[0])
     assert "best step 200" in alone
     assert not any("original" in text or "crossover" in text for text in alone)
 
@@ -322,7 +327,7 @@ def test_the_band_of_rmse_is_above_and_a_lost_score_is_left_out():
 
 @pytest.mark.parametrize("outcome", ["pass", "fail", "undecided"])
 def test_the_page_begins_with_the_verdict(outcome):
-    outline = Outline(page(make_run(outcome=outcome), "runs"))
+    outline = Outline(paged(make_run(outcome=outcome), "runs"))
     assert outline.open == []
     text = " ".join(" ".join(outline.words).split())
     said = sentence(make_run(outcome=outcome))
@@ -375,7 +380,7 @@ def test_every_text_of_the_run_is_escaped():
     spoiled["experiment"][HOSTILE] = spoiled["versions"][HOSTILE] = HOSTILE
     spoiled["data"]["new"]["splits"][HOSTILE] = {"rows": 1, "sha256": HOSTILE}
     spoiled["parameters"]["table"][0]["path"] = HOSTILE
-    text = page(spoiled, HOSTILE)
+    text = paged(spoiled, HOSTILE)
     outline = Outline(text)
     assert outline.open == []
     assert "script" not in outline.tags
@@ -384,11 +389,11 @@ def test_every_text_of_the_run_is_escaped():
 
 
 def test_the_page_loads_nothing_and_its_colours_are_the_pictures():
-    text = page(make_run(), "runs")
+    text = paged(make_run(), "runs")
     assert Outline(text).loads == []
     assert "url(" not in text
     assert "@import" not in text
-    drawn = set(re.findall(r'(?:fill|stroke)="(#\w{6})"', history.history_svg(make_run())))
+    drawn = set(re.findall(r'(?:fill|stroke)="(#\w{6})"', drawing.svg(history.history_chart(make_run()))))
     replaced = set(re.findall(r'svg \[\w+="(#\w{6})"\]', style.STYLE))
     assert replaced <= drawn, "a colour of the pictures changed; the dark page would not follow"
     assert "prefers-color-scheme: dark" in text
@@ -398,7 +403,7 @@ def test_the_page_loads_nothing_and_its_colours_are_the_pictures():
 def test_a_page_without_an_original_or_a_history():
     run = make_run(original=False)
     run["history"] = run["history"][:1]
-    text = page(run, "runs")
+    text = paged(run, "runs")
     assert "what was forgotten is not measured" in text
     assert "<svg" not in text
     assert Outline(text).open == []
@@ -414,13 +419,13 @@ def test_a_base_that_was_kept_is_not_a_success(contract):
         run["contract"] = contract | {"kept": point | {"step": 0}, "tried": [point | {"within": False}]}
     said = "the contract is not met" if contract else "no scored step beat it"
     assert sentence(run).startswith(f"the base is kept, {said}: original accuracy")
-    text = " ".join(" ".join(Outline(page(run, "runs")).words).split())
+    text = " ".join(" ".join(Outline(paged(run, "runs")).words).split())
     assert f"The base is kept, {said}" in text and "Kept: the original task is within" not in text
 
 
 def test_no_text_of_a_page_steers_a_terminal_or_turns_letters_round():
     run = make_run() | {"notes": ["\x1b[2J\x07 and \u202eback\u2066 \x9b1m, a b\tc\nd Привет 👩‍🔬"]}
-    text = page(run, "runs")
+    text = paged(run, "runs")
     assert not set(text) & {"\x1b", "\x07", "\u202e", "\u2066", "\x9b"}
     assert "a b\tc\nd Привет 👩‍🔬" in text
 
@@ -432,7 +437,7 @@ def test_the_page_has_every_point_that_was_tried_under_a_contract():
 
     tried = [point(1.0, None, 0.03), point(0.5, 0.81, 0.004)]
     told = {"margins": {"original": 0.01}, "met": True, "kept": tried[1], "tried": tried, "strength": 2.0}
-    outline = Outline(page(make_run() | {"contract": told}, "runs"))
+    outline = Outline(paged(make_run() | {"contract": told}, "runs"))
     text = " ".join(" ".join(outline.words).split())
     assert "400 1 not scored +0.030 no" in text and "400 0.5 0.810 +0.004 yes kept" in text
     assert "The multiplier is what held the original task" in text
@@ -455,17 +460,17 @@ def test_the_page_is_named_by_its_folder_and_tells_each_note_once():
     told = {"margins": {"original": 0.01}, "met": True, "kept": kept, "tried": [kept], "strength": 2.0}
     said = contract_sentence(told)
     run = make_run("kl") | {"contract": told, "notes": ["original: 3 cut", "a note", said]}
-    text = " ".join(" ".join(Outline(page(run, "first")).words).split())
+    text = " ".join(" ".join(Outline(paged(run, "first")).words).split())
     assert text.count("first: kl") == 2, "title and heading"
     assert text.count("original: 3 cut") == text.count("a note") == text.count(said[1:]) == 1
-    assert "kl: kl" not in page(run, "kl")
+    assert "kl: kl" not in paged(run, "kl")
 
 
 def test_a_page_is_written_whole_or_says_why(tmp_path):
-    write_page(make_run(), tmp_path / "report.html")
+    write_page(make_run(), tmp_path / "report.html", "<svg></svg>")
     assert (tmp_path / "report.html").read_text().endswith("</html>\n")
     (tmp_path / "file").touch()
     with pytest.raises(MachineError, match="cannot write"):
-        write_page(make_run(), tmp_path / "file" / "report.html")
+        write_page(make_run(), tmp_path / "file" / "report.html", "<svg></svg>")
     with pytest.raises(MachineError, match="cannot write"):
-        history.history(make_run(), tmp_path / "file" / "history")
+        drawing.save(history.history_chart(make_run()), tmp_path / "file" / "history")
