@@ -1,6 +1,7 @@
 """`fft tune`: fine-tune a checkpoint on a new task and watch the original one."""
 
 import dataclasses
+import inspect
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -30,7 +31,11 @@ if TYPE_CHECKING:
 else:
     Settings = dataclasses.make_dataclass(
         "Settings",
-        [(name, kind, field(default_factory=kind)) for name, kind in METHODS.items() if dataclasses.fields(kind)],
+        [
+            (name, Annotated[kind, tyro.conf.arg(help=inspect.getdoc(kind))], field(default_factory=kind))
+            for name, kind in METHODS.items()
+            if dataclasses.fields(kind)
+        ],
         frozen=True,
     )
 
