@@ -24,7 +24,7 @@ from experiments.kept import kept
 from experiments.perceptron import MODEL, Trained, accuracy, train
 from fft.disk.files import replace_file
 from fft.methods import Full
-from fft.report.drawing import save, styled
+from fft.report.drawing import save, styled, svg
 from fft.report.front import looks
 from fft.report.fronts import HEIGHT, WIDTH
 from fft.stats.transfer import average_accuracy, backward_transfer, forgetting, forward_transfer
@@ -144,7 +144,7 @@ def draw(found: list[tuple[Tried, np.ndarray]], most: int = 8) -> None:
         [f"digits in ten orders of their pixels; means over {len(SEEDS)} seeds"], anchor="start", offset=12
     )
     layers = alt.layer(at.mark_line(strokeWidth=1.5, opacity=0.6), at.mark_point(size=70, filled=True, opacity=1))
-    save(styled(layers.properties(width=WIDTH, height=HEIGHT, title=title)), RESULTS / "digits_sequence")
+    save(svg(styled(layers.properties(width=WIDTH, height=HEIGHT, title=title))), RESULTS / "digits_sequence")
 
 
 def main(out: Path = Path("runs/digits_sequence")) -> None:

@@ -25,7 +25,7 @@ from fft.core.batch import Array, States
 from fft.core.network import outputs_of
 from fft.core.tree import Params, flatten
 from fft.fisher.diagonal import diagonal_fisher
-from fft.methods import EWC
+from fft.methods import EWC, StepContext
 from fft.tasks import Classify
 
 SEEDS = tuple(range(5))
@@ -113,7 +113,7 @@ def train(start: Params, aux: Params, split: Split, key: jax.Array, method: EWC 
     def loss(params, rows):
         batch = Rows.of(split, rows)
         nll = TASK.terms(outputs_of(Perceptron, params, batch), batch)
-        return jnp.mean(nll) + (0.0 if method is None else method.penalty(start, params, aux))
+        return jnp.mean(nll) + (0.0 if method is None else method.penalty(StepContext(start, aux), params))
 
     def step(carry, key):
         params, state = carry
@@ -248,7 +248,7 @@ def _draw(found: Grid, stem: Path) -> None:
     """The mean of both accuracies over λ, a line an estimator."""
     import altair as alt
 
-    from fft.report.drawing import COLOURS, save, styled
+    from fft.report.drawing import COLOURS, save, styled, svg
 
     both = (found.first["test"] + found.second["test"]).mean(axis=0) / 2
     names = [label_of(*each) for each in ESTIMATORS]
@@ -269,4 +269,4 @@ def _draw(found: Grid, stem: Path) -> None:
             strokeDash=alt.StrokeDash("estimator:N", sort=names, scale=alt.Scale(domain=names, range=dashes)),
         )
     )
-    save(styled(chart.properties(title=f"digits, then permuted digits: mean of {len(SEEDS)} seeds")), stem)
+    save(svg(styled(chart.properties(title=f"digits, then permuted digits: mean of {len(SEEDS)} seeds"))), stem)

@@ -14,7 +14,8 @@ from fft.core.batch import States
 from fft.core.network import outputs_of
 from fft.core.tree import Params
 from fft.experiment import Optim
-from fft.methods import SI, Context, Method
+from fft.methods import SI, Context, Method, StepContext
+from fft.methods.context import NoTeacher
 from fft.methods.si import importance_of, path_integral
 from fft.models.layers import Dense
 from fft.training.optim import make_optimizer, multipliers
@@ -73,6 +74,17 @@ class Perceptron(NamedTuple):
 MODEL = Perceptron()
 
 
+class _Teacher(NoTeacher):
+    """The base's answers to all rows of new and original."""
+
+    def __init__(self, base: Params, new: Split, original: Split | None) -> None:
+        self._base, self._rows = base, {"new": new, "original": original}
+
+    def outputs(self, stream: str, part: str) -> np.ndarray:
+        """[N, C] or [N, D]"""
+        return _outputs(self._base, self._rows[stream])[part]
+
+
 class Trained(NamedTuple):
     """What training left: plain parameters, and for SI the importance of each for all that was learned so far."""
 
@@ -92,9 +104,8 @@ def train(
         TASK,
         partial(_batches, original, data_key),
         {"new": len(new.label)} | ({"original": len(original.label)} if original else {}),
-        outputs=lambda stream, part: _outputs(base, new if stream == "new" else original)[part],
+        teacher=_Teacher(base, new, original),
         steps=steps,
-        is_trained=lambda path: True,
     )
     si = next((member for member in method.members if isinstance(member, SI)), None)
     if si is not None:  # `prepare` reads a run's folder; here what it reads is at hand
@@ -125,7 +136,7 @@ def _program(method: Method, lr: float, steps: int):
         def take(state, batch):
             return step(state, base, aux, {stream: jax.tree.map(lambda x: x[None], b) for stream, b in batch.items()})
 
-        return jax.lax.scan(take, init_state(theta, method.transform(tx, aux), key), batches)[0]
+        return jax.lax.scan(take, init_state(theta, method.transform(tx, StepContext(base, aux)), key), batches)[0]
 
     return run
 

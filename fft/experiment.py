@@ -45,10 +45,10 @@ NO_TEXTS = Texts("")
 
 @dataclass(frozen=True)
 class Optim:
-    """How the new task is optimised: AdamW, a schedule, clipping."""
+    """How the new task is optimised: the optimizer, its rate and schedule, clipping."""
 
     lr: Annotated[float | None, TELLS_DEFAULT] = None
-    """peak learning rate (default: the method's own: 5e-5 for whole weights, more for adapters)"""
+    """peak learning rate (default: the method's own, 5e-5 for whole weights, more for adapters)"""
     epochs: float = 3.0
     """passes over the new training rows"""
     steps: int | None = None
@@ -62,9 +62,11 @@ class Optim:
     warmup: float = 0.1
     """share of the steps over which the rate rises from 0"""
     weight_decay: float = 0.01
-    """AdamW's decay; never on one-dimensional parameters"""
+    """share of a parameter that a step takes off, times the rate; never of one-dimensional parameters"""
     clip: float = 1.0
     """the largest global norm of the trained gradients; 0 is off"""
+    optimizer: Literal["adamw", "lion", "sgd", "adafactor"] = later("adamw")
+    """the optimizer of optax; sgd has a momentum of 0.9"""
     __pydantic_config__ = STRICT
 
     def __post_init__(self) -> None:
@@ -163,7 +165,7 @@ class Experiment:
         if self.max_length is not None:
             at_least("max-length", self.max_length, LEAST_LENGTH)
         between("seed", self.seed, 0, MOST_SEED)
-        if not self.original and self.method.needs_original:
+        if not self.original and "original" in self.method.needs:
             raise InputError(f"the method {self.method.label} needs data of the original task: give --original")
         if self.unlabelled is None and "unlabelled" in self.method.streams:
             raise InputError(f"the method {self.method.label} reads texts without labels: give --unlabelled")
@@ -183,7 +185,7 @@ class Experiment:
             return
         if "fit" in self.original_head:
             raise InputError("--original-head fit trains a head on original data: give --original")
-        if self.original_head and self.head == "new" and not self.method.needs_head:
+        if self.original_head and self.head == "new" and "head" not in self.method.needs:
             raise InputError(
                 f"--original-head {self.original_head[0]} has no effect: without --original nothing is scored with it, "
                 f"and the method {self.method.label} does not ask it"

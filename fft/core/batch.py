@@ -104,7 +104,7 @@ class Outputs(NamedTuple):
     read: Callable[[str, jax.Array], jax.Array]
     """read(head, states [..., D]) -> [..., C], with the dropout of the pass"""
     base: States | None = None
-    """the base's on the same rows without dropout, for a method that compares layers (Method.hidden)"""
+    """the base's on the same rows without dropout, for a method that compares layers (Parts.layers)"""
 
     @property
     def pooled(self) -> jax.Array:

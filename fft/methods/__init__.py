@@ -8,7 +8,7 @@ from fft.methods.agem import AGEM
 from fft.methods.base import Method
 from fft.methods.bitfit import BitFit
 from fft.methods.chain import Chain, chain
-from fft.methods.context import Context, Given
+from fft.methods.context import Context
 from fft.methods.distill import Distill
 from fft.methods.dora import DoRA
 from fft.methods.ewc import EWC
@@ -23,16 +23,20 @@ from fft.methods.lora import LoRA
 from fft.methods.lpft import LPFT
 from fft.methods.lwf import LwF
 from fft.methods.mas import MAS
+from fft.methods.mixout import Mixout
 from fft.methods.norm import NormTuning
 from fft.methods.ogd import OGD
+from fft.methods.parts import Parts, StepContext
 from fft.methods.prefix import PrefixTuning
 from fft.methods.prompt import PromptTuning
 from fft.methods.pseudo import Pseudo
+from fft.methods.recadam import RecAdam
 from fft.methods.replay import Replay
 from fft.methods.rslora import RsLoRA
 from fft.methods.sam import SAM
 from fft.methods.si import SI
 from fft.methods.sparse import Sparse
+from fft.methods.trees import Tree
 from fft.methods.unfreeze import Unfreeze
 from fft.methods.wise import Wise
 
@@ -47,6 +51,8 @@ METHODS: dict[str, type[Method]] = {
     "ewc": EWC,
     "mas": MAS,
     "si": SI,
+    "recadam": RecAdam,
+    "mixout": Mixout,
     "ogd": OGD,
     "gpm": GPM,
     "lora": LoRA,
@@ -87,18 +93,22 @@ __all__ = [
     "DoRA",
     "Freeze",
     "Full",
-    "Given",
     "Layerwise",
     "LoRA",
     "LwF",
     "Method",
+    "Mixout",
     "NormTuning",
+    "Parts",
     "PrefixTuning",
     "PromptTuning",
     "Pseudo",
+    "RecAdam",
     "Replay",
     "RsLoRA",
     "Sparse",
+    "StepContext",
+    "Tree",
     "Unfreeze",
     "Wise",
     "chain",

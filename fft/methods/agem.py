@@ -1,6 +1,5 @@
 """A-GEM: a step of the new task that would raise the loss on original rows loses what points that way."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -9,8 +8,9 @@ import jax.numpy as jnp
 
 from fft.core.batch import Batch, Outputs
 from fft.core.settings import positive
-from fft.core.tree import Params
-from fft.methods.base import MOST_RATIO, Method, leaf_sum, summed
+from fft.methods.base import MOST_RATIO, Method
+from fft.methods.parts import Gradients, Parts, StepContext
+from fft.methods.sums import leaf_sum, summed
 from fft.tasks import Task
 
 
@@ -25,25 +25,26 @@ class AGEM(Method):
     """
 
     name: ClassVar[str] = "agem"
-    needs_original: ClassVar[bool] = True
     ratio: float = 1.0
     """original rows of a step for each new row"""
 
     def __post_init__(self) -> None:
         positive("agem.ratio", self.ratio, MOST_RATIO)
 
-    @property
-    def streams(self) -> Mapping[str, float]:
-        return {"original": self.ratio}
+    def parts(self) -> Parts:
+        return Parts(streams={"original": self.ratio}, losses={"original": _nll}, combine=_projected)
 
-    def loss(self, stream: str, outputs: Outputs, batch: Batch, aux: Params, task: Task) -> jax.Array | float:
-        return task.terms(outputs, batch) if stream == "original" else 0.0
 
-    def combine(self, gradients: Mapping[str, dict[str, jax.Array]]) -> dict[str, jax.Array]:
-        reference = gradients["original"]
-        gradient = summed({part: g for part, g in gradients.items() if part != "original"})
-        agreement = leaf_sum(jnp.vdot(gradient[path], g) for path, g in reference.items())
-        length = leaf_sum(jnp.vdot(g, g) for g in reference.values())
-        # Where the original rows ask for nothing there is nothing to remove.
-        against = jnp.where(length > 0, jnp.minimum(agreement, 0.0) / jnp.where(length > 0, length, 1.0), 0.0)
-        return {path: g - against * reference[path] for path, g in gradient.items()}
+def _nll(now: StepContext, outputs: Outputs, batch: Batch, task: Task) -> jax.Array:
+    return task.terms(outputs, batch)
+
+
+def _projected(gradients: Gradients) -> dict[str, jax.Array]:
+    """The gradient without what of it would raise the loss on the original rows."""
+    reference = gradients["original"]
+    gradient = summed({part: g for part, g in gradients.items() if part != "original"})
+    agreement = leaf_sum(jnp.vdot(gradient[path], g) for path, g in reference.items())
+    length = leaf_sum(jnp.vdot(g, g) for g in reference.values())
+    # Where the original rows ask for nothing there is nothing to remove.
+    against = jnp.where(length > 0, jnp.minimum(agreement, 0.0) / jnp.where(length > 0, length, 1.0), 0.0)
+    return {path: g - against * reference[path] for path, g in gradient.items()}

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from fft.core.tree import Rules
-from fft.methods.base import Method, trained_alone
+from fft.methods.base import Method
+from fft.methods.parts import Parts
+from fft.methods.trees import trained_alone
 
 
 @dataclass(frozen=True)
@@ -16,7 +18,9 @@ class BitFit(Method):
     """
 
     name: ClassVar[str] = "bitfit"
-    default_lr: ClassVar[float] = 5e-4
 
-    def rules(self, paths: Iterable[str], depth: int) -> Rules:
+    def parts(self) -> Parts:
+        return Parts(rules=self._rules, lr=5e-4)
+
+    def _rules(self, paths: Iterable[str], depth: int) -> Rules:
         return trained_alone(self.name, ".*/bias", paths)

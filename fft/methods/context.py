@@ -1,21 +1,20 @@
-"""What a method may look at: before a run is accepted, and before its first step."""
+"""What a method may look at before the first step of a run."""
 
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from fft.core.batch import Batch, row_weight
 from fft.core.network import Network, outputs_of
-from fft.core.tree import Params
+from fft.core.tree import Params, map_leaves
 from fft.fisher.diagonal import Fisher, FisherPass, Running, diagonal_fisher
 from fft.tasks import Task
 
 if TYPE_CHECKING:
-    from fft.data import TaskData
     from fft.models import Checkpoint
 
 PREDICT_BATCH = 32
@@ -60,40 +59,72 @@ class EarlierRun(Protocol):
 
     @property
     def left(self) -> Callable[[], Params]:
-        """reads what its method left (Method.leave)"""
+        """reads what its method left (Parts.leave)"""
         ...
 
 
-def _not_given(*_: object) -> NoReturn:
-    raise TypeError("this context was made without what its method asks for")
+class Teacher(Protocol):
+    """The base as it answers to the rows of a stream; fft.run.teacher.BaseTeacher."""
+
+    def outputs(self, stream: str, part: Literal["logits", "pooled"]) -> np.ndarray:
+        """The base's "logits" of the original's head, [N, C] or [N, T, C], or its "pooled" states, [N, D], dropout off,
+        at the places of a stream's training rows; zeros for rows that no step of the run will see.
+        """
+        ...
+
+    def check_filler(self, source: str | None) -> None:
+        """Refuse a masked language model, None: the base itself, that cannot fill in the base's tokens."""
+        ...
+
+    def pseudo_rows(self, stream: str, source: str | None, share: float, key: jax.Array) -> PseudoTexts:
+        """The rows of a stream with a share of their tokens filled in by the masked language model `source`."""
+        ...
+
+
+class NoTeacher:
+    """The teacher of a context that was made without one."""
+
+    def outputs(self, stream: str, part: Literal["logits", "pooled"]) -> np.ndarray:
+        raise TypeError("this context was made without the teacher that its method asks")
+
+    def check_filler(self, source: str | None) -> None:
+        raise TypeError("this context was made without the teacher that its method asks")
+
+    def pseudo_rows(self, stream: str, source: str | None, share: float, key: jax.Array) -> PseudoTexts:
+        raise TypeError("this context was made without the teacher that its method asks")
+
+
+def _no_runs(folder: str) -> NoReturn:
+    raise TypeError("this context was made without the runs before that its method reads")
 
 
 class Context(NamedTuple):
-    """What `Method.prepare` may look at: the base model and the original task, before step 1."""
+    """What a method may look at before step 1: in `check` before a run is accepted, in `prepare` before it trains."""
 
     model: Network
     base: Params
-    """the base parameters, every head included"""
-    fresh_heads: tuple[str, ...]
+    """the base parameters; in `prepare` with every head that the run uses"""
+    fresh_heads: tuple[str, ...] = ()
     """names of the heads that start from noise: they have no original value to keep"""
     original: Task | None = None
-    """the original task; there is one for a method that needs original data or a head"""
+    """the task to preserve: that of the original data, else what the base's own head serves, else None"""
     batches: Callable[[int, int], Iterable[Batch]] | None = None
-    """batches(n, B): a seeded choice of at most n training rows of the original task, as host batches of B rows; there
-    are such for a method that needs original data"""
+    """batches(n, B): a seeded choice of at most n training rows of the original task, as host batches of B rows; None
+    without original data"""
     rows: Mapping[str, int] = MappingProxyType({})
     """training rows of the tasks "original" and "new", where there are such tasks"""
     base_sha256: str = ""
     """of the base's weights as they were loaded"""
+    identity: Mapping[str, dict] = MappingProxyType({})
+    """number and hash of the training rows of the tasks, as `rows`"""
+    fitted: bool = False
+    """whether the original's head is not the base's own but one that the run fits first"""
     note: Callable[[str], None] = lambda text: None
     """keeps a sentence for the run's record"""
-    outputs: Callable[[str, str], np.ndarray] = _not_given
-    """outputs(stream, "logits" of the original's head, [N, C] or [N, T, C], or "pooled", [N, D]): the base's, dropout
-    off, at the places of a stream's training rows; zeros for rows that no step of the run will see"""
-    pseudo_rows: Callable[[str, str | None, float, jax.Array], PseudoTexts] = _not_given
-    """pseudo_rows(stream, filler, share, key): the stream's rows with a share of their tokens filled in"""
-    restored: Callable[[str], EarlierRun] = _not_given
-    """restored(folder): an earlier run"""
+    teacher: Teacher = NoTeacher()
+    """the base's answers to the rows of a stream"""
+    earlier: Callable[[str], EarlierRun] = _no_runs
+    """earlier(folder): an earlier run"""
     steps: int = 1
     """optimizer steps of the run"""
     is_trained: Callable[[str], bool] = lambda path: True
@@ -104,6 +135,10 @@ class Context(NamedTuple):
     def is_fresh(self, path: str) -> bool:
         """Whether a parameter belongs to a fresh head."""
         return path.startswith(tuple(f"heads/{name}/" for name in self.fresh_heads))
+
+    def is_original(self) -> Params:
+        """One scalar a leaf: 1 where the base has a value worth keeping, 0 in fresh heads."""
+        return map_leaves(lambda path, leaf: jnp.float32(not self.is_fresh(path)), self.base)
 
     def predictions(self, n: int) -> tuple[np.ndarray, np.ndarray]:
         """The base's logits [N, C] and the targets [N] of at most `n` training rows of the original task."""
@@ -154,21 +189,3 @@ class Context(NamedTuple):
             say=self.note,
         )
         return fisher, task
-
-
-class Given(NamedTuple):
-    """What `Method.check` may look at: what a run is to be made of, before it writes anything."""
-
-    base: Params
-    """the base parameters as loaded, without heads that the run will make"""
-    base_sha256: str
-    original: "TaskData | None" = None
-    """the data of the original task, where there are some"""
-    kept: Task | None = None
-    """the original task: that of the original data, else what the base's own head serves, else None"""
-    fitted: bool = False
-    """whether the original's head is still to be fitted"""
-    find_filler: Callable[[str | None], Path] = _not_given
-    """find_filler(source): the masked language model in a folder, None: the base; refuses one that does not fit it"""
-    restored: Callable[[str], EarlierRun] = _not_given
-    """restored(folder): an earlier run"""

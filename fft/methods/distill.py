@@ -2,7 +2,6 @@
 
 import math
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -13,8 +12,9 @@ from fft.core.batch import Batch, Outputs
 from fft.core.errors import InputError
 from fft.core.settings import between, positive
 from fft.core.tree import Params
-from fft.methods.base import MOST_RATIO, Method, by_settings
-from fft.methods.context import Context, Given
+from fft.methods.base import MOST_RATIO, Method
+from fft.methods.context import Context
+from fft.methods.parts import Parts, StepContext
 from fft.tasks import Task
 
 SMALLEST = 1e-12  # a state of zeros has no direction to keep
@@ -33,7 +33,6 @@ class Distill(Method):
     """
 
     name: ClassVar[str] = "distill"
-    needs_original: ClassVar[bool] = by_settings(lambda self: self.on == "original")
     strength: float = 1.0
     """λ"""
     on: Literal["new", "original", "unlabelled"] = "original"
@@ -49,39 +48,37 @@ class Distill(Method):
         between("distill.strength", self.strength, 0.0, math.inf)
         positive("distill.ratio", self.ratio, MOST_RATIO)
 
-    @property
-    def streams(self) -> Mapping[str, float]:
-        return {} if self.on == "new" else {self.on: self.ratio}
+    def parts(self) -> Parts:
+        return Parts(
+            streams={} if self.on == "new" else {self.on: self.ratio},
+            layers=frozenset() if self.layers == "pooled" else frozenset({self.on}),
+            check=self._check,
+            prepare=self._prepare if self._holds_pooled else None,
+            losses={self.on: self._loss},
+        )
 
-    @property
-    def hidden(self) -> frozenset[str]:
-        return frozenset() if self.layers == "pooled" else frozenset({self.on})
-
-    def check(self, given: Given) -> tuple[str, ...]:
-        """Whether the base has the layers."""
-        blocks = len(given.base["layers"])
+    def _check(self, context: Context) -> None:
+        """Refuse a base without the layers."""
+        blocks = len(context.base["layers"])
         if above := sorted(each for each in self._numbers(blocks) if each > blocks):
             raise InputError(
                 f"--distill.layers names {above[0]}: this model has 0, the embeddings, and blocks 1 to {blocks}"
             )
-        return ()
 
-    def prepare(self, context: Context, key: jax.Array) -> Params:
-        """{"pooled": the base's [N, D] at the places of the stream's rows}, where they are held."""
-        return {"pooled": jnp.asarray(context.outputs(self.on, "pooled"))} if self._holds_pooled else {}
+    def _prepare(self, context: Context, key: jax.Array) -> Params:
+        """{"pooled": the base's [N, D] at the places of the stream's rows}."""
+        return {"pooled": jnp.asarray(context.teacher.outputs(self.on, "pooled"))}
 
-    def loss(self, stream: str, outputs: Outputs, batch: Batch, aux: Params, task: Task) -> jax.Array | float:
-        if stream != self.on:
-            return 0.0
-        moved = [_moved(outputs.pooled, aux["pooled"][batch.row])] if self._holds_pooled else []
+    def _loss(self, now: StepContext, outputs: Outputs, batch: Batch, task: Task) -> jax.Array:
+        moved = [_moved(outputs.pooled, now.aux["pooled"][batch.row])] if self._holds_pooled else []
         of_base = outputs.base.layers if outputs.base is not None else {}
         for depth in self._numbers(max(of_base, default=0)):
-            now, anchor = outputs.states.layers[depth], of_base[depth]
+            found, anchor = outputs.states.layers[depth], of_base[depth]
             tokens = anchor.shape[1]  # virtual ones, which the base has none of, stand before them
             real = batch.mask[:, :tokens, None] > 0
-            now, anchor = (jnp.where(real, x[:, -tokens:], 0.0) for x in (now, anchor))
-            moved.append(_moved(*(x.reshape(len(x), -1) for x in (now, anchor))))
-        return self.strength * sum(moved) / len(moved)
+            found, anchor = (jnp.where(real, x[:, -tokens:], 0.0) for x in (found, anchor))
+            moved.append(_moved(*(x.reshape(len(x), -1) for x in (found, anchor))))
+        return self.strength * sum(moved[1:], moved[0]) / len(moved)
 
     @property
     def _holds_pooled(self) -> bool:

@@ -24,20 +24,20 @@ class DoRA(LoRA):
 
     name: ClassVar[str] = "dora"
 
-    def init(self, base: Params, key: jax.Array) -> Params:
-        theta, kernels = super().init(base, key), flatten(base)
+    def _init(self, base: Params, key: jax.Array) -> Params:
+        theta, kernels = super()._init(base, key), flatten(base)
         lengths = {f"{m}/{MAGNITUDE}": _norm(kernels[f"{m}/kernel"]) for m in modules_of(flatten(theta))}
         return overlay(theta, unflatten(lengths))
 
-    def merge(self, base: Params, theta: Params) -> Params:
+    def _merge(self, base: Params, theta: Params) -> Params:
         adapter, magnitudes = _split(theta)
-        merged = super().merge(base, adapter)
+        merged = super()._merge(base, adapter)
         return _lengthened(merged, _gains(merged, magnitudes))
 
-    def inject(self, base: Params, theta: Params, key: jax.Array | None = None) -> Params:
+    def _inject(self, base: Params, theta: Params, key: jax.Array) -> Params:
         adapter, magnitudes = _split(theta)
-        gains = _gains(super().merge(base, adapter), magnitudes)
-        injected = super().inject(base, adapter, key)
+        gains = _gains(super()._merge(base, adapter), magnitudes)
+        injected = super()._inject(base, adapter, key)
         if self.factored:
             return overlay(injected, unflatten({f"{module}/{GAIN}": gain for module, gain in gains.items()}))
         return _lengthened(injected, gains)

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 
 from fft.core.errors import InputError
 from fft.core.settings import between
-from fft.core.tree import Params, flatten
+from fft.core.tree import Params
 from fft.fisher.storage import Storage, unpack
-from fft.methods.base import leaf_sum
 from fft.methods.context import Context
 from fft.methods.informed import Informed, Stored
+from fft.methods.parts import Parts, StepContext
 
 LARGEST = 3e38  # a float32
 
@@ -30,7 +30,6 @@ class EWC(Informed, Stored):
 
     name: ClassVar[str] = "ewc"
     prefix: ClassVar[str] = "ewc."
-    holds_base: ClassVar[bool] = True
     strength: float = 1000.0
     """λ"""
     unit: Literal["plain", "ratio"] = "plain"
@@ -44,7 +43,10 @@ class EWC(Informed, Stored):
     def its_storage(self) -> Storage:
         return self.storage
 
-    def prepare(self, context: Context, key: jax.Array) -> Params:
+    def parts(self) -> Parts:
+        return super().parts()._replace(prepare=self._prepare, pull=self._pull)
+
+    def _prepare(self, context: Context, key: jax.Array) -> Params:
         """{"fisher": the diagonal over every parameter but fresh heads, as stored, "unit": what λ is multiplied by}.
 
         Errors: InputError without original data and without a Fisher, for a Fisher of another base, and where the
@@ -56,16 +58,8 @@ class EWC(Informed, Stored):
             context.note(f"EWC: λ = {self.strength:g} · N_original / N_new = {self.strength * unit:.6g}")
         return {"fisher": stored, "unit": jnp.float32(unit)}
 
-    def penalty(self, base: Params, params: Params, aux: Params) -> jax.Array:
-        anchors, values = flatten(base), flatten(params)
-
-        def of_leaf(path: str, fisher: jax.Array) -> jax.Array:
-            if not fisher.shape == values[path].shape == anchors[path].shape:
-                raise InputError(f"the Fisher of {path} is {fisher.shape}, the parameter {values[path].shape}")
-            return jnp.sum(fisher * jnp.square(values[path] - anchors[path]))
-
-        total = leaf_sum(of_leaf(path, fisher) for path, fisher in flatten(unpack(aux["fisher"])).items())
-        return 0.5 * self.strength * aux["unit"] * total
+    def _pull(self, now: StepContext) -> tuple[jax.Array, Params]:
+        return 0.5 * self.strength * now.aux["unit"], unpack(now.aux["fisher"])
 
 
 def _ratio(original_rows: int | None, new_rows: int | None) -> float:

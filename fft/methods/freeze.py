@@ -9,6 +9,7 @@ from fft.core.naming import counted
 from fft.core.settings import TELLS_DEFAULT
 from fft.core.tree import Rules, depth_of
 from fft.methods.base import Method
+from fft.methods.parts import Parts
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,10 @@ class Freeze(Method):
         if self.blocks is not None and self.blocks < 0:
             raise InputError(f"--freeze.blocks must be at least 0, not {self.blocks}")
 
-    def rules(self, paths: Iterable[str], depth: int) -> Rules:
+    def parts(self) -> Parts:
+        return Parts(rules=self._rules)
+
+    def _rules(self, paths: Iterable[str], depth: int) -> Rules:
         if self.pattern is not None:
             return ((self.pattern, 0.0),)
         blocks = depth // 2 if self.blocks is None else self.blocks

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from fft.methods.base import Method
+from fft.methods.parts import Parts
+from fft.methods.trees import BASE_TREE
 
 
 @dataclass(frozen=True)
@@ -11,4 +13,6 @@ class Full(Method):
     """Train all parameters with one learning rate."""
 
     name: ClassVar[str] = "full"
-    whole: ClassVar[bool] = True
+
+    def parts(self) -> Parts:
+        return Parts(tree=BASE_TREE)

@@ -12,8 +12,10 @@ from fft.core.errors import InputError
 from fft.core.network import outputs_of
 from fft.core.settings import at_least, positive
 from fft.core.tree import Params, flatten, overlay, unflatten
-from fft.methods.base import Method, transformation, updates_of
+from fft.methods.base import Method
 from fft.methods.context import PREDICT_BATCH, Context
+from fft.methods.parts import Parts, StepContext, transformation, updates_of
+from fft.methods.trees import BASE_TREE
 
 if TYPE_CHECKING:
     import optax
@@ -33,9 +35,6 @@ class GPM(Method):
     """
 
     name: ClassVar[str] = "gpm"
-    needs_original: ClassVar[bool] = True
-    whole: ClassVar[bool] = True
-    confines: ClassVar[bool] = True
     threshold: float = 0.95
     """ε; 1 protects every direction that the inputs have"""
     samples: int = 128
@@ -45,7 +44,10 @@ class GPM(Method):
         positive("gpm.threshold", self.threshold, 1.0)
         at_least("gpm.samples", self.samples, 1)
 
-    def prepare(self, context: Context, key: jax.Array) -> Params:
+    def parts(self) -> Parts:
+        return Parts(tree=BASE_TREE, needs=frozenset({"original"}), prepare=self._prepare, confine=_projected)
+
+    def _prepare(self, context: Context, key: jax.Array) -> Params:
         """{"inputs": M [in + 1, k] of each dense layer that is trained, "keep": for any other trained leaf 1 (a
         fresh head's) or 0}.
 
@@ -77,23 +79,25 @@ class GPM(Method):
         enough = min(self.threshold, 1 - len(values) * np.finfo(np.float32).eps)
         return jnp.float32(vectors[:, ::-1][:, : 1 + int(np.argmax(share >= enough))])
 
-    def transform(self, tx: "optax.GradientTransformation", aux: Params) -> "optax.GradientTransformation":
-        def update(gradients: Params, state: "optax.OptState", params: Params) -> tuple[Params, "optax.OptState"]:
-            updates, state = updates_of(tx, gradients, state, params)
-            changes, leaves = flatten(updates), flatten(params)
-            for path, keep in flatten(aux["keep"]).items():
-                changes[path] = changes[path] * keep
-            for path, basis in flatten(aux["inputs"]).items():
-                # The zeros of a frozen leaf are scalars.
-                parts = [p for p in (f"{path}/{part}" for part in PARTS) if changes[p].shape == leaves[p].shape]
-                rows = jnp.concatenate([jnp.atleast_2d(changes[p]) for p in parts])
-                rows -= jnp.matmul(basis, jnp.matmul(basis.T, rows, precision="highest"), precision="highest")
-                for p in parts:
-                    size = len(jnp.atleast_2d(changes[p]))
-                    changes[p], rows = rows[:size].reshape(changes[p].shape), rows[size:]
-            return overlay(updates, unflatten(changes)), state
 
-        return transformation(tx.init, update)
+def _projected(tx: "optax.GradientTransformation", now: StepContext) -> "optax.GradientTransformation":
+    """`tx` whose updates of a dense layer have no part along the protected directions of its inputs."""
+
+    def update(gradients: Params, state: "optax.OptState", params: Params) -> tuple[Params, "optax.OptState"]:
+        updates, state = updates_of(tx, gradients, state, params)
+        changes = flatten(updates)
+        for path, keep in flatten(now.aux["keep"]).items():
+            changes[path] = changes[path] * keep
+        for path, basis in flatten(now.aux["inputs"]).items():
+            parts = [p for p in (f"{path}/{part}" for part in PARTS) if now.is_trained(p)]
+            rows = jnp.concatenate([jnp.atleast_2d(changes[p]) for p in parts])
+            rows -= jnp.matmul(basis, jnp.matmul(basis.T, rows, precision="highest"), precision="highest")
+            for p in parts:
+                size = len(jnp.atleast_2d(changes[p]))
+                changes[p], rows = rows[:size].reshape(changes[p].shape), rows[size:]
+        return overlay(updates, unflatten(changes)), state
+
+    return transformation(tx.init, update)
 
 
 def _moments(context: Context, samples: int) -> dict[str, jax.Array]:

@@ -8,8 +8,10 @@ import jax
 import jax.numpy as jnp
 
 from fft.core.tree import Params, flatten, unflatten
-from fft.methods.base import Method, copied_heads
+from fft.methods.base import Method
+from fft.methods.parts import Parts
 from fft.methods.targets import targeted
+from fft.methods.trees import Tree, copied_heads
 
 READERS = ("out", "down")
 IN, OUT = "ia3_in", "ia3_out"
@@ -27,16 +29,17 @@ class IA3(Method):
     """
 
     name: ClassVar[str] = "ia3"
-    default_lr: ClassVar[float] = 3e-3
-    reparametrizes: ClassVar[bool] = True
     targets: str = "key,value,down"
     """roles (query, key, value, out, up, down, comma-separated), all-linear, or a pattern over module paths"""
+
+    def parts(self) -> Parts:
+        return Parts(tree=Tree(self._init, _merge), lr=3e-3)
 
     def modules(self, paths: Iterable[str]) -> list[str]:
         """The module paths (a kernel's path without `/kernel`) that get a vector."""
         return targeted(self.targets, paths, "ia3.targets")
 
-    def init(self, base: Params, key: jax.Array) -> Params:
+    def _init(self, base: Params, key: jax.Array) -> Params:
         leaves, theta = flatten(base), copied_heads(base)
         for module in self.modules(leaves):
             fan_in, fan_out = leaves[f"{module}/kernel"].shape
@@ -44,15 +47,16 @@ class IA3(Method):
             theta[f"{module}/{IN if reads else OUT}"] = jnp.ones(fan_in if reads else fan_out)
         return unflatten(theta)
 
-    def merge(self, base: Params, theta: Params) -> Params:
-        merged = flatten(base)
-        for path, leaf in flatten(theta).items():
-            module, _, name = path.rpartition("/")
-            if name == IN:
-                merged[f"{module}/kernel"] = merged[f"{module}/kernel"] * leaf[:, None]
-            elif name == OUT:
-                merged[f"{module}/kernel"] = merged[f"{module}/kernel"] * leaf
-                merged[f"{module}/bias"] = merged[f"{module}/bias"] * leaf
-            else:
-                merged[path] = leaf
-        return unflatten(merged)
+
+def _merge(base: Params, theta: Params) -> Params:
+    merged = flatten(base)
+    for path, leaf in flatten(theta).items():
+        module, _, name = path.rpartition("/")
+        if name == IN:
+            merged[f"{module}/kernel"] = merged[f"{module}/kernel"] * leaf[:, None]
+        elif name == OUT:
+            merged[f"{module}/kernel"] = merged[f"{module}/kernel"] * leaf
+            merged[f"{module}/bias"] = merged[f"{module}/bias"] * leaf
+        else:
+            merged[path] = leaf
+    return unflatten(merged)

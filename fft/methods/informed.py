@@ -2,7 +2,8 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from functools import partial
+from typing import Annotated
 
 import jax
 
@@ -14,8 +15,9 @@ from fft.disk.local import LOCAL, make_local
 from fft.fisher.diagonal import FisherPass
 from fft.fisher.information import load_fisher, tasks_of
 from fft.fisher.storage import Storage, pack
-from fft.methods.base import Method, by_settings
-from fft.methods.context import Context, Given
+from fft.methods.base import Method
+from fft.methods.context import Context
+from fft.methods.parts import Parts
 from fft.tasks import Regress
 
 
@@ -31,7 +33,6 @@ class Stored(FisherPass):
 class Informed(FisherPass, Method):
     """The settings of the pass, or the artefact in its place."""
 
-    needs_original: ClassVar[bool] = by_settings(lambda self: self.fisher is None)
     fisher: Annotated[str | None, TELLS_DEFAULT, LOCAL] = None
     """what `fft fisher` wrote, in place of a pass of the run's own; then no original data are needed"""
 
@@ -64,26 +65,30 @@ class Informed(FisherPass, Method):
         own = {field.name for field in dataclasses.fields(FisherPass)} | {"storage"}
         return {field.name: field.default for field in dataclasses.fields(self) if field.name in own}
 
-    def check(self, given: Given) -> tuple[str, ...]:
-        """Whether the artefact named is one of this base, of a head as it stands there, and of the original task."""
+    def parts(self) -> Parts:
+        """Without what is made of the information."""
         if self.fisher is None:
-            return ()
-        _, told = load_fisher(self.fisher, given.base, given.base_sha256)
-        if given.fitted:
+            return Parts(needs=frozenset({"original"}))
+        return Parts(check=partial(self._check, self.fisher))
+
+    def _check(self, fisher: str, context: Context) -> None:
+        """Refuse an artefact of another base, of a head that is still to be fitted, or of another original task."""
+        _, told = load_fisher(fisher, context.base, context.base_sha256)
+        if context.fitted:
             raise InputError(
-                f"--original-head fit trains a head that the Fisher information in {self.fisher} knows nothing of: "
+                f"--original-head fit trains a head that the Fisher information in {fisher} knows nothing of: "
                 "leave --fisher out, and the run measures its own"
             )
-        original = given.original
-        if original is None:
-            return ()
-        if set(original.task.heads) - set(told["tasks"]):
+        original = context.original
+        if context.batches is None or original is None:
+            return
+        if set(original.heads) - set(told["tasks"]):
             raise InputError(
-                f"the Fisher information in {self.fisher} is of the task {', '.join(told['tasks'])}, the original task "
-                f"of this run is {original.task.name}"
+                f"the Fisher information in {fisher} is of the task {', '.join(told['tasks'])}, the original task of "
+                f"this run is {original.name}"
             )
-        same = told["task"]["name"] != original.task.name or told["data"]["train"] == original.identity["train"]
-        return () if same else (f"warning: {self.fisher} read other rows than this run's original training rows",)
+        if told["task"]["name"] == original.name and told["data"]["train"] != context.identity["original"]:
+            context.note(f"warning: {fisher} read other rows than this run's original training rows")
 
     def information(self, context: Context, key: jax.Array) -> tuple[Params, int | None]:
         """The diagonal over every parameter but fresh heads, as stored, and the original training rows behind it.

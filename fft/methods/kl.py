@@ -1,8 +1,8 @@
 """KL to the base: on original or unlabelled inputs the original head goes on saying what the base said."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Literal
 
 import jax
@@ -12,8 +12,9 @@ from fft.core.batch import Batch, Outputs
 from fft.core.errors import InputError
 from fft.core.settings import between, positive
 from fft.core.tree import Params
-from fft.methods.base import MOST_RATIO, Method, by_settings
-from fft.methods.context import Context, Given
+from fft.methods.base import MOST_RATIO, Method
+from fft.methods.context import Context
+from fft.methods.parts import Parts, StepContext
 from fft.tasks import Task
 
 
@@ -27,8 +28,6 @@ class KL(Method):
     """
 
     name: ClassVar[str] = "kl"
-    needs_original: ClassVar[bool] = by_settings(lambda self: self.on == "original")
-    needs_head: ClassVar[bool] = True
     strength: float = 1.0
     """λ"""
     on: Literal["original", "unlabelled"] = "original"
@@ -43,37 +42,35 @@ class KL(Method):
         positive("kl.ratio", self.ratio, MOST_RATIO)
         positive("kl.temperature", self.temperature)
 
-    @property
-    def streams(self) -> Mapping[str, float]:
-        return {self.on: self.ratio}
+    def parts(self) -> Parts:
+        return Parts(
+            needs=frozenset({"head"}),
+            streams={self.on: self.ratio},
+            check=partial(require_head, self.name),
+            prepare=self._prepare,
+            losses={self.on: self._loss},
+        )
 
-    def check(self, given: Given) -> tuple[str, ...]:
-        """Whether there is a head whose answers can be kept."""
-        return require_head(given, self.name)
-
-    def prepare(self, context: Context, key: jax.Array) -> Params:
+    def _prepare(self, context: Context, key: jax.Array) -> Params:
         """{"logits": the base's [N, C], or [N, T, C], at the places of the stream's rows}."""
         return base_logits(context, self.on)
 
-    def loss(self, stream: str, outputs: Outputs, batch: Batch, aux: Params, task: Task) -> jax.Array | float:
-        if stream != self.on:
-            return 0.0
-        return self.strength * divergence(outputs, batch, aux, task, self.temperature)
+    def _loss(self, now: StepContext, outputs: Outputs, batch: Batch, task: Task) -> jax.Array:
+        return self.strength * divergence(outputs, batch, now.aux, task, self.temperature)
 
 
-def require_head(given: Given, method: str) -> tuple[str, ...]:
-    """Refuse a base without an original head; no notes."""
-    if given.kept is None:
+def require_head(method: str, context: Context) -> None:
+    """Refuse a base without an original head."""
+    if context.original is None:
         raise InputError(
             f"{method} keeps what the original head says, and the checkpoint has none, or none that is its classifier: "
             "name it with --original-head, or give --original with --original-head fit"
         )
-    return ()
 
 
 def base_logits(context: Context, stream: str) -> Params:
     """{"logits": [N, C] or [N, T, C]}, the base's own of the original head on a stream."""
-    return {"logits": jnp.asarray(context.outputs(stream, "logits"))}
+    return {"logits": jnp.asarray(context.teacher.outputs(stream, "logits"))}
 
 
 def divergence(outputs: Outputs, batch: Batch, aux: Params, task: Task, temperature: float) -> jax.Array:

@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 
 from fft.core.settings import between
-from fft.core.tree import Params, flatten, map_leaves
-from fft.methods.base import Method, leaf_sum
-from fft.methods.context import Context
+from fft.core.tree import Params, flatten
+from fft.methods.base import Method
+from fft.methods.parts import Parts, StepContext
+from fft.methods.sums import leaf_sum
 
 
 @dataclass(frozen=True)
@@ -30,12 +31,11 @@ class L2SP(Method):
         between("l2sp.strength", self.strength, 0.0, math.inf)
         between("l2sp.head-strength", self.head_strength, 0.0, math.inf)
 
-    def prepare(self, context: Context, key: jax.Array) -> Params:
-        """One scalar a leaf: 1 where the base value is worth keeping, 0 in fresh heads."""
-        return map_leaves(lambda path, leaf: jnp.float32(not context.is_fresh(path)), context.base)
+    def parts(self) -> Parts:
+        return Parts(prepare=lambda context, key: context.is_original(), penalty=self._penalty)
 
-    def penalty(self, base: Params, params: Params, aux: Params) -> jax.Array:
-        anchors, values, kept = flatten(base), flatten(params), flatten(aux)
+    def _penalty(self, now: StepContext, params: Params) -> jax.Array:
+        anchors, values, kept = flatten(now.base), flatten(params), flatten(now.aux)
 
         def of_leaf(path: str) -> jax.Array:
             leaf = values[path]

@@ -7,6 +7,7 @@ from typing import ClassVar
 from fft.core.settings import between
 from fft.core.tree import Rules, depth_of
 from fft.methods.base import Method
+from fft.methods.parts import Parts
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,10 @@ class Layerwise(Method):
     def __post_init__(self) -> None:
         between("layerwise.decay", self.decay, 0.0, 1.0)
 
-    def rules(self, paths: Iterable[str], depth: int) -> Rules:
+    def parts(self) -> Parts:
+        return Parts(rules=self._rules)
+
+    def _rules(self, paths: Iterable[str], depth: int) -> Rules:
         roots = {}
         for path in paths:
             first, second = path.split("/")[:2]

@@ -11,9 +11,11 @@ import jax.numpy as jnp
 from fft.core.errors import InputError
 from fft.core.settings import at_least, between
 from fft.core.tree import Params, flatten, overlay, unflatten
-from fft.methods.base import Method, copied_heads
-from fft.methods.context import Given
+from fft.methods.base import Method
+from fft.methods.context import Context
+from fft.methods.parts import Parts
 from fft.methods.targets import targeted
+from fft.methods.trees import Tree, copied_heads
 
 A, B = "lora_a", "lora_b"
 
@@ -32,8 +34,6 @@ class LoRA(Method):
     """
 
     name: ClassVar[str] = "lora"
-    default_lr: ClassVar[float] = 5e-4
-    reparametrizes: ClassVar[bool] = True
     rank: int = 8
     """R"""
     alpha: float = 16.0
@@ -50,6 +50,9 @@ class LoRA(Method):
         between(f"{self.name}.alpha", self.alpha, 0.0, math.inf)
         between(f"{self.name}.dropout", self.dropout, 0.0, 0.99)
 
+    def parts(self) -> Parts:
+        return Parts(tree=Tree(self._init, self._merge, self._inject), lr=5e-4, check=self._check)
+
     @property
     def scale(self) -> float:
         """s = α/R."""
@@ -59,18 +62,17 @@ class LoRA(Method):
         """The module paths (a kernel's path without `/kernel`) that get an update."""
         return targeted(self.targets, paths, f"{self.name}.targets")
 
-    def check(self, given: Given) -> tuple[str, ...]:
-        """Whether the kernels have room for R; no notes."""
-        leaves = flatten(given.base)
+    def _check(self, context: Context) -> None:
+        """Refuse kernels that have no room for R."""
+        leaves = flatten(context.base)
         most = max(min(leaves[f"{module}/kernel"].shape) for module in self.modules(leaves))
         if self.rank > most:
             raise InputError(
                 f"--{self.name}.rank {self.rank}: the kernels that {self.targets} names have a rank of at most {most}; "
                 "a larger one adds nothing to what they can become"
             )
-        return ()
 
-    def init(self, base: Params, key: jax.Array) -> Params:
+    def _init(self, base: Params, key: jax.Array) -> Params:
         leaves = flatten(base)
         theta = copied_heads(base)
         modules = self.modules(leaves)
@@ -81,14 +83,14 @@ class LoRA(Method):
             theta[f"{module}/{B}"] = jnp.zeros((self.rank, fan_out))
         return unflatten(theta)
 
-    def merge(self, base: Params, theta: Params) -> Params:
+    def _merge(self, base: Params, theta: Params) -> Params:
         return self._merged(base, flatten(theta))
 
-    def inject(self, base: Params, theta: Params, key: jax.Array | None = None) -> Params:
+    def _inject(self, base: Params, theta: Params, key: jax.Array) -> Params:
         leaves = flatten(theta)
         if self.factored:
             return self._side_path(base, leaves)
-        if key is None or self.dropout == 0:
+        if self.dropout == 0:
             return self._merged(base, leaves)
         modules = modules_of(leaves)
         for module, k in zip(modules, jax.random.split(key, len(modules)), strict=True):

@@ -11,6 +11,7 @@ from fft.core.settings import between
 from fft.core.tree import Params
 from fft.methods.base import Method
 from fft.methods.context import Context
+from fft.methods.parts import Parts, StepContext
 from fft.methods.unfreeze import gated
 
 if TYPE_CHECKING:
@@ -28,16 +29,19 @@ class LPFT(Method):
     """
 
     name: ClassVar[str] = "lpft"
-    confines: ClassVar[bool] = True
     share: float = 0.3
     """of the run's steps that train the heads alone"""
 
     def __post_init__(self) -> None:
         between("lpft.share", self.share, 0.0, 1.0)
 
-    def prepare(self, context: Context, key: jax.Array) -> Params:
+    def parts(self) -> Parts:
+        return Parts(prepare=self._prepare, confine=_gated)
+
+    def _prepare(self, context: Context, key: jax.Array) -> Params:
         """{"until": the number of those steps, int32 []}."""
         return {"until": jnp.int32(math.ceil(self.share * context.steps))}
 
-    def transform(self, tx: "optax.GradientTransformation", aux: Params) -> "optax.GradientTransformation":
-        return gated(tx, lambda path: 0 if path.startswith("heads/") else aux["until"])
+
+def _gated(tx: "optax.GradientTransformation", now: StepContext) -> "optax.GradientTransformation":
+    return gated(tx, lambda path: 0 if path.startswith("heads/") else now.aux["until"])

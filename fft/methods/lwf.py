@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import jax
@@ -10,8 +11,9 @@ from fft.core.batch import Batch, Outputs
 from fft.core.settings import between, positive
 from fft.core.tree import Params
 from fft.methods.base import Method
-from fft.methods.context import Context, Given
+from fft.methods.context import Context
 from fft.methods.kl import base_logits, divergence, require_head
+from fft.methods.parts import Parts, StepContext
 from fft.tasks import Task
 
 
@@ -26,7 +28,6 @@ class LwF(Method):
     """
 
     name: ClassVar[str] = "lwf"
-    needs_head: ClassVar[bool] = True
     strength: float = 1.0
     """λ"""
     temperature: float = 2.0
@@ -36,15 +37,17 @@ class LwF(Method):
         between("lwf.strength", self.strength, 0.0, math.inf)
         positive("lwf.temperature", self.temperature)
 
-    def check(self, given: Given) -> tuple[str, ...]:
-        """Whether there is a head whose answers can be kept."""
-        return require_head(given, self.name)
+    def parts(self) -> Parts:
+        return Parts(
+            needs=frozenset({"head"}),
+            check=partial(require_head, self.name),
+            prepare=self._prepare,
+            losses={"new": self._loss},
+        )
 
-    def prepare(self, context: Context, key: jax.Array) -> Params:
+    def _prepare(self, context: Context, key: jax.Array) -> Params:
         """{"logits": the base's [N, C] at the places of the new training rows}."""
         return base_logits(context, "new")
 
-    def loss(self, stream: str, outputs: Outputs, batch: Batch, aux: Params, task: Task) -> jax.Array | float:
-        if stream != "new":
-            return 0.0
-        return self.strength * divergence(outputs, batch, aux, task, self.temperature)
+    def _loss(self, now: StepContext, outputs: Outputs, batch: Batch, task: Task) -> jax.Array:
+        return self.strength * divergence(outputs, batch, now.aux, task, self.temperature)

@@ -14,8 +14,10 @@ from fft.core.naming import counted
 from fft.core.network import Network, outputs_of
 from fft.core.settings import at_least, between
 from fft.core.tree import Params, flatten, overlay, unflatten
-from fft.methods.base import Method, leaf_sum
+from fft.methods.base import Method
 from fft.methods.context import PREDICT_BATCH, Context
+from fft.methods.parts import Parts, StepContext
+from fft.methods.sums import leaf_sum
 from fft.tasks import Task
 
 
@@ -30,8 +32,6 @@ class MAS(Method):
     """
 
     name: ClassVar[str] = "mas"
-    holds_base: ClassVar[bool] = True
-    needs_original: ClassVar[bool] = True
     strength: float = 1.0
     """λ"""
     samples: int = 512
@@ -41,7 +41,10 @@ class MAS(Method):
         between("mas.strength", self.strength, 0.0, math.inf)
         at_least("mas.samples", self.samples, 1)
 
-    def prepare(self, context: Context, key: jax.Array) -> Params:
+    def parts(self) -> Parts:
+        return Parts(needs=frozenset({"original"}), prepare=self._prepare, pull=self._pull)
+
+    def _prepare(self, context: Context, key: jax.Array) -> Params:
         """Ω, shaped like every parameter but fresh heads."""
         task, batches = context.original, context.batches
         assert task is not None and batches is not None  # the method needs original data
@@ -57,11 +60,8 @@ class MAS(Method):
         context.note(f"MAS: importance over {counted(examples, 'original row')}: sum {trace:.4g}")
         return omega
 
-    def penalty(self, base: Params, params: Params, aux: Params) -> jax.Array:
-        anchors, values = flatten(base), flatten(params)
-        return self.strength * leaf_sum(
-            jnp.sum(omega * jnp.square(values[path] - anchors[path])) for path, omega in flatten(aux).items()
-        )
+    def _pull(self, now: StepContext) -> tuple[float, Params]:
+        return self.strength, now.aux
 
 
 def _adder(model: Network, task: Task) -> Callable[[Params, Params, Params, Batch], Params]:

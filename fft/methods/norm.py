@@ -5,8 +5,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fft.core.tree import Params, Rules, overlay
-from fft.methods.base import Method, trained_alone
+from fft.core.tree import Rules
+from fft.methods.base import Method
+from fft.methods.parts import Parts
+from fft.methods.trees import BASE_TREE, trained_alone
 
 
 @dataclass(frozen=True)
@@ -17,13 +19,11 @@ class NormTuning(Method):
     """
 
     name: ClassVar[str] = "norm"
-    default_lr: ClassVar[float] = 5e-4
 
-    def merge(self, base: Params, theta: Params) -> Params:
-        """θ on the base: an adapter that was read from a file holds the norms alone."""
-        return overlay(base, theta)
+    def parts(self) -> Parts:
+        return Parts(tree=BASE_TREE, rules=self._rules, lr=5e-4)
 
-    def rules(self, paths: Iterable[str], depth: int) -> Rules:
+    def _rules(self, paths: Iterable[str], depth: int) -> Rules:
         paths = list(paths)
         norms = [path.removesuffix("/scale") for path in paths if path.endswith("/scale")]
         return trained_alone(self.name, "|".join(f"{re.escape(norm)}/(scale|bias)" for norm in norms), paths)

@@ -15,8 +15,11 @@ from fft.core.naming import counted
 from fft.core.network import Network, outputs_of
 from fft.core.settings import between
 from fft.core.tree import Params, flatten, overlay, unflatten
-from fft.methods.base import Method, leaf_sum, transformation, updates_of
+from fft.methods.base import Method
 from fft.methods.context import PREDICT_BATCH, Context
+from fft.methods.parts import Parts, StepContext, transformation, updates_of
+from fft.methods.sums import leaf_sum
+from fft.methods.trees import BASE_TREE
 from fft.tasks import Task
 
 if TYPE_CHECKING:
@@ -39,16 +42,16 @@ class OGD(Method):
     """
 
     name: ClassVar[str] = "ogd"
-    needs_original: ClassVar[bool] = True
-    whole: ClassVar[bool] = True
-    confines: ClassVar[bool] = True
     directions: int = 16
     """K, original training rows; each takes as much memory as the trained parameters"""
 
     def __post_init__(self) -> None:
         between("ogd.directions", self.directions, 1, MOST_DIRECTIONS)
 
-    def prepare(self, context: Context, key: jax.Array) -> Params:
+    def parts(self) -> Parts:
+        return Parts(tree=BASE_TREE, needs=frozenset({"original"}), prepare=self._prepare, confine=_orthogonal)
+
+    def _prepare(self, context: Context, key: jax.Array) -> Params:
         """The orthonormal directions [K', leaf shape]; K' < K where gradients depend on each other.
 
         Errors: InputError where nothing that is trained has a say in the original answers.
@@ -71,13 +74,15 @@ class OGD(Method):
         context.note(f"OGD: {counted(found, 'orthonormal direction')} from {counted(rows, 'original row')}")
         return jax.tree.map(lambda leaf: leaf[:found], basis)
 
-    def transform(self, tx: "optax.GradientTransformation", aux: Params) -> "optax.GradientTransformation":
-        def update(gradients: Params, state: "optax.OptState", params: Params) -> tuple[Params, "optax.OptState"]:
-            updates, state = updates_of(tx, gradients, state, params)
-            changes = flatten(updates)
-            return overlay(updates, unflatten(_without(flatten(aux), changes))), state
 
-        return transformation(tx.init, update)
+def _orthogonal(tx: "optax.GradientTransformation", now: StepContext) -> "optax.GradientTransformation":
+    """`tx` whose updates have no part along the directions."""
+
+    def update(gradients: Params, state: "optax.OptState", params: Params) -> tuple[Params, "optax.OptState"]:
+        updates, state = updates_of(tx, gradients, state, params)
+        return overlay(updates, unflatten(_without(flatten(now.aux), flatten(updates)))), state
+
+    return transformation(tx.init, update)
 
 
 def _without(basis: dict[str, jax.Array], leaves: dict[str, jax.Array]) -> dict[str, jax.Array]:

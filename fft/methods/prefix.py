@@ -7,7 +7,9 @@ import jax
 
 from fft.core.settings import at_least
 from fft.core.tree import Params, overlay, unflatten
-from fft.methods.base import Method, copied_heads
+from fft.methods.base import Method
+from fft.methods.parts import Parts
+from fft.methods.trees import Tree, copied_heads
 
 SPREAD = 0.02  # as BERT's own parameters start
 
@@ -24,19 +26,16 @@ class PrefixTuning(Method):
     """
 
     name: ClassVar[str] = "prefix"
-    default_lr: ClassVar[float] = 1e-2
-    reparametrizes: ClassVar[bool] = True
-    plain: ClassVar[bool] = False
     tokens: int = 20
     """P; they take places that are missing for the text, where the model has few positions"""
 
     def __post_init__(self) -> None:
         at_least("prefix.tokens", self.tokens, 1)
 
-    def init(self, base: Params, key: jax.Array) -> Params:
+    def parts(self) -> Parts:
+        return Parts(tree=Tree(self._init, overlay, plain=False), lr=1e-2)
+
+    def _init(self, base: Params, key: jax.Array) -> Params:
         width = base["layers"]["0"]["attention"]["query"]["kernel"].shape[1]
         shape = (self.tokens, len(base["layers"]), 2, width)
         return unflatten(copied_heads(base) | {"prompt/prefix": SPREAD * jax.random.normal(key, shape)})
-
-    def merge(self, base: Params, theta: Params) -> Params:
-        return overlay(base, theta)

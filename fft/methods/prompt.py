@@ -7,7 +7,9 @@ import jax
 
 from fft.core.settings import at_least
 from fft.core.tree import Params, overlay, unflatten
-from fft.methods.base import Method, copied_heads
+from fft.methods.base import Method
+from fft.methods.parts import Parts
+from fft.methods.trees import Tree, copied_heads
 
 
 @dataclass(frozen=True)
@@ -21,19 +23,16 @@ class PromptTuning(Method):
     """
 
     name: ClassVar[str] = "prompt"
-    default_lr: ClassVar[float] = 1e-3
-    reparametrizes: ClassVar[bool] = True
-    plain: ClassVar[bool] = False
     tokens: int = 20
     """P; they take places that are missing for the text, where the model has few positions"""
 
     def __post_init__(self) -> None:
         at_least("prompt.tokens", self.tokens, 1)
 
-    def init(self, base: Params, key: jax.Array) -> Params:
+    def parts(self) -> Parts:
+        return Parts(tree=Tree(self._init, overlay, plain=False), lr=1e-3)
+
+    def _init(self, base: Params, key: jax.Array) -> Params:
         table = base["embed"]["word"]["embedding"]
         words = jax.random.randint(key, (self.tokens,), 0, table.shape[0])
         return unflatten(copied_heads(base) | {"prompt/tokens": table[words]})
-
-    def merge(self, base: Params, theta: Params) -> Params:
-        return overlay(base, theta)

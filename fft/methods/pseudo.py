@@ -1,7 +1,6 @@
 """Pseudo-rehearsal: texts that a masked language model made up, and what the base said to them."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -13,8 +12,9 @@ from fft.core.settings import TELLS_DEFAULT, between, positive
 from fft.core.tree import Params
 from fft.disk.local import CHECKPOINT, make_local
 from fft.methods.base import MOST_RATIO, Method
-from fft.methods.context import Context, Given
+from fft.methods.context import Context
 from fft.methods.kl import divergence, require_head
+from fft.methods.parts import Parts, StepContext
 from fft.tasks import Task
 
 
@@ -30,7 +30,6 @@ class Pseudo(Method):
     """
 
     name: ClassVar[str] = "pseudo"
-    needs_head: ClassVar[bool] = True
     strength: float = 1.0
     """λ"""
     ratio: float = 1.0
@@ -49,30 +48,32 @@ class Pseudo(Method):
         positive("pseudo.share", self.share, 1.0)
         positive("pseudo.temperature", self.temperature)
 
-    @property
-    def streams(self) -> Mapping[str, float]:
-        return {"unlabelled": self.ratio}
+    def parts(self) -> Parts:
+        return Parts(
+            needs=frozenset({"head"}),
+            streams={"unlabelled": self.ratio},
+            check=self._check,
+            prepare=self._prepare,
+            inputs={"unlabelled": _pseudo_texts},
+            losses={"unlabelled": self._loss},
+        )
 
-    def check(self, given: Given) -> tuple[str, ...]:
-        """Whether there is a head whose answers can be kept, and a masked language model that fits."""
-        notes = require_head(given, self.name)
-        given.find_filler(self.filler)
-        return notes
+    def _check(self, context: Context) -> None:
+        """Refuse a base without a head whose answers can be kept, or without a masked language model that fits."""
+        require_head(self.name, context)
+        context.teacher.check_filler(self.filler)
 
-    def prepare(self, context: Context, key: jax.Array) -> Params:
+    def _prepare(self, context: Context, key: jax.Array) -> Params:
         """{"ids": int32 [N, T], "logits": the base's [N, C]} at the places of the stream's rows."""
-        made = context.pseudo_rows("unlabelled", self.filler, self.share, key)
+        made = context.teacher.pseudo_rows("unlabelled", self.filler, self.share, key)
         for line in made.told:
             context.note(line)
         return {"ids": jnp.asarray(made.ids), "logits": jnp.asarray(made.logits)}
 
-    def inputs(self, stream: str, batch: Batch, aux: Params) -> Batch:
-        """The pseudo-texts in place of the texts."""
-        if stream not in self.streams:
-            return batch
-        return batch._replace(ids=aux["ids"][batch.row, : batch.ids.shape[1]])
+    def _loss(self, now: StepContext, outputs: Outputs, batch: Batch, task: Task) -> jax.Array:
+        return self.strength * divergence(outputs, batch, now.aux, task, self.temperature)
 
-    def loss(self, stream: str, outputs: Outputs, batch: Batch, aux: Params, task: Task) -> jax.Array | float:
-        if stream not in self.streams:
-            return 0.0
-        return self.strength * divergence(outputs, batch, aux, task, self.temperature)
+
+def _pseudo_texts(now: StepContext, batch: Batch) -> Batch:
+    """The pseudo-texts in place of the texts."""
+    return batch._replace(ids=now.aux["ids"][batch.row, : batch.ids.shape[1]])

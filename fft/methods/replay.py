@@ -1,7 +1,6 @@
 """Replay: original training rows are mixed into every step, with their labels."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -9,8 +8,8 @@ import jax
 
 from fft.core.batch import Batch, Outputs
 from fft.core.settings import between, positive
-from fft.core.tree import Params
 from fft.methods.base import MOST_RATIO, Method
+from fft.methods.parts import Parts, StepContext
 from fft.tasks import Task
 
 
@@ -25,7 +24,6 @@ class Replay(Method):
     """
 
     name: ClassVar[str] = "replay"
-    needs_original: ClassVar[bool] = True
     strength: float = 1.0
     """λ"""
     ratio: float = 1.0
@@ -35,9 +33,8 @@ class Replay(Method):
         between("replay.strength", self.strength, 0.0, math.inf)
         positive("replay.ratio", self.ratio, MOST_RATIO)
 
-    @property
-    def streams(self) -> Mapping[str, float]:
-        return {"original": self.ratio}
+    def parts(self) -> Parts:
+        return Parts(streams={"original": self.ratio}, losses={"original": self._loss})
 
-    def loss(self, stream: str, outputs: Outputs, batch: Batch, aux: Params, task: Task) -> jax.Array | float:
-        return self.strength * task.terms(outputs, batch) if stream == "original" else 0.0
+    def _loss(self, now: StepContext, outputs: Outputs, batch: Batch, task: Task) -> jax.Array:
+        return self.strength * task.terms(outputs, batch)

@@ -9,7 +9,9 @@ import jax.numpy as jnp
 
 from fft.core.settings import positive
 from fft.core.tree import Params, map_leaves
-from fft.methods.base import Method, leaf_sum
+from fft.methods.base import Method
+from fft.methods.parts import Parts
+from fft.methods.sums import leaf_sum
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,10 @@ class SAM(Method):
     def __post_init__(self) -> None:
         positive("sam.rho", self.rho)
 
-    def climb(self, theta: Params, gradient: Mapping[str, jax.Array]) -> Params:
+    def parts(self) -> Parts:
+        return Parts(climb=self._climb)
+
+    def _climb(self, theta: Params, gradient: Mapping[str, jax.Array]) -> Params:
         """θ + ε."""
         length = jnp.sqrt(leaf_sum(jnp.vdot(g, g) for g in gradient.values()))
         by = self.rho / jnp.where(length > 0, length, 1.0)  # on flat ground there is no way up

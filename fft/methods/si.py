@@ -4,6 +4,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, NamedTuple
 
@@ -16,8 +17,11 @@ from fft.core.settings import TELLS_DEFAULT, between, positive
 from fft.core.tree import Params, flatten, map_leaves
 from fft.disk.artefact import load_artefact
 from fft.disk.local import LOCAL, make_local
-from fft.methods.base import Method, leaf_sum, transformation, updates_of
-from fft.methods.context import Context, EarlierRun, Given
+from fft.methods.base import Method
+from fft.methods.context import Context, EarlierRun
+from fft.methods.parts import Parts, StepContext, transformation, updates_of
+from fft.methods.sums import leaf_sum
+from fft.methods.trees import BASE_TREE
 
 if TYPE_CHECKING:
     import optax
@@ -42,8 +46,6 @@ class SI(Method):
     """
 
     name: ClassVar[str] = "si"
-    whole: ClassVar[bool] = True
-    outermost: ClassVar[bool] = True
     strength: float = 1.0
     """c"""
     damping: float = 1e-3
@@ -59,35 +61,34 @@ class SI(Method):
     def continued(self, run: str | None, fisher: str | None) -> "SI":
         return SI() if run is None else dataclasses.replace(self, after=run)
 
-    def check(self, given: Given) -> tuple[str, ...]:
-        """Whether the earlier run collected, and made this base."""
+    def parts(self) -> Parts:
+        always = Parts(tree=BASE_TREE, check=self._check, observe=self._observe, leave=_leave)
+        if self.after is None:
+            return always
+        return always._replace(prepare=partial(self._prepare, self.after), pull=self._pull)
+
+    def _check(self, context: Context) -> None:
+        """Refuse an earlier run that collected nothing, or made another base."""
         if self.after is None and self != SI():
             raise InputError("--si.strength and --si.damping weigh what an earlier run collected: give --si.after RUN")
         if self.after is None:
-            return ("si: without --si.after nothing is held; this run collects for the next one",)
-        importance(self.after, given.base, self.damping, given.restored)
-        return ()
+            context.note("si: without --si.after nothing is held; this run collects for the next one")
+        else:
+            importance(self.after, context.base, self.damping, context.earlier)
 
-    def prepare(self, context: Context, key: jax.Array) -> Params:
-        """{"omega": Ω of the base's own leaves, "anchor": θ*}, or nothing without an earlier run."""
-        if self.after is None:
-            return {}
+    def _prepare(self, after: str, context: Context, key: jax.Array) -> Params:
+        """{"omega": Ω of the base's own leaves, "anchor": θ*}."""
         known = {path: leaf for path, leaf in flatten(context.base).items() if not context.is_fresh(path)}
-        omega = importance(self.after, known, self.damping, context.restored)
+        omega = importance(after, known, self.damping, context.earlier)
         total = float(leaf_sum(jnp.sum(leaf) for leaf in jax.tree.leaves(omega)))
-        context.note(f"SI: importance of {self.after}: sum {total:.4g}")
+        context.note(f"SI: importance of {after}: sum {total:.4g}")
         return {"omega": omega, "anchor": map_leaves(lambda path, _: known[path], omega)}
 
-    def penalty(self, base: Params, params: Params, aux: Params) -> jax.Array | float:
-        if not aux:
-            return 0.0
-        anchors, values = flatten(base), flatten(params)
-        return self.strength * leaf_sum(
-            jnp.sum(omega * jnp.square(values[path] - anchors[path])) for path, omega in flatten(aux["omega"]).items()
-        )
+    def _pull(self, now: StepContext) -> tuple[float, Params]:
+        return self.strength, now.aux["omega"]
 
-    def transform(self, tx: "optax.GradientTransformation", aux: Params) -> "optax.GradientTransformation":
-        held, anchors = (flatten(aux.get(part, {})) for part in ("omega", "anchor"))
+    def _observe(self, tx: "optax.GradientTransformation", now: StepContext) -> "optax.GradientTransformation":
+        held, anchors = (flatten(now.aux.get(part, {})) for part in ("omega", "anchor"))
 
         def own(path: str, leaf: jax.Array) -> jax.Array | float:
             """The gradient of this method's own term."""
@@ -99,8 +100,7 @@ class SI(Method):
             def of_leaf(
                 path: str, omega: jax.Array, gradient: jax.Array, change: jax.Array, leaf: jax.Array
             ) -> jax.Array:
-                # The zeros of a frozen leaf are scalars.
-                return omega - (gradient - own(path, leaf)) * change if gradient.shape == leaf.shape else omega
+                return omega - (gradient - own(path, leaf)) * change if now.is_trained(path) else omega
 
             return updates, PathIntegral(inner, map_leaves(of_leaf, state.omega, gradients, updates, params))
 
@@ -108,18 +108,19 @@ class SI(Method):
             lambda params: PathIntegral(tx.init(params), jax.tree.map(jnp.zeros_like, params)), update
         )
 
-    def leave(self, opt_state: "optax.OptState") -> Params:
-        return {"omega": path_integral(opt_state)}
+
+def _leave(opt_state: "optax.OptState") -> Params:
+    return {"omega": path_integral(opt_state)}
 
 
-def importance(folder: str, base: Params, damping: float, restored: Callable[[str], EarlierRun]) -> Params:
+def importance(folder: str, base: Params, damping: float, earlier: Callable[[str], EarlierRun]) -> Params:
     """Ω of the base's leaves after the run in `folder`, what that run held itself included.
 
     Errors: InputError for what is no finished run, did not collect, or left another model than `base`.
     """
     if not (Path(folder) / "run.json").is_file():
         raise InputError(f"--si.after {folder}: expected the folder of a finished run")
-    found = restored(folder)
+    found = earlier(folder)
     members = found.experiment.method.members
     if "si" not in [member.name for member in members]:
         raise InputError(

@@ -11,9 +11,10 @@ import numpy as np
 from fft.core.settings import positive
 from fft.core.tree import Params, flatten, overlay, unflatten
 from fft.fisher.storage import unpack
-from fft.methods.base import transformation, updates_of
 from fft.methods.context import Context
 from fft.methods.informed import Informed
+from fft.methods.parts import Parts, StepContext, transformation, updates_of
+from fft.methods.trees import BASE_TREE
 
 if TYPE_CHECKING:
     import optax
@@ -33,8 +34,6 @@ class Sparse(Informed):
 
     name: ClassVar[str] = "sparse"
     prefix: ClassVar[str] = "sparse."
-    whole: ClassVar[bool] = True
-    confines: ClassVar[bool] = True
     share: float = 0.1
     """of a leaf's parameters that are trained"""
 
@@ -42,7 +41,10 @@ class Sparse(Informed):
         super().__post_init__()
         positive("sparse.share", self.share, 1.0)
 
-    def prepare(self, context: Context, key: jax.Array) -> Params:
+    def parts(self) -> Parts:
+        return super().parts()._replace(tree=BASE_TREE, prepare=self._prepare, confine=_masked)
+
+    def _prepare(self, context: Context, key: jax.Array) -> Params:
         """1 where a parameter is trained, 0 where it is not, uint8, for every leaf but those of fresh heads.
 
         Errors: InputError without original data and without a Fisher, and for a Fisher of another base.
@@ -63,16 +65,19 @@ class Sparse(Informed):
         mask[np.argsort(fisher, axis=None, kind="stable")[: math.ceil(self.share * fisher.size)]] = 1
         return mask.reshape(fisher.shape)
 
-    def transform(self, tx: "optax.GradientTransformation", aux: Params) -> "optax.GradientTransformation":
-        def masked(tree: Params) -> Params:
-            leaves = flatten(tree)
-            return overlay(
-                tree, unflatten({p: jnp.where(mask > 0, leaves[p], 0.0) for p, mask in flatten(aux).items()})
-            )
 
-        def update(gradients: Params, state: "optax.OptState", params: Params) -> tuple[Params, "optax.OptState"]:
-            # The gradient for the clip and the moments, the update for the weight decay.
-            updates, state = updates_of(tx, masked(gradients), state, params)
-            return masked(updates), state
+def _masked(tx: "optax.GradientTransformation", now: StepContext) -> "optax.GradientTransformation":
+    """`tx` that sees the gradients of the chosen parameters alone, and changes no others."""
 
-        return transformation(tx.init, update)
+    def masked(tree: Params) -> Params:
+        leaves = flatten(tree)
+        return overlay(
+            tree, unflatten({p: jnp.where(mask > 0, leaves[p], 0.0) for p, mask in flatten(now.aux).items()})
+        )
+
+    def update(gradients: Params, state: "optax.OptState", params: Params) -> tuple[Params, "optax.OptState"]:
+        # The gradient for the clip and the moments, the update for the weight decay.
+        updates, state = updates_of(tx, masked(gradients), state, params)
+        return masked(updates), state
+
+    return transformation(tx.init, update)

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 
 from fft.core.settings import TELLS_DEFAULT, at_least
 from fft.core.tree import Params, depth_of, map_leaves
-from fft.methods.base import Method, transformation, updates_of
+from fft.methods.base import Method
 from fft.methods.context import Context
+from fft.methods.parts import Parts, StepContext, transformation, updates_of
 
 if TYPE_CHECKING:
     import optax
@@ -25,7 +26,6 @@ class Unfreeze(Method):
     """
 
     name: ClassVar[str] = "unfreeze"
-    confines: ClassVar[bool] = True
     every: Annotated[int | None, TELLS_DEFAULT] = None
     """steps from one block to the next (default: as many as open everything in the first half of the run)"""
 
@@ -33,7 +33,10 @@ class Unfreeze(Method):
         if self.every is not None:
             at_least("unfreeze.every", self.every, 1)
 
-    def prepare(self, context: Context, key: jax.Array) -> Params:
+    def parts(self) -> Parts:
+        return Parts(prepare=self._prepare, confine=_gated)
+
+    def _prepare(self, context: Context, key: jax.Array) -> Params:
         """{"every": steps from block to block, "blocks": n}, int32 []."""
         blocks = len(context.base["layers"])
         every = self.every or max(1, context.steps // (2 * (blocks + 1)))
@@ -43,8 +46,9 @@ class Unfreeze(Method):
             )
         return {"every": jnp.int32(every), "blocks": jnp.int32(blocks)}
 
-    def transform(self, tx: "optax.GradientTransformation", aux: Params) -> "optax.GradientTransformation":
-        return gated(tx, lambda path: aux["every"] * (aux["blocks"] + 1 - depth_of(path, aux["blocks"])))
+
+def _gated(tx: "optax.GradientTransformation", now: StepContext) -> "optax.GradientTransformation":
+    return gated(tx, lambda path: now.aux["every"] * (now.aux["blocks"] + 1 - depth_of(path, now.aux["blocks"])))
 
 
 class Gated(NamedTuple):

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from fft.core.settings import between
-from fft.core.tree import Params
 from fft.merging.formulas import interpolate
 from fft.methods.base import Method
+from fft.methods.parts import Parts
 
 
 @dataclass(frozen=True)
@@ -25,5 +25,5 @@ class Wise(Method):
     def __post_init__(self) -> None:
         between("wise.alpha", self.alpha, 0.0, 1.0)
 
-    def finish(self, base: Params, params: Params) -> Params:
-        return interpolate(base, params, self.alpha)
+    def parts(self) -> Parts:
+        return Parts(finish=lambda base, params: interpolate(base, params, self.alpha))

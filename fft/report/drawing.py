@@ -71,16 +71,19 @@ def svg(chart: altair.TopLevelMixin) -> str:
     return vl_convert.vegalite_to_svg(chart.to_dict())
 
 
-def save(chart: altair.TopLevelMixin, path_stem: str | Path) -> list[Path]:
-    """Write the chart on white as path_stem.svg and path_stem.png (two pixels to one); MachineError if it cannot."""
+def save(picture: str, path_stem: str | Path) -> list[Path]:
+    """Write a picture, as `svg` gives it, on white as path_stem.svg and path_stem.png (two pixels to one).
+
+    Raises: MachineError where they cannot be written.
+    """
     import vl_convert
 
     from fft.disk.files import replace_file
 
     stem = Path(path_stem)
     vector, pixels = stem.with_name(stem.name + ".svg"), stem.with_name(stem.name + ".png")
-    spec = chart.to_dict()
-    spec["config"]["background"] = "white"
-    replace_file(vector, vl_convert.vegalite_to_svg(spec).encode())
-    replace_file(pixels, vl_convert.vegalite_to_png(spec, scale=2))
+    root, rest = picture.split(">", 1)
+    on_white = f'{root}><rect width="100%" height="100%" fill="white"/>{rest}'
+    replace_file(vector, on_white.encode())
+    replace_file(pixels, vl_convert.svg_to_png(on_white, scale=2))
     return [vector, pixels]

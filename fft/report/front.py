@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fft.report.drawing import COLOURS, FAINT, INK, SHAPES, domain, save, styled, ticks
+from fft.report.drawing import COLOURS, FAINT, INK, SHAPES, domain, save, styled, svg, ticks
 from fft.report.labels import Box, distance, place
 from fft.stats.ablation import method_label
 from fft.stats.metrics import METRICS
@@ -78,7 +78,7 @@ def front(
     original and new are the titles of the axes; `axis_title` makes them from a run. `bars` says above the picture
     what the bars are.
     """
-    return save(front_chart(points, original, new, bars), path_stem)
+    return save(svg(front_chart(points, original, new, bars)), path_stem)
 
 
 def front_of_runs(runs: Sequence[dict[str, Any]], path_stem: str | Path) -> list[Path]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fft.report.drawing import COLOURS, FAINT, INK, domain, save, styled
+from fft.report.drawing import COLOURS, FAINT, INK, domain, save, styled, svg
 from fft.report.front import axis_title, looks
 from fft.report.labels import Box, place
 from fft.report.tables import Column, markdown_table, rich_table
@@ -52,7 +52,7 @@ def draw_fronts(found: Sequence[Front], matched: float, runs: Sequence[dict[str,
     base |= {"new": None} if starts_fresh(watched) else {}
     titles = {task: axis_title(watched, task) for task in ("new", "original")}
     said = [f"lines: a method over its strengths, means over seeds; dotted: new score {matched:.3f}", _of_base(base)]
-    return save(_chart(rows, base, signs["new"] * matched, titles, said), stem)
+    return save(svg(_chart(rows, base, signs["new"] * matched, titles, said)), stem)
 
 
 def draw_steps(runs: Sequence[dict[str, Any]], stem: Path) -> list[Path]:
@@ -71,7 +71,7 @@ def draw_steps(runs: Sequence[dict[str, Any]], stem: Path) -> list[Path]:
     base = {task: watched["history"][0][task] for task in ("new", "original")}
     base |= {"new": None} if starts_fresh(watched) else {}
     said = [f"lines: a run over its training steps, a ring at the last; {_of_base(base)}"]
-    return save(_chart(rows, base, None, titles, said), stem)
+    return save(svg(_chart(rows, base, None, titles, said)), stem)
 
 
 def _of_base(base: dict[str, float | None]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fft.report.drawing import save, styled
+from fft.report.drawing import save, styled, svg
 from fft.report.tables import Column, rich_table
 
 if TYPE_CHECKING:
@@ -68,4 +68,4 @@ def places_chart(places: Sequence[dict[str, Any]], title: str) -> Any:
 
 def draw_places(places: Sequence[dict[str, Any]], title: str, path_stem: str | Path) -> list[Path]:
     """Write `places_chart` as path_stem.svg and path_stem.png and return the two paths."""
-    return save(places_chart(places, title), path_stem)
+    return save(svg(places_chart(places, title)), path_stem)

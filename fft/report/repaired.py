@@ -211,9 +211,10 @@ def _names(rows: list[dict[str, Any]], across: tuple[float, float], up: tuple[fl
 # ---------------------------------------------------------------- the page
 
 
-def page(record: dict[str, Any]) -> str:
-    """The page of a repair as HTML text; it loads nothing."""
-    return document("fft repair", (section(record) for section in SECTIONS))
+def page(record: dict[str, Any], picture: str) -> str:
+    """The page of a repair as HTML text, which loads nothing; `picture` is the SVG text of its chart."""
+    results = (_verdict(record), _choice(record), _picture(picture), notes(record["notes"]))
+    return document("fft repair", (*results, _everything(record), _settings(record)))
 
 
 def _verdict(record: dict[str, Any]) -> str:
@@ -228,9 +229,9 @@ def _choice(record: dict[str, Any]) -> str:
     return "<h2>Choice</h2>\n" + "".join(map(paragraph, said))
 
 
-def _picture(record: dict[str, Any]) -> str:
+def _picture(picture: str) -> str:
     said = "What was scored on both tasks, on the validation rows that chose; the verdict is of the test rows."
-    return f"<h2>Front</h2>\n<figure>{svg(chart(record))}<figcaption>{said}</figcaption></figure>"
+    return f"<h2>Front</h2>\n<figure>{picture}<figcaption>{said}</figcaption></figure>"
 
 
 def _everything(record: dict[str, Any]) -> str:
@@ -243,10 +244,8 @@ def _settings(record: dict[str, Any]) -> str:
     return f"<h2>Settings</h2>\n{pairs(list(flat({name: record[name] for name in names})))}"
 
 
-SECTIONS = (_verdict, _choice, _picture, lambda record: notes(record["notes"]), _everything, _settings)
-
-
 def write(record: dict[str, Any], out: Path) -> None:
     """Write front.svg, front.png and report.html of a repair into `out`; MachineError where they cannot be written."""
-    save(chart(record), out / "front")
-    replace_file(out / "report.html", page(record).encode())
+    picture = svg(chart(record))
+    save(picture, out / "front")
+    replace_file(out / "report.html", page(record, picture).encode())

@@ -30,8 +30,9 @@ LIGHT, DARK = "#F4F8FB", "#005A8C"
 
 def write(record: dict[str, Any], folder: Path) -> list[Path]:
     """Write the picture, the page and, last, sequence.json; MachineError where that cannot be done."""
-    written = [*save(matrix_chart(record), folder / "matrix"), folder / "sequence.html", folder / "sequence.json"]
-    replace_file(written[-2], page(record).encode())
+    picture = svg(matrix_chart(record))
+    written = [*save(picture, folder / "matrix"), folder / "sequence.html", folder / "sequence.json"]
+    replace_file(written[-2], page(record, picture).encode())
     write_json(written[-1], record)
     return written
 
@@ -139,13 +140,13 @@ def matrix_chart(record: dict[str, Any]) -> altair.LayerChart | altair.FacetChar
     return styled(layers.properties(width=alt.Step(1.6 * SIDE), height=alt.Step(SIDE / 2)))
 
 
-def page(record: dict[str, Any]) -> str:
-    """The page of a sequence as HTML text."""
+def page(record: dict[str, Any], picture: str) -> str:
+    """The page of a sequence as HTML text; `picture` is the SVG text of its matrix."""
     outcome = record["outcome"]
     headline = OF_SEVERAL.get(outcome, HEADLINES[outcome])
     said = "The worst of what the stages say; each compares with the model of the stage before."
     box = f'<div class="verdict {outcome}"><h2>{escape(headline)}</h2><p>{said}</p></div>'
-    figure = f"<figure>{svg(matrix_chart(record))}<figcaption>{escape(caption(record))}.</figcaption></figure>"
+    figure = f"<figure>{picture}<figcaption>{escape(caption(record))}.</figcaption></figure>"
     sections = (
         box,
         f"<h2>Scores</h2>\n{figure}\n{table(matrix_columns(record), matrix_rows(record))}",

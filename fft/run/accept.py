@@ -1,10 +1,8 @@
 """Reading what an experiment names and checking it against itself, before anything trains or is written."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -15,53 +13,21 @@ from fft.core.batch import Inputs
 from fft.core.errors import InputError
 from fft.core.naming import ORIGINAL, numbered, original_names
 from fft.core.tree import Params
-from fft.data import TaskData, drop_overlap, head_of, length_of, prepare, prepare_unlabelled, task_of, together
+from fft.data import TaskData, drop_overlap, head_of, length_of, prepare, prepare_unlabelled
 from fft.data.streams import PROBE_SEED, chosen_rows
 from fft.disk.surroundings import refuse_float64
 from fft.experiment import Experiment
-from fft.methods import Given, Method
+from fft.methods import Method
 from fft.models import Checkpoint, Head
 from fft.models.identity import base_sha256
-from fft.run.fillin import find_filler
-from fft.run.heads import HeadNames, abstract_heads, head_names, own_head
+from fft.run.accepted import UNLABELLED, Accepted
+from fft.run.heads import HeadNames, abstract_heads, head_names
 from fft.run.prepared import is_prepared
-from fft.run.restored import restored
+from fft.run.teacher import context_of
 from fft.run.watched import check_budget
 from fft.stats.metrics import METRICS
-from fft.tasks import Task
+from fft.training.optimizers import OPTIMIZERS
 from fft.training.trainable import trained_leaves
-
-UNLABELLED = "unlabelled"
-
-
-class Accepted(NamedTuple):
-    """An experiment whose checkpoint and data were read and found to fit; nothing has been written."""
-
-    experiment: Experiment
-    checkpoint: Checkpoint
-    names: HeadNames
-    data: dict[str, TaskData]
-    """as of the Job"""
-    identity: dict
-    notes: tuple[str, ...]
-    checked: tuple[str, ...]
-    """what the method noted of the base and the original task"""
-
-    @property
-    def originals(self) -> list[TaskData]:
-        """The original tasks, in their order."""
-        return [self.data[name] for name in original_names(self.data)]
-
-    @property
-    def served(self) -> dict[str, Task]:
-        """The tasks by the name of their head."""
-        return {data.task.name: data.task for data in (*self.originals, self.data["new"])}
-
-    @property
-    def streams(self) -> dict[str, TaskData]:
-        """The training rows that there are, by stream: all original tasks are one."""
-        rest = {name: self.data[name] for name in ("new", UNLABELLED) if name in self.data}
-        return rest | ({ORIGINAL: together(self.originals)} if self.originals else {})
 
 
 def accept(experiment: Experiment, directory: Path, say: Callable[[str], None] = lambda text: None) -> Accepted:
@@ -99,7 +65,7 @@ def accept(experiment: Experiment, directory: Path, say: Callable[[str], None] =
         accepted = accepted._replace(checked=_checked(accepted))
     complete = abstract_heads(checkpoint, names.new, accepted.served)
     theta, _ = trained_leaves(experiment.method, complete)
-    if not experiment.method.plain:
+    if not experiment.method.tree.plain:
         _refuse_idle(experiment.method, names)
         longest = max(length for task in data.values() for length in task.lengths)
         _check_keepable(experiment.method, complete, theta, longest)
@@ -134,29 +100,17 @@ def _at_length(experiment: Experiment, loaded: Checkpoint) -> tuple[Checkpoint, 
 
 def _checked(accepted: Accepted) -> tuple[str, ...]:
     """What the method notes of the base and the original tasks; refused where it does not fit them."""
-    checkpoint, original = accepted.checkpoint, accepted.streams.get(ORIGINAL)
-    fitted = not set(accepted.names.originals) <= set(checkpoint.heads)
-    kept = original_task(accepted.experiment.original_head, checkpoint, original)
-    sha256 = accepted.identity["base_sha256"]
-    method, filler = accepted.experiment.method, partial(find_filler, base=checkpoint.folder)
-    return method.check(Given(checkpoint.params, sha256, original, kept, fitted, filler, restored))
+    notes: list[str] = []
+    accepted.experiment.method.check(context_of(accepted, accepted.checkpoint)._replace(note=notes.append))
+    return tuple(notes)
 
 
 def resolved(experiment: Experiment) -> Experiment:
     """The experiment with defaults that depend on other settings filled in."""
     if experiment.optim.lr is not None:
         return experiment
-    return dataclasses.replace(experiment, optim=dataclasses.replace(experiment.optim, lr=experiment.method.default_lr))
-
-
-def original_task(asked: Sequence[str], checkpoint: Checkpoint, original: TaskData | None) -> Task | None:
-    """The task to preserve: that of the original data, of several their union; without data that of the head that is
-    asked for, else of the base's classifier; None where there is neither.
-    """
-    if original:
-        return original.task
-    name = own_head(asked, checkpoint)
-    return None if name is None else task_of(name, checkpoint.heads[name])
+    lr = experiment.method.lr * OPTIMIZERS[experiment.optim.optimizer].lr_factor
+    return dataclasses.replace(experiment, optim=dataclasses.replace(experiment.optim, lr=lr))
 
 
 def _data(
@@ -204,10 +158,10 @@ def _probe_notes(data: dict[str, TaskData], most: int) -> Iterator[str]:
 
 def _refuse_idle(method: Method, names: HeadNames) -> None:
     """Refuse members that hold parameters of the base beside an adapter that leaves all of them as they are."""
-    idle = [member.name for member in method.members if member.holds_base]
+    idle = [member.name for member in method.members if member.parts().only_pulls]
     if idle and names.fresh:
         raise InputError(
-            f"{' and '.join(idle)} would have no effect: {method.carrier.name} with a new head changes no parameter of "
+            f"{' and '.join(idle)} would have no effect: {method.owner.name} with a new head changes no parameter of "
             "the base that could be held. Leave it out, or go on with the base's head: --head shared"
         )
 
@@ -217,10 +171,10 @@ def _check_keepable(method: Method, base: Checkpoint, theta: Params, tokens: int
 
     The base and `theta` may be shapes alone; nothing is computed.
     """
-    check_writable(method.carrier, base.model.family)
-    if changing := [member.name for member in method.members if type(member).finish is not Method.finish]:
+    check_writable(method.owner, base.model.family)
+    if changing := [member.name for member in method.members if member.parts().finish is not None]:
         raise InputError(
-            f"{', '.join(changing)} changes merged weights at the end of a run, and {method.carrier.name} has none"
+            f"{', '.join(changing)} changes merged weights at the end of a run, and {method.owner.name} has none"
         )
     row = Inputs(*(np.zeros((1, tokens), np.int32) for _ in Inputs._fields))
     jax.eval_shape(lambda *trees: base.model.states(method.merge(*trees[:2]), trees[2]), base.params, theta, row)

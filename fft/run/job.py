@@ -8,23 +8,20 @@ import jax
 import numpy as np
 
 from fft.core.batch import Batch
-from fft.core.naming import ORIGINAL, original_names
+from fft.core.naming import original_names
 from fft.core.seeding import key_for
 from fft.core.tree import Params
 from fft.data import TaskData, TrainBatches
 from fft.data.streams import original_batches, step_batch, training_batches
-from fft.evaluate.teacher import base_part
 from fft.experiment import Experiment, Optim
-from fft.methods import Context
 from fft.models import Checkpoint
-from fft.run.accept import UNLABELLED, Accepted, original_task
-from fft.run.fillin import pseudo_rows
+from fft.run.accepted import UNLABELLED, Accepted
 from fft.run.heads import fitting_note, make_heads
 from fft.run.prepared import prepared
-from fft.run.restored import restored
+from fft.run.teacher import context_of
 from fft.run.watched import watched
-from fft.tasks import Task
 from fft.training.dual import Watch
+from fft.training.optim import schedule
 from fft.training.state import TrainState
 from fft.training.step import PROBE, TrainStep, finished_params, make_train_step
 from fft.training.trainable import Trainable, make_trainable, trained_leaves
@@ -86,9 +83,8 @@ def assemble(
     steps = total_steps(optim, len(new.splits["train"].ids))
     shares = {"new": 1.0, **method.streams}
     batches = training_batches(optim.step_rows, shares, accepted.streams, steps, seed)
-    kept = original_task(experiment.original_head, accepted.checkpoint, accepted.streams.get(ORIGINAL))
     multiplier = trained_leaves(method, checkpoint)[1]
-    context = _context(accepted, checkpoint, kept, batches, steps, multiplier, poll)
+    context = context_of(accepted, checkpoint, batches, steps, lambda path: multiplier.get(path, 0.0) != 0.0, poll)
     aux, prepared_notes = prepared(method, seed, context, accepted.checked, directory, say)
     watch = None
     if experiment.budgets:
@@ -96,7 +92,10 @@ def assemble(
             experiment.budgets, checkpoint, accepted.originals, steps, seed, directory / "watched", poll
         )
     trainable = make_trainable(method, optim, checkpoint, aux, steps, seed, watched=len(experiment.budgets))
-    step = make_train_step(checkpoint.model, new.task, method, trainable.tx, multiplier, kept, watch)
+    rate = schedule(optim, steps)
+    step = make_train_step(
+        checkpoint.model, new.task, method, trainable.tx, multiplier, accepted.original_task, watch, rate
+    )
     return Job(
         experiment,
         checkpoint,
@@ -123,36 +122,6 @@ def _with_heads(accepted: Accepted, folder: Path, poll: Callable[[], None], say:
 
     key = _heads_key(seed, accepted)
     return make_heads(accepted.checkpoint, accepted.names, accepted.served, batches, key, folder, poll, say)
-
-
-def _context(
-    accepted: Accepted,
-    checkpoint: Checkpoint,
-    kept: Task | None,
-    batches: dict[str, TrainBatches],
-    steps: int,
-    multiplier: dict[str, float],
-    poll: Callable[[], None],
-) -> Context:
-    """What the method's `prepare` may look at."""
-    original, seed = accepted.streams.get(ORIGINAL), accepted.experiment.seed
-    return Context(
-        checkpoint.model,
-        checkpoint.params,
-        accepted.names.fresh,
-        kept,
-        (lambda n, size: original_batches(original, n, seed, size)) if original else None,
-        {name: len(rows.splits["train"].ids) for name, rows in accepted.streams.items()},
-        accepted.identity["base_sha256"],
-        outputs=lambda stream, part: base_part(checkpoint, kept, part, batches[stream], steps, poll),
-        pseudo_rows=lambda stream, filler, share, key: pseudo_rows(
-            checkpoint, kept, batches[stream], steps, filler, share, key, poll
-        ),
-        restored=restored,
-        steps=steps,
-        is_trained=lambda path: multiplier.get(path, 0.0) != 0.0,
-        poll=poll,
-    )
 
 
 def _heads_key(seed: int, accepted: Accepted) -> jax.Array:

@@ -28,7 +28,7 @@ class Kept(NamedTuple):
     theta: Params
     """the trained tree of the step"""
     left: Params
-    """what later runs read of this one (Method.leave)"""
+    """what later runs read of this one (Parts.leave)"""
     contract: dict | None
     """what run.json says of the contract"""
 
@@ -63,7 +63,7 @@ def _by_contract(session: Session, trained: Trained, watch: Watch) -> Kept:
 
     candidates = {trained.best_step: restored} if trained.best_step else {}
     candidates[trained.steps] = lambda: job.finished(session.state)
-    way = selection.WAY if job.experiment.method.plain else ()
+    way = selection.WAY if job.experiment.method.tree.plain else ()
     signs = {name: scorer.metric(name).sign for name in job.tasks}
     with journal.clock("scoring", "choosing what is kept on validation rows"):
         start = dict(zip(job.tolerances, watch.scores, strict=True))

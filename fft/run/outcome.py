@@ -126,7 +126,7 @@ def write_model(
     `params` are the merged parameters, `theta` the tree they were merged from. Returns what is to be told of it, which
     `say` has told.
     """
-    if job.experiment.method.plain or params is job.base:
+    if job.experiment.method.tree.plain or params is job.base:
         models.save(job.checkpoint._replace(params=params), directory / MODEL, primary=job.tasks["new"].task.name)
         notes = rounding_note(job.base, params, job.checkpoint.raw_config["dtype"])
         for note in notes:
@@ -166,7 +166,7 @@ def write_outcome(directory: Path, result: dict) -> None:
     from fft.report.page import write_page
 
     keep_a_home()
-    chart = history_chart(result)
-    save(chart, directory / "history")
-    write_page(result, directory / "report.html", svg(chart))
+    picture = svg(history_chart(result))
+    save(picture, directory / "history")
+    write_page(result, directory / "report.html", picture)
     write_json(directory / "run.json", result)

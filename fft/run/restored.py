@@ -54,7 +54,7 @@ class Restored(NamedTuple):
     theta: Params
     params: Params
     left: partial[Params]
-    """reads what the run's method left for later ones (Method.leave) at the step that the run keeps"""
+    """reads what the run's method left for later ones (Parts.leave) at the step that the run keeps"""
     __repr__ = brief
 
 
@@ -99,8 +99,8 @@ def adapter_of(directory: str | Path, which: str | None = None) -> tuple[models.
     directory = Path(local(directory, "the run"))
     kept = _kept(directory, which)
     experiment, base, theta = _trained(directory, kept.step)
-    check_writable(experiment.method.carrier, base.model.family)
-    if kept.is_base and (kept.alpha != 1 or not experiment.method.plain):
+    check_writable(experiment.method.owner, base.model.family)
+    if kept.is_base and (kept.alpha != 1 or not experiment.method.tree.plain):
         raise InputError(f"{directory} kept the base, step 0: there is no trained adapter. --step latest may have one")
     if kept.alpha != 1:
         raise InputError(

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fft.core.naming import ORIGINAL, agreeing, counted, original_names
+from fft.core.naming import agreeing, counted, original_names
 from fft.disk.artefact import load_artefact, save_artefact
 from fft.disk.files import read_object
 from fft.disk.folder import ADAPTER, EXPERIMENT, MODEL, ROWS
@@ -25,9 +25,7 @@ def save_rows(job: Job, directory: Path) -> None:
     """Write RUN/rows/: the keys of the rows that the run was trained on, and of those that chose what it keeps."""
     experiment, originals = job.experiment, original_names(job.data)
     method, settings = experiment.method, experiment.retention
-    read = (
-        ORIGINAL in method.streams or method.needs_original or experiment.budgets or fitting_note(directory / "heads")
-    )
+    read = "original" in method.needs or experiment.budgets or fitting_note(directory / "heads")
     trained = [name for name in job.data if read or name not in originals]
     chooses = settings.keep == "best" or settings.patience or experiment.budgets
     keys = {

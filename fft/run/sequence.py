@@ -66,7 +66,7 @@ class Request:
             object.__setattr__(self, name, listed(getattr(self, name)))
         if len(self.tasks) < 2:
             raise InputError(f"--tasks: a sequence is of two tasks or more, got {len(self.tasks)}")
-        if not self.method.plain:
+        if not self.method.tree.plain:
             raise InputError(
                 f"{self.method.label} ends as an adapter on its base, which no further task can start from: a sequence "
                 "needs a method that ends in the base's own parameters"
@@ -254,7 +254,7 @@ def learner(method: Method, has_head: bool) -> Method:
 
     `has_head`: whether the base has a head whose answers can be kept without data of its task.
     """
-    left = [m for m in method.members if not m.needs_original and (has_head or not m.needs_head)]
+    left = [m for m in method.members if "original" not in m.needs and (has_head or "head" not in m.needs)]
     return method if len(left) == len(method.members) else chain(*(left or [Full()]))
 
 

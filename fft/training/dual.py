@@ -17,8 +17,6 @@ import jax
 import jax.numpy as jnp
 
 from fft.core.batch import Batch, Outputs
-from fft.methods import Method
-from fft.methods.base import combines
 from fft.tasks import Task
 
 PROBED = 16
@@ -97,14 +95,3 @@ class Watch:
 def first_dual(originals: int = 1) -> Dual:
     """m = 1, and no drop seen of so many original tasks."""
     return Dual(jnp.zeros(()), *(jnp.zeros(originals) if originals > 1 else jnp.zeros(()) for _ in Seen._fields))
-
-
-def is_held(method: Method) -> bool:
-    """Whether a method adds something to the objective, whose strength m can multiply.
-
-    The terms of a method that combines gradients are not added: only their direction counts.
-    """
-    return any(
-        type(m).penalty is not Method.penalty or (type(m).loss is not Method.loss and not combines(m))
-        for m in method.members
-    )

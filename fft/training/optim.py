@@ -9,6 +9,7 @@ from fft.core.errors import InputError
 from fft.core.tree import Params, flatten, map_leaves, match, unflatten
 from fft.experiment import Optim
 from fft.methods import Method
+from fft.training.optimizers import OPTIMIZERS
 
 
 def multipliers(method: Method, theta: Params, depth: int, unused_heads: tuple[str, ...] = ()) -> dict[str, float]:
@@ -23,8 +24,9 @@ def multipliers(method: Method, theta: Params, depth: int, unused_heads: tuple[s
     paths = list(flatten(theta))
     product = dict.fromkeys(paths, 1.0)
     for member in method.members:
-        rules = member.rules(paths, depth)
-        if not rules and type(member).rules is not Method.rules:
+        rules_of = member.parts().rules
+        rules = () if rules_of is None else rules_of(paths, depth)
+        if rules_of is not None and not rules:
             raise InputError(f"{member.name} would have no effect: {method.label} trains nothing that it names")
         matched = match((*rules, (".*", 1.0)), paths)
         product = {path: value * matched[path] for path, value in product.items()}
@@ -56,12 +58,12 @@ def schedule(optim: Optim, steps: int) -> optax.Schedule:
 def make_optimizer(
     theta: Params, multiplier: dict[str, float], optim: Optim, steps: int
 ) -> optax.GradientTransformation:
-    """AdamW over `theta` with per-leaf multipliers, through one `optax.multi_transform`.
+    """The optimizer over `theta` with per-leaf multipliers, through one `optax.multi_transform`.
 
     Leaves with multiplier 0 have no optimizer state, take no part in the global norm and stay bit-equal. Weight
     decay falls on leaves of two or more dimensions. The clip stands outside: inside, it would clip each group alone.
     """
-    rate = schedule(optim, steps)
+    rate, make = schedule(optim, steps), OPTIMIZERS[optim.optimizer].make
 
     def decayed(tree: Params) -> Params:
         return jax.tree.map(lambda leaf: leaf.ndim > 1, tree)
@@ -69,7 +71,7 @@ def make_optimizer(
     def group(value: float) -> optax.GradientTransformation:
         if value == 0.0:
             return optax.set_to_zero()
-        return optax.adamw(lambda step: rate(step) * value, weight_decay=optim.weight_decay, mask=decayed)
+        return make(lambda step: rate(step) * value, optim.weight_decay, decayed)
 
     # Labels become keys of the optimizer state, and those hold no dots on disk.
     label_of = {value: f"rate_{value!r}".replace(".", "_") for value in set(multiplier.values())}

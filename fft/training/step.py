@@ -14,11 +14,11 @@ from fft.core.naming import numbered
 from fft.core.network import Network, outputs_of
 from fft.core.programs import shared
 from fft.core.tree import Params, flatten, map_leaves, without_heads
-from fft.methods import Method
-from fft.methods.base import climbs, updates_of
+from fft.methods import Method, StepContext
+from fft.methods.parts import updates_of
 from fft.tasks import Task
 from fft.training.average import averaged
-from fft.training.dual import Dual, Seen, Watch, is_held
+from fft.training.dual import Dual, Seen, Watch
 from fft.training.state import TrainState
 
 STREAMS, PROBE = ("new", "original", "unlabelled"), "probe"
@@ -59,6 +59,7 @@ def make_train_step(
     multiplier: dict[str, float],
     original: Task | None = None,
     watch: Watch | None = None,
+    schedule: optax.Schedule | None = None,
 ) -> TrainStep:
     """The `step(state, base, aux, batch) -> (state, metrics)` of a method on a task; `state` is donated.
 
@@ -69,13 +70,14 @@ def make_train_step(
         Σ weight · nll / Σ weight over the new targets  +  m · ( Σ_streams Σ w t / Σ w  +  penalty(merged parameters) )
 
     with the weights w of fft.core.batch.weight_of for terms of each shape, and what is descended is `method.combine` of
-    the gradients of its parts, their sum unless a method says otherwise. `tx` is the plain optimizer; the method's
-    `transform` is put around it here.
+    the gradients of its parts, their sum unless a method says otherwise. `tx` is the plain optimizer, any of optax's;
+    what the method puts around it comes in here. A leaf whose `multiplier` is 0 keeps its value bit for bit, whatever
+    `tx` makes of it. `schedule` is that of the learning rate in `tx`, for methods whose `decay` is scaled by it.
 
     m is 1, or with a `watch` driven by the drop of the average on the rows of the batch "probe" (see
     fft.training.dual and fft.training.average).
 
-    With a method that climbs (`Method.climb`) the rows' gradients are those at the place it climbs to, by a second pass
+    With a method that climbs (`Parts.climb`) the rows' gradients are those at the place it climbs to, by a second pass
     over the same rows with the same dropout; the penalty's, and all metrics but grad_norm, stay at theta.
 
     A step whose objective or gradient norm is not finite changes nothing but the counters. `metrics`: loss (of the new
@@ -83,10 +85,14 @@ def make_train_step(
     watch also strength (m) and drop (on the probe's rows; drop_2, … of further original tasks); scalars.
 
     One compiled program a stream and padded length T, and one more: penalty and update do not depend on T.
+
+    Raises: TypeError for a method with a `decay` and no `schedule`.
     """
+    if schedule is None and any(member.parts().decay for member in method.members):
+        raise TypeError(f"{method.label} scales a decay by the learning rate: give make_train_step the schedule")
     trained = frozenset(path for path, value in multiplier.items() if value != 0.0)
     slopes_of = _make_slopes(_make_slope(model, task, method, trained, original), method)
-    update = _make_update(method, tx, watch)
+    update = _make_update(method, tx, multiplier, watch, schedule or optax.constant_schedule(0.0))
 
     look = None if watch is None else _make_look(model, method, watch)
 
@@ -122,7 +128,7 @@ def _make_slopes(slope: _SlopeOf, method: Method) -> _SlopesOf:
             }
 
         slopes = at(state.theta)
-        if not climbs(method):
+        if not method.climbs:
             return slopes
         above = at(climb(state.theta, slopes))
         return {stream: each._replace(gradient=above[stream].gradient) for stream, each in slopes.items()}
@@ -133,7 +139,6 @@ def _make_slopes(slope: _SlopeOf, method: Method) -> _SlopesOf:
 @shared
 def _make_slope(model: Network, task: Task, method: Method, trained: frozenset[str], original: Task | None) -> _SlopeOf:
     known = cast("Task", original)  # a method whose loss asks the original task has one
-    adds = any(type(member).loss is not Method.loss for member in method.members)
 
     def summed_loss(
         theta: Params,
@@ -143,16 +148,18 @@ def _make_slope(model: Network, task: Task, method: Method, trained: frozenset[s
         micro: Labelled,
         whole: Labelled,
         key: jax.Array,
+        step: jax.Array,
         strength: jax.Array,
     ) -> tuple[jax.Array, _Sums]:
         inject_key, apply_key = jax.random.split(key)
-        micro = method.inputs(stream, cast("Batch", micro), aux)  # or whatever rows the model and the methods take
+        now = StepContext(base, aux, step, strength=strength)
+        micro = method.inputs(now, stream, cast("Batch", micro))  # or whatever rows the model and the methods take
         read: set[Read] = {task.reads} if stream == "new" else set()
-        if adds or stream != "new":
+        if stream in method.loss_streams:
             read |= {"pooled"} if original is None else {"pooled", original.reads}
-        outputs = _outputs(model, method, stream, base, method.inject(base, theta, inject_key), micro, apply_key, read)
+        outputs = _outputs(model, method, stream, base, method.inject(now, theta, inject_key), micro, apply_key, read)
         loss = weighted_sum(task.terms(outputs, micro), micro.weight) if stream == "new" else jnp.zeros(())
-        term = _summed_terms(method.losses(stream, outputs, micro, aux, known), micro, whole)
+        term = _summed_terms(method.losses(now, stream, outputs, micro, known), micro, whole)
         return loss + strength * term, (loss, strength * term, jnp.sum(micro.weight))
 
     @partial(jax.jit, static_argnums=0)
@@ -170,7 +177,7 @@ def _make_slope(model: Network, task: Task, method: Method, trained: frozenset[s
         if stream != "new":  # draws of its own
             key = jax.random.fold_in(key, MOST_STEPS + STREAMS.index(stream))
         key = jax.random.fold_in(key, step)
-        backward = partial(jax.grad(summed_loss, has_aux=True), strength=jnp.exp(dual.log_strength))
+        backward = partial(jax.grad(summed_loss, has_aux=True), step=step, strength=jnp.exp(dual.log_strength))
         micros = batch.weight.shape[0]
         whole = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch)
         if micros == 1:
@@ -193,17 +200,16 @@ def _make_slope(model: Network, task: Task, method: Method, trained: frozenset[s
     return slope
 
 
-def _summed_terms(terms: Sequence[jax.Array | float], micro: Labelled, whole: Labelled) -> jax.Array:
+def _summed_terms(terms: Sequence[jax.Array], micro: Labelled, whole: Labelled) -> jax.Array:
     """Σ w t over a micro-batch of terms that have the targets' shape; those of another shape are weighed so that the
     sum over all micro-batches, divided by their targets' Σ weight, is the terms' own mean.
 
     `whole` is all micro-batches of the step, [A · B, ...].
     """
     total, same = jnp.zeros(()), micro.weight.ndim
-    axes_of = [jnp.ndim(term) for term in terms]
-    for axes in sorted({axes for axes in axes_of if axes}):
-        added = sum((term for term, has in zip(terms, axes_of, strict=True) if has == axes), 0.0)
-        more = weighted_sum(jnp.asarray(added), weight_of(axes, micro))
+    for axes in sorted({term.ndim for term in terms}):
+        first, *others = (term for term in terms if term.ndim == axes)
+        more = weighted_sum(sum(others, first), weight_of(axes, micro))
         total += more if axes == same else more * (jnp.sum(whole.weight) / jnp.sum(weight_of(axes, whole)))
     return total
 
@@ -219,7 +225,7 @@ def _outputs(
     read: set[Read],
 ) -> Outputs:
     """The model's outputs on a stream's rows, with the layers of model and base beside them where the method asks."""
-    if stream not in method.hidden:
+    if stream not in method.layer_streams:
         return outputs_of(model, params, micro, read=read, key=key)
     layers = tuple(range(len(base["layers"]) + 1))
     of_base = model.states(base, micro, read=read, layers=layers)
@@ -231,12 +237,21 @@ def _means(slopes: _Slopes) -> dict[str, dict[str, jax.Array]]:
     return {stream: {path: g / slope.weight for path, g in slope.gradient.items()} for stream, slope in slopes.items()}
 
 
-def _make_update(method: Method, tx: optax.GradientTransformation, watch: Watch | None) -> _Update:
-    def penalty_of(theta: Params, base: Params, aux: Params, strength: jax.Array) -> jax.Array:
-        return strength * jnp.asarray(method.penalty(base, method.merge(base, theta), aux), jnp.float32)
+def _make_update(
+    method: Method,
+    tx: optax.GradientTransformation,
+    multiplier: dict[str, float],
+    watch: Watch | None,
+    schedule: optax.Schedule,
+) -> _Update:
+    def penalty_of(theta: Params, now: StepContext) -> jax.Array:
+        return now.strength * jnp.asarray(method.penalty(now, method.merge(now.base, theta)), jnp.float32)
+
+    def is_trained(path: str) -> bool:
+        return multiplier[path] != 0.0
 
     # A method that adds nothing is held by smaller updates.
-    slows = watch is not None and not is_held(method)
+    slows = watch is not None and not method.adds
 
     @partial(jax.jit, donate_argnums=0)
     def update(
@@ -245,17 +260,20 @@ def _make_update(method: Method, tx: optax.GradientTransformation, watch: Watch 
         """The state after one step on the slopes of its streams and the probe, and the metrics."""
         loss = slopes["new"].loss / slopes["new"].weight
         strength = jnp.exp(state.dual.log_strength)
-        penalty, pull = jax.value_and_grad(penalty_of)(state.theta, base, aux, strength)
+        rate = jnp.asarray(schedule(state.step))
+        now = StepContext(base, aux, state.step, lambda path: rate * multiplier[path], is_trained, strength)
+        penalty, pull = jax.value_and_grad(lambda theta: penalty_of(theta, now))(state.theta)
         penalty += sum(slope.term / slope.weight for slope in slopes.values())
         pull = flatten(pull)
         grads = method.combine({"penalty": {path: pull[path] for path in slopes["new"].gradient}, **_means(slopes)})
         grad_norm = optax.tree.norm(grads)
-        # Frozen leaves get a zero that no optimizer group looks at: their gradient was never computed.
-        whole = map_leaves(lambda path, leaf: grads.get(path, jnp.zeros((), leaf.dtype)), state.theta)
+        # The gradient of frozen leaves was never computed.
+        whole = map_leaves(lambda path, leaf: grads.get(path, jnp.zeros_like(leaf)), state.theta)
 
         def take() -> tuple[optax.Params, optax.OptState]:
             # Here, because statistics that a transform closes over outside would be baked into the program.
-            updates, opt_state = updates_of(method.transform(tx, aux), whole, state.opt_state, state.theta)
+            updates, opt_state = updates_of(method.transform(tx, now), whole, state.opt_state, state.theta)
+            updates = map_leaves(lambda path, u: u if is_trained(path) else jnp.zeros_like(u), updates)
             if slows:
                 updates = jax.tree.map(lambda u: u / jnp.maximum(strength, 1.0), updates)
             return optax.apply_updates(state.theta, updates), opt_state

@@ -9,7 +9,7 @@ import optax
 from fft.core.seeding import key_for
 from fft.core.tree import Params, count, flatten
 from fft.experiment import Optim
-from fft.methods import Method
+from fft.methods import Method, StepContext
 from fft.models import Checkpoint
 from fft.training.optim import make_optimizer, multipliers
 from fft.training.state import TrainState, init_state
@@ -42,7 +42,7 @@ def make_trainable(
     base = checkpoint.params
     theta, multiplier = trained_leaves(method, checkpoint)
     tx = make_optimizer(theta, multiplier, optim, steps)
-    wrapped = method.transform(tx, aux)
+    wrapped = method.transform(tx, StepContext(base, aux))
 
     def init() -> TrainState:
         theta = method.init(base, key_for(seed, "init"))

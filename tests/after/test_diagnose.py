@@ -18,6 +18,7 @@ from fft.evaluate.heldout import HeldOut
 from fft.experiment import Data
 from fft.report.diagnosed import page, words
 from fft.report.diagnosed.chart import chart
+from fft.report.drawing import svg
 from tests.helpers import tiny_checkpoint
 from tests.helpers.outline import Outline
 from tests.helpers.tiny_checkpoint import altered, regression
@@ -303,7 +304,7 @@ def test_the_page_is_balanced_escaped_and_loads_nothing(broken):
     found["base"]["folder"], found["notes"], found["data"]["source"] = HOSTILE, [HOSTILE], HOSTILE
     found["layers"][-1]["name"] = f"head {HOSTILE}"
     found["proposal"]["pattern"] = HOSTILE
-    text = page.page(found)
+    text = page.page(found, svg(chart(found)))
     outline = Outline(text)
     assert not outline.open and not outline.loads and "script" not in outline.tags
     assert HOSTILE not in text and HOSTILE in "".join(outline.words)
@@ -331,7 +332,7 @@ def test_numbers_that_are_not_finite_are_dashes_and_no_points(broken):
     gone = {"value": None, "low": None, "high": None}
     found |= {"rise": gone, "predicted": None, "order": None}
     found["layers"][1] |= {"put_back_rise": gone, "alone_rise": gone, "predicted": None}
-    assert "–" in page.page(found) and words.sentences(found)
+    assert "–" in page.page(found, svg(chart(found))) and words.sentences(found)
 
 
 # --- what is refused ---

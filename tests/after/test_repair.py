@@ -22,6 +22,7 @@ from fft.fisher.information import load_fisher
 from fft.fisher.storage import unpack
 from fft.merging import formulas
 from fft.models.identity import base_sha256
+from fft.report.drawing import svg
 from fft.report.repaired import chart, headline, page, tuned_sentence
 from fft.stats.budget import Budget
 from tests.helpers import tiny_checkpoint
@@ -313,7 +314,7 @@ def test_the_page_is_balanced_escaped_and_loads_nothing(repaired):
     found["base"]["folder"] = found["notes"] = HOSTILE
     found["notes"] = [HOSTILE]
     found["data"]["new"]["source"] = HOSTILE
-    text = page(found)
+    text = page(found, svg(chart(found)))
     outline = Outline(text)
     assert not outline.open and not outline.loads and "script" not in outline.tags
     assert HOSTILE not in text and HOSTILE in "".join(outline.words)
@@ -324,7 +325,7 @@ def test_the_page_is_balanced_escaped_and_loads_nothing(repaired):
 def test_scores_that_are_not_finite_are_a_line_in_the_table_and_no_point(repaired):
     found = told(repaired[1])
     found["candidates"][5] |= {"new": None, "gain": None, "original": None, "drop": None, "within": False}
-    assert "–" in page(found) and headline(found)
+    assert "–" in page(found, svg(chart(found))) and headline(found)
 
 
 # --- what is refused ---
@@ -399,7 +400,7 @@ def test_test_rows_on_which_the_score_is_not_defined_leave_it_undecided(repaired
     verdict = {"outcome": "undecided", "drop": None, "drop_low": None, "drop_high": None, "needed": None}
     record |= {"outcome": "undecided", "verdict": record["verdict"] | verdict | {"reason": nothing["undefined"]}}
     assert "what the tuned model's original accuracy lost is not known; the repaired" in tuned_sentence(record)
-    text = page(record)
+    text = page(record, svg(chart(record)))
     assert "decides nothing: all 9 rows are of one class" in text and "Undecided" in text
     record["given_up"] |= nothing
     assert tuned_sentence(record).endswith("is not known")

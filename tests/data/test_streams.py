@@ -13,7 +13,7 @@ from fft.data.batches import TrainBatches
 from fft.data.streams import step_batch, training_batches
 from fft.evaluate.teacher import base_outputs
 from fft.experiment import Optim
-from fft.methods import AGEM, EWC, KL, L2SP, Distill, Full, LwF, Replay, chain
+from fft.methods import AGEM, EWC, KL, L2SP, Distill, Full, LwF, Replay, StepContext, chain
 from fft.tasks.classify import Classify
 from fft.tasks.regress import Regress
 from fft.training.optim import make_optimizer, multipliers
@@ -169,7 +169,7 @@ def test_agem_takes_out_what_points_against_the_original_rows(micros, added):
         new, other = toy_batch(seed, rows=8, filler=1), toy_batch(20 + seed, rows=6, filler=2)
 
         def objective(params, new=new):
-            penalty = added.penalty(base, params, kept.get("l2sp", {}))
+            penalty = added.penalty(StepContext(base, kept.get("l2sp", {})), params)
             return mean_nll(MODEL.apply(params, new)["logits"]["new"], new) + penalty
 
         def long(function):

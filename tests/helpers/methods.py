@@ -15,12 +15,13 @@ from fft.methods import (
     Context,
     Full,
     Sparse,
+    StepContext,
     from_json,
     parse_chain,
     to_json,
 )
 from fft.tasks.classify import Classify
-from fft.training.optim import make_optimizer, multipliers
+from fft.training.optim import make_optimizer, multipliers, schedule
 from fft.training.state import init_state
 from fft.training.step import make_train_step
 from tests.helpers.toy import LayeredToy, Toy, max_difference, toy_batch, toy_params
@@ -54,6 +55,8 @@ CHAINS = [
     "lora+ewc+sam",
     "freeze+agem+sam",
     "lora+pseudo+replay",
+    "ewc+mixout",
+    "recadam+freeze+si",
 ]
 
 
@@ -77,11 +80,12 @@ def context(base, method=None):
         "batches": lambda n, size: [toy_batch(rows=8, filler=3)],
     }
 
-    def pseudo_rows(stream, filler, share, key):
+    def pseudo_rows(stream, source, share, key):
         found = outputs(stream, "logits")
         return SimpleNamespace(ids=np.zeros((len(found), 1), np.int32), logits=found, told="")
 
-    return Context(LayeredToy(), base, ("new",), task("original"), **batches, outputs=outputs, pseudo_rows=pseudo_rows)
+    teacher = SimpleNamespace(outputs=outputs, pseudo_rows=pseudo_rows)
+    return Context(LayeredToy(), base, ("new",), task("original"), **batches, teacher=teacher)
 
 
 def stream_batch(stream, seed=0):
@@ -99,10 +103,11 @@ def step_batch(method, seed=0):
 def stepper(method, base, lr=0.05, steps=10, **optim):
     theta = method.init(base, jax.random.key(1))
     multiplier = multipliers(method, theta, MODEL.depth, ("original",))
-    tx = make_optimizer(theta, multiplier, Optim(lr=lr, warmup=0.0, **optim), steps)
+    settings = Optim(lr=lr, warmup=0.0, **optim)
+    tx = make_optimizer(theta, multiplier, settings, steps)
     aux = method.prepare(context(base, method), jax.random.key(2))
-    step = make_train_step(MODEL, task(), method, tx, multiplier, task("original"))
-    return step, init_state(theta, method.transform(tx, aux), jax.random.key(3)), aux, multiplier
+    step = make_train_step(MODEL, task(), method, tx, multiplier, task("original"), schedule=schedule(settings, steps))
+    return step, init_state(theta, method.transform(tx, StepContext(base, aux)), jax.random.key(3)), aux, multiplier
 
 
 def trained(method, base, steps=3, **optim):
@@ -122,7 +127,7 @@ def check_contract(names, tmp_path):
     theta = method.init(base, jax.random.key(1))
     merged = {name: tree for name, tree in method.merge(base, theta).items() if name != "prompt"}
     assert max_difference(merged, base) == 0, "step 0 is the base, beside a prompt"
-    assert method.plain == ("prompt" not in method.merge(base, theta))
+    assert method.tree.plain == ("prompt" not in method.merge(base, theta))
     assert not {id(x) for x in jax.tree.leaves(theta)} & {id(x) for x in jax.tree.leaves(base)}, "theta is a copy"
     aux = method.prepare(context(base, method), jax.random.key(2))
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(aux))

@@ -9,7 +9,7 @@ import torch
 
 from fft import models
 from fft.core.tree import flatten, unflatten
-from fft.methods import IA3, DoRA, LoRA, PrefixTuning, PromptTuning, RsLoRA
+from fft.methods import IA3, DoRA, LoRA, PrefixTuning, PromptTuning, RsLoRA, StepContext
 from fft.models.layers import Dense
 from tests.helpers import torch_models as oracle
 
@@ -93,7 +93,9 @@ def check(method, torch_model, family, folder, roles):
     whole = unflatten({**theta, **{p: x for p, x in flatten(checkpoint.params).items() if p.startswith("heads/")}})
 
     def logits(theta):
-        return checkpoint.model.apply(method.inject(checkpoint.params, theta), batch)["logits"]["original"]
+        return checkpoint.model.apply(method.inject(StepContext(checkpoint.params), theta, jax.random.key(0)), batch)[
+            "logits"
+        ]["original"]
 
     slope = flatten(jax.grad(lambda theta: jnp.sum(logits(theta) ** 2))(whole))
     outputs = torch_model(**oracle.inputs(family, batch)).logits
@@ -149,7 +151,9 @@ def test_prompts_and_prefixes_compute_what_peft_computes(name, family, tmp_path)
     theta = unflatten({f"prompt/{leaf}": jnp.asarray(values.detach().numpy()).reshape(shape)})
 
     def logits(theta):
-        return checkpoint.model.apply(method.inject(checkpoint.params, theta), batch)["logits"]["original"]
+        return checkpoint.model.apply(method.inject(StepContext(checkpoint.params), theta, jax.random.key(0)), batch)[
+            "logits"
+        ]["original"]
 
     outputs = torch_model(**oracle.inputs(family, batch)).logits
     oracle.close(logits(theta), outputs.detach().numpy())
@@ -171,7 +175,7 @@ def test_dropout_of_the_factored_dora_is_pefts_in_the_mean(tmp_path):
     theta, _ = adapter_of(torch_model, "bert", ("query",))
     checkpoint = models.load(tmp_path)
     whole = unflatten(theta)
-    injected = flatten(method.inject(checkpoint.params, whole, jax.random.key(0)))
+    injected = flatten(method.inject(StepContext(checkpoint.params), whole, jax.random.key(0)))
     module = "layers/0/attention/query"
     plain = flatten(method.merge(checkpoint.params, whole))[f"{module}/kernel"]
     tree = {p.rpartition("/")[2]: leaf for p, leaf in injected.items() if p.startswith(f"{module}/")}

@@ -1,18 +1,16 @@
 """No member of a chain is without effect: leaving it out changes what the run leaves, or the chain is refused."""
 
-import dataclasses
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from fft.core.errors import InputError
 from fft.experiment import Optim
-from fft.methods import EWC, METHODS, LoRA, Method, chain
-from fft.methods.base import claims_tree
-from fft.training.optim import make_optimizer, multipliers
+from fft.methods import EWC, METHODS, LoRA, Mixout, StepContext, chain
+from fft.methods.trees import BASE_TREE
+from fft.training.optim import make_optimizer, multipliers, schedule
 from fft.training.state import init_state
 from fft.training.step import finished_params, make_train_step
 from tests.helpers.methods import CHAINS, MODEL, SETTINGS, context, stream_batch, task
@@ -35,10 +33,13 @@ def left_by(*members):
     base, method = toy_params(heads={"original": 3, "new": 3}, words=7), chain(*members)
     theta = method.init(base, jax.random.key(1))
     multiplier = multipliers(method, theta, MODEL.depth, ())
-    tx = make_optimizer(theta, multiplier, Optim(lr=0.05, warmup=0.0), STEPS)
+    optim = Optim(lr=0.05, warmup=0.0)
+    tx = make_optimizer(theta, multiplier, optim, STEPS)
     aux = method.prepare(context(base, method)._replace(steps=STEPS), jax.random.key(2))
-    step = make_train_step(MODEL, task("original"), method, tx, multiplier, task("original"))
-    state = init_state(theta, method.transform(tx, aux), jax.random.key(3))
+    step = make_train_step(
+        MODEL, task("original"), method, tx, multiplier, task("original"), schedule=schedule(optim, STEPS)
+    )
+    state = init_state(theta, method.transform(tx, StepContext(base, aux)), jax.random.key(3))
     for at in range(STEPS):
         read = {stream: jax.tree.map(lambda x: x[None], rows(stream, at)) for stream in ("new", *method.streams)}
         state, _ = step(state, base, aux, read)
@@ -54,30 +55,18 @@ def test_no_member_can_be_left_out(names):
     members = [SETTINGS.get(name, METHODS[name]()) for name in names.split("+")]
     for member in members:
         others = [other for other in members if other is not member]
-        if not claims_tree(member):  # it says what is trained, and that is another tree without it
+        if member.tree == BASE_TREE:  # else it says what is trained, and that is another tree without it
             part = int(member.name == "si")  # without an earlier run it measures, and holds nothing
             assert differ(left_by(*members)[part], left_by(*others)[part]) == (member.name != "full"), member.name
 
 
-@dataclasses.dataclass(frozen=True)
-class Mixout(Method):
-    """Half of some parameters are the base's in every step: a method that says `inject` alone."""
-
-    name = "mixout"
-
-    def inject(self, base, theta, key=None):
-        drawn = jax.random.bernoulli(key, 0.5, base["embed"]["scale"].shape)
-        mixed = jnp.where(drawn, theta["embed"]["scale"], base["embed"]["scale"])
-        return theta | {"embed": theta["embed"] | {"scale": mixed}}
-
-
 @pytest.mark.parametrize("first", [0, 1])
-def test_a_method_that_only_injects_takes_effect_wherever_it_stands(first):
+def test_a_method_that_mixes_takes_effect_wherever_it_stands(first):
     members = [EWC(way="vmapped"), Mixout()]
     assert differ(left_by(members[first], members[1 - first])[0], left_by(members[0])[0])
 
 
-@pytest.mark.parametrize("other", [LoRA(), METHODS["norm"]()])
+@pytest.mark.parametrize("other", [LoRA(), METHODS["prompt"]()])
 def test_two_that_say_what_is_trained_are_refused(other):
     with pytest.raises(InputError, match=f"mixout and {other.name} each say what is trained"):
         Mixout() + other

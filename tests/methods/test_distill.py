@@ -14,7 +14,7 @@ from fft.core.batch import Batch
 from fft.core.errors import InputError
 from fft.core.network import outputs_of
 from fft.core.tree import flatten
-from fft.methods import Distill, Full, Given, chain
+from fft.methods import Context, Distill, Full, StepContext, chain
 from fft.models import FAMILIES
 from fft.models.model import build
 from fft.tasks.classify import Classify
@@ -150,7 +150,9 @@ def test_virtual_tokens_are_left_out(pairs):
     params = {**base.params, "prompt": {"tokens": jnp.ones((3, 48))}}
     outputs = outputs_of(base.model, params, batch, layers=(1,))
     before = base.model.states(base.params, batch, layers=(1,))
-    found = Distill(layers="1").loss("original", outputs._replace(base=before), batch, {}, None)
+    found = Distill(layers="1").losses(
+        StepContext(base.params), "original", outputs._replace(base=before), batch, None
+    )[0]
     now, was = np.asarray(outputs.states.layers[1])[:, 3:], np.asarray(before.layers[1])
     expected = [
         ((now[row] - was[row])[batch.mask[row] > 0] ** 2).sum() / (was[row][batch.mask[row] > 0] ** 2).sum()
@@ -166,12 +168,12 @@ def test_layers_that_are_none_are_refused(wrong):
 
 
 def test_the_pooled_state_alone_needs_no_layers_and_a_chain_asks_for_all_streams(pairs):
-    assert Distill().hidden == frozenset()
-    assert chain(Full(), Distill(layers="0", on="new")).hidden == {"new"}
+    assert Distill().layer_streams == frozenset()
+    assert chain(Full(), Distill(layers="0", on="new")).layer_streams == {"new"}
     base = pairs["bert"][2].params
-    Distill(layers="0,2").check(Given(base, ""))
+    Distill(layers="0,2").check(Context(None, base))
     with pytest.raises(InputError, match=r"names 3: this model has 0, the embeddings, and blocks 1 to 2"):
-        Distill(layers="0,3").check(Given(base, ""))
+        Distill(layers="0,3").check(Context(None, base))
 
 
 @pytest.mark.parametrize("flags", [("--distill.layers", "all"), ("--distill.layers", "1", "--distill.on", "new")])

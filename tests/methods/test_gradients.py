@@ -65,8 +65,8 @@ def test_sparse_reads_the_artefact_that_ewc_reads(tiny, tmp_path):
     ("method", "message"),
     [
         ("gpm+lpft", "gpm and lpft each keep the updates within bounds"),
-        ("lora+ogd", "ogd works on the base's own parameters, and lora trains others in their place"),
-        ("agem+replay", "agem says what becomes of the gradient on the rows that it reads, and replay needs"),
+        ("lora+ogd", "lora and ogd each say what is trained and how the model's parameters come of it"),
+        ("agem+replay", "agem says what becomes of the gradient on the original rows, and replay needs"),
     ],
 )
 def test_chains_that_cannot_keep_their_word_are_refused(tiny, tmp_path, method, message):

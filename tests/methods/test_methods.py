@@ -27,8 +27,10 @@ from fft.methods import (
     LoRA,
     Method,
     NormTuning,
+    Parts,
     PrefixTuning,
     PromptTuning,
+    StepContext,
     Wise,
     from_json,
     parse_chain,
@@ -180,7 +182,7 @@ def test_l2sp_penalty_by_plain_loops(base):
     for path, leaf in flatten(params).items():
         for value, anchor in zip(np.ravel(leaf).astype(np.float64), np.ravel(anchors[path]), strict=True):
             expected += 0.1 * value**2 if path.startswith("heads/new/") else 0.15 * (value - anchor) ** 2
-    assert float(method.penalty(base, params, aux)) == pytest.approx(expected, rel=1e-5)
+    assert float(method.penalty(StepContext(base, aux), params)) == pytest.approx(expected, rel=1e-5)
 
 
 def test_mas_is_the_mean_absolute_gradient_of_the_squared_answers(base):
@@ -203,7 +205,7 @@ def test_mas_is_the_mean_absolute_gradient_of_the_squared_answers(base):
     assert "new" not in aux["heads"]
     params = jax.tree.map(lambda x: x + 0.1, base)
     total = sum(float(jnp.sum(omega)) for omega in jax.tree.leaves(aux))
-    assert float(method.penalty(base, params, aux)) == pytest.approx(2.0 * 0.01 * total, rel=1e-4)
+    assert float(method.penalty(StepContext(base, aux), params)) == pytest.approx(2.0 * 0.01 * total, rel=1e-4)
 
 
 def test_ewc_penalty_has_the_half_and_leaves_fresh_heads_out(base):
@@ -212,10 +214,10 @@ def test_ewc_penalty_has_the_half_and_leaves_fresh_heads_out(base):
     assert "new" not in aux["fisher"]["heads"] and "original" in aux["fisher"]["heads"]
     params = jax.tree.map(lambda x: x + 0.1, base)
     expected = 0.5 * 7.0 * 0.01 * sum(float(jnp.sum(f)) for f in jax.tree.leaves(aux["fisher"]))
-    assert float(method.penalty(base, params, aux)) == pytest.approx(expected, rel=1e-4)
+    assert float(method.penalty(StepContext(base, aux), params)) == pytest.approx(expected, rel=1e-4)
     narrow = toy_params(heads={"original": 1, "new": 3})
     with pytest.raises(InputError, match="heads/original/out/bias"):
-        method.penalty(base, narrow, aux)
+        method.penalty(StepContext(base, aux), narrow)
 
 
 def test_ewc_with_lora_penalises_the_merged_update(base):
@@ -229,7 +231,7 @@ def test_ewc_with_lora_penalises_the_merged_update(base):
     update = lora.scale * q["lora_a"] @ q["lora_b"]
     fisher = aux["ewc"]["fisher"]["layers"]["0"]["attention"]["query"]["kernel"]
     expected = 1.5 * float(jnp.sum(fisher * update**2))
-    assert float(method.penalty(base, method.merge(base, theta), aux)) == pytest.approx(expected, rel=1e-4)
+    assert float(method.penalty(StepContext(base, aux), method.merge(base, theta))) == pytest.approx(expected, rel=1e-4)
 
 
 def test_lora_with_the_adapter_off_is_the_base_bit_for_bit(base):
@@ -258,7 +260,9 @@ def test_merged_lora_dropout_keeps_the_mean(base):
         theta["layers"][i]["attention"]["query"]["lora_b"] += 0.3
     merged = method.merge(base, theta)
     keys = jax.random.split(jax.random.key(5), 4000)
-    drawn = jax.vmap(lambda k: method.inject(base, theta, k)["layers"]["0"]["attention"]["query"]["kernel"])(keys)
+    drawn = jax.vmap(
+        lambda k: method.inject(StepContext(base), theta, k)["layers"]["0"]["attention"]["query"]["kernel"]
+    )(keys)
     mean = drawn.mean(0)
     error = drawn.std(0).max() / np.sqrt(len(keys))
     assert float(drawn.std(0).max()) > 0
@@ -295,7 +299,7 @@ def test_a_freeze_that_names_nothing_is_refused(base):
 @pytest.mark.parametrize("names", ["norm+l2sp", "l2sp+norm"])
 def test_norm_tuning_owns_the_tree_and_the_rate_wherever_it_stands(base, names):
     method = parse_chain(names)
-    assert method.carrier == NormTuning() and method.default_lr == NormTuning.default_lr
+    assert method.owner == NormTuning() and method.lr == 5e-4
     alone = {"embed": {"scale": base["embed"]["scale"] + 1}}
     merged = flatten(method.merge(base, alone))
     assert merged.keys() == flatten(base).keys()
@@ -404,8 +408,8 @@ def test_a_chain_finishes_with_every_member(base):
     class Halfway(Method):
         name = "halfway"
 
-        def finish(self, base, params):
-            return jax.tree.map(lambda b, p: (b + p) / 2, base, params)
+        def parts(self):
+            return Parts(finish=lambda base, params: jax.tree.map(lambda b, p: (b + p) / 2, base, params))
 
     moved = jax.tree.map(lambda x: x + 1.0, base)
     assert max_difference((LoRA() + Halfway()).finish(base, moved), jax.tree.map(lambda x: x + 0.5, base)) < 1e-6
@@ -445,7 +449,9 @@ def test_ewc_takes_its_strength_in_the_unit_of_rows(base):
     plain, ratio = EWC(strength=3.0, way="vmapped"), EWC(strength=3.0, unit="ratio", way="vmapped")
     rows = context(base)._replace(rows={"original": 80, "new": 20})
     params = jax.tree.map(lambda x: x + 0.1, base)
-    penalties = [float(m.penalty(base, params, m.prepare(rows, jax.random.key(0)))) for m in (plain, ratio)]
+    penalties = [
+        float(m.penalty(StepContext(base, m.prepare(rows, jax.random.key(0))), params)) for m in (plain, ratio)
+    ]
     assert penalties[1] == pytest.approx(4 * penalties[0], rel=1e-6)
     with pytest.raises(InputError, match="needs the rows of both tasks"):
         ratio.prepare(context(base), jax.random.key(0))
@@ -457,7 +463,8 @@ def test_ewc_with_a_small_fisher_pulls_nearly_the_same(base, storage, tolerance)
     penalties = []
     for kept in ("float32", storage):
         method = EWC(storage=kept, way="vmapped")
-        penalties.append(float(method.penalty(base, params, method.prepare(context(base), jax.random.key(0)))))
+        aux = method.prepare(context(base), jax.random.key(0))
+        penalties.append(float(method.penalty(StepContext(base, aux), params)))
     assert penalties[1] == pytest.approx(penalties[0], rel=tolerance) and penalties[1] != penalties[0]
 
 
@@ -467,7 +474,7 @@ def test_ewc_reads_an_artefact_of_this_base_and_of_no_other(base, tmp_path):
     told = {"base_sha256": "this", "model": "base/", "estimator": "mc", "examples": 5, "trace": 1.0, "tasks": ["o"]}
     save_fisher(tmp_path, own, "float32", told | {"data": {"train_rows": 80}})
     method, notes = EWC(fisher=str(tmp_path), unit="ratio"), []
-    assert not method.needs_original and EWC().needs_original
+    assert not method.needs and EWC().needs == {"original"}
     alone = here._replace(original=None, batches=None, rows={"new": 20}, note=notes.append)
     aux = method.prepare(alone, jax.random.key(1))
     assert max_difference(aux["fisher"], own) == 0 and float(aux["unit"]) == 4

@@ -105,7 +105,7 @@ def test_statistics_are_arguments_of_the_compiled_step_and_not_part_of_it(base):
 
 @pytest.mark.parametrize("method", [OGD(), GPM(), Sparse()])
 def test_the_base_s_own_parameters_are_needed(method):
-    with pytest.raises(InputError, match=f"{method.name} works on the base's own parameters, and lora"):
+    with pytest.raises(InputError, match=f"lora and {method.name} each say what is trained"):
         chain(LoRA(), method)
 
 

@@ -191,7 +191,7 @@ def test_a_radius_that_is_none_is_refused():
     for wrong in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(InputError, match=r"--sam\.rho must be a positive number"):
             SAM(rho=wrong)
-    assert chain(LoRA(), SAM()).carrier == LoRA() and chain(Full(), SAM()).label == "full+sam"
+    assert chain(LoRA(), SAM()).owner == LoRA() and chain(Full(), SAM()).label == "full+sam"
 
 
 def test_a_run_counts_its_steps_once_and_learns(tiny, tmp_path):

@@ -11,7 +11,7 @@ import pytest
 from fft.core.errors import InputError
 from fft.core.tree import flatten
 from fft.disk.checkpoint import Checkpoints
-from fft.methods import GPM, LPFT, OGD, SI, Full, Layerwise, LoRA, Unfreeze, chain
+from fft.methods import GPM, LPFT, OGD, SI, Full, Layerwise, LoRA, StepContext, Unfreeze, chain
 from tests.helpers.methods import context, step_batch, stepper
 from tests.helpers.toy import max_difference, toy_params
 
@@ -51,7 +51,7 @@ def test_a_leaf_keeps_its_bits_until_its_turn_and_moves_from_then_on(case, base)
 def test_an_open_leaf_takes_the_optimizer_s_own_update(base):
     """Against the optimizer alone on the same gradients: equal where open, 0 where not."""
     method, plain = Unfreeze(every=2), optax.adamw(0.1)
-    tx = method.transform(plain, method.prepare(context(base), jax.random.key(0)))
+    tx = method.transform(plain, StepContext(base, method.prepare(context(base), jax.random.key(0))))
     state, alone, rng = tx.init(base), plain.init(base), np.random.default_rng(0)
     for i in range(7):
         gradients = jax.tree.map(lambda x: jnp.float32(rng.normal(size=x.shape)), base)

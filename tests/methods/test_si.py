@@ -13,7 +13,7 @@ from fft.core.errors import InputError
 from fft.core.tree import flatten
 from fft.disk.artefact import load_artefact
 from fft.disk.checkpoint import Checkpoints
-from fft.methods import SI, LoRA, chain
+from fft.methods import SI, LoRA, StepContext, chain
 from fft.methods.si import PathIntegral, importance
 from fft.run.restored import restored, trainable_of
 from tests.helpers.tiny_runs import at_event, fail, outcome, record, tune
@@ -41,7 +41,7 @@ def is_integral(state):
 
 def test_omega_is_the_fall_of_the_loss_along_a_smooth_path():
     """Σ ω over all parameters → L(start) − L(end) as the steps shrink, of any optimizer; here momentum."""
-    params, batch, tx = toy_params(), toy_batch(), SI().transform(optax.sgd(1e-3, momentum=0.9), {})
+    params, batch, tx = toy_params(), toy_batch(), SI().transform(optax.sgd(1e-3, momentum=0.9), StepContext({}))
 
     @jax.jit
     def loss(params):
@@ -62,7 +62,7 @@ def test_omega_leaves_its_own_pull_out_and_a_frozen_leaf_alone():
     method, rng = SI(strength=2.0, after="a run"), np.random.default_rng(0)
     held, anchor, theta = rng.random(3), rng.normal(size=3), rng.normal(size=3)
     aux = {"omega": {"a": jnp.float32(held)}, "anchor": {"a": jnp.float32(anchor)}}
-    tx = method.transform(optax.sgd(0.1), aux)
+    tx = method.transform(optax.sgd(0.1), StepContext({}, aux, is_trained=lambda path: path != "c"))
     params = {"a": jnp.float32(theta), "b": jnp.ones(2), "c": jnp.ones(2)}
     state, expected, free = tx.init(params), np.zeros(3), np.zeros(2)
     for _ in range(3):
@@ -70,10 +70,7 @@ def test_omega_leaves_its_own_pull_out_and_a_frozen_leaf_alone():
         whole = task + 2 * 2.0 * held * (theta - anchor)
         expected, free = expected + task * 0.1 * whole, free + 0.1 * other**2
         theta = theta - 0.1 * whole
-        # The train step hands over a scalar zero for a frozen leaf.
-        updates, state = tx.update(
-            {"a": jnp.float32(whole), "b": jnp.float32(other), "c": jnp.zeros(())}, state, params
-        )
+        updates, state = tx.update({"a": jnp.float32(whole), "b": jnp.float32(other), "c": jnp.ones(2)}, state, params)
         params = optax.apply_updates(params, updates)
     np.testing.assert_allclose(state.omega["a"], expected, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(state.omega["b"], free, rtol=1e-5)
@@ -159,6 +156,6 @@ def test_what_cannot_be_summed_is_refused(runs, tiny, tmp_path):
         (again("--si.strength", 3), "give --si.after RUN"),
     ):
         assert answer.code == 2 and message in answer.err, answer.err
-    with pytest.raises(InputError, match="si works on the base's own parameters, and lora"):
+    with pytest.raises(InputError, match="lora and si each say what is trained"):
         chain(LoRA(), SI())
     assert not (tmp_path / "run").exists()

@@ -302,13 +302,13 @@ def test_ticks_are_round_and_never_past_1():
 
 
 def test_the_history_marks_the_crossover_and_the_best_step(tmp_path):
-    vector, pixels = drawing.save(history.history_chart(make_run()), tmp_path / "history")
+    vector, pixels = drawing.save(drawing.svg(history.history_chart(make_run())), tmp_path / "history")
     found = svg_texts(vector)
     for text in ("best step 200", "crossover 300", "original task accuracy, validation probe", "step"):
         assert text in found
     assert any("accepted drop of 0.01" in text for text in found)
     assert pixels.read_bytes().startswith(b"\x89PNG")
-    alone = svg_texts(drawing.save(history.history_chart(make_run(original=False)), tmp_path / "alone")[0])
+    alone = svg_texts(drawing.save(drawing.svg(history.history_chart(make_run(original=False))), tmp_path / "alone")[0])
     assert "best step 200" in alone
     assert not any("original" in text or "crossover" in text for text in alone)
 
@@ -473,4 +473,4 @@ def test_a_page_is_written_whole_or_says_why(tmp_path):
     with pytest.raises(MachineError, match="cannot write"):
         write_page(make_run(), tmp_path / "file" / "report.html", "<svg></svg>")
     with pytest.raises(MachineError, match="cannot write"):
-        drawing.save(history.history_chart(make_run()), tmp_path / "file" / "history")
+        drawing.save(drawing.svg(history.history_chart(make_run())), tmp_path / "file" / "history")

@@ -17,7 +17,7 @@ from fft.core.tree import flatten
 from fft.data import TrainBatches, bucket_lengths, joined
 from fft.experiment import Data, Experiment, Retention, from_json
 from fft.fisher.diagonal import diagonal_fisher
-from fft.methods import KL, MAS, OGD, Context, LwF, Replay
+from fft.methods import KL, MAS, OGD, Context, LwF, Replay, StepContext
 from fft.report.contract import contract_sentence
 from fft.run import selection
 from fft.run.watched import ProbeBatches
@@ -86,7 +86,8 @@ def test_tasks_that_share_a_head_are_one_head():
 
 
 def terms(method, stream, task, rows, base_logits):
-    return method.loss(stream, outputs_of(MODEL, MOVED, rows), rows, {"logits": base_logits}, task)
+    now = StepContext(BASE, {"logits": base_logits})
+    return method.losses(now, stream, outputs_of(MODEL, MOVED, rows), rows, task)[0]
 
 
 @pytest.mark.parametrize("method", [KL(strength=0.7, temperature=1.5), Replay(strength=0.3)])

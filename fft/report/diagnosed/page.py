@@ -40,9 +40,10 @@ def show(record: dict[str, Any], console: Console) -> None:
         console.out(f"proposed for the next fft tune, not a measured result: {flags(record)}", highlight=False)
 
 
-def page(record: dict[str, Any]) -> str:
-    """The page of a diagnosis as HTML text; it loads nothing."""
-    return document("fft diagnose", (section(record) for section in SECTIONS))
+def page(record: dict[str, Any], picture: str) -> str:
+    """The page of a diagnosis as HTML text, which loads nothing; `picture` is the SVG text of its chart."""
+    results = (_verdict(record), _layers(record, picture), _proposed(record))
+    return document("fft diagnose", (*results, notes(record["notes"]), _settings(record)))
 
 
 def _verdict(record: dict[str, Any]) -> str:
@@ -51,10 +52,10 @@ def _verdict(record: dict[str, Any]) -> str:
     return f'<div class="verdict {kind}"><h2>{escape(title)}</h2>{said}</div>'
 
 
-def _layers(record: dict[str, Any]) -> str:
+def _layers(record: dict[str, Any], picture: str) -> str:
     said = f"{paragraph(layer_sentence(record))}{paragraph(prediction_sentence(record))}"
     legend = "Bars: paired 95 % intervals. Roles are those of all blocks together."
-    drawn = f"<figure>{svg(chart(record))}<figcaption>{legend}</figcaption></figure>"
+    drawn = f"<figure>{picture}<figcaption>{legend}</figcaption></figure>"
     note = f"<p class='note'>{escape(caption(record))}</p>"
     return f"<h2>Layers</h2>\n{said}{drawn}{table(PARTS, rows(record))}\n{note}"
 
@@ -74,10 +75,8 @@ def _settings(record: dict[str, Any]) -> str:
     return f"<h2>Settings</h2>\n{pairs(list(flat({name: record[name] for name in names})))}"
 
 
-SECTIONS = (_verdict, _layers, _proposed, lambda record: notes(record["notes"]), _settings)
-
-
 def write(record: dict[str, Any], out: Path) -> None:
     """Write layers.svg, layers.png and report.html into `out`; MachineError where they cannot be written."""
-    save(chart(record), out / "layers")
-    replace_file(out / "report.html", page(record).encode())
+    picture = svg(chart(record))
+    save(picture, out / "layers")
+    replace_file(out / "report.html", page(record, picture).encode())

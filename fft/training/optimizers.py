@@ -1,0 +1,48 @@
+"""The optimizers by name, all of optax. Their weight decay is decoupled: θ ← θ − rate · weight_decay · θ a step."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import optax
+
+from fft.core.tree import Params
+
+Mask = Callable[[Params], Params]
+
+
+class Optimizer(NamedTuple):
+    """An optimizer, and the rate that suits it."""
+
+    make: Callable[[optax.Schedule, float, Mask], optax.GradientTransformation]
+    """make(rate, weight_decay, mask) -> the transformation; `mask` says which leaves decay"""
+    lr_factor: float
+    """its default learning rate over AdamW's, as experiments/optimizers.py measured it"""
+
+
+def _adamw(rate: optax.Schedule, weight_decay: float, mask: Mask) -> optax.GradientTransformation:
+    return optax.adamw(rate, weight_decay=weight_decay, mask=mask)
+
+
+def _lion(rate: optax.Schedule, weight_decay: float, mask: Mask) -> optax.GradientTransformation:
+    return optax.lion(rate, weight_decay=weight_decay, mask=mask)
+
+
+def _sgd(rate: optax.Schedule, weight_decay: float, mask: Mask) -> optax.GradientTransformation:
+    return optax.chain(
+        optax.trace(decay=0.9),
+        optax.add_decayed_weights(weight_decay, mask),
+        optax.scale_by_learning_rate(rate),
+    )
+
+
+def _adafactor(rate: optax.Schedule, weight_decay: float, mask: Mask) -> optax.GradientTransformation:
+    # Its decay comes behind the rate.
+    return optax.adafactor(rate, weight_decay_rate=lambda step: rate(step) * weight_decay, weight_decay_mask=mask)
+
+
+OPTIMIZERS: dict[str, Optimizer] = {
+    "adamw": Optimizer(_adamw, 1.0),
+    "lion": Optimizer(_lion, 0.1),
+    "sgd": Optimizer(_sgd, 200.0),
+    "adafactor": Optimizer(_adafactor, 20.0),
+}
