@@ -5,6 +5,7 @@ long: costly optimisations, its fusion emitters, code in many parts. The numbers
 """
 
 import functools
+import gc
 import inspect
 import os
 import resource
@@ -15,6 +16,7 @@ from fft.core.errors import MachineError
 
 QUICK = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=2"
 MOST = 3 * 2**20  # kilobytes that a worker may hold before it drops programs
+gc.set_threshold(100_000, 50, 100)  # tracing makes many small objects, few of them rubbish
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK}".strip()  # read when jax first compiles
 
 

@@ -413,7 +413,7 @@ RUN = """
 def test_a_kill_at_any_moment_leaves_a_good_step(tmp_path):
     draw, like = random.Random(1), {"theta": {str(i): jnp.zeros(50) for i in range(4)}, "step": jnp.int32(0)}
     folder, torn, announced = tmp_path / "checkpoints", 0, 0
-    for _ in range(8):
+    for _ in range(5):
         announced = max(announced, save_and_kill(folder, draw.uniform(0.0, 0.2)))
         checkpoints = Checkpoints(folder)
         step, tree, extra = checkpoints.restore(like)

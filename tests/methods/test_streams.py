@@ -29,7 +29,6 @@ def test_each_keeps_more_than_full_fine_tuning(tiny, texts, tmp_path):
     assert tune(tiny, tmp_path / "full", *shared, new="opposite.csv").code in (0, 1, 4)
     for name, flags in {
         "replay": ("--method", "replay", "--replay.strength", 30, "--replay.ratio", 2),
-        "kl": ("--method", "kl", "--kl.strength", 30, "--kl.ratio", 2),
         "unlabelled": (
             "--method",
             "kl",

@@ -166,8 +166,9 @@ def test_small_storage(made, tiny, tmp_path, storage, share):
     assert measure(tiny, tmp_path / "f", *SETTINGS, "--storage", storage).code == 0
     sizes = [sum(leaf.nbytes for leaf in load_tensors(out)) for out in (tmp_path / "f", made[0])]
     assert sizes[0] <= share * sizes[1] + 4 * 60, "60 blocks at most are not full"
-    flags = ("--method", "ewc", "--steps", 4, "--batch-size", 16, "--tolerance", 1)
-    assert tune(tiny, tmp_path / "run", *flags, "--fisher", tmp_path / "f").code == 0
+    if storage == "int8":
+        flags = ("--method", "ewc", "--steps", 4, "--batch-size", 16, "--tolerance", 1)
+        assert tune(tiny, tmp_path / "run", *flags, "--fisher", tmp_path / "f").code == 0
 
 
 def load_tensors(out):

@@ -79,14 +79,13 @@ def scored(out, step):
 
 def test_killed_at_random_moments_the_run_ends_bit_equal(tiny, whole, tmp_path):
     out, rng = tmp_path / "run", random.Random(0)
-    moments = [lambda: (out / "heads").exists(), lambda: (out / "prepared").exists(), lambda: scored(out, 0)]
-    for moment in moments:
+    for moment in (lambda: (out / "prepared").exists(), lambda: scored(out, 0)):
         process = begin(tiny, out)
         wait_for(process, moment)
         time.sleep(rng.uniform(0, 0.7))
         process.send_signal(signal.SIGKILL)
         process.communicate()
-    answer = finish(begin(tiny, out))
+    answer = tune(tiny, out, *FLAGS)
     assert answer.code == 0 and outcome(out) == outcome(whole)
     scores = [event["step"] for event in events(out) if event["event"] == "score"]
     assert scores == [0, 3, 6, 9, 12], "no scoring is lost or told twice"
@@ -134,12 +133,12 @@ def test_a_signal_between_two_scorings_saves_the_step_it_meets(tiny, whole, tmp_
 
 
 def test_a_signal_during_preparation_ends_at_once(tiny, tmp_path):
+    """SIGTERM comes as soon as the run says that it prepares the methods; no batch of the Fisher pass follows."""
     out = tmp_path / "run"
-    process = begin(tiny, out, "--ewc.samples", 190)
-    wait_for(process, lambda: (out / "heads" / "provenance.json").exists())
-    process.send_signal(signal.SIGTERM)
-    answer = finish(process)
-    assert answer.code == 143 and not (out / "checkpoints").exists()
+    with at_event("say", None, lambda: (out / "heads").exists() and interrupt()):
+        answer = tune(tiny, out, *FLAGS)
+    assert answer.code == 143 and (out / "heads").exists() and not (out / "prepared").exists()
+    assert not (out / "checkpoints").exists()
 
 
 # --- damage ---
@@ -267,11 +266,11 @@ def test_other_weights_under_the_same_name_are_refused(tiny, stopped):
 
 def test_a_second_process_on_the_same_folder_is_refused(tiny, whole, tmp_path):
     with FolderLock(tmp_path / "run"):
-        answer = finish(begin(tiny, tmp_path / "run"))
+        answer = tune(tiny, tmp_path / "run", *FLAGS)
     assert answer.code == 2 and f"is in use by process {os.getpid()}" in answer.err
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"lock"}
     with FolderLock(whole):
-        answer = finish(begin(tiny, whole))
+        answer = tune(tiny, whole, *FLAGS)
     assert answer.code == 2 and "reading the checkpoint" not in answer.out, "it need not read anything to know"
 
 
