@@ -42,7 +42,7 @@ def tune(
 
     Example: `fft.tune("base/", "new.csv", "old.csv", fft.LoRA(rank=16) + fft.EWC(), out="runs/1", epochs=1, lr=1e-3)`
 
-    Errors: as `run`; InputError for a setting that neither Optim nor Retention has.
+    Raises: as `run`; InputError for a setting that neither Optim nor Retention has.
     """
     parts = {}
     for kind in (Optim, Retention):
@@ -80,7 +80,7 @@ def assemble(experiment: Experiment, directory: str | Path) -> Job:
 
     What is slow (fitted heads, statistics of the methods) is kept in `directory`, which is then of this experiment.
 
-    Raises InputError for input that does not fit, and for a directory of another experiment or a finished run.
+    Raises: InputError for input that does not fit, and for a directory of another experiment or a finished run.
     """
     experiment = resolved(experiment)
     with RunFolder(directory, experiment) as folder:

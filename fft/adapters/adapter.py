@@ -41,7 +41,7 @@ class Adapter(NamedTuple):
 def trained_adapter(method: Method, base: Checkpoint, theta: Params) -> Adapter:
     """The adapter that a method has trained on a base, which holds every head of `theta`.
 
-    Errors: InputError where the method changes the merged weights at its end: they are not base and adapter any more.
+    Raises: InputError where the method changes the merged weights at its end: they are not base and adapter any more.
     """
     merged = method.merge(base.params, theta)
     finished = flatten(method.finish(base.params, merged))
@@ -66,7 +66,7 @@ class Adapters(NamedTuple):
     def active(self, name: str | None = None) -> Checkpoint:
         """The base with the adapter `name` merged; without a name the base itself, bit for bit.
 
-        Errors: InputError for a name that is not among the adapters.
+        Raises: InputError for a name that is not among the adapters.
         """
         if name is None:
             return self.base

@@ -64,7 +64,7 @@ def read_config(kind: type[Known], raw: dict[str, Any], where: str) -> tuple[Kno
     """The config of a peft_type from the dict of an adapter_config.json, and notes.
 
     Unknown fields that say nothing (null, false, empty) are left out, and a note names them.
-    Errors: InputError naming every field that is not known, or not computed; and one of another type.
+    Raises: InputError naming every field that is not known, or not computed; and one of another type.
     """
     known = {field.name for field in fields(kind)}
     unknown = sorted(raw.keys() - known - {*kind.unset, *kind.allowed})

@@ -43,7 +43,7 @@ CONVERT = (
 def load(folder: str | Path, base: Checkpoint, formats: Formats) -> Adapter:
     """Return the Adapter in a folder of PEFT's for the Checkpoint `base`; weights become float32 jax arrays.
 
-    Raises InputError for a peft_type or a setting that is not computed here, and for tensors that are unknown,
+    Raises: InputError for a peft_type or a setting that is not computed here, and for tensors that are unknown,
     missing, of another shape or not floating point: an adapter of another base, mostly.
     """
     folder = Path(local(folder, "the adapter"))
@@ -107,7 +107,7 @@ def saved_words(
 ) -> dict[str, Tensor]:
     """Return {key: Tensor} of the word embeddings where the adapter brings them, as PEFT does for a resized vocabulary.
 
-    Raises InputError where there are more or fewer of them than in the base.
+    Raises: InputError where there are more or fewer of them than in the base.
     """
     name = next(name for name, path in layout.names.items() if path == WORDS)
     place, value = layout.tensor(prefix, name, WORDS), stored.get(prefix + name)

@@ -10,9 +10,10 @@ from fft.adapters.config import read_config
 from fft.adapters.layout import Format, Formats, layout_of
 from fft.core.errors import InputError
 from fft.core.tree import flatten
+from fft.disk.files import write_json
 from fft.methods import Method
 from fft.models import FAMILIES, Checkpoint
-from fft.models.files.export import write_json, write_tensors, written_whole
+from fft.models.files.export import write_tensors, written_whole
 from fft.models.files.heads import HEADS_JSON, width, write_record
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -32,7 +33,7 @@ def save(
     `modules_to_save`. `name` is the base's, for people and for PEFT's AutoPeftModel. HEADS_JSON keeps the labels, and
     the max_length of `base`.
 
-    Raises InputError for a method PEFT has no format for, an unknown head, a folder with other things in it.
+    Raises: InputError for a method PEFT has no format for, an unknown head, a folder with other things in it.
     """
     head = head or adapter.primary
     if head is None or head not in adapter.heads:
@@ -53,8 +54,8 @@ def save(
     tensors = {place.key: np.ascontiguousarray(place.theirs(np.asarray(leaves[place.path]))) for place in places}
     with written_whole(folder) as partial:
         write_tensors(tensors, partial / WEIGHTS)
-        write_json(write_record({head: adapter.heads[head]}, head, base.max_length), partial / HEADS_JSON)
-        write_json(fields, partial / CONFIG)
+        write_json(partial / HEADS_JSON, write_record({head: adapter.heads[head]}, head, base.max_length))
+        write_json(partial / CONFIG, fields)
     return folder
 
 

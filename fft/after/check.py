@@ -67,7 +67,7 @@ def check(request: Request) -> Checked:
     name, else its classifier. The new task's is the tuned one's classifier; it is not judged, and a base without the
     like of it has no score there.
 
-    Errors: InputError for checkpoints that cannot be compared, a head that is not there, data that do not fit, and a
+    Raises: InputError for checkpoints that cannot be compared, a head that is not there, data that do not fit, and a
     budget that no drop could exceed.
     """
     pair = load_pair(request.base, request.tuned, request.max_length)

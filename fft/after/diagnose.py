@@ -47,7 +47,7 @@ def diagnose(
     """Measure, and write OUT: layers.svg, layers.png, report.html and, last, diagnose.json.
 
     `watch(count)` is told how many models have been scored.
-    Errors: InputError for checkpoints of other shapes or vocabularies, or with the same weights; for heads or data
+    Raises: InputError for checkpoints of other shapes or vocabularies, or with the same weights; for heads or data
     that do not fit; for a Fisher of another base or task; and for a folder that holds something already;
     UndecidableError for test rows on which the score is not defined.
     """

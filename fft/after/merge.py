@@ -59,7 +59,7 @@ class Named(NamedTuple):
 def merge(request: Request, out: Path) -> dict[str, Any]:
     """Merge, and write the checkpoint OUT, whole or not at all, with merge.json in it; returns what that says.
 
-    Errors: InputError for models of other families, shapes or vocabularies, or trained at different lengths, settings
+    Raises: InputError for models of other families, shapes or vocabularies, or trained at different lengths, settings
     that do not fit the way, a Fisher of other weights, a head that is not there, and a folder that holds something
     already.
     """
@@ -117,7 +117,7 @@ def _ingredients(
     """Which of the tuned models go into a greedy soup by their scores on the validation rows of `data`, and the scores:
     {"source", "metric", "scores": of each alone, "soup": of the soup, "chosen": places, the best first}.
 
-    Errors: InputError for a tuned model without the head, and for data that do not fit it; UndecidableError for
+    Raises: InputError for a tuned model without the head, and for data that do not fit it; UndecidableError for
     validation rows on which the score is not defined.
     """
     for side, tree in zip(tuned, trees, strict=True):

@@ -47,7 +47,7 @@ def load_sides(
     """Load and check everything. A head of the same name and labels in both is one head, and merged like any leaf. A
     classifier of TUNED that has the name of one of BASE and other labels gets a name of its own.
 
-    Errors: InputError for other shapes or vocabularies, heads that are not there, data that do not fit, and Fisher
+    Raises: InputError for other shapes or vocabularies, heads that are not there, data that do not fit, and Fisher
     information of other weights.
     """
     pair = load_pair(base, tuned, max_length)

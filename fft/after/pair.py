@@ -112,7 +112,7 @@ class ScoredPair(NamedTuple):
 def load_pair(base: str, tuned: str, max_length: int | None) -> Pair:
     """The checkpoints of two Hugging Face folders, finished runs or hf:NAMEs; `max_length` as of `scored_length`.
 
-    Errors: InputError where they differ in family or shape, by the name of what differs, or were trained at different
+    Raises: InputError where they differ in family or shape, by the name of what differs, or were trained at different
     lengths.
     """
     first, second = (Side(name, load_checkpoint(name)) for name in (base, tuned))
@@ -129,7 +129,7 @@ def length_of_sides(max_length: int | None, sides: Sequence[Side]) -> Length:
 def scored(pair: Pair, data: Data, base_head: str | None, tuned_head: str, held_out: bool) -> ScoredPair:
     """What both answer to the rows of `data`; without a `base_head` the tuned one alone is asked.
 
-    Errors: InputError for heads of different labels, tokenizers that read a row differently, and as `prepare`.
+    Raises: InputError for heads of different labels, tokenizers that read a row differently, and as `prepare`.
     """
     if base_head is not None:
         refuse_other_labels(pair, base_head, tuned_head)

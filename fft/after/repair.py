@@ -183,7 +183,7 @@ def repair(
 
     Where nothing within the budget beats the base no model is written. `watch(tried, count)` is told after every
     candidate.
-    Errors: InputError for checkpoints of other shapes or vocabularies, heads or data that do not fit, a Fisher of
+    Raises: InputError for checkpoints of other shapes or vocabularies, heads or data that do not fit, a Fisher of
     other weights, a budget that bites nothing, and a folder that holds something already; UndecidableError for
     validation rows on which a score is not defined.
     """

@@ -47,7 +47,7 @@ class SeveralData:
     def each(self, flag: str) -> tuple[Data, ...]:
         """The data of every source; `flag` names them in errors.
 
-        Errors: InputError for a setting that has neither one value nor one a source.
+        Raises: InputError for a setting that has neither one value nor one a source.
         """
         count = len(self.source)
         columns = {

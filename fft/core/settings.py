@@ -25,7 +25,7 @@ TELLS_DEFAULT = tyro.conf.arg(help_behavior_hint="")
 def validated(kind: Any, data: Any, where: str) -> Any:
     """`data` (plain JSON data) as a value of the type `kind`: no unknown names, no coerced types.
 
-    Errors: InputError that names the path of every offending value, e.g. `experiment.optim.lr`.
+    Raises: InputError that names the path of every offending value, e.g. `experiment.optim.lr`.
     """
     import pydantic
 
@@ -132,7 +132,7 @@ def alone(values: Sequence[T]) -> T | list[T] | None:
 def for_each(flag: str, values: tuple[T, ...], count: int, of: str) -> tuple[T | None, ...]:
     """One value for each of `count` things: one that is given is for all of them, none at all is None for each.
 
-    Errors: InputError for any other number of values.
+    Raises: InputError for any other number of values.
     """
     if len(values) <= 1:
         return (values or (None,)) * count

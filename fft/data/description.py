@@ -21,7 +21,7 @@ def describe(data: Data, folder: Path | str | None = None, max_length: int = 128
     {'source', 'length_unit': 'tokens' | 'words', 'max_length', 'splits': {role: {'rows', 'labels': {name: count} or
     'targets': {quantile: value}, 'lengths': {quantile: length}, 'cut', 'duplicates'}}, 'troubles': [str]}.
     With the `folder` of a Hugging Face tokenizer lengths are in tokens and 'cut' counts the texts longer than
-    max_length; without one they are in words and 'cut' is None. Raises InputError where the source cannot be read.
+    max_length; without one they are in words and 'cut' is None. Raises: InputError where the source cannot be read.
     """
     tokenizer, kind = None if folder is None else load_tokenizer(folder), KINDS[data.kind]
     found = make_splits(data.source, Columns(data.text, data.pair, data.label), data.validation, data.test)

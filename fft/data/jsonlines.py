@@ -15,7 +15,7 @@ _EXPECTED = "JSON is read as one object a line, .jsonl"
 
 
 def read_jsonl(path: Path, columns: Columns) -> Rows:
-    """The rows of a file with one JSON object a line. Raises InputError naming file, row and column."""
+    """The rows of a file with one JSON object a line. Raises: InputError naming file, row and column."""
     text = decoded(path)
 
     def rows() -> Iterator[tuple[str, dict]]:

@@ -29,7 +29,7 @@ def class_texts(rows: Rows) -> list[str]:
 def label_names(rows: Rows) -> tuple[str, ...]:
     """The class names of `rows`: whole numbers in numeric order ('0', '1', ...), else names in alphabetic order.
 
-    Raises InputError for labels that are fractions (that is regression), negative, missing values among numbers, or of
+    Raises: InputError for labels that are fractions (that is regression), negative, missing values among numbers, or of
     one class only.
     """
     if among_numbers(rows):
@@ -52,7 +52,7 @@ def encode_labels(
     With fixed names a label is one of them, whatever blanks a name has at its ends (labels of rows have none), in any
     case where that is unambiguous, and 1.0 is 1. With `numbers`, rows that have only whole numbers where no name is a
     number have class numbers, as in Hugging Face's id2label.
-    Raises InputError naming the row of an unknown label, a negative one, one >= C, or a missing value.
+    Raises: InputError naming the row of an unknown label, a negative one, one >= C, or a missing value.
     """
     if labels is None:
         names = label_names(rows)
@@ -173,7 +173,7 @@ LARGEST = float(np.finfo(np.float32).max)
 
 
 def encode_targets(rows: Rows) -> np.ndarray:
-    """Targets float32 [N]. Raises InputError naming the row of a target that is missing or no finite number."""
+    """Targets float32 [N]. Raises: InputError naming the row of a target that is missing or no finite number."""
     refuse_missing(rows, "target")
     targets = np.empty(len(rows.labels), np.float32)
     for row, label in enumerate(rows.labels):

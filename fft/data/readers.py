@@ -23,7 +23,7 @@ def read_file(path: Path, columns: Columns) -> Rows:
 
     CSV and TSV have a header line; a field may be quoted with " and then hold delimiters and line ends. A .txt file
     has a text a line, in a column called text, and no labels.
-    Raises InputError naming file, row and column, or what stands there in place of such a file.
+    Raises: InputError naming file, row and column, or what stands there in place of such a file.
     """
     readers = {
         ".csv": lambda path, columns: read_delimited(path, columns, ","),

@@ -70,7 +70,7 @@ def require_columns(source: str, there: Sequence[str], columns: Columns) -> None
 def collect(source: str, columns: Columns, records: Iterable[tuple[str, Mapping]]) -> Rows:
     """Rows of (place, {column: value}) records, where place says "row 3 (line 5)" in messages.
 
-    Without a label column every label is 0. Raises InputError for a text that is missing, empty, no text or no whole
+    Without a label column every label is 0. Raises: InputError for a text that is missing, empty, no text or no whole
     characters, a missing label, labels of several types, rows without any value, or no row.
     """
     texts, pairs, labels, kinds = [], [], [], {}
@@ -97,7 +97,7 @@ def collect(source: str, columns: Columns, records: Iterable[tuple[str, Mapping]
 def collect_named(source: str, columns: Columns, records: Iterable[Mapping], names: Sequence[str] | None) -> Rows:
     """Rows of {column: value} records; with `names` class numbers become their names.
 
-    Raises InputError as `collect`, and for a number that is none of the classes.
+    Raises: InputError as `collect`, and for a number that is none of the classes.
     """
 
     def rows() -> Iterator[tuple[str, Mapping]]:

@@ -37,7 +37,7 @@ def open_source(source: str) -> Source:
 
     file:PATH or a bare path (CSV, TSV, JSONL, Parquet by the ending; one split) · demo:NAME[/SPLIT] (movie, amazon,
     nyt, tweets) · tfds:NAME[/CONFIG][/SPLIT] or tfds:FOLDER[/SPLIT] (array_record) · hf:NAME[:CONFIG][/SPLIT].
-    Raises InputError for what is not there, MachineError without a network that is needed.
+    Raises: InputError for what is not there, MachineError without a network that is needed.
     """
     scheme, colon, rest = source.partition(":")
     if colon and scheme in _OPENERS:

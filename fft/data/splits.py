@@ -54,7 +54,7 @@ def make_splits(
 
     A role is filled, in this order, by the source named for it, by the source's own split of that name, or by the rows
     of train whose hash falls in its tenth. Rows of train whose text stands in validation or test are dropped and
-    counted in a warning. Raises InputError when a role stays empty.
+    counted in a warning. Raises: InputError when a role stays empty.
     """
     opened = open_source(source)
     named = {"validation": validation, "test": test}

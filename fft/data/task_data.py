@@ -75,7 +75,7 @@ def prepare(
     `head` fixes the labels, None takes them from the data: from every row of a source that is split
     here, from the training rows where the source comes split. `max_length` None is 128 tokens, or the model's positions
     where they are fewer.
-    Raises InputError for anything in the data that does not fit the model or the head, MachineError without a network
+    Raises: InputError for anything in the data that does not fit the model or the head, MachineError without a network
     that is needed.
     """
     found = make_splits(data.source, columns_of(data), data.validation, data.test)
@@ -88,7 +88,7 @@ def prepare(
 
 
 def prepare_unlabelled(texts: Texts, checkpoint: "Checkpoint", *, seed: int, max_length: int | None) -> TaskData:
-    """Texts without labels, all of them in the split 'train'. Raises InputError as `prepare`."""
+    """Texts without labels, all of them in the split 'train'. Raises: InputError as `prepare`."""
     opened = open_source(texts.source)
     rows = opened.read(training_split(opened), Columns(texts.text, texts.pair, None))
     rows = {"train": _at_most(texts.rows, rows, seed)}
@@ -118,7 +118,7 @@ def prepare_scored(
 ) -> TaskData:
     """The task of a head on rows that are only scored: one split, 'test', of `read_scored(data)`.
 
-    Raises InputError as `prepare`.
+    Raises: InputError as `prepare`.
     """
     task = _task(data, name, head, rows)
     return _encoded(task, {"test": rows}, checkpoint, max_length, numbers=head is not None)
@@ -129,7 +129,7 @@ def prepare_held_out(
 ) -> TaskData:
     """The task of a head on the validation and test rows that `prepare` would hold out; nothing is trained.
 
-    Raises InputError as `prepare`.
+    Raises: InputError as `prepare`.
     """
     found = make_splits(data.source, columns_of(data), data.validation, data.test)
     rows = {role: found.rows[role] for role in ROLES if role != "train"}
@@ -142,7 +142,7 @@ def drop_overlap(
 ) -> tuple[TaskData, tuple[str, ...]]:
     """`trained` without training rows whose text the other task is scored on, and a note with their count.
 
-    `names` are what the two are called, None: as their heads. Raises InputError when no training row is left.
+    `names` are what the two are called, None: as their heads. Raises: InputError when no training row is left.
     """
     one, other = names or (trained.task.name, scored.task.name)
     held = {key for role, keys in scored.keys.items() if role != "train" for key in keys}

@@ -70,8 +70,8 @@ class Encoded(NamedTuple):
 def load_tokenizer(folder: Path | str, vocab_size: int | None = None) -> Tokenizer:
     """The tokenizer of a Hugging Face folder, the one that transformers builds from it.
 
-    Raises InputError when there is none, when it cannot be read, or when it has ids >= `vocab_size` (V, the rows of the
-    embedding table).
+    Raises: InputError when there is none, when it cannot be read, or when it has ids >= `vocab_size` (V, the rows of
+    the embedding table).
     """
     folder = Path(folder)
     config = json_object(folder / "config.json")
@@ -97,7 +97,7 @@ def encode(
 ) -> tuple[Encoded, int]:
     """Token ids of every row, cut to `max_length` tokens, the longer text of a pair first; also the count of cut rows.
 
-    Raises InputError when max_length exceeds the model's positions or leaves no room, and for an id >= vocab_size.
+    Raises: InputError when max_length exceeds the model's positions or leaves no room, and for an id >= vocab_size.
     """
     backend = tokenizer.backend
     special = backend.num_special_tokens_to_add(rows.pairs is not None)

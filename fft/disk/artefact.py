@@ -21,7 +21,7 @@ def save_artefact(folder: str | Path, tree: Params, provenance: Mapping[str, Any
     """Write `tree` to FOLDER/tensors.safetensors, and `provenance` with its sha256 and one of its own beside it.
 
     The JSON comes last, so a folder without it is an unfinished one. A tree without leaves has an empty file.
-    Errors: MachineError when the disk is full or the folder cannot be written.
+    Raises: MachineError when the disk is full or the folder cannot be written.
     """
     from safetensors.numpy import save
 
@@ -37,7 +37,7 @@ def save_artefact(folder: str | Path, tree: Params, provenance: Mapping[str, Any
 def load_artefact(folder: str | Path) -> tuple[Params, dict[str, Any]]:
     """The tree (jax arrays) and the provenance that `save_artefact` wrote.
 
-    Errors: InputError when a file is missing, is not what was written, or is not JSON.
+    Raises: InputError when a file is missing, is not what was written, or is not JSON.
     """
     import jax.numpy as jnp
     from safetensors import deserialize

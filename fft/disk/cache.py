@@ -15,7 +15,7 @@ COMPILED_BYTES = 2 * 1000**3
 def cache_folder() -> Path:
     """`$XDG_CACHE_HOME/fft`, else `~/.cache/fft`; not created here. A path that is not absolute counts as none.
 
-    Raises MachineError where no home folder is known.
+    Raises: MachineError where no home folder is known.
     """
     root = os.environ.get("XDG_CACHE_HOME", "")
     if os.path.isabs(root):

@@ -88,7 +88,7 @@ class Checkpoints:
         to keep beside the two latest. Saving a step again replaces it once the new save is complete. `lasting` is the
         one part of the tree that `reduce` will leave; None: all of it.
 
-        Raises InputError for a key with a dot or slash, or a leaf jax cannot hold; MachineError when the disk is full
+        Raises: InputError for a key with a dot or slash, or a leaf jax cannot hold; MachineError when the disk is full
         or the folder cannot be written: nothing of the failed step is left then.
         """
         leaves = host_leaves(tree, lasting)
@@ -112,7 +112,7 @@ class Checkpoints:
         Killed at any moment, what lasts of each step can be read, and the next call ends the work. Where nothing is
         left to do, nothing is written. A step that was saved before it was known what lasts stays whole.
 
-        Raises MachineError when a manifest cannot be written; what goes for good has made room by then.
+        Raises: MachineError when a manifest cannot be written; what goes for good has made room by then.
         """
         kept = {entry.step: entry for entry in self._entries() if entry.step in steps}
         going = {entry.folder for entry in _folders(self.folder)} - {entry.folder for entry in kept.values()}
@@ -129,7 +129,7 @@ class Checkpoints:
         The leaves are arrays on the default device and, like those of a fresh state, not committed to it: a committed
         argument would compile every program anew.
 
-        Raises InputError with the difference by path when the step holds another tree than the one asked for, and
+        Raises: InputError with the difference by path when the step holds another tree than the one asked for, and
         when no good step is left.
         """
         specs = {path: spec(leaf) for path, leaf in named(like)}

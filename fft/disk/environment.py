@@ -16,7 +16,6 @@ PACKAGES = (
     "grain",
     "numpy",
     "scipy",
-    "scikit-learn",
     "transformers",
     "tokenizers",
     "safetensors",

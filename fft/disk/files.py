@@ -42,7 +42,7 @@ def plain(value: Any, where: str = "") -> Any:
     """`value` as JSON holds it: numpy and jax scalars and arrays become numbers and lists, tuples lists, paths
     strings, and numbers that are not finite become null (JSON has none).
 
-    Raises TypeError naming the dotted place of a value that JSON cannot hold.
+    Raises: TypeError naming the dotted place of a value that JSON cannot hold.
     """
     if hasattr(value, "tolist"):
         value = value.tolist()
@@ -73,7 +73,7 @@ def canonical(value: object) -> bytes:
 def experiment_hash(experiment: dict) -> str:
     """sha256 (64 hex digits) of the canonical JSON: equal for equal experiments, whatever the order of their keys.
 
-    Raises InputError where a number is not finite: JSON cannot hold it, so the run could not be repeated from its file.
+    Raises: InputError where a number is not finite: JSON cannot hold it, so no run could be repeated from the file.
     """
     try:
         return hashlib.sha256(canonical(experiment)).hexdigest()
@@ -84,7 +84,7 @@ def experiment_hash(experiment: dict) -> str:
 def write_json(path: str | Path, value: object) -> None:
     """Write `plain(value)` to `path` whole or not at all: a temporary file beside it, fsync, `os.replace`.
 
-    Raises MachineError when the disk is full or the folder cannot be written; an older file then stays as it was.
+    Raises: MachineError when the disk is full or the folder cannot be written; an older file then stays as it was.
     """
     path = Path(path)
     text = json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
@@ -121,7 +121,7 @@ def sync_folder(folder: str | Path) -> None:
 def parsed(text: str | bytes) -> Any:
     """The value of a JSON text from outside, whether a byte order mark begins it or not.
 
-    Raises ValueError for what is no JSON, or nested too deep to be read.
+    Raises: ValueError for what is no JSON, or nested too deep to be read.
     """
     try:
         return json.loads(text.removeprefix("\ufeff") if isinstance(text, str) else text)
@@ -185,7 +185,7 @@ def _show(value: object) -> str:
 def write_lines(path: Path, lines: Iterable[dict]) -> None:
     """Write one JSON line an object, whole or not at all; a number that is not finite is null.
 
-    Errors: MachineError when the disk is full or the folder cannot be written.
+    Raises: MachineError when the disk is full or the folder cannot be written.
     """
     text = "".join(json.dumps(plain(line), ensure_ascii=False) + "\n" for line in lines)
     replace_file(path, text.encode())

@@ -25,7 +25,7 @@ KINDS = {EXPERIMENT: "a run", REQUEST: "Fisher information", PLAN: "a sequence",
 class FolderLock:
     """Holds DIRECTORY/lock for as long as the block runs; the system lets go of it when the process ends or is killed.
 
-    Raises InputError naming the other process when the folder is in use, MachineError when it cannot be written
+    Raises: InputError naming the other process when the folder is in use, MachineError when it cannot be written
     or lies on a file system without locks.
 
         with FolderLock(run_folder):

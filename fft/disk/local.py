@@ -33,7 +33,7 @@ CheckpointPath = Annotated[str, CHECKPOINT]
 def local(given: str | Path, flag: str, hub: bool = False) -> str:
     """The path that is meant, its ~ the home folder; with `hub`, hf:NAME stands. `flag` names it in errors.
 
-    Raises InputError for what lies elsewhere, and for the home folder of nobody that is known.
+    Raises: InputError for what lies elsewhere, and for the home folder of nobody that is known.
     """
     text = os.fspath(given)
     if hub and re.match("hf:[^/]", text):
@@ -57,7 +57,7 @@ def expanded(path: str, flag: str) -> str:
 def make_local(settings: Any, prefix: str = "") -> None:
     """Make every path in a frozen dataclass local, in place: in its `__post_init__`, or once its flags are parsed.
 
-    Raises InputError as `local`, which names the flag, with the prefix of its group.
+    Raises: InputError as `local`, which names the flag, with the prefix of its group.
     """
     for field in dataclasses.fields(settings):
         value, marks = getattr(settings, field.name), getattr(field.type, "__metadata__", ())

@@ -13,7 +13,7 @@ NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)
 def lock(file: IO, wait: bool = False, instead: str = "choose another folder") -> None:
     """Lock an open file for this process alone, until it is closed; with `wait`, once no other has it.
 
-    Raises BlockingIOError where another process has it and this one does not wait; MachineError on a file system
+    Raises: BlockingIOError where another process has it and this one does not wait; MachineError on a file system
     without locks, with what to do `instead`.
     """
     try:

@@ -35,7 +35,7 @@ class MetricsLog:
         self._file.close()
 
     def write(self, event: str, step: int, **fields: object) -> None:
-        """Append one event. Raises MachineError on a full disk, and leaves no part of the line behind."""
+        """Append one event. Raises: MachineError on a full disk, and leaves no part of the line behind."""
         line = json.dumps(plain({"event": event, "step": step, **fields}), ensure_ascii=False).encode() + b"\n"
         start = os.fstat(self._file.fileno()).st_size
         with writing(self.path):

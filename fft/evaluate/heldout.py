@@ -115,7 +115,7 @@ def _at_most(most: Mapping[str, int], splits: dict[str, Encoded]) -> dict[str, E
 def refuse_undefined(data: dict[str, TaskData], role: str) -> None:
     """Refuse held-out rows of a split on which a task's score is not defined: all models would score alike.
 
-    Errors: UndecidableError that names the task and the reason.
+    Raises: UndecidableError that names the task and the reason.
     """
     for name, task in data.items():
         if reason := METRICS[task.task.metric].undefined(task.splits[role].labels):

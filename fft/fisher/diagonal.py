@@ -165,7 +165,7 @@ def diagonal_fisher(
     device takes its share of a batch's rows, and parameters that are sharded over the mesh stay so, as does the
     diagonal (see fft.fisher.sharding).
 
-    Errors: InputError for an unknown estimator or way, for no examples, for `exact` with more than
+    Raises: InputError for an unknown estimator or way, for no examples, for `exact` with more than
     MOST_EXACT passes, for a model that the fused way does not cover, and for a gradient that is not finite, by
     `batch.row` and path. `say` is told of `batched`, of a
     trace of 0, and of an early stop.

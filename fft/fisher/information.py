@@ -18,7 +18,7 @@ def save_fisher(folder: str | Path, diagonal: Params, storage: str, provenance: 
     """Write the diagonal in a storage, and how it was made. `provenance` holds at least base_sha256, model, estimator,
     examples, trace and data.
 
-    Errors: MachineError when the disk is full or the folder cannot be written.
+    Raises: MachineError when the disk is full or the folder cannot be written.
     """
     save_artefact(folder, pack(diagonal, storage), {"kind": KIND, "storage": storage, **provenance})
 
@@ -29,7 +29,7 @@ def load_fisher(
     """The diagonal as it is stored (see fft.fisher.storage) and its provenance.
 
     `params` [the base's leaves] and `base_sha256` are what it must have been measured at; None asks for nothing.
-    Errors: InputError for a folder that holds something else, is damaged, or was measured at another base.
+    Raises: InputError for a folder that holds something else, is damaged, or was measured at another base.
     """
     if not (Path(folder) / "provenance.json").is_file():
         going = "a pass that is not finished: repeat its command" if (Path(folder) / REQUEST).is_file() else "none"
@@ -64,7 +64,7 @@ def _refuse_other_shapes(folder: str | Path, stored: Params, params: Params, but
 def load_previous(folder: str | Path, params: Params) -> tuple[Params, dict[str, Any]]:
     """`load_fisher` of an earlier task for `accumulated` at `params`: other weights of the same architecture.
 
-    Errors: InputError as load_fisher, and for leaves, heads aside, that these parameters do not have.
+    Raises: InputError as load_fisher, and for leaves, heads aside, that these parameters do not have.
     """
     stored, told = load_fisher(folder)
     _refuse_other_shapes(folder, stored, params, but=("heads/",))
@@ -80,7 +80,7 @@ def tasks_of(told: dict[str, Any]) -> str:
 def accumulated(previous: Params, gamma: float, diagonal: Params) -> Params:
     """γ F_previous + F, over the leaves of either: online EWC (Schwarz et al. 2018, arXiv 1805.06370, section 3).
 
-    Errors: InputError for a leaf that is of another shape in the two.
+    Raises: InputError for a leaf that is of another shape in the two.
     """
     old, new = flatten(previous), flatten(diagonal)
     for path in old.keys() & new.keys():

@@ -32,7 +32,7 @@ def fully_sharded(tree: Params, mesh: Mesh) -> Params:
 def split_rows(batch: Labelled, mesh: Mesh) -> Labelled:
     """A host batch [B, ...] with its rows split over every axis of the mesh.
 
-    Errors: InputError for rows that the devices do not divide.
+    Raises: InputError for rows that the devices do not divide.
     """
     rows = len(batch.weight)
     if rows % mesh.size:

@@ -22,7 +22,7 @@ _PARTS = ("/codes", "/scales")
 def pack(tree: Params, storage: str) -> Params:
     """The tree in a storage; a leaf in 8 bits becomes {"codes": uint8 [leaf's shape], "scales": float32 [blocks]}.
 
-    Errors: InputError for an unknown storage.
+    Raises: InputError for an unknown storage.
     """
     if storage == "int8":
         return map_leaves(lambda path, leaf: _coded(leaf), tree)

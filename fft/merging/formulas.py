@@ -157,7 +157,7 @@ def fisher_merge(models: Sequence[Params], fishers: Sequence[Params], weights: S
 
     F_i is the diagonal Fisher information at θ_i, λ_i > 0 its weight. A leaf that F_i lacks has no information. Where
     all are 0 it is the limit of equal information, Σ_i λ_i θ_i / Σ_i λ_i. A head is merged over those that have it.
-    Errors: InputError besides for a Fisher of another shape.
+    Raises: InputError besides for a Fisher of another shape.
     Reference: Matena and Raffel 2021, arXiv 2111.09832, section 2.
     """
     shared(*models)
@@ -183,7 +183,7 @@ def fisher_merge(models: Sequence[Params], fishers: Sequence[Params], weights: S
 def shared(*models: Params) -> list[Params]:
     """The models' trees cut down to the leaves that all of them have.
 
-    Errors: InputError for a leaf other than a head's that some lack, and for one of different shapes.
+    Raises: InputError for a leaf other than a head's that some lack, and for one of different shapes.
     """
     trees = [flatten(model) for model in models]
     common = [path for path in trees[0] if all(path in tree for tree in trees)]

@@ -119,7 +119,7 @@ __all__ = [
 def parse_chain(names: str, settings: dict[str, Method] | None = None) -> Method:
     """The method that `lora+ewc` names, each member with its settings (or its defaults).
 
-    Errors: InputError for an unknown name, and for settings that differ from the defaults of a method not named.
+    Raises: InputError for an unknown name, and for settings that differ from the defaults of a method not named.
     """
     settings = settings or {}
     members = [name.strip() for name in names.split("+")]

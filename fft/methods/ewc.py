@@ -49,7 +49,7 @@ class EWC(Informed, Stored):
     def _prepare(self, context: Context, key: jax.Array) -> Params:
         """{"fisher": the diagonal over every parameter but fresh heads, as stored, "unit": what λ is multiplied by}.
 
-        Errors: InputError without original data and without a Fisher, for a Fisher of another base, and where the
+        Raises: InputError without original data and without a Fisher, for a Fisher of another base, and where the
         unit is a ratio and a number of rows is not known.
         """
         stored, original_rows = self.information(context, key)

@@ -51,7 +51,7 @@ class GPM(Method):
         """{"inputs": M [in + 1, k] of each dense layer that is trained, "keep": for any other trained leaf 1 (a
         fresh head's) or 0}.
 
-        Errors: InputError for a model without dense layers that original rows reach.
+        Raises: InputError for a model without dense layers that original rows reach.
         """
         leaves = [path for path in flatten(context.base) if context.is_trained(path)]
         total = _moments(context, self.samples)

@@ -93,7 +93,7 @@ class Informed(FisherPass, Method):
     def information(self, context: Context, key: jax.Array) -> tuple[Params, int | None]:
         """The diagonal over every parameter but fresh heads, as stored, and the original training rows behind it.
 
-        Errors: InputError without original data and without a Fisher, and for a Fisher of another base.
+        Raises: InputError without original data and without a Fisher, and for a Fisher of another base.
         """
         if self.fisher is not None:
             stored, told = load_fisher(self.fisher, context.base, context.base_sha256)

@@ -54,7 +54,7 @@ class OGD(Method):
     def _prepare(self, context: Context, key: jax.Array) -> Params:
         """The orthonormal directions [K', leaf shape]; K' < K where gradients depend on each other.
 
-        Errors: InputError where nothing that is trained has a say in the original answers.
+        Raises: InputError where nothing that is trained has a say in the original answers.
         """
         task, batches = context.original, context.batches
         assert task is not None and batches is not None  # the method needs original data

@@ -116,7 +116,7 @@ def _leave(opt_state: "optax.OptState") -> Params:
 def importance(folder: str, base: Params, damping: float, earlier: Callable[[str], EarlierRun]) -> Params:
     """Ω of the base's leaves after the run in `folder`, what that run held itself included.
 
-    Errors: InputError for what is no finished run, did not collect, or left another model than `base`.
+    Raises: InputError for what is no finished run, did not collect, or left another model than `base`.
     """
     if not (Path(folder) / "run.json").is_file():
         raise InputError(f"--si.after {folder}: expected the folder of a finished run")

@@ -47,7 +47,7 @@ class Sparse(Informed):
     def _prepare(self, context: Context, key: jax.Array) -> Params:
         """1 where a parameter is trained, 0 where it is not, uint8, for every leaf but those of fresh heads.
 
-        Errors: InputError without original data and without a Fisher, and for a Fisher of another base.
+        Raises: InputError without original data and without a Fisher, and for a Fisher of another base.
         """
         fisher = flatten(unpack(self.information(context, key)[0]))
         chosen = {path: self._chosen(np.asarray(leaf)) for path, leaf in fisher.items() if context.is_trained(path)}

@@ -22,7 +22,7 @@ def targeted(targets: str, paths: Iterable[str], flag: str) -> list[str]:
     `targets` is roles (query, key, value, out, up, down, comma-separated), all-linear, or a pattern over module
     paths; `flag` is the setting it came from.
 
-    Errors: InputError for an unknown role and where nothing matches.
+    Raises: InputError for an unknown role and where nothing matches.
     """
     linear = [p.removesuffix("/kernel") for p in paths if p.endswith("/kernel") and p.startswith("layers/")]
     pattern = compile_pattern(_pattern(targets, flag))

@@ -35,7 +35,7 @@ def tee(*shows: Callable[[dict], None]) -> Callable[[dict], None]:
 class Board:
     """Writes the numbers of a run's events for TensorBoard: `with Board(folder) as board: run(..., board.show)`.
 
-    Errors: InputError when the extra `tensorboard` is not installed.
+    Raises: InputError when the extra `tensorboard` is not installed.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -35,7 +35,7 @@ def accept(experiment: Experiment, directory: Path, say: Callable[[str], None] =
 
     What the method was checked against, it no longer needs once DIRECTORY holds what it prepared.
 
-    Errors: InputError for whatever in the checkpoint, the data or the method does not fit, before anything trains.
+    Raises: InputError for whatever in the checkpoint, the data or the method does not fit, before anything trains.
     """
     refuse_float64()
     experiment = resolved(experiment)

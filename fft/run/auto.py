@@ -48,7 +48,7 @@ def choose(original: bool, unlabelled: bool, head: bool) -> Choice:
 def choose_for(model: str, original: bool, unlabelled: bool) -> Choice:
     """`choose` for a base, a Hugging Face folder or hf:NAME, which is asked for a head where nothing else is given.
 
-    Errors: InputError for a model that cannot be read.
+    Raises: InputError for a model that cannot be read.
     """
     if original:
         return choose(original, unlabelled, head=True)

@@ -51,7 +51,7 @@ class RunFolder:
             if folder.finished: ...           # nothing is left to do
             with folder.claim(identity): ...  # from here on it is written to
 
-    Raises InputError for a folder of something else, or of another experiment, with the difference.
+    Raises: InputError for a folder of something else, or of another experiment, with the difference.
     """
 
     def __init__(self, directory: str | Path, experiment: Experiment) -> None:

@@ -36,7 +36,7 @@ class PseudoRows(NamedTuple):
 def find_filler(source: str | None, base: Path) -> Path:
     """The folder of the masked language model `source`, None: of the base itself.
 
-    Errors: InputError where there is none, where it has no masked-language head, another vocabulary or no mask token.
+    Raises: InputError where there is none, where it has no masked-language head, another vocabulary or no mask token.
     """
     try:
         folder = models.find_filler(base if source is None else source)
@@ -70,7 +70,7 @@ def pseudo_rows(
 ) -> PseudoRows:
     """The rows of a stream that `steps` steps read, `share` of their tokens filled in, and the base's answers to them.
 
-    `kept` is the original task. Errors: as `find_filler`; InputError for rows longer than the filler has positions.
+    `kept` is the original task. Raises: as `find_filler`; InputError for rows longer than the filler has positions.
     """
     filler = models.load_filler(find_filler(source, checkpoint.folder))
     tokenizer = load_tokenizer(filler.folder, filler.model.config.shape.vocab)

@@ -77,7 +77,7 @@ def measure(
     """Make the artefact in `out`, or go on making it; nothing to do where it is finished.
 
     `watch(examples, rows)` is told after every batch how many of the rows are done.
-    Errors: InputError for a checkpoint without the head, for data that do not fit it, and for a folder that holds
+    Raises: InputError for a checkpoint without the head, for data that do not fit it, and for a folder that holds
     something else; Stopped after SIGTERM or SIGINT, once the pass is saved.
     """
     out = Path(local(out, "--out"))

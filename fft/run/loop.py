@@ -28,7 +28,7 @@ def train(session: Session) -> Trained:
     The caller's `emit` hears of everything as it happens: "step" once its metrics are known, which is while the next
     one runs, "score", and "save" once a step is on disk.
 
-    Raises InputError for ten steps in a row that are not finite; Stopped, once the state is saved.
+    Raises: InputError for ten steps in a row that are not finite; Stopped, once the state is saved.
     """
     if not session.history:
         session.score(None)

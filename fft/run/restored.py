@@ -40,7 +40,7 @@ def restore(directory: str | Path, which: str | None = None) -> models.Checkpoin
     No data are read; the base checkpoint must still be where the experiment says, because steps hold only what was
     trained. A run that is still going may be read.
 
-    Errors: InputError for a folder that is no run, or in which no good step is left.
+    Raises: InputError for a folder that is no run, or in which no good step is left.
     """
     found = restored(directory, which)
     return found.checkpoint._replace(params=found.params)
@@ -93,7 +93,7 @@ def trainable_of(experiment: Experiment, base: models.Checkpoint) -> Trainable:
 def adapter_of(directory: str | Path, which: str | None = None) -> tuple[models.Checkpoint, Adapter, str]:
     """What a run trained as an adapter: (its base, the Adapter, what the experiment calls the base's source).
 
-    Errors: as `restore`; InputError for a method that PEFT has no format for, and where it changes the merged weights
+    Raises: as `restore`; InputError for a method that PEFT has no format for, and where it changes the merged weights
     at its end, because then they are not the base with its adapter any more.
     """
     directory = Path(local(directory, "the run"))
@@ -165,7 +165,7 @@ def load_model(source: str) -> models.Checkpoint:
 def load_checkpoint(source: str) -> models.Checkpoint:
     """The checkpoint that a path names, as `model_folder`, with the length that a run was trained at.
 
-    Errors: as `model_folder` and `fft.models.load`.
+    Raises: as `model_folder` and `fft.models.load`.
     """
     checkpoint = models.load(model_folder(source))
     if not (Path(source) / EXPERIMENT).is_file():
@@ -193,7 +193,7 @@ def scored_length(asked: int | None, checkpoints: Mapping[str, models.Checkpoint
     """The length that texts are cut to where nothing is trained, of checkpoints by what they are called: what was asked
     for, else the length that they were trained at, else that of `fft.data.length_of`.
 
-    Errors: InputError where two were trained at different lengths and none was asked for.
+    Raises: InputError where two were trained at different lengths and none was asked for.
     """
     default = length_of(asked, next(iter(checkpoints.values())).model.config)
     trained = {name: one.max_length for name, one in checkpoints.items() if one.max_length is not None}
@@ -212,7 +212,7 @@ def scored_length(asked: int | None, checkpoints: Mapping[str, models.Checkpoint
 def tokenizer_folder(source: str) -> tuple[Path, int | None]:
     """The folder whose tokenizer reads texts for a checkpoint or a run, and the length it was trained at, if known.
 
-    Errors: as `model_folder`, and InputError for a folder of something else; no weights are read.
+    Raises: as `model_folder`, and InputError for a folder of something else; no weights are read.
     """
     source = local(source, "the model", hub=True)
     folder = Path(model_folder(source))
@@ -225,7 +225,7 @@ def tokenizer_folder(source: str) -> tuple[Path, int | None]:
 def model_folder(folder: str) -> str:
     """The checkpoint that a path names: a finished run's model/, else the path itself.
 
-    Errors: InputError for a run that is not finished, and for one whose model is not a checkpoint.
+    Raises: InputError for a run that is not finished, and for one whose model is not a checkpoint.
     """
     folder = local(folder, "the model", hub=True)
     if (Path(folder) / "run.json").is_file():

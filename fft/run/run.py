@@ -42,7 +42,7 @@ def run(
     {"event": "save", "step"}; what it raises ends the run there, as a kill would. Runs that are handed the same dict as
     `known` score a base that they share once.
 
-    Raises InputError for input that does not fit, a folder of another experiment (with the difference), ten steps in
+    Raises: InputError for input that does not fit, a folder of another experiment (with the difference), ten steps in
     a row that are not finite; MachineError for the disk; Stopped after SIGTERM or SIGINT, once the state is saved.
     """
     experiment = resolved(experiment)

@@ -146,7 +146,7 @@ def run_sequence(
 ) -> Sequence:
     """Learn the tasks one after the other and leave everything in `out`; a second call goes on where it stopped.
 
-    `shows(title)` shows the events of a stage. Errors: InputError for input that does not fit, before anything trains;
+    `shows(title)` shows the events of a stage. Raises: InputError for input that does not fit, before anything trains;
     else as `fft.run.run.run`.
     """
     from fft.report.sequenced import write

@@ -48,7 +48,7 @@ class ProbeBatches(TrainBatches):
 def check_budget(max_drop: str, original: TaskData) -> None:
     """Refuse a budget that no drop could exceed, and one that the held-out rows are too few to see.
 
-    Errors: UndecidableError where the held-out rows show no drop at all: the score is not defined on them.
+    Raises: UndecidableError where the held-out rows show no drop at all: the score is not defined on them.
     """
     budget, metric = Budget.parse(max_drop), METRICS[original.task.metric]
     if math.isfinite(metric.bounds[1]):

@@ -28,7 +28,7 @@ class Budget:
     def parse(cls, text: str) -> "Budget":
         """The budget that `text` writes: `0.01` in units of the score, `1%` of the base's score.
 
-        Errors: InputError for what is no number, not finite, or not at least LEAST.
+        Raises: InputError for what is no number, not finite, or not at least LEAST.
         """
         number = text.strip().removesuffix("%")
         relative = number != text.strip()
@@ -46,7 +46,7 @@ class Budget:
     def margin(self, base_score: float) -> float:
         """The accepted drop in units of the score, of a base with this score.
 
-        Errors: InputError for a share of a base_score that is 0 or not finite.
+        Raises: InputError for a share of a base_score that is 0 or not finite.
         """
         if not self.relative:
             return self.amount
@@ -60,7 +60,7 @@ class Budget:
     def biting_margin(self, metric: Metric, base_score: float) -> float:
         """`margin`, refusing one that even the loss of everything would keep: `1` where `1%` was meant.
 
-        Errors: InputError besides as `margin`.
+        Raises: InputError besides as `margin`.
         """
         margin = self.margin(base_score)
         most = base_score - metric.bounds[0] if metric.sign > 0 else math.inf

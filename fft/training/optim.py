@@ -18,7 +18,7 @@ def multipliers(method: Method, theta: Params, depth: int, unused_heads: tuple[s
     A product, not the first match over the whole chain, so that `freeze+layerwise` and `layerwise+freeze` agree.
     Heads the new task does not use are frozen: their loss gradient is zero, weight decay alone would shrink them.
 
-    Errors: InputError for a rule that matches nothing, a member with no rule for these leaves, and when nothing is left
+    Raises: InputError for a rule that matches nothing, a member with no rule for these leaves, and when nothing is left
     to train.
     """
     paths = list(flatten(theta))

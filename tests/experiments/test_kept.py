@@ -28,6 +28,8 @@ def test_a_run_that_is_in_the_file_is_not_run_again(made, tmp_path):
         ran.append(experiment.seed)
         return record | {"kept_step": "finished"}
 
+    first = next(kept_runs(made, out, results, finish))  # and killed here
+    assert list(first) == ["seed0"] and list(json.loads(results.read_text())) == ["seed0"]
     counts = [len(records) for records in kept_runs(made, out, results, finish)]
     assert counts == [1, 2] and ran == [0, 1] and not list(out.iterdir())
     held = json.loads(results.read_text())
@@ -41,9 +43,3 @@ def test_a_run_that_is_in_the_file_is_not_run_again(made, tmp_path):
     *_, changed = kept_runs(made, out, results, finish)
     assert ran == [0, 1, 0], "only the changed one is measured again"
     assert changed["seed0"]["experiment"]["optim"]["lr"] == 2e-3 and changed["seed1"] == held["seed1"]
-
-
-def test_a_kill_between_two_runs_keeps_the_first(made, tmp_path):
-    results = tmp_path / "results.json"
-    first = next(kept_runs(made, tmp_path / "runs", results))
-    assert list(first) == ["seed0"] and list(json.loads(results.read_text())) == ["seed0"]

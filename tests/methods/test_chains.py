@@ -3,12 +3,15 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from fft.core.errors import InputError
 from fft.experiment import Optim
-from fft.methods import EWC, METHODS, LoRA, Mixout, StepContext, chain
+from fft.methods import EWC, METHODS, LoRA, Method, Mixout, Parts, StepContext, chain
+from fft.methods.parts import transformation, updates_of
 from fft.methods.trees import BASE_TREE
 from fft.training.optim import make_optimizer, multipliers, schedule
 from fft.training.state import init_state
@@ -70,3 +73,35 @@ def test_a_method_that_mixes_takes_effect_wherever_it_stands(first):
 def test_two_that_say_what_is_trained_are_refused(other):
     with pytest.raises(InputError, match=f"mixout and {other.name} each say what is trained"):
         Mixout() + other
+
+
+def around(change):
+    """A slot that applies `change` to the updates of what is inside."""
+
+    def wrap(tx, now):
+        def update(gradients, state, params):
+            updates, state = updates_of(tx, gradients, state, params)
+            return jax.tree.map(change, updates), state
+
+        return transformation(tx.init, update)
+
+    return wrap
+
+
+def test_what_stands_around_the_optimizer_nests_in_the_order_of_its_slots():
+    """Around plain gradients, whatever the order of the members: observe(confine(decay(wrap(g))))."""
+
+    def method(called, **slots):
+        return type(called, (Method,), {"name": called, "parts": lambda self: Parts(**slots)})()
+
+    members = [
+        method("observer", observe=around(lambda u: u + 5)),
+        method("confined", confine=around(lambda u: u * 10)),
+        method("decayed", decay=lambda now, updates, theta: jax.tree.map(lambda u: u + now.strength, updates)),
+        method("wrapped", wrap=around(lambda u: u * 2)),
+    ]
+    tx = chain(*members).transform(optax.identity(), StepContext({}, strength=3.0))
+    updates, _ = tx.update({"a": jnp.float32(7)}, tx.init({"a": jnp.float32(0)}), {"a": jnp.float32(0)})
+    assert float(updates["a"]) == ((7 * 2) + 3) * 10 + 5
+    with pytest.raises(InputError, match="confined and other each keep the updates within bounds"):
+        chain(*members, method("other", confine=around(lambda u: u)))

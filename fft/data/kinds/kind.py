@@ -27,14 +27,14 @@ class Kind(ABC):
     def task(self, name: str, labels: tuple[str, ...] | None, metric: str, rows: Rows) -> Task:
         """The task `name`; `labels` are those of the head that it goes on with, None takes them from the rows.
 
-        Raises InputError for labels that are no such, by row.
+        Raises: InputError for labels that are no such, by row.
         """
 
     @abstractmethod
     def encoded(self, task: Task, rows: Rows, numbers: bool) -> tuple[np.ndarray, list[str]]:
         """What the metric compares with, of every row [N], and notes; `numbers`: class numbers may stand for names.
 
-        Raises InputError for a label that the task does not have, by row.
+        Raises: InputError for a label that the task does not have, by row.
         """
 
     def with_targets(self, task: Task, rows: Rows, encoded: Encoded) -> Encoded:
@@ -54,7 +54,7 @@ class Kind(ABC):
         return 1
 
     def training_notes(self, task: Task, rows: Mapping[str, Rows], splits: Mapping[str, Encoded]) -> list[str]:
-        """Notes on the labels of the splits. Raises InputError for training rows that teach nothing."""
+        """Notes on the labels of the splits. Raises: InputError for training rows that teach nothing."""
         if len(np.unique(splits["train"].labels)) < 2:
             count = len(rows["train"].labels)
             said = agreeing(count, "the only training row has", f"all {count:,} training rows have")

@@ -94,7 +94,7 @@ def read_config(raw: dict[str, Any], family: Family, where: Path) -> tuple[Confi
 
     Fields that are absent get Hugging Face's defaults, as old transformers versions wrote only what differed. Unknown
     fields that say nothing (null, false, empty) are left out, and a note names them.
-    Raises InputError naming every field that is unknown, pinned to another value, or out of range.
+    Raises: InputError naming every field that is unknown, pinned to another value, or out of range.
     """
     known = {field.name for field in fields(family.config)}
     config = family.config(**{name: raw[name] for name in known if name in raw})

@@ -1,6 +1,5 @@
 """Checkpoints out: a Checkpoint becomes a folder that transformers loads, replaced whole or not at all."""
 
-import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -13,6 +12,7 @@ import numpy as np
 
 from fft.core.errors import InputError, MachineError
 from fft.core.tree import flatten
+from fft.disk.files import write_json
 from fft.disk.local import local
 from fft.models.files.config import read_json
 from fft.models.files.heads import HEADS_JSON, HEADS_TENSORS, check_name, label_fields, write_record
@@ -53,14 +53,14 @@ def save(
     that load() gives all back. `beside` is {file name: JSON data} to write with it. Weights are written in
     raw_config['dtype'], read back and compared. The folder appears whole: it is written beside its place first, and
     replaces an older checkpoint of ours only then.
-    Raises InputError for an unknown head or a folder with other things in it, MachineError where the disk fails.
+    Raises: InputError for an unknown head or a folder with other things in it, MachineError where the disk fails.
     """
     folder = Path(os.path.abspath(local(folder, "--out")))
     primary = choose_primary(checkpoint, primary)
     with written_whole(folder) as partial:
         write(checkpoint, partial, families[checkpoint.model.family], primary, shard_bytes)
         for name, data in (beside or {}).items():
-            write_json(data, partial / name)
+            write_json(partial / name, data)
     return folder
 
 
@@ -68,7 +68,7 @@ def save(
 def written_whole(folder: str | Path) -> Iterator[Path]:
     """Give an empty folder to write into; it takes the place of `folder`, or of what we wrote there, when all is in it.
 
-    Raises InputError for a folder with other things in it, MachineError where the disk fails; nothing is changed then.
+    Raises: InputError for a folder with other things in it, MachineError where the disk fails; nothing is changed then.
     """
     folder = Path(os.path.abspath(local(folder, "--out")))
     try:
@@ -130,9 +130,9 @@ def write(checkpoint: Checkpoint, folder: Path, family: Family, primary: str | N
     }
     if others:
         write_tensors(others, folder / HEADS_TENSORS)
-    write_json(write_record(checkpoint.heads, primary, checkpoint.max_length), folder / HEADS_JSON)
+    write_json(folder / HEADS_JSON, write_record(checkpoint.heads, primary, checkpoint.max_length))
     head = None if primary is None else checkpoint.heads.get(primary)
-    write_json(config_json(raw, family, head, dtype), folder / CONFIG)
+    write_json(folder / CONFIG, config_json(raw, family, head, dtype))
     for name in TOKENIZER_FILES:
         if (checkpoint.folder / name).is_file():
             shutil.copyfile(checkpoint.folder / name, folder / name)
@@ -143,7 +143,7 @@ def write(checkpoint: Checkpoint, folder: Path, family: Family, primary: str | N
 def write_length(max_length: int, path: Path) -> None:
     """Have transformers cut texts at the length the checkpoint was trained at, where it is asked to cut them."""
     told = read_json(path) if path.is_file() else {}
-    write_json({**told, "model_max_length": max_length}, path)
+    write_json(path, {**told, "model_max_length": max_length})
 
 
 def config_json(raw: dict[str, Any], family: Family, head: Head | None, dtype: np.dtype) -> dict[str, Any]:
@@ -173,7 +173,7 @@ def write_shards(tensors: dict[str, np.ndarray], folder: Path, shard_bytes: int)
         write_tensors(shard, folder / name)
         weight_map.update(dict.fromkeys(shard, name))
     total = sum(value.nbytes for value in tensors.values())
-    write_json({"metadata": {"total_size": total}, "weight_map": weight_map}, folder / INDEX)
+    write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
 
 
 def write_tensors(tensors: dict[str, np.ndarray], path: Path) -> None:
@@ -190,11 +190,6 @@ def write_tensors(tensors: dict[str, np.ndarray], path: Path) -> None:
     wrong = [name for name, value in tensors.items() if value.tobytes() != back[name].tobytes()]
     if wrong:
         raise OSError(None, f"{path.name} reads back differently from what was written, first in {wrong[0]}")
-
-
-def write_json(value: object, path: Path) -> None:
-    """Write indented UTF-8 JSON with a final newline."""
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def put_in_place(partial: Path, folder: Path) -> None:

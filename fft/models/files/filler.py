@@ -55,7 +55,7 @@ class Filler(NamedTuple):
 def find(source: str | Path, families: Mapping[str, Family]) -> Path:
     """Return the folder of a masked language model, a local one or `hf:NAME`, without reading its weights.
 
-    Raises InputError for what is no checkpoint, and for one without a masked-language head.
+    Raises: InputError for what is no checkpoint, and for one without a masked-language head.
     """
     folder, raw, family = hf.opened(source, families)
     missing = [names[0] for names in _leaves(family).values() if not set(names) & _modern(hf.read_names(folder))]
@@ -71,7 +71,7 @@ def find(source: str | Path, families: Mapping[str, Family]) -> Path:
 def load(source: str | Path, families: Mapping[str, Family]) -> Filler:
     """Return the Filler in a folder or `hf:NAME`, weights as float32 jax arrays; strict as `hf.load`.
 
-    Raises InputError besides where the stored last kernel is not the word embeddings.
+    Raises: InputError besides where the stored last kernel is not the word embeddings.
     """
     folder = find(source, families)
     _, raw, family = hf.opened(folder, families)

@@ -21,7 +21,7 @@ ORIGINAL = "original"  # the name of a head that came without one
 def classifier_of(raw: dict[str, Any], family: Family, where: Path) -> Head:
     """Return the Head a config.json describes for the stored classifier.
 
-    One output is regression unless problem_type says otherwise, as in transformers. Raises InputError for the
+    One output is regression unless problem_type says otherwise, as in transformers. Raises: InputError for the
     classifier of another kind of model (its tensors have the same names), for multi-label heads, and for labels
     that are not numbered 0 .. C - 1.
     """

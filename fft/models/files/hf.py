@@ -36,7 +36,7 @@ def load(source: str | Path, families: Mapping[str, Family]) -> Checkpoint:
 
     Weights become float32 jax arrays; raw_config['dtype'] remembers how they were stored. A classifier becomes the
     head 'original', or the heads get back the names they were saved under.
-    Raises InputError for a checkpoint that is not exactly what its config.json says, MachineError without network.
+    Raises: InputError for a checkpoint that is not exactly what its config.json says, MachineError without network.
     """
     folder, raw, family = opened(source, families)
     config, notes = read_config(raw, family, folder / CONFIG)

@@ -105,7 +105,7 @@ def to_params(
 ) -> Params:
     """Return the parameter tree, float32 jax arrays, from {our path: (hf key, array)}.
 
-    Raises InputError for leaves no tensor fills, wrong shapes, and tensors that are not floating point.
+    Raises: InputError for leaves no tensor fills, wrong shapes, and tensors that are not floating point.
     """
     check_missing(sorted(set(shapes) - set(tensors)), where)
     wrong = []

@@ -120,7 +120,7 @@ def forward(run: Callable[[Params], Made], params: Params, sinks: Params, rows: 
     """`run(params)`, a forward pass over so many rows, whose gradient for `sinks`, float32 shaped like some of its
     leaves, is their Σ_b g_b².
 
-    Errors: InputError naming the leaves asked for that no rule consumes, or more than one.
+    Raises: InputError naming the leaves asked for that no rule consumes, or more than one.
     """
     return _under_rules(run, flatten(params), params, flatten(sinks), rows)
 
@@ -128,7 +128,7 @@ def forward(run: Callable[[Params], Made], params: Params, sinks: Params, rows: 
 def refuse_raw_readers(run: Callable[[Params], jax.Array], params: Params, sinks: Params, rows: int) -> None:
     """Trace a forward pass over so many rows and see which leaves of the model's own tree its logits depend on.
 
-    Errors: as `forward`, and InputError naming the leaves asked for that the model reads beside the rules.
+    Raises: as `forward`, and InputError naming the leaves asked for that the model reads beside the rules.
     """
     leaves, asked = flatten(params), flatten(sinks)
 

@@ -16,7 +16,7 @@ from fft.models.layers import Dense
 def dense_inputs(run: Callable[[], object]) -> dict[str, jax.Array]:
     """The input of every dense layer in the forward pass `run()` by the layer's path, [B, in] or [B, t, in].
 
-    Errors: InputError for a layer that is used twice: its inputs are not one array.
+    Raises: InputError for a layer that is used twice: its inputs are not one array.
     """
     found: dict[str, jax.Array] = {}
 
