@@ -6,7 +6,8 @@ import jax
 import optax
 
 from fft.core.errors import InputError
-from fft.core.tree import Params, flatten, map_leaves, match, unflatten
+from fft.core.programs import shared
+from fft.core.tree import Params, flatten, match, unflatten
 from fft.experiment import Optim
 from fft.methods import Method
 from fft.training.optimizers import OPTIMIZERS
@@ -37,6 +38,7 @@ def multipliers(method: Method, theta: Params, depth: int, unused_heads: tuple[s
     return product
 
 
+@shared
 def schedule(optim: Optim, steps: int) -> optax.Schedule:
     """Step -> learning rate: a linear rise over the first `warmup` share of `steps`, then the named decay to 0."""
     peak = optim.lr
@@ -58,11 +60,16 @@ def schedule(optim: Optim, steps: int) -> optax.Schedule:
 def make_optimizer(
     theta: Params, multiplier: dict[str, float], optim: Optim, steps: int
 ) -> optax.GradientTransformation:
-    """The optimizer over `theta` with per-leaf multipliers, through one `optax.multi_transform`.
+    """The optimizer over `theta` with per-leaf multipliers, by one `optax.multi_transform`; one for equal settings.
 
     Leaves with multiplier 0 have no optimizer state, take no part in the global norm and stay bit-equal. Weight
     decay falls on leaves of two or more dimensions. The clip stands outside: inside, it would clip each group alone.
     """
+    return _optimizer(tuple((path, multiplier[path]) for path in flatten(theta)), optim, steps)
+
+
+@shared
+def _optimizer(multiplier: tuple[tuple[str, float], ...], optim: Optim, steps: int) -> optax.GradientTransformation:
     rate, make = schedule(optim, steps), OPTIMIZERS[optim.optimizer].make
 
     def decayed(tree: Params) -> Params:
@@ -74,11 +81,11 @@ def make_optimizer(
         return make(lambda step: rate(step) * value, optim.weight_decay, decayed)
 
     # Labels become keys of the optimizer state, and those hold no dots on disk.
-    label_of = {value: f"rate_{value!r}".replace(".", "_") for value in set(multiplier.values())}
-    labels = map_leaves(lambda path, _: label_of[multiplier[path]], theta)
+    label_of = {value: f"rate_{value!r}".replace(".", "_") for _, value in multiplier}
+    labels = unflatten({path: label_of[value] for path, value in multiplier})
     groups: dict[Hashable, optax.GradientTransformation] = {label: group(value) for value, label in label_of.items()}
     tx = optax.multi_transform(groups, labels)
     if optim.clip == 0:
         return tx
-    trained = unflatten({path: value != 0.0 for path, value in multiplier.items()})
+    trained = unflatten({path: value != 0.0 for path, value in multiplier})
     return optax.chain(optax.masked(optax.clip_by_global_norm(optim.clip), trained), tx)

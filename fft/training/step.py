@@ -92,7 +92,7 @@ def make_train_step(
         raise TypeError(f"{method.label} scales a decay by the learning rate: give make_train_step the schedule")
     trained = frozenset(path for path, value in multiplier.items() if value != 0.0)
     slopes_of = _make_slopes(_make_slope(model, task, method, trained, original), method)
-    update = _make_update(method, tx, multiplier, watch, schedule or optax.constant_schedule(0.0))
+    update = _make_update(method, tx, tuple(multiplier.items()), watch, schedule or _no_rate)
 
     look = None if watch is None else _make_look(model, method, watch)
 
@@ -237,13 +237,21 @@ def _means(slopes: _Slopes) -> dict[str, dict[str, jax.Array]]:
     return {stream: {path: g / slope.weight for path, g in slope.gradient.items()} for stream, slope in slopes.items()}
 
 
+def _no_rate(step: object) -> float:
+    """The schedule of a step whose method asks for no rate."""
+    return 0.0
+
+
+@shared
 def _make_update(
     method: Method,
     tx: optax.GradientTransformation,
-    multiplier: dict[str, float],
+    multipliers: tuple[tuple[str, float], ...],
     watch: Watch | None,
     schedule: optax.Schedule,
 ) -> _Update:
+    multiplier = dict(multipliers)
+
     def penalty_of(theta: Params, now: StepContext) -> jax.Array:
         return now.strength * jnp.asarray(method.penalty(now, method.merge(now.base, theta)), jnp.float32)
 

@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
 
+from fft.core.tree import flatten
 from fft.experiment import Optim
-from fft.training.optim import schedule
+from fft.training.optim import make_optimizer, schedule
+from tests.helpers.toy import toy_params
 
 
 @pytest.mark.parametrize("name", ["linear", "cosine", "constant"])
@@ -19,3 +21,10 @@ def test_schedules_by_hand(name):
 def test_short_runs_have_a_positive_rate_at_every_step(steps):
     rate = schedule(Optim(lr=1.0, warmup=0.5), steps)
     assert all(float(rate(i)) > 0 for i in range(steps))
+
+
+def test_equal_settings_are_one_optimizer_so_that_runs_share_its_program():
+    base = toy_params()
+    rates = dict.fromkeys(flatten(base), 1.0)
+    one, other = (make_optimizer(base, dict(rates), Optim(lr=0.1), 5) for _ in range(2))
+    assert one is other and make_optimizer(base, rates, Optim(lr=0.1), 6) is not one
