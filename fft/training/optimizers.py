@@ -16,7 +16,7 @@ class Optimizer(NamedTuple):
     make: Callable[[optax.Schedule, float, Mask], optax.GradientTransformation]
     """make(rate, weight_decay, mask) -> the transformation; `mask` says which leaves decay"""
     lr_factor: float
-    """its default learning rate over AdamW's, as experiments/optimizers.py measured it"""
+    """its default learning rate over AdamW's; not measured yet, which is what experiments/optimizers.py is for"""
 
 
 def _adamw(rate: optax.Schedule, weight_decay: float, mask: Mask) -> optax.GradientTransformation:
