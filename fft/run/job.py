@@ -93,9 +93,7 @@ def assemble(
         )
     trainable = make_trainable(method, optim, checkpoint, aux, steps, seed, watched=len(experiment.budgets))
     rate = schedule(optim, steps)
-    step = make_train_step(
-        checkpoint.model, new.task, method, trainable.tx, multiplier, accepted.original_task, watch, rate
-    )
+    step = make_train_step(checkpoint.model, new.task, method, trainable.tx, multiplier, context.original, watch, rate)
     return Job(
         experiment,
         checkpoint,

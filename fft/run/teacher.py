@@ -58,18 +58,18 @@ def context_of(
     with that which has every head, the batches of its streams, its steps and what it trains.
     """
     streams, seed = accepted.streams, accepted.experiment.seed
-    original = streams.get(ORIGINAL)
+    original, task = streams.get(ORIGINAL), accepted.original_task
     return Context(
         checkpoint.model,
         checkpoint.params,
         accepted.names.fresh,
-        accepted.original_task,
+        task,
         None if original is None else lambda n, size: original_batches(original, n, seed, size),
         {name: len(rows.splits["train"].ids) for name, rows in streams.items()},
         accepted.identity["base_sha256"],
         {name: rows.identity["train"] for name, rows in streams.items()},
         fitted=not set(accepted.names.originals) <= set(accepted.checkpoint.heads),
-        teacher=BaseTeacher(checkpoint, accepted.original_task, batches, steps, poll),
+        teacher=BaseTeacher(checkpoint, task, batches, steps, poll),
         earlier=restored,
         steps=steps,
         is_trained=is_trained,

@@ -271,7 +271,9 @@ def test_a_second_process_on_the_same_folder_is_refused(tiny, whole, tmp_path):
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"lock"}
     with FolderLock(whole):
         answer = tune(tiny, whole, *FLAGS)
-    assert answer.code == 2 and "reading the checkpoint" not in answer.out, "it need not read anything to know"
+    assert answer.code == 2 and "reading the checkpoint" not in answer.out + answer.err, (
+        "it need not read anything to know"
+    )
 
 
 # --- numbers that are not finite ---
