@@ -19,13 +19,14 @@ from rich.console import Console
 from experiments.article import LAST, RESULTS
 from experiments.base import movie_base
 from experiments.kept import kept_runs
-from fft.after.check import Asked, Request, check
+from fft.after.check import check
+from fft.after.settings import CheckSettings
 from fft.commands.demo import ORIGINAL
+from fft.data.several import SeveralData
 from fft.disk.files import replace_file
 from fft.experiment import Data, Experiment, Optim, Retention
 from fft.methods import Full
 from fft.run.auto import choose
-from fft.stats.budget import Budget
 from fft.stats.intervals import Change
 
 PAIRS = {"tweets": "demo:tweets", "nyt": "demo:nyt", "amazon": "demo:amazon"}
@@ -144,8 +145,8 @@ def checked(experiment: Experiment, folder: Path, record: dict) -> dict:
     """The record of a run, with the original's change from `fft check` where the run watched none."""
     if experiment.original:
         return record
-    request = Request(experiment.model, str(folder / "model"), (Asked(Data(ORIGINAL)),), Budget.parse(MAX_DROP))
-    return record | {"original": check(request).record["original"][0]["change"]}
+    settings = CheckSettings(experiment.model, str(folder / "model"), SeveralData.of(Data(ORIGINAL)), max_drop=MAX_DROP)
+    return record | {"original": check(settings).record["original"][0]["change"]}
 
 
 def main(out: Path = Path("runs/bar")) -> None:

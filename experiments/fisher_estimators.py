@@ -25,7 +25,8 @@ from fft.experiment import Data, Experiment, Optim, Retention
 from fft.fisher.diagonal import FisherPass
 from fft.fisher.information import load_fisher
 from fft.methods import EWC
-from fft.run.fisher import Request, measure
+from fft.run.fisher import measure
+from fft.run.settings import FisherSettings
 
 RESULTS = Path(__file__).parent / "results"
 # name: (estimator, rows of a batch of the Fisher pass)
@@ -101,7 +102,7 @@ def against_exact(base: str, out: Path, console: Console) -> dict[str, tuple[flo
     for name, (estimator, batch_size) in {"exact": ("exact", 32), **ESTIMATORS}.items():
         settings = FisherPass(estimator=estimator, batch_size=batch_size)
         console.print(f"the Fisher information of the base: {name}")
-        measure(Request(base, Data(ORIGINAL), settings=settings), out / name)
+        measure(FisherSettings(base, Data(ORIGINAL), estimate=settings), out / name)
         leaves = flatten(load_fisher(out / name)[0])
         numbers[name] = np.concatenate([np.ravel(leaf) for leaf in leaves.values()])
     exact = numbers.pop("exact")

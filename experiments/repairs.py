@@ -14,11 +14,11 @@ import tyro
 from experiments import bar
 from experiments.article import RESULTS
 from experiments.kept import FIELDS, kept_runs
-from fft.after.repair import Request, repair
+from fft.after.repair import repair
+from fft.after.settings import RepairSettings
 from fft.disk.files import replace_file
 from fft.experiment import Experiment
 from fft.report.repaired import described
-from fft.stats.budget import Budget
 
 SEED = 0
 
@@ -26,11 +26,9 @@ SEED = 0
 def repaired(experiment: Experiment, folder: Path, record: dict) -> dict:
     """The record of a run with what repairing it took and gave."""
     (original,) = experiment.original
-    budget = Budget.parse(bar.MAX_DROP)
+    settings = RepairSettings(experiment.model, str(folder), original, experiment.new, bar.MAX_DROP)
     start = time.monotonic()
-    found = repair(
-        Request(experiment.model, str(folder), original, experiment.new, budget), folder.with_name(f"{folder.name}-out")
-    ).record
+    found = repair(settings, folder.with_name(f"{folder.name}-out")).record
     seconds = time.monotonic() - start
     kept = ("outcome", "candidates", "chosen", "rows", "original", "new", "given_up", "tuned_change")
     return record | {"repair": {name: found[name] for name in kept} | {"wall": seconds}}

@@ -8,8 +8,9 @@ from typing import Any, Literal
 
 from fft.core.errors import InputError
 from fft.core.settings import listed
+from fft.data.settings import Data, Texts
 from fft.disk.local import local
-from fft.experiment import Data, Experiment, Optim, Retention, Texts
+from fft.experiment import Experiment, Optim, Retention
 from fft.methods import Method, parse_chain
 from fft.run.accept import accept, resolved
 from fft.run.auto import AUTO, choose_for

@@ -1,25 +1,22 @@
 """What is run, as frozen data: an Experiment goes to JSON and comes back, strictly."""
 
 import dataclasses
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
+from annotated_types import Interval
 
+from fft.core.bounds import Count, CountOrZero, NonNegative, Positive, Seed, Share, check_bounds
 from fft.core.errors import InputError
 from fft.core.naming import ORIGINAL, numbered
 from fft.core.settings import (
-    MOST_SEED,
     TELLS_DEFAULT,
     alone,
-    at_least,
-    between,
     for_each,
     later,
     listed,
-    positive,
     recorded,
     validated,
 )
@@ -33,53 +30,57 @@ from fft.stats.budget import Budget
 
 LEAST_LENGTH = 3
 """tokens: one of the text, between two special ones"""
-MOST_BATCH = 65_536
+TextLength = Annotated[int, Interval(ge=LEAST_LENGTH)]
+ScoredLength = Annotated[
+    TextLength | None,
+    tyro.conf.arg(
+        help="tokens of a text; longer ones are cut and counted (default: as in its training, else 128 or what it "
+        "takes)",
+        help_behavior_hint="",
+    ),
+]
+"""of a command that scores a checkpoint"""
+BatchCount = Annotated[int, Interval(ge=1, le=65_536)]
 """rows of a forward pass, and passes of a step"""
+TrainedLength = Annotated[
+    TextLength | None,
+    tyro.conf.arg(
+        help="tokens of a text; longer ones are cut and counted (default: 128, or as many as the model takes)",
+        help_behavior_hint="",
+    ),
+]
+"""of a command that trains"""
 SEVERAL_DROPS = tyro.conf.arg(metavar="DROP [DROP ...]", help_behavior_hint="")
-
-
-NO_DATA = Data("")
-NO_TEXTS = Texts("")
-"""Sources that a command line did not name."""
 
 
 @dataclass(frozen=True)
 class Optim:
     """How the new task is optimised: the optimizer, its rate and schedule, clipping."""
 
-    lr: Annotated[float | None, TELLS_DEFAULT] = None
+    lr: Annotated[Positive | None, TELLS_DEFAULT] = None
     """peak learning rate (default: the method's own, 5e-5 for whole weights, more for adapters)"""
-    epochs: float = 3.0
+    epochs: Positive = 3.0
     """passes over the new training rows"""
-    steps: int | None = None
+    steps: Count | None = None
     """optimizer steps, instead of epochs"""
-    batch_size: int = 32
+    batch_size: BatchCount = 32
     """rows of one forward pass"""
-    accumulate: int = 1
+    accumulate: BatchCount = 1
     """forward passes an optimizer step"""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     """what the rate does after warmup"""
-    warmup: float = 0.1
+    warmup: Share = 0.1
     """share of the steps over which the rate rises from 0"""
-    weight_decay: float = 0.01
+    weight_decay: NonNegative = 0.01
     """share of a parameter that a step takes off, times the rate; never of one-dimensional parameters"""
-    clip: float = 1.0
+    clip: NonNegative = 1.0
     """the largest global norm of the trained gradients; 0 is off"""
     optimizer: Literal["adamw", "lion", "sgd", "adafactor"] = later("adamw")
     """the optimizer of optax; sgd has a momentum of 0.9"""
     __pydantic_config__ = STRICT
 
     def __post_init__(self) -> None:
-        if self.lr is not None:
-            positive("lr", self.lr)
-        positive("epochs", self.epochs)
-        if self.steps is not None:
-            at_least("steps", self.steps, 1)
-        at_least("batch-size", self.batch_size, 1, MOST_BATCH)
-        at_least("accumulate", self.accumulate, 1, MOST_BATCH)
-        between("warmup", self.warmup, 0.0, 1.0)
-        between("weight-decay", self.weight_decay, 0.0, math.inf)
-        between("clip", self.clip, 0.0, math.inf)
+        check_bounds(self)
 
     @property
     def step_rows(self) -> int:
@@ -91,30 +92,27 @@ class Optim:
 class Retention:
     """What may be lost on the original task, and how the run watches it."""
 
-    tolerance: float = 0.01
+    tolerance: NonNegative = 0.01
     """the drop of the original score that is accepted, in units of the score"""
-    drop_weight: float = 1.0
+    drop_weight: NonNegative = 1.0
     """how much a drop beyond the tolerance costs in the combined score that picks the best step"""
-    patience: int = 0
+    patience: CountOrZero = 0
     """stop after this many scorings without a better combined score; 0 is off"""
     max_drop: Annotated[tuple[str, ...] | str | None, SEVERAL_DROPS] = ()
     """the contract: end within this drop of the original score, 0.01 in its units or 1% of what it was, one for all
     original tasks or one each; strength or rate are driven by held-out original rows (default: nothing is driven)"""
     keep: Literal["best", "latest"] = "best"
     """the step that becomes the model: the best combined score on the probe, or the last one trained"""
-    eval_every: Annotated[int | None, TELLS_DEFAULT] = None
+    eval_every: Annotated[Count | None, TELLS_DEFAULT] = None
     """steps between scorings (default: eight, evenly over the run)"""
-    probe: int = 128
+    probe: Count = 128
     """validation rows of each task that every scoring uses"""
     checkpoints: Literal["tidy", "keep"] = later("tidy")
     """what stays of the saved steps once the run is finished: what was trained at the best and the last, or all"""
     __pydantic_config__ = STRICT
 
     def __post_init__(self) -> None:
-        between("tolerance", self.tolerance, 0.0, math.inf)
-        between("drop-weight", self.drop_weight, 0.0, math.inf)
-        at_least("patience", self.patience, 0)
-        at_least("probe", self.probe, 1)
+        check_bounds(self)
         object.__setattr__(self, "max_drop", listed(self.max_drop))
         for text in self.drops:
             Budget.parse(text)
@@ -122,8 +120,6 @@ class Retention:
             raise InputError("--max-drop is the drop that is accepted under a contract: leave out --tolerance")
         if self.drops and self.keep == "latest":
             raise InputError("--keep latest keeps the last step whatever it lost; leave it or --max-drop out")
-        if self.eval_every is not None:
-            at_least("eval-every", self.eval_every, 1)
 
     @property
     def drops(self) -> tuple[str, ...]:
@@ -151,20 +147,17 @@ class Experiment:
     original_head: tuple[str, ...] = ()
     """the original task's head: a name, or `fit` to train one on the frozen base (default: the checkpoint's); one for
     all original tasks, or one each"""
-    max_length: int | None = None
-    """tokens of a text; longer ones are cut and counted (default: 128, or as many as the model takes)"""
-    seed: int = 0
+    max_length: TrainedLength = None
+    seed: Seed = 0
     """seeds the data order, dropout, fresh parameters and draws"""
     unlabelled: Texts | None = None
     """texts without labels for methods that read some"""
 
     def __post_init__(self) -> None:
+        check_bounds(self)
         make_local(self)
         for name in ("original", "original_head"):
             object.__setattr__(self, name, listed(getattr(self, name)))
-        if self.max_length is not None:
-            at_least("max-length", self.max_length, LEAST_LENGTH)
-        between("seed", self.seed, 0, MOST_SEED)
         if not self.original and "original" in self.method.needs:
             raise InputError(f"the method {self.method.label} needs data of the original task: give --original")
         if self.unlabelled is None and "unlabelled" in self.method.streams:
@@ -201,18 +194,18 @@ class Experiment:
                 f"several original tasks must all be classification, and {odd[0]} is regression: their losses have no "
                 "common unit. Watch it in a run of its own"
             )
-        for_each("original-head", self.original_head, max(1, len(seen)), "original tasks")
-        for_each("max-drop", self.retention.drops, max(1, len(seen)), "original tasks")
+        for_each("original-head", self.original_head, max(1, len(seen)), "original task")
+        for_each("max-drop", self.retention.drops, max(1, len(seen)), "original task")
 
     @property
     def original_heads(self) -> tuple[str | None, ...]:
         """What is asked for as the head of each original task."""
-        return for_each("original-head", self.original_head, len(self.original), "original tasks")
+        return for_each("original-head", self.original_head, len(self.original), "original task")
 
     @property
     def budgets(self) -> tuple[str, ...]:
         """What may be lost of each original task under the contract; empty without one."""
-        drops = for_each("max-drop", self.retention.drops, len(self.original), "original tasks")
+        drops = for_each("max-drop", self.retention.drops, len(self.original), "original task")
         return tuple(drop for drop in drops if drop is not None)
 
     @property

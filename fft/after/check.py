@@ -1,51 +1,28 @@
 """Whether a checkpoint still does what another one could: both on the same examples, and a verdict.
 
-check(Request("base/", "tuned/", (Asked(Data("old.csv")),), Budget(0.01))).record["outcome"]
+check(CheckSettings("base/", "tuned/", SeveralData.of(Data("old.csv")), max_drop="0.01")).record["outcome"]
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 from fft.after.pair import Pair, ScoredPair, load_pair, scored
+from fft.after.settings import CheckSettings, ScoredTask
 from fft.disk.environment import environment
 from fft.disk.files import plain
-from fft.experiment import Data
 from fft.models.files.heads import alike
 from fft.models.heads import chosen_head
 from fft.models.identity import base_sha256
 from fft.run.seen import Scored, seen_notes
-from fft.stats.budget import Budget
 from fft.stats.damage import by_label, further, newly
 from fft.stats.intervals import change_between, interval, predictions
 from fft.stats.retention import EXIT_CODES, overall, verdict
 
 FURTHEST = 100  # examples of a regression that are listed of those that moved
 SAME = "both give the same outputs on every row, bit for bit: is {} the model that was to be checked?"
-
-
-class Asked(NamedTuple):
-    """A task that both are scored on, and what its head is called in each; None as `check` says."""
-
-    data: Data
-    head: str | None = None
-    tuned_head: str | None = None
-
-
-@dataclass(frozen=True)
-class Request:
-    """Which two checkpoints are compared, on which tasks, and how much of each original score may be lost."""
-
-    base: str
-    tuned: str
-    original: tuple[Asked, ...]
-    max_drop: Budget
-    new: Asked | None = None
-    max_length: int | None = None
-    held_out: bool = False
 
 
 class Checked(NamedTuple):
@@ -60,7 +37,7 @@ class Checked(NamedTuple):
         return EXIT_CODES[self.record["outcome"]]
 
 
-def check(request: Request) -> Checked:
+def check(settings: CheckSettings) -> Checked:
     """Score both checkpoints on every task, and judge what was lost of each original one.
 
     Without a name the head of an original task is the base's classifier, and in the other checkpoint the head of that
@@ -70,17 +47,17 @@ def check(request: Request) -> Checked:
     Raises: InputError for checkpoints that cannot be compared, a head that is not there, data that do not fit, and a
     budget that no drop could exceed.
     """
-    pair = load_pair(request.base, request.tuned, request.max_length)
-    found = [("original", *_original(pair, asked, request)) for asked in request.original]
-    if request.new:
-        found.append(("new", *_new(pair, request.new, request)))
+    pair = load_pair(settings.base, settings.tuned, settings.max_length)
+    found = [("original", *_original(pair, task, settings)) for task in settings.originals]
+    if settings.new_task:
+        found.append(("new", *_new(pair, settings.new_task, settings)))
     judged = [task for role, task, _ in found if role == "original"]
     record = {
         "outcome": overall([task["verdict"]["outcome"] for task in judged]),
-        "max_drop": str(request.max_drop),
+        "max_drop": str(settings.budget),
         "base": {"folder": pair.base.name, "sha256": base_sha256(pair.base.checkpoint)},
         "tuned": {"folder": pair.tuned.name, "sha256": base_sha256(pair.tuned.checkpoint)},
-        "held_out": request.held_out,
+        "held_out": settings.held_out,
         "notes": [*pair.notes, *(f"{role}: {note}" for role, task, _ in found for note in task["notes"])],
         "original": judged,
         "new": next((task for role, task, _ in found if role == "new"), None),
@@ -90,46 +67,47 @@ def check(request: Request) -> Checked:
     return Checked(plain(record), examples)
 
 
-def _original(pair: Pair, asked: Asked, request: Request) -> tuple[dict, list[dict]]:
+def _original(pair: Pair, task: ScoredTask, settings: CheckSettings) -> tuple[dict, list[dict]]:
     """The record of an original task, its verdict included, and its examples."""
-    base_head = chosen_head(pair.base.checkpoint, asked.head, pair.base.name, "to score with")
+    base_head = chosen_head(pair.base.checkpoint, task.head, pair.base.name, "to score with")
     like = base_head if base_head in pair.tuned.checkpoint.heads else None
-    wanted = asked.tuned_head or asked.head or like
+    wanted = task.tuned_head or task.head or like
     tuned_head = chosen_head(pair.tuned.checkpoint, wanted, pair.tuned.name, "to score with")
-    found = scored(pair, asked.data, base_head, tuned_head, request.held_out)
-    record = _record(asked.data.source, base_head, tuned_head, found)
+    found = scored(pair, task.data, base_head, tuned_head, settings.held_out)
+    record = _record(task.data.source, base_head, tuned_head, found)
     assert found.before is not None  # the base was asked with its head
     change = change_between(found.metric, found.labels, found.before, found.after)
+    budget = settings.budget
     if change.undefined:  # a share of a score that is not defined is nothing
-        margin = np.nan if request.max_drop.relative else request.max_drop.amount
+        margin = np.nan if budget.relative else budget.amount
     else:
-        margin = request.max_drop.biting_margin(found.metric, change.before)
+        margin = budget.biting_margin(found.metric, change.before)
     notes = record["notes"]
     if np.array_equal(found.before, found.after):
         notes.append(SAME.format(pair.tuned.name))
-    notes += _seen(pair, record, found, request, "--original.test")
+    notes += _seen(pair, record, found, settings, "--original.test")
     return record | {"change": change._asdict(), "verdict": verdict(change, margin)._asdict()}, found.examples()
 
 
-def _new(pair: Pair, asked: Asked, request: Request) -> tuple[dict, list[dict]]:
+def _new(pair: Pair, task: ScoredTask, settings: CheckSettings) -> tuple[dict, list[dict]]:
     """The record of the new task and its examples."""
-    tuned_head = chosen_head(pair.tuned.checkpoint, asked.head, pair.tuned.name, "to score with")
+    tuned_head = chosen_head(pair.tuned.checkpoint, task.head, pair.tuned.name, "to score with")
     own = pair.base.checkpoint.heads.get(tuned_head)
     known = own is not None and alike(own, pair.tuned.checkpoint.heads[tuned_head])
     base_head = tuned_head if known else None
-    found = scored(pair, asked.data, base_head, tuned_head, request.held_out)
-    record = _record(asked.data.source, base_head, tuned_head, found)
+    found = scored(pair, task.data, base_head, tuned_head, settings.held_out)
+    record = _record(task.data.source, base_head, tuned_head, found)
     if found.before is not None:
         record["change"] = change_between(found.metric, found.labels, found.before, found.after)._asdict()
     else:
         record["notes"].append(f"{pair.base.name} has no head {tuned_head!r} with these labels, and so no score here")
-    record["notes"] += _seen(pair, record, found, request, "--new.test")
+    record["notes"] += _seen(pair, record, found, settings, "--new.test")
     return record, found.examples()
 
 
-def _seen(pair: Pair, record: dict, found: ScoredPair, request: Request, flag: str) -> list[str]:
+def _seen(pair: Pair, record: dict, found: ScoredPair, settings: CheckSettings, flag: str) -> list[str]:
     """What runs behind either checkpoint have seen of the rows."""
-    rows = Scored(found.data.keys["test"], record["source"], record["sha256"], request.held_out, flag)
+    rows = Scored(found.data.keys["test"], record["source"], record["sha256"], settings.held_out, flag)
     return seen_notes((pair.base.name, pair.tuned.name), rows)
 
 

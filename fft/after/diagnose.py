@@ -1,6 +1,6 @@
 """Diagnose: which layers forgot, predicted against measured, and whether the knowledge is gone or the head misaligned.
 
-    diagnose(Request("base/", "tuned/", Data("old.csv")), Path("diagnosed/")).record["layers"]
+    diagnose(DiagnoseSettings("base/", "tuned/", Data("old.csv")), Path("diagnosed/")).record["layers"]
 
 Every figure is of the TEST rows of the original task; the proposal is searched on its VALIDATION rows, heads are
 fitted and the Fisher information is measured on its TRAINING rows.
@@ -15,7 +15,8 @@ import numpy as np
 
 from fft.after.exchange import Move, Part, exchanged, layers_of, moves, pattern_of, put_back_greedily, roles_of
 from fft.after.refit import is_lost, judged, refitted
-from fft.after.subject import Information, Request, Subject, information_of, load_subject
+from fft.after.settings import DiagnoseSettings
+from fft.after.subject import Information, Subject, information_of, load_subject
 from fft.core.naming import counted
 from fft.core.seeding import key_for
 from fft.disk.environment import environment
@@ -39,7 +40,7 @@ class Diagnosed(NamedTuple):
 
 
 def diagnose(
-    request: Request,
+    settings: DiagnoseSettings,
     out: Path,
     say: Callable[[str], None] = lambda text: None,
     watch: Callable[[int], None] = lambda count: None,
@@ -54,13 +55,13 @@ def diagnose(
     out = Path(local(out, "--out"))
     refuse_taken(out, FILES, unless="diagnose.json")
     start = time.monotonic()
-    subject = load_subject(request)
+    subject = load_subject(settings)
     with FolderLock(out):
-        information = information_of(subject, request, say)
-        most = {"test": request.rows, "validation": SEARCHED}
-        meter = Meter(subject.checkpoint.model, subject.data, information.task, most, request.seed, watch)
-        found = _measured(subject, information, meter, request, say)
-        found |= {"seconds": time.monotonic() - start, "seed": request.seed, **environment()}
+        information = information_of(subject, settings, say)
+        most = {"test": settings.rows, "validation": SEARCHED}
+        meter = Meter(subject.checkpoint.model, subject.data, information.task, most, settings.seed, watch)
+        found = _measured(subject, information, meter, settings, say)
+        found |= {"seconds": time.monotonic() - start, "seed": settings.seed, **environment()}
         return Diagnosed(out, _written(plain(found), out))
 
 
@@ -68,7 +69,7 @@ def diagnose(
 
 
 def _measured(
-    subject: Subject, information: Information, meter: Meter, request: Request, say: Callable[[str], None]
+    subject: Subject, information: Information, meter: Meter, settings: DiagnoseSettings, say: Callable[[str], None]
 ) -> dict:
     """Everything that diagnose.json says of the two models."""
     base, tuned = meter.answers(subject.base), meter.answers(subject.tuned)
@@ -79,7 +80,7 @@ def _measured(
     for name, parts in (("layers", layers), ("roles", roles_of(subject.base))):
         say(f"{name}: each of {len(parts)} put back into the tuned model, and alone in the base")
         rows[name] = [_part(part, subject, meter, (base, tuned), of_leaf) for part in parts]
-    refit = _refit(subject, meter, (base, tuned), request, say)
+    refit = _refit(subject, meter, (base, tuned), settings, say)
     proposal = None
     if is_lost(change):
         moved = [part for part, row in zip(layers, rows["layers"], strict=True) if row["moved"]]
@@ -141,15 +142,19 @@ def _agreement(layers: Sequence[dict[str, Any]]) -> float | None:
 
 
 def _refit(
-    subject: Subject, meter: Meter, ends: tuple[Answers, Answers], request: Request, say: Callable[[str], None]
+    subject: Subject,
+    meter: Meter,
+    ends: tuple[Answers, Answers],
+    settings: DiagnoseSettings,
+    say: Callable[[str], None],
 ) -> dict[str, Any]:
     """Scores with a head fitted anew to the features of each, and what they say of the drop."""
     base, tuned = ends
     found, fitted = [], []
     for name, params in (("base", subject.base), ("tuned", subject.tuned)):
         say(f"fitting a head to the frozen features of the {name} model")
-        batches = subject.batches(request.fit_rows, request.seed)
-        again, how = refitted(subject.checkpoint, params, subject.data.task, batches, key_for(request.seed, "heads"))
+        batches = subject.batches(settings.fit_rows, settings.seed)
+        again, how = refitted(subject.checkpoint, params, subject.data.task, batches, key_for(settings.seed, "heads"))
         found.append(meter.answers(again))
         fitted.append(how)
     missing = meter.change(*found)

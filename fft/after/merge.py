@@ -3,12 +3,15 @@
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, NamedTuple
+
+from annotated_types import Interval
 
 from fft import models
 from fft.after.pair import Side, length_of_sides, refuse_other_shape, refuse_other_vocabulary
+from fft.after.settings import MergeSettings
+from fft.core.bounds import check_value
 from fft.core.errors import InputError
-from fft.core.settings import between
 from fft.core.tree import Params, flatten, overlay
 from fft.data import prepare_held_out
 from fft.disk.environment import environment
@@ -20,7 +23,7 @@ from fft.experiment import LEAST_LENGTH, Data
 from fft.fisher.information import load_fisher
 from fft.fisher.storage import unpack
 from fft.merging.formulas import greedy_soup
-from fft.merging.recipes import WAYS, Models, Settings, check, merged
+from fft.merging.recipes import WAYS, Models, check, merged
 from fft.models import Checkpoint, Head
 from fft.models.files.heads import alike
 from fft.models.files.hf import refuse_not_finite
@@ -32,22 +35,6 @@ from fft.stats.metrics import METRICS
 RECORD = "merge.json"
 
 
-class Request(NamedTuple):
-    """What is merged, and how."""
-
-    base: str
-    tuned: tuple[str, ...]
-    how: str
-    settings: Settings = Settings()
-    heads: Literal["shared", "apart"] = "shared"
-    head: str | None = None
-    """the merged model's classifier, by its name there; None: that of the first tuned model"""
-    task: Data | None = None
-    """data on whose validation rows that head chooses what goes into a soup; None: all do"""
-    max_length: int | None = None
-    """tokens of a text that the merged model reads; None: as the models were trained, where that is known"""
-
-
 class Named(NamedTuple):
     """The heads of several models under one naming."""
 
@@ -56,28 +43,26 @@ class Named(NamedTuple):
     """of each tuned model's heads: {its own name: the name here}"""
 
 
-def merge(request: Request, out: Path) -> dict[str, Any]:
+def merge(settings: MergeSettings, out: Path) -> dict[str, Any]:
     """Merge, and write the checkpoint OUT, whole or not at all, with merge.json in it; returns what that says.
 
     Raises: InputError for models of other families, shapes or vocabularies, or trained at different lengths, settings
     that do not fit the way, a Fisher of other weights, a head that is not there, and a folder that holds something
     already.
     """
-    check(request.how, len(request.tuned), request.settings)
-    if request.task is not None and request.how != "soup":
-        raise InputError(f"--task chooses the ingredients of --how soup, and is not read by --how {request.how}")
+    check(settings.how, len(settings.tuned), settings.formula)
     out = Path(local(out, "--out"))
     refuse_taken(out)
-    sides = base, *tuned = [Side(name, load_checkpoint(name)) for name in (request.base, *request.tuned)]
+    sides = base, *tuned = [Side(name, load_checkpoint(name)) for name in (settings.base, *settings.tuned)]
     for side in tuned:
         refuse_other_shape(base, side, "merged")
         refuse_other_vocabulary(base, side, "merged")
-    length = _length(request.max_length, sides)
-    named = _named(base, tuned, request.heads == "apart")
+    length = _length(settings.max_length, sides)
+    named = _named(base, tuned, settings.heads == "apart")
     trees = [renamed(side.checkpoint.params, names) for side, names in zip(tuned, named.names, strict=True)]
     # A head that a tuned model lacks has not moved there; a soup and Fisher merging ask only those that have it.
-    moved = [overlay(base.checkpoint.params, tree) for tree in trees] if "scale" in WAYS[request.how].reads else trees
-    fishers = [_fisher(*each) for each in zip(request.settings.fisher, tuned, named.names, strict=False)]
+    moved = [overlay(base.checkpoint.params, tree) for tree in trees] if "scale" in WAYS[settings.how].reads else trees
+    fishers = [_fisher(*each) for each in zip(settings.formula.fisher, tuned, named.names, strict=False)]
     first = tuned[0].checkpoint
     primaries = [
         side.checkpoint.primary and names[side.checkpoint.primary]
@@ -90,16 +75,16 @@ def merge(request: Request, out: Path) -> dict[str, Any]:
         raw_config={**first.raw_config, "dtype": _dtype(tuned)},
         max_length=length.tokens if length.known else None,
     )
-    primary = chosen_head(named_first, request.head, "the merged model", "") if request.head else named_first.primary
+    primary = chosen_head(named_first, settings.head, "the merged model", "") if settings.head else named_first.primary
     ingredients = None
-    if request.task is not None:
-        ingredients = _ingredients(request.task, named_first, tuned, trees, primary)
+    if settings.task.source:
+        ingredients = _ingredients(settings.task, named_first, tuned, trees, primary)
         moved = [moved[at] for at in ingredients["chosen"]]
     blended = Models(base.checkpoint.params, moved, first.model.depth, fishers)
-    params = merged(request.how, blended, request.settings)
-    refuse_not_finite(flatten(params), f"--how {request.how} with these settings")
+    params = merged(settings.how, blended, settings.formula)
+    refuse_not_finite(flatten(params), f"--how {settings.how} with these settings")
     heads = {name: named.heads[name] for name in params.get("heads", {})}
-    found = plain(_told(request, base, tuned, named, heads, primary, ingredients, length))
+    found = plain(_told(settings, base, tuned, named, heads, primary, ingredients, length))
     models.save(named_first._replace(params=params, heads=heads), out, primary, beside={RECORD: found})
     return found
 
@@ -107,7 +92,8 @@ def merge(request: Request, out: Path) -> dict[str, Any]:
 def _length(asked: int | None, sides: Sequence[Side]) -> Length:
     """The length of the merged model; what is asked for must be one that it takes, also where no data are read."""
     if asked is not None:
-        between("max-length", asked, LEAST_LENGTH, sides[0].checkpoint.model.config.max_positions)
+        most = sides[0].checkpoint.model.config.max_positions
+        check_value("max-length", asked, Annotated[int, Interval(ge=LEAST_LENGTH, le=most)])
     return length_of_sides(asked, sides)
 
 
@@ -175,7 +161,7 @@ def _dtype(tuned: Sequence[Side]) -> str:
 
 
 def _told(
-    request: Request,
+    settings: MergeSettings,
     base: Side,
     tuned: Sequence[Side],
     named: Named,
@@ -186,8 +172,8 @@ def _told(
 ) -> dict[str, Any]:
     """What merge.json says."""
     return {
-        "how": request.how,
-        "settings": {name: getattr(request.settings, name) for name in WAYS[request.how].reads},
+        "how": settings.how,
+        "settings": {name: getattr(settings.formula, name) for name in WAYS[settings.how].reads},
         "base": {"folder": base.name, "sha256": base_sha256(base.checkpoint)},
         "tuned": [
             {"folder": side.name, "sha256": base_sha256(side.checkpoint), "heads": names}

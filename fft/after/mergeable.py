@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fft.after.pair import load_pair, refuse_other_vocabulary
+from fft.after.settings import RepairSettings
 from fft.core.errors import InputError
 from fft.core.tree import Params
 from fft.data import TaskData, prepare_held_out
@@ -33,29 +34,22 @@ class Sides(NamedTuple):
     """base, tuned, heads, data, fisher and notes of repair.json"""
 
 
-def load_sides(
-    base: str,
-    tuned: str,
-    original: Data,
-    new: Data,
-    original_head: str | None,
-    new_head: str | None,
-    max_length: int | None,
-    fisher: Path | None = None,
-    new_fisher: Path | None = None,
-) -> Sides:
+def load_sides(settings: RepairSettings) -> Sides:
     """Load and check everything. A head of the same name and labels in both is one head, and merged like any leaf. A
     classifier of TUNED that has the name of one of BASE and other labels gets a name of its own.
 
     Raises: InputError for other shapes or vocabularies, heads that are not there, data that do not fit, and Fisher
     information of other weights.
     """
-    pair = load_pair(base, tuned, max_length)
+    base, tuned, tasks = settings.base, settings.tuned, settings.tasks
+    pair = load_pair(base, tuned, settings.max_length)
     old, now = pair.base.checkpoint, pair.tuned.checkpoint
     refuse_other_vocabulary(pair.base, pair.tuned, "merged")
-    kept = chosen_head(old, original_head, base, "to score the original task with")
-    learned = chosen_head(now, new_head, tuned, "to score the new task with")
-    known, known_new = (folder and _fisher(folder, one) for folder, one in ((fisher, old), (new_fisher, now)))
+    kept = chosen_head(old, settings.original_head, base, "to score the original task with")
+    learned = chosen_head(now, settings.new_head, tuned, "to score the new task with")
+    known, known_new = (
+        folder and _fisher(folder, one) for folder, one in ((settings.fisher, old), (settings.new_fisher, now))
+    )
     name = learned
     if learned in old.heads and not alike(old.heads[learned], now.heads[learned]):
         name = unused_head(None, "new", [*old.heads, *now.heads])
@@ -69,18 +63,14 @@ def load_sides(
         max_length=pair.length.tokens,
     )
     data = {
-        role: _read(base, old, tuned, merged, source, head)
-        for role, source, head in (("original", original, kept), ("new", new, name))
+        role: _read(base, old, tuned, merged, tasks[role], head) for role, head in (("original", kept), ("new", name))
     }
     told = {
         "base": {"folder": base, "sha256": base_sha256(old)},
         "tuned": {"folder": tuned, "sha256": base_sha256(now)},
         "heads": {"original": kept, "new": name, "shared": name in old.heads},
-        "fisher": {"base": fisher, "tuned": new_fisher},
-        "data": {
-            role: {"source": source.source, "splits": data[role].identity}
-            for role, source in (("original", original), ("new", new))
-        },
+        "fisher": {"base": settings.fisher, "tuned": settings.new_fisher},
+        "data": {role: {"source": task.source, "splits": data[role].identity} for role, task in tasks.items()},
         "notes": [
             *pair.notes,
             *data["new"].tokenizer_notes,

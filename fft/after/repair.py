@@ -1,6 +1,6 @@
 """Repair: what can be won back from a base and a tuned checkpoint without training.
 
-    repair(Request("base/", "tuned/", Data("old.csv"), Data("new.csv"), Budget(0.01)), Path("repaired/"))
+    repair(RepairSettings("base/", "tuned/", Data("old.csv"), Data("new.csv")), Path("repaired/"))
 
 Merged models are tried on the VALIDATION rows of both tasks. Of those whose drop of the original score is within the
 budget the one with the best new score is chosen, and confirmed once on the TEST rows.
@@ -10,7 +10,6 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,26 +31,21 @@ from fft.after.candidates import (
     ties,
 )
 from fft.after.mergeable import Sides, load_sides
-from fft.core.errors import InputError
+from fft.after.settings import RepairSettings
 from fft.core.naming import counted
 from fft.core.progress import doing
 from fft.core.seeding import key_for
-from fft.core.settings import MOST_SEED, at_least, between
 from fft.core.tree import Params
 from fft.disk.environment import environment
 from fft.disk.files import plain, write_json, writing
 from fft.disk.folder import MODEL, FolderLock, refuse_taken
 from fft.disk.local import local
 from fft.evaluate.heldout import HeldOut, refuse_undefined
-from fft.experiment import Data
 from fft.merging.furthest import most_questions
 from fft.stats import retention
-from fft.stats.budget import Budget
 from fft.stats.intervals import Change, change_between
 from fft.stats.metrics import METRICS
 
-ALSO = ("layers",)
-ROWS = 1024
 BASE, TUNED = 0, 1  # their places among the candidates
 NOTHING = "nothing"
 FILES = ("front.svg", "front.png", "report.html")
@@ -59,34 +53,6 @@ FILES = ("front.svg", "front.png", "report.html")
 UNCONFIRMED = ".model.partial-repair"
 """where the chosen model is until the test rows have said what it is worth; a killed one is cleared away"""
 EXIT_CODES = {**retention.EXIT_CODES, NOTHING: 1}
-
-
-@dataclass(frozen=True)
-class Request:
-    """Which two checkpoints are merged, what the original may lose, and what is tried beside one α."""
-
-    base: str
-    tuned: str
-    original: Data
-    new: Data
-    max_drop: Budget
-    original_head: str | None = None
-    new_head: str | None = None
-    also: tuple[str, ...] = ALSO
-    sweeps: int = 1
-    rows: int = ROWS
-    """validation rows of each task that candidates are scored on, at most"""
-    fisher: Path | None = None
-    new_fisher: Path | None = None
-    max_length: int | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        at_least("sweeps", self.sweeps, 1)
-        at_least("rows", self.rows, 1)
-        between("seed", self.seed, 0, MOST_SEED)
-        if self.new_fisher is not None and self.fisher is None:
-            raise InputError("--new-fisher is weighed against the base's Fisher information: give --fisher too")
 
 
 class Repaired(NamedTuple):
@@ -107,7 +73,9 @@ class Search:
     `margin` is the accepted drop in units of the original's score. A candidate beyond it is not scored on the new task.
     """
 
-    def __init__(self, request: Request, sides: Sides, rows: HeldOut, watch: Callable[[Tried, int], None]) -> None:
+    def __init__(
+        self, settings: RepairSettings, sides: Sides, rows: HeldOut, watch: Callable[[Tried, int], None]
+    ) -> None:
         self.sides, self.rows, self.watch = sides, rows, watch
         self.tried: list[Tried] = []
         self.candidates: list[Candidate] = []
@@ -115,7 +83,7 @@ class Search:
         self.depths = sides.tuned.model.depth + 2
         metric = METRICS[rows.data["original"].task.metric]
         base = self.score(self.blended("alpha", {"alpha": 0.0}, np.zeros(self.depths)), math.inf)
-        self.margin = request.max_drop.biting_margin(metric, base.original)
+        self.margin = settings.budget.biting_margin(metric, base.original)
         self.score(self.blended("alpha", {"alpha": 1.0}, np.ones(self.depths)), math.inf)
 
     def score(self, candidate: Candidate, margin: float | None = None) -> Tried:
@@ -174,7 +142,7 @@ class Search:
 
 
 def repair(
-    request: Request,
+    settings: RepairSettings,
     out: Path,
     say: Callable[[str], None] = lambda text: None,
     watch: Callable[[Tried, int], None] = lambda tried, count: None,
@@ -191,26 +159,23 @@ def repair(
     refuse_taken(out, FILES, unless="repair.json")
     start = time.monotonic()
     with doing("reading both models and the data"):
-        sides = load_sides(
-            *(request.base, request.tuned, request.original, request.new, request.original_head, request.new_head),
-            *(request.max_length, request.fisher, request.new_fisher),
-        )
+        sides = load_sides(settings)
     refuse_undefined(sides.data, "validation")
-    rows = HeldOut(sides.tuned.model, sides.data, most={"validation": request.rows})
+    rows = HeldOut(sides.tuned.model, sides.data, most={"validation": settings.rows})
     say(f"scoring the base and the tuned model on {rows.told('validation')}")
-    search = Search(request, sides, rows, watch)
+    search = Search(settings, sides, rows, watch)
     with FolderLock(out):
-        _search(request, search, say)
+        _search(settings, search, say)
         best = choose(search.tried, search.margin)
         chosen = best if (search.tried[best].gain or 0) > retention.SAME else None
         say(f"scoring the base, the tuned model and the choice on {rows.told('test')}")
         changes = _confirmed(search, chosen, out / UNCONFIRMED)
-        found = _record(request, search, chosen, changes)
+        found = _record(settings, search, chosen, changes)
         found["seconds"] = {**search.seconds, "total": time.monotonic() - start}
         return Repaired(out, _written(plain(found), out))
 
 
-def _search(request: Request, search: Search, say: Callable[[str], None]) -> None:
+def _search(settings: RepairSettings, search: Search, say: Callable[[str], None]) -> None:
     """Try everything beside the base and the tuned model, if that lost too much."""
     base, tuned = search.sides.base, search.sides.tuned.params
     if search.tried[TUNED].is_within(search.margin):
@@ -218,18 +183,18 @@ def _search(request: Request, search: Search, say: Callable[[str], None]) -> Non
         return
     kinds: dict[str, Callable[[], Iterator[Way]]] = {
         "ties": lambda: ties(base, tuned),
-        "dare": lambda: dare(base, tuned, key_for(request.seed, "repair")),
+        "dare": lambda: dare(base, tuned, key_for(settings.seed, "repair")),
     }
-    ways = {kind: list(make()) for kind, make in kinds.items() if kind in request.also}
+    ways = {kind: list(make()) for kind, make in kinds.items() if kind in settings.also}
     if search.sides.fishers:
         ways["fisher"] = list(fisher(base, tuned, *search.sides.fishers))
-    depths = moved_depths(base, tuned, search.depths - 2) if "layers" in request.also else []
-    _estimate(search, 1 + sum(map(len, ways.values())), len(depths) * request.sweeps, say)
+    depths = moved_depths(base, tuned, search.depths - 2) if "layers" in settings.also else []
+    _estimate(search, 1 + sum(map(len, ways.values())), len(depths) * settings.sweeps, say)
     say("one α for all layers")
     search.follow(search.line(), search.tried[TUNED].loss(search.margin))
     if depths:
         say("an α for every layer")
-        search.search_layers(request.sweeps)
+        search.search_layers(settings.sweeps)
     for kind, found in ways.items():
         say(f"trying {kind}")
         for way in found:
@@ -265,17 +230,19 @@ def _confirmed(search: Search, chosen: int | None, folder: Path) -> dict[str, di
     return found | {"repaired": changes(before, after), "given_up": changes(tuned, after)}
 
 
-def _record(request: Request, search: Search, chosen: int | None, changes: dict[str, dict[str, Change]]) -> dict:
+def _record(
+    settings: RepairSettings, search: Search, chosen: int | None, changes: dict[str, dict[str, Change]]
+) -> dict:
     """What repair.json says, but for the seconds."""
     repaired = changes.get("repaired")
     verdict = None
     if repaired:
         original = repaired["original"]
-        verdict = retention.verdict(original, request.max_drop.margin(original.before))
+        verdict = retention.verdict(original, settings.budget.margin(original.before))
     candidates = [{**tried._asdict(), "within": tried.is_within(search.margin)} for tried in search.tried]
     return {
         "outcome": verdict.outcome if verdict else NOTHING,
-        "max_drop": str(request.max_drop),
+        "max_drop": str(settings.budget),
         "margin": search.margin,
         "rows": search.rows.counts("validation"),
         **search.sides.told,
@@ -287,7 +254,7 @@ def _record(request: Request, search: Search, chosen: int | None, changes: dict[
         "new": repaired and repaired["new"]._asdict(),
         "given_up": repaired and changes["given_up"]["new"]._asdict(),
         "verdict": verdict and verdict._asdict(),
-        "seed": request.seed,
+        "seed": settings.seed,
         **environment(),
     }
 

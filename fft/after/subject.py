@@ -1,22 +1,21 @@
 """What is diagnosed: two checkpoints of one shape on one task, and the Fisher information at the first of them."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fft.after.pair import load_pair, refuse_other_labels, refuse_other_vocabulary
+from fft.after.settings import DiagnoseSettings
 from fft.core.batch import Batch
 from fft.core.errors import InputError
 from fft.core.seeding import key_for
-from fft.core.settings import MOST_SEED, at_least, between
 from fft.core.tree import Params, flatten
 from fft.data import TaskData, prepare
 from fft.data.streams import EVAL_BATCH, original_batches
 from fft.evaluate.heldout import refuse_undefined
-from fft.experiment import Data
 from fft.fisher.diagonal import FisherPass
 from fft.fisher.information import load_fisher
 from fft.fisher.storage import unpack
@@ -27,28 +26,6 @@ from fft.models.identity import base_sha256
 from fft.tasks import Regress, Task
 
 TOLD = ("estimator", "examples", "trace", "trace_error")
-
-
-@dataclass(frozen=True)
-class Request:
-    """Which two checkpoints, on which task, and how many of its rows are read for what."""
-
-    base: str
-    tuned: str
-    original: Data
-    head: str | None = None
-    tuned_head: str | None = None
-    fisher: Path | None = None
-    fisher_rows: int = 512
-    fit_rows: int = 4096
-    rows: int = 2048
-    max_length: int | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("fisher_rows", "fit_rows", "rows"):
-            at_least(name.replace("_", "-"), getattr(self, name), 1)
-        between("seed", self.seed, 0, MOST_SEED)
 
 
 class Information(NamedTuple):
@@ -76,33 +53,33 @@ class Subject(NamedTuple):
         return original_batches(self.data, n, seed, size)
 
 
-def load_subject(request: Request) -> Subject:
+def load_subject(settings: DiagnoseSettings) -> Subject:
     """Both checkpoints and the task, checked against each other."""
-    pair = load_pair(request.base, request.tuned, request.max_length)
+    pair = load_pair(settings.base, settings.tuned, settings.max_length)
     refuse_other_vocabulary(pair.base, pair.tuned, "diagnosed")
     old, now = pair.base.checkpoint, pair.tuned.checkpoint
-    head = chosen_head(old, request.head, request.base, "to score the original task with")
+    head = chosen_head(old, settings.head, settings.base, "to score the original task with")
     like = head if head in now.heads else None
     tuned_head = chosen_head(
-        now, request.tuned_head or request.head or like, request.tuned, "to score the original task with"
+        now, settings.tuned_head or settings.head or like, settings.tuned, "to score the original task with"
     )
     refuse_other_labels(pair, head, tuned_head)
     base, tuned = only_head(old.params, head, head), only_head(now.params, tuned_head, head)
     if all(map(np.array_equal, flatten(base).values(), flatten(tuned).values())):
         raise InputError(
-            f"there is nothing to diagnose: the weights that the head {head!r} reads are the same in {request.base} "
-            f"and {request.tuned}, bit for bit"
+            f"there is nothing to diagnose: the weights that the head {head!r} reads are the same in {settings.base} "
+            f"and {settings.tuned}, bit for bit"
         )
-    data = prepare(request.original, old, head, old.heads[head], seed=request.seed, max_length=pair.length.tokens)
+    data = prepare(settings.task, old, head, old.heads[head], seed=settings.seed, max_length=pair.length.tokens)
     refuse_undefined({"original": data}, "test")
     told = {
-        "base": {"folder": request.base, "sha256": base_sha256(old)},
-        "tuned": {"folder": request.tuned, "sha256": base_sha256(now)},
+        "base": {"folder": settings.base, "sha256": base_sha256(old)},
+        "tuned": {"folder": settings.tuned, "sha256": base_sha256(now)},
         "heads": {"base": head, "tuned": tuned_head},
-        "data": {"source": request.original.source, "splits": data.identity},
+        "data": {"source": settings.original.source, "splits": data.identity},
         "notes": [*pair.notes, *data.notes],
     }
-    return Subject(old, base, tuned, data, request.fisher and _artefact(request.fisher, old, data.task), told)
+    return Subject(old, base, tuned, data, settings.fisher and _artefact(settings.fisher, old, data.task), told)
 
 
 def _artefact(folder: Path, base: Checkpoint, task: Task) -> Information:
@@ -118,15 +95,15 @@ def _artefact(folder: Path, base: Checkpoint, task: Task) -> Information:
     return Information(unpack(stored), task, {"folder": folder} | {name: told[name] for name in TOLD})
 
 
-def information_of(subject: Subject, request: Request, say: Callable[[str], None]) -> Information:
+def information_of(subject: Subject, settings: DiagnoseSettings, say: Callable[[str], None]) -> Information:
     """The Fisher information that is known, else of a pass over at most `fisher_rows` training rows."""
     if subject.known:
         return subject.known
-    say(f"Fisher information of the base, on at most {request.fisher_rows:,} training rows")
+    say(f"Fisher information of the base, on at most {settings.fisher_rows:,} training rows")
     context = Context(
         *(subject.checkpoint.model, subject.base, (), subject.data.task),
-        lambda n, size: subject.batches(n, request.seed, size),
+        lambda n, size: subject.batches(n, settings.seed, size),
         note=subject.told["notes"].append,
     )
-    fisher, task = context.fisher(FisherPass(samples=request.fisher_rows), key_for(request.seed, "prepare"))
+    fisher, task = context.fisher(FisherPass(samples=settings.fisher_rows), key_for(settings.seed, "prepare"))
     return Information(fisher.diagonal, task, {"folder": None} | {name: getattr(fisher, name) for name in TOLD})

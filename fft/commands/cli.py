@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from fft.commands.allocator import keep_freed_memory
 from fft.commands.failures import told
+from fft.core.bounds import OutOfBoundsError
 from fft.core.errors import InputError
 from fft.disk.cache import keep_compiled_programs
 from fft.disk.surroundings import holds_every_character, keep_a_home, keep_float32, show_what_fits
@@ -66,6 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if as_json and left.code:
             _print_json({"error": "wrong usage, as told on standard error", "exit_code": left.code})
         return cast("int", left.code or 0)  # the parsers, which end with numbers, have printed what there is to say
+    except OutOfBoundsError as error:
+        return _fail(*told(as_typed(error, argv)), as_json)
     except BaseException as error:
         return _fail(*told(error), as_json)
 
@@ -102,6 +105,13 @@ def _execute(command: str, args: list[str], as_json: bool) -> tuple[dict, int]:
             return module.execute(flags, console)
 
 
+def as_typed(error: OutOfBoundsError, args: Sequence[str]) -> OutOfBoundsError:
+    """The error with the flag as it was typed: the settings of a task do not know whether they are --new's."""
+    flags = {name for name in (arg.partition("=")[0].replace("_", "-") for arg in args) if name.startswith("--")}
+    typed = [flag for flag in flags if flag.endswith((f"-{error.setting}", f".{error.setting}"))]
+    return OutOfBoundsError(typed[0].removeprefix("--"), error.complaint) if len(typed) == 1 else error
+
+
 def refuse_undecoded(args: Sequence[str]) -> None:
     """Refuse a name with bytes that are no text, which no record of a run could hold."""
     for value in args:
@@ -129,7 +139,7 @@ def refuse_bare(args: Sequence[str]) -> None:
 
 def refuse_second_source(args: Sequence[str], flags: type) -> None:
     """Refuse a second file behind a flag of one source, which a shell makes of `--new parts/*.csv`."""
-    from fft.commands.several import UnnamedData
+    from fft.data.several import UnnamedData
     from fft.experiment import Data, Texts
 
     groups = {field.name: field.type for field in dataclasses.fields(flags) if field.type in (Data, Texts, UnnamedData)}
@@ -158,7 +168,7 @@ def _is_data_file(word: str) -> bool:
 
 def dotted(args: Sequence[str], flags: type) -> list[str]:
     """The arguments with `--new-text` spelled `--new.text`: a setting of a task may be named with a dash or a dot."""
-    from fft.commands.several import SeveralData
+    from fft.data.several import SeveralData
     from fft.experiment import Data
 
     tasks = (Data, SeveralData)

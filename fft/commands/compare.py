@@ -10,6 +10,7 @@ from rich.console import Console
 
 from fft.core.errors import InputError
 from fft.core.naming import ORIGINAL, original_names
+from fft.core.settings import AsJson
 from fft.disk.files import read_object
 
 
@@ -30,8 +31,7 @@ class Flags:
     courses to OUT-steps"""
     original: str = ORIGINAL
     """of runs with several original tasks, which one the pictures and fronts are of: original, original_2, …"""
-    json: bool = False
-    """print the result as one JSON object on standard output, everything else on standard error"""
+    json: AsJson = False
 
 
 def parse(args: list[str], cli: Callable[..., Flags]) -> Flags:

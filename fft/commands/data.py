@@ -8,8 +8,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fft.commands.several import UnnamedData
-from fft.core.settings import TELLS_DEFAULT, without_name
+from fft.core.bounds import Count, check_bounds
+from fft.core.settings import TELLS_DEFAULT, AsJson, without_name
+from fft.data.several import UnnamedData
 from fft.data.task_data import DEFAULT_LENGTH
 from fft.disk.local import CHECKPOINT
 
@@ -21,10 +22,12 @@ class Flags:
     task: UnnamedData
     model: Annotated[str | None, TELLS_DEFAULT, CHECKPOINT] = None
     """a checkpoint folder or a run, whose tokenizer counts the tokens (default: lengths are in words)"""
-    max_length: Annotated[int | None, TELLS_DEFAULT] = None
+    max_length: Annotated[Count | None, TELLS_DEFAULT] = None
     """tokens of a text; longer ones are cut and counted (default: those that the model was trained at, or 128)"""
-    json: bool = False
-    """print the result as one JSON object on standard output, everything else on standard error"""
+    json: AsJson = False
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
 
 
 def parse(args: list[str], cli: Callable[..., Flags]) -> Flags:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from fft.core.settings import AsJson
 from fft.disk.cache import cache_folder
 from fft.experiment import Data, Experiment, Optim, Retention
 from fft.methods import EWC, Freeze, Full, Layerwise, LoRA
@@ -43,8 +44,7 @@ class Flags:
     """where the runs, the table and the picture go"""
     seed: int = 0
     """seeds the runs; the base is always the same"""
-    json: bool = False
-    """print the result as one JSON object on standard output, everything else on standard error"""
+    json: AsJson = False
 
 
 def parse(args: list[str], cli: Callable[..., Flags]) -> Flags:

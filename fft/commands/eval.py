@@ -8,10 +8,12 @@ from typing import Annotated
 
 from rich.console import Console
 
+from fft.core.bounds import check_bounds
 from fft.core.naming import counted
-from fft.core.settings import TELLS_DEFAULT
+from fft.core.settings import TELLS_DEFAULT, AsJson
+from fft.data.settings import Data, MetricName, scored_by
 from fft.disk.local import CheckpointPath
-from fft.experiment import Data, Experiment
+from fft.experiment import ScoredLength
 
 
 @dataclass(frozen=True)
@@ -26,18 +28,18 @@ class Flags:
     task: Data
     adapter: Path | None = None
     """a folder with PEFT's files, put on the model"""
-    metric: Annotated[str | None, TELLS_DEFAULT] = None
-    """the score (default: accuracy, or pearson for regression)"""
+    metric: MetricName = None
     head: Annotated[str | None, TELLS_DEFAULT] = None
     """which head, where the checkpoint has several (default: its classifier)"""
     predictions: Path | None = None
     """write one JSON line an example to this file: row, label, prediction, logits"""
     held_out: bool = False
     """score only the rows that `fft tune` holds out for its test, a tenth of a source with one split"""
-    max_length: Annotated[int | None, TELLS_DEFAULT] = Experiment.max_length
-    """tokens of a text; longer ones are cut and counted (default: as in its training, else 128 or what it takes)"""
-    json: bool = False
-    """print the result as one JSON object on standard output, everything else on standard error"""
+    max_length: ScoredLength = None
+    json: AsJson = False
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
 
 
 def parse(args: list[str], cli: Callable[..., Flags]) -> Flags:
@@ -48,7 +50,6 @@ def parse(args: list[str], cli: Callable[..., Flags]) -> Flags:
 def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     """Score and print."""
     from fft.adapters import load_adapter
-    from fft.commands.tune import with_metric
     from fft.data import prepare_scored, read_scored
     from fft.disk.files import write_lines
     from fft.evaluate.answers import answers
@@ -63,7 +64,7 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     if flags.adapter:
         checkpoint = load_adapter(flags.adapter, checkpoint).on(checkpoint)
     name = chosen_head(checkpoint, flags.head, flags.model, "to score with")
-    task = with_metric(flags.task, flags.metric)
+    (task,) = scored_by(flags.metric, [flags.task])
     length = scored_length(flags.max_length, {str(flags.adapter or flags.model): checkpoint})
     asked = read_scored(task, flags.held_out)
     data = prepare_scored(task, asked, checkpoint, name, checkpoint.heads[name], length.tokens)

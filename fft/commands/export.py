@@ -9,7 +9,7 @@ import tyro
 from rich.console import Console
 
 from fft.core.errors import InputError
-from fft.core.settings import TELLS_DEFAULT, without_name
+from fft.core.settings import TELLS_DEFAULT, AsJson, without_name
 from fft.disk.local import CheckpointPath
 
 if TYPE_CHECKING:
@@ -35,8 +35,7 @@ class Flags:
     """the head to export as the classifier (default: the new task's)"""
     step: Annotated[Literal["best", "latest"] | None, TELLS_DEFAULT] = None
     """which step of the run (default: the one the run keeps, its setting `keep`)"""
-    json: bool = False
-    """print the result as one JSON object on standard output, everything else on standard error"""
+    json: AsJson = False
 
 
 def parse(args: list[str], cli: Callable[..., Flags]) -> Flags:

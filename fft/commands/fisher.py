@@ -1,28 +1,23 @@
 """`fft fisher`: measure the Fisher information of a checkpoint's task, and show where it sits."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
 
-import tyro
 from rich.console import Console
 
 from fft.core.errors import InputError
 from fft.core.naming import counted
 from fft.core.progress import doing
-from fft.core.settings import TELLS_DEFAULT
+from fft.core.settings import AsJson
 from fft.core.tree import Params
-from fft.disk.local import CHECKPOINT
-from fft.experiment import NO_DATA, Data, Experiment
-from fft.fisher.diagonal import FisherPass
-from fft.fisher.storage import Storage
+from fft.run.settings import FisherSettings
 
 SAID = 20  # lines of progress where there is no terminal
 
 
-@dataclass(frozen=True)
-class Flags:
+@dataclass(frozen=True, kw_only=True)
+class Flags(FisherSettings):
     """Measure the diagonal Fisher information of a checkpoint on the task it knows, for `fft tune --fisher`.
 
     A call that was stopped goes on where it was when it is repeated. With --show alone an artefact that is there is
@@ -31,28 +26,9 @@ class Flags:
 
     out: Path
     """the artefact's folder: tensors.safetensors and provenance.json"""
-    model: Annotated[str, TELLS_DEFAULT, CHECKPOINT] = ""
-    """a folder with a Hugging Face checkpoint, a finished run, or hf:NAME (not needed with --show alone)"""
-    original: Data = NO_DATA
-    head: Annotated[str | None, TELLS_DEFAULT] = None
-    """the head of the original task, where the checkpoint has several (default: its classifier)"""
-    max_length: Annotated[int | None, TELLS_DEFAULT] = Experiment.max_length
-    """tokens of a text; longer ones are cut and counted (default: as in its training, else 128 or what it takes)"""
-    settings: tyro.conf.OmitArgPrefixes[FisherPass] = field(default_factory=FisherPass)
-    storage: Storage = "float32"
-    """how the artefact keeps the numbers; int8 is in blocks"""
-    previous: Path | None = None
-    """an artefact of an earlier task, to which this one is added: online EWC"""
-    gamma: float = 1.0
-    """what the previous one is multiplied by"""
-    mesh: Literal["none", "data", "fsdp"] = "none"
-    """split every batch over all devices, with the parameters on each (data) or split too (fsdp)"""
     show: bool = False
     """print where the information sits and draw it to OUT/places.svg and OUT/places.png"""
-    seed: int = 0
-    """seeds the choice of rows, the draws, and the split of a source that has one"""
-    json: bool = False
-    """print the result as one JSON object on standard output, everything else on standard error"""
+    json: AsJson = False
 
 
 def parse(args: list[str], cli: Callable[..., Flags]) -> Flags:
@@ -80,14 +56,8 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
 
 def _measure(flags: Flags, console: Console) -> None:
     """Measure with a bar on a terminal, SAID lines elsewhere."""
-    from fft.run.fisher import Request, measure
-    from fft.run.restored import model_folder
+    from fft.run.fisher import measure
 
-    if not flags.original.source:
-        raise InputError("--original is missing: the data of the task that the checkpoint knows, such as old.csv")
-    given: dict[str, Any] = {field.name: getattr(flags, field.name) for field in fields(Request)}
-    given["model"] = model_folder(flags.model)
-    request = Request(**given)
     said = 0
     with doing("Fisher") as work:
 
@@ -98,7 +68,7 @@ def _measure(flags: Flags, console: Console) -> None:
                 said = examples * SAID // rows
                 console.out(f"Fisher: {examples:,} of {counted(rows, 'row')}", highlight=False)
 
-        measure(request, flags.out, lambda text: console.out(text, highlight=False), watch)
+        measure(flags, flags.out, lambda text: console.out(text, highlight=False), watch)
 
 
 def _show(folder: Path, stored: Params, told: dict, console: Console) -> dict:

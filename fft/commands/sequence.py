@@ -9,11 +9,13 @@ from typing import Annotated, Literal
 import tyro
 from rich.console import Console
 
-from fft.commands.several import NO_SOURCES, SeveralData
-from fft.commands.tune import HEADS, Settings, method_of, with_metric
-from fft.core.settings import TELLS_DEFAULT
+from fft.commands.tune import Settings, method_of
+from fft.core.bounds import Seed, Share
+from fft.core.settings import TELLS_DEFAULT, AsJson
+from fft.data.settings import NO_TEXTS, MetricName, Texts, scored_by
+from fft.data.several import HEADS, NO_SOURCES, SeveralData
 from fft.disk.local import CheckpointPath
-from fft.experiment import NO_TEXTS, Experiment, Optim, Retention, Texts
+from fft.experiment import Experiment, Optim, Retention, TrainedLength
 from fft.run.auto import AUTO, choose
 
 
@@ -32,23 +34,20 @@ class Flags:
     tasks: SeveralData
     original: SeveralData = NO_SOURCES
     unlabelled: Texts = NO_TEXTS
-    metric: Annotated[str | None, TELLS_DEFAULT] = None
-    """the score of all tasks (default: accuracy)"""
+    metric: MetricName = None
     method: str = AUTO
     """methods joined by +, as in lora+ewc; auto is what it is with data of an original task"""
-    gamma: Annotated[float | None, TELLS_DEFAULT] = None
+    gamma: Annotated[Share | None, TELLS_DEFAULT] = None
     """online EWC: the Fisher information of earlier tasks is kept, and fades by this factor a stage (default: it is
     measured anew at every stage, on rows of all earlier tasks)"""
     head: Literal["new", "shared"] = Experiment.head
     """a head for each task, or one for all: that of the (first) original task, or one that the first task makes"""
     original_head: Annotated[tuple[str, ...] | None, HEADS] = ()
     """the head of the original task, as of fft tune (default: the checkpoint's)"""
-    max_length: Annotated[int | None, TELLS_DEFAULT] = Experiment.max_length
-    """tokens of a text; longer ones are cut and counted (default: 128, or as many as the model takes)"""
-    seed: int = Experiment.seed
+    max_length: TrainedLength = None
+    seed: Seed = Experiment.seed
     """seeds the data order, dropout, fresh parameters and draws of every stage"""
-    json: bool = False
-    """print the result as one JSON object on standard output, everything else on standard error"""
+    json: AsJson = False
     optim: tyro.conf.OmitArgPrefixes[Optim] = field(default_factory=Optim)
     retention: tyro.conf.OmitArgPrefixes[Retention] = field(default_factory=Retention)
     settings: Annotated[Settings, tyro.conf.arg(name="")] = field(default_factory=Settings)
@@ -63,22 +62,24 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     """Run the stages, score all models on all tasks, print and write what came out."""
     from fft.report.console import Display
     from fft.report.sequenced import show
-    from fft.run.sequence import Request, run_sequence
+    from fft.run.sequence import run_sequence
+    from fft.run.settings import SequenceSettings
 
     choice = choose(original=True, unlabelled=False, head=True) if flags.method == AUTO else None
     if choice:
         console.out(choice, highlight=False)
     settings = {f.name: getattr(flags.settings, f.name) for f in dataclasses.fields(flags.settings)}
-    tasks, original = (
-        tuple(with_metric(data, flags.metric) for data in group.each(name))
-        for name, group in (("tasks", flags.tasks), ("original", flags.original))
+    originals = flags.original.each("original")
+    tasks = scored_by(flags.metric, [*originals, *flags.tasks.each("tasks")])
+    same = ("model", "optim", "retention", "head", "original_head", "max_length", "seed", "gamma")
+    wanted = SequenceSettings(
+        tasks=tasks[len(originals) :],
+        original=tasks[: len(originals)],
+        method=method_of(flags.method, settings, choice),
+        unlabelled=flags.unlabelled if flags.unlabelled.source else None,
+        **{name: getattr(flags, name) for name in same},
     )
-    same = ("optim", "retention", "head", "original_head", "max_length", "seed", "gamma")
-    method = method_of(flags.method, settings, choice)
-    texts = flags.unlabelled if flags.unlabelled.source else None
-    more = {name: getattr(flags, name) for name in same}
-    request = Request(flags.model, tasks, original, method, unlabelled=texts, **more)
-    found = run_sequence(request, flags.out, lambda title: Display(console, title))
+    found = run_sequence(wanted, flags.out, lambda title: Display(console, title))
     show(found.record, console)
     console.out(f"report: {flags.out}/sequence.html", highlight=False)
     return found.record, found.exit_code

@@ -11,6 +11,7 @@ import tyro
 from rich.console import Console
 
 from fft.core.errors import FFTError, InputError
+from fft.core.settings import AsJson
 from fft.experiment import Experiment
 
 
@@ -28,8 +29,7 @@ class Flags:
     """the folder of the run folders"""
     only: str | None = None
     """run only the experiments whose name contains this text"""
-    json: bool = False
-    """print the result as one JSON object on standard output, everything else on standard error"""
+    json: AsJson = False
 
 
 def parse(args: list[str], cli: Callable[..., Flags]) -> Flags:

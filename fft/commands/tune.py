@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 from rich.console import Console
 
-from fft.commands.several import NO_SOURCES, SeveralData, several
+from fft.core.bounds import Seed
 from fft.core.errors import InputError
-from fft.core.settings import TELLS_DEFAULT, listed
+from fft.core.settings import TELLS_DEFAULT, AsJson, listed
+from fft.data.settings import NO_DATA, NO_TEXTS, Data, MetricName, Texts, scored_by
+from fft.data.several import HEADS, NO_SOURCES, SeveralData
 from fft.disk.local import LOCAL, CheckpointPath
-from fft.experiment import NO_DATA, NO_TEXTS, Data, Experiment, Optim, Retention, Texts, load
+from fft.experiment import Experiment, Optim, Retention, TrainedLength, load
 from fft.methods import METHODS, Method, parse_chain
 from fft.run.auto import AUTO, Choice, choose_for
-from fft.stats.metrics import METRICS
 
-HEADS = tyro.conf.arg(metavar="NAME [NAME ...]", help_behavior_hint="")
 if TYPE_CHECKING:
 
     @dataclass(frozen=True)
@@ -56,8 +56,7 @@ class Flags:
     new: Data = NO_DATA
     original: SeveralData = NO_SOURCES
     unlabelled: Texts = NO_TEXTS
-    metric: Annotated[str | None, TELLS_DEFAULT] = None
-    """the score of all tasks, where it fits (default: accuracy, or pearson for regression)"""
+    metric: MetricName = None
     method: str = AUTO
     """methods joined by +, as in lora+ewc; auto chooses by what there is of the original task, and says why"""
     fisher: Annotated[str | None, TELLS_DEFAULT, LOCAL] = None
@@ -67,16 +66,14 @@ class Flags:
     original_head: Annotated[tuple[str, ...] | None, HEADS] = ()
     """the original task's head: a name, or `fit` to train one on the frozen base; one for all original tasks, or one
     each (default: the checkpoint's)"""
-    max_length: Annotated[int | None, TELLS_DEFAULT] = Experiment.max_length
-    """tokens of a text; longer ones are cut and counted (default: 128, or as many as the model takes)"""
-    seed: int = Experiment.seed
+    max_length: TrainedLength = None
+    seed: Seed = Experiment.seed
     """seeds the data order, dropout, fresh parameters and draws"""
     config: Path | None = None
     """an experiment.json to start from; flags given beside it override it"""
     tensorboard: bool = False
     """also write the scores and losses to OUT/tensorboard (needs the extra `tensorboard`)"""
-    json: bool = False
-    """print the run's record as one JSON object on standard output, everything else on standard error"""
+    json: AsJson = False
     optim: tyro.conf.OmitArgPrefixes[Optim] = field(default_factory=Optim)
     retention: tyro.conf.OmitArgPrefixes[Retention] = field(default_factory=Retention)
     settings: Annotated[Settings, tyro.conf.arg(name="")] = field(default_factory=Settings)
@@ -94,7 +91,7 @@ class Flags:
             raise InputError("--model is missing: a folder with a Hugging Face checkpoint, or hf:NAME")
         if not self.new.source:
             raise InputError("--new is missing: the new task's data, such as new.csv")
-        new, *originals = (with_metric(data, self.metric) for data in (self.new, *self.original.each("original")))
+        new, *originals = scored_by(self.metric, [self.new, *self.original.each("original")])
         return Experiment(
             self.model,
             new,
@@ -145,20 +142,11 @@ def flags_of(experiment: Experiment, out: Path) -> Flags:
     return Flags(
         out,
         **{name: getattr(experiment, name) for name in same},
-        original=several(experiment.original),
+        original=SeveralData.of(*experiment.original),
         unlabelled=experiment.unlabelled or NO_TEXTS,
         method=experiment.method.label,
         settings=dataclasses.replace(Settings(), **members),
     )
-
-
-def with_metric(data: Data, metric: str | None) -> Data:
-    """The data scored by `metric`, unless they name their own or are of another kind; InputError for an unknown one."""
-    if metric is not None and metric not in METRICS:
-        raise InputError(f"--metric {metric}: unknown; known are {', '.join(METRICS)}")
-    if data.metric is not None or metric is None or METRICS[metric].kind != data.kind:
-        return data
-    return dataclasses.replace(data, metric=metric)
 
 
 @dataclass(frozen=True)

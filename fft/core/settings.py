@@ -2,24 +2,26 @@
 
 import dataclasses
 import json
-import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import tyro
 
 from fft.core.errors import InputError
+from fft.core.naming import counted
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 T = TypeVar("T")
 
-MOST_SEED = 2**31 - 1
-MOST_COUNT = 2**31 - 1
-"""of steps, rows and the like"""
 TELLS_DEFAULT = tyro.conf.arg(help_behavior_hint="")
 """Marks a setting whose text says what its default comes to; the help then adds no `(default: None)` of its own."""
+
+AsJson = Annotated[
+    bool,
+    tyro.conf.arg(help="print the result as one JSON object on standard output, everything else on standard error"),
+]
 
 
 def validated(kind: Any, data: Any, where: str) -> Any:
@@ -85,33 +87,6 @@ def says_nothing(value: object) -> bool:
     return value is None or value is False or value in ("", [])
 
 
-def at_least(flag: str, value: int, low: int, high: int = MOST_COUNT) -> None:
-    """Refuse a setting below its smallest sensible value, or above `high`."""
-    if not low <= value <= high:
-        bounds = f"at least {low}" if value < low else f"at most {high:,}"
-        raise InputError(f"--{flag} must be {bounds}, not {value}")
-
-
-def positive(flag: str, value: float, high: float = math.inf) -> None:
-    """Refuse a setting that is not above 0, or above `high`; infinity and NaN included."""
-    if not (math.isfinite(value) and 0 < value <= high):
-        bounds = "" if high == math.inf else f" of at most {high:g}"
-        raise InputError(f"--{flag} must be a positive number{bounds}, not {value}")
-
-
-def finite(flag: str, value: float) -> None:
-    """Refuse infinity and NaN."""
-    if not math.isfinite(value):
-        raise InputError(f"--{flag} must be a number, not {value}")
-
-
-def between(flag: str, value: float, low: float, high: float) -> None:
-    """Refuse a setting outside [low, high], infinities and NaN included."""
-    if not (math.isfinite(value) and low <= value <= high):
-        bounds = f"at least {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
-        raise InputError(f"--{flag} must be {bounds}, not {value}")
-
-
 def without_name(args: Sequence[str], flag: str) -> list[str]:
     """The arguments without the flag that names what may stand without one: `--run RUN` and `--run=RUN` are RUN."""
     return [argument.removeprefix(f"{flag}=") for argument in args if argument != flag]
@@ -137,5 +112,5 @@ def for_each(flag: str, values: tuple[T, ...], count: int, of: str) -> tuple[T |
     if len(values) <= 1:
         return (values or (None,)) * count
     if len(values) != count:
-        raise InputError(f"--{flag} has {len(values)} values for {count} {of}: give one for all, or one each")
+        raise InputError(f"--{flag} has {len(values)} values for {counted(count, of)}: give one for all, or one each")
     return values

@@ -1,17 +1,27 @@
 """What a user says of data: where they are, which columns hold what, and of which kind the task is."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import tyro
 
+from fft.core.bounds import Count, check_bounds
 from fft.core.errors import InputError
-from fft.core.settings import TELLS_DEFAULT, at_least
+from fft.core.settings import TELLS_DEFAULT
+from fft.stats.metrics import METRICS
 from fft.tasks import KINDS
 
 STRICT = {"extra": "forbid"}
 """of pydantic: a file of settings has no names that there are not"""
 KIND = tyro.conf.arg(metavar=f"{{{','.join(KINDS)}}}")
+MetricName = Annotated[
+    str | None,
+    tyro.conf.arg(
+        help="the score of every task that it fits (default: accuracy, or pearson for regression)",
+        help_behavior_hint="",
+    ),
+]
 
 
 @dataclass(frozen=True)
@@ -36,15 +46,14 @@ class Data:
     """accuracy, macro_f1, mcc; pearson, spearman, rmse (default: accuracy, or pearson for regression)"""
     name: Annotated[str | None, TELLS_DEFAULT] = None
     """what the head of this task is called in the checkpoint (default: new or original)"""
-    train_rows: int | None = None
+    train_rows: Count | None = None
     """use at most this many training rows, chosen by the seed"""
     __pydantic_config__ = STRICT
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise InputError(f"kind must be one of {', '.join(KINDS)}, not {self.kind!r}")
-        if self.train_rows is not None:
-            at_least("train_rows", self.train_rows, 1)
+        check_bounds(self)
 
 
 @dataclass(frozen=True)
@@ -57,10 +66,30 @@ class Texts:
     """the column that holds the text"""
     pair: str | None = None
     """the column that holds the second text of a pair"""
-    rows: int | None = None
+    rows: Count | None = None
     """use at most this many, chosen by the seed"""
     __pydantic_config__ = STRICT
 
     def __post_init__(self) -> None:
-        if self.rows is not None:
-            at_least("unlabelled.rows", self.rows, 1)
+        check_bounds(self)
+
+
+NO_DATA = Data("")
+NO_TEXTS = Texts("")
+"""Sources that a command line did not name."""
+
+
+def scored_by(metric: str | None, tasks: Sequence[Data]) -> tuple[Data, ...]:
+    """The tasks, those without a metric of their own scored by `metric` where it fits their kind.
+
+    Raises: InputError for a metric that does not exist, or that no task takes.
+    """
+    if metric is None:
+        return tuple(tasks)
+    if metric not in METRICS:
+        raise InputError(f"--metric {metric}: unknown; known are {', '.join(METRICS)}")
+    kind = METRICS[metric].kind
+    found = tuple(replace(task, metric=metric) if task.metric is None and task.kind == kind else task for task in tasks)
+    if not any(task.metric == metric for task in found):
+        raise InputError(f"--metric {metric} scores {kind}, and no task here is {kind} without a metric of its own")
+    return found

@@ -23,19 +23,20 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from typing import ClassVar, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from annotated_types import Interval
 
 from fft.core.batch import Array, Labelled, row_weight
+from fft.core.bounds import Count, Share, check_bounds
 from fft.core.brief import brief
 from fft.core.errors import InputError
 from fft.core.naming import counted
 from fft.core.network import Network
 from fft.core.programs import shared
-from fft.core.settings import at_least, between
 from fft.core.tree import Params, flatten, sum_of, unflatten
 from fft.fisher.sharding import sharded, split_rows
 from fft.fisher.squares import (
@@ -63,27 +64,21 @@ class FisherPass:
     estimator: Literal["exact", "mc", "empirical", "gnb", "batched"] = "mc"
     """whose labels: drawn from the model (mc), all of them weighted by the model (exact), the data's (empirical, not
     the Fisher); gnb squares a batch's gradient for drawn labels, batched for the data's (to reproduce such code)"""
-    samples: int = 512
+    samples: Count = 512
     """original training rows the Fisher pass reads, chosen by the seed"""
-    draws: int = 1
+    draws: Annotated[int, Interval(ge=1, le=MOST_DRAWS)] = 1
     """labels drawn per row by `mc` and `gnb`"""
-    batch_size: int = 32
+    batch_size: Count = 32
     """rows of one forward pass"""
     way: Literal["fused", "vmapped"] = "fused"
     """one backward pass a batch, or vmap(grad) over `chunk` rows at a time, which works for any model"""
-    chunk: int = 1
+    chunk: Count = 1
     """rows whose gradients `vmapped` holds at once"""
-    converged: float = 0.0
+    converged: Share = 0.0
     """stop before `samples` once the 95 % half-width of the trace over batches is this share of it; 0 reads them all"""
 
-    prefix: ClassVar[str] = ""
-    """of the flags, where errors name them"""
-
     def __post_init__(self) -> None:
-        for name in ("samples", "chunk", "batch_size"):
-            at_least(self.prefix + name.replace("_", "-"), getattr(self, name), 1)
-        between(self.prefix + "draws", self.draws, 1, MOST_DRAWS)
-        between(self.prefix + "converged", self.converged, 0.0, 1.0)
+        check_bounds(self)
 
 
 class Fisher(NamedTuple):

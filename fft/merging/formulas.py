@@ -10,14 +10,18 @@ Each way is one compiled program: hundreds of small ones would take longer to co
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from annotated_types import Interval
 
+from fft.core.bounds import Share, check_value
 from fft.core.errors import InputError
-from fft.core.settings import between
 from fft.core.tree import Params, depth_of, flatten, map_leaves, overlay, unflatten
+
+DareRate = Annotated[float, Interval(ge=0, le=0.999)]
 
 # ---------------------------------------------------------------- interpolation
 
@@ -101,7 +105,7 @@ def trimmed(vector: Params, density: float) -> Params:
     d counts the entries of the whole vector, not of a leaf; entries as large as the smallest that is kept stay too.
     Reference: Yadav et al. 2023 (TIES), arXiv 2306.01708, algorithm 1, step 1; the paper keeps a density of .2.
     """
-    between("density", density, 0.0, 1.0)
+    check_value("density", density, Share)
     magnitudes = np.concatenate([np.abs(np.ravel(leaf)) for leaf in flatten(vector).values()])
     kept = max(1, math.floor(density * len(magnitudes) + 1e-9))
     threshold = np.partition(magnitudes, len(magnitudes) - kept)[len(magnitudes) - kept]
@@ -134,7 +138,7 @@ def dropped(vector: Params, rate: float, key: jax.Array) -> Params:
 
     Reference: Yu et al. 2023, arXiv 2311.03099, section 3.
     """
-    between("rate", rate, 0.0, 0.999)
+    check_value("rate", rate, DareRate)
     return _dropped(vector, rate, key)
 
 

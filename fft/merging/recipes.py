@@ -9,42 +9,37 @@ from typing import Annotated, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from fft.core.bounds import Finite, Positive, Seed, Share, check_bounds
 from fft.core.errors import InputError
-from fft.core.settings import MOST_SEED, TELLS_DEFAULT, between, finite, positive
+from fft.core.settings import TELLS_DEFAULT
 from fft.core.tree import Params, overlay
 from fft.merging import formulas
+from fft.merging.formulas import DareRate
 
 
 @dataclass(frozen=True)
-class Settings:
+class FormulaSettings:
     """What the formulas of --how read, each some of it."""
 
-    alpha: float = 0.5
+    alpha: Finite = 0.5
     """interpolate: 0 is BASE, 1 is TUNED"""
-    layers: Annotated[tuple[float, ...], TELLS_DEFAULT] = ()
+    layers: Annotated[tuple[Finite, ...], TELLS_DEFAULT] = ()
     """interpolate: an α for the embeddings, one for each block, one for all above, in place of --alpha"""
-    scale: tuple[float, ...] = (1.0,)
+    scale: tuple[Finite, ...] = (1.0,)
     """arithmetic, ties, dare: λ; for arithmetic and dare one for all or one for each TUNED; below 0 it unlearns"""
-    density: float = 0.2
+    density: Share = 0.2
     """ties: the share of a task vector's entries that is kept, the largest"""
-    rate: float = 0.5
+    rate: DareRate = 0.5
     """dare: the share of a task vector's entries that is dropped"""
-    seed: int = 0
+    seed: Seed = 0
     """dare: seeds what is dropped"""
     fisher: Annotated[tuple[Path, ...], TELLS_DEFAULT] = ()
     """fisher: what `fft fisher` wrote at each TUNED, in their order"""
-    weights: tuple[float, ...] = (1.0,)
+    weights: tuple[Positive, ...] = (1.0,)
     """fisher: λ, one for all or one for each TUNED"""
 
     def __post_init__(self) -> None:
-        for name, values in (("alpha", (self.alpha,)), ("layers", self.layers), ("scale", self.scale)):
-            for value in values:
-                finite(name, value)
-        between("density", self.density, 0.0, 1.0)
-        between("rate", self.rate, 0.0, 0.999)
-        between("seed", self.seed, 0, MOST_SEED)
-        for value in self.weights:
-            positive("weights", value)
+        check_bounds(self)
 
 
 class Models(NamedTuple):
@@ -63,10 +58,10 @@ class Way(NamedTuple):
     reads: tuple[str, ...]
     fewest: int
     most: float
-    make: Callable[[Models, Settings], Params]
+    make: Callable[[Models, FormulaSettings], Params]
 
 
-def interpolate(models: Models, settings: Settings) -> Params:
+def interpolate(models: Models, settings: FormulaSettings) -> Params:
     """θ* + α (θ − θ*), with one α or one a depth."""
     (tuned,) = models.tuned
     if not settings.layers:
@@ -79,17 +74,17 @@ def interpolate(models: Models, settings: Settings) -> Params:
     return formulas.interpolate_layers(models.base, tuned, jnp.asarray(settings.layers), models.blocks)
 
 
-def soup(models: Models, settings: Settings) -> Params:
+def soup(models: Models, settings: FormulaSettings) -> Params:
     """Σ_i θ_i / M."""
     return formulas.uniform_soup(models.tuned)
 
 
-def arithmetic(models: Models, settings: Settings) -> Params:
+def arithmetic(models: Models, settings: FormulaSettings) -> Params:
     """θ* + Σ_i λ_i (θ_i − θ*)."""
     return formulas.add_vectors(models.base, models.tuned, _scaled(_vectors(models), settings.scale))
 
 
-def ties(models: Models, settings: Settings) -> Params:
+def ties(models: Models, settings: FormulaSettings) -> Params:
     """θ* + λ elected(trimmed(θ_i − θ*))."""
     if len(settings.scale) != 1:
         raise InputError("--how ties takes one --scale: it is of what the models elected together")
@@ -97,14 +92,14 @@ def ties(models: Models, settings: Settings) -> Params:
     return formulas.add_vectors(models.base, models.tuned, [formulas.elected(vectors)], settings.scale[0])
 
 
-def dare(models: Models, settings: Settings) -> Params:
+def dare(models: Models, settings: FormulaSettings) -> Params:
     """θ* + Σ_i λ_i dropped(θ_i − θ*), each with draws of its own."""
     keys = jax.random.split(jax.random.key(settings.seed, impl="threefry2x32"), len(models.tuned))
     vectors = [formulas.dropped(vector, settings.rate, key) for vector, key in zip(_vectors(models), keys, strict=True)]
     return formulas.add_vectors(models.base, models.tuned, _scaled(vectors, settings.scale))
 
 
-def fisher(models: Models, settings: Settings) -> Params:
+def fisher(models: Models, settings: FormulaSettings) -> Params:
     """Σ_i λ_i F_i θ_i / Σ_i λ_i F_i, entry by entry."""
     weights = _for_each(settings.weights, len(models.tuned), "weights")
     return formulas.fisher_merge(models.tuned, models.fishers, weights)
@@ -120,14 +115,14 @@ WAYS = {
 }
 
 
-def merged(how: str, models: Models, settings: Settings) -> Params:
+def merged(how: str, models: Models, settings: FormulaSettings) -> Params:
     """The merged model; heads that the base alone has are as they were."""
     return overlay({"heads": models.base.get("heads", {})}, WAYS[how].make(models, settings))
 
 
-def check(how: str, count: int, settings: Settings) -> None:
+def check(how: str, count: int, settings: FormulaSettings) -> None:
     """Refuse a number of tuned models that a way does not take, and settings that it does not read."""
-    way, defaults = WAYS[how], Settings()
+    way, defaults = WAYS[how], FormulaSettings()
     if not way.fewest <= count <= way.most:
         takes = "one TUNED" if way.most == 1 else f"at least {way.fewest} TUNED"
         raise InputError(f"--how {how} takes {takes} beside BASE, not {count}")

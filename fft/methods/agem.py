@@ -7,8 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from fft.core.batch import Batch, Outputs
-from fft.core.settings import positive
-from fft.methods.base import MOST_RATIO, Method
+from fft.methods.base import Method, Ratio
 from fft.methods.parts import Gradients, Parts, StepContext
 from fft.methods.sums import leaf_sum, summed
 from fft.tasks import Task
@@ -25,11 +24,8 @@ class AGEM(Method):
     """
 
     name: ClassVar[str] = "agem"
-    ratio: float = 1.0
+    ratio: Ratio = 1.0
     """original rows of a step for each new row"""
-
-    def __post_init__(self) -> None:
-        positive("agem.ratio", self.ratio, MOST_RATIO)
 
     def parts(self) -> Parts:
         return Parts(streams={"original": self.ratio}, losses={"original": _nll}, combine=_projected)

@@ -3,12 +3,15 @@
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import jax
+from annotated_types import Interval
 
 from fft.core.batch import Batch, Outputs
+from fft.core.bounds import check_bounds
 from fft.core.tree import Params
+from fft.disk.local import make_local
 from fft.methods.context import Context
 from fft.methods.parts import Gradients, Need, Parts, StepContext, transformation, updates_of
 from fft.methods.sums import squared_distance, summed
@@ -19,8 +22,8 @@ if TYPE_CHECKING:
     import optax
 
 
-MOST_RATIO = 16.0
-"""rows of a stream that a step reads for each new row, at most"""
+Ratio = Annotated[float, Interval(gt=0, le=16)]
+"""rows of a stream that a step reads for each new row"""
 DEFAULT_LR = 5e-5
 
 
@@ -36,6 +39,10 @@ class Method:
     chained: ClassVar[Callable[..., "Method"]]
     """makes a chain of methods; set by fft.methods.chain, which builds on this class"""
     __pydantic_config__: ClassVar[dict] = {"extra": "forbid"}
+
+    def __post_init__(self) -> None:
+        check_bounds(self, f"{self.name}.")
+        make_local(self, f"{self.name}.")
 
     def parts(self) -> Parts:
         """What the method says."""

@@ -21,6 +21,9 @@ class Chain(Method):
 
     methods: tuple[Method, ...] = ()
 
+    def __post_init__(self) -> None:
+        """A chain has no settings of its own to check."""
+
     @property
     def label(self) -> str:
         return "+".join(method.name for method in self.methods)

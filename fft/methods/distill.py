@@ -1,6 +1,5 @@
 """Feature distillation: what the heads read, or what some layers make of the tokens, stays near the base's."""
 
-import math
 import re
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -9,10 +8,10 @@ import jax
 import jax.numpy as jnp
 
 from fft.core.batch import Batch, Outputs
+from fft.core.bounds import NonNegative
 from fft.core.errors import InputError
-from fft.core.settings import between, positive
 from fft.core.tree import Params
-from fft.methods.base import MOST_RATIO, Method
+from fft.methods.base import Method, Ratio
 from fft.methods.context import Context
 from fft.methods.parts import Parts, StepContext
 from fft.tasks import Task
@@ -33,20 +32,19 @@ class Distill(Method):
     """
 
     name: ClassVar[str] = "distill"
-    strength: float = 1.0
+    strength: NonNegative = 1.0
     """λ"""
     on: Literal["new", "original", "unlabelled"] = "original"
     """whose inputs: the new task's batch, the original task's training rows, or the texts of --unlabelled"""
-    ratio: float = 1.0
+    ratio: Ratio = 1.0
     """original or unlabelled inputs of a step for each new row"""
     layers: str = "pooled"
     """pooled (what the heads read), numbers as in 0,6,12 (0 the embeddings, i the i-th block), both, or all"""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not re.fullmatch(r"all|(pooled|\d+)(,(pooled|\d+))*", self.layers):
             raise InputError(f"--distill.layers {self.layers!r}: expected pooled, all, or numbers such as 0,6,12")
-        between("distill.strength", self.strength, 0.0, math.inf)
-        positive("distill.ratio", self.ratio, MOST_RATIO)
 
     def parts(self) -> Parts:
         return Parts(

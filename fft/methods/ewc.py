@@ -1,13 +1,13 @@
 """Elastic weight consolidation: parameters that the original task depends on are held where they were."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
+from annotated_types import Interval
 
 from fft.core.errors import InputError
-from fft.core.settings import between
 from fft.core.tree import Params
 from fft.fisher.storage import Storage, unpack
 from fft.methods.context import Context
@@ -29,15 +29,10 @@ class EWC(Informed, Stored):
     """
 
     name: ClassVar[str] = "ewc"
-    prefix: ClassVar[str] = "ewc."
-    strength: float = 1000.0
+    strength: Annotated[float, Interval(ge=0.0, le=LARGEST)] = 1000.0
     """λ"""
     unit: Literal["plain", "ratio"] = "plain"
     """λ is the strength itself, or the strength times (original training rows / new training rows)"""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        between("ewc.strength", self.strength, 0.0, LARGEST)
 
     @property
     def its_storage(self) -> Storage:

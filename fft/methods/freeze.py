@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
+from fft.core.bounds import CountOrZero
 from fft.core.errors import InputError
 from fft.core.naming import counted
 from fft.core.settings import TELLS_DEFAULT
@@ -21,16 +22,15 @@ class Freeze(Method):
     """
 
     name: ClassVar[str] = "freeze"
-    blocks: Annotated[int | None, TELLS_DEFAULT] = None
+    blocks: Annotated[CountOrZero | None, TELLS_DEFAULT] = None
     """freeze the embeddings and this many blocks from below (default: half of them)"""
     pattern: str | None = None
     """freeze the parameters whose whole path matches this regular expression, instead of by depth"""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.blocks is not None and self.pattern is not None:
             raise InputError("--freeze.blocks and --freeze.pattern say two things; give one")
-        if self.blocks is not None and self.blocks < 0:
-            raise InputError(f"--freeze.blocks must be at least 0, not {self.blocks}")
 
     def parts(self) -> Parts:
         return Parts(rules=self._rules)

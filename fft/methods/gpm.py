@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from fft.core.batch import Batch
+from fft.core.bounds import Count, PositiveShare
 from fft.core.errors import InputError
 from fft.core.network import outputs_of
-from fft.core.settings import at_least, positive
 from fft.core.tree import Params, flatten, overlay, unflatten
 from fft.methods.base import Method
 from fft.methods.context import PREDICT_BATCH, Context
@@ -35,14 +35,10 @@ class GPM(Method):
     """
 
     name: ClassVar[str] = "gpm"
-    threshold: float = 0.95
+    threshold: PositiveShare = 0.95
     """ε; 1 protects every direction that the inputs have"""
-    samples: int = 128
+    samples: Count = 128
     """original training rows whose inputs are looked at, chosen by the seed"""
-
-    def __post_init__(self) -> None:
-        positive("gpm.threshold", self.threshold, 1.0)
-        at_least("gpm.samples", self.samples, 1)
 
     def parts(self) -> Parts:
         return Parts(tree=BASE_TREE, needs=frozenset({"original"}), prepare=self._prepare, confine=_projected)

@@ -11,7 +11,7 @@ from fft.core.errors import InputError
 from fft.core.naming import counted
 from fft.core.settings import TELLS_DEFAULT
 from fft.core.tree import Params
-from fft.disk.local import LOCAL, make_local
+from fft.disk.local import LOCAL
 from fft.fisher.diagonal import FisherPass
 from fft.fisher.information import load_fisher, tasks_of
 from fft.fisher.storage import Storage, pack
@@ -37,14 +37,12 @@ class Informed(FisherPass, Method):
     """what `fft fisher` wrote, in place of a pass of the run's own; then no original data are needed"""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        make_local(self, self.prefix)
+        Method.__post_init__(self)
         defaults = self._defaults if self.fisher is not None else {}
         unused = [name for name, default in defaults.items() if getattr(self, name) != default]
         if unused:
-            raise InputError(
-                f"{self.prefix}{unused[0]} is of the run's own Fisher pass, which --fisher replaces: leave one out"
-            )
+            flag = f"--{self.name}.{unused[0].replace('_', '-')}"
+            raise InputError(f"{flag} is of the run's own Fisher pass, which --fisher replaces: leave one out")
 
     @property
     def its_storage(self) -> Storage:

@@ -1,6 +1,5 @@
 """KL to the base: on original or unlabelled inputs the original head goes on saying what the base said."""
 
-import math
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar, Literal
@@ -9,10 +8,10 @@ import jax
 import jax.numpy as jnp
 
 from fft.core.batch import Batch, Outputs
+from fft.core.bounds import NonNegative, Positive
 from fft.core.errors import InputError
-from fft.core.settings import between, positive
 from fft.core.tree import Params
-from fft.methods.base import MOST_RATIO, Method
+from fft.methods.base import Method, Ratio
 from fft.methods.context import Context
 from fft.methods.parts import Parts, StepContext
 from fft.tasks import Task
@@ -28,19 +27,14 @@ class KL(Method):
     """
 
     name: ClassVar[str] = "kl"
-    strength: float = 1.0
+    strength: NonNegative = 1.0
     """λ"""
     on: Literal["original", "unlabelled"] = "original"
     """whose inputs: the original task's training rows, or the texts of --unlabelled"""
-    ratio: float = 1.0
+    ratio: Ratio = 1.0
     """such inputs of a step for each new row"""
-    temperature: float = 1.0
+    temperature: Positive = 1.0
     """τ; above 1 the unlikely answers weigh more"""
-
-    def __post_init__(self) -> None:
-        between("kl.strength", self.strength, 0.0, math.inf)
-        positive("kl.ratio", self.ratio, MOST_RATIO)
-        positive("kl.temperature", self.temperature)
 
     def parts(self) -> Parts:
         return Parts(

@@ -1,13 +1,12 @@
 """L2-SP: decay towards the base instead of towards zero."""
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
-from fft.core.settings import between
+from fft.core.bounds import NonNegative
 from fft.core.tree import Params, flatten
 from fft.methods.base import Method
 from fft.methods.parts import Parts, StepContext
@@ -22,14 +21,10 @@ class L2SP(Method):
     """
 
     name: ClassVar[str] = "l2sp"
-    strength: float = 0.1
+    strength: NonNegative = 0.1
     """α, on the distance from the base"""
-    head_strength: float = 0.01
+    head_strength: NonNegative = 0.01
     """β, on the size of a fresh head"""
-
-    def __post_init__(self) -> None:
-        between("l2sp.strength", self.strength, 0.0, math.inf)
-        between("l2sp.head-strength", self.head_strength, 0.0, math.inf)
 
     def parts(self) -> Parts:
         return Parts(prepare=lambda context, key: context.is_original(), penalty=self._penalty)

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fft.core.settings import between
+from fft.core.bounds import Share
 from fft.core.tree import Rules, depth_of
 from fft.methods.base import Method
 from fft.methods.parts import Parts
@@ -21,11 +21,8 @@ class Layerwise(Method):
     """
 
     name: ClassVar[str] = "layerwise"
-    decay: float = 0.9
+    decay: Share = 0.9
     """the factor from one depth to the one below"""
-
-    def __post_init__(self) -> None:
-        between("layerwise.decay", self.decay, 0.0, 1.0)
 
     def parts(self) -> Parts:
         return Parts(rules=self._rules)

@@ -8,8 +8,8 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
+from fft.core.bounds import Count, DropShare, NonNegative
 from fft.core.errors import InputError
-from fft.core.settings import at_least, between
 from fft.core.tree import Params, flatten, overlay, unflatten
 from fft.methods.base import Method
 from fft.methods.context import Context
@@ -34,21 +34,16 @@ class LoRA(Method):
     """
 
     name: ClassVar[str] = "lora"
-    rank: int = 8
+    rank: Count = 8
     """R"""
-    alpha: float = 16.0
+    alpha: NonNegative = 16.0
     """α, which sets the scale s of the update"""
-    dropout: float = 0.0
+    dropout: DropShare = 0.0
     """share of the adapter's inputs dropped in training"""
     targets: str = "query,value"
     """roles (query, key, value, out, up, down, comma-separated), all-linear, or a pattern over module paths"""
     factored: bool = False
     """apply A and B as a side path instead of adding A·B to the kernel"""
-
-    def __post_init__(self) -> None:
-        at_least(f"{self.name}.rank", self.rank, 1)
-        between(f"{self.name}.alpha", self.alpha, 0.0, math.inf)
-        between(f"{self.name}.dropout", self.dropout, 0.0, 0.99)
 
     def parts(self) -> Parts:
         return Parts(tree=Tree(self._init, self._merge, self._inject), lr=5e-4, check=self._check)

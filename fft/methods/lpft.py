@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 import jax
 import jax.numpy as jnp
 
-from fft.core.settings import between
+from fft.core.bounds import Share
 from fft.core.tree import Params
 from fft.methods.base import Method
 from fft.methods.context import Context
@@ -29,11 +29,8 @@ class LPFT(Method):
     """
 
     name: ClassVar[str] = "lpft"
-    share: float = 0.3
+    share: Share = 0.3
     """of the run's steps that train the heads alone"""
-
-    def __post_init__(self) -> None:
-        between("lpft.share", self.share, 0.0, 1.0)
 
     def parts(self) -> Parts:
         return Parts(prepare=self._prepare, confine=_gated)

@@ -1,6 +1,5 @@
 """Learning without forgetting: on the NEW inputs the original head goes on saying what the base said."""
 
-import math
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
@@ -8,7 +7,7 @@ from typing import ClassVar
 import jax
 
 from fft.core.batch import Batch, Outputs
-from fft.core.settings import between, positive
+from fft.core.bounds import NonNegative, Positive
 from fft.core.tree import Params
 from fft.methods.base import Method
 from fft.methods.context import Context
@@ -28,14 +27,10 @@ class LwF(Method):
     """
 
     name: ClassVar[str] = "lwf"
-    strength: float = 1.0
+    strength: NonNegative = 1.0
     """λ"""
-    temperature: float = 2.0
+    temperature: Positive = 2.0
     """τ; above 1 the unlikely answers weigh more"""
-
-    def __post_init__(self) -> None:
-        between("lwf.strength", self.strength, 0.0, math.inf)
-        positive("lwf.temperature", self.temperature)
 
     def parts(self) -> Parts:
         return Parts(

@@ -1,6 +1,5 @@
 """Memory aware synapses: parameters that the base's answers depend on are held where they were."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -10,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from fft.core.batch import Batch, row_weight
+from fft.core.bounds import Count, NonNegative
 from fft.core.naming import counted
 from fft.core.network import Network, outputs_of
-from fft.core.settings import at_least, between
 from fft.core.tree import Params, flatten, overlay, unflatten
 from fft.methods.base import Method
 from fft.methods.context import PREDICT_BATCH, Context
@@ -32,14 +31,10 @@ class MAS(Method):
     """
 
     name: ClassVar[str] = "mas"
-    strength: float = 1.0
+    strength: NonNegative = 1.0
     """λ"""
-    samples: int = 512
+    samples: Count = 512
     """original training rows that are read, chosen by the seed"""
-
-    def __post_init__(self) -> None:
-        between("mas.strength", self.strength, 0.0, math.inf)
-        at_least("mas.samples", self.samples, 1)
 
     def parts(self) -> Parts:
         return Parts(needs=frozenset({"original"}), prepare=self._prepare, pull=self._pull)

@@ -6,8 +6,8 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
+from fft.core.bounds import DropShare
 from fft.core.errors import InputError
-from fft.core.settings import between
 from fft.core.tree import Params, flatten, overlay, unflatten
 from fft.methods.base import Method
 from fft.methods.context import Context
@@ -26,11 +26,8 @@ class Mixout(Method):
     """
 
     name: ClassVar[str] = "mixout"
-    probability: float = 0.7
+    probability: DropShare = 0.7
     """p, the share of a kernel's numbers that are the base's in a step"""
-
-    def __post_init__(self) -> None:
-        between("mixout.probability", self.probability, 0.0, 0.99)
 
     def parts(self) -> Parts:
         return Parts(tree=BASE_TREE, prepare=_prepare, mix=self._mix)

@@ -3,17 +3,17 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from annotated_types import Interval
 
 from fft.core.batch import Batch, row_weight
 from fft.core.errors import InputError
 from fft.core.naming import counted
 from fft.core.network import Network, outputs_of
-from fft.core.settings import between
 from fft.core.tree import Params, flatten, overlay, unflatten
 from fft.methods.base import Method
 from fft.methods.context import PREDICT_BATCH, Context
@@ -42,11 +42,8 @@ class OGD(Method):
     """
 
     name: ClassVar[str] = "ogd"
-    directions: int = 16
+    directions: Annotated[int, Interval(ge=1, le=MOST_DIRECTIONS)] = 16
     """K, original training rows; each takes as much memory as the trained parameters"""
-
-    def __post_init__(self) -> None:
-        between("ogd.directions", self.directions, 1, MOST_DIRECTIONS)
 
     def parts(self) -> Parts:
         return Parts(tree=BASE_TREE, needs=frozenset({"original"}), prepare=self._prepare, confine=_orthogonal)

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import jax
 
-from fft.core.settings import at_least
+from fft.core.bounds import Count
 from fft.core.tree import Params, overlay, unflatten
 from fft.methods.base import Method
 from fft.methods.parts import Parts
@@ -26,11 +26,8 @@ class PrefixTuning(Method):
     """
 
     name: ClassVar[str] = "prefix"
-    tokens: int = 20
+    tokens: Count = 20
     """P; they take places that are missing for the text, where the model has few positions"""
-
-    def __post_init__(self) -> None:
-        at_least("prefix.tokens", self.tokens, 1)
 
     def parts(self) -> Parts:
         return Parts(tree=Tree(self._init, overlay, plain=False), lr=1e-2)

@@ -1,6 +1,5 @@
 """Pseudo-rehearsal: texts that a masked language model made up, and what the base said to them."""
 
-import math
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -8,10 +7,11 @@ import jax
 import jax.numpy as jnp
 
 from fft.core.batch import Batch, Outputs
-from fft.core.settings import TELLS_DEFAULT, between, positive
+from fft.core.bounds import NonNegative, Positive, PositiveShare
+from fft.core.settings import TELLS_DEFAULT
 from fft.core.tree import Params
-from fft.disk.local import CHECKPOINT, make_local
-from fft.methods.base import MOST_RATIO, Method
+from fft.disk.local import CHECKPOINT
+from fft.methods.base import Method, Ratio
 from fft.methods.context import Context
 from fft.methods.kl import divergence, require_head
 from fft.methods.parts import Parts, StepContext
@@ -30,23 +30,16 @@ class Pseudo(Method):
     """
 
     name: ClassVar[str] = "pseudo"
-    strength: float = 1.0
+    strength: NonNegative = 1.0
     """λ"""
-    ratio: float = 1.0
+    ratio: Ratio = 1.0
     """pseudo-texts of a step for each new row"""
-    share: float = 0.15
+    share: PositiveShare = 0.15
     """share of a text's tokens that is masked and filled in, at least one"""
-    temperature: float = 1.0
+    temperature: Positive = 1.0
     """τ; above 1 the unlikely answers weigh more"""
     filler: Annotated[str | None, TELLS_DEFAULT, CHECKPOINT] = None
     """a masked language model with the base's vocabulary: a folder or hf:NAME (default: the base, where it is one)"""
-
-    def __post_init__(self) -> None:
-        make_local(self, "pseudo.")
-        between("pseudo.strength", self.strength, 0.0, math.inf)
-        positive("pseudo.ratio", self.ratio, MOST_RATIO)
-        positive("pseudo.share", self.share, 1.0)
-        positive("pseudo.temperature", self.temperature)
 
     def parts(self) -> Parts:
         return Parts(

@@ -1,13 +1,12 @@
 """RecAdam: the pull to the base is strong at first and fades, outside of the optimizer's own arithmetic."""
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
-from fft.core.settings import between, positive
+from fft.core.bounds import NonNegative, Positive, Share
 from fft.core.tree import Params, flatten, map_leaves
 from fft.methods.base import Method
 from fft.methods.context import Context
@@ -28,17 +27,12 @@ class RecAdam(Method):
     """
 
     name: ClassVar[str] = "recadam"
-    strength: float = 5000.0
+    strength: NonNegative = 5000.0
     """γ"""
-    middle: float = 0.25
+    middle: Share = 0.25
     """t₀, as a share of the run"""
-    width: float = 0.05
+    width: Positive = 0.05
     """w, as a share of the run: λ rises from 0.12 to 0.88 within four of it"""
-
-    def __post_init__(self) -> None:
-        between("recadam.strength", self.strength, 0.0, math.inf)
-        between("recadam.middle", self.middle, 0.0, 1.0)
-        positive("recadam.width", self.width)
 
     def parts(self) -> Parts:
         return Parts(tree=BASE_TREE, prepare=self._prepare, decay=self._decay)

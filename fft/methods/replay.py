@@ -1,14 +1,13 @@
 """Replay: original training rows are mixed into every step, with their labels."""
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
 import jax
 
 from fft.core.batch import Batch, Outputs
-from fft.core.settings import between, positive
-from fft.methods.base import MOST_RATIO, Method
+from fft.core.bounds import NonNegative
+from fft.methods.base import Method, Ratio
 from fft.methods.parts import Parts, StepContext
 from fft.tasks import Task
 
@@ -24,14 +23,10 @@ class Replay(Method):
     """
 
     name: ClassVar[str] = "replay"
-    strength: float = 1.0
+    strength: NonNegative = 1.0
     """λ"""
-    ratio: float = 1.0
+    ratio: Ratio = 1.0
     """original rows of a step for each new row"""
-
-    def __post_init__(self) -> None:
-        between("replay.strength", self.strength, 0.0, math.inf)
-        positive("replay.ratio", self.ratio, MOST_RATIO)
 
     def parts(self) -> Parts:
         return Parts(streams={"original": self.ratio}, losses={"original": self._loss})

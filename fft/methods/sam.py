@@ -7,7 +7,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from fft.core.settings import positive
+from fft.core.bounds import Positive
 from fft.core.tree import Params, map_leaves
 from fft.methods.base import Method
 from fft.methods.parts import Parts
@@ -26,11 +26,8 @@ class SAM(Method):
     """
 
     name: ClassVar[str] = "sam"
-    rho: float = 0.05
+    rho: Positive = 0.05
     """ρ, how far up, in units of the trained parameters"""
-
-    def __post_init__(self) -> None:
-        positive("sam.rho", self.rho)
 
     def parts(self) -> Parts:
         return Parts(climb=self._climb)

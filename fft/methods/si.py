@@ -1,7 +1,6 @@
 """Synaptic intelligence: what a parameter did for the loss on its way in one run holds it in the next."""
 
 import dataclasses
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -12,11 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fft.core.bounds import NonNegative, Positive
 from fft.core.errors import InputError
-from fft.core.settings import TELLS_DEFAULT, between, positive
+from fft.core.settings import TELLS_DEFAULT
 from fft.core.tree import Params, flatten, map_leaves
 from fft.disk.artefact import load_artefact
-from fft.disk.local import LOCAL, make_local
+from fft.disk.local import LOCAL
 from fft.methods.base import Method
 from fft.methods.context import Context, EarlierRun
 from fft.methods.parts import Parts, StepContext, transformation, updates_of
@@ -46,17 +46,12 @@ class SI(Method):
     """
 
     name: ClassVar[str] = "si"
-    strength: float = 1.0
+    strength: NonNegative = 1.0
     """c"""
-    damping: float = 1e-3
+    damping: Positive = 1e-3
     """ξ, in squared units of the parameters"""
     after: Annotated[str | None, TELLS_DEFAULT, LOCAL] = None
     """the folder of the run whose model/ is the base, with si in its method too"""
-
-    def __post_init__(self) -> None:
-        make_local(self, "si.")
-        between("si.strength", self.strength, 0.0, math.inf)
-        positive("si.damping", self.damping)
 
     def continued(self, run: str | None, fisher: str | None) -> "SI":
         return SI() if run is None else dataclasses.replace(self, after=run)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fft.core.settings import positive
+from fft.core.bounds import PositiveShare
 from fft.core.tree import Params, flatten, overlay, unflatten
 from fft.fisher.storage import unpack
 from fft.methods.context import Context
@@ -33,13 +33,8 @@ class Sparse(Informed):
     """
 
     name: ClassVar[str] = "sparse"
-    prefix: ClassVar[str] = "sparse."
-    share: float = 0.1
+    share: PositiveShare = 0.1
     """of a leaf's parameters that are trained"""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        positive("sparse.share", self.share, 1.0)
 
     def parts(self) -> Parts:
         return super().parts()._replace(tree=BASE_TREE, prepare=self._prepare, confine=_masked)

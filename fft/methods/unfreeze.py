@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fft.core.settings import TELLS_DEFAULT, at_least
+from fft.core.bounds import Count
+from fft.core.settings import TELLS_DEFAULT
 from fft.core.tree import Params, depth_of, map_leaves
 from fft.methods.base import Method
 from fft.methods.context import Context
@@ -26,12 +27,8 @@ class Unfreeze(Method):
     """
 
     name: ClassVar[str] = "unfreeze"
-    every: Annotated[int | None, TELLS_DEFAULT] = None
+    every: Annotated[Count | None, TELLS_DEFAULT] = None
     """steps from one block to the next (default: as many as open everything in the first half of the run)"""
-
-    def __post_init__(self) -> None:
-        if self.every is not None:
-            at_least("unfreeze.every", self.every, 1)
 
     def parts(self) -> Parts:
         return Parts(prepare=self._prepare, confine=_gated)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fft.core.settings import between
+from fft.core.bounds import Share
 from fft.merging.formulas import interpolate
 from fft.methods.base import Method
 from fft.methods.parts import Parts
@@ -19,11 +19,8 @@ class Wise(Method):
     """
 
     name: ClassVar[str] = "wise"
-    alpha: float = 0.5
+    alpha: Share = 0.5
     """α: 0 is the base, 1 what was trained"""
-
-    def __post_init__(self) -> None:
-        between("wise.alpha", self.alpha, 0.0, 1.0)
 
     def parts(self) -> Parts:
         return Parts(finish=lambda base, params: interpolate(base, params, self.alpha))

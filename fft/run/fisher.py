@@ -8,9 +8,8 @@ OUT/request.json            what was asked for, of what
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +18,6 @@ from fft import models
 from fft.core.errors import InputError
 from fft.core.naming import counted
 from fft.core.seeding import key_for
-from fft.core.settings import MOST_SEED, between
 from fft.core.signals import StopFlag
 from fft.core.tree import Params, flatten, sum_of, unflatten
 from fft.data import TaskData, prepare
@@ -28,48 +26,26 @@ from fft.disk.checkpoint import Checkpoints
 from fft.disk.environment import environment
 from fft.disk.folder import REQUEST, FolderLock, agree, refuse_foreign, unclaimed_if_refused
 from fft.disk.local import local
-from fft.experiment import Data, Experiment
 from fft.fisher.diagonal import FisherPass, Running
 from fft.fisher.information import accumulated, load_previous, save_fisher
 from fft.fisher.sharding import fully_sharded
-from fft.fisher.storage import Storage, unpack
+from fft.fisher.storage import unpack
 from fft.methods import Context
 from fft.models.heads import chosen_head
 from fft.models.identity import base_sha256
-from fft.run.restored import scored_length
+from fft.run.restored import model_folder, scored_length
+from fft.run.settings import FisherSettings
 from fft.tasks import Regress
 
 SAVE_SECONDS = 60.0
 
 
-@dataclass(frozen=True)
-class Request:
-    """Which Fisher information: of which checkpoint, on which data, estimated and kept how."""
-
-    model: str
-    original: Data
-    head: str | None = None
-    max_length: int | None = Experiment.max_length
-    settings: FisherPass = field(default_factory=FisherPass)
-    storage: Storage = "float32"
-    previous: Path | None = None
-    gamma: float = 1.0
-    mesh: Literal["none", "data", "fsdp"] = "none"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        between("gamma", self.gamma, 0.0, 1.0)
-        between("seed", self.seed, 0, MOST_SEED)
-        if self.gamma != 1.0 and self.previous is None:
-            raise InputError("--gamma fades the artefact of an earlier task: give --previous")
-
-
-DEFAULTS = asdict(FisherPass()) | {name: getattr(Request, name) for name in ("storage", "mesh", "seed")}
+DEFAULTS = asdict(FisherPass()) | {name: getattr(FisherSettings, name) for name in ("storage", "mesh", "seed")}
 """the settings that request.json names, for files written before there was such a setting"""
 
 
 def measure(
-    request: Request,
+    settings: FisherSettings,
     out: Path,
     say: Callable[[str], None] = lambda text: None,
     watch: Callable[[int, int], None] = lambda examples, rows: None,
@@ -80,14 +56,16 @@ def measure(
     Raises: InputError for a checkpoint without the head, for data that do not fit it, and for a folder that holds
     something else; Stopped after SIGTERM or SIGINT, once the pass is saved.
     """
-    out = Path(local(out, "--out"))
-    checkpoint = models.load(request.model)
-    name = chosen_head(checkpoint, request.head, request.model, "to measure")
-    length = scored_length(request.max_length, {request.model: checkpoint})
+    if not settings.original.source:
+        raise InputError("--original is missing: the data of the task that the checkpoint knows, such as old.csv")
+    out, folder = Path(local(out, "--out")), model_folder(settings.model)
+    checkpoint = models.load(folder)
+    name = chosen_head(checkpoint, settings.head, folder, "to measure")
+    length = scored_length(settings.max_length, {folder: checkpoint})
     head = checkpoint.heads[name]
-    data = prepare(request.original, checkpoint, name, head, seed=request.seed, max_length=length.tokens)
-    before = load_previous(request.previous, checkpoint.params) if request.previous else None
-    wanted = _identity(request, checkpoint, data, before)
+    data = prepare(settings.original, checkpoint, name, head, seed=settings.seed, max_length=length.tokens)
+    before = load_previous(settings.previous, checkpoint.params) if settings.previous else None
+    wanted = _identity(settings, checkpoint, data, before)
     refuse_foreign(out, REQUEST)
     with StopFlag() as stop, FolderLock(out), unclaimed_if_refused(out, REQUEST):
         agree(out / REQUEST, wanted, "another Fisher pass", lambda stored: {**DEFAULTS, **stored})
@@ -95,49 +73,49 @@ def measure(
             return
         for note in (*checkpoint.notes, *length.notes, *data.notes):
             say(f"note: {note}")
-        mesh, params = _placed(request.mesh, checkpoint.params)
+        mesh, params = _placed(settings.mesh, checkpoint.params)
         context = Context(
             checkpoint.model,
             params,
             tuple(head for head in checkpoint.heads if head != name),
             data.task,
-            lambda n, size: original_batches(data, n, request.seed, size),
+            lambda n, size: original_batches(data, n, settings.seed, size),
             note=say,
             poll=stop.check,
         )
         partial = Checkpoints(out / "partial")
-        rows = min(request.settings.samples, wanted["data"]["train_rows"])
+        rows = min(settings.estimate.samples, wanted["data"]["train_rows"])
         fisher, task = context.fisher(
-            request.settings,
-            key_for(request.seed, "prepare"),
+            settings.estimate,
+            key_for(settings.seed, "prepare"),
             mesh=mesh,
             start=_resumed(partial, context, say),
             watch=_Saver(partial, stop, lambda examples: watch(examples, rows)),
         )
         diagonal, trace, error = fisher.diagonal, fisher.trace, fisher.trace_error
         if before:
-            diagonal = accumulated(unpack(before[0]), request.gamma, diagonal)
+            diagonal = accumulated(unpack(before[0]), settings.gamma, diagonal)
             trace, error = float(sum_of(diagonal)), None
         found = {"examples": fisher.examples, "trace": trace, "trace_error": error}
         sigma = {"sigma": task.sigma} if isinstance(task, Regress) else {}
-        told = {**wanted, "task": wanted["task"] | sigma, "model": request.model, **found, **environment()}
-        save_fisher(out, diagonal, request.storage, told)
+        told = {**wanted, "task": wanted["task"] | sigma, "model": folder, **found, **environment()}
+        save_fisher(out, diagonal, settings.storage, told)
         shutil.rmtree(partial.folder, ignore_errors=True)
 
 
-def _identity(request: Request, checkpoint: models.Checkpoint, data: TaskData, before: tuple | None) -> dict:
+def _identity(settings: FisherSettings, checkpoint: models.Checkpoint, data: TaskData, before: tuple | None) -> dict:
     """What two calls on one folder must agree in."""
     task = data.task
     return {
         "base_sha256": base_sha256(checkpoint),
         "task": {"name": task.name, "kind": task.kind, "labels": list(task.labels)},
-        "data": {"source": request.original.source, "train_rows": len(data.splits["train"].ids), **data.identity},
-        **asdict(request.settings),
-        "storage": request.storage,
-        "mesh": request.mesh,
-        "seed": request.seed,
+        "data": {"source": settings.original.source, "train_rows": len(data.splits["train"].ids), **data.identity},
+        **asdict(settings.estimate),
+        "storage": settings.storage,
+        "mesh": settings.mesh,
+        "seed": settings.seed,
         "tasks": [*(before[1]["tasks"] if before else []), task.name],
-        "previous": before and {"gamma": request.gamma, "sha256": before[1]["sha256"]},
+        "previous": before and {"gamma": settings.gamma, "sha256": before[1]["sha256"]},
     }
 
 

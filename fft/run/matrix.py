@@ -1,7 +1,6 @@
 """What the models of a sequence answer on the test rows of all its tasks, and what sequence.json says."""
 
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
 
@@ -12,10 +11,9 @@ from fft.disk.environment import environment
 from fft.disk.files import plain
 from fft.disk.folder import MODEL
 from fft.evaluate.heldout import HeldOut
-from fft.experiment import Data
-from fft.methods import Method
 from fft.models import Checkpoint
 from fft.run.heads import load_heads
+from fft.run.settings import SequenceSettings
 from fft.stats.intervals import predictions
 from fft.stats.metrics import METRICS
 from fft.stats.retention import overall
@@ -27,49 +25,33 @@ NO_FORWARD = (
 SHARED_START = "row base: the shared head as the first task found it, before a step was taken"
 
 
-class Plan(Protocol):
-    """What is read of a fft.run.sequence.Request."""
-
-    @property
-    def tasks(self) -> tuple[Data, ...]: ...
-
-    @property
-    def original(self) -> tuple[Data, ...]: ...
-
-    @property
-    def method(self) -> Method: ...
-
-    @property
-    def head(self) -> str: ...
-
-    def to_json(self) -> dict[str, Any]: ...
-
-
-def told(request: Plan, data: dict[str, TaskData], base: Checkpoint, stages: list[dict], out: Path) -> dict:
+def told(
+    settings: SequenceSettings, data: dict[str, TaskData], base: Checkpoint, stages: list[dict], out: Path
+) -> dict:
     """What sequence.json says of a sequence whose stages have these records."""
-    answered = _answered(request, data, base, out)
+    answered = _answered(settings, data, base, out)
     found = measures(answered)
     kept = [stage["verdict"]["outcome"] for stage in stages if stage["verdict"]]
     lost = ["fail" for stage in stages if stage["contract"] and not stage["contract"]["met"]]
-    fresh = request.head == "shared" and next(iter(data.values())).task.name not in base.heads
-    notes = [*base.notes] + [SHARED_START] * fresh + [NO_FORWARD] * (request.head == "new")
+    fresh = settings.head == "shared" and next(iter(data.values())).task.name not in base.heads
+    notes = [*base.notes] + [SHARED_START] * fresh + [NO_FORWARD] * (settings.head == "new")
     notes += next(iter(data.values())).tokenizer_notes
     notes += [f"{name}: {note}" for name, task in data.items() for note in task.warnings]
     return plain(
         {
-            "name": request.method.label,
+            "name": settings.method.label,
             "outcome": overall([*kept, *lost] or ["pass"]),
-            "plan": request.to_json(),
+            "plan": settings.to_json(),
             "tasks": [
                 {"name": name, "source": given.source, "head": task.task.name, "metric": task.task.metric}
                 | {"n": len(task.splits["test"].ids), "sha256": task.identity["test"]["sha256"]}
-                for (name, task), given in zip(data.items(), request.tasks, strict=True)
+                for (name, task), given in zip(data.items(), settings.tasks, strict=True)
             ],
             "rows": ["base", *(f"after {name}" for name in data)],
             "matrix": matrix_of(answered),
             **{name: estimate and estimate._asdict() for name, estimate in found.items()},
             "stages": [
-                _stage(stage, number, [given.source for given in request.original] + list(data)[: number - 1])
+                _stage(stage, number, [given.source for given in settings.original] + list(data)[: number - 1])
                 for number, stage in enumerate(stages, 1)
             ],
             "notes": notes,
@@ -91,10 +73,10 @@ def _stage(record: dict, number: int, earlier: list[str]) -> dict:
     }
 
 
-def _answered(request: Plan, data: dict[str, TaskData], base: Checkpoint, out: Path) -> list[Answered]:
+def _answered(settings: SequenceSettings, data: dict[str, TaskData], base: Checkpoint, out: Path) -> list[Answered]:
     """What the base and the model of each stage say of every task that they have a head for."""
     held = HeldOut(base.model, data)
-    shared = request.head == "shared"
+    shared = settings.head == "shared"
     first = load_heads(base, out / "stage-1" / "heads").params if shared else base.params
     said: dict[str, list[np.ndarray | None]] = {name: [] for name in data}
     for row in range(len(data) + 1):

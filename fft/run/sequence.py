@@ -10,14 +10,13 @@ OUT/plan.json          what was asked for
 import dataclasses
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from fft import models
 from fft.core.errors import InputError
 from fft.core.naming import ORIGINAL, numbered, original_names
-from fft.core.settings import between, listed, recorded, validated
+from fft.core.settings import validated
 from fft.data import TaskData, head_of, prepare
 from fft.disk.files import plain, read_object
 from fft.disk.folder import (
@@ -34,72 +33,12 @@ from fft.disk.local import local
 from fft.experiment import Data, Experiment, Optim, Retention, Texts
 from fft.methods import Full, Method, chain
 from fft.methods import from_json as method_from_json
-from fft.methods import to_json as method_to_json
 from fft.methods.informed import Informed
 from fft.models.heads import chosen_head, unused_head
+from fft.run.settings import FisherSettings, SequenceSettings
 from fft.run.watched import check_budget
 
 RESULT = "sequence.json"
-
-
-@dataclass(frozen=True)
-class Request:
-    """Which tasks are learned in which order, from which model, and how."""
-
-    model: str
-    tasks: tuple[Data, ...]
-    original: tuple[Data, ...] = ()
-    """what the model can do before the first task"""
-    method: Method = field(default_factory=Full)
-    optim: Optim = field(default_factory=Optim)
-    retention: Retention = field(default_factory=Retention)
-    head: Literal["new", "shared"] = "new"
-    original_head: tuple[str, ...] = ()
-    max_length: int | None = None
-    seed: int = 0
-    unlabelled: Texts | None = None
-    gamma: float | None = None
-    """what the Fisher information of earlier tasks fades by, a stage; None: it is measured anew on all their rows"""
-
-    def __post_init__(self) -> None:
-        for name in ("tasks", "original", "original_head"):
-            object.__setattr__(self, name, listed(getattr(self, name)))
-        if len(self.tasks) < 2:
-            raise InputError(f"--tasks: a sequence is of two tasks or more, got {len(self.tasks)}")
-        if not self.method.tree.plain:
-            raise InputError(
-                f"{self.method.label} ends as an adapter on its base, which no further task can start from: a sequence "
-                "needs a method that ends in the base's own parameters"
-            )
-        if len(self.retention.drops) > 1:
-            raise InputError("--max-drop of a sequence is one for all tasks: from stage to stage more of them are held")
-        self._check_fisher()
-        every = (*self.original, *self.tasks)
-        if odd := [data.source for data in every if data.kind != "classification"]:
-            raise InputError(f"a sequence averages the scores of its tasks, and {odd[0]} is not classification")
-        seen = [(data.source, data.text, data.pair, data.label) for data in every]
-        if twice := [one[0] for at, one in enumerate(seen) if one in seen[:at]]:
-            raise InputError(f"{twice[0]} is named twice, with the same columns: leave one of them out")
-        # What the last stage would refuse is refused before the first one.
-        Experiment(
-            self.model, every[-1], every[:-1], self.method, self.optim, self.retention, unlabelled=self.unlabelled
-        )
-
-    def _check_fisher(self) -> None:
-        readers = [member for member in self.method.members if isinstance(member, Informed)]
-        if given := [member.name for member in readers if member.fisher is not None]:
-            raise InputError(f"--{given[0]}.fisher is of one model, and each stage has its own: leave it out")
-        if self.gamma is None:
-            return
-        between("gamma", self.gamma, 0.0, 1.0)
-        if not readers:
-            raise InputError(f"--gamma fades Fisher information, which {self.method.label} does not read; ewc does")
-        if "fit" in self.original_head:
-            raise InputError("--gamma measures the base's own head, and --original-head fit makes one: leave one out")
-
-    def to_json(self) -> dict[str, Any]:
-        """What two calls on one folder must agree in."""
-        return recorded(self) | {"method": method_to_json(self.method)}
 
 
 def completed(data: dict[str, Any]) -> dict[str, Any]:
@@ -109,7 +48,7 @@ def completed(data: dict[str, Any]) -> dict[str, Any]:
         parts = {name: validated(kind, data[name], PLAN) for name, kind in kinds.items() if name in data}
         unlabelled = validated(Texts | None, data.get("unlabelled"), PLAN)
         method = method_from_json(data["method"], PLAN)
-        return plain(Request(**(data | parts | {"unlabelled": unlabelled, "method": method})).to_json())
+        return plain(SequenceSettings(**(data | parts | {"unlabelled": unlabelled, "method": method})).to_json())
     except (InputError, KeyError, TypeError):
         return data
 
@@ -142,7 +81,7 @@ class Sequence(NamedTuple):
 
 
 def run_sequence(
-    request: Request, out: str | Path, shows: Callable[[str], AbstractContextManager] = lambda title: Shows()
+    settings: SequenceSettings, out: str | Path, shows: Callable[[str], AbstractContextManager] = lambda title: Shows()
 ) -> Sequence:
     """Learn the tasks one after the other and leave everything in `out`; a second call goes on where it stopped.
 
@@ -155,38 +94,38 @@ def run_sequence(
     out = Path(local(out, "--out"))
     refuse_foreign(out, PLAN)
     if (out / PLAN).exists():
-        agree(out / PLAN, request.to_json(), "another sequence", completed)
+        agree(out / PLAN, settings.to_json(), "another sequence", completed)
         if (out / RESULT).exists():
             return Sequence(out, read_object(out / RESULT))
     else:
         refuse_taken(out)
-    names, data, checkpoint = _read(request)
+    names, data, checkpoint = _read(settings)
     with FolderLock(out), unclaimed_if_refused(out, PLAN, unless=f"stage-1/{EXPERIMENT}"):
-        agree(out / PLAN, request.to_json(), "another sequence", completed)
+        agree(out / PLAN, settings.to_json(), "another sequence", completed)
         records: list[dict] = []
-        for number in range(1, len(request.tasks) + 1):
-            with shows(f"stage {number}/{len(request.tasks)}: ") as shown:
-                records.append(_stage(request, names, records, out, checkpoint.primary is not None, shown.show))
-        record = told(request, data, checkpoint, records, out)
+        for number in range(1, len(settings.tasks) + 1):
+            with shows(f"stage {number}/{len(settings.tasks)}: ") as shown:
+                records.append(_stage(settings, names, records, out, checkpoint.primary is not None, shown.show))
+        record = told(settings, data, checkpoint, records, out)
         write(record, out)
     return Sequence(out, record)
 
 
-def _read(request: Request) -> tuple[list[str], dict[str, TaskData], models.Checkpoint]:
+def _read(settings: SequenceSettings) -> tuple[list[str], dict[str, TaskData], models.Checkpoint]:
     """The head of each task, the data of each by a name of its own, and the base; nothing is written."""
-    checkpoint = models.load(request.model)
-    if request.head == "shared":
-        names, head = _shared_head(request, checkpoint)
+    checkpoint = models.load(settings.model)
+    if settings.head == "shared":
+        names, head = _shared_head(settings, checkpoint)
     else:
         names, head = [], None
-        for number, task in enumerate(request.tasks, 1):
+        for number, task in enumerate(settings.tasks, 1):
             names.append(unused_head(task.name, task.name or f"task_{number}", [*checkpoint.heads, *names]))
     data: dict[str, TaskData] = {}
-    for task, name, column in zip(request.tasks, names, numbered_tasks(len(names)), strict=True):
-        data[column] = prepare(task, checkpoint, name, head, seed=request.seed, max_length=request.max_length)
-        if request.head == "shared":
+    for task, name, column in zip(settings.tasks, names, numbered_tasks(len(names)), strict=True):
+        data[column] = prepare(task, checkpoint, name, head, seed=settings.seed, max_length=settings.max_length)
+        if settings.head == "shared":
             head = head_of(data[column].task)
-    for budget in request.retention.drops:
+    for budget in settings.retention.drops:
         for earlier in list(data.values())[:-1]:
             check_budget(budget, earlier)
     return names, data, checkpoint
@@ -197,54 +136,59 @@ def numbered_tasks(count: int) -> list[str]:
     return [f"task_{number}" for number in range(1, count + 1)]
 
 
-def _shared_head(request: Request, checkpoint: models.Checkpoint) -> tuple[list[str], models.Head | None]:
+def _shared_head(settings: SequenceSettings, checkpoint: models.Checkpoint) -> tuple[list[str], models.Head | None]:
     """The name of the head of all tasks, for each of them, and the head, or None where the first task makes it: it is
     that of the (first) original task, if there is one.
     """
-    count, taken = len(request.tasks), list(checkpoint.heads)
-    read = {"seed": request.seed, "max_length": request.max_length}
-    if not request.original:
-        return [unused_head(request.tasks[0].name, "shared", taken)] * count, None
-    first, wanted = request.original[0], next(iter(request.original_head), None)
+    count, taken = len(settings.tasks), list(checkpoint.heads)
+    read = {"seed": settings.seed, "max_length": settings.max_length}
+    if not settings.original:
+        return [unused_head(settings.tasks[0].name, "shared", taken)] * count, None
+    first, wanted = settings.original[0], next(iter(settings.original_head), None)
     if wanted == "fit":
         name = unused_head(first.name, "original", taken)
         return [name] * count, head_of(prepare(first, checkpoint, name, None, **read).task)
-    name = chosen_head(checkpoint, wanted, request.model, "to share")
+    name = chosen_head(checkpoint, wanted, settings.model, "to share")
     return [name] * count, checkpoint.heads[name]
 
 
 def _stage(
-    request: Request, names: list[str], before: list[dict], out: Path, has_head: bool, show: Callable[[dict], None]
+    settings: SequenceSettings,
+    names: list[str],
+    before: list[dict],
+    out: Path,
+    has_head: bool,
+    show: Callable[[dict], None],
 ) -> dict:
     """The record of the next stage, run unless it is finished."""
     from fft.run.run import run
 
     number = len(before) + 1
-    earlier = (*request.original, *request.tasks[: number - 1])
-    method = request.method if earlier else learner(request.method, has_head)
-    if method is not request.method:
+    earlier = (*settings.original, *settings.tasks[: number - 1])
+    method = settings.method if earlier else learner(settings.method, has_head)
+    if method is not settings.method:
         show({"event": "say", "text": f"there is nothing to keep yet: {method.label} alone learns the first task"})
     if earlier:
         kept = zip(numbered(ORIGINAL, len(earlier)), earlier, strict=True)
         show({"event": "say", "text": "kept here: " + ", ".join(f"{name} is {data.source}" for name, data in kept)})
     previous = str(out / f"stage-{number - 1}") if before else None
-    gamma = request.gamma if earlier else None
-    fisher = None if gamma is None else _fisher(request, gamma, names, out, number, show)
+    gamma = settings.gamma if earlier else None
+    fisher = None if gamma is None else _fisher(settings, gamma, names, out, number, show)
     taken = before[0]["data"] if before else {}
     heads = tuple(taken[name]["head"] for name in original_names(taken)) + tuple(names[: number - 1])
-    fresh = request.head == "new" or not earlier
+    fresh = settings.head == "new" or not earlier
     experiment = Experiment(
-        f"{previous}/{MODEL}" if previous else request.model,
-        dataclasses.replace(request.tasks[number - 1], name=names[number - 1] if fresh else None),
+        f"{previous}/{MODEL}" if previous else settings.model,
+        dataclasses.replace(settings.tasks[number - 1], name=names[number - 1] if fresh else None),
         earlier,
         method.continued(previous, fisher),
-        request.optim,
-        request.retention if earlier else dataclasses.replace(request.retention, max_drop=()),
+        settings.optim,
+        settings.retention if earlier else dataclasses.replace(settings.retention, max_drop=()),
         "new" if fresh else "shared",
-        heads if before else request.original_head,
-        request.max_length,
-        request.seed,
-        request.unlabelled if "unlabelled" in method.streams else None,
+        heads if before else settings.original_head,
+        settings.max_length,
+        settings.seed,
+        settings.unlabelled if "unlabelled" in method.streams else None,
     )
     return run(experiment, out / f"stage-{number}", show).record
 
@@ -259,34 +203,39 @@ def learner(method: Method, has_head: bool) -> Method:
 
 
 def _fisher(
-    request: Request, fading: float, names: list[str], out: Path, number: int, show: Callable[[dict], None]
+    settings: SequenceSettings, fading: float, names: list[str], out: Path, number: int, show: Callable[[dict], None]
 ) -> str:
     """The folder of the Fisher information of all that stage `number` has before it: online EWC.
 
     F ← γ F + F_j with the information F_j of a task j at the model that has just learned it; original tasks are added
     up at the base. Reference: Schwarz et al. 2018, arXiv 1805.06370, section 3.
     """
-    from fft.run.fisher import Request as Pass
     from fft.run.fisher import measure
 
-    reader = next(member for member in request.method.members if isinstance(member, Informed))
-    checkpoint = models.load(request.model)
-    heads = Experiment(request.model, request.tasks[0], request.original, original_head=request.original_head)
+    reader = next(member for member in settings.method.members if isinstance(member, Informed))
+    checkpoint = models.load(settings.model)
+    heads = Experiment(settings.model, settings.tasks[0], settings.original, original_head=settings.original_head)
     known = [
-        (request.model, data, chosen_head(checkpoint, head, request.model, "to measure"), 1.0)
-        for data, head in zip(request.original, heads.original_heads, strict=True)
+        (settings.model, data, chosen_head(checkpoint, head, settings.model, "to measure"), 1.0)
+        for data, head in zip(settings.original, heads.original_heads, strict=True)
     ]
     learned = [
-        (str(out / f"stage-{at}" / MODEL), request.tasks[at - 1], names[at - 1], fading) for at in range(1, number)
+        (str(out / f"stage-{at}" / MODEL), settings.tasks[at - 1], names[at - 1], fading) for at in range(1, number)
     ]
     previous = None
     for at, (model, data, head, gamma) in enumerate([*known, *learned], 1):
         folder = out / "fisher" / str(at)
-        asked = Pass(
-            *(model, data, head, request.max_length, reader.its_pass, reader.its_storage),
-            *(previous, gamma if previous else 1.0),
-            seed=request.seed,
+        wanted = FisherSettings(
+            model=model,
+            original=data,
+            head=head,
+            max_length=settings.max_length,
+            estimate=reader.its_pass,
+            storage=reader.its_storage,
+            previous=previous,
+            gamma=gamma if previous else 1.0,
+            seed=settings.seed,
         )
-        measure(asked, folder, lambda text: show({"event": "say", "text": text}))
+        measure(wanted, folder, lambda text: show({"event": "say", "text": text}))
         previous = folder
     return str(previous)

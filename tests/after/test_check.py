@@ -9,10 +9,11 @@ import pytest
 from rich.console import Console
 
 import fft.after.pair as fft_pair
-from fft.after.check import Asked, Request, check
+from fft.after.check import check
+from fft.after.settings import CheckSettings
+from fft.data.several import SeveralData
 from fft.experiment import Data
 from fft.report.checked import one_line, page, show
-from fft.stats.budget import Budget
 from fft.stats.retention import overall
 from tests.helpers import tiny_checkpoint
 from tests.helpers.outline import Outline
@@ -124,7 +125,7 @@ def test_what_was_lost_is_named_by_label_and_by_row_with_its_text(tiny, hurt, tm
 
 
 def test_the_tables_fit_80_columns_and_lose_nothing(tiny, hurt):
-    found = check(Request(str(tiny / "bert"), str(hurt), (Asked(Data(str(tiny / "original.csv"))),), Budget(0.01)))
+    found = check(CheckSettings(str(tiny / "bert"), str(hurt), SeveralData.of(Data(str(tiny / "original.csv")))))
     change = found.record["original"][0]["change"]
     console = Console(width=80, file=io.StringIO(), color_system=None)
     show(found.record, console)
@@ -196,10 +197,10 @@ def test_both_checkpoints_are_scored_by_the_same_programs(run, tiny, monkeypatch
 
     make_predict = fft_pair.make_predict
     monkeypatch.setattr("fft.after.pair.make_predict", spy)
-    request = Request(str(tiny / "bert"), str(run[1]), (Asked(Data(str(tiny / "original.csv"))),), Budget(0.01))
+    settings = CheckSettings(str(tiny / "bert"), str(run[1]), SeveralData.of(Data(str(tiny / "original.csv"))))
     lengths = {len(line.split()) for line in (tiny / "original.csv").read_text().splitlines()[1:]}
     jax.clear_caches()  # the program is shared with all that scored this model before
-    check(request)
+    check(settings)
     (predictor,) = made
     assert predictor.__wrapped__._cache_size() == len(lengths) == 1, "one program a length, though one has a head more"
 
@@ -207,10 +208,13 @@ def test_both_checkpoints_are_scored_by_the_same_programs(run, tiny, monkeypatch
 def test_several_original_tasks_pass_together_or_not_at_all(tiny, hurt, tmp_path):
     rows = [(text, "positive") for text, feeling, _ in tiny_checkpoint.sentences(240, 1) if feeling > 0]
     unhurt = tiny_checkpoint.write_csv(tmp_path / "unhurt.csv", ("text", "label"), rows)
-    asked = [Asked(Data(source)) for source in (unhurt, str(tiny / "original.csv"))]
-    found = check(Request(str(tiny / "bert"), str(hurt), tuple(asked), Budget(0.05)))
+    originals = SeveralData.of(*map(Data, (unhurt, str(tiny / "original.csv"))))
+    found = check(CheckSettings(str(tiny / "bert"), str(hurt), originals, max_drop="0.05"))
     assert [task["verdict"]["outcome"] for task in found.record["original"]] == ["pass", "fail"]
     assert (found.record["outcome"], found.exit_code, len(found.examples)) == ("fail", 1, 240 + len(rows))
+    flags = ("--original", unhurt, tiny / "original.csv", "--max-drop", "0.05", "--json")
+    answer = fft("check", tiny / "bert", hurt, *flags)
+    assert (answer.code, answer.json["original"]) == (1, found.record["original"]), "the command takes several too"
     orders = [("pass",), ("pass", "undecided"), ("undecided", "fail", "pass"), ("fail", "pass")]
     assert [overall(order) for order in orders] == ["pass", "undecided", "fail", "fail"]
 
@@ -319,6 +323,8 @@ def test_dropout_is_no_difference(tiny, tmp_path):
         (("--original-label", "stars"), "'stars'"),
         (("--original-kind", "regression"), "the head 'original' is for classification"),
         (("--metric", "f7"), "--metric f7: unknown"),
+        (("--metric", "rmse"), "--metric rmse scores regression, and no task here is regression"),
+        (("--head", "original", "third", "fourth"), "--head has 3 values for 1 original task:"),
         (("--max-length", "161"), "160 positions"),
     ],
 )

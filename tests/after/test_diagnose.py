@@ -10,7 +10,7 @@ import pytest
 
 from fft import models
 from fft.after.diagnose import diagnose
-from fft.after.subject import Request
+from fft.after.settings import DiagnoseSettings
 from fft.core.tree import flatten, overlay, unflatten
 from fft.data import eval_batches, prepare
 from fft.data.streams import chosen_rows, original_batches
@@ -125,19 +125,19 @@ def mixed(tiny, tmp_path_factory):
             made.append(self)
 
     counts = []
-    request = Request(str(tiny / "bert"), str(spoilt), Data(source), fisher_rows=32, fit_rows=64, rows=50)
+    settings = DiagnoseSettings(str(tiny / "bert"), str(spoilt), Data(source), fisher_rows=32, fit_rows=64, rows=50)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("fft.evaluate.meter.HeldOut", Spy)
-        found = diagnose(request, folder / "out", watch=counts.append).record
-    return request, found, made, counts
+        found = diagnose(settings, folder / "out", watch=counts.append).record
+    return settings, found, made, counts
 
 
 def test_layers_that_lose_together_are_each_scored_by_plain_swaps(mixed):
     """What is said of every layer, by parameters swapped leaf by leaf and a plain forward pass over the rows."""
-    request, found = mixed[:2]
-    base, tuned = (models.load(folder) for folder in (request.base, request.tuned))
+    settings, found = mixed[:2]
+    base, tuned = (models.load(folder) for folder in (settings.base, settings.tuned))
     data = prepare(
-        request.original, base, "original", base.heads["original"], seed=request.seed, max_length=request.max_length
+        settings.original, base, "original", base.heads["original"], seed=settings.seed, max_length=settings.max_length
     )
     rows = data.splits["test"].take(chosen_rows(len(data.splits["test"].ids), 50, 0))
     batches = list(eval_batches(rows, 50, (max(rows.lengths()),), data.pad_id))
@@ -204,9 +204,9 @@ def test_the_prediction_against_a_plain_loop_over_rows_and_labels(tiny, tmp_path
     ).json
     assert found["fisher"]["examples"] == 40 and found["fisher"]["estimator"] == "exact"
     base, now = models.load(tiny / "bert"), flatten(models.load(other).params)
-    request = Request(*map(str, (tiny / "bert", other)), Data(str(tiny / "original.csv")))
+    settings = DiagnoseSettings(*map(str, (tiny / "bert", other)), Data(str(tiny / "original.csv")))
     data = prepare(
-        request.original, base, "original", base.heads["original"], seed=request.seed, max_length=request.max_length
+        settings.original, base, "original", base.heads["original"], seed=settings.seed, max_length=settings.max_length
     )
 
     @jax.jit

@@ -14,7 +14,8 @@ from fft import models
 from fft.after import repair as module
 from fft.after.candidates import STEPS, Candidate
 from fft.after.mergeable import load_sides
-from fft.after.repair import Request, repair
+from fft.after.repair import repair
+from fft.after.settings import RepairSettings
 from fft.core.tree import flatten
 from fft.evaluate.heldout import HeldOut
 from fft.experiment import Data
@@ -210,8 +211,8 @@ def test_a_higher_rmse_is_a_drop_and_what_is_accepted_lies_above_the_base(repair
 
     rows = SimpleNamespace(data=data, scores=scored, blend=lambda base, tuned, alphas: tuned if alphas[0] else base)
     sides = SimpleNamespace(base="base", tuned=SimpleNamespace(params="tuned", model=SimpleNamespace(depth=1)))
-    request = SimpleNamespace(max_drop=Budget.parse("25%"))
-    search = module.Search(request, sides, rows, lambda *_: None)
+    settings = SimpleNamespace(budget=Budget.parse("25%"))
+    search = module.Search(settings, sides, rows, lambda *_: None)
     assert search.margin == 0.25 and [one.drop for one in search.tried] == [0.0, 0.5]
     assert search.tried[1].gain == pytest.approx(0.4), "the tuned model is scored on both tasks whatever it lost"
     near, far = (search.score(Candidate("alpha", {}, lambda name=name: name)) for name in ("near", "far"))
@@ -434,13 +435,13 @@ def test_what_a_killed_repair_left_is_written_over(tiny, tuned, tmp_path):
 
 def test_the_python_way(tiny, tuned, tmp_path):
     seen = []
-    request = Request(
+    settings = RepairSettings(
         *(str(tiny / "bert"), str(tuned), Data(str(tiny / "original.csv")), Data(str(tiny / "new.csv"))),
-        Budget.parse("5%"),
+        max_drop="5%",
         also=(),
         rows=20,
     )
-    found = repair(request, tmp_path / "out", watch=lambda one, count: seen.append((one.kind, count)))
+    found = repair(settings, tmp_path / "out", watch=lambda one, count: seen.append((one.kind, count)))
     assert seen == [("alpha", count) for count in range(1, len(seen) + 1)] and 2 < len(seen) <= 8
     assert found.record["rows"] == {"original": 20, "new": 20}
     assert found.record["max_drop"] == "5%" and found.record == told(tmp_path / "out")

@@ -52,7 +52,7 @@ def test_a_setting_of_a_task_may_be_spelled_with_a_dash_or_a_dot():
         (("tune", *MINIMAL, "--new-test=a.csv", "b.csv"), "--new.test takes one source, and here are 2: a.csv, b.csv"),
         (("tune", *MINIMAL, "--unlabelled", "a.txt", "b.txt"), "--unlabelled takes one source"),
         (("repair", "m", "r", "--original", "o.csv", "--new", *(f"{n}.csv" for n in range(9))), "9: 0.csv to 8.csv"),
-        (("check", "m", "r", "--original", "o.csv", "p.jsonl", "--max-drop", "1%"), "--original takes one source"),
+        (("diagnose", "m", "r", "--original", "o.csv", "p.jsonl", "--out", "x"), "--original takes one source"),
     ],
 )
 def test_a_second_file_behind_a_flag_of_one_source(arguments, message):
@@ -63,7 +63,7 @@ def test_a_value_or_a_place_behind_a_source_is_no_second_file(tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     (tmp_path / "base.v1").mkdir()
     for arguments in (
-        ("check", "--original", "o.csv", "base.v1", "hf:a/b.c", "--max-drop", "1%"),
+        ("diagnose", "--original", "o.csv", "base.v1", "hf:a/b.c", "--rows", "9"),
         ("tune", *MINIMAL, "--original", "o.csv", "p.csv"),
     ):
         answer = fft(*arguments)
@@ -95,6 +95,9 @@ def test_flags_override_the_file_and_the_rest_of_it_stays(tmp_path):
         (("tune", "--out", "{0}/x", "--model", "m", "--new", "n.csv", "--learning-rate", "1"), "--learning-rate"),
         (("tune", "--out", "{0}/x", "--model", "m", "--new", "n.csv", "--lr", "-1"), "--lr must be a positive number"),
         (("tune", "--out", "{0}/x", "--model", "m", "--new", "n.csv", "--lr", "fast"), "fast"),
+        (("tune", "--out", "{0}/x", *FILES, "--new-train-rows", "0"), "--new-train-rows must be at least 1"),
+        (("tune", "--out", "{0}/x", *FILES, "--original.train_rows=0"), "--original.train-rows must be at least 1"),
+        (("tune", "--out", "{0}/x", *FILES, "--metric", "pearson"), "--metric pearson scores regression"),
         (("tune", "--out", "{0}/x", "--model", "m", "--new", "n.csv", "--method", "sgd"), "unknown method 'sgd'"),
         (("tune", "--out", "{0}/x", "--model", "m", "--new", "n.csv", "--method", "ewc"), "give --original"),
         (("tune", "--out", "{0}/x", *FILES, "--lora.rank", "4"), "--method auto, which is kl here, does not name lora"),

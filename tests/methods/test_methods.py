@@ -440,7 +440,7 @@ def test_ewc_notes_that_batched_is_not_the_fisher_and_bounds_its_draws(base):
     notes = []
     EWC(estimator="batched").prepare(context(base)._replace(note=notes.append), jax.random.key(0))
     assert any("warning: the batched estimator squares a mean" in note for note in notes)
-    with pytest.raises(InputError, match=r"ewc\.draws must be between 1 and 10000"):
+    with pytest.raises(InputError, match=r"ewc\.draws must be between 1 and 10,000"):
         EWC(draws=10**20)
 
 

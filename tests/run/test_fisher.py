@@ -215,7 +215,7 @@ KNOWN = ("--model", "{tiny}/bert", "--original", "{tiny}/original.csv")
         ((*KNOWN, "--gamma", "2"), "--gamma must be between"),
         ((*KNOWN, "--previous", "{tiny}"), "expected Fisher information in"),
         ((*KNOWN, "--gamma", "0.5"), "give --previous"),
-        ((*KNOWN, "--seed=-1"), "--seed must be between 0"),
+        ((*KNOWN, "--seed=-1"), "--seed must be at least 0"),
         ((*KNOWN[:3], "{tiny}/new.csv"), "unknown label"),
         (("--show",), "expected Fisher information in"),
     ],

@@ -8,17 +8,16 @@ from types import SimpleNamespace
 import pytest
 
 from fft import models
-from fft.after.check import Asked, check
-from fft.after.check import Request as CheckRequest
-from fft.after.diagnose import Request as DiagnoseRequest
+from fft.after.check import check
 from fft.after.mergeable import load_sides
+from fft.after.settings import CheckSettings, DiagnoseSettings, RepairSettings
 from fft.after.subject import load_subject
 from fft.commands.compare import differences
 from fft.core.errors import InputError
+from fft.data.several import SeveralData
 from fft.experiment import Data, Experiment, Optim
 from fft.run.accept import accept
 from fft.run.restored import load_checkpoint, scored_length
-from fft.stats.budget import Budget
 from tests.helpers.tiny_runs import fft, record, refused, tune
 
 LENGTH = 5  # of texts that have 7 tokens
@@ -144,21 +143,21 @@ def test_a_length_that_we_never_write_is_refused(short, tmp_path, value):
 
 
 def test_a_check_of_a_run_says_what_the_run_said(short, tiny):
-    asked = Asked(Data(str(tiny / "original.csv")))
-    request = CheckRequest(str(tiny / "bert"), str(short), (asked,), Budget.parse("0.5"), held_out=True)
-    found = check(request).record
+    original = SeveralData.of(Data(str(tiny / "original.csv")))
+    settings = CheckSettings(str(tiny / "bert"), str(short), original, max_drop="0.5", held_out=True)
+    found = check(settings).record
     assert found["original"][0]["change"] == record(short)["original"]
     assert found["notes"][0].startswith(f"{CUT}{short};")
 
 
 def test_diagnose_and_repair_read_at_the_length_of_the_run(short, tiny):
     base, original, new = str(tiny / "bert"), Data(str(tiny / "original.csv")), Data(str(tiny / "new.csv"))
-    subject = load_subject(DiagnoseRequest(base, str(short), original))
-    sides = load_sides(base, str(short), original, new, None, None, None)
+    subject = load_subject(DiagnoseSettings(base, str(short), original))
+    sides = load_sides(RepairSettings(base, str(short), original, new))
     for data, told in ((subject.data, subject.told), *((data, sides.told) for data in sides.data.values())):
         assert max(data.lengths) == LENGTH and told["notes"][0].startswith(f"{CUT}{short};")
     assert sides.tuned.max_length == LENGTH, "the repaired model carries it"
-    assert max(load_subject(DiagnoseRequest(base, str(short), original, max_length=6)).data.lengths) == 6
+    assert max(load_subject(DiagnoseSettings(base, str(short), original, max_length=6)).data.lengths) == 6
 
 
 def test_two_runs_of_different_lengths_are_refused_in_one_command(short, longer, tiny, tmp_path):

@@ -5,7 +5,8 @@ import shutil
 
 import pytest
 
-from fft.after.merge import Request, merge
+from fft.after.merge import merge
+from fft.after.settings import MergeSettings
 from fft.data import read_scored
 from fft.data.splits import text_keys
 from fft.disk.files import write_json
@@ -65,7 +66,7 @@ def test_a_merged_model_is_asked_through_its_parents(runs, tiny, tmp_path, gone)
     parents = [tmp_path / name for name in ("last", "kl")]
     for parent in parents:
         shutil.copytree(runs / parent.name, parent)
-    merge(Request(str(tiny / "bert"), tuple(map(str, parents)), "soup"), tmp_path / "merged")
+    merge(MergeSettings(str(tiny / "bert"), tuple(map(str, parents)), "soup"), tmp_path / "merged")
     if gone:
         shutil.rmtree(parents[1])
     said = notes(tmp_path / "merged", tiny / "new.csv")

@@ -9,7 +9,8 @@ from fft.core.errors import InputError
 from fft.disk.artefact import load_artefact
 from fft.experiment import Data, Retention
 from fft.methods import EWC, KL, SI, Full, LoRA, LwF, PromptTuning, Replay
-from fft.run.sequence import Request, learner
+from fft.run.sequence import learner
+from fft.run.settings import SequenceSettings
 from tests.helpers import tiny_checkpoint
 from tests.helpers.tiny_runs import fft, record
 
@@ -188,7 +189,7 @@ TWO = (Data("a"), Data("b"))
 )
 def test_plans_that_cannot_be_followed_are_refused(settings, message):
     with pytest.raises(InputError, match=message):
-        Request(**{"model": "m", "tasks": TWO} | settings)
+        SequenceSettings(**{"model": "m", "tasks": TWO} | settings)
 
 
 def test_input_is_refused_before_the_first_stage_and_leaves_no_trace(tiny, files, tmp_path):

@@ -1,7 +1,6 @@
 """Data flags for several tasks at once, and for one whose source stands without its flag."""
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -9,6 +8,8 @@ import tyro
 
 from fft.core.settings import for_each
 from fft.data.settings import KIND, Data
+
+HEADS = tyro.conf.arg(metavar="NAME [NAME ...]", help_behavior_hint="")
 
 
 @dataclass(frozen=True)
@@ -51,19 +52,19 @@ class SeveralData:
         """
         count = len(self.source)
         columns = {
-            name: for_each(f"{flag}.{name.replace('_', '-')}", values, count, "sources")
+            name: for_each(f"{flag}.{name.replace('_', '-')}", values, count, "source")
             for name, values in ((f.name, getattr(self, f.name)) for f in dataclasses.fields(Data))
             if name != "source"
         }
         rows = zip(self.source, *columns.values(), strict=True)
         return tuple(Data(source, **dict(zip(columns, values, strict=True))) for source, *values in rows)
 
+    @classmethod
+    def of(cls, *tasks: Data) -> "SeveralData":
+        """The tasks as settings in the plural; `each` gives them back."""
+        if not tasks:
+            return NO_SOURCES
+        return cls(*(tuple(getattr(task, field.name) for task in tasks) for field in dataclasses.fields(Data)))
+
 
 NO_SOURCES = SeveralData()
-
-
-def several(given: Sequence[Data]) -> SeveralData:
-    """The flags that stand for some data."""
-    if not given:
-        return NO_SOURCES
-    return SeveralData(*(tuple(getattr(data, f.name) for data in given) for f in dataclasses.fields(Data)))
