@@ -5,6 +5,7 @@ check(CheckSettings("base/", "tuned/", SeveralData.of(Data("old.csv")), max_drop
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -12,13 +13,13 @@ import numpy as np
 from fft.after.pair import Pair, ScoredPair, load_pair, scored
 from fft.after.settings import CheckSettings, ScoredTask
 from fft.disk.environment import environment
-from fft.disk.files import plain
 from fft.models.files.heads import alike
 from fft.models.heads import chosen_head
 from fft.models.identity import base_sha256
 from fft.run.seen import Scored, seen_notes
 from fft.stats.damage import by_label, further, newly
 from fft.stats.intervals import change_between, interval, predictions
+from fft.stats.records import CheckedTaskRecord, CheckRecord
 from fft.stats.retention import EXIT_CODES, overall, verdict
 
 FURTHEST = 100  # examples of a regression that are listed of those that moved
@@ -51,23 +52,22 @@ def check(settings: CheckSettings) -> Checked:
     found = [("original", *_original(pair, task, settings)) for task in settings.originals]
     if settings.new_task:
         found.append(("new", *_new(pair, settings.new_task, settings)))
-    judged = [task for role, task, _ in found if role == "original"]
-    record = {
-        "outcome": overall([task["verdict"]["outcome"] for task in judged]),
-        "max_drop": str(settings.budget),
-        "base": {"folder": pair.base.name, "sha256": base_sha256(pair.base.checkpoint)},
-        "tuned": {"folder": pair.tuned.name, "sha256": base_sha256(pair.tuned.checkpoint)},
-        "held_out": settings.held_out,
-        "notes": [*pair.notes, *(f"{role}: {note}" for role, task, _ in found for note in task["notes"])],
-        "original": judged,
-        "new": next((task for role, task, _ in found if role == "new"), None),
-        **environment(),
-    }
-    examples = [{"task": role, "source": task["source"], **line} for role, task, lines in found for line in lines]
-    return Checked(plain(record), examples)
+    record = CheckRecord(
+        environment=environment(),
+        outcome=overall([task.verdict.outcome for _, task, _ in found if task.verdict]),
+        max_drop=str(settings.budget),
+        base={"folder": pair.base.name, "sha256": base_sha256(pair.base.checkpoint)},
+        tuned={"folder": pair.tuned.name, "sha256": base_sha256(pair.tuned.checkpoint)},
+        held_out=settings.held_out,
+        notes=[*pair.notes, *(f"{role}: {note}" for role, task, _ in found for note in task.notes)],
+        original=[task for role, task, _ in found if role == "original"],
+        new=next((task for role, task, _ in found if role == "new"), None),
+    )
+    examples = [{"task": role, "source": task.source, **line} for role, task, lines in found for line in lines]
+    return Checked(record.to_json(), examples)
 
 
-def _original(pair: Pair, task: ScoredTask, settings: CheckSettings) -> tuple[dict, list[dict]]:
+def _original(pair: Pair, task: ScoredTask, settings: CheckSettings) -> tuple[CheckedTaskRecord, list[dict]]:
     """The record of an original task, its verdict included, and its examples."""
     base_head = chosen_head(pair.base.checkpoint, task.head, pair.base.name, "to score with")
     like = base_head if base_head in pair.tuned.checkpoint.heads else None
@@ -82,14 +82,13 @@ def _original(pair: Pair, task: ScoredTask, settings: CheckSettings) -> tuple[di
         margin = np.nan if budget.relative else budget.amount
     else:
         margin = budget.biting_margin(found.metric, change.before)
-    notes = record["notes"]
     if np.array_equal(found.before, found.after):
-        notes.append(SAME.format(pair.tuned.name))
-    notes += _seen(pair, record, found, settings, "--original.test")
-    return record | {"change": change._asdict(), "verdict": verdict(change, margin)._asdict()}, found.examples()
+        record.notes.append(SAME.format(pair.tuned.name))
+    record.notes.extend(_seen(pair, record, found, settings, "--original.test"))
+    return replace(record, change=change, verdict=verdict(change, margin)), found.examples()
 
 
-def _new(pair: Pair, task: ScoredTask, settings: CheckSettings) -> tuple[dict, list[dict]]:
+def _new(pair: Pair, task: ScoredTask, settings: CheckSettings) -> tuple[CheckedTaskRecord, list[dict]]:
     """The record of the new task and its examples."""
     tuned_head = chosen_head(pair.tuned.checkpoint, task.head, pair.tuned.name, "to score with")
     own = pair.base.checkpoint.heads.get(tuned_head)
@@ -97,41 +96,41 @@ def _new(pair: Pair, task: ScoredTask, settings: CheckSettings) -> tuple[dict, l
     base_head = tuned_head if known else None
     found = scored(pair, task.data, base_head, tuned_head, settings.held_out)
     record = _record(task.data.source, base_head, tuned_head, found)
-    if found.before is not None:
-        record["change"] = change_between(found.metric, found.labels, found.before, found.after)._asdict()
+    if found.before is None:
+        record.notes.append(f"{pair.base.name} has no head {tuned_head!r} with these labels, and so no score here")
     else:
-        record["notes"].append(f"{pair.base.name} has no head {tuned_head!r} with these labels, and so no score here")
-    record["notes"] += _seen(pair, record, found, settings, "--new.test")
+        record = replace(record, change=change_between(found.metric, found.labels, found.before, found.after))
+    record.notes.extend(_seen(pair, record, found, settings, "--new.test"))
     return record, found.examples()
 
 
-def _seen(pair: Pair, record: dict, found: ScoredPair, settings: CheckSettings, flag: str) -> list[str]:
+def _seen(pair: Pair, record: CheckedTaskRecord, found: ScoredPair, settings: CheckSettings, flag: str) -> list[str]:
     """What runs behind either checkpoint have seen of the rows."""
-    rows = Scored(found.data.keys["test"], record["source"], record["sha256"], settings.held_out, flag)
+    rows = Scored(found.data.keys["test"], record.source, record.sha256, settings.held_out, flag)
     return seen_notes((pair.base.name, pair.tuned.name), rows)
 
 
-def _record(source: str, base_head: str | None, tuned_head: str, found: ScoredPair) -> dict:
+def _record(source: str, base_head: str | None, tuned_head: str, found: ScoredPair) -> CheckedTaskRecord:
     """What check.json says of a task, but for the change and the verdict."""
     metric, labels = found.metric, found.labels
     after = predictions(metric.kind, found.after)
-    record = {
-        "source": source,
-        "sha256": found.data.identity["test"]["sha256"],
-        "heads": {"base": base_head, "tuned": tuned_head},
-        "score": {"metric": metric.name, **interval(metric, labels, after)._asdict()},
-        "change": None,
-        "labels": [],
-        "worse": [],
-        "better": [],
-        "notes": [*found.notes],
-    }
-    if found.before is None:
-        return record
-    before = predictions(metric.kind, found.before)
-    if metric.kind != "classification":
-        worse, better = (positions[:FURTHEST] for positions in further(labels, before, after))
-    else:
-        worse, better = newly(labels, before, after)
-        record["labels"] = [row._asdict() for row in by_label(labels, before, after, found.data.task.labels)]
-    return record | {"worse": found.told(worse), "better": found.told(better)}
+    nothing = np.zeros(0, int)
+    changed, worse, better = [], nothing, nothing
+    if found.before is not None:
+        before = predictions(metric.kind, found.before)
+        if metric.kind == "classification":
+            changed = by_label(labels, before, after, found.data.task.labels)
+            worse, better = newly(labels, before, after)
+        else:
+            worse, better = (positions[:FURTHEST] for positions in further(labels, before, after))
+    return CheckedTaskRecord(
+        source=source,
+        sha256=found.data.identity["test"]["sha256"],
+        heads={"base": base_head, "tuned": tuned_head},
+        score={"metric": metric.name, **interval(metric, labels, after)._asdict()},
+        change=None,
+        labels=changed,
+        worse=found.changed(worse),
+        better=found.changed(better),
+        notes=[*found.notes],
+    )

@@ -9,7 +9,7 @@ fitted and the Fisher information is measured on its TRAINING rows.
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,10 +20,11 @@ from fft.after.subject import Information, Subject, information_of, load_subject
 from fft.core.naming import counted
 from fft.core.seeding import key_for
 from fft.disk.environment import environment
-from fft.disk.files import plain, write_json
+from fft.disk.files import write_json
 from fft.disk.folder import FolderLock, refuse_taken
 from fft.disk.local import local
 from fft.evaluate.meter import Answers, Meter, rise
+from fft.stats.records import DiagnoseRecord, PartRecord, ProposalRecord, RefitRecord
 from fft.stats.retention import SAME
 
 ENOUGH = 0.5  # of the drop on the validation rows: a proposal gives most of it back
@@ -60,18 +61,22 @@ def diagnose(
         information = information_of(subject, settings, say)
         most = {"test": settings.rows, "validation": SEARCHED}
         meter = Meter(subject.checkpoint.model, subject.data, information.task, most, settings.seed, watch)
-        found = _measured(subject, information, meter, settings, say)
-        found |= {"seconds": time.monotonic() - start, "seed": settings.seed, **environment()}
-        return Diagnosed(out, _written(plain(found), out))
+        found = _measured(subject, information, meter, settings, say, start)
+        return Diagnosed(out, _written(found.to_json(), out))
 
 
 # ---------------------------------------------------------------- what is measured
 
 
 def _measured(
-    subject: Subject, information: Information, meter: Meter, settings: DiagnoseSettings, say: Callable[[str], None]
-) -> dict:
-    """Everything that diagnose.json says of the two models."""
+    subject: Subject,
+    information: Information,
+    meter: Meter,
+    settings: DiagnoseSettings,
+    say: Callable[[str], None],
+    start: float,
+) -> DiagnoseRecord:
+    """What diagnose.json says; `start` is when the command began."""
     base, tuned = meter.answers(subject.base), meter.answers(subject.tuned)
     change = meter.change(base, tuned)
     of_leaf = moves(information.diagonal, subject.base, subject.tuned)
@@ -83,27 +88,35 @@ def _measured(
     refit = _refit(subject, meter, (base, tuned), settings, say)
     proposal = None
     if is_lost(change):
-        moved = [part for part, row in zip(layers, rows["layers"], strict=True) if row["moved"]]
+        moved = [part for part, row in zip(layers, rows["layers"], strict=True) if row.moved]
         proposal = _proposal(subject, meter, moved, tuned, say)
-    return {
-        **subject.told,
-        "lost": is_lost(change),
-        "change": change._asdict(),
-        "loss": {"base": float(base.losses.mean()), "tuned": float(tuned.losses.mean())},
-        "rise": rise(base, tuned)._asdict(),
-        "predicted": Move.of(of_leaf.values()).predicted,
-        "order": _agreement(rows["layers"]),
-        "fisher": information.told,
-        **rows,
-        "refit": refit,
-        "proposal": proposal,
-        "rows": {role: len(labels) for role, labels in meter.labels.items()},
-    }
+    return DiagnoseRecord(
+        environment=environment(),
+        base=subject.told["base"],
+        tuned=subject.told["tuned"],
+        heads=subject.told["heads"],
+        data=subject.told["data"],
+        notes=subject.told["notes"],
+        lost=is_lost(change),
+        change=change,
+        loss={"base": float(base.losses.mean()), "tuned": float(tuned.losses.mean())},
+        rise=rise(base, tuned),
+        predicted=Move.of(of_leaf.values()).predicted,
+        order=_agreement(rows["layers"]),
+        fisher=information.told,
+        layers=rows["layers"],
+        roles=rows["roles"],
+        refit=refit,
+        proposal=proposal,
+        rows={role: len(labels) for role, labels in meter.labels.items()},
+        seconds=time.monotonic() - start,
+        seed=settings.seed,
+    )
 
 
 def _part(
     part: Part, subject: Subject, meter: Meter, ends: tuple[Answers, Answers], of_leaf: dict[str, Move]
-) -> dict[str, Any]:
+) -> PartRecord:
     """What comes back with the part put back, what is lost with it alone, and what was to be expected."""
     base, tuned = ends
     move = Move.of(of_leaf[path] for path in part.paths)
@@ -111,26 +124,26 @@ def _part(
     if move.moved:
         back = meter.answers(exchanged(subject.tuned, subject.base, [part]))
         alone = meter.answers(exchanged(subject.base, subject.tuned, [part]))
-    return {
-        "name": part.name,
-        "pattern": part.pattern,
-        "moved": move.moved,
-        "distance": move.distance,
-        "put_back": meter.change(tuned, back)._asdict(),
-        "put_back_rise": rise(tuned, back)._asdict(),
-        "alone": meter.change(base, alone)._asdict(),
-        "alone_rise": rise(base, alone)._asdict(),
-        "predicted": move.predicted,
-    }
+    return PartRecord(
+        name=part.name,
+        pattern=part.pattern,
+        moved=move.moved,
+        distance=move.distance,
+        put_back=meter.change(tuned, back),
+        put_back_rise=rise(tuned, back),
+        alone=meter.change(base, alone),
+        alone_rise=rise(base, alone),
+        predicted=move.predicted,
+    )
 
 
-def _agreement(layers: Sequence[dict[str, Any]]) -> float | None:
+def _agreement(layers: Sequence[PartRecord]) -> float | None:
     """Spearman's ρ of the predicted and the measured rise over the layers that moved; None where they are too few or
     a side has nothing to order.
     """
     from scipy.stats import spearmanr
 
-    pairs = [(row["predicted"], row["alone_rise"]["value"]) for row in layers if row["moved"]]
+    pairs = [(row.predicted, row.alone_rise.value) for row in layers if row.moved]
     sides = list(zip(*pairs, strict=True))
     if len(pairs) < ORDERED or not np.isfinite(sides).all() or any(len(set(side)) == 1 for side in sides):
         return None
@@ -147,7 +160,7 @@ def _refit(
     ends: tuple[Answers, Answers],
     settings: DiagnoseSettings,
     say: Callable[[str], None],
-) -> dict[str, Any]:
+) -> RefitRecord:
     """Scores with a head fitted anew to the features of each, and what they say of the drop."""
     base, tuned = ends
     found, fitted = [], []
@@ -159,19 +172,19 @@ def _refit(
         fitted.append(how)
     missing = meter.change(*found)
     outcome, share = judged(meter.change(base, tuned), missing)
-    return {
-        "outcome": outcome,
-        "kept": share and share._asdict(),
-        "reference": meter.change(base, found[0])._asdict(),
-        "back": meter.change(tuned, found[1])._asdict(),
-        "missing": missing._asdict(),
-        "fitted": dict(zip(("base", "tuned"), fitted, strict=True)),
-    }
+    return RefitRecord(
+        outcome=outcome,
+        kept=share,
+        reference=meter.change(base, found[0]),
+        back=meter.change(tuned, found[1]),
+        missing=missing,
+        fitted=dict(zip(("base", "tuned"), fitted, strict=True)),
+    )
 
 
 def _proposal(
     subject: Subject, meter: Meter, moved: Sequence[Part], tuned: Answers, say: Callable[[str], None]
-) -> dict[str, Any] | None:
+) -> ProposalRecord | None:
     """The fewest layers, found greedily, that give ENOUGH of the validation drop back; None without such a drop."""
     ends = [meter.signed(meter.answers(params, "validation")) for params in (subject.base, subject.tuned)]
     drop = ends[0] - ends[1]
@@ -188,16 +201,16 @@ def _proposal(
     steps = put_back_greedily(moved, score, ends[1] + ENOUGH * drop - SAME)
     chosen = [part for part in moved if part in [step.part for step in steps]]
     shares = [(step.score - ends[1]) / drop for step in steps]
-    return {
-        "enough": ENOUGH,
-        "steps": [
+    return ProposalRecord(
+        enough=ENOUGH,
+        steps=[
             {"layer": step.part.name, "back": share, "loss": step.loss}
             for step, share in zip(steps, shares, strict=True)
         ],
-        "all": len(chosen) == len(moved) > 1,
-        "pattern": pattern_of(chosen),
-        "put_back": meter.change(tuned, meter.answers(exchanged(subject.tuned, subject.base, chosen)))._asdict(),
-    }
+        all=len(chosen) == len(moved) > 1,
+        pattern=pattern_of(chosen),
+        put_back=meter.change(tuned, meter.answers(exchanged(subject.tuned, subject.base, chosen))),
+    )
 
 
 def _written(found: dict, out: Path) -> dict:

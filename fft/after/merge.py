@@ -15,7 +15,6 @@ from fft.core.errors import InputError
 from fft.core.tree import Params, flatten, overlay
 from fft.data import prepare_held_out
 from fft.disk.environment import environment
-from fft.disk.files import plain
 from fft.disk.folder import refuse_taken
 from fft.disk.local import local
 from fft.evaluate.heldout import HeldOut, refuse_undefined
@@ -31,6 +30,7 @@ from fft.models.heads import chosen_head
 from fft.models.identity import base_sha256
 from fft.run.restored import Length, load_checkpoint
 from fft.stats.metrics import METRICS
+from fft.stats.records import MergeRecord
 
 RECORD = "merge.json"
 
@@ -84,7 +84,7 @@ def merge(settings: MergeSettings, out: Path) -> dict[str, Any]:
     params = merged(settings.how, blended, settings.formula)
     refuse_not_finite(flatten(params), f"--how {settings.how} with these settings")
     heads = {name: named.heads[name] for name in params.get("heads", {})}
-    found = plain(_told(settings, base, tuned, named, heads, primary, ingredients, length))
+    found = _told(settings, base, tuned, named, heads, primary, ingredients, length).to_json()
     models.save(named_first._replace(params=params, heads=heads), out, primary, beside={RECORD: found})
     return found
 
@@ -169,19 +169,19 @@ def _told(
     primary: str | None,
     ingredients: dict[str, Any] | None,
     length: Length,
-) -> dict[str, Any]:
+) -> MergeRecord:
     """What merge.json says."""
-    return {
-        "how": settings.how,
-        "settings": {name: getattr(settings.formula, name) for name in WAYS[settings.how].reads},
-        "base": {"folder": base.name, "sha256": base_sha256(base.checkpoint)},
-        "tuned": [
+    return MergeRecord(
+        environment=environment(),
+        how=settings.how,
+        settings={name: getattr(settings.formula, name) for name in WAYS[settings.how].reads},
+        base={"folder": base.name, "sha256": base_sha256(base.checkpoint)},
+        tuned=[
             {"folder": side.name, "sha256": base_sha256(side.checkpoint), "heads": names}
             for side, names in zip(tuned, named.names, strict=True)
         ],
-        "heads": {name: {"kind": head.kind, "labels": list(head.labels)} for name, head in heads.items()},
-        "primary": primary,
-        "notes": [*(note for side in (base, *tuned) for note in side.checkpoint.notes), *length.notes],
-        **({} if ingredients is None else {"greedy": ingredients}),
-        **environment(),
-    }
+        heads={name: {"kind": head.kind, "labels": list(head.labels)} for name, head in heads.items()},
+        primary=primary,
+        notes=[*(note for side in (base, *tuned) for note in side.checkpoint.notes), *length.notes],
+        greedy=ingredients,
+    )

@@ -21,6 +21,7 @@ from fft.models.heads import only_head
 from fft.run.restored import Length, load_checkpoint, scored_length
 from fft.stats.intervals import predictions
 from fft.stats.metrics import METRICS, Metric
+from fft.stats.records import ExampleRecord
 from fft.tasks import Task
 
 SCORED = "scored"  # what a head is called while it is scored, so that one compiled program serves both checkpoints
@@ -91,20 +92,21 @@ class ScoredPair(NamedTuple):
             for before, after in zip(base, tuned, strict=True)
         ]
 
-    def told(self, positions: np.ndarray) -> list[dict]:
-        """{"row", "text", "pair", "label", "base", "tuned"} of the examples at these positions, without logits."""
+    def changed(self, positions: np.ndarray) -> list[ExampleRecord]:
+        """The examples at these positions, with the answers of both; no positions where the base has none."""
         task, kind = self.data.task, self.metric.kind
-        assert self.before is not None  # there are positions only where two answers were compared
+        if self.before is None:
+            return []
         before, after = (predictions(kind, logits) for logits in (self.before, self.after))
         return [
-            {
-                "row": int(self.rows.numbers[at]),
-                "text": self.rows.texts[at],
-                "pair": self.rows.pairs and self.rows.pairs[at],
-                "label": task.called(float(self.labels[at])),
-                "base": task.called(float(before[at])),
-                "tuned": task.called(float(after[at])),
-            }
+            ExampleRecord(
+                row=int(self.rows.numbers[at]),
+                text=self.rows.texts[at],
+                pair=self.rows.pairs[at] if self.rows.pairs else None,
+                label=task.called(float(self.labels[at])),
+                base=task.called(float(before[at])),
+                tuned=task.called(float(after[at])),
+            )
             for at in positions
         ]
 

@@ -8,7 +8,6 @@ Reference: linear probes of forgetting: Davari et al. 2022, arXiv 2203.13381.
 """
 
 from collections.abc import Iterable
-from typing import NamedTuple
 
 import jax
 
@@ -16,20 +15,11 @@ from fft.core.batch import Batch
 from fft.core.tree import Params, overlay
 from fft.evaluate.headfit import fit_head
 from fft.models import Checkpoint
-from fft.stats.intervals import Change
+from fft.stats.intervals import Change, Estimate
 from fft.tasks import Task
 
 MOST = 0.5  # of a drop: more than this is most of it
 MISALIGNED, GONE, UNDECIDED, NOTHING = "misaligned", "gone", "undecided", "nothing"
-
-
-class Share(NamedTuple):
-    """The share of a drop that is not missing from the features, with the ends that the 95 % interval of what is
-    missing puts on it; the drop itself is taken as known."""
-
-    value: float
-    low: float
-    high: float
 
 
 def refitted(
@@ -40,19 +30,22 @@ def refitted(
     return overlay(params, {"heads": {task.name: head}}), how
 
 
-def kept_share(drop: float, missing: Change) -> Share:
-    """1 − missing / drop; `missing` is the change from the head refitted on the base to the one on the tuned model."""
-    return Share(*(1 + change / drop for change in (missing.change, missing.low, missing.high)))
+def kept_share(drop: float, missing: Change) -> Estimate:
+    """The share of a drop that is not missing from the features, 1 − missing / drop, with the ends that the interval of
+    what is missing puts on it; the drop is taken as known. `missing` is the change from the head refitted on the base
+    to the one on the tuned model.
+    """
+    return Estimate(*(1 + change / drop for change in (missing.change, missing.low, missing.high)))
 
 
-def outcome(share: Share) -> str:
+def outcome(share: Estimate) -> str:
     """Whether most of a drop is the head's (misaligned) or the features' (gone), for the whole interval."""
     if share.low > MOST:
         return MISALIGNED
     return GONE if share.high < MOST else UNDECIDED
 
 
-def judged(change: Change, missing: Change) -> tuple[str, Share | None]:
+def judged(change: Change, missing: Change) -> tuple[str, Estimate | None]:
     """The outcome and the share for a change from base to tuned; "nothing" where its interval shows no drop."""
     if not is_lost(change):
         return NOTHING, None

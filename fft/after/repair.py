@@ -37,7 +37,7 @@ from fft.core.progress import doing
 from fft.core.seeding import key_for
 from fft.core.tree import Params
 from fft.disk.environment import environment
-from fft.disk.files import plain, write_json, writing
+from fft.disk.files import write_json, writing
 from fft.disk.folder import MODEL, FolderLock, refuse_taken
 from fft.disk.local import local
 from fft.evaluate.heldout import HeldOut, refuse_undefined
@@ -45,6 +45,7 @@ from fft.merging.furthest import most_questions
 from fft.stats import retention
 from fft.stats.intervals import Change, change_between
 from fft.stats.metrics import METRICS
+from fft.stats.records import CandidateRecord, RepairRecord
 
 BASE, TUNED = 0, 1  # their places among the candidates
 NOTHING = "nothing"
@@ -170,9 +171,8 @@ def repair(
         chosen = best if (search.tried[best].gain or 0) > retention.SAME else None
         say(f"scoring the base, the tuned model and the choice on {rows.told('test')}")
         changes = _confirmed(search, chosen, out / UNCONFIRMED)
-        found = _record(settings, search, chosen, changes)
-        found["seconds"] = {**search.seconds, "total": time.monotonic() - start}
-        return Repaired(out, _written(plain(found), out))
+        seconds = {**search.seconds, "total": time.monotonic() - start}
+        return Repaired(out, _written(_record(settings, search, chosen, changes, seconds).to_json(), out))
 
 
 def _search(settings: RepairSettings, search: Search, say: Callable[[str], None]) -> None:
@@ -231,32 +231,41 @@ def _confirmed(search: Search, chosen: int | None, folder: Path) -> dict[str, di
 
 
 def _record(
-    settings: RepairSettings, search: Search, chosen: int | None, changes: dict[str, dict[str, Change]]
-) -> dict:
-    """What repair.json says, but for the seconds."""
-    repaired = changes.get("repaired")
-    verdict = None
+    settings: RepairSettings,
+    search: Search,
+    chosen: int | None,
+    changes: dict[str, dict[str, Change]],
+    seconds: dict[str, float],
+) -> RepairRecord:
+    """What repair.json says."""
+    repaired = changes.get("repaired", {})
+    verdict, told = None, search.sides.told
     if repaired:
         original = repaired["original"]
         verdict = retention.verdict(original, settings.budget.margin(original.before))
-    candidates = [{**tried._asdict(), "within": tried.is_within(search.margin)} for tried in search.tried]
-    return {
-        "outcome": verdict.outcome if verdict else NOTHING,
-        "max_drop": str(settings.budget),
-        "margin": search.margin,
-        "rows": search.rows.counts("validation"),
-        **search.sides.told,
-        "candidates": candidates,
-        "chosen": chosen,
-        "nearest": nearest_miss(search.tried, search.margin),
-        "tuned_change": {name: change._asdict() for name, change in changes["tuned"].items()},
-        "original": repaired and repaired["original"]._asdict(),
-        "new": repaired and repaired["new"]._asdict(),
-        "given_up": repaired and changes["given_up"]["new"]._asdict(),
-        "verdict": verdict and verdict._asdict(),
-        "seed": settings.seed,
-        **environment(),
-    }
+    return RepairRecord(
+        environment=environment(),
+        outcome=verdict.outcome if verdict else NOTHING,
+        max_drop=str(settings.budget),
+        margin=search.margin,
+        rows=search.rows.counts("validation"),
+        base=told["base"],
+        tuned=told["tuned"],
+        heads=told["heads"],
+        fisher=told["fisher"],
+        data=told["data"],
+        notes=told["notes"],
+        candidates=[CandidateRecord(*tried, within=tried.is_within(search.margin)) for tried in search.tried],
+        chosen=chosen,
+        nearest=nearest_miss(search.tried, search.margin),
+        tuned_change=changes["tuned"],
+        original=repaired.get("original"),
+        new=repaired.get("new"),
+        given_up=changes["given_up"]["new"] if repaired else None,
+        verdict=verdict,
+        seed=settings.seed,
+        seconds=seconds,
+    )
 
 
 def _written(found: dict, out: Path) -> dict:

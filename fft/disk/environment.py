@@ -5,6 +5,7 @@ import os
 import platform
 import subprocess
 from pathlib import Path
+from typing import Any, NamedTuple
 
 PACKAGES = (
     "fft-jax",
@@ -24,25 +25,32 @@ PACKAGES = (
 )
 
 
-def environment() -> dict:
-    """What a run ran on: git commit of the installed source, versions, device. No path, no host name, no network.
+class Environment(NamedTuple):
+    """What a command ran on."""
 
-    Returns {'git': {'commit', 'dirty'}, 'versions': {'python', package: version or None},
-    'device': {'platform', 'kind', 'count', 'threads'}}; git's values are None where fft is not run from a checkout.
-    """
+    git: dict[str, Any]
+    """{"commit", "dirty"} of the installed source; None where fft is not run from a checkout"""
+    versions: dict[str, str | None]
+    """{"python", package: version or None}"""
+    device: dict[str, Any]
+    """{"platform", "kind", "count", "threads"}"""
+
+
+def environment() -> Environment:
+    """What this process runs on. No path, no host name, no network."""
     import jax
 
     devices = jax.devices()
-    return {
-        "git": git_state(Path(__file__).parents[1]),
-        "versions": {"python": platform.python_version(), **{name: installed_version(name) for name in PACKAGES}},
-        "device": {
+    return Environment(
+        git_state(Path(__file__).parents[1]),
+        {"python": platform.python_version(), **{name: installed_version(name) for name in PACKAGES}},
+        {
             "platform": devices[0].platform,
             "kind": devices[0].device_kind,
             "count": len(devices),
             "threads": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         },
-    }
+    )
 
 
 def installed_version(package: str) -> str | None:

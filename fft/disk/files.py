@@ -1,12 +1,13 @@
 """What a run writes down beside its weights: JSON files, the event log, the surroundings."""
 
 import contextlib
+import dataclasses
 import errno
 import hashlib
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, overload
 
@@ -39,18 +40,22 @@ def plain(value: dict, where: str = "") -> dict[str, Any]: ...
 @overload
 def plain(value: object, where: str = "") -> Any: ...
 def plain(value: Any, where: str = "") -> Any:
-    """`value` as JSON holds it: numpy and jax scalars and arrays become numbers and lists, tuples lists, paths
-    strings, and numbers that are not finite become null (JSON has none).
+    """`value` as JSON holds it: dataclasses and NamedTuples become objects, numpy and jax scalars and arrays numbers
+    and lists, tuples lists, paths strings, and numbers that are not finite become null (JSON has none).
 
     Raises: TypeError naming the dotted place of a value that JSON cannot hold.
     """
     if hasattr(value, "tolist"):
         value = value.tolist()
+    if dataclasses.is_dataclass(value):
+        value = vars(value)
+    if hasattr(value, "_asdict"):
+        value = value._asdict()
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else None
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {str(key): plain(item, f"{where}.{key}".lstrip(".")) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [plain(item, f"{where}[{index}]") for index, item in enumerate(value)]

@@ -11,7 +11,7 @@ from fft.data import TaskData
 from fft.data.streams import chosen_rows
 from fft.evaluate.heldout import HeldOut
 from fft.models import Model
-from fft.stats.intervals import LEVEL, Change, change_between, predictions
+from fft.stats.intervals import LEVEL, Change, Estimate, change_between, predictions
 from fft.stats.metrics import METRICS
 from fft.tasks import Task
 
@@ -21,14 +21,6 @@ class Answers(NamedTuple):
 
     logits: np.ndarray
     losses: np.ndarray
-
-
-class Rise(NamedTuple):
-    """By how much a mean loss rises between two models on the same rows, with Student's paired 95 % interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 class Meter:
@@ -65,14 +57,14 @@ class Meter:
         return self.metric.sign * float(self.metric.function(self.labels["validation"], guesses))
 
 
-def rise(before: Answers, after: Answers) -> Rise:
-    """The mean of the rows' differences in loss; nan for ends that one row does not have."""
+def rise(before: Answers, after: Answers) -> Estimate:
+    """By how much the mean loss rises, with Student's paired 95 % interval; nan for ends that one row does not have."""
     from scipy.stats import ttest_1samp
 
     differences = after.losses - before.losses
     if not differences.any():
-        return Rise(0.0, 0.0, 0.0)
+        return Estimate(0.0, 0.0, 0.0)
     ends = (np.nan, np.nan)
     if len(differences) > 1:
         ends = ttest_1samp(differences, 0.0).confidence_interval(LEVEL)
-    return Rise(float(differences.mean()), *map(float, ends))
+    return Estimate(float(differences.mean()), *map(float, ends))

@@ -42,7 +42,7 @@ def _count(name: str):
 
 
 def _outcome(row: tuple[str, dict[str, Any]]) -> str:
-    return row[1]["verdict"]["outcome"] if "verdict" in row[1] else NONE
+    return row[1]["verdict"]["outcome"] if row[1].get("verdict") else NONE
 
 
 def _scores(row: tuple[str, dict[str, Any]]) -> str:

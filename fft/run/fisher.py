@@ -8,7 +8,7 @@ OUT/request.json            what was asked for, of what
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import jax
@@ -24,6 +24,7 @@ from fft.data import TaskData, prepare
 from fft.data.streams import original_batches
 from fft.disk.checkpoint import Checkpoints
 from fft.disk.environment import environment
+from fft.disk.files import plain
 from fft.disk.folder import REQUEST, FolderLock, agree, refuse_foreign, unclaimed_if_refused
 from fft.disk.local import local
 from fft.fisher.diagonal import FisherPass, Running
@@ -35,6 +36,7 @@ from fft.models.heads import chosen_head
 from fft.models.identity import base_sha256
 from fft.run.restored import model_folder, scored_length
 from fft.run.settings import FisherSettings
+from fft.stats.records import FisherRecord, FisherRequestRecord
 from fft.tasks import Regress
 
 SAVE_SECONDS = 60.0
@@ -68,7 +70,7 @@ def measure(
     wanted = _identity(settings, checkpoint, data, before)
     refuse_foreign(out, REQUEST)
     with StopFlag() as stop, FolderLock(out), unclaimed_if_refused(out, REQUEST):
-        agree(out / REQUEST, wanted, "another Fisher pass", lambda stored: {**DEFAULTS, **stored})
+        agree(out / REQUEST, plain(wanted), "another Fisher pass", lambda stored: {**DEFAULTS, **stored})
         if (out / "provenance.json").exists():
             return
         for note in (*checkpoint.notes, *length.notes, *data.notes):
@@ -84,7 +86,7 @@ def measure(
             poll=stop.check,
         )
         partial = Checkpoints(out / "partial")
-        rows = min(settings.estimate.samples, wanted["data"]["train_rows"])
+        rows = min(settings.estimate.samples, wanted.data["train_rows"])
         fisher, task = context.fisher(
             settings.estimate,
             key_for(settings.seed, "prepare"),
@@ -96,27 +98,35 @@ def measure(
         if before:
             diagonal = accumulated(unpack(before[0]), settings.gamma, diagonal)
             trace, error = float(sum_of(diagonal)), None
-        found = {"examples": fisher.examples, "trace": trace, "trace_error": error}
         sigma = {"sigma": task.sigma} if isinstance(task, Regress) else {}
-        told = {**wanted, "task": wanted["task"] | sigma, "model": folder, **found, **environment()}
-        save_fisher(out, diagonal, settings.storage, told)
+        record = FisherRecord(
+            environment=environment(),
+            request=replace(wanted, task={**wanted.task, **sigma}),
+            model=folder,
+            examples=fisher.examples,
+            trace=trace,
+            trace_error=error,
+        )
+        save_fisher(out, diagonal, settings.storage, record.to_json())
         shutil.rmtree(partial.folder, ignore_errors=True)
 
 
-def _identity(settings: FisherSettings, checkpoint: models.Checkpoint, data: TaskData, before: tuple | None) -> dict:
+def _identity(
+    settings: FisherSettings, checkpoint: models.Checkpoint, data: TaskData, before: tuple | None
+) -> FisherRequestRecord:
     """What two calls on one folder must agree in."""
     task = data.task
-    return {
-        "base_sha256": base_sha256(checkpoint),
-        "task": {"name": task.name, "kind": task.kind, "labels": list(task.labels)},
-        "data": {"source": settings.original.source, "train_rows": len(data.splits["train"].ids), **data.identity},
+    return FisherRequestRecord(
+        base_sha256=base_sha256(checkpoint),
+        task={"name": task.name, "kind": task.kind, "labels": list(task.labels)},
+        data={"source": settings.original.source, "train_rows": len(data.splits["train"].ids), **data.identity},
         **asdict(settings.estimate),
-        "storage": settings.storage,
-        "mesh": settings.mesh,
-        "seed": settings.seed,
-        "tasks": [*(before[1]["tasks"] if before else []), task.name],
-        "previous": before and {"gamma": settings.gamma, "sha256": before[1]["sha256"]},
-    }
+        storage=settings.storage,
+        mesh=settings.mesh,
+        seed=settings.seed,
+        tasks=[*(before[1]["tasks"] if before else []), task.name],
+        previous={"gamma": settings.gamma, "sha256": before[1]["sha256"]} if before else None,
+    )
 
 
 def _placed(mesh: str, params: Params) -> tuple[jax.sharding.Mesh | None, Params]:

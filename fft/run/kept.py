@@ -8,11 +8,13 @@ import jax.numpy as jnp
 from fft.core.errors import InputError
 from fft.core.settings import alone
 from fft.core.tree import Params
+from fft.disk.files import plain
 from fft.report.contract import contract_sentence
 from fft.run import selection
 from fft.run.job import Job
 from fft.run.loop import Trained
 from fft.run.session import Session
+from fft.stats.records import ContractRecord
 from fft.training.dual import Watch
 from fft.training.state import TrainState
 
@@ -29,8 +31,7 @@ class Kept(NamedTuple):
     """the trained tree of the step"""
     left: Params
     """what later runs read of this one (Parts.leave)"""
-    contract: dict | None
-    """what run.json says of the contract"""
+    contract: ContractRecord | None
 
 
 def keep(session: Session, trained: Trained) -> Kept:
@@ -73,8 +74,8 @@ def _by_contract(session: Session, trained: Trained, watch: Watch) -> Kept:
         )
     strength = float(jnp.exp(session.state.dual.log_strength))
     written = alone(job.experiment.retention.drops)
-    contract = selection.told(chosen, written, job.tolerances, strength)
-    journal.say(contract_sentence(contract))
+    contract = selection.contract_record(chosen, written, job.tolerances, strength)
+    journal.say(contract_sentence(plain(contract)))
     step = chosen.point.step
     return Kept(step, chosen.params, *(trees[step] if step else _trees(job, job.trainable.init())), contract)
 

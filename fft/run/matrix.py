@@ -8,7 +8,6 @@ from fft import models
 from fft.core.tree import Params
 from fft.data import TaskData
 from fft.disk.environment import environment
-from fft.disk.files import plain
 from fft.disk.folder import MODEL
 from fft.evaluate.heldout import HeldOut
 from fft.models import Checkpoint
@@ -16,6 +15,7 @@ from fft.run.heads import load_heads
 from fft.run.settings import SequenceSettings
 from fft.stats.intervals import predictions
 from fft.stats.metrics import METRICS
+from fft.stats.records import SequenceRecord, SequenceTaskRecord, StageRecord
 from fft.stats.retention import overall
 from fft.stats.transfer import Answered, matrix_of, measures
 
@@ -37,40 +37,51 @@ def told(
     notes = [*base.notes] + [SHARED_START] * fresh + [NO_FORWARD] * (settings.head == "new")
     notes += next(iter(data.values())).tokenizer_notes
     notes += [f"{name}: {note}" for name, task in data.items() for note in task.warnings]
-    return plain(
-        {
-            "name": settings.method.label,
-            "outcome": overall([*kept, *lost] or ["pass"]),
-            "plan": settings.to_json(),
-            "tasks": [
-                {"name": name, "source": given.source, "head": task.task.name, "metric": task.task.metric}
-                | {"n": len(task.splits["test"].ids), "sha256": task.identity["test"]["sha256"]}
-                for (name, task), given in zip(data.items(), settings.tasks, strict=True)
-            ],
-            "rows": ["base", *(f"after {name}" for name in data)],
-            "matrix": matrix_of(answered),
-            **{name: estimate and estimate._asdict() for name, estimate in found.items()},
-            "stages": [
-                _stage(stage, number, [given.source for given in settings.original] + list(data)[: number - 1])
-                for number, stage in enumerate(stages, 1)
-            ],
-            "notes": notes,
-            "seconds": sum(stage["seconds"]["total"] for stage in stages),
-            **environment(),
-        }
-    )
+    return SequenceRecord(
+        environment=environment(),
+        name=settings.method.label,
+        outcome=overall([*kept, *lost] or ["pass"]),
+        plan=settings.to_json(),
+        tasks=[
+            SequenceTaskRecord(
+                name=name,
+                source=given.source,
+                head=task.task.name,
+                metric=task.task.metric,
+                n=len(task.splits["test"].ids),
+                sha256=task.identity["test"]["sha256"],
+            )
+            for (name, task), given in zip(data.items(), settings.tasks, strict=True)
+        ],
+        rows=["base", *(f"after {name}" for name in data)],
+        matrix=matrix_of(answered),
+        average_accuracy=found["average_accuracy"],
+        backward_transfer=found["backward_transfer"],
+        forward_transfer=found["forward_transfer"],
+        forgetting=found["forgetting"],
+        stages=[
+            _stage(stage, number, [given.source for given in settings.original] + list(data)[: number - 1])
+            for number, stage in enumerate(stages, 1)
+        ],
+        notes=notes,
+        seconds=sum(stage["seconds"]["total"] for stage in stages),
+    ).to_json()
 
 
-def _stage(record: dict, number: int, earlier: list[str]) -> dict:
-    """What sequence.json says of a stage, whose original tasks are the `earlier` ones; all of it is in the stage's own
-    run.json. "lost" has the drop of those that failed.
-    """
-    wanted = ("name", "kept_step", "verdict", "verdicts", "contract", "notes")
+def _stage(record: dict, number: int, earlier: list[str]) -> StageRecord:
+    """What sequence.json says of a stage, whose original tasks are the `earlier` ones."""
     verdicts = zip(earlier, record["verdicts"].values(), strict=True)
-    lost = {task: verdict["drop"] for task, verdict in verdicts if verdict["outcome"] == "fail"}
-    return {"folder": f"stage-{number}", "seconds": record["seconds"]["total"], "lost": lost} | {
-        name: record[name] for name in wanted
-    }
+    return StageRecord(
+        folder=f"stage-{number}",
+        seconds=record["seconds"]["total"],
+        lost={task: verdict["drop"] for task, verdict in verdicts if verdict["outcome"] == "fail"},
+        name=record["name"],
+        kept_step=record["kept_step"],
+        verdict=record["verdict"],
+        verdicts=record["verdicts"],
+        contract=record["contract"],
+        notes=record["notes"],
+    )
 
 
 def _answered(settings: SequenceSettings, data: dict[str, TaskData], base: Checkpoint, out: Path) -> list[Answered]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from fft import models
 from fft.adapters.adapter import trained_adapter
-from fft.core.naming import ORIGINAL, agreeing, counted
+from fft.core.naming import agreeing, counted
 from fft.core.progress import doing
 from fft.core.tree import Params, flatten
 from fft.disk.artefact import save_artefact
@@ -26,6 +26,7 @@ from fft.run.seen import save_rows
 from fft.run.session import Session
 from fft.stats import retention
 from fft.stats.metrics import METRICS
+from fft.stats.records import ContractRecord, DataRecord, RunRecord
 from fft.training.trainable import parameter_counts
 
 
@@ -44,8 +45,7 @@ def finish(session: Session, before: dict[str, np.ndarray], trained: Trained, ke
         save_rows(job, directory)
     with doing("intervals and pictures"):
         tested = {name: session.scorer.tested(name, before[name], after[name]) for name in job.tasks}
-        ended = {**trained._asdict(), "kept_step": kept.step, "contract": kept.contract}
-        record = run_record(job, tested, session.history, ended, written, journal.seconds)
+        record = run_record(job, tested, session.history, trained, kept.step, kept.contract, written, journal.seconds)
         write_outcome(directory, record)
     journal.tell("end", trained.steps, verdict=record["verdict"])
     return record
@@ -55,54 +55,57 @@ def run_record(
     job: Job,
     tested: dict[str, Tested],
     history: list[dict],
-    ended: dict,
+    trained: Trained,
+    kept_step: int,
+    contract: ContractRecord | None,
     written: Sequence[str],
     seconds: dict[str, float],
 ) -> dict:
     """What run.json says, as plain JSON data.
 
-    `tested` are the tasks on their test splits, `ended` holds steps, best_step, kept_step, stopped, skipped_steps and
-    contract (None without one), `written` what `write_model` told, `seconds` the wall time of each part.
+    `tested` are the tasks on their test splits, `written` is what `write_model` told, `seconds` the wall time of each
+    part.
     """
     experiment = job.experiment
     verdicts = {name: retention.verdict(tested[name].change, accepted) for name, accepted in job.tolerances.items()}
-    result = {
-        "name": experiment.method.label,
-        "experiment": experiment.to_json(),
-        "experiment_hash": experiment_hash(experiment.to_json()),
-        **environment(),
-        "base_sha256": job.identity["base_sha256"],
-        "data": {
-            name: {
-                "source": experiment.sources[name].source,
-                "splits": data.identity,
-                "warnings": list(data.warnings),
-                **({"head": data.task.name} if name in job.tasks else {}),
-            }
-            for name, data in job.data.items()
-        },
-        "heads": {name: head._asdict() for name, head in job.checkpoint.heads.items()},
-        "parameters": parameter_counts(job.base, job.trainable),
-        "notes": [*job.notes, *_kept_note(ended), *written],
-        **ended,
-        "history": history,
-        "crossover": _crossover(job, history),
-        ORIGINAL: None,
-        **{name: task.change._asdict() for name, task in tested.items()},
-        "scores": {name: task.score._asdict() for name, task in tested.items()},
-        **_judged(verdicts),
-        "seconds": {**seconds, "total": sum(seconds.values())},
-    }
-    return plain(result)
+    return RunRecord(
+        environment=environment(),
+        name=experiment.method.label,
+        experiment=experiment.to_json(),
+        experiment_hash=experiment_hash(experiment.to_json()),
+        base_sha256=job.identity["base_sha256"],
+        data={name: _data_record(job, name) for name in job.data},
+        heads=job.checkpoint.heads,
+        parameters=parameter_counts(job.base, job.trainable),
+        notes=[*job.notes, *_kept_note(kept_step, contract), *written],
+        steps=trained.steps,
+        best_step=trained.best_step,
+        kept_step=kept_step,
+        contract=contract,
+        stopped=trained.stopped,
+        skipped_steps=trained.skipped_steps,
+        history=history,
+        crossover=_crossover(job, history),
+        changes={name: task.change for name, task in tested.items()},
+        scores={name: task.score for name, task in tested.items()},
+        verdict=_worst(verdicts),
+        verdicts=verdicts,
+        seconds={**seconds, "total": sum(seconds.values())},
+    ).to_json()
 
 
-def _judged(verdicts: dict[str, retention.Verdict]) -> dict:
-    """Each original task's verdict, and that of all of them: the first that is as bad as the worst."""
+def _data_record(job: Job, name: str) -> DataRecord:
+    data = job.data[name]
+    head = data.task.name if name in job.tasks else None
+    return DataRecord(job.experiment.sources[name].source, data.identity, tuple(data.warnings), head)
+
+
+def _worst(verdicts: dict[str, retention.Verdict]) -> retention.Verdict | None:
+    """The verdict of all original tasks together: the first that is as bad as the worst; None without one."""
     if not verdicts:
-        return {"verdict": None, "verdicts": {}}
+        return None
     outcome = retention.overall([verdict.outcome for verdict in verdicts.values()])
-    told = {name: verdict._asdict() for name, verdict in verdicts.items()}
-    return {"verdict": next(v for v in told.values() if v["outcome"] == outcome), "verdicts": told}
+    return next(verdict for verdict in verdicts.values() if verdict.outcome == outcome)
 
 
 def _crossover(job: Job, history: list[dict]) -> int | None:
@@ -112,10 +115,10 @@ def _crossover(job: Job, history: list[dict]) -> int | None:
     return min((step for step in crossed if step is not None), default=None)
 
 
-def _kept_note(ended: dict) -> list[str]:
-    if ended["contract"] is not None:
-        return [contract_sentence(ended["contract"])]
-    return [KEPT_BASE] if ended["kept_step"] == 0 else []
+def _kept_note(kept_step: int, contract: ContractRecord | None) -> list[str]:
+    if contract is not None:
+        return [contract_sentence(plain(contract))]
+    return [KEPT_BASE] if kept_step == 0 else []
 
 
 def write_model(

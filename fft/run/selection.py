@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Callable, Collection
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from fft.core.naming import ORIGINAL
 from fft.core.tree import Params, without_heads
 from fft.merging.formulas import interpolate
 from fft.merging.furthest import furthest
+from fft.stats.records import ContractRecord
 from fft.stats.retention import SAME
 
 WAY = tuple(sixteenth / 16 for sixteenth in range(1, 16))
@@ -105,16 +106,10 @@ def choose(
     return Chosen(best[1], best[2], tried)
 
 
-def told(
+def contract_record(
     chosen: Chosen, max_drop: str | list[str] | None, margins: dict[str, float], strength: float
-) -> dict[str, Any]:
+) -> ContractRecord:
     """What run.json says of the contract; `max_drop` is how it was written."""
-    return {
-        "max_drop": max_drop,
-        "margin": margins[ORIGINAL],
-        "margins": margins,
-        "met": chosen.met,
-        "strength": strength,
-        "kept": chosen.point._asdict(),
-        "tried": [point._asdict() for point in chosen.tried],
-    }
+    return ContractRecord(
+        max_drop, margins[ORIGINAL], margins, chosen.met, strength, kept=chosen.point, tried=chosen.tried
+    )

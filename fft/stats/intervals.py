@@ -28,6 +28,14 @@ class Interval(NamedTuple):
     n: int
 
 
+class Estimate(NamedTuple):
+    """A number with its 95 % interval; nan for the ends where there is none."""
+
+    value: float
+    low: float
+    high: float
+
+
 class Change(NamedTuple):
     """What happened to a score between two models on the same n examples.
 

@@ -12,18 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fft.stats.intervals import LEVEL, leverage, unseen_rate
+from fft.stats.intervals import LEVEL, Estimate, leverage, unseen_rate
 from fft.stats.metrics import Metric
 
 RESAMPLES, MOST_DRAWS = 2000, 20_000_000
-
-
-class Estimate(NamedTuple):
-    """A number with its 95 % interval over test rows; nan for the ends where a task has one row."""
-
-    value: float
-    low: float
-    high: float
 
 
 def average_accuracy(matrix: np.ndarray) -> np.ndarray:

@@ -178,8 +178,7 @@ def test_the_model_is_the_merge_that_was_chosen_with_the_heads_of_both(repaired,
 
 def test_every_model_is_scored_by_one_program_a_length(tiny, tuned):
     sides = load_sides(
-        *(str(tiny / "bert"), str(tuned), Data(str(tiny / "original.csv")), Data(str(tiny / "mixed.csv"))),
-        *(None, None, None),
+        RepairSettings(str(tiny / "bert"), str(tuned), Data(str(tiny / "original.csv")), Data(str(tiny / "mixed.csv")))
     )
     traces = []
 

@@ -214,7 +214,7 @@ def test_a_full_disk_leaves_no_part_of_a_line(tmp_path):
 
 
 def test_environment_names_versions_device_and_no_path():
-    found = environment()
+    found = environment()._asdict()
     assert found["versions"]["python"] == ".".join(map(str, sys.version_info[:3]))
     assert found["versions"]["jax"] == __import__("jax").__version__
     assert found["device"]["platform"] == "cpu" and found["device"]["threads"] >= 1

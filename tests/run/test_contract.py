@@ -14,6 +14,7 @@ from fft.core.errors import UndecidableError
 from fft.data import Encoded, TaskData
 from fft.disk.artefact import load_artefact
 from fft.disk.checkpoint import Checkpoints
+from fft.disk.files import plain
 from fft.experiment import Optim
 from fft.methods import AGEM, EWC, KL, L2SP, Context, Freeze, Full, LoRA, LwF, Replay, chain
 from fft.report.contract import contract_sentence
@@ -220,7 +221,7 @@ def test_the_base_is_kept_where_no_point_is_within_and_errors_count_the_other_wa
     assert not chosen.met and chosen.point.step == 0 and float(chosen.params["x"]) == 0
 
     def said_of(chosen):
-        return contract_sentence(selection.told(chosen, "0.01", {"original": 0.01}, 1.0))
+        return contract_sentence(plain(selection.contract_record(chosen, "0.01", {"original": 0.01}, 1.0)))
 
     said = said_of(chosen)
     assert "the contract is not met" in said and "what was trained loses 0.2, 0.19 too much" in said

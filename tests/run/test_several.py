@@ -15,6 +15,7 @@ from fft.core.errors import InputError
 from fft.core.network import outputs_of
 from fft.core.tree import flatten
 from fft.data import TrainBatches, bucket_lengths, joined
+from fft.disk.files import plain
 from fft.experiment import Data, Experiment, Retention, from_json
 from fft.fisher.diagonal import diagonal_fisher
 from fft.methods import KL, MAS, OGD, Context, LwF, Replay, StepContext
@@ -195,7 +196,7 @@ def test_a_point_is_within_where_every_task_is():
     assert chosen.point.alpha == 0.5 and chosen.point.drops["original_2"] == pytest.approx(0.01)
     assert kept(original=0.047, original_2=0.0201).point.alpha == 7 / 16
     refused = kept(original=0.2, original_2=0.0001)
-    told = selection.told(refused, ["0.2", "0.0001"], {"original": 0.2, "original_2": 0.0001}, 1.0)
+    told = plain(selection.contract_record(refused, ["0.2", "0.0001"], {"original": 0.2, "original_2": 0.0001}, 1.0))
     assert not refused.met and "keeps the original_2 drop within 0.0001" in contract_sentence(told)
 
 
