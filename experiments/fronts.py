@@ -16,8 +16,9 @@ import tyro
 from rich.console import Console
 
 from experiments.article import ADAPTER, HIGH, LAST, RESULTS, ROWS, spread
+from experiments.base import quick_base
 from experiments.kept import kept_runs
-from fft.commands.demo import NEW, ORIGINAL, trained_base
+from fft.commands.demo import NEW, ORIGINAL
 from fft.experiment import Data, Experiment, Optim
 from fft.methods import EWC, KL, L2SP, Full, LoRA, LwF, Method, Replay, Wise
 
@@ -52,7 +53,7 @@ def name_of(tried: Tried, seed: int) -> str:
 
 def experiments() -> dict[str, Experiment]:
     """Every method at every strength with every seed, seed by seed, so that a killed sweep has whole columns."""
-    base = str(trained_base(Console(stderr=True)))
+    base = str(quick_base(Console(stderr=True)))
     return {
         name_of(tried, seed): Experiment(
             base,

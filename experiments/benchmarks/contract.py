@@ -117,9 +117,9 @@ def _rows(checkpoint, name):
 
 
 def _base() -> str:
-    from fft.commands.demo import trained_base
+    from experiments.base import quick_base
 
-    return str(trained_base(Console(stderr=True)))
+    return str(quick_base(Console(stderr=True)))
 
 
 def run_seconds(folder: Path, *flags: str) -> float:

@@ -23,7 +23,8 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from fft.commands.demo import NEW, ORIGINAL, trained_base
+from experiments.base import quick_base
+from fft.commands.demo import NEW, ORIGINAL
 
 BATCH, LR, THREADS = 32, 1e-4, 2
 
@@ -114,7 +115,7 @@ def tune_command(base: str, steps: int, out: str) -> list[str]:
 
 def main(rounds: int = 3, steps: int = 252, plain: bool = False) -> None:
     """Alternate the two and print the table. `plain` runs the plain loop alone, in this process."""
-    base = str(trained_base(Console(stderr=True)))
+    base = str(quick_base(Console(stderr=True)))
     if plain:
         print(json.dumps(plain_loop(base, steps)))
         return

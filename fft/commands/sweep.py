@@ -77,17 +77,22 @@ def _its_own_errors(file: Path) -> Iterator[None]:
 
 
 def run_missing(
-    experiments: dict[str, Experiment], out: Path, console: Console, known: dict[str, dict] | None = None
+    experiments: dict[str, Experiment],
+    out: Path,
+    console: Console,
+    known: dict[str, dict] | None = None,
+    watch: Callable[[dict], None] = lambda event: None,
 ) -> dict[str, dict]:
     """The records of all experiments by name, each run in OUT/NAME unless it is finished there.
 
-    `known` is what `fft.run.run.run` shares between runs; a caller with several calls may hand in its own.
+    `known` is what `fft.run.run.run` shares between runs; a caller with several calls may hand in its own. `watch` is
+    handed every event of the runs.
     """
-    from fft.report.console import Display
+    from fft.report.console import Display, tee
     from fft.run.run import run
 
     records, known = {}, {} if known is None else known
     for name, experiment in experiments.items():
         with Display(console, f"{name}: ") as display:
-            records[name] = run(experiment, out / name, display.show, known).record | {"name": name}
+            records[name] = run(experiment, out / name, tee(display.show, watch), known).record | {"name": name}
     return records

@@ -4,7 +4,6 @@ The only folder that imports flax is this one. A family file says which sizes, r
 use; the mathematics is here, once. Letters: B batch, T tokens, D model, H heads, K head width, F mlp, C classes.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import Field, dataclass
 from functools import partial
@@ -20,19 +19,14 @@ from fft.models.dropout import Dropout, drop, salt_of
 MASKED = float(jnp.finfo(jnp.float32).min)  # not -inf: a row with no real token must not turn into NaN
 
 
-def gelu_exact(x: jax.Array) -> jax.Array:
-    """x * Phi(x) with the true normal distribution function, as torch's `gelu` (no tanh approximation)."""
-    return 0.5 * x * (1.0 + jax.lax.erf(x * math.sqrt(0.5)))
-
-
 def quick_gelu(x: jax.Array) -> jax.Array:
     """x * sigmoid(1.702 x), Hugging Face's `quick_gelu`."""
     return x * jax.nn.sigmoid(1.702 * x)
 
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "gelu": gelu_exact,
-    "gelu_python": gelu_exact,
+    "gelu": partial(jax.nn.gelu, approximate=False),
+    "gelu_python": partial(jax.nn.gelu, approximate=False),
     "gelu_new": partial(jax.nn.gelu, approximate=True),
     "gelu_fast": partial(jax.nn.gelu, approximate=True),
     "gelu_accurate": partial(jax.nn.gelu, approximate=True),

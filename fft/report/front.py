@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fft.report.drawing import COLOURS, FAINT, INK, SHAPES, domain, save, styled, svg, ticks
-from fft.report.labels import Box, distance, place
+from fft.report.labels import Box, distance, nearest, place
 from fft.stats.ablation import method_label
 from fft.stats.metrics import METRICS
 from fft.stats.retention import is_scored, starts_fresh
@@ -215,7 +215,7 @@ def _labels(
     for (number, point, _), (x, y), box in zip(placed, centres, boxes, strict=True):
         colour = colours[number][0]
         name = alt.Chart(alt.Data(values=[{"name": point.name}]))
-        end = min(max(x, box.left), box.right), min(max(y, box.top), box.bottom)
+        end = nearest(box, (x, y))
         if distance(box, (x, y)) > LEAD and end[0] != x:  # straight up or down it would look like a longer bar
             line = name.mark_rule(color=FAINT, strokeWidth=0.8)
             layers.append(line.encode(x=alt.value(x), y=alt.value(y), x2=alt.value(end[0]), y2=alt.value(end[1])))

@@ -9,6 +9,7 @@ from typing import NamedTuple
 GAPS = (12, 20, 32, 48, 66, 90)  # pixels between a point and its label
 FAR = 3  # what a pixel of distance between label and point costs, in pixels covered
 ASTRAY = 400  # what it costs to be nearer to another point
+CLEAR, CROSSING = 9, 10_000  # pixels that a line to a label stays off other points, and the cost of coming nearer
 SWEEPS = 4  # how often every label is placed anew, seeing all the others
 
 
@@ -27,8 +28,9 @@ def place(
     """A box for each label: sizes (width, height) of the labels, `at` their points (x, y), marks what not to cover.
 
     Of the places right, left, above, below and at the corners, at growing distance, each label takes the cheapest:
-    little overlap with marks, other labels and the outside of the frame, near its point, and nearer to it than to
-    other points. The labels are placed in order, and then again in view of all others.
+    little overlap with marks, other labels and the outside of the frame, near its point, nearer to it than to other
+    points, and with no other point on the line to it. The labels are placed in order, and then again in view of all
+    others.
     """
     placed: dict[int, Box] = {}
     for number in [*range(len(sizes))] * SWEEPS:
@@ -67,16 +69,31 @@ def _cost(box: Box, taken: Sequence[Box], frame: Box) -> float:
 
 
 def _strangeness(box: Box, point: tuple[float, float], others: Sequence[tuple[float, float]]) -> float:
-    """What it costs that a label is far from its point, or nearer to another one."""
+    """The cost of a label that is far from its point, nearer to another one, or beyond another one."""
     own = distance(box, point)
     astray = any(distance(box, other) <= own for other in others)
-    return FAR * own + ASTRAY * astray
+    crossing = sum(distance_to_line(other, point, nearest(box, point)) < CLEAR for other in others)
+    return FAR * own + ASTRAY * astray + CROSSING * crossing
+
+
+def nearest(box: Box, point: tuple[float, float]) -> tuple[float, float]:
+    """The spot of a box that is nearest to a point: where the line to a label ends."""
+    x, y = point
+    return min(max(x, box.left), box.right), min(max(y, box.top), box.bottom)
 
 
 def distance(box: Box, point: tuple[float, float]) -> float:
     """Pixels from a point to the nearest spot of a box; 0 inside."""
-    x, y = point
-    return math.hypot(max(box.left - x, 0, x - box.right), max(box.top - y, 0, y - box.bottom))
+    return math.dist(point, nearest(box, point))
+
+
+def distance_to_line(point: tuple[float, float], start: tuple[float, float], end: tuple[float, float]) -> float:
+    """Pixels from a point to the nearest spot of the line between two others."""
+    along = end[0] - start[0], end[1] - start[1]
+    length = math.hypot(*along) or 1.0
+    share = ((point[0] - start[0]) * along[0] + (point[1] - start[1]) * along[1]) / length**2
+    share = min(max(share, 0.0), 1.0)
+    return math.dist(point, (start[0] + share * along[0], start[1] + share * along[1]))
 
 
 def overlap(a: Box, b: Box) -> float:

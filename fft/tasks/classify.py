@@ -28,9 +28,9 @@ class Classify(OneHead):
 
     def nll(self, logits: jax.Array, targets: Array) -> jax.Array:
         """Cross-entropy in nats of every target, logsumexp_c(z_c) - z_target; [..., C] -> float32 [...]."""
-        logits = logits.astype(jnp.float32)
-        picked = jnp.take_along_axis(logits, jnp.expand_dims(targets, -1), axis=-1)[..., 0]
-        return jax.nn.logsumexp(logits, axis=-1) - picked
+        from optax.losses import softmax_cross_entropy_with_integer_labels
+
+        return softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), targets)
 
     @classmethod
     def of_head(cls, name: str, labels: Sequence[str]) -> Self:
@@ -55,8 +55,10 @@ class Classify(OneHead):
 
         τ² keeps the size of the gradient (Hinton et al. 2015, arXiv 1503.02531, section 2).
         """
-        before, now = (jax.nn.log_softmax(z.astype(jnp.float32) / temperature) for z in (teacher, logits))
-        return temperature**2 * jnp.sum(jnp.exp(before) * (before - now), axis=-1)
+        from optax.losses import kl_divergence_with_log_targets
+
+        base, current = (jax.nn.log_softmax(z.astype(jnp.float32) / temperature) for z in (teacher, logits))
+        return temperature**2 * kl_divergence_with_log_targets(current, base)
 
     def credit(self, scores: jax.Array, targets: jax.Array, scale: float) -> jax.Array:
         """1 where the target is the likeliest class, else 0: the mean is the accuracy; [B, C], [B] -> float32 [B].

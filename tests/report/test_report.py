@@ -267,6 +267,26 @@ def test_labels_cover_neither_marks_nor_each_other():
             assert not any(labels.overlap(box, other) for other in (*marks, *placed[:i]))
 
 
+def test_no_line_to_a_label_crosses_another_mark():
+    rng = np.random.default_rng(0)
+    frame, crossed, lines = labels.Box(0, 0, 560, 380), 0, 0
+    for _ in range(50):
+        at = [(float(x), float(y)) for x, y in rng.uniform((200, 120), (360, 260), (7, 2))]
+        marks = [labels.Box(x - 7, y - 7, x + 7, y + 7) for x, y in at]
+        for i, box in enumerate(labels.place([(90.0, 16.0)] * 7, at, marks, frame)):
+            for j in set(range(7)) - {i}:
+                if math.dist(at[i], at[j]) > 2 * labels.CLEAR:  # marks that touch are not told apart by any line
+                    lines += 1
+                    crossed += labels.distance_to_line(at[j], at[i], labels.nearest(box, at[i])) < 7
+    assert crossed == 0 and lines > 1000
+
+
+def test_the_distance_to_a_line_ends_at_its_ends():
+    assert labels.distance_to_line((3.0, 4.0), (0.0, 0.0), (10.0, 0.0)) == 4.0
+    assert labels.distance_to_line((-3.0, 4.0), (0.0, 0.0), (10.0, 0.0)) == 5.0
+    assert labels.distance_to_line((3.0, 4.0), (0.0, 0.0), (0.0, 0.0)) == 5.0
+
+
 def test_labels_are_at_their_points_and_not_at_others():
     rng = np.random.default_rng(0)
     frame, away, all_of_them = labels.Box(0, 0, 784, 532), 0, 0
