@@ -93,7 +93,7 @@ class States(NamedTuple):
     tokens: jax.Array | None = None
     """[B, T, D], one state per token of the text, without virtual tokens"""
     layers: Mapping[int, jax.Array] = MappingProxyType({})
-    """{depth: [B, T, D]}, depth 0 for the embeddings and i for block i; virtual tokens precede those of the text.
+    """{depth: [B, T, D]}, 0 for the embeddings and i for the i-th block; virtual tokens precede those of the text.
     The last block's holds only the first token, [B, 1, D], unless `tokens` were requested
     """
 

@@ -250,7 +250,7 @@ class Block(nn.Module):
 class Blocks(nn.Module):
     """All blocks, in subtrees 0, 1, ... of `layers`, so that every depth can have its own learning rate.
 
-    x [B, T, D] -> the last block's output [B, T, D] and all outputs {depth: [B, T, D]}, depth i for block i from 1.
+    x [B, T, D] -> the last block's output [B, T, D] and all outputs {depth: [B, T, D]}, i for the i-th block, from 1.
     With `first` the last block is computed for the first token only, [B, 1, D]: the result for that token is the same,
     and 1/depth of the work is saved. A `prefix` is [P, depth, 2, D].
     """

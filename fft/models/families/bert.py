@@ -61,7 +61,7 @@ class BertConfig:
         return self.hidden_dropout_prob if self.classifier_dropout is None else self.classifier_dropout
 
     def positions(self, ids: jax.Array, places: int = 0) -> jax.Array:
-        """Return the position ids [1, T]: `places`, `places` + 1, ..., after as many virtual tokens."""
+        """Return the position ids [1, T] after `places` virtual tokens: `places`, `places` + 1, ..."""
         return places + jnp.arange(ids.shape[1])[None]
 
 
