@@ -1,1 +1,1 @@
-"""What every other folder needs: parameter trees, settings, names, seeds, signals, errors, progress."""
+"""Modules that every other package uses: parameter trees, settings, names, seeds, signals, errors, progress."""

@@ -1,4 +1,4 @@
-"""What a batch holds, what a model makes of it, and by what the terms of a loss are weighted: one rule for all tasks.
+"""The data types of a batch and of a model's outputs, and the weights of loss terms for all tasks.
 
 Letters: B rows, T tokens, D model, C classes.
 """
@@ -13,11 +13,11 @@ import numpy as np
 
 Array = jax.Array | np.ndarray
 Read = Literal["pooled", "tokens"]
-"""which states a task reads: one a row, or one a token"""
+"""which states a task reads: one per row ("pooled") or one per token ("tokens")"""
 
 
 class Inputs(NamedTuple):
-    """The texts of a batch, which is all that a model reads: int32 [B, T] each.
+    """The texts of a batch, all that a model needs for a forward pass; each field is int32 [B, T].
 
     Example: `checkpoint.model.apply(checkpoint.params, Inputs(ids, mask, types))`.
     """
@@ -27,11 +27,11 @@ class Inputs(NamedTuple):
     mask: Array
     """1 for a token, 0 for padding"""
     types: Array
-    """0 or, for the second text of a pair, 1"""
+    """token types: 1 for the second text of a pair, else 0"""
 
 
 class Text(Protocol):
-    """What has the texts of a batch: Inputs, Batch."""
+    """Anything with the texts of a batch, such as Inputs and Batch."""
 
     @property
     def ids(self) -> Array: ...
@@ -44,29 +44,30 @@ class Text(Protocol):
 
 
 class Batch(NamedTuple):
-    """B rows of text with what is to be predicted.
+    """B rows of text with their targets.
 
-    `targets` and `weight` have one shape: [B] where a row has one target, a class or a number, [B, T] where every token
-    may have one.
+    `targets` and `weight` have the same shape: [B] for one target per row (a class or a number), [B, T] for one per
+    token.
     """
 
     ids: Array
-    """as in Inputs, like the two after it"""
+    """`ids`, `mask` and `types` are as in Inputs"""
     mask: Array
     types: Array
     targets: Array
     """int32 classes or float32 numbers"""
     weight: Array
-    """float32; 0 for filler rows, which repeat a real one, for padding, and for tokens that have no target"""
+    """float32; 0 for rows that repeat another one to fill the batch, for padding, and for tokens without a target"""
     row: Array
-    """int32 [B], the places of the rows in what they were taken from: what an array with one entry a row is read by"""
+    """int32 [B], the index of each row in its data set; it also indexes arrays with one entry per row"""
     task: Array | None = None
-    """int32 [B], which of several tasks a row is of; None where there is one task"""
+    """int32 [B], the number of the task each row belongs to; None if there is only one task"""
 
 
 class Labelled(Protocol):
-    """What the train step and the Fisher pass read of a batch: Batch, or a NamedTuple with other inputs beside these
-    four, for a model that reads no texts.
+    """The part of a batch that the train step and the Fisher pass read.
+
+    Batch has it; a model that reads no texts may use a NamedTuple with these four fields and inputs of its own.
     """
 
     @property
@@ -85,50 +86,50 @@ class Labelled(Protocol):
 
 
 class States(NamedTuple):
-    """What a model makes of a batch before any head; None for what was not asked for."""
+    """The hidden states of a batch, before any head; None for those that were not requested."""
 
     pooled: jax.Array | None = None
-    """[B, D], one state a row: what the heads of a sequence read"""
+    """[B, D], one state per row: the input of sequence heads"""
     tokens: jax.Array | None = None
-    """[B, T, D], one state a token of the text, without virtual tokens"""
+    """[B, T, D], one state per token of the text, without virtual tokens"""
     layers: Mapping[int, jax.Array] = MappingProxyType({})
-    """{depth: [B, T, D]}, 0 the embeddings, i the i-th block; virtual tokens stand before the text's. Of the last block
-    it is the first token alone, [B, 1, D], unless `tokens` were asked for
+    """{depth: [B, T, D]}, 0 for the embeddings and i for the i-th block; virtual tokens precede those of the text.
+    The last block's holds only the first token, [B, 1, D], unless `tokens` were requested
     """
 
 
 class Outputs(NamedTuple):
-    """What a forward pass hands to tasks and methods, inside jit: the states, and how a head reads them."""
+    """The result of a forward pass for tasks and methods, inside jit: states, and a function that applies heads."""
 
     states: States
     read: Callable[[str, jax.Array], jax.Array]
     """read(head, states [..., D]) -> [..., C], with the dropout of the pass"""
     base: States | None = None
-    """the base's on the same rows without dropout, for a method that compares layers (Parts.layers)"""
+    """the base's states of the same rows without dropout, for methods that compare layers (Parts.layers)"""
 
     @property
     def pooled(self) -> jax.Array:
-        """The states [B, D] of a pass that was asked for them."""
+        """The pooled states [B, D]; they must have been requested."""
         assert self.states.pooled is not None
         return self.states.pooled
 
     @property
     def tokens(self) -> jax.Array:
-        """The states [B, T, D] of a pass that was asked for them."""
+        """The token states [B, T, D]; they must have been requested."""
         assert self.states.tokens is not None
         return self.states.tokens
 
 
 def row_weight(weight: Array) -> Array:
-    """The weight of each row [B], from weights [B] or [B, T]: the largest of its targets'."""
+    """Return the weight of each row [B], the largest weight of its targets; `weight` is [B] or [B, T]."""
     return weight if weight.ndim == 1 else weight.max(axis=1)
 
 
 def weight_of(axes: int, batch: Labelled) -> Array:
-    """The weights of a loss's terms, [B] for 1 axis or [B, T] for 2; the terms' mean is Σ weight · term / Σ weight.
+    """Return the weights of loss terms with `axes` axes, [B] or [B, T]; their mean is Σ weight · term / Σ weight.
 
-    Terms shaped like the targets have the targets' weights; terms [B] beside targets [B, T] those of the rows; terms
-    [B, T] beside targets [B], as of a task that reads tokens, the row's weight at every token of its text.
+    Terms shaped like the targets get the targets' weights. Terms [B] for targets [B, T] get `row_weight`. Terms [B, T]
+    for targets [B], as of a task that reads tokens, get the row's weight at every token of its text.
     """
     if axes == batch.weight.ndim:
         return batch.weight
@@ -139,5 +140,5 @@ def weight_of(axes: int, batch: Labelled) -> Array:
 
 
 def weighted_sum(terms: jax.Array, weight: Array) -> jax.Array:
-    """Σ weight · terms [], both of one shape; what stands where the weight is 0 need not be finite."""
+    """Return Σ weight · terms [], for arrays of the same shape; terms of weight 0 need not be finite."""
     return jnp.sum(jnp.where(weight > 0, weight * terms, 0.0))

@@ -1,4 +1,4 @@
-"""Bounds of settings: part of a field's type, and checked there for Python, flags and JSON alike.
+"""Bounds of settings: part of a field's type, and checked the same way for Python, flags and JSON.
 
 @dataclass(frozen=True)
 class Warmup:
@@ -22,7 +22,7 @@ MOST_COUNT = 2**31 - 1
 MOST_SEED = 2**31 - 1
 
 Count = Annotated[int, Interval(ge=1, le=MOST_COUNT)]
-"""of steps, rows and the like"""
+"""number of steps, rows and so on"""
 CountOrZero = Annotated[int, Interval(ge=0, le=MOST_COUNT)]
 Seed = Annotated[int, Interval(ge=0, le=MOST_SEED)]
 Finite = Annotated[float, Predicate(math.isfinite)]
@@ -31,11 +31,11 @@ NonNegative = Annotated[float, Ge(0)]
 Share = Annotated[float, Interval(ge=0, le=1)]
 PositiveShare = Annotated[float, Interval(gt=0, le=1)]
 DropShare = Annotated[float, Interval(ge=0, le=0.99)]
-"""of what is dropped at random: the rest is divided by 1 − p"""
+"""probability p of dropping a value at random; below 1, as the others are divided by 1 − p"""
 
 
 class OutOfBoundsError(InputError):
-    """A setting outside the bounds of its type. `setting` is its name as in a flag, without the leading dashes."""
+    """Raised for a setting outside the bounds of its type; `setting` is its flag without the leading dashes."""
 
     def __init__(self, setting: str, complaint: str) -> None:
         super().__init__(f"--{setting} {complaint}")
@@ -43,10 +43,10 @@ class OutOfBoundsError(InputError):
 
 
 def check_bounds(settings: Any, prefix: str = "") -> None:
-    """Check every field of a dataclass against the bounds and choices in its type; of a tuple, every element.
+    """Check every field of a dataclass against the bounds and choices in its type; in a tuple, every element.
 
-    Raises: OutOfBoundsError for the first field outside them, infinity and NaN included; `prefix` stands before its
-    name.
+    `prefix` is put before the field's name in errors.
+    Raises: OutOfBoundsError for the first field outside its bounds, or infinite or NaN.
     """
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
@@ -57,7 +57,7 @@ def check_bounds(settings: Any, prefix: str = "") -> None:
 def check_value(setting: str, value: Any, kind: Any) -> None:
     """Check one value against the bounds and choices in the type `kind`; None passes.
 
-    Raises: OutOfBoundsError, which calls the value `setting`.
+    Raises: OutOfBoundsError that names the value `setting`.
     """
     assert not isinstance(kind, str), "a module of settings must not postpone its annotations"
     if value is None:
@@ -76,7 +76,7 @@ def check_value(setting: str, value: Any, kind: Any) -> None:
 
 
 def _bounds_in(kind: Any) -> Iterator[Any]:
-    """The bounds at any depth of a type, those of `tuple[Share, ...] | None` included."""
+    """Yield the bounds at any depth of a type, for example those in `tuple[Share, ...] | None`."""
     for mark in getattr(kind, "__metadata__", ()):
         if isinstance(mark, GroupedMetadata):
             yield from mark
@@ -87,7 +87,7 @@ def _bounds_in(kind: Any) -> Iterator[Any]:
 
 
 def _choices_in(kind: Any) -> Iterator[Any]:
-    """The values that the Literals at any depth of a type allow."""
+    """Yield the values that the Literals at any depth of a type allow."""
     if get_origin(kind) is Literal:
         yield from get_args(kind)
     else:
@@ -113,7 +113,7 @@ def _is_met(bound: Any, value: Any) -> bool:
 
 
 def _described(bounds: list[Any], value: Any = 0) -> str:
-    """The bounds in words; the one that every count has is left out where `value` is within it."""
+    """Describe the bounds in words; the upper bound of every count, MOST_COUNT, only if `value` exceeds it."""
     low = next((bound.ge for bound in bounds if isinstance(bound, Ge)), None)
     high = next((bound.le for bound in bounds if isinstance(bound, Le)), None)
     if high == MOST_COUNT and value <= high:

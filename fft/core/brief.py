@@ -1,15 +1,17 @@
-"""How a value with many arrays in it is shown, in a notebook say: by what there is of them, not by their content."""
+"""A short __repr__ for values with many arrays, for example in a notebook: sizes in place of contents."""
 
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-MOST = 100  # characters of one value
+MAX_CHARACTERS = 100  # of one value
 
 
 def brief(self: NamedTuple) -> str:
-    """A NamedTuple with every field in few characters, to be its __repr__: trees and sequences of arrays are counted,
-    one array is its dtype and shape, functions are their names, and what is long is cut.
+    """Return a short __repr__ of a NamedTuple.
+
+    An array is shown as its dtype and shape, a tree or sequence of arrays as their number, a function as its name;
+    other values are cut to MAX_CHARACTERS.
     """
     fields = ", ".join(f"{name}={_shown(value)}" for name, value in self._asdict().items())
     return f"{type(self).__name__}({fields})"
@@ -24,9 +26,10 @@ def _shown(value: Any) -> str:
     if callable(value) and hasattr(value, "__name__"):
         return value.__name__
     text = repr(value)
-    if hasattr(value, "_fields") or len(text) <= MOST:
+    if hasattr(value, "_fields") or len(text) <= MAX_CHARACTERS:
         return text
-    return f"{text[:MOST]}… ({len(value):,} in all)" if isinstance(value, Mapping | list | tuple) else f"{text[:MOST]}…"
+    start = f"{text[:MAX_CHARACTERS]}…"
+    return f"{start} ({len(value):,} in all)" if isinstance(value, Mapping | list | tuple) else start
 
 
 def _is_array(value: object) -> bool:
@@ -34,12 +37,12 @@ def _is_array(value: object) -> bool:
 
 
 def _arrays(value: Any) -> Iterable[Any]:
-    """The arrays inside mappings, lists and tuples, but for those of a NamedTuple, which has fields of its own."""
+    """Yield the arrays inside mappings, lists and tuples; a NamedTuple is skipped, as it shows its own fields."""
     if _is_array(value):
         yield value
     elif isinstance(value, Mapping):
-        for each in value.values():
-            yield from _arrays(each)
+        for item in value.values():
+            yield from _arrays(item)
     elif isinstance(value, list | tuple) and not hasattr(value, "_fields"):
-        for each in value:
-            yield from _arrays(each)
+        for item in value:
+            yield from _arrays(item)

@@ -1,4 +1,4 @@
-"""Packages whose names are imported when they are first used, so that importing the package costs nothing."""
+"""Lazy packages: a name is imported when it is first used, so that importing the package costs nothing."""
 
 import importlib
 import sys
@@ -6,16 +6,16 @@ from collections.abc import Callable, Mapping
 
 
 def lazily(package: str, homes: Mapping[str, str]) -> Callable[[str], object]:
-    """The `__getattr__` of a package: a name is imported from the module that `homes` names, and kept in the package.
+    """Return a `__getattr__` for a package: it imports a name from the module given in `homes` and caches it.
 
-    No name may be that of one of the package's modules, which would stand in its place once it is imported.
+    No name may equal that of a submodule: once imported, the submodule would shadow it.
     """
 
-    def imported(name: str) -> object:
+    def import_name(name: str) -> object:
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         value = getattr(importlib.import_module(homes[name]), name)
         setattr(sys.modules[package], name, value)
         return value
 
-    return imported
+    return import_name

@@ -1,4 +1,4 @@
-"""What things are called: the original tasks of a run ("original", "original_2", …), and so many things of a kind."""
+"""Names of a run's original tasks ("original", "original_2", …), and counts with their nouns in messages."""
 
 from collections.abc import Iterable
 
@@ -6,7 +6,7 @@ ORIGINAL = "original"
 
 
 def numbered(name: str, count: int) -> tuple[str, ...]:
-    """A name for each of `count` things of one kind.
+    """Return `count` different names that begin with `name`.
 
     >>> numbered("original", 3)
     ('original', 'original_2', 'original_3')
@@ -15,19 +15,19 @@ def numbered(name: str, count: int) -> tuple[str, ...]:
 
 
 def original_names(names: Iterable[str]) -> list[str]:
-    """Those that are an original task's, in their order."""
+    """Return the names of original tasks among `names`, in order."""
     return [name for name in names if name == ORIGINAL or name.startswith(f"{ORIGINAL}_")]
 
 
-def counted(count: int, one: str, many: str | None = None) -> str:
-    """A number with what it counts, `many` being `one` with an s unless it is given.
+def counted(count: int, singular: str, plural: str | None = None) -> str:
+    """Return a count with its noun; the plural defaults to the singular with an s.
 
     >>> counted(1, "text"), counted(4934, "text is", "texts are")
     ('1 text', '4,934 texts are')
     """
-    return f"{count:,} {agreeing(count, one, many or f'{one}s')}"
+    return f"{count:,} {agreeing(count, singular, plural or f'{singular}s')}"
 
 
-def agreeing(count: int, one: str, many: str) -> str:
-    """The words that go with so many things."""
-    return one if count == 1 else many
+def agreeing(count: int, singular: str, plural: str) -> str:
+    """Return the singular for a count of 1, else the plural."""
+    return singular if count == 1 else plural

@@ -1,4 +1,4 @@
-"""What the train step, the Fisher pass and the methods ask of a model, and its forward pass as they are handed it."""
+"""The interface of a model for the train step, the Fisher pass and the methods, and its forward pass."""
 
 from collections.abc import Collection
 from typing import Any, Protocol
@@ -10,7 +10,7 @@ from fft.core.tree import Params
 
 
 class StatesOf(Protocol):
-    """A pure function of parameters and a batch; a key turns dropout on."""
+    """A pure function from parameters and a batch to hidden states; a key turns dropout on."""
 
     def __call__(
         self,
@@ -21,20 +21,20 @@ class StatesOf(Protocol):
         key: jax.Array | None = None,
         layers: tuple[int, ...] = (),
     ) -> States:
-        """The states that are read, and those of the `layers`."""
+        """Return the states named in `read`, and those of the `layers`."""
         ...
 
 
 class ReadoutOf(Protocol):
-    """A pure function of parameters and states; a key turns dropout on."""
+    """A pure function from parameters and hidden states to logits; a key turns dropout on."""
 
     def __call__(self, params: Params, head: str, states: Array, *, key: jax.Array | None = None) -> jax.Array:
-        """What the head params["heads"][head] says of states [..., D]: [..., C]."""
+        """Return the logits [..., C] of the head params["heads"][head] on states [..., D]."""
         ...
 
 
 class Network(Protocol):
-    """Any model with these two functions; fft.models.Model is one."""
+    """A model with these two functions, such as fft.models.Model."""
 
     @property
     def states(self) -> StatesOf: ...
@@ -52,7 +52,7 @@ def outputs_of(
     key: jax.Array | None = None,
     layers: tuple[int, ...] = (),
 ) -> Outputs:
-    """The states of a batch and how the heads of `params` read them; `batch` is what the model takes."""
+    """Run a forward pass; `batch` is whatever the model takes."""
     return Outputs(
         model.states(params, batch, read=read, key=key, layers=layers),
         lambda head, states: model.readout(params, head, states, key=key),

@@ -1,29 +1,29 @@
-"""Compiled programs that outlive a run: what is made of equal settings is traced and compiled once a process."""
+"""Reuse of jitted functions across runs: for equal settings a function is traced and compiled once per process."""
 
 from collections.abc import Callable
 from functools import lru_cache, wraps
 from typing import ParamSpec, TypeVar
 
 P = ParamSpec("P")
-Made = TypeVar("Made")
-MOST = 8
-"""programs of one sort that are held, each for all shapes that it was called with"""
+Built = TypeVar("Built")
+CACHE_SIZE = 8
+"""results cached per builder; a jitted function holds the programs of all shapes it was called with"""
 
 
-def shared(make: Callable[P, Made]) -> Callable[P, Made]:
-    """`make`, a function that builds a jitted one, called once for equal arguments, so that the runs of a sweep, the
-    stages of a sequence and the seeds of an ablation share their programs.
+def shared(build: Callable[P, Built]) -> Callable[P, Built]:
+    """Cache `build`, which returns a jitted function, so that equal arguments give the same function.
 
-    Arguments that cannot be hashed are never shared.
+    The runs of a sweep, the stages of a sequence and the seeds of an ablation thus share compiled programs. Arguments
+    that cannot be hashed are not cached.
     """
-    cached = lru_cache(MOST, typed=True)(make)  # two models may be NamedTuples of equal fields
+    cached = lru_cache(CACHE_SIZE, typed=True)(build)  # typed: NamedTuples of two types may have equal fields
 
-    @wraps(make)
-    def call(*args: P.args, **kwargs: P.kwargs) -> Made:
+    @wraps(build)
+    def call(*args: P.args, **kwargs: P.kwargs) -> Built:
         try:
             hash((args, tuple(kwargs.items())))
         except TypeError:
-            return make(*args, **kwargs)
+            return build(*args, **kwargs)
         return cached(*args, **kwargs)
 
     return call

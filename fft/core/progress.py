@@ -1,11 +1,11 @@
-"""What long work says of itself while it goes on; `fft.report.console.Progress` shows it.
+"""Progress of long work, as displayed by `fft.report.console.Progress`.
 
     with doing("scoring", total=40) as work:
         for batch in batches:
             ...
             work.advance()
 
-Where nothing shows it, it costs nothing.
+It costs nothing if there is no display.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,10 +23,10 @@ Rows = TypeVar("Rows", bound="Text")
 
 
 class Work(Protocol):
-    """A piece of work that is shown."""
+    """A piece of work on the display."""
 
     def advance(self, steps: int = 1) -> None:
-        """So many steps more are done."""
+        """Report that `steps` more steps are done."""
 
     def update(
         self,
@@ -35,22 +35,22 @@ class Work(Protocol):
         description: str | None = None,
         more: str | None = None,
     ) -> None:
-        """Set how many of how many steps are done, what is said to go on, or the text behind it."""
+        """Set the number of steps done, their total, the description, or the text `more` after it."""
 
 
 class Unshown(Work):
-    """Work that nobody looks at: both methods do nothing."""
+    """Work without a display: both methods do nothing."""
 
 
 class Screen(Protocol):
-    """What shows work."""
+    """A display of work in progress."""
 
     def begin(self, text: str, total: int | None, completed: int) -> Work:
-        """Show that a piece of work has begun."""
+        """Start to show a piece of work."""
         ...
 
     def end(self, work: Work) -> None:
-        """Show it no more."""
+        """Stop showing it."""
 
 
 _screens: list[Screen] = []
@@ -58,7 +58,7 @@ _screens: list[Screen] = []
 
 @contextmanager
 def shown_on(screen: Screen) -> Iterator[None]:
-    """Show on `screen` what is `doing` in the block, in whatever thread."""
+    """Display on `screen` the work that any thread begins with `doing` while the block runs."""
     _screens.append(screen)
     try:
         yield
@@ -68,7 +68,7 @@ def shown_on(screen: Screen) -> Iterator[None]:
 
 @contextmanager
 def doing(text: str, total: int | None = None, completed: int = 0) -> Iterator[Work]:
-    """Show that `text` goes on for as long as the block runs, `completed` of `total` steps of it done."""
+    """Display the work `text` while the block runs; `completed` of its `total` steps are done at the start."""
     if not _screens:
         yield Unshown()
         return
@@ -83,26 +83,26 @@ def doing(text: str, total: int | None = None, completed: int = 0) -> Iterator[W
 def announced(
     program: Callable[[Params, Rows], Out], what: str, lengths: Sequence[int]
 ) -> Callable[[Params, Rows], Out]:
-    """`program(params, batch)`, a jitted function, that says when it is compiled: at its first batch of every length.
+    """Wrap a jitted function `program(params, batch)` to display its compilation, at the first batch of each length.
 
-    `lengths` are those that batches may have.
+    `lengths` are the padded lengths that batches may have.
     """
-    met: set[int] = set()
+    seen: set[int] = set()
 
     @wraps(program)
     def call(params: Params, batch: Rows) -> Out:
         length = batch.ids.shape[-1]
-        if length in met:
+        if length in seen:
             return program(params, batch)
-        met.add(length)
-        with doing(compiling(what, length, len(met), len(lengths))):
+        seen.add(length)
+        with doing(compiling(what, length, len(seen), len(lengths))):
             return program(params, batch)
 
     return call
 
 
 def compiling(what: str, length: int, number: int, lengths: int) -> str:
-    """What is said while a program is compiled for one more length of texts, the `number`-th of so many, 0: not known.
+    """Describe the compilation of a program for texts of one length, number `number` of `lengths` (0: unknown).
 
     >>> compiling("the step", 64, 2, 5)
     'compiling the step for texts of 64 tokens, length 2 of 5'
@@ -111,21 +111,21 @@ def compiling(what: str, length: int, number: int, lengths: int) -> str:
 
 
 class Compiled:
-    """Says when a run's programs are compiled: one a stream and padded length, at the first batch of it.
+    """Displays the compilation of a run's step, at the first batch of each stream and padded length.
 
-    `lengths` are those that the batches of each stream may have.
+    `lengths` are the padded lengths that the batches of each stream may have.
     """
 
     def __init__(self, lengths: Mapping[str, Sequence[int]]) -> None:
         self.lengths = lengths
-        self.met: dict[str, set[int]] = {stream: set() for stream in lengths}
+        self.seen: dict[str, set[int]] = {stream: set() for stream in lengths}
 
     def on(self, batch: "Mapping[str, Text]") -> AbstractContextManager[Work | None]:
-        """Around the step on a batch, by stream: what is compiled for its shapes is said."""
-        said = []
+        """Return a context for the step on a batch, {stream: rows}; it displays a compilation if a shape is new."""
+        new = []
         for stream, rows in batch.items():
-            length, met = rows.ids.shape[-1], self.met[stream]
-            if length not in met:
-                met.add(length)
-                said.append(f"{stream} {length} tokens, length {len(met)} of {len(self.lengths[stream])}")
-        return doing(f"compiling the step ({'; '.join(said)})") if said else nullcontext()
+            length, seen = rows.ids.shape[-1], self.seen[stream]
+            if length not in seen:
+                seen.add(length)
+                new.append(f"{stream} {length} tokens, length {len(seen)} of {len(self.lengths[stream])}")
+        return doing(f"compiling the step ({'; '.join(new)})") if new else nullcontext()

@@ -6,8 +6,9 @@ PURPOSES = ("train", "init", "prepare", "heads", "repair")
 
 
 def key_for(seed: int, purpose: str) -> jax.Array:
-    """The random key of one purpose of a run; purposes never share draws.
+    """Return the random key for one purpose of a run; different purposes draw independently.
 
-    Of the kind threefry, whose draws do not depend on how they are batched: the Fisher is the same for every chunk.
+    The generator is threefry, whose draws do not depend on how they are batched: the Fisher information is the same
+    for every chunk size.
     """
     return jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), PURPOSES.index(purpose))

@@ -1,4 +1,4 @@
-"""Settings: how the help shows their defaults, and how those read from JSON are checked against their types."""
+"""Settings: how the help shows their defaults, how JSON is checked against their types, and small conversions."""
 
 import dataclasses
 import json
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 TELLS_DEFAULT = tyro.conf.arg(help_behavior_hint="")
-"""Marks a setting whose text says what its default comes to; the help then adds no `(default: None)` of its own."""
+"""Marks a setting whose help text states its default; the help then adds no `(default: None)`."""
 
 AsJson = Annotated[
     bool,
@@ -25,9 +25,9 @@ AsJson = Annotated[
 
 
 def validated(kind: Any, data: Any, where: str) -> Any:
-    """`data` (plain JSON data) as a value of the type `kind`: no unknown names, no coerced types.
+    """Return parsed JSON data as a value of the type `kind`, without unknown names or coerced types.
 
-    Raises: InputError that names the path of every offending value, e.g. `experiment.optim.lr`.
+    Raises: InputError that names the path of every wrong value, for example `experiment.optim.lr`.
     """
     import pydantic
 
@@ -38,8 +38,9 @@ def validated(kind: Any, data: Any, where: str) -> Any:
 
 
 def _complaints(errors: "Sequence[ErrorDetails]", data: Any, where: str) -> list[str]:
-    """What pydantic finds wrong, one line a value: the types of a union, of which each finds it wrong, are one; of a
-    value and what is in it the latter is told.
+    """Return pydantic's errors as one line per value.
+
+    The errors of a union, one per type, are joined to one. An error of a value is dropped if a value inside it has one.
     """
     found: dict[tuple[str | int, ...], tuple[list[str], Any]] = {}
     for error in errors:
@@ -52,7 +53,7 @@ def _complaints(errors: "Sequence[ErrorDetails]", data: Any, where: str) -> list
 
 
 def _reached(data: Any, loc: Sequence[str | int]) -> tuple[str | int, ...]:
-    """The parts of a path that are in the data; the others name the type of a union."""
+    """Return the parts of a path that exist in the data; pydantic's other parts name the type of a union."""
     path = []
     for part in loc:
         try:
@@ -64,13 +65,14 @@ def _reached(data: Any, loc: Sequence[str | int]) -> tuple[str | int, ...]:
 
 
 def later(default: T) -> T:
-    """A setting that is younger than records that lie on disk: see `recorded`."""
+    """Define a setting that was added after experiments had been recorded without it; see `recorded`."""
     return dataclasses.field(default=default, metadata={"later": True})
 
 
 def recorded(settings: Any) -> Any:
-    """Settings as `dataclasses.asdict` gives them, without the `later` ones that are at their default: so the JSON, and
-    its hash, of what was recorded before there were such settings stay as they were.
+    """Return settings as `dataclasses.asdict`, without `later` ones at their default.
+
+    The JSON and the hash of older experiments thus stay the same.
     """
     if isinstance(settings, tuple):
         return tuple(map(recorded, settings))
@@ -81,31 +83,31 @@ def recorded(settings: Any) -> Any:
 
 
 def says_nothing(value: object) -> bool:
-    """Whether a setting of a file leaves everything as it is without it: null, false, "", [], or a table of such."""
+    """Whether a value read from a file is as good as absent: null, false, "", [], or an object of such values."""
     if isinstance(value, dict):
         return all(map(says_nothing, value.values()))
     return value is None or value is False or value in ("", [])
 
 
 def without_name(args: Sequence[str], flag: str) -> list[str]:
-    """The arguments without the flag that names what may stand without one: `--run RUN` and `--run=RUN` are RUN."""
+    """Return the arguments with an optional flag removed: `--run RUN` and `--run=RUN` become `RUN`."""
     return [argument.removeprefix(f"{flag}=") for argument in args if argument != flag]
 
 
 def listed(value: object) -> tuple:
-    """Several values as a tuple, one alone as a tuple of it, None as an empty one."""
+    """Return a list or tuple as a tuple, any other value as a tuple of one, None as an empty tuple."""
     if value is None:
         return ()
     return tuple(value) if isinstance(value, list | tuple) else (value,)
 
 
 def alone(values: Sequence[T]) -> T | list[T] | None:
-    """The inverse of `listed`, for JSON: one value as itself, several as a list, none as None."""
+    """Return one value as itself, several as a list, none as None: the inverse of `listed`, for JSON."""
     return list(values) if len(values) > 1 else next(iter(values), None)
 
 
 def for_each(flag: str, values: tuple[T, ...], count: int, of: str) -> tuple[T | None, ...]:
-    """One value for each of `count` things: one that is given is for all of them, none at all is None for each.
+    """Return one value for each of `count` items: a single value is repeated, no value becomes None for each.
 
     Raises: InputError for any other number of values.
     """

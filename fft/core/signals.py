@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT as a flag the loops ask for, so that a run saves before it ends."""
+"""SIGTERM and SIGINT as a flag that loops check, so that a run saves before it ends."""
 
 import signal
 import threading
@@ -7,18 +7,18 @@ from typing import Self
 
 
 class Stopped(Exception):
-    """The run was asked to stop; it ends with `exit_code`, 128 + the signal's number."""
+    """Raised to stop a run after a signal; `exit_code` is 128 + the signal's number."""
 
     def __init__(self, exit_code: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(exit_code - 128).name}; the same command goes on")
+        super().__init__(f"stopped by {signal.Signals(exit_code - 128).name}; run the same command again to continue")
         self.exit_code = exit_code
 
 
 class StopFlag:
-    """While the block runs, SIGTERM and SIGINT only set a flag; the old handlers come back afterwards.
+    """Context in which SIGTERM and SIGINT only set a flag; the old handlers are restored afterwards.
 
-    A second SIGINT raises KeyboardInterrupt, for a person who will not wait. Signals reach the main thread alone:
-    in another thread the block changes nothing and the flag stays unset.
+    A second SIGINT raises KeyboardInterrupt, for a user who does not want to wait. Only the main thread receives
+    signals: in another thread the context changes nothing and the flag stays unset.
 
         with StopFlag() as stop:
             for batch in batches:
@@ -33,11 +33,11 @@ class StopFlag:
 
     @property
     def exit_code(self) -> int | None:
-        """143 after SIGTERM, 130 after SIGINT, None when nobody asked."""
+        """143 after SIGTERM, 130 after SIGINT, None without a signal."""
         return None if self.requested is None else 128 + self.requested
 
     def check(self) -> None:
-        """Raise Stopped when a stop was asked for. Cheap: to be called between batches, of scoring and Fisher too."""
+        """Raise Stopped after a signal; cheap enough to be called between batches."""
         if (code := self.exit_code) is not None:
             raise Stopped(code)
 
@@ -49,7 +49,7 @@ class StopFlag:
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
-            # None: the handler was not installed from Python, and cannot be put back from it.
+            # None: the handler was not installed from Python, so Python cannot restore it.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._before = {}
 

@@ -1,7 +1,7 @@
-"""Parameter trees and the patterns that speak about them: every regex meets a tree here.
+"""Parameter trees, and patterns that select their leaves.
 
-A leaf's name is its slash path, `layers/3/attention/query/kernel`. Rules are ordered `(pattern, value)` pairs; a
-pattern must match the whole path, the first rule that matches wins, and a rule that matches nothing is an error.
+A leaf is named by its slash path, such as `layers/3/attention/query/kernel`. Rules are ordered `(pattern, value)`
+pairs: a pattern must match the whole path, the first matching rule wins, and a rule that matches nothing is an error.
 """
 
 import difflib
@@ -20,7 +20,7 @@ Rules = tuple[tuple[str, Any], ...]
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The leaves of a nested dict by slash path, in sorted order; empty subtrees vanish."""
+    """Return the leaves of a nested dict by slash path, in sorted order; empty subtrees vanish."""
     leaves = {}
     for name in sorted(tree):
         path = f"{prefix}{name}"
@@ -32,7 +32,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def unflatten(leaves: Mapping[str, Any]) -> Params:
-    """The nested dict of leaves named by slash path; the inverse of `flatten`."""
+    """Return the nested dict of leaves named by slash path: the inverse of `flatten`."""
     tree: Params = {}
     for path, leaf in leaves.items():
         *parents, name = path.split("/")
@@ -44,18 +44,18 @@ def unflatten(leaves: Mapping[str, Any]) -> Params:
 
 
 def overlay(base: Mapping[str, Any], theta: Mapping[str, Any]) -> Params:
-    """The tree `base` with the leaves of `theta` put in their places, replaced or added; neither is changed."""
+    """Return a copy of `base` in which the leaves of `theta` are replaced or added."""
     return unflatten({**flatten(base), **flatten(theta)})
 
 
 def map_leaves(function: Callable[..., Any], tree: Mapping[str, Any], *rest: Mapping[str, Any]) -> Params:
-    """`function(path, leaf, *leaves of rest)` on every leaf of `tree`; the other trees have at least its paths."""
+    """Apply `function(path, leaf, *leaves of rest)` to every leaf of `tree`; `rest` must have at least its paths."""
     others = [flatten(other) for other in rest]
     return unflatten({p: function(p, leaf, *(o[p] for o in others)) for p, leaf in flatten(tree).items()})
 
 
 def compile_pattern(pattern: str) -> re.Pattern[str]:
-    """The compiled pattern, or an InputError that says where it is malformed."""
+    """Compile a regular expression. Raises: InputError that says where it is malformed."""
     try:
         return re.compile(pattern)
     except re.error as error:
@@ -63,7 +63,10 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
 
 
 def select(tree: Mapping[str, Any], pattern: str) -> Params:
-    """The subtree of the leaves whose whole path matches `pattern`; an error names the nearest path if none does."""
+    """Return the subtree of the leaves whose whole path matches `pattern`.
+
+    Raises: InputError with the nearest path if none matches, or if the pattern is malformed.
+    """
     leaves = flatten(tree)
     compiled = compile_pattern(pattern)
     chosen = {path: leaf for path, leaf in leaves.items() if compiled.fullmatch(path)}
@@ -73,10 +76,10 @@ def select(tree: Mapping[str, Any], pattern: str) -> Params:
 
 
 def match(rules: Rules, paths: Iterable[str]) -> dict[str, Any]:
-    """The value of the first rule that matches each path.
+    """Return {path: value of the first rule that matches it}.
 
-    Raises: InputError for a path no rule covers, and for a rule that matches none of the paths (a rule whose paths
-    an earlier rule takes first is not dead: rules of several methods are concatenated).
+    A rule may match only paths that earlier rules match too, as the rules of several methods are concatenated.
+    Raises: InputError for a path without a rule, a rule that matches none of the paths, and a malformed pattern.
     """
     paths = list(paths)
     compiled = [(compile_pattern(pattern), value) for pattern, value in rules]
@@ -93,7 +96,7 @@ def match(rules: Rules, paths: Iterable[str]) -> dict[str, Any]:
 
 
 def depth_of(path: str, blocks: int) -> int:
-    """The depth of a parameter: embeddings 0, block i is i + 1, everything above the blocks is `blocks` + 1."""
+    """Return the depth of a parameter: 0 for embeddings, i + 1 for block i, `blocks` + 1 for all above the blocks."""
     first, _, rest = path.partition("/")
     if first == "embed":
         return 0
@@ -103,24 +106,24 @@ def depth_of(path: str, blocks: int) -> int:
 
 
 def without_heads(params: Params, names: Collection[str]) -> Params:
-    """The parameters without some heads: fresh ones have no value of the base's to go back to."""
+    """Return the parameters without the named heads, for example new ones that the base does not have."""
     return {**params, "heads": {name: head for name, head in params["heads"].items() if name not in names}}
 
 
 def count(tree: Mapping[str, Any]) -> int:
-    """The number of scalars in a tree of arrays (or of ShapeDtypeStructs)."""
+    """Return the number of scalars in a tree of arrays or ShapeDtypeStructs."""
     return sum(math.prod(leaf.shape) for leaf in flatten(tree).values())
 
 
 def sum_of(tree: Mapping[str, Any]) -> "jax.Array | int":
-    """The sum of all numbers in a tree of arrays."""
+    """Return the sum of all numbers in a tree of arrays."""
     return sum(leaf.sum() for leaf in flatten(tree).values())
 
 
 def _matches_nothing(pattern: str, paths: Iterable[str]) -> str:
     paths = list(paths)
-    plain = re.sub(r"[^\w/]+", "", pattern)
-    nearest = difflib.get_close_matches(plain, paths, n=1, cutoff=0.0)
+    literal = re.sub(r"[^\w/]+", "", pattern)
+    nearest = difflib.get_close_matches(literal, paths, n=1, cutoff=0.0)
     hint = f"; the nearest is {nearest[0]}" if nearest else ""
     return (
         f"the pattern {pattern!r} matches none of the {len(paths)} parameters{hint}. "

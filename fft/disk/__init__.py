@@ -1,1 +1,1 @@
-"""What lies on disk: folders and whose they are, JSON files, artefacts, saved steps, the cache."""
+"""Files and folders: locks and owners of folders, JSON files, artefacts, checkpoints of a run, the cache."""

@@ -1,4 +1,4 @@
-"""A tree of arrays on disk with the record of how it was made: safetensors beside JSON, verified by hash."""
+"""Artefacts: a tree of arrays in a safetensors file with its provenance in JSON, both verified by hash."""
 
 import hashlib
 from collections.abc import Mapping
@@ -14,14 +14,14 @@ from fft.disk.files import canonical, parsed_file, plain, replace_file, write_js
 _OWN = "provenance_sha256"
 # safetensors' own numpy reader does not know bfloat16
 _DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "U8": "uint8", "I32": "int32", "U32": "uint32"}
-_AGAIN = "remove the folder, and the command that made it makes it again"
+_AGAIN = "remove the folder and run the command that wrote it again"
 
 
 def save_artefact(folder: str | Path, tree: Params, provenance: Mapping[str, Any]) -> None:
-    """Write `tree` to FOLDER/tensors.safetensors, and `provenance` with its sha256 and one of its own beside it.
+    """Write `tree` to FOLDER/tensors.safetensors, and `provenance` with the hashes of both to provenance.json.
 
-    The JSON comes last, so a folder without it is an unfinished one. A tree without leaves has an empty file.
-    Raises: MachineError when the disk is full or the folder cannot be written.
+    The JSON file is written last, so a folder without it is unfinished. A tree without leaves gives an empty file.
+    Raises: MachineError if the disk is full or the folder cannot be written.
     """
     from safetensors.numpy import save
 
@@ -30,14 +30,14 @@ def save_artefact(folder: str | Path, tree: Params, provenance: Mapping[str, Any
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     replace_file(folder / "tensors.safetensors", payload)
-    told = plain({**provenance, "sha256": hashlib.sha256(payload).hexdigest()})
-    write_json(folder / "provenance.json", {**told, _OWN: hashlib.sha256(canonical(told)).hexdigest()})
+    record = plain({**provenance, "sha256": hashlib.sha256(payload).hexdigest()})
+    write_json(folder / "provenance.json", {**record, _OWN: hashlib.sha256(canonical(record)).hexdigest()})
 
 
 def load_artefact(folder: str | Path) -> tuple[Params, dict[str, Any]]:
-    """The tree (jax arrays) and the provenance that `save_artefact` wrote.
+    """Return the tree (jax arrays) and the provenance that `save_artefact` wrote.
 
-    Raises: InputError when a file is missing, is not what was written, or is not JSON.
+    Raises: InputError if a file is missing, was changed, or is not JSON.
     """
     import jax.numpy as jnp
     from safetensors import deserialize
@@ -56,10 +56,10 @@ def load_artefact(folder: str | Path) -> tuple[Params, dict[str, Any]]:
     if hashlib.sha256(payload).hexdigest() != provenance["sha256"]:
         raise InputError(f"{folder}/tensors.safetensors is not the file that was written: its sha256 differs; {_AGAIN}")
     tensors = deserialize(payload)
-    if strange := [f"{path} of {found['dtype']}" for path, found in tensors if found["dtype"] not in _DTYPES]:
+    if strange := [f"{path} of {tensor['dtype']}" for path, tensor in tensors if tensor["dtype"] not in _DTYPES]:
         raise InputError(f"{folder}/tensors.safetensors holds {strange[0]}, which fft does not compute in; {_AGAIN}")
     arrays = {
-        path: jnp.asarray(np.frombuffer(found["data"], jnp.dtype(_DTYPES[found["dtype"]])).reshape(found["shape"]))
-        for path, found in tensors
+        path: jnp.asarray(np.frombuffer(tensor["data"], jnp.dtype(_DTYPES[tensor["dtype"]])).reshape(tensor["shape"]))
+        for path, tensor in tensors
     }
     return unflatten(arrays), provenance

@@ -1,4 +1,4 @@
-"""What is kept between runs, outside of any run folder: fetched packages, the demo's base, compiled programs."""
+"""The user's cache folder, shared by all runs: fetched packages, the demo's base, compiled programs."""
 
 import os
 import tempfile
@@ -13,9 +13,9 @@ COMPILED_BYTES = 2 * 1000**3
 
 
 def cache_folder() -> Path:
-    """`$XDG_CACHE_HOME/fft`, else `~/.cache/fft`; not created here. A path that is not absolute counts as none.
+    """Return `$XDG_CACHE_HOME/fft`, else `~/.cache/fft`, without creating it; a relative XDG_CACHE_HOME is ignored.
 
-    Raises: MachineError where no home folder is known.
+    Raises: MachineError if no home folder is known.
     """
     root = os.environ.get("XDG_CACHE_HOME", "")
     if os.path.isabs(root):
@@ -26,11 +26,11 @@ def cache_folder() -> Path:
 
 
 def keep_compiled_programs() -> None:
-    """Let JAX keep what it compiles in the cache folder, at most COMPILED_BYTES, so that a second run starts at once.
+    """Let JAX cache compiled programs in the cache folder, up to COMPILED_BYTES, so that later runs start faster.
 
-    Must be called before jax is imported, which reads the environment then. A cache of the user's own stands, and a
-    folder that cannot be written means no cache, as does one without locks, which JAX would wait for at every program;
-    that an entry cannot be kept or read is never worth a word.
+    Must be called before jax is imported, as jax reads the environment at import. A cache that the user has configured
+    is left alone. There is no cache if the folder cannot be written or has no file locks, for which JAX would wait at
+    every program. Warnings about single entries are hidden.
     """
     warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache entry")
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
@@ -49,9 +49,9 @@ def keep_compiled_programs() -> None:
 
 
 def remove_torn_entries(folder: Path) -> None:
-    """Remove programs without a time of use: the process that wrote them was killed before it was done.
+    """Remove programs without an access-time file, left by a process that was killed while writing them.
 
-    JAX would neither mend such an entry nor, as it stops at the missing time, keep any other program after it.
+    JAX does not repair such an entry, and fails at the missing file whenever it wants to add another program.
     """
     for entry in folder.glob("*-cache"):
         if not entry.with_name(entry.name.removesuffix("-cache") + "-atime").exists():

@@ -1,12 +1,12 @@
-"""The steps of a run on disk: saved whole, verified when read, with an older good step to fall back on.
+"""Checkpoints of a running training: saved atomically, verified when read, with older steps to fall back on.
 
-    FOLDER/00000120/            one saved step; 00000120.1 when the same step is saved again
-        arrays/                 orbax: the leaves of the tree by path, those that last
-        rest/                   orbax: the others, which only a run that goes on needs
-        extra.json              what the run keeps beside the arrays: history, counters
+    FOLDER/00000120/            one saved step; 00000120.1 if the same step is saved again
+        arrays/                 orbax: the lasting leaves of the tree, by path
+        rest/                   orbax: the other leaves, needed only to resume the run
+        extra.json              JSON data saved with the arrays: history, counters
         manifest.json           path -> shape, dtype, sha256; file -> bytes, sha256; written last
 
-A folder without a manifest is a save that did not finish: it does not count, and the next save removes it.
+A folder without a manifest is an unfinished save: it is ignored, and the next save removes it.
 """
 
 import contextlib
@@ -28,13 +28,13 @@ from fft.disk.manifest import (
     ARRAYS,
     MANIFEST,
     REST,
-    Damaged,
+    DamagedError,
     check_arrays,
     check_files,
     compare,
     folder_of,
     host_leaves,
-    named,
+    named_leaves,
     read_manifest,
     spec,
     without_rest,
@@ -46,7 +46,7 @@ Read = TypeVar("Read")
 
 
 class Restored(NamedTuple):
-    """`step`; `tree` in the structure asked for, its leaves jax arrays; `extra` as JSON gave it back."""
+    """A restored step: its number, its tree of jax arrays in the requested structure, and its `extra` JSON object."""
 
     step: int
     tree: Any
@@ -54,7 +54,7 @@ class Restored(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """One saved step; entries sort by step, then by how often that step was saved."""
+    """One saved step; entries sort by step, then by attempt, as a step may be saved again."""
 
     step: int
     attempt: int
@@ -62,10 +62,10 @@ class Entry(NamedTuple):
 
 
 class Checkpoints:
-    """The saved steps under a folder. At most three are kept: the latest, the one before it, and the best.
+    """The saved steps in a folder, at most three: the latest, the one before it, and the best.
 
-    Only `save` and `reduce` write, so a notebook may read a run that is still training. `warnings` collects one line
-    for each step that `restore` had to pass over.
+    Only `save` and `reduce` write, so a notebook may read a run that is still training. `warnings` gets one line
+    for each damaged step that a read has skipped.
 
         checkpoints = Checkpoints(run / 'checkpoints')
         checkpoints.save(120, {'theta': theta, 'opt_state': opt_state, 'key': key}, {'history': history}, best=80)
@@ -78,18 +78,18 @@ class Checkpoints:
         self._damaged: set[Path] = set()
 
     def steps(self) -> list[int]:
-        """The steps whose save was finished, ascending; that they are good is known only when they are read."""
+        """Return the steps whose save finished, ascending; whether they are intact is checked only on reading."""
         return sorted({entry.step for entry in self._entries()})
 
     def save(self, step: int, tree: object, extra: dict, best: int | None = None, lasting: str | None = None) -> None:
-        """Save a tree of arrays (dicts, tuples, NamedTuples; typed PRNG keys too) and a JSON object, and tidy up.
+        """Save a tree of arrays (dicts, tuples, NamedTuples; typed PRNG keys too) and a JSON object, and clean up.
 
-        Blocks until the step is on disk; killed at any moment, the steps before it stay good. `best` names the step
-        to keep beside the two latest. Saving a step again replaces it once the new save is complete. `lasting` is the
-        one part of the tree that `reduce` will leave; None: all of it.
+        Blocks until the step is on disk; earlier steps stay intact if the process is killed. Besides the two latest
+        steps, the step `best` is not deleted. Saving a step again replaces it once the new save is complete. `lasting`
+        names the top-level part of the tree that survives `reduce`; None: all of it.
 
-        Raises: InputError for a key with a dot or slash, or a leaf jax cannot hold; MachineError when the disk is full
-        or the folder cannot be written: nothing of the failed step is left then.
+        Raises: InputError for a key with a dot or slash, or a leaf jax cannot hold; MachineError if the disk is full
+        or the folder cannot be written, and then removes the unfinished step.
         """
         leaves = host_leaves(tree, lasting)
         with writing(self.folder):
@@ -107,60 +107,60 @@ class Checkpoints:
             self._prune(entry, best)
 
     def reduce(self, steps: Collection[int]) -> None:
-        """Leave these steps alone, and of each what was `lasting` when it was saved; its manifest says so.
+        """Delete all steps but `steps`, and of these all but their `lasting` part; their manifests record it.
 
-        Killed at any moment, what lasts of each step can be read, and the next call ends the work. Where nothing is
-        left to do, nothing is written. A step that was saved before it was known what lasts stays whole.
+        If the process is killed, the lasting parts stay readable and the next call completes the deletion. Nothing is
+        written if there is nothing to delete. A step saved with `lasting=None` is not reduced.
 
-        Raises: MachineError when a manifest cannot be written; what goes for good has made room by then.
+        Raises: MachineError if a manifest cannot be written; the other steps have been deleted by then.
         """
-        kept = {entry.step: entry for entry in self._entries() if entry.step in steps}
-        going = {entry.folder for entry in _folders(self.folder)} - {entry.folder for entry in kept.values()}
-        for folder in going.union(self.folder.glob("damaged-*")):
+        survivors = {entry.step: entry for entry in self._entries() if entry.step in steps}
+        doomed = {entry.folder for entry in _folders(self.folder)} - {entry.folder for entry in survivors.values()}
+        for folder in doomed.union(self.folder.glob("damaged-*")):
             _remove(folder)
-        for entry in kept.values():
+        for entry in survivors.values():
             _reduce(entry)
 
     def restore(self, like: object, step: int | None = None, part: bool = False) -> Restored:
-        """Read the latest good step, or `step`, into the structure of `like` (arrays or `jax.ShapeDtypeStruct`s).
+        """Read the latest intact step, or `step`, into the structure of `like` (arrays or `jax.ShapeDtypeStruct`s).
 
-        `part`: the step may hold more than `like`. Every byte that is read is checked against the manifest. A damaged
-        latest step is passed over with a line in `warnings`; a step asked for by number is never swapped for another.
-        The leaves are arrays on the default device and, like those of a fresh state, not committed to it: a committed
-        argument would compile every program anew.
+        With `part` the step may hold leaves that `like` has not. Every byte that is read is checked against the
+        manifest. A damaged latest step is skipped with a line in `warnings`; a `step` requested by number is never
+        replaced by another. The leaves are arrays on the default device, uncommitted like those of a fresh state: a
+        committed argument would compile every program anew.
 
-        Raises: InputError with the difference by path when the step holds another tree than the one asked for, and
-        when no good step is left.
+        Raises: InputError with the difference by path if the step holds another tree than `like`, and if no intact
+        step is left.
         """
-        specs = {path: spec(leaf) for path, leaf in named(like)}
-        found, (arrays, extra) = self._first_good(step, lambda entry: _read(entry, specs, part))
+        specs = {path: spec(leaf) for path, leaf in named_leaves(like)}
+        entry, (arrays, extra) = self._first_good(step, lambda entry: _read(entry, specs, part))
         leaves = [_to_device(arrays.pop(path)) for path in specs]
-        return Restored(found.step, jax.tree.unflatten(jax.tree.structure(like), leaves), extra)
+        return Restored(entry.step, jax.tree.unflatten(jax.tree.structure(like), leaves), extra)
 
     def read_extra(self, step: int | None = None) -> tuple[int, dict]:
-        """The step and its `extra` alone, without the arrays; falls back and raises as `restore` does."""
-        found, extra = self._first_good(step, lambda entry: _read_extra(entry, read_manifest(entry.folder)))
-        return found.step, extra
+        """Return a step's number and `extra`, without its arrays; falls back and raises as `restore`."""
+        entry, extra = self._first_good(step, lambda entry: _read_extra(entry, read_manifest(entry.folder)))
+        return entry.step, extra
 
     def _entries(self) -> list[Entry]:
         return [entry for entry in _folders(self.folder) if (entry.folder / MANIFEST).is_file()]
 
     def _first_good(self, step: int | None, read: Callable[[Entry], Read]) -> tuple[Entry, Read]:
-        wanted = [entry for entry in reversed(_folders(self.folder)) if step is None or entry.step == step]
-        troubles = []
-        for entry in wanted:
+        candidates = [entry for entry in reversed(_folders(self.folder)) if step is None or entry.step == step]
+        skipped = []
+        for entry in candidates:
             try:
                 return entry, read(entry)
-            except Damaged as error:
-                troubles.append(f"step {entry.step} in {entry.folder} is passed over: {error}")
-                self.warnings.append(troubles[-1])
+            except DamagedError as error:
+                skipped.append(f"step {entry.step} in {entry.folder} is skipped: {error}")
+                self.warnings.append(skipped[-1])
                 self._damaged.add(entry.folder)
         others = [other for other in self.steps() if other != step]
         raise InputError(
             "\n  ".join(
                 [
-                    f"no good checkpoint{'' if step is None else f' of step {step}'} in {self.folder}",
-                    *troubles,
+                    f"no intact checkpoint{'' if step is None else f' of step {step}'} in {self.folder}",
+                    *skipped,
                     f"other steps there: {', '.join(map(str, others))}"
                     if step is not None and others
                     else f"remove {self.folder} to start again, or choose a new folder",
@@ -169,7 +169,7 @@ class Checkpoints:
         )
 
     def _tidy(self) -> None:
-        """Remove saves that did not finish, and move steps found damaged out of the way."""
+        """Remove unfinished saves, and rename damaged steps."""
         for entry in _folders(self.folder):
             if not (entry.folder / MANIFEST).exists():
                 _remove(entry.folder)
@@ -181,28 +181,28 @@ class Checkpoints:
 
     def _prune(self, newest: Entry, best: int | None) -> None:
         older = [entry for entry in self._entries() if entry != newest]
-        kept = {*older[-1:], *[entry for entry in older if entry.step == best][-1:]}
+        survivors = {*older[-1:], *[entry for entry in older if entry.step == best][-1:]}
         for entry in older:
-            if entry not in kept:
+            if entry not in survivors:
                 _remove(entry.folder)
 
 
 def _folders(folder: Path) -> list[Entry]:
-    """Every folder named like a step, finished or not, ascending."""
+    """Return every folder named like a step, finished or not, ascending."""
     matches = [(re.fullmatch(r"(\d{8,})(?:\.(\d+))?", path.name), path) for path in folder.glob("*")]
     return sorted(Entry(int(match[1]), int(match[2] or 0), path) for match, path in matches if match)
 
 
 def _remove(folder: Path) -> None:
-    """Delete a step, its manifest first: killed half-way, what is left does not count as a step."""
+    """Delete a step, its manifest first, so that a half-deleted one does not count."""
     with contextlib.suppress(OSError):
         (folder / MANIFEST).unlink()
     shutil.rmtree(folder, ignore_errors=True)
 
 
 def _reduce(entry: Entry) -> None:
-    """Delete what does not last of a step, its manifest's share first. A damaged step stays as it is."""
-    with contextlib.suppress(Damaged):
+    """Delete the leaves of a step that do not last, first from its manifest. A damaged step is left as it is."""
+    with contextlib.suppress(DamagedError):
         without_rest(entry.folder)
         shutil.rmtree(entry.folder / REST, ignore_errors=True)
 
@@ -225,12 +225,12 @@ def _write(entry: Entry, leaves: dict, extra: dict) -> None:
 
 
 def _save_arrays(folder: Path, values: dict[str, np.ndarray]) -> None:
-    """Orbax, without compression (it takes three times as long for 8 %) and without a second copy of the arrays."""
+    """Save with orbax, without a copy of the arrays and without compression (3 times slower, only 8 % smaller)."""
     from orbax.checkpoint import v1 as ocp
 
     nested: dict = {}
     for path, value in values.items():
-        if value.size:  # orbax refuses zero-size leaves; their shape in the manifest says all there is
+        if value.size:  # orbax rejects zero-size leaves, which the shape in the manifest restores
             *parents, name = path.split("/")
             node = nested
             for parent in parents:
@@ -240,17 +240,17 @@ def _save_arrays(folder: Path, values: dict[str, np.ndarray]) -> None:
         return
     context = ocp.Context()
     context.array.saving.use_compression = False
-    # Orbax finds the parts of a database to merge by a pattern, which [, * or ? in a folder's name would be part of;
-    # what it merges then is nothing, without a word. A file for each array needs no merging.
+    # Orbax uses the folder's name in a glob pattern to find the parts of a database to merge: with [, * or ? in the
+    # name it silently merges nothing. One file per array needs no merging.
     context.array.saving.use_ocdbt = glob.escape(str(folder)) == str(folder)
     context.memory.deepcopy_host_arrays = False
-    # Made on the side, a folder that cannot be made leaves threads waiting for it, and the interpreter for them.
+    # If asynchronous creation fails, orbax's threads wait for the folder forever and the interpreter never exits.
     context.asynchronous.create_directories_asynchronously = False
     try:
         with quiet(), abandoned_writes_are_silent(), context:
             ocp.save(str(folder), nested)
     except Exception as error:
-        # tensorstore gives the system's error as text inside a ValueError
+        # tensorstore reports the system's error only as text in a ValueError
         if match := re.search(r"os_error_code='(\d+)'", str(error)):
             code = int(match[1])
             raise cannot_write(folder, OSError(code, os.strerror(code))) from error
@@ -261,7 +261,7 @@ def _save_arrays(folder: Path, values: dict[str, np.ndarray]) -> None:
 
 
 def _read(entry: Entry, specs: dict, part: bool) -> tuple[dict, dict]:
-    """({path: (value, row)}, extra), every hash checked; the manifest is compared with what is asked for first."""
+    """Return ({path: (value, manifest row)}, extra) with every hash checked; first compare the manifest to `specs`."""
     manifest = read_manifest(entry.folder)
     rows = {path: row for path, row in manifest["arrays"].items() if path in specs or not part}
     compare(entry.folder, rows, specs, REST in manifest)
@@ -281,17 +281,17 @@ def _read_extra(entry: Entry, manifest: dict) -> dict:
 def _load_arrays(entry: Entry, rows: dict) -> dict[str, tuple[np.ndarray, dict]]:
     flat = {}
     for folder in {folder_of(row) for row in rows.values()}:
-        flat |= dict(named(_load_folder(entry.folder / folder)))
+        flat |= dict(named_leaves(_load_folder(entry.folder / folder)))
     lost = [path for path, row in rows.items() if path not in flat and 0 not in row["shape"]]
     if lost:
-        raise Damaged(f"orbax did not give back {', '.join(lost)}")
+        raise DamagedError(f"orbax did not return {', '.join(lost)}")
     return {
         path: (flat[path] if path in flat else np.zeros(row["shape"], row["dtype"]), row) for path, row in rows.items()
     }
 
 
 def _load_folder(folder: Path) -> dict:
-    """The nested dict of arrays in a folder; an empty one where all leaves are of size 0."""
+    """Return the nested dict of arrays in a folder; empty if all leaves have size 0."""
     from orbax.checkpoint import v1 as ocp
 
     if not folder.exists():
@@ -300,4 +300,4 @@ def _load_folder(folder: Path) -> dict:
         with quiet():
             return ocp.load(str(folder))
     except Exception as error:
-        raise Damaged(f"orbax cannot read the {folder.name}: {str(error).splitlines()[0]}") from error
+        raise DamagedError(f"orbax cannot read the {folder.name}: {str(error).splitlines()[0]}") from error

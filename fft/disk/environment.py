@@ -1,4 +1,4 @@
-"""What a run ran on: the commit, the versions, the device."""
+"""The environment of a run: git commit, package versions, device."""
 
 import importlib.metadata
 import os
@@ -26,10 +26,10 @@ PACKAGES = (
 
 
 class Environment(NamedTuple):
-    """What a command ran on."""
+    """The environment of a command."""
 
     git: dict[str, Any]
-    """{"commit", "dirty"} of the installed source; None where fft is not run from a checkout"""
+    """{"commit", "dirty"} of the installed source; both None if it is not in a git checkout"""
     versions: dict[str, str | None]
     """{"python", package: version or None}"""
     device: dict[str, Any]
@@ -37,7 +37,7 @@ class Environment(NamedTuple):
 
 
 def environment() -> Environment:
-    """What this process runs on. No path, no host name, no network."""
+    """Return the environment of this process, without paths, host names or network access."""
     import jax
 
     devices = jax.devices()
@@ -54,7 +54,7 @@ def environment() -> Environment:
 
 
 def installed_version(package: str) -> str | None:
-    """The version of an installed distribution; None where it is not installed."""
+    """Return the version of a distribution, or None if it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -62,18 +62,18 @@ def installed_version(package: str) -> str | None:
 
 
 def git_state(source: Path) -> dict:
-    """Commit of the checkout that tracks `source`, and whether anything under `source` differs from it."""
-    # A hook runs with GIT_DIR set to its own repository, and `status` would otherwise write to the index.
-    surroundings = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
-    surroundings["GIT_OPTIONAL_LOCKS"] = "0"
+    """Return the commit of the checkout that tracks `source`, and whether anything under `source` differs from it."""
+    # Git hooks set GIT_DIR to their own repository; without GIT_OPTIONAL_LOCKS=0 `status` would write to the index.
+    variables = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+    variables["GIT_OPTIONAL_LOCKS"] = "0"
 
-    def ask(*words: str) -> str:
+    def git(*words: str) -> str:
         return subprocess.run(
-            ["git", *words], cwd=source, env=surroundings, capture_output=True, text=True, timeout=10, check=True
+            ["git", *words], cwd=source, env=variables, capture_output=True, text=True, timeout=10, check=True
         ).stdout.strip()
 
     try:
-        ask("ls-files", "--error-unmatch", "__init__.py")  # a copy in site-packages is not the checkout around it
-        return {"commit": ask("rev-parse", "HEAD"), "dirty": bool(ask("status", "--porcelain", "--", "."))}
+        git("ls-files", "--error-unmatch", "__init__.py")  # fails for a copy in site-packages inside another checkout
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--", "."))}
     except (OSError, subprocess.SubprocessError):
         return {"commit": None, "dirty": None}

@@ -1,4 +1,4 @@
-"""What a run writes down beside its weights: JSON files, the event log, the surroundings."""
+"""JSON files and other small files: atomic writing, reading, comparing and hashing."""
 
 import contextlib
 import dataclasses
@@ -16,14 +16,14 @@ from fft.core.errors import InputError, MachineError
 REMEDY = "Free some space, or choose a folder that can be written"
 REMEDIES = {
     errno.ENAMETOOLONG: "Choose a shorter path",
-    errno.ENOENT: "Make its folder first, or choose another path",
+    errno.ENOENT: "Create its folder first, or choose another path",
     **dict.fromkeys((errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ELOOP), "Choose another path"),
 }
 
 
 @contextlib.contextmanager
 def writing(path: str | Path) -> Iterator[None]:
-    """Turn every `OSError` of the block into a `MachineError` that names `path` and the reason."""
+    """Turn an `OSError` of the block into a `MachineError` that names `path` and the reason."""
     try:
         yield
     except OSError as error:
@@ -31,7 +31,7 @@ def writing(path: str | Path) -> Iterator[None]:
 
 
 def cannot_write(path: str | Path, error: OSError) -> MachineError:
-    """The one wording for what cannot be written: where, why, and what to do about that."""
+    """Return the error for a path that cannot be written, with the reason and the remedy."""
     return MachineError(f"cannot write {path}: {error.strerror or error}. {REMEDIES.get(error.errno or 0, REMEDY)}")
 
 
@@ -40,10 +40,11 @@ def plain(value: dict, where: str = "") -> dict[str, Any]: ...
 @overload
 def plain(value: object, where: str = "") -> Any: ...
 def plain(value: Any, where: str = "") -> Any:
-    """`value` as JSON holds it: dataclasses and NamedTuples become objects, numpy and jax scalars and arrays numbers
-    and lists, tuples lists, paths strings, and numbers that are not finite become null (JSON has none).
+    """Convert a value to plain JSON data.
 
-    Raises: TypeError naming the dotted place of a value that JSON cannot hold.
+    Dataclasses and NamedTuples become objects, numpy and jax scalars and arrays become numbers and lists, tuples
+    become lists, paths strings, and numbers that are not finite null, as JSON has none.
+    Raises: TypeError with the dotted path of a value that JSON cannot hold.
     """
     if hasattr(value, "tolist"):
         value = value.tolist()
@@ -65,7 +66,10 @@ def plain(value: Any, where: str = "") -> Any:
 
 
 def canonical(value: object) -> bytes:
-    """The one spelling of a JSON value: keys sorted, no spaces, UTF-8. ValueError for a number that is not finite."""
+    """Return the canonical JSON of a value: keys sorted, no spaces, UTF-8.
+
+    Raises: ValueError for a number that is not finite.
+    """
 
     def convert(item: Any) -> Any:
         return item.tolist() if hasattr(item, "tolist") else plain(item)
@@ -76,20 +80,20 @@ def canonical(value: object) -> bytes:
 
 
 def experiment_hash(experiment: dict) -> str:
-    """sha256 (64 hex digits) of the canonical JSON: equal for equal experiments, whatever the order of their keys.
+    """Return the sha256 of the canonical JSON (64 hex digits), which does not depend on the order of keys.
 
-    Raises: InputError where a number is not finite: JSON cannot hold it, so no run could be repeated from the file.
+    Raises: InputError for a number that is not finite: JSON cannot hold it, so the file could not repeat the run.
     """
     try:
         return hashlib.sha256(canonical(experiment)).hexdigest()
     except ValueError as error:
-        raise InputError(f"the experiment holds a number that is not finite: {error}") from error
+        raise InputError(f"the experiment holds a number that is not finite: {error}; set a finite one") from error
 
 
 def write_json(path: str | Path, value: object) -> None:
-    """Write `plain(value)` to `path` whole or not at all: a temporary file beside it, fsync, `os.replace`.
+    """Write `plain(value)` to `path` atomically: to a temporary file in the same folder, fsync, `os.replace`.
 
-    Raises: MachineError when the disk is full or the folder cannot be written; an older file then stays as it was.
+    Raises: MachineError if the disk is full or the folder cannot be written; an older file then stays unchanged.
     """
     path = Path(path)
     text = json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
@@ -97,7 +101,7 @@ def write_json(path: str | Path, value: object) -> None:
 
 
 def replace_file(path: str | Path, content: bytes) -> None:
-    """Write the bytes to `path` whole or not at all; MachineError when they cannot be written."""
+    """Write bytes to `path` atomically. Raises: MachineError if they cannot be written."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with writing(path):
@@ -115,7 +119,7 @@ def replace_file(path: str | Path, content: bytes) -> None:
 
 
 def sync_folder(folder: str | Path) -> None:
-    """Make the names in a folder survive a power cut, as fsync does for a file's bytes."""
+    """Flush a folder's entries to disk, as fsync does for a file's bytes, so that they survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -124,9 +128,9 @@ def sync_folder(folder: str | Path) -> None:
 
 
 def parsed(text: str | bytes) -> Any:
-    """The value of a JSON text from outside, whether a byte order mark begins it or not.
+    """Parse a JSON text, with or without a byte order mark.
 
-    Raises: ValueError for what is no JSON, or nested too deep to be read.
+    Raises: ValueError if it is not JSON or nested too deeply.
     """
     try:
         return json.loads(text.removeprefix("\ufeff") if isinstance(text, str) else text)
@@ -135,7 +139,7 @@ def parsed(text: str | bytes) -> Any:
 
 
 def parsed_file(path: Path) -> Any:
-    """The value in a JSON file from outside; ValueError as `parsed`, and for a file in another encoding than UTF-8."""
+    """Parse a JSON file. Raises: ValueError as `parsed`, and for another encoding than UTF-8."""
     try:
         return parsed(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
@@ -143,7 +147,7 @@ def parsed_file(path: Path) -> Any:
 
 
 def read_object(path: Path) -> dict:
-    """The JSON object in a file of a run folder; InputError when it is missing or no JSON."""
+    """Return the JSON object in a file of a run folder. Raises: InputError if it is missing or not JSON."""
     try:
         return parsed_file(path)
     except FileNotFoundError:
@@ -156,10 +160,10 @@ _ABSENT = object()
 
 
 def diff(old: dict, new: dict) -> list[str]:
-    """What changed between two nested JSON objects, one line a value: `optim.lr: 2e-05 -> 0.0001`.
+    """Return the changes between two nested JSON objects, one line per value: `optim.lr: 2e-05 -> 0.0001`.
 
-    A key on one side alone reads `(absent)`; lists are compared whole, but those of named objects, such as a chain of
-    methods, name by name where both hold the same names in the same order; an empty list means equal.
+    A key that only one of them has is shown as `(absent)` in the other. A list is compared as one value, except two
+    lists of objects with the same names in the same order, such as a chain of methods: these are compared name by name.
     """
     return _diff(plain(old), plain(new), "")
 
@@ -177,7 +181,7 @@ def _diff(old: Any, new: Any, path: str) -> list[str]:
 
 
 def _names(value: object) -> list[str]:
-    """The names of a list of named objects; none of any other value."""
+    """Return the names of a list of objects that have one; [] for any other value."""
     if not isinstance(value, list) or not all(isinstance(item, dict) and "name" in item for item in value):
         return []
     return [item["name"] for item in value]
@@ -188,9 +192,9 @@ def _show(value: object) -> str:
 
 
 def write_lines(path: Path, lines: Iterable[dict]) -> None:
-    """Write one JSON line an object, whole or not at all; a number that is not finite is null.
+    """Write one JSON line per object, atomically; numbers that are not finite become null.
 
-    Raises: MachineError when the disk is full or the folder cannot be written.
+    Raises: MachineError if the disk is full or the folder cannot be written.
     """
     text = "".join(json.dumps(plain(line), ensure_ascii=False) + "\n" for line in lines)
     replace_file(path, text.encode())

@@ -1,4 +1,4 @@
-"""Whose folder it is: one process at a time, and one experiment for good."""
+"""Ownership of output folders: one process at a time, and one experiment per folder."""
 
 import contextlib
 import os
@@ -12,21 +12,19 @@ from fft.disk.files import diff, plain, read_object, write_json, writing
 from fft.disk.locks import lock
 
 MODEL, ADAPTER = "model", "adapter"
-"""where in it the result is: a checkpoint for transformers, or PEFT's files"""
+"""subfolders for the result: a checkpoint for transformers, or PEFT's files"""
 CHECKPOINTS, LEFT, ROWS = "checkpoints", "left", "rows"
-"""where in it the saved steps are; what later runs read of this one, if its method leaves anything; and which rows it
-has seen
-"""
+"""subfolders for the saved steps, for what the method leaves to later runs, and for the rows that the run has seen"""
 EXPERIMENT, REQUEST, PLAN = "experiment.json", "request.json", "plan.json"
 KINDS = {EXPERIMENT: "a run", REQUEST: "Fisher information", PLAN: "a sequence", "config.json": "a checkpoint"}
-"""what a folder holds by the file that claims it"""
+"""content of a folder by the file that claims it"""
 
 
 class FolderLock:
-    """Holds DIRECTORY/lock for as long as the block runs; the system lets go of it when the process ends or is killed.
+    """Context that locks DIRECTORY/lock; the system releases the lock when the process ends or is killed.
 
-    Raises: InputError naming the other process when the folder is in use, MachineError when it cannot be written
-    or lies on a file system without locks.
+    Raises: InputError naming the other process if the folder is in use, MachineError if it cannot be written
+    or is on a file system without locks.
 
         with FolderLock(run_folder):
             ...
@@ -56,7 +54,7 @@ class FolderLock:
             file.write(f"{os.getpid()}\n")
             file.flush()
         self._file = file
-        _clear(_leftovers(self.directory))  # nobody else writes here now
+        _clear(_leftovers(self.directory))  # safe under the lock: no other process writes here
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -65,34 +63,44 @@ class FolderLock:
 
 
 def refuse_taken(out: Path, own: Collection[str] = (), unless: str | None = None) -> None:
-    """Refuse a folder that holds anything but a lock, files of one's `own` and leftovers of a kill, and what is no
-    folder or lies below a file. Once the file `unless` is there, one's own are somebody's result and not taken over.
+    """Reject an output folder in use: it may hold only a lock, leftovers of killed processes and the files `own`.
+
+    If it has the file `unless`, it holds a finished result, and the files `own` are rejected too.
+    Raises: InputError naming a file that is in the way; as `refuse_file`.
     """
     refuse_file(out)
     if unless is not None and (out / unless).exists():
         own = ()
-    left = {"lock", *own, *(path.name for path in _leftovers(out))}
-    taken = [path.name for path in out.iterdir() if path.name not in left] if out.is_dir() else []
+    ignored = {"lock", *own, *(path.name for path in _leftovers(out))}
+    taken = [path.name for path in out.iterdir() if path.name not in ignored] if out.is_dir() else []
     if taken:
         raise InputError(f"{out} holds something already ({min(taken)}); choose another --out")
 
 
 def refuse_file(out: Path) -> None:
-    """Refuse a file where a folder is to be, or on the way to it, and a link to what is not there."""
+    """Reject a path for a folder that is a file, is below a file, or is a broken link.
+
+    Raises: InputError.
+    """
     for path in (out, *out.parents):
         if path.exists() and not path.is_dir():
-            raise InputError(f"{path} is a file; choose a folder that is new, or one that this command made")
+            raise InputError(f"{path} is a file; choose a folder that is new, or that this command created")
         if path.is_symlink() and not path.exists():
-            raise InputError(f"{path} is a link to {path.readlink()}, which does not exist; make it, or choose another")
+            raise InputError(
+                f"{path} is a link to {path.readlink()}, which does not exist; create that, or choose another folder"
+            )
 
 
 def _leftovers(out: Path) -> list[Path]:
-    """What a process that was killed was writing under another name."""
+    """Return the temporary files and folders of processes that were killed while writing."""
     return [path for pattern in (".*.tmp", ".*.partial-*") for path in out.glob(pattern)]
 
 
 def refuse_foreign(out: Path, own: str) -> None:
-    """Refuse a folder that holds one of KINDS, other than the one whose file is `own`."""
+    """Reject a folder that another kind of command has claimed: it holds a file of KINDS other than `own`.
+
+    Raises: InputError.
+    """
     for mark, what in KINDS.items():
         if mark != own and (out / mark).exists():
             raise InputError(f"{out} holds {what}; choose another --out")
@@ -100,8 +108,9 @@ def refuse_foreign(out: Path, own: str) -> None:
 
 @contextlib.contextmanager
 def unclaimed_if_refused(out: Path, mark: str, unless: str | None = None) -> Iterator[None]:
-    """Input that is refused in the block leaves nothing in a folder that was new, so that the corrected call may name
-    it again. `mark` is the file that claims the folder; once the file `unless` is there all stays.
+    """Context that empties a new folder after an InputError, so that the corrected command may use it again.
+
+    `mark` is the file that claims a folder: one that was claimed before is not emptied, nor one with the file `unless`.
     """
     claimed = (out / mark).exists()
     try:
@@ -120,14 +129,15 @@ def _clear(paths: Iterable[Path]) -> None:
             path.unlink(missing_ok=True)
 
 
-def agree(path: Path, wanted: dict, what: str, complete: Callable[[dict], dict] = lambda stored: stored) -> None:
-    """Write `wanted` to `path`, or find it there already; refuse a folder that holds something else, with the diff.
+def agree(path: Path, expected: dict, what: str, complete: Callable[[dict], dict] = lambda stored: stored) -> None:
+    """Write the JSON object `expected` to `path`, or check that the file there equals it.
 
-    `complete(stored)` fills in what a file lacks that was written before there was such a setting.
+    `complete(stored)` adds to a stored object the settings that did not exist when it was written.
+    Raises: InputError with the differences, which says that the folder holds `what`.
     """
-    wanted = plain(wanted)
+    expected = plain(expected)
     if not path.exists():
-        write_json(path, wanted)
-    elif changes := diff(complete(read_object(path)), wanted):
+        write_json(path, expected)
+    elif changes := diff(complete(read_object(path)), expected):
         lines = "\n  ".join(changes)
         raise InputError(f"{path.parent} holds {what}; choose another --out, or undo the change:\n  {lines}")

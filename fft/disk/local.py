@@ -1,6 +1,6 @@
-"""Paths as people write them: ~ is a home folder, and what lies elsewhere than on this machine is refused.
+"""Local paths in settings: ~ is expanded, and paths that are not on this machine are rejected.
 
-A dataclass says by their types which of its settings are paths: those that are Path, and text that is marked so.
+A setting is a path if its value is a Path, or if its type is text marked with LOCAL or CHECKPOINT.
 """
 
 import dataclasses
@@ -16,12 +16,12 @@ from fft.core.errors import InputError
 from fft.disk.surroundings import home_folder
 
 ELSEWHERE = re.compile(r"[A-Za-z][\w+.-]+:(/|$)|(file|hf|tfds|demo):")
-"""s3://bucket, which a Path writes s3:/bucket, and the schemes of data sources"""
+"""URLs such as s3://bucket (s3:/bucket as a Path), and the schemes of data sources"""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Marks text that is a path; with `hub`, or hf:NAME."""
+    """Marks a text setting as a path; with `hub` it may also be hf:NAME."""
 
     hub: bool
 
@@ -30,12 +30,12 @@ LOCAL, CHECKPOINT = Place(hub=False), Place(hub=True)
 CheckpointPath = Annotated[str, CHECKPOINT]
 
 
-def local(given: str | Path, flag: str, hub: bool = False) -> str:
-    """The path that is meant, its ~ the home folder; with `hub`, hf:NAME stands. `flag` names it in errors.
+def local(path: str | Path, flag: str, hub: bool = False) -> str:
+    """Return a path with ~ expanded; with `hub`, hf:NAME is returned as it is. `flag` names the path in errors.
 
-    Raises: InputError for what lies elsewhere, and for the home folder of nobody that is known.
+    Raises: InputError for a path that is not local, and for ~ or ~USER without a known home folder.
     """
-    text = os.fspath(given)
+    text = os.fspath(path)
     if hub and re.match("hf:[^/]", text):
         return text
     if ELSEWHERE.match(text):
@@ -47,17 +47,17 @@ def local(given: str | Path, flag: str, hub: bool = False) -> str:
 
 
 def expanded(path: str, flag: str) -> str:
-    """The path with its ~ the home folder; InputError where nobody knows of one."""
-    meant = os.path.expanduser(path)
-    if meant.startswith("~") or (path != meant and home_folder() is None):
+    """Return a path with ~ expanded. Raises: InputError if the home folder is not known."""
+    absolute = os.path.expanduser(path)
+    if absolute.startswith("~") or (path != absolute and home_folder() is None):
         raise InputError(f"{flag} {path}: no home folder is known by this name; give the whole path")
-    return meant
+    return absolute
 
 
 def make_local(settings: Any, prefix: str = "") -> None:
-    """Make every path in a frozen dataclass local, in place: in its `__post_init__`, or once its flags are parsed.
+    """Apply `local` to every path in a frozen dataclass, in place: in its `__post_init__`, or after parsing its flags.
 
-    Raises: InputError as `local`, which names the flag, with the prefix of its group.
+    Raises: InputError as `local`, naming the flag with the `prefix` of its group.
     """
     for field in dataclasses.fields(settings):
         value, marks = getattr(settings, field.name), getattr(field.type, "__metadata__", ())
@@ -65,15 +65,15 @@ def make_local(settings: Any, prefix: str = "") -> None:
         if dataclasses.is_dataclass(value):
             make_local(value)
         elif CHECKPOINT in marks or LOCAL in marks or _are_paths(value):
-            object.__setattr__(settings, field.name, _made_local(value, name, CHECKPOINT in marks))
+            object.__setattr__(settings, field.name, _localized(value, name, CHECKPOINT in marks))
 
 
 def _are_paths(value: Any) -> bool:
-    return isinstance(value, Path) or (isinstance(value, tuple) and any(isinstance(each, Path) for each in value))
+    return isinstance(value, Path) or (isinstance(value, tuple) and any(isinstance(item, Path) for item in value))
 
 
-def _made_local(value: Any, name: str, hub: bool) -> Any:
-    """A path, several, or none, of the types that they had."""
+def _localized(value: Any, name: str, hub: bool) -> Any:
+    """Apply `local` to a path or a tuple of paths, without changing their types; None stays None."""
     if isinstance(value, tuple):
-        return tuple(_made_local(each, name, hub) for each in value)
+        return tuple(_localized(item, name, hub) for item in value)
     return value if value is None else type(value)(local(value, name, hub))

@@ -1,4 +1,4 @@
-"""Locks on files, which the system drops when the process ends, however it ends; and file systems that have none."""
+"""File locks, which the system releases when the process ends or is killed."""
 
 import errno
 import fcntl
@@ -11,10 +11,10 @@ NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 def lock(file: IO, wait: bool = False, instead: str = "choose another folder") -> None:
-    """Lock an open file for this process alone, until it is closed; with `wait`, once no other has it.
+    """Lock an open file exclusively until it is closed; with `wait`, first wait for other processes.
 
-    Raises: BlockingIOError where another process has it and this one does not wait; MachineError on a file system
-    without locks, with what to do `instead`.
+    Raises: BlockingIOError if another process has the lock and `wait` is false; MachineError on a file system
+    without locks, with the advice `instead`.
     """
     try:
         fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -22,6 +22,4 @@ def lock(file: IO, wait: bool = False, instead: str = "choose another folder") -
         if error.errno not in NO_LOCKS:
             raise
         folder = Path(file.name).parent
-        raise MachineError(
-            f"{folder} lies on a file system without locks (flock: {error.strerror}); {instead}"
-        ) from None
+        raise MachineError(f"{folder} is on a file system without locks (flock: {error.strerror}); {instead}") from None

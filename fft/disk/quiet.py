@@ -1,4 +1,4 @@
-"""What orbax and its helpers say of a failure that is told already, kept from the reader."""
+"""Suppression of log messages by orbax about failures that are also raised as errors."""
 
 import contextlib
 import logging
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Orbax logs a traceback before it raises; the error itself is enough."""
+    """Suppress absl's log: orbax logs a traceback before it raises, and the error itself is enough."""
     logger = logging.getLogger("absl")
     before, logger.disabled = logger.disabled, True
     try:
@@ -23,8 +23,9 @@ def quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def abandoned_writes_are_silent() -> Iterator[None]:
-    """Where one write fails, the others end after orbax has given up, and each tells of it in its own way: that its
-    loop is closed, or that nobody asked for its error.
+    """Suppress the messages of writes that end after another write failed and orbax gave up.
+
+    They complain that their event loop is closed, or that their exception was never retrieved.
     """
     before, logger = sys.unraisablehook, logging.getLogger("asyncio")
     filters = logger.filters
@@ -35,7 +36,7 @@ def abandoned_writes_are_silent() -> Iterator[None]:
 
     sys.unraisablehook = unless_abandoned
     logger.filters = [*filters, _was_retrieved]
-    yield  # after a failure both stay: the writes end later, in other threads
+    yield  # after a failure both filters stay, as the writes end later in other threads
     sys.unraisablehook, logger.filters = before, filters
 
 

@@ -1,9 +1,9 @@
-"""Encoders in flax with Hugging Face checkpoints in and out: load, save, and one pure Model for all families.
+"""Encoders in flax, loaded from and saved as Hugging Face checkpoints; one pure Model type for all families.
 
     checkpoint = models.load("path/to/minilm")
     outputs = checkpoint.model.apply(checkpoint.params, Inputs(ids, mask, types))
 
-A family is one file here, one line in FAMILIES and its name in the parity test.
+To add a family: a file in fft/models/families, a line in FAMILIES, and its name in the parity test.
 """
 
 from collections.abc import Mapping
@@ -24,22 +24,22 @@ __all__ = ["FAMILIES", "Checkpoint", "Head", "Model", "find_filler", "has_head",
 
 
 def load(source: str | Path) -> Checkpoint:
-    """The Checkpoint in a Hugging Face folder, or in `hf:OWNER/NAME` on the hub. See fft.models.files.hf.load."""
+    """Load a checkpoint from a Hugging Face folder or from `hf:OWNER/NAME` on the hub. See fft.models.files.hf.load."""
     return hf.load(source, FAMILIES)
 
 
 def has_head(source: str | Path) -> bool:
-    """Whether the checkpoint that `load(source)` reads has a head, without reading weights."""
+    """Whether the checkpoint that `load(source)` would load has a head; reads no weights."""
     return hf.has_head(source, FAMILIES)
 
 
 def find_filler(source: str | Path) -> Path:
-    """The folder of a masked language model. See fft.models.files.filler.find."""
+    """Return the folder of a masked language model without loading it. See fft.models.files.filler.find."""
     return filler.find(source, FAMILIES)
 
 
 def load_filler(source: str | Path) -> Filler:
-    """The masked language model in a folder or `hf:NAME`. See fft.models.files.filler.load."""
+    """Load a masked language model from a folder or `hf:NAME`. See fft.models.files.filler.load."""
     return filler.load(source, FAMILIES)
 
 

@@ -1,4 +1,4 @@
-"""Dropout whose random numbers cost next to nothing: a keyed hash of each entry's index, fused by XLA."""
+"""Dropout with nearly free random numbers: a keyed hash of each entry's index, fused by XLA."""
 
 import zlib
 
@@ -10,9 +10,9 @@ LAST_FLOAT_BELOW_2_32 = 4294967040.0
 
 
 def scramble(x: jax.Array) -> jax.Array:
-    """A bijection of 32-bit words in which every input bit flips each output bit about half of the time.
+    """Hash 32-bit words with a bijection in which every input bit flips each output bit with probability near ½.
 
-    The `lowbias32` finalizer of Wellons, "Prospecting for hash functions" (2018).
+    Reference: the `lowbias32` finalizer of Wellons, "Prospecting for hash functions" (2018).
     """
     x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
     x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
@@ -20,10 +20,10 @@ def scramble(x: jax.Array) -> jax.Array:
 
 
 def random_words(seed: jax.Array, salt: int, shape: tuple[int, ...]) -> jax.Array:
-    """Random uint32 of `shape` from a seed uint32 [2] and a static salt: word i is a keyed hash of i.
+    """Return random uint32 of `shape` from a seed uint32 [2] and a static salt: word i is a keyed hash of i.
 
-    A counter hash in place of jax.random.bits: XLA fuses it into the multiplication that uses it, so that dropout
-    costs no memory and next to no time, and it compiles in a third of threefry's time.
+    It replaces jax.random.bits because XLA fuses it into the multiplication that uses it, so that dropout costs no
+    memory and hardly any time, and because it compiles in a third of threefry's time.
     """
     high, low = scramble(seed[0] ^ jnp.uint32(salt)), scramble(seed[1] + jnp.uint32(salt))
     index, stride = jnp.zeros(shape, jnp.uint32), 1
@@ -34,9 +34,9 @@ def random_words(seed: jax.Array, salt: int, shape: tuple[int, ...]) -> jax.Arra
 
 
 def drop(x: jax.Array, rate: float | jax.Array, seed: jax.Array, salt: int) -> jax.Array:
-    """Zero each entry of `x` with probability `rate` in [0, 1) and divide the rest by 1 - rate: the mean is `x`.
+    """Zero each entry of `x` with probability `rate` in [0, 1) and divide the others by 1 - rate; the mean is `x`.
 
-    `rate` may be traced; `salt` tells the places of a network apart that share the step's seed.
+    `rate` may be traced. `salt` makes the places of a network that share a step's seed draw different numbers.
     """
     keep = 1.0 - rate
     limit = jnp.minimum(jnp.float32(keep) * 2.0**32, LAST_FLOAT_BELOW_2_32).astype(jnp.uint32)
@@ -44,12 +44,12 @@ def drop(x: jax.Array, rate: float | jax.Array, seed: jax.Array, salt: int) -> j
 
 
 def salt_of(module: nn.Module) -> int:
-    """A number for a module's place in the network, the same in every process."""
+    """Return a salt for a module from its path in the network, the same in every process."""
     return zlib.crc32("/".join(module.path).encode())
 
 
 class Dropout(nn.Module):
-    """`drop`, or the identity where the seed is None or the rate is 0."""
+    """Applies `drop`; the identity if the seed is None or the rate is 0."""
 
     rate: float
 

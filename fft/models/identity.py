@@ -1,4 +1,4 @@
-"""What says that weights are the same weights."""
+"""The identity of weights: a hash of a checkpoint's parameters."""
 
 import hashlib
 
@@ -9,7 +9,7 @@ from fft.models import Checkpoint
 
 
 def base_sha256(checkpoint: Checkpoint) -> str:
-    """The hash of a checkpoint's parameters: equal for equal weights under equal paths."""
+    """Return the sha256 of a checkpoint's parameters, equal for equal weights under equal paths."""
     digest = hashlib.sha256()
     for path, leaf in flatten(checkpoint.params).items():
         digest.update(path.encode())

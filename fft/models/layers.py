@@ -1,7 +1,8 @@
-"""Flax modules every family is built from: Dense, Dropout, norms, attention, MLP and the post-norm encoder.
+"""The flax modules shared by all families: Dense, Dropout, norms, attention, MLP and the post-norm encoder.
 
-The only folder that imports flax is this one. A family file says which sizes, rates and position ids to
-use; the mathematics is here, once. Letters: B batch, T tokens, D model, H heads, K head width, F mlp, C classes.
+Only fft.models imports flax. A family file gives sizes, rates and position ids; the mathematics is here.
+
+Letters: B batch, T tokens, D model, H heads, K head width, F mlp, C classes.
 """
 
 from collections.abc import Callable
@@ -16,11 +17,11 @@ from flax import linen as nn
 from fft.core.batch import Read, States
 from fft.models.dropout import Dropout, drop, salt_of
 
-MASKED = float(jnp.finfo(jnp.float32).min)  # not -inf: a row with no real token must not turn into NaN
+MASKED = float(jnp.finfo(jnp.float32).min)  # not -inf, which would give NaN for a row without tokens
 
 
 def quick_gelu(x: jax.Array) -> jax.Array:
-    """x * sigmoid(1.702 x), Hugging Face's `quick_gelu`."""
+    """Return x * sigmoid(1.702 x), Hugging Face's `quick_gelu`."""
     return x * jax.nn.sigmoid(1.702 * x)
 
 
@@ -47,10 +48,10 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes and rates of a post-norm encoder, in our words; each family's config translates into it.
+    """Sizes and rates of a post-norm encoder under names common to all families.
 
-    `types` is 0 where the family has no token types; `pooler` says whether `pooled` is tanh(dense(first token))
-    (BERT) or the first token itself.
+    `types` is 0 if the family has no token types; `pooler` says whether `pooled` is tanh(dense(first token)), as in
+    BERT, or the first token itself.
     """
 
     vocab: int
@@ -68,64 +69,64 @@ class Shape:
 
 
 class Config(Protocol):
-    """What the config of every family says, a frozen dataclass of the fields of its config.json."""
+    """The interface of every family's config, a frozen dataclass with the fields of its config.json."""
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
     @property
     def shape(self) -> Shape:
-        """Its sizes in the words of Shape."""
+        """The sizes and rates as a Shape."""
         ...
 
     @property
     def vocab_size(self) -> int:
-        """The rows of the table of words."""
+        """The number of rows of the word embedding table."""
         ...
 
     @property
     def max_positions(self) -> int:
-        """The longest row, in tokens."""
+        """The length of the longest text, in tokens."""
         ...
 
     @property
     def head_dropout(self) -> float:
-        """The rate of dropout in a head."""
+        """The dropout rate in a head."""
         ...
 
     @property
     def initializer_range(self) -> float:
-        """The standard deviation of a fresh kernel."""
+        """The standard deviation of a newly initialized kernel."""
         ...
 
     def positions(self, ids: jax.Array, places: int = 0) -> jax.Array:
-        """Position ids [1 or B, T] of a text behind as many `places`."""
+        """Return the position ids [1 or B, T] of a text after `places` virtual tokens."""
         ...
 
 
 class HeadMaker(Protocol):
-    """Makes the linen module of a head, pooled [B, D] -> [B, C]."""
+    """Constructor of a head's linen module, pooled [B, D] -> [B, C]."""
 
     def __call__(self, *, classes: int, name: str | None = None) -> nn.Module:
-        """A head with as many classes."""
+        """Return a head with C = `classes` outputs."""
         ...
 
 
 def matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """x [..., in] times kernel [in, out] as one product of two matrices.
+    """Multiply x [..., in] by a kernel [in, out] as one product of two matrices.
 
-    With more dimensions XLA on CPU copies x and the gradient transposed before it takes the kernel's gradient (5 %
-    of a full step).
+    With more dimensions XLA on CPU would copy and transpose x and the output's gradient before it computes the
+    kernel's gradient, which costs 5 % of a full step.
     """
     return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], kernel.shape[-1])
 
 
 class Dense(nn.Module):
-    """y = x W + b, with an optional low-rank side path read off the parameter tree.
+    """y = x W + b, plus a low-rank path if the parameter tree has one.
 
-    x [..., in] -> [..., out]; leaves `kernel` [in, out], `bias` [out]. Where the tree has `lora_a` [in, R] and
-    `lora_b` [R, out] beside the kernel: y += lora_scale * (drop(x) a) b, with `lora_scale` [] and the optional
-    rate `lora_dropout` [], drawn anew for every token as PEFT does, and only when there is a seed. With `lora_gain`
-    g [out], DoRA's, y += (g - 1) * (drop(x) W) + g * lora_scale * (drop(x) a) b.
+    x [..., in] -> [..., out]; leaves `kernel` [in, out], `bias` [out]. With `lora_a` [in, R] and `lora_b` [R, out]
+    next to the kernel, y += lora_scale * (drop(x) a) b, where `lora_scale` is [] and the optional `lora_dropout` [] is
+    the rate of a dropout that, as in PEFT, differs for every token and needs a seed. With `lora_gain` g [out], as in
+    DoRA, y += (g - 1) * (drop(x) W) + g * lora_scale * (drop(x) a) b instead.
     References: Hu et al., LoRA, arXiv 2106.09685; Liu et al., DoRA, arXiv 2402.09353.
     """
 
@@ -150,14 +151,14 @@ class Dense(nn.Module):
 
 
 def norm(epsilon: float, name: str) -> nn.LayerNorm:
-    """flax's LayerNorm with both defaults that are wrong for these checkpoints set."""
+    """Return flax's LayerNorm with this epsilon and exact variance, as in the checkpoints, unlike flax's defaults."""
     return nn.LayerNorm(epsilon=epsilon, use_fast_variance=False, name=name)
 
 
 class Embed(nn.Module):
     """Sum of word, position and type embeddings, norm, dropout: ids, positions, types [B or 1, T] -> [B, T, D].
 
-    Virtual `tokens` [P, D] stand before the words of every row; positions and types are those of P + T tokens then.
+    Virtual `tokens` [P, D] are put before the words of every row; positions and types must then be for P + T tokens.
     """
 
     shape: Shape
@@ -185,7 +186,7 @@ class Attention(nn.Module):
     """Multi-head attention of `rows` [B, t, D] to `x` [B, T, D]; bias [B, 1, 1, T] is 0 or MASKED -> [B, t, D].
 
     softmax(q k^T / sqrt(K) + bias) v, dropout on the probabilities, then the output projection. The P keys and values
-    of a `prefix` [P, 2, D] stand before those of x; bias is [B, 1, 1, P + T] then.
+    of a `prefix` [P, 2, D] are put before those of x; bias must then be [B, 1, 1, P + T].
     """
 
     shape: Shape
@@ -241,12 +242,11 @@ class Block(nn.Module):
 
 
 class Blocks(nn.Module):
-    """The blocks, named 0, 1, ... under `layers`, one subtree each, so that every depth can have its own rate.
+    """All blocks, in subtrees 0, 1, ... of `layers`, so that every depth can have its own learning rate.
 
-    x [B, T, D] -> the last block's [B, T, D], and what comes out of every block, {depth: [B, T, D]}, i of the i-th from
-    1. With `first`, the last is [B, 1, D], the first token alone: no other token's path through the last block
-    reaches it, so that block is computed for one row. The numbers are the same, for a depth-th less work.
-    A `prefix` is [P, depth, 2, D].
+    x [B, T, D] -> the last block's output [B, T, D] and all outputs {depth: [B, T, D]}, i for the i-th block, from 1.
+    With `first` the last block is computed for the first token only, [B, 1, D]: the result for that token is the same,
+    and 1/depth of the work is saved. A `prefix` is [P, depth, 2, D].
     """
 
     shape: Shape
@@ -266,7 +266,7 @@ class Blocks(nn.Module):
 
 
 class Heads(nn.Module):
-    """Heads of the tree, {name: C}, on the same states: [..., D] -> {name: logits [..., C]}."""
+    """The heads {name: C}, applied to the same states: [..., D] -> {name: logits [..., C]}."""
 
     head: HeadMaker
     classes: tuple[tuple[str, int], ...]
@@ -277,7 +277,7 @@ class Heads(nn.Module):
 
 
 class Readout(nn.Module):
-    """`Heads` at its place in the tree of a whole model, so that its dropout draws what it draws there."""
+    """`Heads` under the path that it has in a complete model, on which the random numbers of its dropout depend."""
 
     head: HeadMaker
     classes: tuple[tuple[str, int], ...]
@@ -290,9 +290,9 @@ class Readout(nn.Module):
 class Encoder(nn.Module):
     """Embeddings, blocks and pooling: ids, mask, types int32 [B, T], positions int32 [B or 1, T] -> States.
 
-    `read` says which states are made, `depths` whose layers are handed out beside them. `prompt` holds virtual `tokens`
-    or a `prefix`, or nothing; mask, positions and types are then as `fft.models.prompt.inputs` makes them. `seed`
-    uint32 [2] turns dropout on, None turns it off.
+    `read` names the states to return, `depths` the layers to return with them. `prompt` holds virtual `tokens`, a
+    `prefix`, or nothing; mask, positions and types are those that `fft.models.prompt.inputs` returns. `seed` uint32 [2]
+    turns dropout on, None turns it off.
     """
 
     shape: Shape

@@ -1,4 +1,4 @@
-"""The types of a loaded model: Head, Model, Checkpoint, Family, and `build`, which makes a Model of a config."""
+"""The types of a loaded model: Head, Model, Checkpoint, Family, and `build`, which returns a Model for a config."""
 
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -20,18 +20,18 @@ from fft.models.prompt import inputs as prompted
 
 
 class Head(NamedTuple):
-    """What a head predicts: `kind` is 'classification' or 'regression'; `labels` in index order, () for regression."""
+    """The outputs of a head: `kind` is 'classification' or 'regression'; `labels` in index order, () for regression."""
 
     kind: str
     labels: tuple[str, ...]
 
 
 class Model(NamedTuple):
-    """One encoder family at one size, as pure functions over a plain parameter tree.
+    """An encoder of one family and size, as pure functions of a parameter tree of nested dicts.
 
     states(params, batch, *, read=("pooled",), key=None, layers=()) -> States; batch has `ids`, `mask`, `types`, int32
-    [B, T]; key None means no dropout; `read` is of "pooled" and "tokens"; params['prompt'], where there is one, is as
-    fft.models.prompt says. InputError for ids or types that the model has no row for, outside jit.
+    [B, T]; without a key there is no dropout; `read` may contain "pooled" and "tokens"; for params['prompt'] see
+    fft.models.prompt. Outside jit it raises InputError for ids or types outside the embedding tables.
     readout(params, head, states, *, key=None) -> [..., C], a head of params['heads'] on states [..., D].
     init_head(key, classes) -> head_params, normal(0, initializer_range) kernels and zero biases.
     """
@@ -45,19 +45,18 @@ class Model(NamedTuple):
     __repr__ = brief
 
     def apply(self, params: Params, batch: Text, key: jax.Array | None = None) -> dict[str, Any]:
-        """{'pooled': [B, D], 'logits': {head: [B, C]}}, every head on the pooled states; for notebooks."""
+        """Return {'pooled': [B, D], 'logits': {head: [B, C]}}, every head on the pooled states; for notebooks."""
         outputs = outputs_of(self, params, batch, key=key)
         logits = {head: outputs.read(head, outputs.pooled) for head in params.get("heads", {})}
         return {"pooled": outputs.pooled, "logits": logits}
 
 
 class Checkpoint(NamedTuple):
-    """A model with its weights and where they came from.
+    """A model with its weights and their origin.
 
     `primary` names the head stored as Hugging Face's classifier (None: the checkpoint has no head); `raw_config` is
-    config.json as read, with 'dtype' set to the dtype of the stored weights; `notes` are what whoever uses it should
-    be told of its files; `max_length` is the number of tokens that longer texts were cut to in its training, None where
-    nobody wrote it down.
+    config.json as read, with 'dtype' set to the dtype of the stored weights; `notes` are remarks about its files for
+    the user; `max_length` is the number of tokens to which texts were truncated in its training, None if not recorded.
     """
 
     model: Model
@@ -72,8 +71,9 @@ class Checkpoint(NamedTuple):
 
 
 class Filling(NamedTuple):
-    """Where a family keeps its masked-language head: the names of dense layer, norm, bias and last kernel ("decoder"),
-    and config -> activation.
+    """The names in Hugging Face's files of a family's masked-language head, and config -> its activation.
+
+    The names are those of its dense layer, norm, bias and last kernel ("decoder").
     """
 
     dense: str
@@ -84,13 +84,12 @@ class Filling(NamedTuple):
 
 
 class Family(NamedTuple):
-    """What a family file hands to the loader.
+    """The description of a family, defined in its file and used by the loader.
 
     name: config.json's model_type; prefix: of the encoder's keys in a model with a head; architecture: the stem of
-    Hugging Face's class names; config: frozen dataclass; body, head_rows: key table rows (hf module, our module,
-    kind); ignored: regexes of keys that are left out;
-    head: config -> constructor of the linen head module, called with classes and a name; filling: the head that
-    fills in masked tokens, which only fft.models.files.filler reads.
+    Hugging Face's class names; config: a frozen dataclass; body, head_rows: rows of the key table (hf module, our
+    module, kind); ignored: regexes of keys to skip; head: config -> constructor of the linen head module;
+    filling: the masked-language head, used only by fft.models.files.filler.
     """
 
     name: str
@@ -106,9 +105,9 @@ class Family(NamedTuple):
 
 @shared
 def build(family: Family, config: Config) -> Model:
-    """Return the Model of a family at the sizes of its config, the same one for equal configs.
+    """Return the Model of a family for a config; equal configs share one Model.
 
-    The parameters are an argument of every function; nothing is held but the config.
+    It holds no parameters: they are an argument of its functions.
     """
     shape, head_of = config.shape, family.head(config)
 
@@ -136,8 +135,8 @@ def build(family: Family, config: Config) -> Model:
         zeros = head_of(classes=classes).init(key, jnp.zeros((1, shape.dim)), None)["params"]
         leaves, tree = jax.tree.flatten(zeros)
         drawn = [
-            config.initializer_range * jax.random.normal(each, leaf.shape) if leaf.ndim == 2 else leaf
-            for each, leaf in zip(jax.random.split(key, len(leaves)), leaves, strict=True)
+            config.initializer_range * jax.random.normal(leaf_key, leaf.shape) if leaf.ndim == 2 else leaf
+            for leaf_key, leaf in zip(jax.random.split(key, len(leaves)), leaves, strict=True)
         ]
         return jax.tree.unflatten(tree, drawn)
 
@@ -145,9 +144,9 @@ def build(family: Family, config: Config) -> Model:
 
 
 def refuse_outside(what: str, numbers: jax.Array | np.ndarray, size: int) -> None:
-    """Refuse numbers [B, T] without a row in a table of `size` rows, whose embedding would be NaN or another's.
+    """Reject ids [B, T] outside an embedding table of `size` rows, which would silently get NaN or another id's row.
 
-    Under a transformation such as jit the numbers are not known, and nothing is refused.
+    Under a transformation such as jit the ids are not known and not checked. Raises: InputError.
     """
     if isinstance(numbers, Tracer):
         return
@@ -162,5 +161,5 @@ def refuse_outside(what: str, numbers: jax.Array | np.ndarray, size: int) -> Non
 
 
 def seed_of(key: jax.Array | None) -> jax.Array | None:
-    """The dropout seed uint32 [2] of one call, from a jax key of any implementation; None without a key."""
+    """Return a dropout seed uint32 [2] for a jax key of any implementation; None without a key."""
     return None if key is None else jax.random.bits(key, (2,), jnp.uint32)

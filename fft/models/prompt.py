@@ -1,8 +1,8 @@
-"""Virtual tokens before the input, and prefixes before the keys and values: what they ask of mask, positions and types.
+"""Masks, positions and types for virtual tokens before the text and for prefixes before the keys and values.
 
-A parameter tree may hold a subtree `prompt`: `tokens` [P, D], or `prefix` [P, depth, 2, D], the keys and values of
-every block. As in PEFT the P places are never masked, have token type 0, and push the positions of the text P up.
-Virtual tokens are tokens like others, so the first one is what the heads read. References: Lester et al., arXiv
+A parameter tree may have a subtree `prompt`: `tokens` [P, D], or `prefix` [P, depth, 2, D], the keys and values of
+every block. As in PEFT the P places are never masked, have token type 0, and shift the positions of the text by P.
+The first virtual token is then the first token of the row, which the heads read. References: Lester et al., arXiv
 2104.08691; Li and Liang, arXiv 2101.00190.
 """
 
@@ -18,10 +18,10 @@ from fft.models.layers import Config
 def inputs(
     params: Params, batch: Text, config: Config
 ) -> tuple[Array, jax.Array, jax.Array, Array, dict[str, jax.Array]]:
-    """The network's inputs for a batch of ids, mask, types [B, T]: ids, mask, positions, types, prompt.
+    """Return the encoder's inputs for a batch of ids, mask, types [B, T]: ids, mask, positions, types, prompt.
 
-    Returns ids [B, T], mask [B, P + T], positions and types [B or 1, T], or [.., P + T] with virtual tokens, and the
-    prompt. Refuses, while tracing, more places than there are positions.
+    Shapes: ids [B, T], mask [B, P + T], positions and types [B or 1, T], or [.., P + T] with virtual tokens.
+    Raises: InputError, while tracing, if P + T exceeds the number of positions.
     """
     prompt, ids, types = params.get("prompt", {}), batch.ids, batch.types
     places = next((len(leaf) for leaf in prompt.values()), 0)
@@ -36,7 +36,7 @@ def inputs(
 
 
 def check_length(tokens: int, places: int, config: Config) -> None:
-    """Refuse, while tracing, a batch longer than the position table."""
+    """Check that a batch fits into the position table; works while tracing. Raises: InputError if it does not."""
     if tokens + places > config.max_positions:
         virtual = f" beside {places} virtual ones" if places else ""
         raise InputError(

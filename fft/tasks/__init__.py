@@ -1,4 +1,4 @@
-"""Tasks: the loss of one example, the divergence from the base, the labels a Fisher is taken over; pure functions."""
+"""Tasks as pure functions: loss, divergence from a teacher, sampled labels for the Fisher information, row scores."""
 
 from fft.tasks.classify import Classify
 from fft.tasks.regress import Regress

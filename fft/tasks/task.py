@@ -1,4 +1,4 @@
-"""What a task answers to: its loss, the divergence from the base, the labels of a Fisher pass, the score of a row."""
+"""The interface of a task: loss, divergence from a teacher, labels for the Fisher information, row scores."""
 
 from collections.abc import Callable, Sequence
 from typing import ClassVar, Protocol, Self
@@ -10,39 +10,39 @@ from fft.core.batch import Array, Batch, Labelled, Outputs, Read
 
 
 class Task(Protocol):
-    """Pure functions of a model's outputs on a batch of B rows; frozen data, of one kind a class.
+    """Pure functions of a model's outputs on a batch of B rows; a frozen dataclass for each kind of task.
 
-    A term of a loss has the shape of the targets, [B] or [B, T], or is one a row, [B]; whoever calls reduces it, by
+    Loss terms have the shape of the targets, [B] or [B, T], or one entry per row, [B]; the caller reduces them with
     fft.core.batch.weight_of. Logits are [B, C], or [B, T, C] for a task that reads tokens.
     """
 
     @property
     def name(self) -> str:
-        """What the task is called, and its head where it has one."""
+        """The name of the task, and of its head if it has one head."""
         ...
 
     kind: ClassVar[str]
-    """of which kind of task it is, as Data.kind names them"""
+    """the kind of task, as in Data.kind"""
     named: ClassVar[bool]
     """whether its outputs have names, `labels`"""
     problem: ClassVar[str]
-    """what transformers calls it, in config.json's problem_type"""
+    """the problem_type in transformers' config.json"""
     reads: ClassVar[Read]
-    """which states its heads read"""
+    """the states that its heads read"""
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The names of the classes, by number; () where there are none."""
+        """The names of the classes, by number; () if there are none."""
         ...
 
     @property
     def metric(self) -> str:
-        """The score it is judged by, a name in fft.stats.metrics."""
+        """The metric that scores the task, a name in fft.stats.metrics."""
         ...
 
     @property
     def heads(self) -> tuple[str, ...]:
-        """The heads that answer, each once."""
+        """The names of its heads, without repetition."""
         ...
 
     @property
@@ -52,69 +52,70 @@ class Task(Protocol):
 
     @classmethod
     def of_head(cls, name: str, labels: Sequence[str]) -> Self:
-        """The task that a head with these labels serves."""
+        """Return the task of a head with these labels."""
         ...
 
     def with_head(self, name: str) -> Self:
-        """The task whose rows are answered by another head."""
+        """Return the same task with another head."""
         ...
 
     def called(self, value: float) -> str | float | None:
-        """What a label or a prediction, as the metric takes them, is called."""
+        """Return the name of a label or prediction, given as the number that the metric takes."""
         ...
 
     def logits(self, outputs: Outputs, batch: Labelled) -> jax.Array:
-        """What the model says: [B, C] or [B, T, C]."""
+        """Return the logits [B, C] or [B, T, C]."""
         ...
 
     def nll(self, logits: jax.Array, targets: Array) -> jax.Array:
-        """The negative log likelihood of every target in nats, float32 in the targets' shape."""
+        """Return the negative log likelihood of every target in nats, float32 in the targets' shape."""
         ...
 
     def terms(self, outputs: Outputs, batch: Labelled) -> jax.Array:
-        """`nll` of the model's logits."""
+        """Return the `nll` of the model's logits."""
         ...
 
     def divergence(self, teacher: jax.Array, logits: jax.Array, temperature: float) -> jax.Array:
-        """τ² KL of the model's answers from the teacher's, in nats: [..., C] twice -> float32 [...]."""
+        """Return τ² KL(teacher ‖ model) in nats at temperature τ: [..., C] twice -> float32 [...]."""
         ...
 
     def sample(self, key: jax.Array, logits: jax.Array) -> jax.Array:
-        """Targets drawn from the model's own distribution, in the targets' shape."""
+        """Draw targets from the model's distribution, in the targets' shape."""
         ...
 
     def support(self, logits: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Targets [S, ...] that stand for the model's distribution of each target, and their weights [S, ...]:
-        expectations of squares of gradients over it, without drawing.
+        """Return S targets that represent the model's distribution of each target, and their weights, [S, ...] each.
+
+        Weighted means over them give the exact expectation of squared gradients, without sampling.
         """
         ...
 
     def score(self, outputs: Outputs, batch: Labelled) -> jax.Array:
-        """What the metric needs of every row: [B, W]; the logits, or sums over the tokens of a row.
+        """Return what the metric needs from every row, [B, W]: the logits, or sums over the tokens of a row.
 
-        Where the task reads pooled states, the targets have no part in it.
+        For a task that reads pooled states it does not depend on the targets.
         """
         ...
 
     def losses(self, scores: jax.Array, labels: Array) -> jax.Array:
-        """The mean nll of every row in nats, [N], from its `score` [N, W] and what the metric compares with, [N]."""
+        """Return the mean nll of every row in nats, [N], from its `score` [N, W] and the metric's labels [N]."""
         ...
 
     def credit(self, scores: jax.Array, targets: jax.Array, scale: float) -> jax.Array:
-        """What each row adds to the score, float32 [B]: the mean over rows is the score, or falls with it.
+        """Return the contribution of each row to the metric, float32 [B]: its mean is the metric or falls with it.
 
-        `scores` [B, W] are of `score`, `scale` is that of `scale`.
+        `scores` [B, W] is the result of `score`, and `scale` that of `scale`.
         """
         ...
 
     def scale(self, labels: np.ndarray) -> float:
-        """What the credit of rows with these labels [N] is measured in."""
+        """Return the unit of `credit` for rows with these labels [N]."""
         ...
 
     def calibrated(self, predict: Callable[[], tuple[np.ndarray, np.ndarray]]) -> Self:
-        """The task with what is fitted to `predict()`, the base's logits and the labels [N] of rows; else the task."""
+        """Return the task with its scale, if it has one, fitted to `predict()`: the base's logits and labels [N]."""
         ...
 
     def summed(self, values: jax.Array, batch: Batch) -> jax.Array:
-        """Σ weight · values [B] over the rows of a batch: []; of several tasks one each, [K]."""
+        """Return Σ weight · values [B] over the rows of a batch, []; for several tasks one sum each, [K]."""
         ...

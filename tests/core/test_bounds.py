@@ -1,4 +1,4 @@
-"""Bounds of settings: one rule for every dataclass of settings, wherever its values come from."""
+"""Bounds of settings: the same rules for every dataclass of settings, in Python, flags and JSON."""
 
 import dataclasses
 import math
@@ -31,14 +31,14 @@ class Settings:
     steps: Count | None = None
     share: Share = 0.5
     weights: tuple[Positive, ...] = ()
-    way: Literal["up", "down"] | None = None
+    direction: Literal["up", "down"] | None = None
 
     def __post_init__(self) -> None:
         check_bounds(self, "walk.")
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("values", "message"),
     [
         ({"steps": 0}, "--walk.steps must be at least 1, not 0"),
         ({"steps": MOST_COUNT + 1}, "--walk.steps must be between 1 and 2,147,483,647, not 2147483648"),
@@ -47,18 +47,18 @@ class Settings:
         ({"share": 1.01}, "--walk.share must be between 0 and 1, not 1.01"),
         ({"share": math.nan}, "--walk.share must be between 0 and 1, not nan"),
         ({"weights": (1.0, 0.0)}, "--walk.weights must be a positive number, not 0.0"),
-        ({"way": "left"}, "--walk.way must be one of up, down, not 'left'"),
+        ({"direction": "left"}, "--walk.direction must be one of up, down, not 'left'"),
     ],
 )
-def test_what_is_out_of_bounds_is_named_as_a_flag(given, message):
+def test_a_value_out_of_bounds_is_named_by_its_flag(values, message):
     with pytest.raises(OutOfBoundsError) as error:
-        Settings(**given)
+        Settings(**values)
     assert str(error.value) == message
 
 
-def test_what_is_within_bounds_passes():
+def test_values_within_bounds_pass():
     Settings()
-    Settings(steps=np.int64(3), share=1, weights=(0.1, 5), way="up")
+    Settings(steps=np.int64(3), share=1, weights=(0.1, 5), direction="up")
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_every_kind_of_bound(kind, value, message):
         check_value("x", value, kind)
 
 
-def test_a_bound_without_a_rule_and_a_postponed_type_are_no_silent_passes():
+def test_an_unknown_kind_of_bound_and_a_postponed_type_are_errors():
     with pytest.raises(TypeError, match="no rule for the bound"):
         check_value("x", 1, Annotated[int, Lt(3)])
     with pytest.raises(AssertionError, match="postpone"):
@@ -91,8 +91,8 @@ def takes_numbers(kind) -> bool:
 
 @pytest.mark.parametrize("kind", [Optim, Retention, Data, *METHODS.values()])
 def test_every_number_of_the_settings_has_bounds(kind):
-    given = {"source": "x"} if kind is Data else {}
+    required = {"source": "x"} if kind is Data else {}
     for field in dataclasses.fields(kind):
         if takes_numbers(field.type):
             with pytest.raises(OutOfBoundsError, match=field.name.replace("_", "-")):
-                kind(**given, **{field.name: math.nan})
+                kind(**required, **{field.name: math.nan})

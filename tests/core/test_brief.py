@@ -1,4 +1,4 @@
-"""What is shown of a value with many arrays in it."""
+"""The short __repr__ of values with many arrays."""
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from fft.run.claim import Run
 from tests.helpers import tiny_checkpoint
 
 
-def test_arrays_are_counted_and_what_is_long_is_cut():
+def test_arrays_are_counted_and_long_values_are_cut():
     theta = {"a": np.zeros((3, 4)), "b": {"c": np.zeros(5), "d": [np.ones(2)]}}
     shown = repr(Adapter(LoRA(), theta, {"new": Head("regression", ())}, "new"))
     assert "theta=3 arrays of 19 numbers" in shown and "Head(kind='regression', labels=())" in shown

@@ -1,4 +1,4 @@
-"""Programs that are shared: what is made of equal settings is made once, and only then."""
+"""Shared programs: equal settings give the same jitted function, other settings another one."""
 
 import jax
 
@@ -14,20 +14,20 @@ from tests.helpers.toy import LayeredToy, Toy
 
 
 def test_equal_arguments_share_and_others_do_not():
-    made = []
+    calls = []
 
     @shared
     def make(*settings):
-        made.append(settings)
+        calls.append(settings)
         return lambda: settings
 
     assert make(KL(strength=2.0)) is make(KL(strength=2.0)) is not make(KL(strength=3.0))
     assert make({"a": 1}) is not make({"a": 1}), "a dict cannot be hashed"
     assert Toy() == LayeredToy() and make(Toy()) is not make(LayeredToy()), "equal fields are not one class"
-    assert len(made) == 6
+    assert len(calls) == 6
 
 
-def test_an_error_of_what_is_made_is_told_once():
+def test_a_type_error_of_the_builder_is_not_retried():
     calls = []
 
     @shared
@@ -42,15 +42,15 @@ def test_an_error_of_what_is_made_is_told_once():
     assert len(calls) == 1
 
 
-def test_models_of_one_config_are_one_and_so_are_the_programs_of_one_task():
+def test_equal_configs_share_a_model_and_equal_tasks_share_programs():
     small = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
     model, other = (build(bert.FAMILY, BertConfig(**small)) for _ in range(2))
     assert model is other is not build(bert.FAMILY, BertConfig(**small, vocab_size=99))
     task = Classify("new", ("a", "b"))
-    one, two = (make_predict(model, Classify("new", ("a", "b")), (16,)) for _ in range(2))
-    assert one is not two, "each says anew when it is compiled"
-    assert one.__wrapped__ is two.__wrapped__ is not make_predict(model, Regress("new")).__wrapped__
+    first, second = (make_predict(model, Classify("new", ("a", "b")), (16,)) for _ in range(2))
+    assert first is not second, "each displays its own compilations"
+    assert first.__wrapped__ is second.__wrapped__ is not make_predict(model, Regress("new")).__wrapped__
     settings = {"estimator": "mc", "draws": 2}
     assert squares_of(model, task, **settings) is squares_of(model, task, **settings)
     assert squares_of(model, task, **settings) is not squares_of(model, task, estimator="mc", draws=3)
-    assert isinstance(one.__wrapped__, type(jax.jit(lambda: None)))
+    assert isinstance(first.__wrapped__, type(jax.jit(lambda: None)))

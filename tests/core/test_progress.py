@@ -1,4 +1,4 @@
-"""What goes on is said: bars on a terminal, a line elsewhere once there was silence, nothing where nobody looks."""
+"""Progress: bars on a terminal, elsewhere a line after some silence, nothing without a display."""
 
 import io
 import time
@@ -21,7 +21,7 @@ def console(monkeypatch):
 
 
 def waited_for(console, text):
-    """Whether the text is printed within some seconds."""
+    """Wait for a text, and return whether it is printed within 5 seconds."""
     end = time.monotonic() + 5
     while time.monotonic() < end:
         if text in console.file.getvalue():
@@ -30,7 +30,7 @@ def waited_for(console, text):
     return False
 
 
-def test_silence_is_broken_by_what_goes_on_and_how_far_it_is(console):
+def test_after_silence_the_current_work_and_its_progress_are_printed(console):
     with Progress(console, "fft tune"):
         assert waited_for(console, "… fft tune, 0 s so far")
         with doing("preparing [kl]"), doing("rows", total=1200, completed=200) as work:
@@ -39,15 +39,15 @@ def test_silence_is_broken_by_what_goes_on_and_how_far_it_is(console):
         with doing("original rows") as work:
             work.update(completed=7)
             assert waited_for(console, "… original rows: 7, 0 s so far")
-    said = console.file.getvalue()
+    printed = console.file.getvalue()
     time.sleep(0.2)
-    assert console.file.getvalue() == said, "nothing goes on any more"
+    assert console.file.getvalue() == printed, "the work is over"
     with doing("more"):
         time.sleep(0.2)
-    assert console.file.getvalue() == said
+    assert console.file.getvalue() == printed
 
 
-def test_nothing_is_added_where_lines_come(console, monkeypatch):
+def test_nothing_is_printed_while_other_lines_come(console, monkeypatch):
     monkeypatch.setattr(display, "QUIET", 0.5)
     with Progress(console), doing("training", total=10):
         for step in range(10):
@@ -70,7 +70,7 @@ def texts(*shape):
     return Inputs(*[np.zeros(shape, np.int32)] * 3)
 
 
-def test_compiling_is_said_once_for_a_length(console):
+def test_a_compilation_is_displayed_once_per_length(console):
     seen = []
 
     def program(params, batch):
@@ -86,7 +86,7 @@ def test_compiling_is_said_once_for_a_length(console):
     assert seen == [0, 1, 2, 3] and "compiling the scoring" in console.file.getvalue()
 
 
-def test_the_programs_of_a_step_are_told_by_stream(console):
+def test_the_compilations_of_a_step_are_displayed_by_stream(console):
     compiled = Compiled({"new": (8, 16), "original": (4,)})
     batch = {"new": texts(1, 2, 8), "original": texts(1, 2, 4)}
     both = "… compiling the step (new 8 tokens, length 1 of 2; original 4 tokens, length 1 of 1), 0 s"

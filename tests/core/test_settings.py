@@ -1,4 +1,4 @@
-"""Settings from JSON against their types: every complaint by the path of its value."""
+"""Settings from JSON are checked against their types; errors name the path of the value."""
 
 from dataclasses import dataclass
 
@@ -20,7 +20,7 @@ class Outer:
     inner: Inner = Inner()
 
 
-def test_all_that_is_wrong_is_told_and_a_union_is_one_complaint():
+def test_every_wrong_value_is_reported_and_a_union_is_one_error():
     with pytest.raises(InputError) as caught:
         validated(Outer, {"inner": {"rate": "1", "names": 5}}, "file.json")
     first, second, third = str(caught.value).split("; ")
@@ -33,10 +33,10 @@ def test_all_that_is_wrong_is_told_and_a_union_is_one_complaint():
 
 
 @pytest.mark.parametrize("value", [None, False, "", [], {}, {"a": None, "b": {"c": []}}])
-def test_what_says_nothing(value):
+def test_values_that_are_as_good_as_absent(value):
     assert says_nothing(value)
 
 
 @pytest.mark.parametrize("value", [0, True, 0.0, " ", [None], {"a": {"b": 0}}])
-def test_what_says_something(value):
+def test_values_that_are_not(value):
     assert not says_nothing(value)

@@ -1,4 +1,4 @@
-"""Trees on disk: what is written is what is read, or an error."""
+"""Artefacts: the tree that is read equals the one written, or there is an error."""
 
 import hashlib
 import json
@@ -14,15 +14,15 @@ from fft.disk.artefact import load_artefact, save_artefact
 TREE = {"a": {"kernel": np.arange(6, dtype=np.float32).reshape(2, 3), "scale": np.float32(2.5)}, "b": jnp.ones(4)}
 
 
-def test_what_is_written_is_read(tmp_path):
-    save_artefact(tmp_path / "made" / "of", TREE, {"method": "ewc", "rows": 512, "note": "é"})
-    tree, provenance = load_artefact(tmp_path / "made" / "of")
+def test_the_tree_written_is_read(tmp_path):
+    save_artefact(tmp_path / "parent" / "folder", TREE, {"method": "ewc", "rows": 512, "note": "é"})
+    tree, provenance = load_artefact(tmp_path / "parent" / "folder")
     assert flatten(tree).keys() == flatten(TREE).keys()
     for path, leaf in flatten(tree).items():
-        wanted = np.asarray(flatten(TREE)[path])
-        assert isinstance(leaf, jnp.ndarray) and leaf.dtype == wanted.dtype and leaf.shape == wanted.shape
-        np.testing.assert_array_equal(leaf, wanted)
-    digest = hashlib.sha256((tmp_path / "made" / "of" / "tensors.safetensors").read_bytes()).hexdigest()
+        expected = np.asarray(flatten(TREE)[path])
+        assert isinstance(leaf, jnp.ndarray) and leaf.dtype == expected.dtype and leaf.shape == expected.shape
+        np.testing.assert_array_equal(leaf, expected)
+    digest = hashlib.sha256((tmp_path / "parent" / "folder" / "tensors.safetensors").read_bytes()).hexdigest()
     assert provenance == {"method": "ewc", "rows": 512, "note": "é", "sha256": digest}
 
 
@@ -46,7 +46,7 @@ def test_a_second_save_replaces_the_first(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"tensors.safetensors", "provenance.json"}
 
 
-def test_an_unfinished_artefact_is_none(tmp_path):
+def test_an_unfinished_artefact_is_refused(tmp_path):
     save_artefact(tmp_path, TREE, {})
     (tmp_path / "provenance.json").unlink()
     with pytest.raises(InputError, match=r"not a finished artefact.*provenance\.json"):
@@ -64,7 +64,7 @@ def test_one_flipped_bit_is_found(tmp_path):
 
 
 @pytest.mark.parametrize("content", ["{", json.dumps({"method": "ewc"}), "[]"])
-def test_a_provenance_that_is_none(tmp_path, content):
+def test_an_invalid_provenance_is_refused(tmp_path, content):
     save_artefact(tmp_path, TREE, {})
     (tmp_path / "provenance.json").write_text(content)
     with pytest.raises(InputError, match=str(tmp_path)):
@@ -77,8 +77,8 @@ def test_a_folder_that_cannot_be_written(tmp_path):
         save_artefact(tmp_path / "file" / "below", TREE, {})
 
 
-def test_numbers_of_64_bits_on_disk_are_told_with_what_helps(tmp_path):
-    """Written by a version that computed in float64 where JAX_ENABLE_X64 said so."""
+def test_64_bit_numbers_on_disk_are_refused_with_a_remedy(tmp_path):
+    """Older versions computed and wrote float64 under JAX_ENABLE_X64."""
     save_artefact(tmp_path, {"a": np.ones(2, np.float64)}, {})
     with pytest.raises(InputError, match="holds a of F64, which fft does not compute in; remove the folder"):
         load_artefact(tmp_path)

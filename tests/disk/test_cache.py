@@ -15,13 +15,13 @@ def test_compiled_programs_are_kept_in_the_cache_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "7")
     cache.keep_compiled_programs()
     assert os.environ["JAX_COMPILATION_CACHE_DIR"] == str(tmp_path / "fft" / "compiled")
-    assert os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] == "7", "the user's own setting stands"
+    assert os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] == "7", "the user's own setting is unchanged"
 
 
 def test_a_relative_cache_folder_counts_as_none(monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
-    for given in ("my-cache", "~/.cache", ""):
-        monkeypatch.setenv("XDG_CACHE_HOME", given)
+    for relative in ("my-cache", "~/.cache", ""):
+        monkeypatch.setenv("XDG_CACHE_HOME", relative)
         assert str(cache.cache_folder()) == "/home/me/.cache/fft"
 
 

@@ -1,4 +1,4 @@
-"""Saved steps come back bit for bit, or not at all with the reason and an older good step in their place."""
+"""Saved steps are restored bit for bit; a damaged one gives a reason, and an older intact step is restored instead."""
 
 import errno
 import json
@@ -73,7 +73,7 @@ def folders(path) -> list[str]:
     return sorted(child.name for child in path.iterdir())
 
 
-# --- there and back ---
+# --- save and restore ---
 
 
 @pytest.mark.parametrize("as_like", [abstract, lambda tree: tree])
@@ -158,7 +158,7 @@ class Twins:
 
 @pytest.mark.parametrize("name", ["lr[1e-3]", "[!a]", "layers=[1,2]", "[shared]/run", "a*b", "a?b"])
 def test_a_folder_whose_name_is_a_pattern(tmp_path, monkeypatch, name):
-    """Absolute and relative; a step saved under a plain name before stays good under this one."""
+    """Test absolute and relative paths, and steps saved before the folder was renamed to a pattern."""
     state, like = make_state(), abstract(make_state())
     Checkpoints(tmp_path / "plain").save(1, make_state(1), {})
     (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -224,7 +224,7 @@ def test_a_step_half_deleted_does_not_count(tmp_path, monkeypatch):
     checkpoints = Checkpoints(tmp_path)
     for step in (1, 2):
         checkpoints.save(step, small(step), {})
-    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)  # a kill before the first file went
+    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)  # a kill before the first file was deleted
     checkpoints.save(3, small(3), {})
     assert folders(tmp_path) == ["00000001", "00000002", "00000003"]
     assert checkpoints.steps() == [2, 3]
@@ -280,7 +280,7 @@ def test_a_cut_or_missing_file_falls_back(tmp_path, harm):
         file.write_bytes(content)
 
 
-def test_wrong_numbers_in_whole_files_are_caught_by_the_hash_of_the_leaf(tmp_path, monkeypatch):
+def test_wrong_numbers_in_intact_files_are_detected_by_the_hash_of_the_leaf(tmp_path, monkeypatch):
     import fft.disk.checkpoint as module
 
     save = module._save_arrays
@@ -307,17 +307,17 @@ def test_a_damaged_step_is_moved_aside_and_never_costs_the_good_one(tmp_path):
     assert checkpoints.steps() == [1, 3]
 
 
-def test_no_good_step_is_an_error_that_lists_the_damage(tmp_path):
+def test_without_an_intact_step_the_error_lists_the_damage(tmp_path):
     checkpoints = saved_twice(tmp_path)
     for step in (1, 2):
         (tmp_path / f"{step:08d}" / "extra.json").write_text("{}")
-    with pytest.raises(InputError, match=r"(?s)no good checkpoint.*step 2 .*extra\.json.*step 1 "):
+    with pytest.raises(InputError, match=r"(?s)no intact checkpoint.*step 2 .*extra\.json.*step 1 "):
         checkpoints.restore(abstract(make_state()))
-    with pytest.raises(InputError, match="no good checkpoint"):
+    with pytest.raises(InputError, match="no intact checkpoint"):
         Checkpoints(tmp_path / "nowhere").restore({"a": jnp.ones(2)})
 
 
-def test_a_step_asked_for_by_number_is_not_swapped(tmp_path):
+def test_a_step_requested_by_number_is_not_replaced_by_another(tmp_path):
     checkpoints = saved_twice(tmp_path)
     (tmp_path / "00000001" / "extra.json").write_text("{}")
     with pytest.raises(InputError, match=r"(?s)of step 1 .*other steps there: 2"):
@@ -326,19 +326,19 @@ def test_a_step_asked_for_by_number_is_not_swapped(tmp_path):
 
 def test_another_structure_is_refused_with_the_difference_by_path(tmp_path):
     saved = {"theta": {"a": jnp.ones((2, 3)), "b": jnp.ones(2), "c": jnp.ones(4)}, "key": jax.random.key(0)}
-    asked = {
+    like = {
         "theta": {"a": jnp.ones((3, 2)), "b": jnp.ones(2, jnp.int32), "d": jnp.ones(1)},
         "key": jax.random.key(0, impl="rbg"),
     }
     Checkpoints(tmp_path).save(1, saved, {})
     with pytest.raises(InputError) as caught:
-        Checkpoints(tmp_path).restore(asked)
+        Checkpoints(tmp_path).restore(like)
     assert [line.strip() for line in str(caught.value).splitlines()[1:]] == [
         "theta/d: missing in the checkpoint",
-        "theta/c: in the checkpoint, but not asked for",
-        "key: dtype key<fry> in the checkpoint, key<rbg> asked for",
-        "theta/a: shape [2, 3] in the checkpoint, [3, 2] asked for",
-        "theta/b: dtype float32 in the checkpoint, int32 asked for",
+        "theta/c: in the checkpoint, but not expected",
+        "key: dtype key<fry> in the checkpoint, key<rbg> expected",
+        "theta/a: shape [2, 3] in the checkpoint, [3, 2] expected",
+        "theta/b: dtype float32 in the checkpoint, int32 expected",
     ]
 
 
@@ -346,7 +346,7 @@ def test_another_structure_is_refused_with_the_difference_by_path(tmp_path):
 
 
 def saved_in_two(folder):
-    """A train state that was saved in one piece, and two steps of which theta lasts."""
+    """Save a train state without a lasting part, and two steps of which theta lasts."""
     checkpoints, state = Checkpoints(folder), make_state()
     checkpoints.save(1, state, {"step": 1}, best=1)
     for step in (2, 3):
@@ -364,7 +364,7 @@ def test_a_part_of_a_step_can_be_read_whether_it_lasts_or_not(tmp_path):
         checkpoints.restore({"theta": {**state.theta, "more": jnp.ones(1)}}, part=True)
 
 
-def test_what_does_not_last_goes_from_the_steps_that_stay(tmp_path):
+def test_reduce_deletes_all_but_the_lasting_part_of_the_remaining_steps(tmp_path):
     checkpoints, state = saved_in_two(tmp_path)
     (tmp_path / "damaged-00000000").mkdir()
     (tmp_path / "notes").mkdir()
@@ -374,8 +374,8 @@ def test_what_does_not_last_goes_from_the_steps_that_stay(tmp_path):
     for step in (1, 3):
         assert_same(checkpoints.restore(abstract({"theta": state.theta}), step, part=True).tree["theta"], state.theta)
         assert checkpoints.read_extra(step) == (step, {"step": step})
-    assert_same(checkpoints.restore(abstract(state), 1).tree, state)  # saved in one piece, it stays whole
-    with pytest.raises(InputError, match="holds what lasts of a run that was finished"):
+    assert_same(checkpoints.restore(abstract(state), 1).tree, state)  # saved without a lasting part, so not reduced
+    with pytest.raises(InputError, match="is from a finished run and lacks the state to continue training"):
         checkpoints.restore(abstract(state), 3)
     times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     checkpoints.reduce({1, 3})
@@ -383,7 +383,7 @@ def test_what_does_not_last_goes_from_the_steps_that_stay(tmp_path):
 
 
 @pytest.mark.parametrize("part", ["arrays", "rest"])
-def test_damage_to_what_is_not_read_does_not_matter(tmp_path, part):
+def test_damage_to_parts_that_are_not_read_does_not_matter(tmp_path, part):
     checkpoints, state = saved_in_two(tmp_path)
     for path in (tmp_path / "00000003" / part).rglob("*"):
         if path.is_file():
@@ -417,14 +417,14 @@ def test_a_kill_at_any_moment_leaves_a_good_step(tmp_path):
         announced = max(announced, save_and_kill(folder, draw.uniform(0.0, 0.2)))
         checkpoints = Checkpoints(folder)
         step, tree, extra = checkpoints.restore(like)
-        assert step >= announced  # what was said to be saved is there
+        assert step >= announced  # an announced step is on disk
         assert extra == {"step": step} and int(tree["step"]) == step
         assert all((np.asarray(leaf) == step).all() for leaf in tree["theta"].values())
         assert all("did not finish" in line for line in checkpoints.warnings)
         assert len(checkpoints.steps()) <= 4
         torn += any(not (path / "manifest.json").exists() for path in folder.iterdir())
         announced = step
-    assert torn, "no kill fell inside a save: the test shows nothing"
+    assert torn, "no kill happened during a save, so the test shows nothing"
 
 
 def save_and_kill(folder, seconds: float) -> int:
@@ -459,7 +459,7 @@ FULL = """
 """
 
 
-def test_a_full_disk_keeps_the_step_before_and_leaves_nothing_behind(tmp_path):
+def test_on_a_full_disk_the_earlier_step_stays_and_no_files_are_left(tmp_path):
     command = [sys.executable, "-c", textwrap.dedent(FULL), str(tmp_path), "50", "3000", "100000", "300000"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.stdout.split("\n") == ["refused 1 1"] * 4 + [""], done.stderr
@@ -476,8 +476,8 @@ DEEP = """
 """
 
 
-def test_a_folder_that_cannot_be_made_lets_the_process_end(tmp_path):
-    """The path of the step is just short enough, that of the arrays in it too long."""
+def test_the_process_ends_if_a_folder_cannot_be_created(tmp_path):
+    """The path of the step is just short enough, and that of its arrays too long."""
     room = 4096 - len(f"{tmp_path}/00000001/arrays.") - 1
     deep = tmp_path.joinpath(*["d" * 200] * (room // 201), "d" * (room % 201))
     command = [sys.executable, "-c", textwrap.dedent(DEEP), str(deep)]
@@ -508,7 +508,7 @@ def test_a_folder_below_a_file_is_the_machines_fault(tmp_path):
         checkpoints.save(1, small(1), {})
 
 
-def test_a_manifest_of_a_later_format_says_so(tmp_path):
+def test_a_manifest_of_a_later_format_is_refused(tmp_path):
     import hashlib
 
     from fft.disk.files import canonical

@@ -1,4 +1,4 @@
-"""The record of a run: canonical hashes, files whole or absent, a log without torn lines, one owner a folder."""
+"""Files of a run: canonical hashes, atomic writing, a log without torn lines, one owner per folder."""
 
 import errno
 import json
@@ -54,7 +54,7 @@ READERS = {
 
 
 @pytest.mark.parametrize("name", READERS)
-def test_json_from_outside_is_read_with_a_byte_order_mark_and_refused_in_other_encodings(tmp_path, name):
+def test_json_may_have_a_byte_order_mark_but_no_other_encoding(tmp_path, name):
     content = Experiment("basé", Data("new.csv")).to_json() if name == "experiment.json" else {"peft_type": "basé"}
     path = tmp_path / name
     path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8-sig")
@@ -65,7 +65,7 @@ def test_json_from_outside_is_read_with_a_byte_order_mark_and_refused_in_other_e
             READERS[name](path)
 
 
-def test_a_mark_that_begins_a_text_is_no_part_of_it():
+def test_a_byte_order_mark_is_not_part_of_the_text():
     assert (
         parsed('\ufeff{"text": "\ufeffgood"}')
         == parsed('\ufeff{"text": "\ufeffgood"}'.encode())
@@ -79,7 +79,7 @@ def test_an_experiment_with_a_number_that_is_not_finite_is_refused(value):
         experiment_hash({"optim": {"lr": value}})
 
 
-def test_plain_makes_json_of_numpy_and_jax(tmp_path):
+def test_plain_converts_numpy_and_jax_to_json(tmp_path):
     value = {
         "i": np.int32(3),
         "f": np.float32(0.5),
@@ -126,7 +126,7 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_no_other(tmp_path, monkeyp
     assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
 
 
-def test_what_cannot_be_written_below_a_file_is_the_machines_fault(tmp_path):
+def test_writing_below_a_file_is_a_machine_error(tmp_path):
     (tmp_path / "file").write_text("")
     below = tmp_path / "file" / "run"
     for action in (lambda: write_json(below, {}), lambda: MetricsLog(below / "m")):
@@ -140,18 +140,18 @@ def test_what_cannot_be_written_below_a_file_is_the_machines_fault(tmp_path):
     ("name", "message"),
     [
         ("x" * 300, "File name too long. Choose a shorter path"),
-        ("gone/run.json", "No such file or directory. Make its folder first"),
+        ("gone/run.json", "No such file or directory. Create its folder first"),
         ("folder", "Is a directory. Choose another path"),
     ],
 )
-def test_what_cannot_be_written_is_told_with_what_helps(tmp_path, name, message):
+def test_errors_of_writing_name_a_remedy(tmp_path, name, message):
     (tmp_path / "folder").mkdir()
     with pytest.raises(MachineError, match=message):
         write_json(tmp_path / name, {})
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, b"[" * 100_000, "1" * 5_000, "{", b"\xff"])
-def test_what_cannot_be_parsed_is_a_value_error(text):
+def test_text_that_cannot_be_parsed_is_a_value_error(text):
     assert parsed('{"a": [1]}') == parsed(b'{"a": [1]}') == {"a": [1]}
     with pytest.raises(ValueError):
         parsed(text)
@@ -210,16 +210,16 @@ def test_a_full_disk_leaves_no_part_of_a_line(tmp_path):
     assert steps_in(tmp_path / "metrics.jsonl") == [1, 3]
 
 
-# --- the surroundings ---
+# --- the environment ---
 
 
 def test_environment_names_versions_device_and_no_path():
-    found = environment()._asdict()
-    assert found["versions"]["python"] == ".".join(map(str, sys.version_info[:3]))
-    assert found["versions"]["jax"] == __import__("jax").__version__
-    assert found["device"]["platform"] == "cpu" and found["device"]["threads"] >= 1
-    assert set(found["git"]) == {"commit", "dirty"}
-    assert "/" not in json.dumps(found).replace(found["device"]["kind"], "")
+    record = environment()._asdict()
+    assert record["versions"]["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert record["versions"]["jax"] == __import__("jax").__version__
+    assert record["device"]["platform"] == "cpu" and record["device"]["threads"] >= 1
+    assert set(record["git"]) == {"commit", "dirty"}
+    assert "/" not in json.dumps(record).replace(record["device"]["kind"], "")
 
 
 def git(folder, *words):

@@ -1,4 +1,4 @@
-"""Whose folder it is."""
+"""Ownership of output folders."""
 
 import errno
 import fcntl
@@ -23,7 +23,7 @@ def test_a_folder_of_another_kind_is_refused_by_what_it_holds(tmp_path, own, mar
             refuse_foreign(tmp_path, own)
 
 
-def test_a_folder_that_is_not_there_is_nobodys(tmp_path):
+def test_a_missing_folder_has_no_owner(tmp_path):
     refuse_foreign(tmp_path / "new", EXPERIMENT)
 
 
@@ -33,14 +33,14 @@ def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch, number):
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(fcntl, "flock", flock)
-    said = rf"lies on a file system without locks \(flock: {os.strerror(number)}\); "
+    problem = rf"is on a file system without locks \(flock: {os.strerror(number)}\); "
     with (
-        pytest.raises(MachineError, match=rf"^{tmp_path}/run {said}choose another folder$"),
+        pytest.raises(MachineError, match=rf"^{tmp_path}/run {problem}choose another folder$"),
         FolderLock(tmp_path / "run"),
     ):
         pass
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    with pytest.raises(MachineError, match=rf"^{tmp_path}/fft {said}name another cache folder"):
+    with pytest.raises(MachineError, match=rf"^{tmp_path}/fft {problem}name another cache folder"):
         demo.minilm_folder()
 
 

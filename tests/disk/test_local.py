@@ -1,4 +1,4 @@
-"""Paths: ~ is the home folder in every one that is taken, and what lies elsewhere is refused before any work."""
+"""Paths: ~ is expanded in every path setting, and paths that are not local are refused before any work."""
 
 import dataclasses
 import importlib
@@ -32,11 +32,9 @@ def home(tmp_path, monkeypatch):
 # --- one path ---
 
 
-@pytest.mark.parametrize(
-    "given", ["runs/1", "./a", "/a/b/", "a~/b", "a/~/b", "run:1/x", "2024-01-01T10:/x", "", "C:/x"]
-)
-def test_other_paths_stand_as_they_are(given):
-    assert local(given, "--out") == given
+@pytest.mark.parametrize("path", ["runs/1", "./a", "/a/b/", "a~/b", "a/~/b", "run:1/x", "2024-01-01T10:/x", "", "C:/x"])
+def test_other_paths_are_unchanged(path):
+    assert local(path, "--out") == path
 
 
 def test_a_tilde_is_the_home_folder(home):
@@ -48,12 +46,12 @@ def test_a_tilde_is_the_home_folder(home):
 
 
 @pytest.mark.parametrize(
-    "given", ["s3://b/x", "gs://b", "file:///x", "abfs+x://b", "gs:", "hf://a/b", Path("s3://b/x"), "file:x", "tfds:x"]
+    "path", ["s3://b/x", "gs://b", "file:///x", "abfs+x://b", "gs:", "hf://a/b", Path("s3://b/x"), "file:x", "tfds:x"]
 )
-def test_what_lies_elsewhere_is_refused(given):
+def test_paths_that_are_not_local_are_refused(path):
     for hub in (False, True):
         with pytest.raises(InputError, match=rf"^--out .*: {SAID}; give a path{', or hf:' if hub else ''}"):
-            local(given, "--out", hub)
+            local(path, "--out", hub)
 
 
 def test_a_path_object_is_shown_as_it_was_given():
@@ -61,12 +59,12 @@ def test_a_path_object_is_shown_as_it_was_given():
         local(Path("gs://bucket/run"), "--out")
 
 
-# --- every path that is taken ---
+# --- every path setting ---
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_setting_that_is_a_path_says_so(command):
-    """Those that are Path do; these are text."""
+def test_every_path_setting_is_marked(command):
+    """A Path needs no mark; the settings listed are text."""
     for field in dataclasses.fields(importlib.import_module(f"fft.commands.{command}").Flags):
         if field.name in ("model", "base", "tuned", "run", "fisher", "file", "out") and "Path" not in str(field.type):
             assert {CHECKPOINT, LOCAL} & set(field.type.__metadata__), field.name
@@ -89,7 +87,7 @@ GIVEN = {
 
 @pytest.mark.parametrize("command", GIVEN)
 def test_no_command_writes_elsewhere(command, tmp_path, monkeypatch):
-    """What else is named is not there: nothing is read before."""
+    """The other paths do not exist, so nothing is read before the check."""
     monkeypatch.chdir(tmp_path)
     for place in ("gs://bucket/run", "s3://bucket/run", "file:///run"):
         refused(fft(command, *GIVEN[command], "--out", place), SAID)
@@ -124,14 +122,16 @@ def test_no_command_reads_elsewhere(arguments, message, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("source", ["s3://b/x.csv", "https://h/x.csv", "a+b://h/x.csv"])
-def test_a_source_elsewhere_is_refused_with_what_there_is(source):
+def test_a_source_that_is_not_local_is_refused_with_the_alternatives(source):
     with pytest.raises(InputError, match="expected file, demo, tfds, hf, or a path; copy what lies elsewhere"):
         open_source(source)
 
 
 def test_experiments_of_files_and_of_programs(home):
-    found = from_json({"model": "~/base", "new": {"source": "n.csv"}, "method": [{"name": "ewc", "fisher": "~/f"}]})
-    assert found.model == f"{home}/base" and found.method.members[0].fisher == f"{home}/f"
+    experiment = from_json(
+        {"model": "~/base", "new": {"source": "n.csv"}, "method": [{"name": "ewc", "fisher": "~/f"}]}
+    )
+    assert experiment.model == f"{home}/base" and experiment.method.members[0].fisher == f"{home}/f"
     assert package.SI(after="~/r").after == f"{home}/r" and package.Pseudo(filler="~/m").filler == f"{home}/m"
     assert package.Pseudo(filler="hf:a/b").filler == "hf:a/b" and Experiment("hf:a/b", Data("n.csv")).model == "hf:a/b"
     for refused_here in (

@@ -1,4 +1,4 @@
-"""What fft saves: whole or not at all, several heads, read by torch and by fft alike."""
+"""Saved checkpoints: atomic, with several heads, readable by torch and by fft."""
 
 import json
 import resource
@@ -24,7 +24,7 @@ def source(tmp_path_factory):
 
 
 def with_heads(checkpoint):
-    """The checkpoint with two heads more: a classification and a regression."""
+    """The checkpoint with two more heads: a classification and a regression."""
     heads = {**checkpoint.heads, "tweets": models.Head("classification", ("no", "yes", "ok"))}
     heads["stars"] = models.Head("regression", ())
     init = checkpoint.model.init_head
@@ -120,7 +120,7 @@ def test_only_our_own_folder_is_replaced(source, tmp_path):
     assert (first / "vocab.txt").exists()
 
 
-def test_a_full_disk_leaves_nothing_and_loses_nothing(source, tmp_path):
+def test_a_full_disk_changes_nothing(source, tmp_path):
     checkpoint = models.load(source)
     saved = models.save(checkpoint, tmp_path / "out")
     before = contents(saved)

@@ -1,4 +1,4 @@
-"""Masked-language heads against torch transformers, and what is refused."""
+"""Masked-language heads against torch transformers, and errors for models without one."""
 
 import json
 import shutil
@@ -32,9 +32,9 @@ def test_masked_logits_are_torchs(family, activation, tmp_path):
     filler = models.load_filler(oracle.save(model, tmp_path / family))
     batch = oracle.batch(family)
     expected = theirs(model, family, batch)
-    found = jax.jit(filler.logits)(filler.params, batch, everywhere(batch))
+    logits = jax.jit(filler.logits)(filler.params, batch, everywhere(batch))
     real = batch.mask > 0
-    oracle.close(np.asarray(found)[real], expected[real])
+    oracle.close(np.asarray(logits)[real], expected[real])
     some = np.array([[3, 1], [0, 2], [1, 1], [0, 1]], np.int32)
     picked = np.take_along_axis(expected, some[..., None], 1)
     oracle.close(filler.logits(filler.params, batch, some), picked)
@@ -48,11 +48,11 @@ def test_a_model_for_pre_training_has_the_head_too(tmp_path):
         expected = model(**oracle.inputs("bert", batch)).prediction_logits.numpy()
     filler = models.load_filler(folder)
     oracle.close(filler.logits(filler.params, batch, everywhere(batch))[:1], expected[:1])
-    assert models.load(folder).heads == {}, "the checkpoint's loader leaves the head out, as before"
+    assert models.load(folder).heads == {}, "models.load ignores the masked-language head"
 
 
 def changed(folder, to, change):
-    """A copy of a folder with other tensors."""
+    """Copy a folder with changed tensors."""
     shutil.copytree(folder, to)
     tensors = load_file(to / "model.safetensors")
     change(tensors)
@@ -60,7 +60,7 @@ def changed(folder, to, change):
     return to
 
 
-def test_stored_twins_must_agree_and_old_spellings_are_read(tmp_path):
+def test_a_parameter_stored_twice_must_agree_and_old_names_are_read(tmp_path):
     model = oracle.make("bert", "ForMaskedLM")
     folder = oracle.save(model, tmp_path / "plain")
     norm, bias, last = "cls.predictions.transform.LayerNorm", "cls.predictions.bias", "cls.predictions.decoder"
@@ -85,7 +85,7 @@ def test_stored_twins_must_agree_and_old_spellings_are_read(tmp_path):
             models.load_filler(changed(folder, tmp_path / name, change))
 
 
-def test_what_fills_nothing_in_is_refused(tmp_path):
+def test_models_that_predict_no_masked_tokens_are_refused(tmp_path):
     folder = oracle.save(oracle.make("roberta"), tmp_path / "classifier")
     with pytest.raises(InputError, match=r"classifier has no masked-language head: there is no lm_head\.dense\.weight"):
         models.find_filler(folder)
@@ -98,7 +98,7 @@ def test_what_fills_nothing_in_is_refused(tmp_path):
         models.find_filler(tmp_path / "nowhere")
 
 
-def test_a_prefix_before_all_names_is_left_out_and_told(tmp_path):
+def test_a_prefix_of_all_names_is_removed_with_a_note(tmp_path):
     folder = oracle.save(oracle.make("roberta", "ForMaskedLM"), tmp_path / "plain")
 
     def wrap(tensors):

@@ -1,4 +1,4 @@
-"""The wrong folder is told by what it is, and names with one prefix before all of them are read without it."""
+"""Hints about wrong folders, and removal of a prefix that all names share."""
 
 import json
 import shutil
@@ -99,14 +99,14 @@ def test_what_is_no_adapter(bases, tmp_path):
     )
     for name in ("a", "b"):
         adapter_in(tmp_path / "several" / name)
-    named = f"the adapters are in a/, b/: give one, such as {tmp_path}/several/b"
-    refused(tmp_path / "several", named, read=lambda folder: load_adapter(folder, base))
+    hint = f"the adapters are in a/, b/: give one, such as {tmp_path}/several/b"
+    refused(tmp_path / "several", hint, read=lambda folder: load_adapter(folder, base))
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "run.json").touch()
     refused(tmp_path / "run", "export", "--to peft", read=lambda folder: load_adapter(folder, base))
 
 
-# --- one prefix before all names ---
+# --- one prefix of all names ---
 
 
 def rename_tensors(source, folder, rename):
@@ -119,17 +119,17 @@ def rename_tensors(source, folder, rename):
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "model.", "module._orig_mod.", "model.module."])
-def test_one_prefix_before_all_names_is_read_with_a_note(family, prefix, bases, tmp_path):
+def test_one_prefix_of_all_names_is_removed_with_a_note(family, prefix, bases, tmp_path):
     folder = rename_tensors(bases[family], tmp_path / "wrapped", lambda name: prefix + name)
-    found, expected = models.load(folder), models.load(bases[family])
-    assert models.has_head(folder) and found.heads == expected.heads
-    ours, theirs = flatten(found.params), flatten(expected.params)
+    loaded, expected = models.load(folder), models.load(bases[family])
+    assert models.has_head(folder) and loaded.heads == expected.heads
+    ours, theirs = flatten(loaded.params), flatten(expected.params)
     assert ours.keys() == theirs.keys()
     for path, leaf in ours.items():
         np.testing.assert_array_equal(leaf, theirs[path], err_msg=path)
-    (note,) = found.notes
+    (note,) = loaded.notes
     assert f"{folder}: all" in note and f"begin with {prefix!r}; read without it" in note
-    saved = models.save(found, tmp_path / "saved")
+    saved = models.save(loaded, tmp_path / "saved")
     assert hf.read_weights(saved).keys() == hf.read_weights(Path(bases[family])).keys()
 
 

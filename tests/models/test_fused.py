@@ -26,11 +26,11 @@ from tests.helpers.toy import toy_batch
 TOLERANCE = 1e-5  # ||a - b|| / ||b|| of every leaf
 
 
-def close(got, wanted, tolerance=TOLERANCE):
-    """Every leaf within the tolerance, key biases excepted."""
-    for path, leaf in flatten(wanted).items():
+def close(actual, expected, tolerance=TOLERANCE):
+    """Assert that every leaf but the key biases is within the tolerance."""
+    for path, leaf in flatten(expected).items():
         if not path.endswith(KEY_BIAS):
-            a, b = np.asarray(flatten(got)[path], np.float64), np.asarray(leaf, np.float64)
+            a, b = np.asarray(flatten(actual)[path], np.float64), np.asarray(leaf, np.float64)
             assert np.linalg.norm(a - b) <= tolerance * np.linalg.norm(b), path
             assert np.linalg.norm(b) > 0, f"{path} has no gradient: the comparison says nothing"
 
@@ -138,11 +138,11 @@ def test_sums_are_float32_whatever_the_model_computes_in(family):
         checkpoint.model, arguments[1], checkpoint.params, [batch], jax.random.key(0), estimator="empirical"
     )
     for way in ("fused", "vmapped"):
-        total, wanted = (
+        total, expected = (
             np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)])
             for tree in (fisher([batch], way), whole.diagonal)
         )
-        assert np.linalg.norm(total - wanted) <= 0.2 * np.linalg.norm(wanted), "bfloat16 has 8 bits"
+        assert np.linalg.norm(total - expected) <= 0.2 * np.linalg.norm(expected), "bfloat16 has 8 bits"
 
 
 # --- a tiny decoder: no biases, fused projections, RMS norm, tied output embeddings ---
@@ -169,7 +169,7 @@ def test_a_language_model_draws_the_same_tokens_either_way():
     close(*ways)
 
 
-# --- what is refused, and the two traps ---
+# --- errors, and the two traps ---
 
 
 class Bare(NamedTuple):
@@ -225,11 +225,11 @@ class Shared(nn.Module):
         (Twice(), "cannot cover layer/(kernel|bias): 2 rules consume it, expected 1"),
         (Raw(), "the model reads layer/kernel without a rule"),
         (Unknown(), "cannot cover scale: 0 rules consume it, expected 1"),
-        (Shared(), "one row an example at layer; it has 1 rows for 2"),
+        (Shared(), "one row per example at layer; it has 1 rows for 2"),
     ],
     ids=["twice", "raw", "unknown", "shared"],
 )
-def test_what_is_not_covered_exactly_once_is_refused_by_name(module, message):
+def test_a_leaf_that_is_not_consumed_exactly_once_is_refused_by_name(module, message):
     batch = toy_batch(rows=2, width=3)
     params = module.init(jax.random.key(0), batch.x)["params"]
 
@@ -239,7 +239,7 @@ def test_what_is_not_covered_exactly_once_is_refused_by_name(module, message):
     assert diagonal_fisher(*arguments, way="vmapped").examples == 2
 
 
-def test_a_leaf_that_is_read_without_a_rule_and_not_asked_for_does_no_harm():
+def test_a_leaf_that_is_read_without_a_rule_but_not_requested_does_no_harm():
     class Scaled(nn.Module):
         @nn.compact
         def __call__(self, x):
@@ -258,7 +258,7 @@ def test_a_leaf_that_is_read_without_a_rule_and_not_asked_for_does_no_harm():
 
 @pytest.mark.parametrize("family", ["bert"], indirect=True)
 def test_the_pass_and_training_do_not_see_each_others_programs(family):
-    """Interception is invisible to jit's cache: the gradient and the Fisher stay bit for bit."""
+    """Although jit's cache does not notice interception, the gradient and the Fisher stay bit for bit the same."""
     name, checkpoint = family
     batch, task = family_batch(name), Classify("original", ("a", "b", "c"))
 
@@ -278,7 +278,7 @@ def test_the_pass_and_training_do_not_see_each_others_programs(family):
 
 
 @pytest.mark.parametrize("family", ["bert"], indirect=True)
-def test_only_the_leaves_asked_for(family):
+def test_only_the_requested_leaves(family):
     name, checkpoint = family
     arguments = (checkpoint.model, Classify("original", ("a", "b", "c")), checkpoint.params, [family_batch(name)])
     whole = diagonal_fisher(*arguments, jax.random.key(0)).diagonal

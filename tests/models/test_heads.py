@@ -1,4 +1,4 @@
-"""What config.json says of a head: names, numbers and kinds that contradict each other are refused."""
+"""The heads in config.json: names, numbers and kinds that contradict each other are refused."""
 
 import pytest
 
@@ -68,9 +68,9 @@ def test_heads_are_alike_by_kind_and_labels_in_order():
 
 
 def test_one_output_is_regression_and_the_softmax_of_it_is_refused():
-    one = {"id2label": {"0": "score"}}
-    assert head_of(**one) == head_of(**one, problem_type="regression") == Head("regression", ())
+    single = {"id2label": {"0": "score"}}
+    assert head_of(**single) == head_of(**single, problem_type="regression") == Head("regression", ())
     with pytest.raises(InputError, match=r"with 1 label.* is not supported: .*its loss would always be 0; expected"):
-        head_of(**one, problem_type="single_label_classification")
+        head_of(**single, problem_type="single_label_classification")
     with pytest.raises(InputError, match=r"'regression' with 2 label\(s\) is not supported; expected"):
         head_of(problem_type="regression")

@@ -1,4 +1,4 @@
-"""Dropout in expectation, the low-rank side path against merged weights, heads."""
+"""Dropout in expectation, the low-rank path against merged weights, heads."""
 
 import jax
 import jax.numpy as jnp
@@ -24,10 +24,10 @@ def words(seed, salt=7, shape=(64, 33, 127)):
     return np.asarray(jax.jit(random_words, static_argnums=(1, 2))(jnp.uint32(seed), salt, shape))
 
 
-def uncorrelated(one, other):
-    """Two arrays of words agree in each of the 32 bits as often as coins do (5 standard deviations)."""
-    agree = [((one ^ other) >> bit & 1).mean() for bit in range(32)]
-    assert np.abs(np.array(agree) - 0.5).max() < 5 * 0.5 / np.sqrt(one.size)
+def uncorrelated(first, second):
+    """Assert that two arrays of words agree in each of the 32 bits half of the time (5 standard deviations)."""
+    agree = [((first ^ second) >> bit & 1).mean() for bit in range(32)]
+    assert np.abs(np.array(agree) - 0.5).max() < 5 * 0.5 / np.sqrt(first.size)
 
 
 def test_random_words_are_uniform_and_independent():
@@ -76,7 +76,7 @@ def test_no_key_is_deterministic_and_a_key_is_reproducible(loaded, impl):
     apply = jax.jit(checkpoint.model.apply)
 
     def logits(*seed):
-        key = [jax.random.key(each, impl=impl) for each in seed]
+        key = [jax.random.key(number, impl=impl) for number in seed]
         return np.asarray(apply(checkpoint.params, batch, *key)["logits"]["original"])
 
     np.testing.assert_array_equal(logits(), logits())

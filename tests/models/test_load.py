@@ -1,4 +1,4 @@
-"""Checkpoints people really have load; everything else is refused by name, with what to do about it."""
+"""Loading of the checkpoints in use; everything else is refused with an error that names a remedy."""
 
 import json
 import shutil
@@ -24,7 +24,7 @@ def sources(tmp_path_factory):
 
 @pytest.fixture
 def folder(sources, tmp_path):
-    """A copy of the BERT folder that a test may spoil."""
+    """A copy of the BERT folder that a test may change."""
     return shutil.copytree(sources["bert"], tmp_path / "bert")
 
 
@@ -41,8 +41,8 @@ def change_config(folder, **fields):
     (folder / "config.json").write_text(json.dumps({k: v for k, v in raw.items() if v is not None}))
 
 
-def same_params(one, other):
-    ours, theirs = flatten(one), flatten(other)
+def same_params(first, second):
+    ours, theirs = flatten(first), flatten(second)
     assert ours.keys() == theirs.keys()
     for path in ours:
         np.testing.assert_array_equal(ours[path], theirs[path])
@@ -120,7 +120,7 @@ def test_shards(sources, tmp_path):
     refused(sharded, shard.name)
 
 
-def test_whether_there_is_a_head_is_told_without_reading_weights(sources, tmp_path, monkeypatch):
+def test_has_head_reads_no_weights(sources, tmp_path, monkeypatch):
     cases = {sources[family]: True for family in oracle.FAMILIES}
     cases |= {oracle.save(oracle.make(family, "Model"), tmp_path / family): False for family in oracle.FAMILIES}
     cases[oracle.save(oracle.make("bert", "ForMaskedLM"), tmp_path / "filler")] = False
@@ -180,7 +180,7 @@ def test_missing_extra_and_misshapen_tensors(folder, sources):
     refused(folder, "pooler/bias", "masked language model", "save_pretrained")
     shutil.copytree(sources["bert"], folder, dirs_exist_ok=True)
     change_tensors(folder, without("classifier.weight", "classifier.bias"))
-    refused(folder, "promises a classifier")
+    refused(folder, "declares a classifier")
     shutil.copytree(sources["bert"], folder, dirs_exist_ok=True)
     change_tensors(folder, lambda t: {**t, "bert.pooler.dense.bias": np.zeros(47, np.float32)})
     refused(folder, "bert.pooler.dense.bias", "[47]", "[48]")
@@ -238,7 +238,7 @@ OLD = {
 
 
 @pytest.mark.parametrize("family", oracle.FAMILIES)
-def test_what_old_versions_wrote_is_read_and_a_note_names_what_says_nothing(sources, family, tmp_path):
+def test_fields_of_old_versions_are_read_and_a_note_names_empty_unknown_ones(sources, family, tmp_path):
     folder = shutil.copytree(sources[family], tmp_path / "old")
     raw = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(raw | OLD))
@@ -246,7 +246,7 @@ def test_what_old_versions_wrote_is_read_and_a_note_names_what_says_nothing(sour
     same_params(checkpoint.params, models.load(sources[family]).params)
     (note,) = checkpoint.notes
     named = "adapters, custom_heads, num_choices, pre_trained, prediction_heads, structure, xla"
-    assert note.startswith(f"{folder / 'config.json'}: the unknown field(s) {named} say nothing")
+    assert note.startswith(f"{folder / 'config.json'}: the unknown field(s) {named} are null, false or empty")
     assert models.load(models.save(checkpoint, tmp_path / "saved")).notes[0].startswith(str(tmp_path / "saved"))
     assert models.load(sources[family]).notes == ()
 
@@ -259,7 +259,7 @@ def test_the_old_name_of_the_vocabulary_may_repeat_it(folder):
     refused(folder, "vocab_size_or_config_json_file is 62; only -1 or 61")
 
 
-def test_all_that_is_wrong_with_a_config_is_one_message(folder):
+def test_all_errors_of_a_config_are_one_message(folder):
     change_config(
         folder,
         adapters={"adapters": {"qa": "pfeiffer"}, "config_map": {}},
@@ -281,7 +281,7 @@ def test_all_that_is_wrong_with_a_config_is_one_message(folder):
         ("model.safetensors", b"<!DOCTYPE html><html></html>", "web page"),
         ("model.safetensors", b"", "empty"),
         ("model.safetensors", b"PK\x03\x04" + bytes(60), "pickle"),
-        ("model.safetensors", b"\xff" * 100, "not a whole safetensors file"),
+        ("model.safetensors", b"\xff" * 100, "not a complete safetensors file"),
         ("model.safetensors", (20).to_bytes(8, "little") + b"{" * 30, "header"),
         ("config.json", b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
         ("config.json", b"{'model_type': 'bert'}", "not JSON"),
@@ -291,7 +291,7 @@ def test_all_that_is_wrong_with_a_config_is_one_message(folder):
         ("config.json", b"\xff\xfe\x00", "not JSON"),
     ],
 )
-def test_wrong_files_are_called_by_name(folder, name, content, part):
+def test_wrong_files_are_identified(folder, name, content, part):
     (folder / name).write_bytes(content)
     refused(folder, name, part)
 
@@ -299,7 +299,7 @@ def test_wrong_files_are_called_by_name(folder, name, content, part):
 def test_truncated_safetensors(folder):
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-10])
-    refused(folder, "truncated or damaged", "bytes where its header promises")
+    refused(folder, "truncated or damaged", "bytes, its header says")
 
 
 def test_pickle_only_names_the_conversion(folder):

@@ -1,4 +1,4 @@
-"""What is to be told of a checkpoint's files reaches the user, whichever command reads it."""
+"""The notes on a checkpoint's files reach the user, whichever command reads it."""
 
 import json
 import shutil
@@ -10,7 +10,7 @@ from fft import models
 from fft.adapters import save_adapter
 from fft.adapters.adapter import Adapter
 from fft.after import mergeable, subject
-from fft.after.settings import DiagnoseSettings
+from fft.after.settings import DiagnoseSettings, RepairSettings
 from fft.experiment import Data, Experiment, Optim
 from fft.methods import LoRA
 from fft.run.accept import accept
@@ -19,7 +19,7 @@ from tests.helpers.tiny_runs import fft
 
 @pytest.fixture(scope="module")
 def old(tiny, tmp_path_factory):
-    """The knowing base with a field that says nothing, and other weights."""
+    """The knowing base with an unknown empty field and other weights."""
     folder = shutil.copytree(tiny / "bert", tmp_path_factory.mktemp("old") / "base")
     raw = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(raw | {"custom_heads": {}}))
@@ -31,7 +31,7 @@ def old(tiny, tmp_path_factory):
 def note(old):
     """The one note on it."""
     (note,) = models.load(old).notes
-    assert note.startswith(f"{old / 'config.json'}: the unknown field(s) custom_heads say nothing")
+    assert note.startswith(f"{old / 'config.json'}: the unknown field(s) custom_heads are null, false or empty")
     return note
 
 
@@ -58,10 +58,10 @@ def test_a_run(old, note, tiny, tmp_path):
 def test_two_checkpoints(old, note, tiny):
     original = Data(str(tiny / "original.csv"))
     for base, tuned in ((old, tiny / "bert"), (tiny / "bert", old)):
-        told = subject.load_subject(DiagnoseSettings(str(base), str(tuned), original)).told
-        assert told["notes"][0] == note
-    told = mergeable.load_sides(str(tiny / "bert"), str(old), original, original, None, None, None).told
-    assert told["notes"][0] == note
+        record = subject.load_subject(DiagnoseSettings(str(base), str(tuned), original)).told
+        assert record["notes"][0] == note
+    record = mergeable.load_sides(RepairSettings(str(tiny / "bert"), str(old), original, original)).told
+    assert record["notes"][0] == note
 
 
 COMMANDS = {

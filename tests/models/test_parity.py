@@ -1,4 +1,4 @@
-"""Logits, gradients, padding, the way back: every family against torch transformers on random small configs."""
+"""Logits, gradients, padding, saving: every family against torch transformers on random small configs."""
 
 import jax
 import jax.numpy as jnp
@@ -56,14 +56,14 @@ def mean_loss(params, model, batch, label):
 
 
 @pytest.mark.parametrize(("family", "overrides"), CASES)
-def test_logits_gradients_and_the_way_back(family, overrides, tmp_path):
+def test_logits_gradients_and_saving(family, overrides, tmp_path):
     theirs = oracle.make(family, **overrides)
     folder = oracle.save(theirs, tmp_path / "theirs")
     agree(theirs, models.load(folder), family, case_batch(family, overrides), tmp_path / "ours")
 
 
 def agree(theirs, checkpoint, family, batch, folder):
-    """Logits, the gradient of the mean loss leaf by leaf, and the logits of what torch loads of what we save."""
+    """Compare logits, the gradient of the mean loss by leaf, and the logits of torch on a checkpoint saved by fft."""
     expected = oracle.logits(theirs, family, batch)
     label = targets(expected.shape[1], len(expected))
     slope = jax.jit(jax.grad(mean_loss, has_aux=True), static_argnums=1)
@@ -77,18 +77,18 @@ def agree(theirs, checkpoint, family, batch, folder):
 
 
 def compare_gradients(theirs, checkpoint, family, batch, label, ours):
-    """Leaf by leaf, relative; a key bias has no gradient (softmax ignores it), so both sides are rounding there."""
+    """Compare leaf by leaf, relative; a key bias has no gradient (softmax ignores it), only rounding errors."""
     torch_label = torch.tensor(label) if label.dtype == np.float32 else torch.tensor(label).long()
     theirs(**oracle.inputs(family, batch), labels=torch_label).loss.backward()
     named = {name: parameter.grad.numpy() for name, parameter in theirs.named_parameters()}
     paths = rename(named, models.FAMILIES[family], checkpoint.model.config, "original", "torch")
     assert set(paths.values()) == set(ours)
     for name, path in paths.items():
-        wanted = named[name].T if path.endswith("/kernel") else named[name]
+        expected = named[name].T if path.endswith("/kernel") else named[name]
         if path.endswith("attention/key/bias"):
-            assert max(np.abs(ours[path]).max(), np.abs(wanted).max()) < 1e-5
+            assert max(np.abs(ours[path]).max(), np.abs(expected).max()) < 1e-5
             continue
-        error = np.linalg.norm(ours[path] - wanted) / np.linalg.norm(wanted)
+        error = np.linalg.norm(ours[path] - expected) / np.linalg.norm(expected)
         assert error < 1e-4, (path, error)
 
 
@@ -170,5 +170,5 @@ def test_minilm_parity(tmp_path):
     theirs = AutoModelForSequenceClassification.from_pretrained(tmp_path / "head").eval()
     agree(theirs, models.load(tmp_path / "head"), "bert", batch, tmp_path / "back")
     wider = jax.tree.map(lambda value: np.pad(value, ((0, 0), (0, 8))), batch)
-    short, long = (checkpoint.model.apply(checkpoint.params, each)["logits"]["original"] for each in (batch, wider))
+    short, long = (checkpoint.model.apply(checkpoint.params, texts)["logits"]["original"] for texts in (batch, wider))
     oracle.close(long, short, 1e-6)

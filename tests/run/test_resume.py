@@ -114,7 +114,7 @@ def test_a_signal_saves_and_the_next_call_completes_the_run(tiny, whole, tmp_pat
     process.send_signal(signal.SIGTERM)
     answer = finish(process)
     assert answer.code == 143 and answer.json["exit_code"] == 143 and "Traceback" not in answer.err
-    assert answer.err.splitlines()[-1] == "fft: stopped by SIGTERM; the same command goes on"
+    assert answer.err.splitlines()[-1] == "fft: stopped by SIGTERM; run the same command again to continue"
     last = Checkpoints(out / "checkpoints").steps()[-1]
     assert last >= 3 and not (out / "run.json").exists() and not (out / "model").exists()
     again = tune(tiny, out, *FLAGS)
@@ -127,7 +127,7 @@ def test_a_signal_between_two_scorings_saves_the_step_it_meets(tiny, whole, tmp_
     with at_event("step", 4, partial(interrupt, signal.SIGINT)):
         answer = tune(tiny, out, *FLAGS)
     assert answer.code == 130 and answer.json["exit_code"] == 130
-    assert answer.err.splitlines()[-1] == "fft: stopped by SIGINT; the same command goes on"
+    assert answer.err.splitlines()[-1] == "fft: stopped by SIGINT; run the same command again to continue"
     assert Checkpoints(out / "checkpoints").steps()[-1] == 5
     assert tune(tiny, out, *FLAGS).code == 0 and outcome(out) == outcome(whole)
 
@@ -198,7 +198,7 @@ def test_events_that_the_log_lost_are_missed_with_a_warning(tiny, whole, stopped
     answer = tune(tiny, stopped, *FLAGS)
     assert answer.code == 0 and outcome(stopped) == outcome(whole)
     missing = {"the middle": "2 of the 9", "all": "9 of the 9", "half of the last line": "1 of the 9"}[cut]
-    assert f"metrics.jsonl has lost {missing} steps and scores up to step 6" in answer.err
+    assert f"metrics.jsonl lacks {missing} steps and scores up to step 6" in answer.err
 
 
 def test_where_the_best_step_is_damaged_the_latest_is_kept_with_a_warning(tiny, tmp_path, monkeypatch):

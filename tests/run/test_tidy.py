@@ -108,7 +108,7 @@ def test_no_run_goes_on_from_what_is_left(untidied, tiny):
     call(tiny, untidied)
     (untidied / "run.json").unlink()
     answer = call(tiny, untidied)
-    assert answer.code == 2 and "holds what lasts of a run that was finished, and no run can go on" in answer.err
+    assert answer.code == 2 and "is from a finished run and lacks the state to continue training" in answer.err
 
 
 def test_whole_steps_are_not_taken_by_a_call_that_does_not_ask_to_keep_them(kept, tiny):

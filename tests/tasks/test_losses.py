@@ -1,4 +1,4 @@
-"""Labels become class numbers or are refused by row; the losses are the closed forms, one number an example."""
+"""Labels become class numbers or errors that name their row; losses equal their closed forms, example by example."""
 
 import re
 
@@ -20,8 +20,8 @@ def rows_of(labels):
     return Rows(["t"] * len(labels), None, list(labels), list(range(5, 5 + len(labels))), "file.csv")
 
 
-def said(head, logits):
-    """The outputs of a model whose only head says the logits."""
+def outputs_with(head, logits):
+    """Return the outputs of a model whose only head returns these logits."""
     return Outputs(States(logits), lambda name, states: {head: states}[name])
 
 
@@ -31,26 +31,26 @@ def test_cross_entropy():
     label = np.array([0, 2, 1, 1, 0, 2], np.int32)
     weight = np.array([1, 1, 1, 1, 1, 0], np.float32)
     batch = toy_batch(rows=6)._replace(targets=label, weight=weight)
-    nll = Classify("new", ("a", "b", "c")).terms(said("new", logits.astype(np.float32)), batch)
+    nll = Classify("new", ("a", "b", "c")).terms(outputs_with("new", logits.astype(np.float32)), batch)
     shifted = logits - logits.max(1, keepdims=True)
     expected = np.log(np.exp(shifted).sum(1)) - shifted[np.arange(6), label]
     np.testing.assert_allclose(nll, expected, rtol=1e-5, atol=1e-4)
     assert weighted_sum(nll, weight) == jnp.sum(nll[:5]) and nll.dtype == np.float32
-    assert weighted_sum(nll.at[5].set(jnp.nan), weight) == jnp.sum(nll[:5]), "what a filler row says is not asked"
+    assert weighted_sum(nll.at[5].set(jnp.nan), weight) == jnp.sum(nll[:5]), "the loss of a filler row does not count"
 
 
 def test_cross_entropy_gradient_is_probability_minus_label():
     logits = np.random.default_rng(1).normal(size=(4, 3)).astype(np.float32)
     batch = toy_batch(rows=4)._replace(targets=np.array([2, 0, 1, 1]), weight=np.array([1, 1, 1, 0], np.float32))
     task = Classify("h", ("a", "b", "c"))
-    grad = jax.grad(lambda z: weighted_sum(task.terms(said("h", z), batch), batch.weight))(logits)
+    grad = jax.grad(lambda z: weighted_sum(task.terms(outputs_with("h", z), batch), batch.weight))(logits)
     probability = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     expected = (probability - np.eye(3)[batch.targets]) * batch.weight[:, None]
     np.testing.assert_allclose(grad, expected, atol=1e-6)
 
 
 def test_squared_error():
-    outputs = said("h", np.array([[1.0], [2.0], [7.0]], np.float32))
+    outputs = outputs_with("h", np.array([[1.0], [2.0], [7.0]], np.float32))
     targets, weight = np.array([0.5, 4.0, 0.0], np.float32), np.array([1, 1, 0], np.float32)
     batch = toy_batch(rows=3)._replace(targets=targets, weight=weight)
     terms = Regress("h").terms(outputs, batch)
@@ -74,8 +74,8 @@ def test_squared_error():
     ],
 )
 def test_names_of_a_new_head(labels, names, numbers):
-    found, named = encode_labels(rows_of(labels))
-    assert (found.tolist(), named, found.dtype) == (numbers, names, np.int32)
+    classes, labels_in_order = encode_labels(rows_of(labels))
+    assert (classes.tolist(), labels_in_order, classes.dtype) == (numbers, names, np.int32)
 
 
 @pytest.mark.parametrize(
@@ -99,8 +99,8 @@ def test_names_of_a_new_head(labels, names, numbers):
     ],
 )
 def test_names_of_a_fixed_head(labels, names, numbers):
-    found, kept = encode_labels(rows_of(labels), names)
-    assert (found.tolist(), kept) == (numbers, names)
+    classes, labels_in_order = encode_labels(rows_of(labels), names)
+    assert (classes.tolist(), labels_in_order) == (numbers, names)
 
 
 @pytest.mark.parametrize(

@@ -1,1 +1,1 @@
-"""One family of models a file: sizes, blocks, Hugging Face's key names."""
+"""Model families, one per file: config, Hugging Face's key names, sequence head."""

@@ -34,7 +34,7 @@ class BertConfig:
 
     @property
     def shape(self) -> Shape:
-        """These sizes in the words of layers.Shape."""
+        """The sizes and rates as a layers.Shape."""
         return Shape(
             vocab=self.vocab_size,
             positions=self.max_position_embeddings,
@@ -52,21 +52,21 @@ class BertConfig:
 
     @property
     def max_positions(self) -> int:
-        """The longest row, in tokens."""
+        """The length of the longest text, in tokens."""
         return self.max_position_embeddings
 
     @property
     def head_dropout(self) -> float:
-        """classifier_dropout, or the hidden rate where it is None."""
+        """classifier_dropout, or the hidden rate if it is None."""
         return self.hidden_dropout_prob if self.classifier_dropout is None else self.classifier_dropout
 
     def positions(self, ids: jax.Array, places: int = 0) -> jax.Array:
-        """Position ids [1, T]: 0, 1, 2, ..., behind as many `places` before the text."""
+        """Return the position ids [1, T] after `places` virtual tokens: `places`, `places` + 1, ..."""
         return places + jnp.arange(ids.shape[1])[None]
 
 
 class BertHead(nn.Module):
-    """drop, then one dense layer: pooled [B, D] -> [B, C]."""
+    """Dropout, then one dense layer: pooled [B, D] -> [B, C]."""
 
     rate: float
     classes: int

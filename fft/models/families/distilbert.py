@@ -15,7 +15,7 @@ from fft.models.model import Family, Filling
 class DistilBertConfig:
     """The fields of a DistilBERT config.json that change the mathematics, under their own names and defaults.
 
-    `sinusoidal_pos_embds` says only how the position table was first filled; the checkpoint holds the table.
+    `sinusoidal_pos_embds` says only how the position table was initialized; the checkpoint contains the table.
     """
 
     vocab_size: int = 30522
@@ -34,7 +34,7 @@ class DistilBertConfig:
 
     @property
     def shape(self) -> Shape:
-        """These sizes in the words of layers.Shape; DistilBERT's norms have a fixed epsilon."""
+        """The sizes and rates as a layers.Shape; DistilBERT's norms have a fixed epsilon."""
         return Shape(
             vocab=self.vocab_size,
             positions=self.max_position_embeddings,
@@ -52,21 +52,21 @@ class DistilBertConfig:
 
     @property
     def max_positions(self) -> int:
-        """The longest row, in tokens."""
+        """The length of the longest text, in tokens."""
         return self.max_position_embeddings
 
     @property
     def head_dropout(self) -> float:
-        """seq_classif_dropout."""
+        """The dropout rate in the head, seq_classif_dropout."""
         return self.seq_classif_dropout
 
     def positions(self, ids: jax.Array, places: int = 0) -> jax.Array:
-        """Position ids [1, T]: 0, 1, 2, ..., behind as many `places` before the text."""
+        """Return the position ids [1, T] after `places` virtual tokens: `places`, `places` + 1, ..."""
         return places + jnp.arange(ids.shape[1])[None]
 
 
 class DistilBertHead(nn.Module):
-    """dense, relu, drop, dense: first token [B, D] -> [B, C]."""
+    """Dense layer, relu, dropout, dense layer: first token [B, D] -> [B, C]."""
 
     rate: float
     classes: int

@@ -23,20 +23,20 @@ class RobertaConfig(BertConfig):
 
     @property
     def max_positions(self) -> int:
-        """The longest row: the table's first pad_token_id + 1 rows belong to padding."""
+        """The length of the longest text, in tokens: the first pad_token_id + 1 rows of the table are for padding."""
         return self.max_position_embeddings - self.pad_token_id - 1
 
     def positions(self, ids: jax.Array, places: int = 0) -> jax.Array:
-        """Position ids [B, T]: pad + 1, pad + 2, ... over the tokens that are not padding, pad on the padding.
+        """Return the position ids [B, T]: pad + 1, pad + 2, ... for tokens, pad for padding.
 
-        With `places` before the text they begin that much higher.
+        After `places` virtual tokens the ids of tokens are higher by `places`.
         """
         real = (ids != self.pad_token_id).astype(jnp.int32)
         return (places + jnp.cumsum(real, axis=1)) * real + self.pad_token_id
 
 
 class RobertaHead(nn.Module):
-    """drop, dense, tanh, drop, dense: first token [B, D] -> [B, C]."""
+    """Dropout, dense layer, tanh, dropout, dense layer: first token [B, D] -> [B, C]."""
 
     rate: float
     classes: int

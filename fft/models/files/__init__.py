@@ -1,1 +1,1 @@
-"""Checkpoints in Hugging Face's folders, in and out; safetensors alone."""
+"""Loading and saving of checkpoints in Hugging Face's format; safetensors only."""

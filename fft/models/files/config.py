@@ -1,8 +1,8 @@
-"""config.json against an allow-list: what is not known is refused by name, never ignored.
+"""Reading config.json with an allow-list: unknown fields raise an error that names them.
 
-A field that changes the mathematics must be one a family's dataclass has, or be pinned to the value this package
-computes; metadata that changes nothing is listed in HARMLESS. Reading it ourselves also means that no field of a
-downloaded config.json can make a library import or run anything (CVE-2026-4372).
+A field that changes the mathematics must be in a family's dataclass or in PINNED, with the only value that this
+package computes; metadata without effect is listed in HARMLESS. As no other library reads the file, no field of a
+downloaded config.json can make one import or run anything (CVE-2026-4372).
 """
 
 from collections.abc import Iterator
@@ -49,7 +49,7 @@ PINNED = {
     "sparsity_config": (None,),
     "quantization_config": (None,),
 }
-OLD_VOCABULARY = "vocab_size_or_config_json_file"  # vocab_size once more, or -1, in what transformers 2 wrote
+OLD_VOCABULARY = "vocab_size_or_config_json_file"  # written by transformers 2: vocab_size again, or -1
 
 POSITIVE = (
     "vocab_size",
@@ -75,26 +75,26 @@ RATES = (
     "seq_classif_dropout",
 )
 
-ONLY_TRAINING = (*RATES, "initializer_range")  # what a forward pass without dropout does not depend on
+ONLY_TRAINING = (*RATES, "initializer_range")  # without effect on a forward pass without dropout
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file, or refuse the file by name."""
+    """Return the object in a JSON file. Raises: InputError if the file is not JSON or holds no object."""
     try:
         value = parsed_file(path)
     except ValueError as error:
-        raise InputError(f"{path} is not JSON ({error}); restore the file from where the model came") from None
+        raise InputError(f"{path} is not JSON ({error}); get the file again from the source of the model") from None
     if not isinstance(value, dict):
         raise InputError(f"{path} must hold a JSON object, but holds a {type(value).__name__}")
     return value
 
 
 def read_config(raw: dict[str, Any], family: Family, where: Path) -> tuple[Config, tuple[str, ...]]:
-    """Return (the family's frozen config, notes) from the raw dict of a config.json.
+    """Return (the family's frozen config, notes) for the raw dict of a config.json.
 
-    Fields that are absent get Hugging Face's defaults, as old transformers versions wrote only what differed. Unknown
-    fields that say nothing (null, false, empty) are left out, and a note names them.
-    Raises: InputError naming every field that is unknown, pinned to another value, or out of range.
+    Absent fields get Hugging Face's defaults, as old transformers versions wrote only other values. Unknown fields that
+    are null, false or empty are ignored, and a note names them.
+    Raises: InputError naming every field that is unknown, has another value than the pinned one, or is out of range.
     """
     known = {field.name for field in fields(family.config)}
     config = family.config(**{name: raw[name] for name in known if name in raw})
@@ -110,40 +110,40 @@ def read_config(raw: dict[str, Any], family: Family, where: Path) -> tuple[Confi
     if wrong:
         raise InputError(f"{where}: {'; '.join(wrong)}")
     check_shape(config, where)
-    said = f"{where}: the unknown field(s) {', '.join(idle)} say nothing (null, false, empty) and are left out"
-    return config, (said,) * bool(idle)
+    note = f"{where}: the unknown field(s) {', '.join(idle)} are null, false or empty, and are ignored"
+    return config, (note,) * bool(idle)
 
 
 def wrong_pins(raw: dict[str, Any], config: Config) -> Iterator[str]:
-    """Yield what is wrong with the fields that may only have the value this package computes."""
+    """Yield a message for each field in PINNED with another value than this package computes."""
     for name, allowed in {**PINNED, OLD_VOCABULARY: (-1, config.vocab_size, None)}.items():
         if name in raw and raw[name] not in allowed:
-            wanted = " or ".join("null" if value is None else repr(value) for value in allowed)
-            yield f"{name} is {raw[name]!r}; only {wanted} is supported"
+            expected = " or ".join("null" if value is None else repr(value) for value in allowed)
+            yield f"{name} is {raw[name]!r}; only {expected} is supported"
 
 
 def wrong_values(config: Config) -> Iterator[str]:
-    """Yield what is wrong with values of a wrong type or range: the field, what is expected and what came."""
+    """Yield a message for each value of a wrong type or range: the field, what is expected, and the value."""
     for field in fields(config):
         value = getattr(config, field.name)
-        wanted = None
+        expected = None
         most = MOST_LAYERS if field.name in LAYERS else MOST_SIZE
         if field.name in POSITIVE and not (type(value) is int and 0 < value <= most):
-            wanted = f"a positive integer of at most {most:,}"
+            expected = f"a positive integer of at most {most:,}"
         elif field.name in RATES and not (is_number(value) and 0 <= value < 1):
-            wanted = None if field.name == "classifier_dropout" and value is None else "a number in [0, 1)"
+            expected = None if field.name == "classifier_dropout" and value is None else "a number in [0, 1)"
         elif field.name in ("layer_norm_eps", "initializer_range") and not (is_number(value) and 0 < value < 1):
-            wanted = "a number between 0 and 1"
+            expected = "a number between 0 and 1"
         elif field.name == "pad_token_id" and not is_token(value, config.vocab_size):
-            wanted = None if value is None and field.default == 0 else "a token id below vocab_size"
+            expected = None if value is None and field.default == 0 else "a token id below vocab_size"
         elif field.name in ("hidden_act", "activation") and value not in tuple(ACTIVATIONS):
-            wanted = f"a known activation ({', '.join(sorted(ACTIVATIONS))})"
-        if wanted:
-            yield f"{field.name} must be {wanted}, but is {value!r}"
+            expected = f"a known activation ({', '.join(sorted(ACTIVATIONS))})"
+        if expected:
+            yield f"{field.name} must be {expected}, but is {value!r}"
 
 
 def check_shape(config: Config, where: Path) -> None:
-    """Refuse sizes that do not fit each other."""
+    """Check that the sizes of a config fit each other. Raises: InputError if they do not."""
     shape = config.shape
     if shape.dim % shape.heads:
         raise InputError(f"{where}: the model width {shape.dim} is not a multiple of its {shape.heads} heads")
@@ -152,10 +152,10 @@ def check_shape(config: Config, where: Path) -> None:
 
 
 def is_token(value: object, vocabulary: object) -> bool:
-    """True for the id of one of `vocabulary` tokens; a vocabulary that is no number is told by itself."""
+    """Whether `value` is a token id below the vocabulary size; a size that is not an int is reported elsewhere."""
     return type(value) is int and value >= 0 and not (type(vocabulary) is int and value >= vocabulary)
 
 
 def is_number(value: object) -> bool:
-    """True for a finite or infinite int or float, not for a bool."""
+    """Whether `value` is an int or a float, finite or not, but not a bool."""
     return type(value) in (int, float)

@@ -1,4 +1,4 @@
-"""Checkpoints out: a Checkpoint becomes a folder that transformers loads, replaced whole or not at all."""
+"""Saving a Checkpoint as a folder that transformers can load, atomically."""
 
 import os
 import shutil
@@ -36,7 +36,7 @@ PRIVATE = (
     "_commit_hash",
     "num_labels",
     "torch_dtype",
-)  # paths, and what id2label and dtype say
+)  # paths, and duplicates of id2label and dtype
 
 
 def save(
@@ -49,11 +49,11 @@ def save(
 ) -> Path:
     """Write a checkpoint as a Hugging Face folder and return its path.
 
-    The head `primary` (default: the checkpoint's own) becomes the classifier; other heads go to files beside it, so
-    that load() gives all back. `beside` is {file name: JSON data} to write with it. Weights are written in
-    raw_config['dtype'], read back and compared. The folder appears whole: it is written beside its place first, and
-    replaces an older checkpoint of ours only then.
-    Raises: InputError for an unknown head or a folder with other things in it, MachineError where the disk fails.
+    The head `primary` (default: the checkpoint's own) becomes the classifier; other heads go to extra files, so that
+    `load` restores all of them. `beside` is {file name: JSON data} to write into the folder too. Weights are written in
+    raw_config['dtype'], read back and compared. The folder is written under another name first, and replaces an older
+    checkpoint of fft only when it is complete.
+    Raises: InputError for an unknown head or a folder with other content, MachineError if the disk fails.
     """
     folder = Path(os.path.abspath(local(folder, "--out")))
     primary = choose_primary(checkpoint, primary)
@@ -66,9 +66,9 @@ def save(
 
 @contextmanager
 def written_whole(folder: str | Path) -> Iterator[Path]:
-    """Give an empty folder to write into; it takes the place of `folder`, or of what we wrote there, when all is in it.
+    """Context with a new empty folder to write into; at the end it becomes `folder`, replacing what fft wrote there.
 
-    Raises: InputError for a folder with other things in it, MachineError where the disk fails; nothing is changed then.
+    Raises: InputError for a folder with other content, MachineError if the disk fails; nothing is changed then.
     """
     folder = Path(os.path.abspath(local(folder, "--out")))
     try:
@@ -84,17 +84,21 @@ def written_whole(folder: str | Path) -> Iterator[Path]:
             shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
         raise MachineError(
-            f"the model could not be written to {folder}: {error.strerror}; nothing was changed"
+            f"the model could not be written to {folder}: {error.strerror}; nothing was changed; choose another --out"
         ) from None
 
 
 def choose_primary(checkpoint: Checkpoint, primary: str | None) -> str | None:
-    """Return the head to store as the classifier: the one asked for, else the checkpoint's, else the only one."""
+    """Return the head to store as the classifier: `primary`, else the checkpoint's own, else the first one.
+
+    Raises: InputError for a name that no head has or that is no valid name, for heads that differ from those of the
+    parameters, and for a prompt, which a Hugging Face checkpoint cannot hold.
+    """
     heads = checkpoint.heads
     if "prompt" in checkpoint.params:
         raise InputError(
-            "this model reads a trained prompt or prefix, which no Hugging Face checkpoint holds: keep it as its base "
-            "and an adapter (fft export --to peft)"
+            "this model reads a trained prompt or prefix, which no Hugging Face checkpoint holds: save it as an "
+            "adapter of its base (fft export --to peft)"
         )
     if set(heads) != set(checkpoint.params.get("heads", {})):
         raise InputError(
@@ -110,7 +114,7 @@ def choose_primary(checkpoint: Checkpoint, primary: str | None) -> str | None:
 
 
 def check_replaceable(folder: Path) -> None:
-    """Refuse to replace a folder that holds anything but a checkpoint or an adapter of ours."""
+    """Check that `folder` is new, empty, or a model or adapter written by fft. Raises: InputError if not."""
     if folder.is_dir() and any(folder.iterdir()) and not (folder / HEADS_JSON).exists():
         raise InputError(f"{folder} is not empty and holds no model written by fft; choose another folder or empty it")
     if folder.exists() and not folder.is_dir():
@@ -141,22 +145,22 @@ def write(checkpoint: Checkpoint, folder: Path, family: Family, primary: str | N
 
 
 def write_length(max_length: int, path: Path) -> None:
-    """Have transformers cut texts at the length the checkpoint was trained at, where it is asked to cut them."""
-    told = read_json(path) if path.is_file() else {}
-    write_json(path, {**told, "model_max_length": max_length})
+    """Write the length to which texts were truncated in training as the tokenizer's default maximum."""
+    config = read_json(path) if path.is_file() else {}
+    write_json(path, {**config, "model_max_length": max_length})
 
 
 def config_json(raw: dict[str, Any], family: Family, head: Head | None, dtype: np.dtype) -> dict[str, Any]:
-    """The config.json to write: the one read, with architecture, labels and dtype of what is stored now."""
-    kept = {name: value for name, value in raw.items() if name not in PRIVATE}
+    """Return the config.json to write: the one read, updated with the architecture, labels and dtype written."""
+    public = {name: value for name, value in raw.items() if name not in PRIVATE}
     if head is None:
-        return {**kept, "architectures": [f"{family.architecture}Model"], "dtype": dtype.name}
+        return {**public, "architectures": [f"{family.architecture}Model"], "dtype": dtype.name}
     architecture = f"{family.architecture}ForSequenceClassification"
-    return {**kept, "architectures": [architecture], "dtype": dtype.name, **label_fields(head)}
+    return {**public, "architectures": [architecture], "dtype": dtype.name, **label_fields(head)}
 
 
 def write_shards(tensors: dict[str, np.ndarray], folder: Path, shard_bytes: int) -> None:
-    """Write one file, or, above `shard_bytes`, numbered shards and their index."""
+    """Write one file or, if it would exceed `shard_bytes`, numbered shards and their index."""
     shards: list[dict[str, np.ndarray]] = [{}]
     used = 0
     for name, value in tensors.items():
@@ -177,23 +181,23 @@ def write_shards(tensors: dict[str, np.ndarray], folder: Path, shard_bytes: int)
 
 
 def write_tensors(tensors: dict[str, np.ndarray], path: Path) -> None:
-    """Write one safetensors file and compare what can be read back, bit by bit."""
+    """Write one safetensors file, read it back and compare every bit. Raises: OSError if this fails."""
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     try:
         save_file(tensors, path, metadata={"format": "pt"})
-        path.chmod(path.parent.stat().st_mode & 0o666)  # the library's own is for the owner alone
-        back = read_tensors(path)
-    except (SafetensorError, InputError) as error:  # the library reports a full disk as its own error
+        path.chmod(path.parent.stat().st_mode & 0o666)  # the library makes it readable only for the owner
+        read = read_tensors(path)
+    except (SafetensorError, InputError) as error:  # the library reports a full disk as a SafetensorError
         raise OSError(None, str(error)) from None
-    wrong = [name for name, value in tensors.items() if value.tobytes() != back[name].tobytes()]
+    wrong = [name for name, value in tensors.items() if value.tobytes() != read[name].tobytes()]
     if wrong:
         raise OSError(None, f"{path.name} reads back differently from what was written, first in {wrong[0]}")
 
 
 def put_in_place(partial: Path, folder: Path) -> None:
-    """Rename the finished folder into its place, moving an older one aside first and deleting it last."""
+    """Rename the complete folder to `folder`; an older one is renamed first and deleted last."""
     if not folder.exists() or not any(folder.iterdir()):
         os.replace(partial, folder)
         return

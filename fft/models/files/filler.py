@@ -1,6 +1,6 @@
-"""Masked language models, read for what they would put in a masked token's place.
+"""Masked language models, loaded to predict masked tokens.
 
-Their head is a dense layer, an activation, a norm, and the word embeddings as the last kernel, with a bias of its own.
+Their head is a dense layer, an activation, a norm, and the word embeddings as the last kernel, with a separate bias.
 """
 
 from collections.abc import Iterable, Mapping
@@ -21,12 +21,13 @@ from fft.models.files.keys import expected_shapes, listed, modern, rename, to_pa
 from fft.models.layers import ACTIVATIONS, Shape
 from fft.models.model import Family, Model, build
 
-OUTSIDE = ("heads/", "pooler/")  # what no masked token depends on
+OUTSIDE = ("heads/", "pooler/")  # parameters that predictions of masked tokens do not depend on
 
 
 class Filler(NamedTuple):
-    """A masked language model: its folder, Model, and parameters, those of its head under "filling"; `notes` are what
-    is to be told of its files.
+    """A masked language model: its folder, Model and parameters, those of its head in the subtree "filling".
+
+    `notes` are remarks about its files for the user.
     """
 
     folder: Path
@@ -37,13 +38,13 @@ class Filler(NamedTuple):
     notes: tuple[str, ...] = ()
 
     def logits(self, params: Params, batch: Text, places: jax.Array) -> jax.Array:
-        """The logits [B, K, V] at the places int32 [B, K] of ids, mask, types int32 [B, T]; no dropout.
+        """Return the logits [B, K, V] at `places` int32 [B, K] of texts int32 [B, T], without dropout.
 
-        `params` are the filler's own, an argument so that they are not baked into a program.
+        `params` are the filler's own, passed as an argument so that a jitted program does not embed them.
         """
         head = params["filling"]
         states = self.model.states({name: params[name] for name in ("embed", "layers")}, batch, read=("tokens",))
-        assert states.tokens is not None  # they were asked for
+        assert states.tokens is not None  # requested by `read`
         x = jnp.take_along_axis(states.tokens, places[..., None], axis=1)
         x = ACTIVATIONS[self.activation](x @ head["dense"]["kernel"] + head["dense"]["bias"])
         centred = x - x.mean(-1, keepdims=True)
@@ -53,32 +54,30 @@ class Filler(NamedTuple):
 
 
 def find(source: str | Path, families: Mapping[str, Family]) -> Path:
-    """Return the folder of a masked language model, a local one or `hf:NAME`, without reading its weights.
+    """Return the folder of a masked language model, a local one or that of `hf:NAME`, without reading its weights.
 
-    Raises: InputError for what is no checkpoint, and for one without a masked-language head.
+    Raises: InputError if it is not a checkpoint or has no masked-language head; as `hf.open_checkpoint`.
     """
-    folder, raw, family = hf.opened(source, families)
+    folder, raw, family = hf.open_checkpoint(source, families)
     missing = [names[0] for names in _leaves(family).values() if not set(names) & _modern(hf.read_names(folder))]
     if missing:
         raise InputError(f"{folder} has no masked-language head: there is no {listed(missing)}")
     if not raw.get("tie_word_embeddings", True):
-        raise InputError(
-            f"{folder}: tie_word_embeddings is false; only a head that ends in the word embeddings is read"
-        )
+        raise InputError(f"{folder}: tie_word_embeddings is false; give a model whose head ends in the word embeddings")
     return folder
 
 
 def load(source: str | Path, families: Mapping[str, Family]) -> Filler:
-    """Return the Filler in a folder or `hf:NAME`, weights as float32 jax arrays; strict as `hf.load`.
+    """Return the Filler in a folder or `hf:NAME`, with weights as float32 jax arrays; as strict as `hf.load`.
 
-    Raises: InputError besides where the stored last kernel is not the word embeddings.
+    Raises: InputError as `find` and `hf.load`, and if the stored last kernel differs from the word embeddings.
     """
     folder = find(source, families)
-    _, raw, family = hf.opened(folder, families)
+    _, raw, family = hf.open_checkpoint(folder, families)
     config, notes = read_config(raw, family, folder / hf.CONFIG)
-    tensors, wrapped = hf.unwrapped(hf.read_weights(folder), folder)
+    tensors, prefix_notes = hf.without_wrapper(hf.read_weights(folder), folder)
     names = rename(tensors, family, config, ORIGINAL, folder)
-    found = {path: (key, tensors[key]) for key, path in names.items() if not path.startswith(OUTSIDE)}
+    leaves = {path: (key, tensors[key]) for key, path in names.items() if not path.startswith(OUTSIDE)}
     body = expected_shapes(family, config, {})
     shapes = {path: shape for path, shape in body.items() if not path.startswith(OUTSIDE)} | _shapes(config.shape)
     spelled = {modern(key): (key, value) for key, value in tensors.items()}
@@ -86,19 +85,19 @@ def load(source: str | Path, families: Mapping[str, Family]) -> Filler:
         stored = [spelled[name] for name in theirs if name in spelled]
         if any(not np.array_equal(value, stored[0][1]) for _, value in stored):
             raise InputError(f"{folder}: {' and '.join(key for key, _ in stored)} differ, but are one parameter")
-        found[f"filling/{path}"] = stored[0]
+        leaves[f"filling/{path}"] = stored[0]
     decoder = tensors.get(f"{family.filling.decoder}.weight")
-    if decoder is not None and not np.array_equal(decoder, found["embed/word/embedding"][1]):
+    if decoder is not None and not np.array_equal(decoder, leaves["embed/word/embedding"][1]):
         raise InputError(
-            f"{folder}: {family.filling.decoder}.weight is not the word embeddings, which config.json says"
+            f"{folder}: {family.filling.decoder}.weight is not the word embeddings, though config.json says so"
         )
     activation = family.filling.activation(config)
-    params = to_params(found, shapes, folder)
-    return Filler(folder, build(family, config), params, activation, config.shape.epsilon, notes + wrapped)
+    params = to_params(leaves, shapes, folder)
+    return Filler(folder, build(family, config), params, activation, config.shape.epsilon, notes + prefix_notes)
 
 
 def _leaves(family: Family) -> dict[str, tuple[str, ...]]:
-    """{our path below "filling": the names under which it may be stored}."""
+    """Return {our path below "filling": the names under which the leaf may be stored}."""
     rows = family.filling
     return {
         "dense/kernel": (f"{rows.dense}.weight",),

@@ -1,4 +1,4 @@
-"""Which folder was meant: what a folder is that has no checkpoint in it, or no adapter."""
+"""Hints about a folder without a checkpoint or an adapter: what it is instead, and what to give in its place."""
 
 from collections.abc import Sequence
 from pathlib import Path, PurePath
@@ -11,24 +11,25 @@ CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
 
 
 def instead_of_checkpoint(folder: Path) -> str | None:
-    """Return what a folder without a checkpoint is and what to give in its place; None where nothing in it says so."""
+    """Return what a folder without a checkpoint is and what to give in its place; None if it is not known."""
     if (folder / "run.json").is_file():
         if (folder / ADAPTER).is_dir():
-            return f"{folder} is a run of fft that left an adapter: {adapter(folder / ADAPTER)}"
+            return f"{folder} is a run of fft that left an adapter: {adapter_hint(folder / ADAPTER)}"
         return f"{folder} is a run of fft; the checkpoint that it left is {folder / MODEL}"
     if (folder / ADAPTER_CONFIG).is_file():
-        return adapter(folder)
-    if found := below(folder, CONFIG):
-        return f"{folder} has no {CONFIG}; the checkpoints are in {named(found, folder)}"
-    if found := below(folder, ADAPTER_CONFIG):
-        return f"{folder} has no model, but PEFT adapters in {named(found, folder)} as --adapter, its base as --model"
+        return adapter_hint(folder)
+    if folders := folders_with(CONFIG, folder):
+        return f"{folder} has no {CONFIG}; the checkpoints are in {choices(folders, folder)}"
+    if folders := folders_with(ADAPTER_CONFIG, folder):
+        where = choices(folders, folder)
+        return f"{folder} has no model, but PEFT adapters in {where} as --adapter, its base as --model"
     return None
 
 
 def instead_of_adapter(folder: Path) -> str | None:
-    """Return the same for a folder without an adapter."""
-    if found := below(folder, ADAPTER_CONFIG):
-        return f"the adapters are in {named(found, folder)}"
+    """Return what a folder without an adapter is and what to give in its place; None if it is not known."""
+    if folders := folders_with(ADAPTER_CONFIG, folder):
+        return f"the adapters are in {choices(folders, folder)}"
     if (folder / "run.json").is_file():
         return f"it is a run of fft, whose adapter is written by `fft export {folder} --to peft --out DIR`"
     if (folder / CONFIG).is_file():
@@ -36,28 +37,28 @@ def instead_of_adapter(folder: Path) -> str | None:
     return None
 
 
-def adapter(folder: Path) -> str:
-    """Return what a folder with an adapter is, and how to give it."""
+def adapter_hint(folder: Path) -> str:
+    """Return the commands that evaluate the adapter in a folder or merge it into its base."""
     base = str(read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path") or "BASE")
-    said = (
+    hint = (
         f"{folder} is a PEFT adapter of {base}, no model: score it by fft eval --model {base} --adapter {folder}, or "
         f"merge it into a model, where it can be merged, by fft export {base} --adapter {folder} --out DIR"
     )
-    return said if Path(base).is_dir() else f"{said}. {base} is no folder here: name the base's own, or hf:OWNER/NAME"
+    return hint if Path(base).is_dir() else f"{hint}. {base} is no folder here: name the base's own, or hf:OWNER/NAME"
 
 
-def below(folder: Path, name: str) -> list[Path]:
-    """Return the folders that hold a file of this name, one level below, else two; hidden ones are left out."""
+def folders_with(name: str, parent: Path) -> list[Path]:
+    """Return the folders with a file of this name, one level below `parent`, else two levels; not hidden ones."""
     for pattern in (f"*/{name}", f"*/*/{name}"):
-        found = [path.parent for path in folder.glob(pattern) if not _hidden(path.relative_to(folder))]
-        if found:
-            return sorted(found, key=lambda path: (len(str(path)), str(path)))
+        folders = [path.parent for path in parent.glob(pattern) if not _hidden(path.relative_to(parent))]
+        if folders:
+            return sorted(folders, key=lambda path: (len(str(path)), str(path)))
     return []
 
 
-def named(found: Sequence[Path], folder: Path) -> str:
-    """Return folders below `folder` in words, and the last of them as what to give."""
-    return listed([f"{path.relative_to(folder)}/" for path in found]) + f": give one, such as {found[-1]}"
+def choices(folders: Sequence[Path], parent: Path) -> str:
+    """List folders below `parent`, and suggest the last of them."""
+    return listed([f"{path.relative_to(parent)}/" for path in folders]) + f": give one, such as {folders[-1]}"
 
 
 def _hidden(path: PurePath) -> bool:

@@ -1,7 +1,7 @@
-"""What the heads of a checkpoint predict: Hugging Face's label fields, and our record of several heads.
+"""The labels of a checkpoint's heads: Hugging Face's label fields, and fft's record of several heads.
 
-Hugging Face knows one head. The others travel beside it in `fft_heads.safetensors`, under our own paths, and
-`fft_heads.json` names all of them; Hugging Face ignores both files.
+A Hugging Face checkpoint has one head. fft stores the others in `fft_heads.safetensors`, under its own paths, and
+describes all of them in `fft_heads.json`; Hugging Face ignores both files.
 """
 
 import re
@@ -15,21 +15,21 @@ from fft.models.model import Family, Head
 from fft.tasks import KINDS
 
 HEADS_JSON, HEADS_TENSORS = "fft_heads.json", "fft_heads.safetensors"
-ORIGINAL = "original"  # the name of a head that came without one
+ORIGINAL = "original"  # the name given to a head stored without one
 
 
 def classifier_of(raw: dict[str, Any], family: Family, where: Path) -> Head:
-    """Return the Head a config.json describes for the stored classifier.
+    """Return the Head that a config.json describes for the stored classifier.
 
-    One output is regression unless problem_type says otherwise, as in transformers. Raises: InputError for the
-    classifier of another kind of model (its tensors have the same names), for multi-label heads, and for labels
-    that are not numbered 0 .. C - 1.
+    One output means regression unless problem_type says otherwise, as in transformers.
+    Raises: InputError for the classifier of another kind of model (whose tensors have the same names), for
+    multi-label heads, and as `read_labels`.
     """
-    wanted = f"{family.architecture}ForSequenceClassification"
-    architectures = raw.get("architectures") or [wanted]
-    if wanted not in architectures:
+    expected = f"{family.architecture}ForSequenceClassification"
+    architectures = raw.get("architectures") or [expected]
+    if expected not in architectures:
         raise InputError(
-            f"{where}: the checkpoint has a classifier, but of {', '.join(map(str, architectures))}, not {wanted}; "
+            f"{where}: the checkpoint has a classifier, but of {', '.join(map(str, architectures))}, not {expected}; "
             "only sequence classification and regression heads can be read"
         )
     labels = read_labels(raw, where)
@@ -48,49 +48,53 @@ def classifier_of(raw: dict[str, Any], family: Family, where: Path) -> Head:
 def read_labels(raw: dict[str, Any], where: Path) -> tuple[str, ...]:
     """Return the label names in index order from id2label, or LABEL_0 .. for num_labels (default 2).
 
-    Blanks at the ends of names are kept, but two names that are equal without them are refused: labels of rows have
-    none. So is a label2id that numbers a name of id2label otherwise; other names there change nothing.
+    Names keep blanks at their ends. Names that label2id has but id2label has not are ignored.
+    Raises: InputError for labels that are not numbered 0 .. C - 1, for names that are equal without the blanks at their
+    ends, as the labels of rows have none, and for a label2id that contradicts id2label.
     """
-    named = raw.get("id2label")
-    if named is None:
+    names = raw.get("id2label")
+    if names is None:
         count = 2 if raw.get("num_labels") is None else raw["num_labels"]
         if type(count) is not int or count < 1:
             raise InputError(f"{where}: num_labels must be a positive integer, but is {count!r}")
         return tuple(f"LABEL_{i}" for i in range(count))
-    if not isinstance(named, dict) or {str(key) for key in named} != {str(i) for i in range(len(named))}:
-        raise InputError(f"{where}: id2label must map 0 .. {len(named) - 1} to names, but is {named!r}")
-    labels = tuple(str(named[str(i)]) for i in range(len(named)))
-    bare = [label.strip() for label in labels]
-    if len(set(bare)) != len(labels):
-        named = ", ".join(map(repr, labels))
+    if not isinstance(names, dict) or {str(key) for key in names} != {str(i) for i in range(len(names))}:
+        raise InputError(f"{where}: id2label must map 0 .. {len(names) - 1} to names, but is {names!r}")
+    labels = tuple(str(names[str(i)]) for i in range(len(names)))
+    stripped = [label.strip() for label in labels]
+    if len(set(stripped)) != len(labels):
         raise InputError(
-            f"{where}: id2label gives one name to two labels, blanks at the ends aside: {named}; rename one of them"
+            f"{where}: id2label gives one name to two labels, blanks at the ends aside: "
+            f"{', '.join(map(repr, labels))}; rename one of them"
         )
-    refuse_contradiction(bare, raw.get("label2id"), where)
+    refuse_contradiction(stripped, raw.get("label2id"), where)
     return labels
 
 
 def refuse_contradiction(labels: Sequence[str], numbers: object, where: Path) -> None:
-    """Refuse a label2id that gives a name of id2label, `labels` in order, another number."""
+    """Check that label2id, `numbers`, gives no name of id2label another number; `labels` are those names in order.
+
+    Raises: InputError if it does.
+    """
     stated = {name.strip(): number for name, number in numbers.items()} if isinstance(numbers, dict) else {}
     wrong = [at for at, label in enumerate(labels) if label in stated and stated[label] not in (at, str(at))]
     if wrong:
         here = ", ".join(f"{labels[at]!r} is {at}" for at in wrong)
         there = ", ".join(f"{labels[at]!r} is {stated[labels[at]]}" for at in wrong)
         raise InputError(
-            f"{where}: id2label and label2id contradict each other: in id2label {here}, in label2id {there}; mend the "
-            "one that is wrong"
+            f"{where}: id2label and label2id contradict each other: in id2label {here}, in label2id {there}; correct "
+            "the wrong one"
         )
 
 
-def alike(one: Head, other: Head) -> bool:
-    """Whether two heads predict the same: of one kind, with the same labels in order, blanks at their ends aside."""
-    bare = [[label.strip() for label in head.labels] for head in (one, other)]
-    return one.kind == other.kind and bare[0] == bare[1]
+def alike(first: Head, second: Head) -> bool:
+    """Whether two heads have the same kind and, apart from blanks at their ends, the same labels in the same order."""
+    labels = [[label.strip() for label in head.labels] for head in (first, second)]
+    return first.kind == second.kind and labels[0] == labels[1]
 
 
 def label_fields(head: Head) -> dict[str, Any]:
-    """The config.json fields that describe a head."""
+    """Return the config.json fields that describe a head."""
     labels = head.labels or ("LABEL_0",)
     return {
         "id2label": {str(i): label for i, label in enumerate(labels)},
@@ -100,7 +104,7 @@ def label_fields(head: Head) -> dict[str, Any]:
 
 
 def write_record(heads: Mapping[str, Head], primary: str | None, max_length: int | None = None) -> dict[str, Any]:
-    """The content of fft_heads.json; `max_length` is as of a Checkpoint."""
+    """Return the content of fft_heads.json; the arguments are fields of a Checkpoint."""
     return {
         "primary": primary,
         "heads": {name: {"kind": head.kind, "labels": list(head.labels)} for name, head in heads.items()},
@@ -109,33 +113,39 @@ def write_record(heads: Mapping[str, Head], primary: str | None, max_length: int
 
 
 def read_record(record: dict[str, Any], where: Path) -> tuple[dict[str, Head], str | None]:
-    """Return ({name: Head}, primary) from the content of fft_heads.json, or refuse what we never write."""
+    """Return ({name: Head}, primary) from the content of fft_heads.json.
+
+    Raises: InputError if it is not what fft writes.
+    """
     try:
-        heads = {name: Head(each["kind"], tuple(each["labels"])) for name, each in record["heads"].items()}
+        heads = {name: Head(head["kind"], tuple(head["labels"])) for name, head in record["heads"].items()}
         primary = record["primary"]
     except (KeyError, TypeError, AttributeError):
         raise InputError(f"{where} is damaged: expected primary and heads with kind and labels each") from None
-    sound = all(each.kind in KINDS and KINDS[each.kind].named == bool(each.labels) for each in heads.values())
-    if not sound or (primary not in heads if heads else primary is not None):
+    valid = all(head.kind in KINDS and KINDS[head.kind].named == bool(head.labels) for head in heads.values())
+    if not valid or (primary not in heads if heads else primary is not None):
         raise InputError(f"{where} is damaged: a head has no known kind, or the primary head is not listed")
     return heads, primary
 
 
 def stored_length(folder: Path) -> int | None:
-    """Return the max_length that fft_heads.json of a folder states, None where it does not or is not there."""
+    """Return the max_length in a folder's fft_heads.json, None without the file or the entry.
+
+    Raises: InputError if it is not a positive integer.
+    """
     where = folder / HEADS_JSON
-    found = read_json(where).get("max_length") if where.is_file() else None
-    if found is not None and not (type(found) is int and found > 0):
-        raise InputError(f"{where} is damaged: max_length must be a positive integer, but is {found!r}")
-    return found
+    max_length = read_json(where).get("max_length") if where.is_file() else None
+    if max_length is not None and not (type(max_length) is int and max_length > 0):
+        raise InputError(f"{where} is damaged: max_length must be a positive integer, but is {max_length!r}")
+    return max_length
 
 
 def check_name(name: str) -> None:
-    """Refuse head names that cannot be part of a parameter path."""
+    """Check that a head's name can be part of a parameter path. Raises: InputError if not."""
     if not re.fullmatch(r"[^/.\s][^/.]*", name):
         raise InputError(f"a head cannot be called {name!r}: it may not be empty or hold a slash or a dot")
 
 
 def width(head: Head) -> int:
-    """The number of outputs C of a head."""
+    """Return the number of outputs C of a head."""
     return len(head.labels) or 1

@@ -1,4 +1,4 @@
-"""Checkpoints in: a local Hugging Face folder, or hf:NAME from the hub, becomes a Checkpoint. Safetensors only."""
+"""Loading a Checkpoint from a local Hugging Face folder or from hf:NAME on the hub; safetensors only."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
@@ -10,7 +10,7 @@ from fft.core.errors import InputError, MachineError
 from fft.disk.local import local
 from fft.disk.sniff import check_not_pointer, check_safetensors
 from fft.models.files.config import read_config, read_json
-from fft.models.files.folders import ADAPTER_CONFIG, CONFIG, below, instead_of_checkpoint, named
+from fft.models.files.folders import ADAPTER_CONFIG, CONFIG, choices, folders_with, instead_of_checkpoint
 from fft.models.files.heads import HEADS_JSON, HEADS_TENSORS, ORIGINAL, classifier_of, read_record, stored_length, width
 from fft.models.files.keys import expected_shapes, listed, rename, to_params
 from fft.models.model import Checkpoint, Family, Head, build
@@ -22,7 +22,7 @@ Read = TypeVar("Read")
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 WRAPPERS = ("_orig_mod.", "module.", "model.")
-"""what torch.compile, DataParallel and modules of one's own put before every name"""
+"""prefixes that torch.compile, DataParallel and user-defined modules add to every name"""
 PATTERNS = ("*.safetensors", "*.json", "vocab.txt", "merges.txt", "*.model")
 CONVERT = (
     'python -c "from transformers import AutoModelForSequenceClassification as M, AutoTokenizer as T; '
@@ -34,43 +34,46 @@ CONVERT = (
 def load(source: str | Path, families: Mapping[str, Family]) -> Checkpoint:
     """Return the Checkpoint in a local folder, or in `hf:NAME` on the hub; `families` is {model_type: Family}.
 
-    Weights become float32 jax arrays; raw_config['dtype'] remembers how they were stored. A classifier becomes the
-    head 'original', or the heads get back the names they were saved under.
-    Raises: InputError for a checkpoint that is not exactly what its config.json says, MachineError without network.
+    Weights become float32 jax arrays; raw_config['dtype'] is the dtype in which they were stored. Heads that fft saved
+    get their names back; any other classifier becomes the head 'original'.
+    Raises: InputError for a checkpoint that does not match its config.json exactly, MachineError without network.
     """
-    folder, raw, family = opened(source, families)
+    folder, raw, family = open_checkpoint(source, families)
     config, notes = read_config(raw, family, folder / CONFIG)
-    tensors, wrapped = unwrapped(read_weights(folder), folder)
+    tensors, prefix_notes = without_wrapper(read_weights(folder), folder)
     heads, primary, extra = read_heads(folder, raw, family, tensors)
     names = rename(tensors, family, config, primary or ORIGINAL, folder)
     refuse_broken_promise(folder, raw, family, tensors)
-    found = {path: (key, tensors[key]) for key, path in names.items()}
-    found.update({path: (path, value) for path, value in extra.items()})
+    leaves = {path: (key, tensors[key]) for key, path in names.items()}
+    leaves.update({path: (path, value) for path, value in extra.items()})
     shapes = expected_shapes(family, config, {name: width(head) for name, head in heads.items()})
-    strange = sorted(set(found) - set(shapes))
+    strange = sorted(set(leaves) - set(shapes))
     if strange:
         raise InputError(f"{folder / HEADS_TENSORS} holds parameters of no known head: {listed(strange)}")
-    refuse_not_finite({key: value for key, value in found.values()}, folder)
-    raw = {**raw, "dtype": dtype_of(value for _, value in found.values())}
+    refuse_not_finite({key: value for key, value in leaves.values()}, folder)
+    raw = {**raw, "dtype": dtype_of(value for _, value in leaves.values())}
     raw.pop("torch_dtype", None)
-    params = to_params(found, shapes, folder)
-    notes += wrapped
+    params = to_params(leaves, shapes, folder)
+    notes += prefix_notes
     return Checkpoint(build(family, config), params, heads, primary, folder, raw, notes, stored_length(folder))
 
 
 def has_head(source: str | Path, families: Mapping[str, Family]) -> bool:
-    """Whether a checkpoint that `load` would take has a classifier or another head; reads no weights, only their names.
+    """Whether the checkpoint has a classifier or another head; reads the names of its tensors only.
 
-    Raises as `load` does for what it meets on the way.
+    Raises: InputError or MachineError as `load`, as far as these files show the error.
     """
-    folder, _, family = opened(source, families)
+    folder, _, family = open_checkpoint(source, families)
     if (folder / HEADS_JSON).exists():
         return bool(read_record(read_json(folder / HEADS_JSON), folder / HEADS_JSON)[0])
     return stores_head(read_names(folder), family)
 
 
-def opened(source: str | Path, families: Mapping[str, Family]) -> tuple[Path, dict[str, Any], Family]:
-    """Return (folder, config.json as a dict, Family) of a local folder, or of `hf:NAME` after fetching it."""
+def open_checkpoint(source: str | Path, families: Mapping[str, Family]) -> tuple[Path, dict[str, Any], Family]:
+    """Return (folder, config.json as a dict, Family) of a local folder, or of `hf:NAME` after downloading it.
+
+    Raises: as `local`, `download`, `read_raw` and `find_family`.
+    """
     source = local(source, "the model", hub=True)
     folder = download(source.removeprefix("hf:")) if source.startswith("hf:") else Path(source)
     raw = read_raw(folder)
@@ -78,7 +81,10 @@ def opened(source: str | Path, families: Mapping[str, Family]) -> tuple[Path, di
 
 
 def download(name: str) -> Path:
-    """Fetch safetensors, JSON and tokenizer files of a hub repository into the hub's cache; return the folder."""
+    """Download the safetensors, JSON and tokenizer files of a hub repository to the hub's cache; return the folder.
+
+    Raises: InputError for a repository that does not exist or cannot be accessed, MachineError without network.
+    """
     from huggingface_hub import errors, snapshot_download
 
     try:
@@ -95,7 +101,7 @@ def download(name: str) -> Path:
 
 
 def read_raw(folder: Path) -> dict[str, Any]:
-    """Return config.json of a folder as a dict with a model_type."""
+    """Return a folder's config.json as a dict. Raises: InputError if it is missing or has no model_type."""
     if not folder.is_dir():
         what = "is not a folder" if folder.exists() else "does not exist"
         raise InputError(f"the model {folder} {what}; expected a Hugging Face folder, or hf:OWNER/NAME")
@@ -111,7 +117,7 @@ def read_raw(folder: Path) -> dict[str, Any]:
 
 
 def find_family(raw: dict[str, Any], families: Mapping[str, Family], where: Path) -> Family:
-    """Return the Family of config.json's model_type, or say which are supported."""
+    """Return the Family of config.json's model_type. Raises: InputError that lists the supported ones."""
     name = raw["model_type"]
     if name not in families:
         raise InputError(f"{where}: model_type {name!r} is not supported; supported are {', '.join(sorted(families))}")
@@ -119,38 +125,38 @@ def find_family(raw: dict[str, Any], families: Mapping[str, Family], where: Path
 
 
 def read_weights(folder: Path) -> dict[str, np.ndarray]:
-    """Return {stored name: array} of a folder's model.safetensors, or of the shards its index lists."""
+    """Return {stored name: array} from a folder's model.safetensors, or from the shards in its index."""
     if (folder / WEIGHTS).exists():
         return read_tensors(folder / WEIGHTS)
     return read_shards(folder, read_index(folder))
 
 
 def read_names(folder: Path) -> list[str]:
-    """Return the names of a folder's tensors as `unwrapped` leaves them, without the tensors."""
-    stored = (folder / WEIGHTS).exists()
-    names = from_file(folder / WEIGHTS, lambda file: list(file.keys())) if stored else list(read_index(folder))
+    """Return the names of a folder's tensors without a wrapper's prefix, without reading the tensors."""
+    one_file = (folder / WEIGHTS).exists()
+    names = from_file(folder / WEIGHTS, lambda file: list(file.keys())) if one_file else list(read_index(folder))
     return [name.removeprefix(wrapper_of(names)) for name in names]
 
 
-def unwrapped(tensors: dict[str, np.ndarray], folder: Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-    """Return ({name: array} without a prefix that a wrapper put before every stored name, the note that tells it)."""
+def without_wrapper(tensors: dict[str, np.ndarray], folder: Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+    """Return ({name: array}, notes) without the prefix, if any, that a wrapper added to every stored name."""
     prefix = wrapper_of(tensors)
     if not prefix:
         return tensors, ()
-    said = f"{folder}: all {len(tensors)} tensors are stored under names that begin with {prefix!r}; read without it"
-    return {name.removeprefix(prefix): value for name, value in tensors.items()}, (said,)
+    note = f"{folder}: all {len(tensors)} tensors are stored under names that begin with {prefix!r}; read without it"
+    return {name.removeprefix(prefix): value for name, value in tensors.items()}, (note,)
 
 
 def wrapper_of(names: Collection[str]) -> str:
-    """Return the prefix, of one or several wrappers, that all of some names have; '' where there is none."""
+    """Return the prefix of one or several WRAPPERS that all names share, '' if there is none."""
     prefix = ""
-    while names and (more := [each for each in WRAPPERS if all(name.startswith(prefix + each) for name in names)]):
+    while names and (more := [wrap for wrap in WRAPPERS if all(name.startswith(prefix + wrap) for name in names)]):
         prefix += more[0]
     return prefix
 
 
 def read_index(folder: Path) -> dict[str, str]:
-    """Return {stored name: shard} of a folder's index, or say why there are no weights to read."""
+    """Return {stored name: shard} from a folder's index. Raises: InputError that says why there are no weights."""
     if not (folder / INDEX).exists():
         if (folder / ADAPTER_CONFIG).is_file():
             raise InputError(instead_of_checkpoint(folder))
@@ -160,8 +166,8 @@ def read_index(folder: Path) -> dict[str, str]:
                 f"{folder} holds its weights only as pickle ({', '.join(pickles)}), which can run code and is never "
                 f"read; convert it, in an environment with torch that you trust it in: {CONVERT}"
             )
-        found = below(folder, WEIGHTS)
-        hint = f"; the checkpoints are in {named(found, folder)}" if found else ""
+        folders = folders_with(WEIGHTS, folder)
+        hint = f"; the checkpoints are in {choices(folders, folder)}" if folders else ""
         raise InputError(f"{folder} has neither {WEIGHTS} nor {INDEX}: no weights to load{hint}")
     check_not_pointer(folder / INDEX)
     weight_map = read_json(folder / INDEX).get("weight_map")
@@ -171,7 +177,7 @@ def read_index(folder: Path) -> dict[str, str]:
 
 
 def read_shards(folder: Path, weight_map: dict[str, str]) -> dict[str, np.ndarray]:
-    """Return the tensors of all shards, refusing a missing shard and any difference to the index."""
+    """Return the tensors of all shards. Raises: InputError if a shard is missing or differs from the index."""
     where = folder / INDEX
     tensors: dict[str, np.ndarray] = {}
     placed: dict[str, str] = {}
@@ -188,12 +194,12 @@ def read_shards(folder: Path, weight_map: dict[str, str]) -> dict[str, np.ndarra
 
 
 def read_tensors(path: Path) -> dict[str, np.ndarray]:
-    """Return {name: array} of one safetensors file."""
+    """Return {name: array} of one safetensors file. Raises: as `from_file`."""
     return from_file(path, lambda file: file.get_tensors())
 
 
 def from_file(path: Path, read: "Callable[[safe_open], Read]") -> Read:
-    """Return `read(file)` of one open safetensors file."""
+    """Open a safetensors file and return `read(file)`. Raises: InputError if it is not a complete safetensors file."""
     from safetensors import SafetensorError, safe_open
 
     check_safetensors(path)
@@ -205,14 +211,17 @@ def from_file(path: Path, read: "Callable[[safe_open], Read]") -> Read:
 
 
 def stores_head(names: Iterable[str], family: Family) -> bool:
-    """Whether there are tensors of Hugging Face's sequence head among these."""
+    """Whether some of the tensor names belong to Hugging Face's sequence head."""
     return any(name.startswith(tuple(f"{row[0]}." for row in family.head_rows)) for name in names)
 
 
 def read_heads(
     folder: Path, raw: dict[str, Any], family: Family, tensors: dict[str, np.ndarray]
 ) -> tuple[dict[str, Head], str | None, dict[str, np.ndarray]]:
-    """Return ({name: Head}, primary name, {our path: array} of the heads Hugging Face does not store)."""
+    """Return ({name: Head}, primary name, {our path: array} of the heads that Hugging Face does not store).
+
+    Raises: InputError if fft_heads.json, config.json and the tensors contradict each other.
+    """
     classifier = classifier_of(raw, family, folder / CONFIG) if stores_head(tensors, family) else None
     if not (folder / HEADS_JSON).exists():
         return ({}, None, {}) if classifier is None else ({ORIGINAL: classifier}, ORIGINAL, {})
@@ -230,25 +239,26 @@ def read_heads(
 
 
 def refuse_broken_promise(folder: Path, raw: dict[str, Any], family: Family, names: Iterable[str]) -> None:
-    """Refuse a folder whose config.json promises a classifier that is not among the names of its tensors."""
+    """Check that the tensor `names` include a classifier if config.json declares one. Raises: InputError if not."""
     declared = any(str(name).endswith("ForSequenceClassification") for name in raw.get("architectures") or ())
     if declared and not stores_head(names, family):
         raise InputError(
-            f"{folder}: config.json promises a classifier, but there is no {family.head_rows[-1][0]}.weight"
+            f"{folder}: config.json declares a classifier, but there is no {family.head_rows[-1][0]}.weight: get the "
+            "complete checkpoint"
         )
 
 
 def refuse_not_finite(tensors: Mapping[str, np.ndarray], where: str | Path) -> None:
-    """Refuse {name: array} with a NaN or an infinity: every score of such a model would be a number about nothing."""
+    """Check that {name: array} has no NaN or infinity, which would make every score meaningless. Raises: InputError."""
     for name, value in tensors.items():
         if not np.isfinite(value).all():
             raise InputError(
-                f"{where}: {name} holds values that are not finite (NaN or infinity): is the file whole, and did the "
-                "training that wrote it diverge?"
+                f"{where}: {name} holds values that are not finite (NaN or infinity): check that the file is complete "
+                "and that the training that wrote it did not diverge"
             )
 
 
 def dtype_of(values: Iterable[np.ndarray]) -> str:
-    """The dtype to save back: the common one of all weights, float32 where they differ."""
+    """Return the dtype for saving: the common one of all weights, float32 if they differ."""
     names = {value.dtype.name for value in values}
     return names.pop() if len(names) == 1 else "float32"

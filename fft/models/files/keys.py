@@ -1,7 +1,7 @@
-"""Hugging Face's tensor names and ours: one key table per family, strict both ways.
+"""The mapping between Hugging Face's tensor names and our parameter paths: one strict key table per family.
 
-A row of a table names a module on each side and its kind; the kind says which leaves it has and which is transposed
-(torch keeps a dense weight as [out, in], we keep a kernel as [in, out]).
+A row of a table has Hugging Face's module name, ours, and the module's kind, which gives its leaves. Dense weights are
+transposed: torch stores them as [out, in], our kernels are [in, out].
 """
 
 import re
@@ -31,7 +31,7 @@ SHOWN = 10
 
 
 def rows(table: Iterable[tuple[str, str, str]], depth: int) -> Iterator[tuple[str, str]]:
-    """Yield (hf key, our path) for every tensor of a key table, with {i} replaced by each layer's number."""
+    """Yield (hf key, our path) for every tensor of a key table, where {i} stands for each layer's number."""
     for theirs, ours, kind in table:
         for i in range(depth) if "{i}" in theirs else (0,):
             for their_leaf, our_leaf in LEAVES[kind]:
@@ -42,17 +42,17 @@ def rows(table: Iterable[tuple[str, str, str]], depth: int) -> Iterator[tuple[st
 
 
 def body_keys(family: Family, config: Config) -> dict[str, str]:
-    """{hf key without prefix: our path} of everything below the heads."""
+    """Return {hf key without prefix: our path} for all parameters but the heads."""
     return dict(rows(family.body, config.shape.depth))
 
 
 def head_keys(family: Family, head: str) -> dict[str, str]:
-    """{hf key: our path} of Hugging Face's sequence head, stored in our tree as heads/{head}."""
+    """Return {hf key: our path} for Hugging Face's sequence head, which is heads/{head} in our tree."""
     return {theirs: f"heads/{head}/{ours}" for theirs, ours in rows(family.head_rows, 0)}
 
 
 def expected_shapes(family: Family, config: Config, classes: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
-    """{our path: shape} of the whole tree; `classes` is {head name: C}. Nothing is allocated."""
+    """Return {our path: shape} for the complete tree without allocating it; `classes` is {head name: C}."""
     heads = Readout(family.head(config), tuple(classes.items()))
     pooled = jax.ShapeDtypeStruct((1, config.shape.dim), jnp.float32)
     tree = jax.eval_shape(heads.init, jax.random.key(0), pooled, None).get("params", {})
@@ -69,8 +69,8 @@ def _body_shapes(shape: Shape) -> dict[str, tuple[int, ...]]:
 def rename(names: Iterable[str], family: Family, config: Config, head: str, where: Path) -> dict[str, str]:
     """Return {stored name: our path} for the tensor names of a checkpoint.
 
-    Accepted: the body with or without the family's prefix, norms as weight/bias or gamma/beta, the keys the family
-    ignores. Any other key, and two keys for one path, are refused by name.
+    The body may have the family's prefix or not, norms may be weight/bias or gamma/beta, and keys that the family
+    ignores are skipped. Raises: InputError naming any other keys, and two keys for one path.
     """
     body, heads = body_keys(family, config), head_keys(family, head)
     taken: dict[str, str] = {}
@@ -93,7 +93,7 @@ def rename(names: Iterable[str], family: Family, config: Config, head: str, wher
 
 
 def modern(name: str) -> str:
-    """The name with the old norm leaves gamma and beta spelled weight and bias."""
+    """Return the name with the old norm leaves gamma and beta renamed to weight and bias."""
     for old, new in OLD_NORM.items():
         if name.endswith(old):
             return name.removesuffix(old) + new
@@ -103,9 +103,9 @@ def modern(name: str) -> str:
 def to_params(
     tensors: Mapping[str, tuple[str, np.ndarray]], shapes: Mapping[str, tuple[int, ...]], where: Path
 ) -> Params:
-    """Return the parameter tree, float32 jax arrays, from {our path: (hf key, array)}.
+    """Return the parameter tree of float32 jax arrays from {our path: (hf key, array)}.
 
-    Raises: InputError for leaves no tensor fills, wrong shapes, and tensors that are not floating point.
+    Raises: InputError for missing tensors, wrong shapes, and tensors that are not floating point.
     """
     check_missing(sorted(set(shapes) - set(tensors)), where)
     wrong = []
@@ -125,14 +125,14 @@ def to_params(
 
 
 def check_missing(missing: Sequence[str], where: Path) -> None:
-    """Refuse leaves that nothing fills; a missing pooler gets the advice that helps."""
+    """Raise InputError if parameters are missing; for a missing pooler it says how to add one."""
     if not missing:
         return
     message = f"{where} lacks tensors for these parameters: {listed(missing)}"
     if all(path.startswith("pooler/") for path in missing):
         message += (
-            "; it was saved from a model without a pooler (a masked language model, say), which the sequence heads"
-            ' need. Give it a fresh one: python -c "from transformers import AutoModelForSequenceClassification as M;'
+            "; it was saved from a model without a pooler (such as a masked language model), which the sequence heads"
+            ' need. Add a new one: python -c "from transformers import AutoModelForSequenceClassification as M;'
             " M.from_pretrained('OLD').base_model.save_pretrained('NEW')\""
         )
     raise InputError(message)
@@ -141,9 +141,9 @@ def check_missing(missing: Sequence[str], where: Path) -> None:
 def from_params(
     leaves: Mapping[str, jax.Array], family: Family, config: Config, primary: str | None, dtype: np.dtype
 ) -> dict[str, np.ndarray]:
-    """Return {hf key: array} for the body and the primary head (None: the body alone, without prefix).
+    """Return {hf key: array} for the body and the primary head (None: only the body, without prefix).
 
-    `leaves` is the flattened tree; arrays are contiguous and of `dtype`, dense weights transposed back.
+    `leaves` is the flattened tree. The arrays are as Hugging Face stores them, in `dtype`; see `stored`.
     """
     prefix = "" if primary is None else f"{family.prefix}."
     names = {f"{prefix}{key}": path for key, path in body_keys(family, config).items()}
@@ -153,12 +153,12 @@ def from_params(
 
 
 def stored(leaf: jax.Array | np.ndarray, path: str, dtype: np.dtype) -> np.ndarray:
-    """A leaf as Hugging Face stores it: kernels as [out, in], contiguous, in the file's dtype."""
+    """Return a leaf as Hugging Face stores it: kernels as [out, in], contiguous, in `dtype`."""
     value = np.asarray(leaf)
     return np.ascontiguousarray(value.T if path.endswith("/kernel") else value, dtype=dtype)
 
 
 def listed(names: Sequence[str], separator: str = ", ") -> str:
-    """The first names and how many more there are."""
+    """Join the first names, and say how many more there are."""
     more = len(names) - SHOWN
     return separator.join(names[:SHOWN]) + (f" and {more} more ({len(names)} in all)" if more > 0 else "")

@@ -1,1 +1,1 @@
-"""What looks into a forward or backward pass: inputs of the dense layers, squared gradients."""
+"""Probes of a forward or backward pass: inputs of the dense layers, squared gradients per example."""

@@ -1,16 +1,16 @@
-"""Sums of squared per-example gradients at the price of one ordinary gradient.
+"""Sums of squared per-example gradients at the cost of one ordinary gradient.
 
-The backward pass of every operation that consumes a parameter is swapped (fft.models.probes.rules): for its input it
-returns the true cotangent, so every operation below still sees the right signal, and Σ_b (gradient of example b)² as
-the cotangent of the parameter's sink. One gradient of the summed losses with respect to the sinks then gives Σ_b g_b²
-of all leaves, in float32 whatever the model computes in. Model files stay plain: the operations are met through
-`flax.linen.intercept_methods`.
+The backward pass of every operation that consumes a parameter is replaced (fft.models.probes.rules): it returns the
+true cotangent for the input, so that the operations below work as usual, and Σ_b (gradient of example b)² as the
+cotangent of the parameter's sink. One gradient of the summed losses with respect to the sinks thus gives Σ_b g_b² for
+all leaves, in float32 whatever dtype the model computes in. The operations are replaced with
+`flax.linen.intercept_methods`, so model files need no changes.
 
-Two things would give wrong numbers in silence, and are refused by name instead. A parameter that two operations
-consume (a shared layer): the rules that consume each leaf are counted. A parameter that a model reads without a rule
-(`self.param` in a module not listed here): the rules read leaves of their own, so that the model's tree must not
-reach its outputs. And interception is invisible to jit's cache: nothing under a model's functions may be jitted by
-itself, because a program traced there would be kept for training, or taken from it.
+Two cases would silently give wrong numbers and raise an error instead. First, a parameter that two operations consume
+(a shared layer): the rules that consume each leaf are counted. Second, a parameter that a model reads without a rule
+(`self.param` in a module without one): as the rules read leaves of their own, the model's own tree must not influence
+its outputs. Moreover, jit's cache does not notice interception, so nothing inside a model's functions may be jitted
+separately: a program traced under interception would be reused for training, and the reverse.
 """
 
 from collections import Counter
@@ -28,14 +28,14 @@ from fft.core.tree import Params, flatten, unflatten
 from fft.models.layers import Dense
 from fft.models.probes.rules import lookup, product, rescale, shift, tied_product
 
-Made = TypeVar("Made")
+Out = TypeVar("Out")
 
 
 class Rules:
-    """An interceptor for one trace of a model's forward pass over `size` examples.
+    """Interceptor for one trace of a model's forward pass over `size` examples.
 
-    `leaves` are the parameters by path, `sinks` those of the leaves asked for; `used` counts the rules that consumed
-    each leaf.
+    `leaves` are the parameters by path, `sinks` the sinks of the requested leaves; `used` counts the rules that
+    consumed each leaf.
     """
 
     def __init__(self, leaves: dict[str, jax.Array], sinks: dict[str, jax.Array], size: int) -> None:
@@ -44,47 +44,47 @@ class Rules:
         self.looked_up: dict[str, tuple[jax.Array, jax.Array]] = {}
 
     def __call__(self, next_fun: Callable[..., Any], args: tuple, kwargs: dict, context: InterceptorContext) -> Any:
-        """Run the rule of a module's method, or the method itself where there is none."""
+        """Run the rule for a module's method, or the method itself if there is no rule."""
         rule = RULES.get((type(context.module), context.method_name))
         if rule is None or not context.module.path:
             return next_fun(*args, **kwargs)
         return rule(self, context.module, *args, **kwargs)
 
     def take(self, module: nn.Module, name: str) -> tuple[jax.Array, jax.Array]:
-        """The leaf `name` of a module, counted as consumed, and its sink."""
+        """Count the leaf `name` of a module as consumed, and return it with its sink."""
         path = "/".join((*module.path, name))
         self.used[path] += 1
         return self.leaves[path], self.sink(path)
 
-    def take_if_there(self, module: nn.Module, name: str) -> tuple[jax.Array, jax.Array] | None:
-        """As `take`; None where the module has no such leaf."""
+    def take_optional(self, module: nn.Module, name: str) -> tuple[jax.Array, jax.Array] | None:
+        """As `take`, but return None if the module has no such leaf."""
         return self.take(module, name) if "/".join((*module.path, name)) in self.leaves else None
 
     def sink(self, path: str) -> jax.Array:
-        """The sink of a leaf; one that nobody looks at, where the leaf was not asked for."""
+        """Return the sink of a leaf, an unused array of zeros if the leaf was not requested."""
         return self.sinks[path] if path in self.sinks else jnp.zeros(self.leaves[path].shape)
 
-    def whole(self, module: nn.Module, x: jax.Array) -> jax.Array:
-        """`x`, which must have one row an example."""
+    def check_rows(self, module: nn.Module, x: jax.Array) -> jax.Array:
+        """Return `x` after checking that it has one row per example. Raises: InputError if not."""
         if x.shape[0] != self.size:
             raise InputError(
-                f"the fused Fisher pass needs one row an example at {'/'.join(module.path)}; it has {x.shape[0]} rows "
+                f"the fused Fisher pass needs one row per example at {'/'.join(module.path)}; it has {x.shape[0]} rows "
                 f"for {self.size} examples. Use the vmapped pass"
             )
         return x
 
 
 def _dense(rules: Rules, module: nn.Module, x: jax.Array, *_: jax.Array | None) -> jax.Array:
-    y = product(rules.whole(module, x), *rules.take(module, "kernel"))
-    bias = rules.take_if_there(module, "bias")
+    y = product(rules.check_rows(module, x), *rules.take(module, "kernel"))
+    bias = rules.take_optional(module, "bias")
     return y if bias is None else shift(y, *bias)
 
 
 def _norm(rules: Rules, module: nn.Module, x: jax.Array, *_: jax.Array | None) -> jax.Array:
-    bare = {"use_scale": False} | ({"use_bias": False} if hasattr(module, "use_bias") else {})
-    plain = module.clone(parent=None, name=None, **bare)
-    y = cast("jax.Array", plain.apply({}, rules.whole(module, x)))
-    scale, bias = rules.take_if_there(module, "scale"), rules.take_if_there(module, "bias")
+    switches = {"use_scale": False} | ({"use_bias": False} if hasattr(module, "use_bias") else {})
+    without_parameters = module.clone(parent=None, name=None, **switches)
+    y = cast("jax.Array", without_parameters.apply({}, rules.check_rows(module, x)))
+    scale, bias = rules.take_optional(module, "scale"), rules.take_optional(module, "bias")
     y = y if scale is None else rescale(y, *scale)
     return y if bias is None else shift(y, *bias)
 
@@ -100,10 +100,12 @@ def _embed(rules: Rules, module: nn.Module, ids: jax.Array) -> jax.Array:
 def _attend(rules: Rules, module: nn.Module, x: jax.Array) -> jax.Array:
     name = "/".join(module.path)
     if name not in rules.looked_up:
-        raise InputError(f"the fused Fisher pass meets {name} as an output layer before it is looked up")
-    ids, carrier = rules.looked_up.pop(name)  # a second use finds nothing and is refused
+        raise InputError(
+            f"the fused Fisher pass cannot use {name} as an output layer before it is looked up; use the vmapped pass"
+        )
+    ids, carrier = rules.looked_up.pop(name)  # so that a second use raises the error above
     table = f"{name}/embedding"
-    return tied_product(rules.whole(module, x), rules.leaves[table], ids, carrier, rules.sink(table))
+    return tied_product(rules.check_rows(module, x), rules.leaves[table], ids, carrier, rules.sink(table))
 
 
 RULES: dict[tuple[type[nn.Module], str], Callable[..., jax.Array]] = {
@@ -116,41 +118,41 @@ RULES: dict[tuple[type[nn.Module], str], Callable[..., jax.Array]] = {
 }
 
 
-def forward(run: Callable[[Params], Made], params: Params, sinks: Params, rows: int) -> Made:
-    """`run(params)`, a forward pass over so many rows, whose gradient for `sinks`, float32 shaped like some of its
-    leaves, is their Σ_b g_b².
+def forward(run: Callable[[Params], Out], params: Params, sinks: Params, rows: int) -> Out:
+    """Run the forward pass `run(params)` so that its gradient for `sinks` is Σ_b g_b², the sum of squared gradients.
 
-    Raises: InputError naming the leaves asked for that no rule consumes, or more than one.
+    `rows` is the number of examples; `sinks` is a float32 tree shaped like the requested leaves of `params`.
+    Raises: InputError naming the requested leaves that no rule consumes, or more than one.
     """
     return _under_rules(run, flatten(params), params, flatten(sinks), rows)
 
 
 def refuse_raw_readers(run: Callable[[Params], jax.Array], params: Params, sinks: Params, rows: int) -> None:
-    """Trace a forward pass over so many rows and see which leaves of the model's own tree its logits depend on.
+    """Trace a forward pass over `rows` examples to check that requested leaves influence its logits only by rules.
 
-    Raises: as `forward`, and InputError naming the leaves asked for that the model reads beside the rules.
+    Raises: InputError as `forward`, and for requested leaves that the model reads without a rule.
     """
-    leaves, asked = flatten(params), flatten(sinks)
+    leaves, requested = flatten(params), flatten(sinks)
 
     def logits(own: dict[str, jax.Array]) -> jax.Array:
-        return _under_rules(run, leaves, unflatten(own), asked, rows)
+        return _under_rules(run, leaves, unflatten(own), requested, rows)
 
     jaxpr = jax.make_jaxpr(logits)(leaves).jaxpr
     _, used = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
-    if raw := [path for path, is_used in zip(sorted(leaves), used, strict=True) if is_used and path in asked]:
+    if raw := [path for path, is_used in zip(sorted(leaves), used, strict=True) if is_used and path in requested]:
         raise InputError(
             f"the fused Fisher pass: the model reads {', '.join(raw)} without a rule; use the vmapped pass"
         )
 
 
 def _under_rules(
-    run: Callable[[Params], Made], leaves: dict[str, jax.Array], own: Params, asked: dict[str, jax.Array], rows: int
-) -> Made:
-    """`run(own)` where the rules read `leaves` and give to the sinks `asked`; each must be consumed once."""
-    rules = Rules(leaves, asked, rows)
+    run: Callable[[Params], Out], leaves: dict[str, jax.Array], own: Params, sinks: dict[str, jax.Array], rows: int
+) -> Out:
+    """Return `run(own)` with rules that read `leaves`, and check that each leaf with a sink is consumed once."""
+    rules = Rules(leaves, sinks, rows)
     with nn.intercept_methods(rules):
         outputs = run(own)
-    wrong = {path: rules.used[path] for path in asked if rules.used[path] != 1}
+    wrong = {path: rules.used[path] for path in sinks if rules.used[path] != 1}
     if wrong:
         (path, times), *others = wrong.items()
         raise InputError(

@@ -1,7 +1,8 @@
 """The operations that consume a parameter, each with a backward pass that squares gradients example by example.
 
-Forward they are the plain operation. Backward the input gets its true cotangent, the parameter none, and its SINK, a
-float32 array of the parameter's shape whose value is never read, Σ_b (gradient of example b)².
+The forward pass is the ordinary operation. The backward pass returns the true cotangent for the input, none for the
+parameter, and Σ_b (gradient of example b)² for its SINK, a float32 array of the parameter's shape whose value is never
+read.
 
 Letters: B examples, T tokens, I inputs, O outputs, V rows of an embedding table, D its width.
 """
@@ -13,17 +14,17 @@ from fft.models.layers import matmul
 
 
 def _rows(x: jax.Array) -> jax.Array:
-    """[B, ..., D] as float32 [B, T, D]; T is 1 for [B, D]."""
+    """Reshape [B, ..., D] to float32 [B, T, D]; T is 1 for [B, D]."""
     return x.reshape(x.shape[0], -1, x.shape[-1]).astype(jnp.float32)
 
 
 def _sum_squares(x: jax.Array) -> jax.Array:
-    """Σ_b (Σ_t x)²: [B, ..., D] -> [D]."""
+    """Return Σ_b (Σ_t x)²: [B, ..., D] -> [D]."""
     return jnp.sum(jnp.square(jnp.sum(_rows(x), axis=1)), axis=0)
 
 
 def _product_squares(x: jax.Array, d: jax.Array) -> jax.Array:
-    """Σ_b (X_bᵀ Δ_b)² of x [B, ..., I] and d [B, ..., O] -> [I, O], one example's product at a time."""
+    """Return Σ_b (X_bᵀ Δ_b)² of x [B, ..., I] and d [B, ..., O] -> [I, O], one example's product at a time."""
     x, d = _rows(x), _rows(d)
     if x.shape[1] == 1:
         return jnp.square(x[:, 0]).T @ jnp.square(d[:, 0])
@@ -36,7 +37,7 @@ def _product_squares(x: jax.Array, d: jax.Array) -> jax.Array:
 
 @jax.custom_vjp
 def product(x: jax.Array, kernel: jax.Array, sink: jax.Array) -> jax.Array:
-    """x W: [B, ..., I] [I, O] -> [B, ..., O]."""
+    """Return x W: [B, ..., I] [I, O] -> [B, ..., O]."""
     return matmul(x, kernel)
 
 
@@ -54,7 +55,7 @@ product.defvjp(_product_forward, _product_backward)
 
 @jax.custom_vjp
 def shift(x: jax.Array, bias: jax.Array, sink: jax.Array) -> jax.Array:
-    """x + c: [B, ..., O] [O] -> [B, ..., O]."""
+    """Return x + c: [B, ..., O] [O] -> [B, ..., O]."""
     return x + bias
 
 
@@ -71,7 +72,7 @@ shift.defvjp(_shift_forward, _shift_backward)
 
 @jax.custom_vjp
 def rescale(x: jax.Array, scale: jax.Array, sink: jax.Array) -> jax.Array:
-    """x ⊙ s: [B, ..., D] [D] -> [B, ..., D]."""
+    """Return x ⊙ s: [B, ..., D] [D] -> [B, ..., D]."""
     return x * scale
 
 
@@ -89,11 +90,11 @@ rescale.defvjp(_rescale_forward, _rescale_backward)
 
 @jax.custom_vjp
 def lookup(ids: jax.Array, table: jax.Array, carrier: jax.Array, sink: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Rows `ids` [B, T] of a table [V, D] -> [B, T, D], and `carrier` [B, T, D], float32, handed on.
+    """Return the rows `ids` [B, T] of a table [V, D] -> [B, T, D], and the float32 `carrier` [B, T, D] unchanged.
 
-    Equal ids of one example share a row, so their cotangents are summed before they are squared. The carrier is zero;
-    where the table is also an output layer, what comes back along it is that layer's gradient of the rows looked up,
-    and the cross term of (g_in + g_out)² = g_in² + 2 g_in g_out + g_out² is added here.
+    Equal ids of one example share a row, so their cotangents are summed before they are squared. The carrier is zero.
+    If the table is also an output layer, the carrier's cotangent is that layer's gradient of the rows looked up, and
+    the cross term of (g_in + g_out)² = g_in² + 2 g_in g_out + g_out² is added here.
     """
     return table[ids], carrier
 
@@ -111,8 +112,8 @@ def _lookup_backward(
     d, out = (_rows(c) for c in cotangents)
     equal = ids[:, :, None] == ids[:, None, :]
     first = jnp.argmax(equal, axis=-1) == jnp.arange(ids.shape[1])
-    whole = jnp.einsum("bst,btd->bsd", equal.astype(jnp.float32), d)
-    squares = jnp.where(first[..., None], jnp.square(whole) + 2.0 * whole * out, 0.0)
+    summed = jnp.einsum("bst,btd->bsd", equal.astype(jnp.float32), d)
+    squares = jnp.where(first[..., None], jnp.square(summed) + 2.0 * summed * out, 0.0)
     width = squares.shape[-1]
     total = jnp.zeros((rows.shape[0], width)).at[ids.reshape(-1)].add(squares.reshape(-1, width))
     return None, None, jnp.zeros_like(cotangents[1]), total
@@ -123,7 +124,7 @@ lookup.defvjp(_lookup_forward, _lookup_backward)
 
 @jax.custom_vjp
 def tied_product(x: jax.Array, table: jax.Array, ids: jax.Array, carrier: jax.Array, sink: jax.Array) -> jax.Array:
-    """x Eᵀ: [B, T, D] [V, D] -> [B, T, V], for a table that `lookup` read with ids [B, T] and this carrier."""
+    """Return x Eᵀ: [B, T, D] [V, D] -> [B, T, V], for a table that `lookup` read with ids [B, T] and this carrier."""
     return x @ table.T
 
 
