@@ -1,1 +1,1 @@
-"""The diagonal Fisher information: the pass, its pure heart, the artefact."""
+"""The diagonal Fisher information: estimating it, storing it and reading it."""

@@ -2,8 +2,8 @@
 
     F = E_x E_{y ~ p(y|x)} [ (∂ log p(y|x) / ∂θ)² ]
 
-per EXAMPLE, dropout off, in float32. The estimators differ in whose labels they use and in what they square
-(vocabulary of curvlinops: TYPE2 | MC | EMPIRICAL):
+per EXAMPLE, dropout off, in float32. The estimators differ in where the labels come from and in what is squared
+(curvlinops calls the first three TYPE2, MC and EMPIRICAL):
 
     exact      every label, weighted by p(y|x): the definition
     mc         labels drawn from the model: unbiased
@@ -11,7 +11,7 @@ per EXAMPLE, dropout off, in float32. The estimators differ in whose labels they
                model fits
     gnb        B (gradient of a batch's mean)² with drawn labels: unbiased, because the gradients of examples have
                mean 0 under the model, but √B times noisier than mc (Liu et al. 2023, arXiv 2305.14342)
-    batched    (gradient of a batch's mean)² with the data's labels, as much published code has it: about 1/B of the
+    batched    (gradient of a batch's mean)² with the data's labels, as in much published code: about 1/B of the
                scale, so that the best λ of EWC depends on the batch size. Only to reproduce such code
 
 References: Kirkpatrick et al. 2017, arXiv 1612.00796; Martens 2014, arXiv 1412.1193; van de Ven 2025, arXiv 2502.11756.
@@ -45,44 +45,46 @@ from fft.fisher.squares import (
     PER_EXAMPLE,
     WAYS,
     Squares,
+    leaves_read,
     logits_of,
-    read_by,
     squares_of,
     zeros_like,
 )
 from fft.tasks import Task
 
-MOST_DRAWS = 10_000  # they are drawn, and held, all at once
-MOST_EXACT = 1_000  # backward passes a batch
-FEWEST_BATCHES = 8  # before the trace over batches is said to have converged
+MOST_DRAWS = 10_000  # all draws are in memory at once
+MOST_EXACT = 1_000  # backward passes per batch
+FEWEST_BATCHES = 8  # needed to estimate the error of the trace
 
 
 @dataclass(frozen=True)
 class FisherPass:
-    """How the Fisher information is estimated, and from how much."""
+    """Settings of a pass that estimates the Fisher information."""
 
     estimator: Literal["exact", "mc", "empirical", "gnb", "batched"] = "mc"
-    """whose labels: drawn from the model (mc), all of them weighted by the model (exact), the data's (empirical, not
-    the Fisher); gnb squares a batch's gradient for drawn labels, batched for the data's (to reproduce such code)"""
+    """which labels: drawn from the model (mc), all of them weighted by the model's probabilities (exact), or the data's
+    (empirical, not the Fisher); gnb squares a batch's gradient for drawn labels, batched for the data's (only to
+    reproduce published code)"""
     samples: Count = 512
-    """original training rows the Fisher pass reads, chosen by the seed"""
+    """original training rows that the Fisher pass reads, chosen by the seed"""
     draws: Annotated[int, Interval(ge=1, le=MOST_DRAWS)] = 1
     """labels drawn per row by `mc` and `gnb`"""
     batch_size: Count = 32
     """rows of one forward pass"""
     way: Literal["fused", "vmapped"] = "fused"
-    """one backward pass a batch, or vmap(grad) over `chunk` rows at a time, which works for any model"""
+    """fused: one backward pass per batch; vmapped: vmap(grad) over `chunk` rows at a time, for any model"""
     chunk: Count = 1
-    """rows whose gradients `vmapped` holds at once"""
+    """rows whose gradients `vmapped` computes at once"""
     converged: Share = 0.0
-    """stop before `samples` once the 95 % half-width of the trace over batches is this share of it; 0 reads them all"""
+    """stop before `samples` once the 95 % half-width of the trace, as a share of the trace, is at most this; 0 reads
+    all rows"""
 
     def __post_init__(self) -> None:
         check_bounds(self)
 
 
 class Fisher(NamedTuple):
-    """The diagonal, shaped like the parameters asked for, and what it was estimated from."""
+    """The diagonal, shaped like the selected parameters, and how it was estimated."""
 
     diagonal: Params
     estimator: str
@@ -91,42 +93,42 @@ class Fisher(NamedTuple):
     trace: float
     """Σ of the diagonal"""
     trace_error: float
-    """the 95 % half-width of the trace over batches as a share of it; inf where the batches are fewer than 8"""
+    """the 95 % half-width of the trace over batches as a share of the trace; inf for fewer than 8 batches"""
     __repr__ = brief
 
 
 class Running(NamedTuple):
-    """A pass on its way: what a later call needs to go on after a kill."""
+    """The state of an unfinished pass, from which a later call can resume."""
 
     total: Params
-    """Σ g² over the rows read, float32; the next batch donates it, so a copy must be taken to keep it"""
+    """Σ g² over the rows read, float32; the next batch donates it, so copy it to keep it"""
     rows: int
-    """rows read, filler included"""
+    """rows read, padding rows included"""
     examples: int
     traces: tuple[float, ...]
-    """the trace of the mean over each batch's examples"""
+    """per batch, the trace of the mean over its examples"""
 
 
 def _check(estimator: str, way: str, task: Task, say: Callable[[str], None]) -> None:
-    """Refuse what there is no such pass for, and warn of `batched`."""
-    for what, value, known in (("estimator", estimator, ESTIMATORS), ("way", way, WAYS)):
+    """Reject an unknown estimator or way, and warn about `batched`."""
+    for setting, value, known in (("estimator", estimator, ESTIMATORS), ("way", way, WAYS)):
         if value not in known:
-            raise InputError(f"unknown Fisher {what} {value!r}; known are {', '.join(known)}")
+            raise InputError(f"unknown Fisher {setting} {value!r}; known are {', '.join(known)}")
     if estimator == "batched":
         say(
-            "warning: the batched estimator squares a mean: its scale shrinks with the batch, and the best λ moves "
-            "with it"
+            "warning: the batched estimator squares a mean: its scale shrinks with the batch size, so the best λ "
+            "depends on it; use mc unless you reproduce published code"
         )
 
 
 def _check_passes(estimator: str, task: Task, batch: Labelled) -> None:
-    """Refuse `exact` where a batch would take too many backward passes, one an output and target of a row."""
+    """Reject `exact` if a batch takes more than MOST_EXACT backward passes: one per output and per target of a row."""
     passes = task.outputs * math.prod(batch.weight.shape[1:])
     if estimator == "exact" and passes > MOST_EXACT:
         of_targets = "" if batch.weight.ndim == 1 else f" at each of {batch.weight.shape[1]} tokens"
         raise InputError(
             f"exact would take {passes:,} backward passes a batch, one for each output of {task.name!r}{of_targets}; "
-            "mc is unbiased and takes one for each draw"
+            "use mc, which is unbiased and takes one for each draw"
         )
 
 
@@ -148,28 +150,27 @@ def diagonal_fisher(
     watch: Callable[[Running], None] = lambda running: None,
     say: Callable[[str], None] = warnings.warn,
 ) -> Fisher:
-    """The mean over examples of squared per-example gradients.
+    """Estimate the diagonal Fisher information: the mean over examples of squared per-example gradients.
 
-    `batches` are host batches (rows of weight 0 are filler); `where` says by path which leaves are asked for;
-    `draws` labels a row are drawn by `mc` and `gnb`: row i draws its labels from fold_in(key, i). Two ways, one result
-    beyond rounding: `fused` takes one backward pass a batch (fft.models.probes.fused) and knows the operations of this
-    package's models; `vmapped` takes `vmap(grad)` over `chunk` rows at a time and works for any function.
+    `batches` are host batches (rows of weight 0 are padding); `where` selects leaves by path. `mc` and `gnb` draw
+    `draws` labels per row, those of row i from fold_in(key, i). The two ways agree up to rounding: `fused` takes one
+    backward pass per batch (fft.models.probes.fused) but covers only the operations of this package's models;
+    `vmapped` takes `vmap(grad)` over `chunk` rows at a time and works for any function.
 
-    `watch` sees the pass after every batch; a pass that gets one of these as `start`, and the same batches from the
-    first on, goes on behind it to the same bits. `converged` > 0 stops early, see `relative_error`. On a `mesh` every
-    device takes its share of a batch's rows, and parameters that are sharded over the mesh stay so, as does the
-    diagonal (see fft.fisher.sharding).
+    `watch` is called with the state after every batch. A pass that gets such a state as `start`, and the same batches
+    from the first on, resumes there and ends in the same bits. `converged` > 0 stops early, see `relative_error`. On a
+    `mesh` every device takes its share of a batch's rows; parameters sharded over the mesh stay sharded, and so is
+    their part of the diagonal (see fft.fisher.sharding). `say` receives warnings about `batched` and about a trace of
+    0, and a message when the pass stops early.
 
-    Raises: InputError for an unknown estimator or way, for no examples, for `exact` with more than
-    MOST_EXACT passes, for a model that the fused way does not cover, and for a gradient that is not finite, by
-    `batch.row` and path. `say` is told of `batched`, of a
-    trace of 0, and of an early stop.
+    Raises: InputError for an unknown estimator or way, for no examples, for `exact` with more than MOST_EXACT passes,
+    for a model that `fused` does not cover, and for a gradient that is not finite (naming `batch.row` and path).
     """
     _check(estimator, way, task, say)
-    asked = unflatten({path: leaf for path, leaf in flatten(params).items() if where(path)})
+    selected = unflatten({path: leaf for path, leaf in flatten(params).items() if where(path)})
     squares = squares_of(model, task, estimator=estimator, draws=draws, way=way, chunk=chunk)
-    add = _adder(squares, mesh, asked, params, estimator)
-    running = start or Running(zeros_like(asked), 0, 0, ())
+    add = _adder(squares, mesh, selected, params, estimator)
+    running = start or Running(zeros_like(selected), 0, 0, ())
     for batch in islice(batches, len(running.traces), None):
         size = len(batch.weight)
         in_order = batch._replace(row=np.arange(running.rows, running.rows + size, dtype=np.int32))
@@ -178,18 +179,18 @@ def diagonal_fisher(
             from fft.models.probes.fused import refuse_raw_readers
 
             run = partial(logits_of, model, task, batch=batch)
-            refuse_raw_readers(run, params, read_by(task, zeros_like(asked)), size)
+            refuse_raw_readers(run, params, leaves_read(task, zeros_like(selected)), size)
         rows = split_rows(in_order, mesh) if mesh is not None else in_order
-        total, trace = add(running.total, asked, params, rows, key)
+        total, trace = add(running.total, selected, params, rows, key)
         if not math.isfinite(trace):
-            raise InputError(_blame(squares, asked, params, in_order, batch.row, key))
+            raise InputError(_describe_non_finite(squares, selected, params, in_order, batch.row, key))
         real = int(np.sum(row_weight(batch.weight) > 0))
         traces = (*running.traces, float(trace) / max(real, 1))
         running = Running(total, running.rows + size, running.examples + real, traces)
         watch(running)
         if converged and relative_error(traces) <= converged:
-            known = f"the trace is known to {relative_error(traces):.3g} of it"
-            say(f"converged after {counted(running.examples, 'row')}: {known}")
+            precision = f"the 95 % half-width of the trace is {relative_error(traces):.3g} of it"
+            say(f"converged after {counted(running.examples, 'row')}: {precision}")
             break
     if running.examples == 0:
         raise InputError("the Fisher information needs at least one example of the original task, got none")
@@ -197,8 +198,8 @@ def diagonal_fisher(
     trace = float(trace)
     if trace == 0:
         say(
-            "warning: the Fisher information is 0 everywhere: the model is certain of every answer, and EWC will "
-            "hold nothing"
+            "warning: the Fisher information is 0 everywhere: the model is certain of every answer, and EWC would have "
+            "no effect"
         )
     drawn = draws if estimator in ("mc", "gnb") else 1
     return Fisher(diagonal, estimator, running.examples, drawn, trace, relative_error(running.traces))
@@ -206,17 +207,18 @@ def diagonal_fisher(
 
 @jax.jit
 def _finished(total: Params, examples: int) -> tuple[Params, jax.Array | int]:
-    """The diagonal and its trace. One program: on a mesh every sum is a collective, and many small ones in flight at
-    once can wait for each other for ever on simulated devices.
+    """Return the diagonal and its trace, computed in one program.
+
+    On a mesh every sum is a collective, and many small collectives in flight can deadlock on simulated devices.
     """
     diagonal = jax.tree.map(lambda leaf: leaf / examples, total)
     return diagonal, sum_of(diagonal)
 
 
 def relative_error(traces: tuple[float, ...]) -> float:
-    """The 95 % half-width of the mean of some batches' traces as a share of it: 1.96 sd / (√k mean).
+    """Return the 95 % half-width of the mean of k batches' traces as a share of that mean: 1.96 sd / (√k mean).
 
-    inf for fewer than FEWEST_BATCHES. The batches must come in random order, as those of `fft.data.streams` do.
+    inf for fewer than FEWEST_BATCHES. The batches must be in random order, like those of `fft.data.streams`.
     """
     if len(traces) < FEWEST_BATCHES or not sum(traces):
         return math.inf
@@ -224,13 +226,16 @@ def relative_error(traces: tuple[float, ...]) -> float:
 
 
 def _adder(
-    squares: Squares, mesh: jax.sharding.Mesh | None, asked: Params, params: Params, estimator: str
+    squares: Squares, mesh: jax.sharding.Mesh | None, selected: Params, params: Params, estimator: str
 ) -> Callable[[Params, Params, Params, Labelled, jax.Array], tuple[Params, jax.Array]]:
-    """The compiled (total, asked, params, batch, key) -> (total + Σ_b g_b², its trace); `total` is donated."""
+    """Return the compiled (total, selected, params, batch, key) -> (total + Σ_b g_b², trace of Σ_b g_b²).
+
+    `total` is donated. Raises: InputError for `gnb` and `batched` on a mesh.
+    """
     if mesh is not None:
         if estimator in PER_BATCH:
-            raise InputError(f"{estimator} squares a whole batch's gradient and takes one device; use mc or empirical")
-        squares = sharded(squares, mesh, asked, params)
+            raise InputError(f"{estimator} squares a whole batch's gradient and takes one device: use mc or empirical")
+        squares = sharded(squares, mesh, selected, params)
     return _adding(squares)
 
 
@@ -238,23 +243,25 @@ def _adder(
 def _adding(squares: Squares) -> Callable[[Params, Params, Params, Labelled, jax.Array], tuple[Params, jax.Array]]:
     @partial(jax.jit, donate_argnums=0)
     def add(
-        total: Params, asked: Params, params: Params, batch: Labelled, key: jax.Array
+        total: Params, selected: Params, params: Params, batch: Labelled, key: jax.Array
     ) -> tuple[Params, jax.Array | int]:
-        more = squares(asked, params, batch, key)
-        return jax.tree.map(jnp.add, total, more), sum_of(more)
+        addend = squares(selected, params, batch, key)
+        return jax.tree.map(jnp.add, total, addend), sum_of(addend)
 
     return add
 
 
-def _blame(squares: Squares, asked: Params, params: Params, batch: Labelled, numbers: Array, key: jax.Array) -> str:
-    """Which row, by its number [B], and which leaf of a batch is not finite, as a sentence."""
+def _describe_non_finite(
+    squares: Squares, selected: Params, params: Params, batch: Labelled, numbers: Array, key: jax.Array
+) -> str:
+    """Return a message that names the row (by its number in `numbers` [B]) and leaf of a batch that are not finite."""
     of_row = jax.jit(squares)
     for at in np.flatnonzero(row_weight(batch.weight) > 0):
         row = jax.tree.map(lambda values, at=at: values[at : at + 1], batch)
-        leaves = flatten(of_row(asked, params, row, key))
+        leaves = flatten(of_row(selected, params, row, key))
         if bad := [path for path, leaf in leaves.items() if not bool(jnp.isfinite(leaf).all())]:
             return (
                 f"the Fisher information is not finite: the squared gradient of row {numbers[at]} overflows or is "
-                f"not a number at {bad[0]} (and {len(bad) - 1} more leaves). Is the checkpoint whole?"
+                f"not a number at {bad[0]} (and {len(bad) - 1} more leaves). Check that the checkpoint is intact"
             )
-    return "the Fisher information is not finite: the sum over a batch overflows. Is the checkpoint whole?"
+    return "the Fisher information is not finite: the sum over a batch overflows. Check that the checkpoint is intact"

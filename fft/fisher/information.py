@@ -1,4 +1,4 @@
-"""Fisher information as an artefact: what `fft fisher` writes, and what reads it."""
+"""Fisher information on disk: the artefact that `fft fisher` writes."""
 
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,9 @@ KIND = "fisher"
 
 
 def save_fisher(folder: str | Path, diagonal: Params, storage: str, provenance: dict[str, Any]) -> None:
-    """Write the diagonal in a storage, and how it was made. `provenance` holds at least base_sha256, model, estimator,
-    examples, trace and data.
+    """Write the diagonal in a storage format, with its provenance.
+
+    `provenance` has at least base_sha256, model, estimator, examples, trace and data.
 
     Raises: MachineError when the disk is full or the folder cannot be written.
     """
@@ -26,61 +27,67 @@ def save_fisher(folder: str | Path, diagonal: Params, storage: str, provenance: 
 def load_fisher(
     folder: str | Path, params: Params | None = None, base_sha256: str | None = None
 ) -> tuple[Params, dict[str, Any]]:
-    """The diagonal as it is stored (see fft.fisher.storage) and its provenance.
+    """Return the diagonal as stored (see fft.fisher.storage) and its provenance.
 
-    `params` [the base's leaves] and `base_sha256` are what it must have been measured at; None asks for nothing.
-    Raises: InputError for a folder that holds something else, is damaged, or was measured at another base.
+    With `params` (the base's leaves) and `base_sha256`, also check that it was measured at this base.
+    Raises: InputError for a folder that holds something else or is damaged, and for another base.
     """
     if not (Path(folder) / "provenance.json").is_file():
-        going = "a pass that is not finished: repeat its command" if (Path(folder) / REQUEST).is_file() else "none"
-        raise InputError(f"expected Fisher information in {folder}, as `fft fisher --out` writes it; there is {going}")
-    stored, told = load_artefact(folder)
-    if told.get("kind") != KIND:
-        raise InputError(f"{folder} holds no Fisher information; `fft fisher` writes it")
+        state = "a pass that is not finished: repeat its command" if (Path(folder) / REQUEST).is_file() else "none"
+        raise InputError(f"expected Fisher information in {folder}, as `fft fisher --out` writes it; there is {state}")
+    stored, provenance = load_artefact(folder)
+    if provenance.get("kind") != KIND:
+        raise InputError(f"{folder} holds no Fisher information: give a folder that `fft fisher` wrote")
     if params is not None:
         _refuse_other_shapes(folder, stored, params)
-    if base_sha256 is not None and told["base_sha256"] != base_sha256:
+    if base_sha256 is not None and provenance["base_sha256"] != base_sha256:
         raise InputError(
-            f"the Fisher information in {folder} was measured at other weights, those of {told['model']}; measure it "
-            "at this base with `fft fisher`"
+            f"the Fisher information in {folder} was measured at other weights, those of {provenance['model']}; "
+            "measure it at this base with `fft fisher`"
         )
-    return stored, told
+    return stored, provenance
 
 
-def _refuse_other_shapes(folder: str | Path, stored: Params, params: Params, but: tuple[str, ...] = ()) -> None:
-    """Every leaf must be one of `params`, of its shape; leaves whose path starts with one of `but` may be missing."""
+def _refuse_other_shapes(folder: str | Path, stored: Params, params: Params, optional: tuple[str, ...] = ()) -> None:
+    """Reject a diagonal with a leaf that `params` lacks or has in another shape.
+
+    Leaves whose path starts with one of `optional` may be missing in `params`.
+    """
     leaves = flatten(params)
     for path, leaf in flatten(unpack(stored)).items():
-        if path not in leaves and path.startswith(but):
+        if path not in leaves and path.startswith(optional):
             continue
         if path not in leaves or leaf.shape != leaves[path].shape:
-            found = f"is {leaves[path].shape}" if path in leaves else "is missing"
+            in_base = f"is {leaves[path].shape}" if path in leaves else "is missing"
             raise InputError(
                 f"the Fisher information in {folder} is of another architecture: it has {path} {leaf.shape}, which "
-                f"{found} in this base"
+                f"{in_base} in this base; give one of the same architecture"
             )
 
 
 def load_previous(folder: str | Path, params: Params) -> tuple[Params, dict[str, Any]]:
-    """`load_fisher` of an earlier task for `accumulated` at `params`: other weights of the same architecture.
+    """Load the Fisher information of an earlier task, to be added to that at `params` (see `accumulated`).
 
-    Raises: InputError as load_fisher, and for leaves, heads aside, that these parameters do not have.
+    It may be of other weights, but must be of the same architecture; `params` may lack its heads.
+    Raises: InputError as load_fisher does, and for leaves other than heads that `params` lacks.
     """
-    stored, told = load_fisher(folder)
-    _refuse_other_shapes(folder, stored, params, but=("heads/",))
-    return stored, told
+    stored, provenance = load_fisher(folder)
+    _refuse_other_shapes(folder, stored, params, optional=("heads/",))
+    return stored, provenance
 
 
-def tasks_of(told: dict[str, Any]) -> str:
-    """The tasks of an artefact in words: `'b', added to 0.9 x that of 'a'`."""
-    *earlier, last = (repr(name) for name in told["tasks"])
-    return last if not earlier else f"{last}, added to {told['previous']['gamma']:g} x that of {', '.join(earlier)}"
+def tasks_of(provenance: dict[str, Any]) -> str:
+    """Describe the tasks of an artefact: `'b', added to 0.9 x that of 'a'`."""
+    *earlier, last = (repr(name) for name in provenance["tasks"])
+    if not earlier:
+        return last
+    return f"{last}, added to {provenance['previous']['gamma']:g} x that of {', '.join(earlier)}"
 
 
 def accumulated(previous: Params, gamma: float, diagonal: Params) -> Params:
-    """γ F_previous + F, over the leaves of either: online EWC (Schwarz et al. 2018, arXiv 1805.06370, section 3).
+    """Return γ F_previous + F over the leaves of either: online EWC (Schwarz et al. 2018, arXiv 1805.06370, section 3).
 
-    Raises: InputError for a leaf that is of another shape in the two.
+    Raises: InputError for a leaf whose shape differs between the two.
     """
     old, new = flatten(previous), flatten(diagonal)
     for path in old.keys() & new.keys():
@@ -91,9 +98,9 @@ def accumulated(previous: Params, gamma: float, diagonal: Params) -> Params:
 
 
 def by_place(diagonal: Params, blocks: int) -> list[dict[str, Any]]:
-    """Where the information sits: [{"layer", "role", "share", "mean", "parameters"}], from the embeddings up.
+    """Sum the information by layer and role: [{"layer", "role", "share", "mean", "parameters"}], embeddings first.
 
-    Leaves of one operation (kernel and bias) are one place. `share` is of the trace; `mean` is per parameter.
+    Kernel and bias of one operation are one place. `share` is of the trace; `mean` is per parameter.
     """
     places: dict[tuple[str, str], list] = {}
     order = sorted(
@@ -112,7 +119,10 @@ def by_place(diagonal: Params, blocks: int) -> list[dict[str, Any]]:
 
 
 def place_of(path: str) -> tuple[str, str]:
-    """(layer, role) of a leaf: ("embeddings", "word"), ("block 3", "query"), ("top", "pooler"), ("head new", "out")."""
+    """Return the (layer, role) of a leaf.
+
+    Examples: ("embeddings", "word"), ("block 3", "query"), ("top", "pooler"), ("head new", "head out").
+    """
     parts = path.split("/")
     if parts[0] == "layers":
         return f"block {parts[1]}", parts[-2]

@@ -1,8 +1,8 @@
-"""Sums over examples on several devices: rows are split, parameters may be, and nothing of a batch ever travels.
+"""Sums over examples on several devices, without communicating activations.
 
-Every device sums over its own rows of a batch. Parameters that are sharded (as in FSDP) are gathered for the pass, and
-the sums scattered the way the parameters lie. A `lax.scan` over a batch that XLA shards by itself would gather every
-activation and every cotangent of the batch; `shard_map` gathers parameters alone.
+Every device sums over its own rows of a batch. Sharded parameters (as in FSDP) are gathered for the pass, and the sums
+scattered with the same sharding. If XLA sharded a `lax.scan` over a batch by itself, it would gather every activation
+and every cotangent of the batch; `shard_map` gathers only parameters.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from fft.fisher.squares import Squares
 
 
 def fully_sharded(tree: Params, mesh: Mesh) -> Params:
-    """The tree with every leaf split over all devices of the mesh, along its largest axis that they divide (FSDP)."""
+    """Split every leaf over all devices of the mesh, along its largest axis that their number divides (FSDP)."""
 
     def placed(leaf: jax.Array) -> jax.Array:
         sizes = [size if size % mesh.size == 0 else 0 for size in leaf.shape]
@@ -30,9 +30,9 @@ def fully_sharded(tree: Params, mesh: Mesh) -> Params:
 
 
 def split_rows(batch: Labelled, mesh: Mesh) -> Labelled:
-    """A host batch [B, ...] with its rows split over every axis of the mesh.
+    """Split the rows of a host batch [B, ...] over every axis of the mesh.
 
-    Raises: InputError for rows that the devices do not divide.
+    Raises: InputError if the number of devices does not divide B.
     """
     rows = len(batch.weight)
     if rows % mesh.size:
@@ -43,50 +43,52 @@ def split_rows(batch: Labelled, mesh: Mesh) -> Labelled:
     return jax.device_put(batch, NamedSharding(mesh, P(mesh.axis_names)))
 
 
-def sharded(squares: Squares, mesh: Mesh, asked: Params, params: Params) -> Squares:
-    """`squares(asked, params, batch, key)` with the rows of a batch split over every axis of the mesh.
+def sharded(squares: Squares, mesh: Mesh, selected: Params, params: Params) -> Squares:
+    """Return `squares(selected, params, batch, key)` for batches split over every axis of the mesh.
 
-    Leaves of `asked` and `params` that lie sharded on the mesh are gathered inside, and the sums of such a leaf of
-    `asked` come back sharded like it; other leaves are on every device. Batches come from `split_rows`.
+    Leaves of `selected` and `params` that are sharded on the mesh are gathered inside, and the sums of such a leaf of
+    `selected` are sharded like it; other leaves are replicated. Batches come from `split_rows`.
     """
-    asked_specs, params_specs = _specs(asked, mesh), _specs(params, mesh)
+    selected_specs, params_specs = _specs(selected, mesh), _specs(params, mesh)
 
-    def of_shard(asked: Params, params: Params, batch: Labelled, key: jax.Array) -> Params:
-        sums = squares(_gather(asked, asked_specs), _gather(params, params_specs), batch, key)
-        return _scatter(sums, asked_specs, mesh)
+    def of_shard(selected: Params, params: Params, batch: Labelled, key: jax.Array) -> Params:
+        sums = squares(_gather(selected, selected_specs), _gather(params, params_specs), batch, key)
+        return _scatter(sums, selected_specs, mesh)
 
     return jax.shard_map(
         of_shard,
         mesh=mesh,
-        in_specs=(unflatten(asked_specs), unflatten(params_specs), P(mesh.axis_names), P()),
-        out_specs=unflatten(asked_specs),
+        in_specs=(unflatten(selected_specs), unflatten(params_specs), P(mesh.axis_names), P()),
+        out_specs=unflatten(selected_specs),
         check_vma=False,
     )
 
 
 def _specs(tree: Params, mesh: Mesh) -> dict[str, P]:
-    """The PartitionSpec of every leaf by path; P() for one that does not lie on the mesh."""
+    """Return the PartitionSpec of every leaf by path; P() for one that is not sharded on the mesh."""
 
     def of_leaf(leaf: jax.Array) -> P:
-        lies = leaf.sharding
-        return lies.spec if isinstance(lies, NamedSharding) and lies.mesh == mesh else P()
+        sharding = leaf.sharding
+        return sharding.spec if isinstance(sharding, NamedSharding) and sharding.mesh == mesh else P()
 
     return {path: of_leaf(leaf) for path, leaf in flatten(tree).items()}
 
 
 def _gather(tree: Params, specs: Mapping[str, P]) -> Params:
-    def whole(path: str, leaf: jax.Array) -> jax.Array:
+    """Return the full leaves on every device."""
+
+    def gathered(path: str, leaf: jax.Array) -> jax.Array:
         for axis, names in enumerate(specs[path]):
             if names is not None:
                 leaf = jax.lax.all_gather(leaf, names, axis=axis, tiled=True)
         return leaf
 
-    return map_leaves(whole, tree)
+    return map_leaves(gathered, tree)
 
 
 def _scatter(tree: Params, specs: Mapping[str, P], mesh: Mesh) -> Params:
-    """The sum over the devices of whole leaves, each device keeping the part that a leaf's spec gives it."""
-    waiting: dict[tuple, dict] = {}  # leaves by the axes that they are still to be summed over, in one call each
+    """Sum full leaves over the devices; each device keeps the part that a leaf's spec assigns to it."""
+    waiting: dict[tuple, dict] = {}  # leaves by the mesh axes still to be summed over, with one psum for each group
     for path, leaf in flatten(tree).items():
         summed = set()
         for axis, names in enumerate(specs[path]):

@@ -1,7 +1,7 @@
-"""Σ of squared per-example gradients over the rows of a batch: the pure heart of the Fisher pass.
+"""The sum of squared per-example gradients over the rows of a batch.
 
-Whose targets, and what is squared, is the estimator's (see `diagonal.py`); there are two ways to the same sum: `fused`
-and `vmapped`.
+The estimator decides which targets are used and what is squared (see `diagonal.py`); `fused` and `vmapped` are two ways
+to compute the same sum.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ ESTIMATORS = (*PER_EXAMPLE, *PER_BATCH)
 WAYS = ("fused", "vmapped")
 
 Squares = Callable[[Params, Params, Labelled, jax.Array], Params]
-"""(asked, params, batch, key) -> Σ_b g_b²"""
+"""(selected, params, batch, key) -> Σ_b g_b²"""
 Targets = Callable[[jax.Array, Labelled], tuple[jax.Array, jax.Array]]
 """(logits, batch) -> targets [S, B] or [S, B, T] and their weights, in the same shape"""
 
@@ -31,16 +31,16 @@ Targets = Callable[[jax.Array, Labelled], tuple[jax.Array, jax.Array]]
 def squares_of(
     model: Network, task: Task, *, estimator: str, draws: int = 1, way: str = "fused", chunk: int = 1
 ) -> Squares:
-    """The pure function (asked, params, batch, key) -> Σ_b g_b² over the rows of a batch [B, ...], float32.
+    """Return the pure function (selected, params, batch, key) -> Σ_b g_b² over the rows of a batch [B, ...], float32.
 
-    The result is shaped like `asked`, some of the leaves of `params`; `batch.row` int32 [B] are the numbers that draws
-    are made from. For `gnb` and `batched` it is B² (gradient of the batch's mean)², for `batched` over B.
+    `selected` has some of the leaves of `params`, and the result its shape; `batch.row` int32 [B] seeds each row's
+    draws. For `gnb` the result is B² (gradient of the batch's mean)², for `batched` B (gradient of the batch's mean)².
     """
     per_example = _squares_fused if way == "fused" else partial(_squares_vmapped, chunk)
-    road = _squares_of_a_batch if estimator in PER_BATCH else per_example
+    squares_over = _squares_of_a_batch if estimator in PER_BATCH else per_example
 
-    def squares(asked: Params, params: Params, batch: Labelled, key: jax.Array) -> Params:
-        return road(model, task, partial(_targets, task, estimator, draws, key), asked, params, batch)
+    def squares(selected: Params, params: Params, batch: Labelled, key: jax.Array) -> Params:
+        return squares_over(model, task, partial(_targets, task, estimator, draws, key), selected, params, batch)
 
     return squares
 
@@ -48,7 +48,7 @@ def squares_of(
 def _targets(
     task: Task, estimator: str, draws: int, key: jax.Array, logits: jax.Array, batch: Labelled
 ) -> tuple[jax.Array, jax.Array]:
-    """The estimator's targets for a batch and their weights, [S, B] each, or [S, B, T]."""
+    """Return the estimator's targets for a batch and their weights, [S, B] each, or [S, B, T]."""
     shape = batch.weight.shape
     if estimator in ("mc", "gnb"):
 
@@ -60,41 +60,40 @@ def _targets(
             (draws, *shape), 1 / draws
         )
     if estimator == "exact":
-        return _one_at_a_time(*task.support(logits))
+        return _separate_tokens(*task.support(logits))
     weight = 1 / jnp.sum(row_weight(batch.weight) > 0) if estimator == "batched" else 1.0
     return jnp.asarray(batch.targets)[None], jnp.full((1, *shape), weight)
 
 
-def _one_at_a_time(targets: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """A task's support [C, B] as it is; that of T targets a row [C, B, T] as [T · C, B, T], each with one target of
-    every row alone, the weights of its others 0.
+def _separate_tokens(targets: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Expand the support [C, B, T] of a task with T targets per row to [T · C, B, T], one target of each row at a time.
 
-    Targets of a row are independent given its text, and the gradient of each has mean 0 under the model, so that the
-    square of their sum has the mean Σ over targets and classes of p g². With all of them at once, g would be the
-    gradient of a sum, whose cross terms are of pairs that no draw would make.
+    The weights of the other targets are 0. A support [C, B] is returned unchanged. The targets of a row are independent
+    given its text, and the gradient of each has mean 0 under the model, so the mean square of their sum is Σ p g² over
+    targets and classes. With class c for all targets at once, g² would have cross terms, which no mean over draws has.
     """
     if targets.ndim == 2:
         return targets, weights
     classes, rows, tokens = targets.shape
     alone = jnp.eye(tokens)[:, None, None, :] * weights  # [T, C, B, T]
-    each = jnp.broadcast_to(targets, (tokens, classes, rows, tokens))
-    return each.reshape(-1, rows, tokens), alone.reshape(-1, rows, tokens)
+    repeated = jnp.broadcast_to(targets, (tokens, classes, rows, tokens))
+    return repeated.reshape(-1, rows, tokens), alone.reshape(-1, rows, tokens)
 
 
 def logits_of(model: Network, task: Task, params: Params, batch: Labelled) -> jax.Array:
-    """What a model says without dropout: [B, C] or [B, T, C]."""
+    """Return a model's logits without dropout: [B, C] or [B, T, C]."""
     return task.logits(outputs_of(model, params, batch, read=(task.reads,)), batch)
 
 
 def _over_targets(
     logits_at: Callable[[Params], jax.Array],
-    each: Callable[[jax.Array], jax.Array],
+    transform: Callable[[jax.Array], jax.Array],
     task: Task,
     targets_of: Targets,
     at: Params,
     batch: Labelled,
 ) -> Params:
-    """Σ_s each(∂ Σ √w_s · weight · nll(y_s) / ∂ at), leaf by leaf: a squared gradient then carries w_s itself."""
+    """Return Σ_s transform(∂ Σ √w_s · weight · nll(y_s) / ∂ at), leaf by leaf; squared, √w_s becomes w_s."""
     logits, pull_back = jax.vjp(logits_at, at)
 
     def add(total: Params, targets_and_weights: tuple[jax.Array, jax.Array]) -> tuple[Params, None]:
@@ -104,66 +103,67 @@ def _over_targets(
             return weighted_sum(jnp.sqrt(weights) * task.nll(logits, targets), batch.weight)
 
         (gradient,) = pull_back(jax.grad(scaled_nll)(logits))
-        return jax.tree.map(lambda t, g: t + each(g), total, gradient), None
+        return jax.tree.map(lambda t, g: t + transform(g), total, gradient), None
 
     return jax.lax.scan(add, zeros_like(at), targets_of(logits, batch))[0]
 
 
-def zeros_like(asked: Params) -> Params:
-    """A float32 zero for every leaf."""
-    return jax.tree.map(partial(jnp.zeros_like, dtype=jnp.float32), asked)
+def zeros_like(selected: Params) -> Params:
+    """Return float32 zeros in the shape of every leaf."""
+    return jax.tree.map(partial(jnp.zeros_like, dtype=jnp.float32), selected)
 
 
-def read_by(task: Task, asked: Params) -> Params:
-    """The leaves asked for that the task's logits depend on: other heads, and the pooler of a task that reads tokens,
-    are left out, since no rule of the fused pass meets them.
+def leaves_read(task: Task, selected: Params) -> Params:
+    """Return the selected leaves that the task's logits depend on.
+
+    Other heads, and for a task that reads tokens the pooler, are left out: the fused pass never reaches them.
     """
     heads = tuple(f"heads/{name}/" for name in task.heads)
     unread = ("heads/", "pooler/") if task.reads == "tokens" else ("heads/",)
-    leaves = flatten(asked).items()
+    leaves = flatten(selected).items()
     return unflatten({path: leaf for path, leaf in leaves if path.startswith(heads) or not path.startswith(unread)})
 
 
 def _squares_fused(
-    model: Network, task: Task, targets_of: Targets, asked: Params, params: Params, batch: Labelled
+    model: Network, task: Task, targets_of: Targets, selected: Params, params: Params, batch: Labelled
 ) -> Params:
     from fft.models.probes.fused import forward
 
-    whole = overlay(params, asked)
+    merged = overlay(params, selected)
 
     def logits_at(sinks: Params) -> jax.Array:
         run = partial(logits_of, model, task, batch=batch)
-        return forward(run, whole, read_by(task, sinks), len(batch.weight))
+        return forward(run, merged, leaves_read(task, sinks), len(batch.weight))
 
-    return _over_targets(logits_at, lambda squares: squares, task, targets_of, zeros_like(asked), batch)
+    return _over_targets(logits_at, lambda squares: squares, task, targets_of, zeros_like(selected), batch)
 
 
 def _squares_vmapped(
-    chunk: int, model: Network, task: Task, targets_of: Targets, asked: Params, params: Params, batch: Labelled
+    chunk: int, model: Network, task: Task, targets_of: Targets, selected: Params, params: Params, batch: Labelled
 ) -> Params:
     def of_row(row: Labelled) -> Params:
-        return _squares_of_a_batch(model, task, targets_of, asked, params, row)
+        return _squares_of_a_batch(model, task, targets_of, selected, params, row)
 
     def of_chunk(total: Params, rows: Labelled) -> tuple[Params, None]:
         squares = jax.vmap(of_row)(rows)
         return jax.tree.map(lambda t, s: t + jnp.sum(s, axis=0), total, squares), None
 
-    return jax.lax.scan(of_chunk, zeros_like(asked), _in_chunks(batch, chunk))[0]
+    return jax.lax.scan(of_chunk, zeros_like(selected), _in_chunks(batch, chunk))[0]
 
 
 def _squares_of_a_batch(
-    model: Network, task: Task, targets_of: Targets, asked: Params, params: Params, batch: Labelled
+    model: Network, task: Task, targets_of: Targets, selected: Params, params: Params, batch: Labelled
 ) -> Params:
-    """Σ_s (Σ_b √w_sb g_sb)²: of one row its squared gradient; of B rows B² (gradient of the mean)²."""
+    """Return Σ_s (Σ_b √w_sb g_sb)²: for one row its squared gradient, for B rows B² (gradient of the mean)²."""
 
-    def logits_at(asked: Params) -> jax.Array:
-        return logits_of(model, task, overlay(params, asked), batch)
+    def logits_at(selected: Params) -> jax.Array:
+        return logits_of(model, task, overlay(params, selected), batch)
 
-    return _over_targets(logits_at, lambda g: jnp.square(g.astype(jnp.float32)), task, targets_of, asked, batch)
+    return _over_targets(logits_at, lambda g: jnp.square(g.astype(jnp.float32)), task, targets_of, selected, batch)
 
 
 def _in_chunks(batch: Labelled, chunk: int) -> Labelled:
-    """A batch [B, ...] as [chunks, chunk, 1, ...]; the last chunk is filled up with rows of weight 0."""
+    """Reshape a batch [B, ...] to [chunks, chunk, 1, ...]; the last chunk is padded with rows of weight 0."""
     size = len(batch.weight)
     chunk = min(chunk, size)
     take = np.minimum(np.arange(-(-size // chunk) * chunk), size - 1)

@@ -1,9 +1,9 @@
-"""A tree of non-negative numbers kept in fewer bytes: float32, bfloat16, or 8 bits in blocks.
+"""Storage of a tree of non-negative numbers in fewer bytes: float32, bfloat16, or int8 in blocks.
 
-Eight bits code the SQUARE ROOT of a number as a share of the largest in its block of BLOCK neighbours: Fisher
-information is a squared gradient and spans many powers of ten, of which the root halves the number. The error of
-code c is at most 1/c of the number, .4 % at the top of a block; below 3.8e-6 of the block's largest a number is 0.
-Blocks as in Dettmers et al. 2022, arXiv 2110.02861.
+int8 encodes the SQUARE ROOT of a number as a share of the largest in its block of BLOCK neighbours: Fisher information
+is a squared gradient and spans many powers of ten, and the root halves their number. The relative error of code c is at
+most 1/c, .4 % at the top of a block; below 3.8e-6 of the block's largest a number becomes 0. Blocks as in Dettmers et
+al. 2022, arXiv 2110.02861.
 """
 
 from typing import Literal
@@ -20,7 +20,7 @@ _PARTS = ("/codes", "/scales")
 
 
 def pack(tree: Params, storage: str) -> Params:
-    """The tree in a storage; a leaf in 8 bits becomes {"codes": uint8 [leaf's shape], "scales": float32 [blocks]}.
+    """Encode the tree; in int8 a leaf becomes {"codes": uint8 [leaf's shape], "scales": float32 [blocks]}.
 
     Raises: InputError for an unknown storage.
     """
@@ -32,7 +32,7 @@ def pack(tree: Params, storage: str) -> Params:
 
 
 def unpack(tree: Params) -> Params:
-    """The float32 tree that `pack` was given, up to its rounding; inside jit the numbers are made as they are used."""
+    """Decode a packed tree to float32, up to rounding; inside jit the numbers are decoded where they are used."""
     leaves = flatten(tree)
     plain = {path: leaf.astype(jnp.float32) for path, leaf in leaves.items() if not path.endswith(_PARTS)}
     coded = [path.removesuffix("/codes") for path in leaves if path.endswith("/codes")]
@@ -49,5 +49,5 @@ def _coded(leaf: jax.Array) -> dict[str, jax.Array]:
 
 
 def _decoded(codes: jax.Array, scales: jax.Array) -> jax.Array:
-    of_each = jnp.repeat(scales, BLOCK, total_repeat_length=scales.size * BLOCK)[: codes.size].reshape(codes.shape)
-    return jnp.square(codes.astype(jnp.float32) / 255) * of_each
+    repeated = jnp.repeat(scales, BLOCK, total_repeat_length=scales.size * BLOCK)[: codes.size].reshape(codes.shape)
+    return jnp.square(codes.astype(jnp.float32) / 255) * repeated

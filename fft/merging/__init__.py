@@ -1,1 +1,1 @@
-"""New parameters out of trained ones."""
+"""Merging of trained parameters, without training."""

@@ -1,10 +1,10 @@
-"""New parameters out of trained ones, without training: interpolation, soups, task arithmetic, TIES, DARE, Fisher.
+"""Formulas that merge trained models without training: interpolation, soups, task arithmetic, TIES, DARE, Fisher.
 
-Models of one architecture, as trees of arrays. `base` is the tree the others were tuned from, θ*; θ or θ_i are tuned
-ones. Heads need not agree: one that the base alone has stays as it is, one that tuned models alone have is theirs (the
-mean of those that have it). Every other leaf must be in all of them, of one shape; InputError where it is not.
+Models of one architecture are trees of arrays: `base`, θ*, and the models θ or θ_i tuned from it. Heads may differ: a
+head that only the base has stays unchanged, one that only tuned models have is averaged over those that have it. Every
+other leaf must be in all models, in the same shape; else InputError.
 
-Each way is one compiled program: hundreds of small ones would take longer to compile than to run.
+Each formula is one compiled program: hundreds of small ones would take longer to compile than to run.
 """
 
 import math
@@ -28,9 +28,9 @@ DareRate = Annotated[float, Interval(ge=0, le=0.999)]
 
 @jax.jit
 def interpolate(base: Params, tuned: Params, alpha: float | jax.Array) -> Params:
-    """θ* + α (θ − θ*): the base at α = 0, the tuned model at α = 1, both to the last bit.
+    """Return θ* + α (θ − θ*): the base at α = 0, the tuned model at α = 1, both bit for bit.
 
-    Where the two agree (a frozen leaf) the result is their value to the last bit too, for every α.
+    Where the two agree (a frozen leaf), the result is their value bit for bit for every α.
     Reference: Wortsman et al. 2021 (WiSE-FT), arXiv 2109.01903, equation 1.
     """
     return _interpolated(base, tuned, lambda path: alpha)
@@ -38,7 +38,7 @@ def interpolate(base: Params, tuned: Params, alpha: float | jax.Array) -> Params
 
 @partial(jax.jit, static_argnames="blocks")
 def interpolate_layers(base: Params, tuned: Params, alphas: jax.Array, blocks: int) -> Params:
-    """`interpolate` with an α for every depth: alphas [blocks + 2], of the embeddings, each block, all above them."""
+    """Interpolate with one α per depth: alphas [blocks + 2] for the embeddings, each block, and everything above."""
     return _interpolated(base, tuned, lambda path: alphas[depth_of(path, blocks)])
 
 
@@ -55,7 +55,7 @@ def _interpolated(base: Params, tuned: Params, alpha_of: Callable[[str], float |
 
 @jax.jit
 def uniform_soup(models: Sequence[Params]) -> Params:
-    """Σ_i θ_i / M over M ≥ 1 tuned models; a head is averaged over those that have it.
+    """Return Σ_i θ_i / M over M ≥ 1 tuned models; a head is averaged over those that have it.
 
     Reference: Wortsman et al. 2022 (model soups), arXiv 2203.05482, section 2.
     """
@@ -64,18 +64,19 @@ def uniform_soup(models: Sequence[Params]) -> Params:
 
 
 def greedy_soup(models: Sequence[Params], score: Callable[[Params], float]) -> tuple[Params, tuple[int, ...]]:
-    """A soup of some of the models, and their places in `models`: from the best down, each stays in the soup unless it
-    lowers the soup's score (higher is better, on held-out rows).
+    """Return a soup of some of the models, and their indices in `models`.
 
-    Never worse on those rows than the best model alone. Reference: arXiv 2203.05482, recipe 1.
+    The models are added from the best down, each unless it lowers the soup's score (higher is better, on held-out
+    rows), so the soup is never worse on those rows than the best model alone.
+    Reference: arXiv 2203.05482, recipe 1.
     """
     alone = [score(model) for model in models]
     best, *others = sorted(range(len(models)), key=lambda at: -alone[at])
     chosen, soup, reached = [best], models[best], alone[best]
     for at in others:
         larger = uniform_soup([models[i] for i in (*chosen, at)])
-        if (found := score(larger)) >= reached:
-            chosen, soup, reached = [*chosen, at], larger, found
+        if (value := score(larger)) >= reached:
+            chosen, soup, reached = [*chosen, at], larger, value
     return soup, tuple(chosen)
 
 
@@ -84,14 +85,14 @@ def greedy_soup(models: Sequence[Params], score: Callable[[Params], float]) -> t
 
 @jax.jit
 def task_vector(base: Params, tuned: Params) -> Params:
-    """τ = θ − θ* over the leaves that both have. Reference: Ilharco et al. 2022, arXiv 2212.04089, section 2."""
+    """Return τ = θ − θ* over the leaves that both have. Reference: Ilharco et al. 2022, arXiv 2212.04089, section 2."""
     old, new = shared(base, tuned)
     return jax.tree.map(jnp.subtract, new, old)
 
 
 @jax.jit
 def add_vectors(base: Params, tuned: Sequence[Params], vectors: Sequence[Params], scale: float = 1.0) -> Params:
-    """θ* + λ Σ_i τ_i with the tuned models' own heads beside; λ < 0 unlearns.
+    """Return θ* + λ Σ_i τ_i, with the tuned models' own heads added; λ < 0 unlearns.
 
     Reference: arXiv 2212.04089, section 2.
     """
@@ -100,15 +101,16 @@ def add_vectors(base: Params, tuned: Sequence[Params], vectors: Sequence[Params]
 
 
 def trimmed(vector: Params, density: float) -> Params:
-    """The task vector with all but its ⌊density · d⌋ (at least 1) entries of largest magnitude set to 0.
+    """Set all but the ⌊density · d⌋ (at least 1) entries of largest magnitude of a task vector to 0.
 
-    d counts the entries of the whole vector, not of a leaf; entries as large as the smallest that is kept stay too.
-    Reference: Yadav et al. 2023 (TIES), arXiv 2306.01708, algorithm 1, step 1; the paper keeps a density of .2.
+    d is the number of entries of all leaves together; ties with the smallest remaining magnitude remain as well.
+    Reference: Yadav et al. 2023 (TIES), arXiv 2306.01708, algorithm 1, step 1; the paper uses a density of .2.
+    Raises: InputError for a density outside [0, 1].
     """
     check_value("density", density, Share)
     magnitudes = np.concatenate([np.abs(np.ravel(leaf)) for leaf in flatten(vector).values()])
-    kept = max(1, math.floor(density * len(magnitudes) + 1e-9))
-    threshold = np.partition(magnitudes, len(magnitudes) - kept)[len(magnitudes) - kept]
+    count = max(1, math.floor(density * len(magnitudes) + 1e-9))
+    threshold = np.partition(magnitudes, len(magnitudes) - count)[len(magnitudes) - count]
     return _at_least(vector, threshold)
 
 
@@ -119,9 +121,9 @@ def _at_least(vector: Params, threshold: jax.Array) -> Params:
 
 @jax.jit
 def elected(vectors: Sequence[Params]) -> Params:
-    """One task vector of several trimmed ones: entry by entry γ = sgn Σ_i τ_i, and the mean of the τ_i whose sign is γ.
+    """Merge trimmed task vectors: entry by entry, the mean of the τ_i whose sign is γ = sgn Σ_i τ_i.
 
-    Where the sum is 0 no sign is elected and the result is 0. Of one vector it is that vector.
+    Where the sum is 0, no sign is elected and the result is 0. A single vector is returned unchanged.
     Reference: arXiv 2306.01708, algorithm 1, steps 2 and 3.
     """
 
@@ -134,9 +136,10 @@ def elected(vectors: Sequence[Params]) -> Params:
 
 
 def dropped(vector: Params, rate: float, key: jax.Array) -> Params:
-    """m ⊙ τ / (1 − p), m drawn entry by entry, 0 with chance p = `rate`: DARE. Its mean over draws is τ.
+    """Return m ⊙ τ / (1 − p), m drawn entry by entry, 0 with probability p = `rate`: DARE. Its mean over draws is τ.
 
     Reference: Yu et al. 2023, arXiv 2311.03099, section 3.
+    Raises: InputError for a rate outside [0, .999].
     """
     check_value("rate", rate, DareRate)
     return _dropped(vector, rate, key)
@@ -145,7 +148,7 @@ def dropped(vector: Params, rate: float, key: jax.Array) -> Params:
 @jax.jit
 def _dropped(vector: Params, rate: jax.Array, key: jax.Array) -> Params:
     leaves, tree = jax.tree.flatten(vector)
-    # One draw for all leaves: a draw for each would be most of what there is to compile.
+    # One draw for all leaves: one for each leaf would dominate the compile time.
     drawn = jax.random.bernoulli(key, 1 - rate, (sum(leaf.size for leaf in leaves),))
     parts = jnp.split(drawn, np.cumsum([leaf.size for leaf in leaves])[:-1])
     thinned = [jnp.where(m.reshape(leaf.shape), leaf / (1 - rate), 0.0) for m, leaf in zip(parts, leaves, strict=True)]
@@ -157,11 +160,12 @@ def _dropped(vector: Params, rate: jax.Array, key: jax.Array) -> Params:
 
 @jax.jit
 def fisher_merge(models: Sequence[Params], fishers: Sequence[Params], weights: Sequence[float]) -> Params:
-    """Entry by entry Σ_i λ_i F_i θ_i / Σ_i λ_i F_i: the mode of a product of Gaussians with precisions λ_i F_i.
+    """Return Σ_i λ_i F_i θ_i / Σ_i λ_i F_i, entry by entry: the mode of a product of Gaussians with precisions λ_i F_i.
 
-    F_i is the diagonal Fisher information at θ_i, λ_i > 0 its weight. A leaf that F_i lacks has no information. Where
-    all are 0 it is the limit of equal information, Σ_i λ_i θ_i / Σ_i λ_i. A head is merged over those that have it.
-    Raises: InputError besides for a Fisher of another shape.
+    F_i is the diagonal Fisher information at θ_i, λ_i > 0 its weight; for a leaf that F_i lacks it is 0. Where all F_i
+    are 0, the result is the limit of equal information, Σ_i λ_i θ_i / Σ_i λ_i. A head is merged over the models that
+    have it.
+    Raises: InputError for models of different architectures, and for a Fisher of another shape.
     Reference: Matena and Raffel 2021, arXiv 2111.09832, section 2.
     """
     shared(*models)
@@ -170,10 +174,13 @@ def fisher_merge(models: Sequence[Params], fishers: Sequence[Params], weights: S
     def of_leaf(path: str) -> jax.Array:
         owners = [at for at, tree in enumerate(trees) if path in tree]
         leaves = jnp.stack([trees[at][path] for at in owners])
-        found = [known[at].get(path, np.zeros(leaves.shape[1:], np.float32)) for at in owners]
-        if other := [fisher.shape for fisher in found if fisher.shape != leaves.shape[1:]]:
-            raise InputError(f"the Fisher information of {path} is {other[0]}, the parameter {leaves.shape[1:]}")
-        shares = jnp.stack([weights[at] * fisher for at, fisher in zip(owners, found, strict=True)])
+        information = [known[at].get(path, np.zeros(leaves.shape[1:], np.float32)) for at in owners]
+        if other := [fisher.shape for fisher in information if fisher.shape != leaves.shape[1:]]:
+            raise InputError(
+                f"the Fisher information of {path} is {other[0]}, the parameter {leaves.shape[1:]}: measure it at this "
+                "model with `fft fisher`"
+            )
+        shares = jnp.stack([weights[at] * fisher for at, fisher in zip(owners, information, strict=True)])
         equal = jnp.reshape(jnp.stack([jnp.asarray(weights[at]) for at in owners]), (-1, *[1] * (leaves.ndim - 1)))
         shares = jnp.where(shares.sum(0) > 0, shares, equal)
         return jnp.sum(shares / shares.sum(0) * leaves, axis=0)
@@ -185,9 +192,9 @@ def fisher_merge(models: Sequence[Params], fishers: Sequence[Params], weights: S
 
 
 def shared(*models: Params) -> list[Params]:
-    """The models' trees cut down to the leaves that all of them have.
+    """Restrict the models' trees to the leaves that all of them have.
 
-    Raises: InputError for a leaf other than a head's that some lack, and for one of different shapes.
+    Raises: InputError for a leaf outside the heads that some models lack, and for one of different shapes.
     """
     trees = [flatten(model) for model in models]
     common = [path for path in trees[0] if all(path in tree for tree in trees)]
@@ -201,11 +208,11 @@ def shared(*models: Params) -> list[Params]:
 
 
 def _with_own_heads(base: Params, tuned: Sequence[Params], merged: Params) -> Params:
-    """The merged leaves, the heads that only the base has, and of each other head the mean over those that have it."""
-    kept = flatten(overlay(base, merged))
-    owned: dict[str, list] = {}
+    """Add to the merged leaves the heads of the base, and of each other head the mean over the models that have it."""
+    leaves = flatten(overlay(base, merged))
+    added: dict[str, list] = {}
     for model in tuned:
         for path, leaf in flatten(model).items():
-            if path not in kept:
-                owned.setdefault(path, []).append(leaf)
-    return unflatten({**kept, **{path: sum(leaves) / len(leaves) for path, leaves in owned.items()}})
+            if path not in leaves:
+                added.setdefault(path, []).append(leaf)
+    return unflatten({**leaves, **{path: sum(values) / len(values) for path, values in added.items()}})

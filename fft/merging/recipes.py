@@ -1,4 +1,4 @@
-"""The ways of `fft merge` to make one model of a base and models tuned from it, and their settings."""
+"""The formulas of `fft merge --how` and their settings: one model from a base and models tuned from it."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -19,22 +19,22 @@ from fft.merging.formulas import DareRate
 
 @dataclass(frozen=True)
 class FormulaSettings:
-    """What the formulas of --how read, each some of it."""
+    """Settings of the formulas of --how; each formula reads some of them."""
 
     alpha: Finite = 0.5
     """interpolate: 0 is BASE, 1 is TUNED"""
     layers: Annotated[tuple[Finite, ...], TELLS_DEFAULT] = ()
-    """interpolate: an α for the embeddings, one for each block, one for all above, in place of --alpha"""
+    """interpolate: an α for the embeddings, one for each block, one for everything above; replaces --alpha"""
     scale: tuple[Finite, ...] = (1.0,)
-    """arithmetic, ties, dare: λ; for arithmetic and dare one for all or one for each TUNED; below 0 it unlearns"""
+    """arithmetic, ties, dare: λ; for arithmetic and dare one for all or one for each TUNED; λ < 0 unlearns"""
     density: Share = 0.2
-    """ties: the share of a task vector's entries that is kept, the largest"""
+    """ties: the share of a task vector's entries that is not set to 0, the largest ones"""
     rate: DareRate = 0.5
-    """dare: the share of a task vector's entries that is dropped"""
+    """dare: the probability with which an entry of a task vector is dropped"""
     seed: Seed = 0
-    """dare: seeds what is dropped"""
+    """dare: the seed of the dropped entries"""
     fisher: Annotated[tuple[Path, ...], TELLS_DEFAULT] = ()
-    """fisher: what `fft fisher` wrote at each TUNED, in their order"""
+    """fisher: the folders that `fft fisher` wrote at each TUNED, in their order"""
     weights: tuple[Positive, ...] = (1.0,)
     """fisher: λ, one for all or one for each TUNED"""
 
@@ -43,17 +43,17 @@ class FormulaSettings:
 
 
 class Models(NamedTuple):
-    """What is merged; `tuned` have every leaf that `base` has, heads of one name are of one kind."""
+    """The models to merge; `tuned` have every leaf that `base` has, and heads of the same name are of the same kind."""
 
     base: Params
     tuned: Sequence[Params]
     blocks: int
     fishers: Sequence[Params]
-    """the Fisher information at each tuned model, for `fisher` alone"""
+    """the Fisher information at each tuned model, only for `fisher`"""
 
 
 class Way(NamedTuple):
-    """A way to merge: the settings it reads, how many tuned models it takes, and how it is made."""
+    """A way to merge: the settings it reads, the fewest and most tuned models it takes, and its function."""
 
     reads: tuple[str, ...]
     fewest: int
@@ -62,45 +62,53 @@ class Way(NamedTuple):
 
 
 def interpolate(models: Models, settings: FormulaSettings) -> Params:
-    """θ* + α (θ − θ*), with one α or one a depth."""
+    """Return θ* + α (θ − θ*), with one α or one per depth.
+
+    Raises: InputError for a number of `layers` other than blocks + 2.
+    """
     (tuned,) = models.tuned
     if not settings.layers:
         return formulas.interpolate(models.base, tuned, settings.alpha)
     if len(settings.layers) != models.blocks + 2:
         raise InputError(
-            f"--layers takes {models.blocks + 2} numbers for these models, of the embeddings, {models.blocks} blocks "
-            f"and what is above, not {len(settings.layers)}"
+            f"--layers takes {models.blocks + 2} numbers for these models, not {len(settings.layers)}: one for the "
+            f"embeddings, one for each of {models.blocks} blocks, and one for everything above"
         )
     return formulas.interpolate_layers(models.base, tuned, jnp.asarray(settings.layers), models.blocks)
 
 
 def soup(models: Models, settings: FormulaSettings) -> Params:
-    """Σ_i θ_i / M."""
+    """Return Σ_i θ_i / M."""
     return formulas.uniform_soup(models.tuned)
 
 
 def arithmetic(models: Models, settings: FormulaSettings) -> Params:
-    """θ* + Σ_i λ_i (θ_i − θ*)."""
+    """Return θ* + Σ_i λ_i (θ_i − θ*)."""
     return formulas.add_vectors(models.base, models.tuned, _scaled(_vectors(models), settings.scale))
 
 
 def ties(models: Models, settings: FormulaSettings) -> Params:
-    """θ* + λ elected(trimmed(θ_i − θ*))."""
+    """Return θ* + λ elected(trimmed(θ_i − θ*)).
+
+    Raises: InputError for more than one λ.
+    """
     if len(settings.scale) != 1:
-        raise InputError("--how ties takes one --scale: it is of what the models elected together")
+        raise InputError(
+            "--how ties takes one --scale, for the task vector that the models elect together: give one number"
+        )
     vectors = [formulas.trimmed(vector, settings.density) for vector in _vectors(models)]
     return formulas.add_vectors(models.base, models.tuned, [formulas.elected(vectors)], settings.scale[0])
 
 
 def dare(models: Models, settings: FormulaSettings) -> Params:
-    """θ* + Σ_i λ_i dropped(θ_i − θ*), each with draws of its own."""
+    """Return θ* + Σ_i λ_i dropped(θ_i − θ*), with independent draws for each θ_i."""
     keys = jax.random.split(jax.random.key(settings.seed, impl="threefry2x32"), len(models.tuned))
     vectors = [formulas.dropped(vector, settings.rate, key) for vector, key in zip(_vectors(models), keys, strict=True)]
     return formulas.add_vectors(models.base, models.tuned, _scaled(vectors, settings.scale))
 
 
 def fisher(models: Models, settings: FormulaSettings) -> Params:
-    """Σ_i λ_i F_i θ_i / Σ_i λ_i F_i, entry by entry."""
+    """Return Σ_i λ_i F_i θ_i / Σ_i λ_i F_i, entry by entry."""
     weights = _for_each(settings.weights, len(models.tuned), "weights")
     return formulas.fisher_merge(models.tuned, models.fishers, weights)
 
@@ -116,12 +124,15 @@ WAYS = {
 
 
 def merged(how: str, models: Models, settings: FormulaSettings) -> Params:
-    """The merged model; heads that the base alone has are as they were."""
+    """Merge the models; heads that only the base has stay unchanged."""
     return overlay({"heads": models.base.get("heads", {})}, WAYS[how].make(models, settings))
 
 
 def check(how: str, count: int, settings: FormulaSettings) -> None:
-    """Refuse a number of tuned models that a way does not take, and settings that it does not read."""
+    """Reject a number of tuned models that `how` does not take, and settings that it does not read.
+
+    Raises: InputError for these.
+    """
     way, defaults = WAYS[how], FormulaSettings()
     if not way.fewest <= count <= way.most:
         takes = "one TUNED" if way.most == 1 else f"at least {way.fewest} TUNED"
@@ -141,8 +152,8 @@ def _vectors(models: Models) -> list[Params]:
 
 
 def _scaled(vectors: Sequence[Params], scale: Sequence[float]) -> list[Params]:
-    each = _for_each(scale, len(vectors), "scale")
-    return [jax.tree.map(lambda leaf, by=by: by * leaf, vector) for by, vector in zip(each, vectors, strict=True)]
+    factors = _for_each(scale, len(vectors), "scale")
+    return [jax.tree.map(lambda leaf, by=by: by * leaf, vector) for by, vector in zip(factors, vectors, strict=True)]
 
 
 def _for_each(values: Sequence[float], count: int, flag: str) -> list[float]:

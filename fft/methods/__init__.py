@@ -117,9 +117,9 @@ __all__ = [
 
 
 def parse_chain(names: str, settings: dict[str, Method] | None = None) -> Method:
-    """The method that `lora+ewc` names, each member with its settings (or its defaults).
+    """Return the method that a chain such as `lora+ewc` names, each member with its settings or its defaults.
 
-    Raises: InputError for an unknown name, and for settings that differ from the defaults of a method not named.
+    Raises: InputError for an unknown name, and for settings other than the defaults of a method not named.
     """
     settings = settings or {}
     members = [name.strip() for name in names.split("+")]
@@ -127,17 +127,22 @@ def parse_chain(names: str, settings: dict[str, Method] | None = None) -> Method
         _class_of(name, "--method")
     for name, method in settings.items():
         if name not in members and method != METHODS[name]():
-            raise InputError(f"a setting of {name} is given, but --method {names} does not name {name}")
+            raise InputError(
+                f"a setting of {name} is given, but --method {names} does not name {name}: add it or drop the setting"
+            )
     return chain(*(settings.get(name, METHODS[name]()) for name in members))
 
 
 def to_json(method: Method) -> list[dict[str, Any]]:
-    """A method as JSON data: one object a member, its name beside its settings."""
+    """Convert a method to JSON data: one object per member, with its name and settings."""
     return [{"name": m.name} | recorded(m) for m in method.members]
 
 
 def from_json(data: Any, where: str = "method") -> Method:
-    """The method of such JSON data; unknown names and settings are refused by path."""
+    """Return the method that such JSON data describe.
+
+    Raises: InputError with the path in the data, for an unknown name or setting or other data.
+    """
     if not isinstance(data, list) or not data or not all(isinstance(item, dict) for item in data):
         raise InputError(f"{where}: expected a list of objects, each with a name, got {data!r}")
     members = []

@@ -1,4 +1,4 @@
-"""A-GEM: a step of the new task that would raise the loss on original rows loses what points that way."""
+"""A-GEM: if a gradient would raise the loss on original rows, project it to be orthogonal to their gradient."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -16,7 +16,8 @@ from fft.tasks import Task
 @dataclass(frozen=True)
 class AGEM(Method):
     """Descend  g − min(0, ⟨g, g_o⟩) / ⟨g_o, g_o⟩ · g_o  in place of g, the gradient of the objective. g_o is the
-    gradient of the mean nll of original rows, drawn anew for every step; nothing descends it.
+    gradient of the mean nll of original rows, drawn anew for every step; it is a constraint, not part of the
+    objective.
 
     The inner products run over the trained leaves, before the clip.
 
@@ -25,7 +26,7 @@ class AGEM(Method):
 
     name: ClassVar[str] = "agem"
     ratio: Ratio = 1.0
-    """original rows of a step for each new row"""
+    """original rows per new row in a step"""
 
     def parts(self) -> Parts:
         return Parts(streams={"original": self.ratio}, losses={"original": _nll}, combine=_projected)
@@ -36,11 +37,11 @@ def _nll(now: StepContext, outputs: Outputs, batch: Batch, task: Task) -> jax.Ar
 
 
 def _projected(gradients: Gradients) -> dict[str, jax.Array]:
-    """The gradient without what of it would raise the loss on the original rows."""
+    """Return the gradient without the component that would raise the loss on the original rows."""
     reference = gradients["original"]
     gradient = summed({part: g for part, g in gradients.items() if part != "original"})
     agreement = leaf_sum(jnp.vdot(gradient[path], g) for path, g in reference.items())
     length = leaf_sum(jnp.vdot(g, g) for g in reference.values())
-    # Where the original rows ask for nothing there is nothing to remove.
+    # If the gradient on the original rows is 0, there is nothing to remove.
     against = jnp.where(length > 0, jnp.minimum(agreement, 0.0) / jnp.where(length > 0, length, 1.0), 0.0)
     return {path: g - against * reference[path] for path, g in gradient.items()}

@@ -1,4 +1,4 @@
-"""The class of every method, and what the parts of a chain's members come to."""
+"""The base class of all methods; combines the parts of a chain's members."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
@@ -23,21 +23,21 @@ if TYPE_CHECKING:
 
 
 Ratio = Annotated[float, Interval(gt=0, le=16)]
-"""rows of a stream that a step reads for each new row"""
+"""rows of a stream per row of the new task in a step"""
 DEFAULT_LR = 5e-5
 
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """A way to fine-tune. Its fields are its settings; what it does with them it says in `parts`.
+    """A fine-tuning method. Its fields are its settings; `parts` describes what it does with them.
 
-    All else here is the same for every method: what a run asks, answered by the parts of the members, of which a
-    method that is no chain has one, itself.
+    The other functions are the same for every method: they combine the parts of the members. A method that is not a
+    chain has itself as its only member.
     """
 
     name: ClassVar[str]
     chained: ClassVar[Callable[..., "Method"]]
-    """makes a chain of methods; set by fft.methods.chain, which builds on this class"""
+    """builds a chain of methods; set by fft.methods.chain, which imports this class"""
     __pydantic_config__: ClassVar[dict] = {"extra": "forbid"}
 
     def __post_init__(self) -> None:
@@ -45,124 +45,130 @@ class Method:
         make_local(self, f"{self.name}.")
 
     def parts(self) -> Parts:
-        """What the method says."""
+        """Return what the method does."""
         return Parts()
 
     def continued(self, run: str | None, fisher: str | None) -> "Method":
-        """The method for a run that starts from the model of the finished `run` (None: there is none before), where
-        `fisher` is the folder of the Fisher information of all that came before (None: it measures its own).
+        """Return the method for a run that starts from the model of the finished `run`.
+
+        `fisher` is the folder of the Fisher information of all earlier tasks. Without a `run` this is the first run;
+        without a `fisher` the run measures its own.
         """
         return self
 
     @property
     def label(self) -> str:
-        """What tables and logs call the method."""
+        """The name of the method in tables and logs."""
         return self.name
 
     @property
     def members(self) -> tuple["Method", ...]:
-        """The methods that this one is composed of."""
+        """The methods of which this one is composed."""
         return (self,)
 
     @property
     def tree(self) -> Tree:
-        """What is trained."""
-        return next((parts.tree for parts in self._each() if parts.tree is not None), BASE_TREE)
+        """The trainable tree and how parameters are made from it."""
+        return next((parts.tree for parts in self._parts() if parts.tree is not None), BASE_TREE)
 
     @property
     def owner(self) -> "Method":
-        """The member that says what is trained, where one does: which parameters, or at which rate; else the first."""
-        said = [
+        """The member that sets the trainable tree, else the one that sets the learning rate, else the first."""
+        candidates = [
             [m for m in self.members if m.parts().tree not in (None, BASE_TREE)],
             [m for m in self.members if m.parts().lr is not None],
             self.members,
         ]
-        return next(filter(None, said))[0]
+        return next(filter(None, candidates))[0]
 
     @property
     def lr(self) -> float:
-        """The learning rate where none is given."""
-        return next((parts.lr for parts in self._each() if parts.lr is not None), DEFAULT_LR)
+        """The default learning rate."""
+        return next((parts.lr for parts in self._parts() if parts.lr is not None), DEFAULT_LR)
 
     @property
     def needs(self) -> frozenset[Need]:
-        """What a run must have beside the new task: rows of the original task, a head of the base."""
+        """What a run needs besides the new task: rows of the original task, a head of the base."""
         rows: frozenset[Need] = frozenset({"original"} if "original" in self.streams else ())
-        return rows.union(*(parts.needs for parts in self._each()))
+        return rows.union(*(parts.needs for parts in self._parts()))
 
     @property
     def streams(self) -> dict[str, float]:
-        """What a step reads beside the new task's batch: {stream: rows for each new row}.
+        """The streams that a step reads besides the new task's batch: {stream: rows per new row}.
 
-        Where several members read a stream, they share the rows of the one that asks for most.
+        Members that read the same stream share its rows; the largest number counts.
         """
-        read = [pair for parts in self._each() for pair in parts.streams.items()]
+        read = [pair for parts in self._parts() for pair in parts.streams.items()]
         return {name: max(share for other, share in read if other == name) for name, _ in read}
 
     @property
     def layer_streams(self) -> frozenset[str]:
-        """The streams on whose rows a loss sees what every layer makes."""
-        return frozenset[str]().union(*(parts.layers for parts in self._each()))
+        """The streams for whose rows a loss needs the hidden states of every layer."""
+        return frozenset[str]().union(*(parts.layers for parts in self._parts()))
 
     @property
     def loss_streams(self) -> frozenset[str]:
-        """The streams whose rows have a loss of a member's own."""
-        return frozenset(stream for parts in self._each() for stream in parts.losses)
+        """The streams on whose rows a member has a loss."""
+        return frozenset(stream for parts in self._parts() for stream in parts.losses)
 
     @property
     def adds(self) -> bool:
-        """Whether a member adds something whose strength a contract can multiply.
+        """Whether a member adds a term whose strength a contract can multiply.
 
-        The terms of a method that combines gradients are not added: only their direction counts.
+        The terms of a method that combines gradients do not count: only the direction of their gradient matters.
         """
         return any(
-            parts.penalty or parts.pull or parts.decay or (parts.losses and not parts.combine) for parts in self._each()
+            parts.penalty or parts.pull or parts.decay or (parts.losses and not parts.combine)
+            for parts in self._parts()
         )
 
     @property
     def climbs(self) -> bool:
-        """Whether a member takes the gradients of the rows elsewhere than at theta."""
-        return any(parts.climb for parts in self._each())
+        """Whether a member evaluates the gradients of the rows at another point than theta."""
+        return any(parts.climb for parts in self._parts())
 
     def check(self, context: Context) -> None:
-        """Refuse what does not fit the base or the original task; what is worth knowing is noted in the context."""
-        for parts in self._each():
+        """Reject what does not fit the base or the original task, and note warnings in the context.
+
+        Raises: InputError.
+        """
+        for parts in self._parts():
             if parts.check is not None:
                 parts.check(context)
 
     def prepare(self, context: Context, key: jax.Array) -> Params:
-        """Statistics of the base and the original task, as arrays; computed once, stored with the run.
+        """Compute statistics of the base and the original task once, as arrays that are stored with the run.
 
-        Those of a chain are {member's name: its statistics}.
+        For a chain: {name of a member: its statistics}.
         """
         keys = [key] if len(self.members) == 1 else jax.random.split(key, len(self.members))
-        found = {
+        statistics = {
             member.name: prepare(context, key)
             for member, key in zip(self.members, keys, strict=True)
             if (prepare := member.parts().prepare) is not None
         }
-        return self._one_or_named(found)
+        return self._by_member(statistics)
 
     def init(self, base: Params, key: jax.Array) -> Params:
-        """The trainable tree theta at step 0; a copy, because training donates it."""
+        """Return the trainable tree theta at step 0; a copy, because training donates it."""
         return self.tree.init(base, key)
 
     def merge(self, base: Params, theta: Params) -> Params:
-        """The plain parameters that theta stands for."""
+        """Return the base model's parameters with theta merged into them."""
         return self.tree.merge(base, theta)
 
     def inject(self, now: StepContext, theta: Params, key: jax.Array) -> Params:
-        """What the model's apply sees in a training step; `key` draws what the methods draw themselves."""
+        """Return the parameters that the model uses in a training step; `key` is for the methods' draws."""
         inject = self.tree.inject
         params = self.tree.merge(now.base, theta) if inject is None else inject(now.base, theta, key)
-        for at, (own, parts) in enumerate(self._at(now)):
+        for at, (own, parts) in enumerate(self._in_step(now)):
             if parts.mix is not None:
                 params = parts.mix(own, params, jax.random.fold_in(key, at))
         return params
 
     def inputs(self, now: StepContext, stream: str, batch: Batch) -> Batch:
-        """What the model reads in place of a batch of a stream."""
-        for own, parts in self._at(now):
+        """Return the batch that the model reads in place of a stream's batch."""
+        for own, parts in self._in_step(now):
             if stream in parts.inputs:
                 batch = parts.inputs[stream](own, batch)
         return batch
@@ -170,19 +176,21 @@ class Method:
     def losses(
         self, now: StepContext, stream: str, outputs: Outputs, batch: Batch, task: Task
     ) -> tuple[jax.Array, ...]:
-        """The terms of the rows of a stream, "new" or one of `streams`, of every member that has such: one a row, [B],
-        or one a token, [B, T].
+        """Return the loss terms of the members for the rows of a stream, "new" or one of `streams`.
 
-        `outputs` are the model's on `batch`, whose `row` int32 [B] are the rows' places in the stream's training rows.
+        Each is [B], one per row, or [B, T], one per token. `outputs` are the model's for `batch`; `batch.row` int32 [B]
+        are the indices of the rows in the stream's training rows.
         """
         return tuple(
-            parts.losses[stream](own, outputs, batch, task) for own, parts in self._at(now) if stream in parts.losses
+            parts.losses[stream](own, outputs, batch, task)
+            for own, parts in self._in_step(now)
+            if stream in parts.losses
         )
 
     def penalty(self, now: StepContext, params: Params) -> jax.Array | float:
-        """The scalar that is added to the mean loss, as a function of the MERGED parameters."""
+        """Return the scalar that is added to the mean loss, a function of the MERGED parameters."""
         total: jax.Array | float = 0.0
-        for own, parts in self._at(now):
+        for own, parts in self._in_step(now):
             if parts.penalty is not None:
                 total += parts.penalty(own, params)
             if parts.pull is not None:
@@ -191,69 +199,69 @@ class Method:
         return total
 
     def combine(self, gradients: Gradients) -> dict[str, jax.Array]:
-        """The gradient that is descended, of the trained leaves by path, from that of each part of the objective.
+        """Combine the gradients of the parts of the objective into the one that is descended: {path: array}.
 
-        The parts are "penalty" and the streams that the step reads, "new" among them; each is the gradient of a mean.
+        The parts are "penalty" and the streams of the step, including "new"; each is the gradient of a mean.
         """
-        return next((parts.combine for parts in self._each() if parts.combine is not None), summed)(gradients)
+        return next((parts.combine for parts in self._parts() if parts.combine is not None), summed)(gradients)
 
     def climb(self, theta: Params, gradient: Mapping[str, jax.Array]) -> Params:
-        """Where the gradients of the rows are taken; `gradient` is that of the rows at theta, `combine`d."""
-        for parts in self._each():
+        """Return where to evaluate the gradients of the rows; `gradient` is the combined one of the rows at theta."""
+        for parts in self._parts():
             if parts.climb is not None:
                 theta = parts.climb(theta, gradient)
         return theta
 
     def transform(self, tx: "optax.GradientTransformation", now: StepContext) -> "optax.GradientTransformation":
-        """The optimizer with what the members put around it."""
-        each = list(self._at(now))
-        for own, parts in each:
+        """Wrap the optimizer with the transformations of the members."""
+        members = list(self._in_step(now))
+        for own, parts in members:
             tx = tx if parts.wrap is None else parts.wrap(tx, own)
-        for own, parts in each:
+        for own, parts in members:
             tx = tx if parts.decay is None else _decaying(tx, partial(parts.decay, own))
-        for own, parts in each:
+        for own, parts in members:
             tx = tx if parts.confine is None else parts.confine(tx, own)
-        for own, parts in each:
+        for own, parts in members:
             tx = tx if parts.observe is None else parts.observe(tx, own)
         return tx
 
     def leave(self, opt_state: "optax.OptState") -> Params:
-        """What later runs read of this one, as arrays, from the optimizer's state at the step that is kept."""
-        return self._one_or_named({m.name: leave(opt_state) for m in self.members if (leave := m.parts().leave)})
+        """Return the arrays that later runs read, from the optimizer's state at the step that becomes the model."""
+        return self._by_member({m.name: leave(opt_state) for m in self.members if (leave := m.parts().leave)})
 
     def finish(self, base: Params, params: Params) -> Params:
-        """The parameters that are scored and kept, from the MERGED ones; `base` lacks fresh heads."""
-        for parts in self._each():
+        """Return the parameters that are scored and saved, from the MERGED ones; `base` lacks fresh heads."""
+        for parts in self._parts():
             if parts.finish is not None:
                 params = parts.finish(base, params)
         return params
 
     def __add__(self, other: "Method") -> "Method":
-        """`LoRA() + EWC()`: both methods at once."""
+        """Chain two methods, as in `LoRA() + EWC()`."""
         return Method.chained(*self.members, *other.members)
 
-    def _each(self) -> Iterator[Parts]:
+    def _parts(self) -> Iterator[Parts]:
         return (member.parts() for member in self.members)
 
-    def _at(self, now: StepContext) -> Iterator[tuple[StepContext, Parts]]:
-        """What each member says, and a step as it sees it: with its own statistics."""
+    def _in_step(self, now: StepContext) -> Iterator[tuple[StepContext, Parts]]:
+        """Yield each member's step context, with its own statistics, and its parts."""
         if len(self.members) == 1:
             yield now, self.parts()
         else:
             for member in self.members:
                 yield now._replace(aux=now.aux.get(member.name, {})), member.parts()
 
-    def _one_or_named(self, found: dict[str, Params]) -> Params:
-        """Trees of the members by name; that of a method that is no chain alone. Empty ones are left out."""
+    def _by_member(self, trees: dict[str, Params]) -> Params:
+        """Return the non-empty trees of a chain's members by name, or the tree of a single method itself."""
         if len(self.members) == 1:
-            return next(iter(found.values()), {})
-        return {name: tree for name, tree in found.items() if tree}
+            return next(iter(trees.values()), {})
+        return {name: tree for name, tree in trees.items() if tree}
 
 
 def _decaying(
     tx: "optax.GradientTransformation", decay: Callable[[Params, Params], Params]
 ) -> "optax.GradientTransformation":
-    """`tx` whose updates pass through `decay(updates, theta)`."""
+    """Wrap `tx`: its updates pass through `decay(updates, theta)`."""
 
     def update(gradients: Params, state: "optax.OptState", params: Params) -> tuple[Params, "optax.OptState"]:
         updates, state = updates_of(tx, gradients, state, params)

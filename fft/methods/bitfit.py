@@ -1,4 +1,4 @@
-"""BitFit: only biases are trained."""
+"""BitFit: train only biases."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from fft.methods.trees import trained_alone
 
 @dataclass(frozen=True)
 class BitFit(Method):
-    """Train every bias, those of the norms and of BERT's pooler included, and the heads; freeze everything else.
+    """Train every bias, including those of the norms and of BERT's pooler, and the heads; freeze everything else.
 
     Reference: Ben Zaken, Goldberg and Ravfogel 2021, arXiv 2106.10199, section 3.
     """

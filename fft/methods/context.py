@@ -1,4 +1,4 @@
-"""What a method may look at before the first step of a run."""
+"""The inputs of a method's functions before the first step of a run."""
 
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
@@ -21,7 +21,7 @@ PREDICT_BATCH = 32
 
 
 class PseudoTexts(Protocol):
-    """Rows with tokens filled in; fft.run.fillin.PseudoRows."""
+    """Rows whose masked tokens are filled in; implemented by fft.run.fillin.PseudoRows."""
 
     @property
     def ids(self) -> np.ndarray:
@@ -30,21 +30,21 @@ class PseudoTexts(Protocol):
 
     @property
     def logits(self) -> np.ndarray:
-        """the base's of the original head, [N, C]"""
+        """the base's logits of the original head, [N, C]"""
         ...
 
     @property
-    def told(self) -> tuple[str, ...]:
-        """what is to be said of them"""
+    def notes(self) -> tuple[str, ...]:
+        """notes for the run's record"""
         ...
 
 
 class EarlierRun(Protocol):
-    """An earlier run as its folder holds it; fft.run.restored.Restored."""
+    """An earlier run, read from its folder; implemented by fft.run.restored.Restored."""
 
     @property
     def experiment(self) -> Any:
-        """its fft.experiment.Experiment, which is built on methods"""
+        """its fft.experiment.Experiment (which imports the methods, hence Any)"""
         ...
 
     @property
@@ -54,96 +54,100 @@ class EarlierRun(Protocol):
 
     @property
     def params(self) -> Params:
-        """the parameters that it left"""
+        """its final parameters"""
         ...
 
     @property
     def left(self) -> Callable[[], Params]:
-        """reads what its method left (Parts.leave)"""
+        """a function that reads the arrays of Parts.leave"""
         ...
 
 
 class Teacher(Protocol):
-    """The base as it answers to the rows of a stream; fft.run.teacher.BaseTeacher."""
+    """The base as teacher: its outputs for the rows of a stream; implemented by fft.run.teacher.BaseTeacher."""
 
     def outputs(self, stream: str, part: Literal["logits", "pooled"]) -> np.ndarray:
-        """The base's "logits" of the original's head, [N, C] or [N, T, C], or its "pooled" states, [N, D], dropout off,
-        at the places of a stream's training rows; zeros for rows that no step of the run will see.
+        """Return the base's "logits" of the original head, [N, C] or [N, T, C], or its "pooled" states, [N, D].
+
+        Dropout is off; row i is that of the stream's training row i, zeros if no step of the run reads it.
         """
         ...
 
     def check_filler(self, source: str | None) -> None:
-        """Refuse a masked language model, None: the base itself, that cannot fill in the base's tokens."""
+        """Reject a masked language model (None: the base itself) that cannot fill in the base's tokens.
+
+        Raises: InputError.
+        """
         ...
 
     def pseudo_rows(self, stream: str, source: str | None, share: float, key: jax.Array) -> PseudoTexts:
-        """The rows of a stream with a share of their tokens filled in by the masked language model `source`."""
+        """Replace a share of the tokens of a stream's rows by draws from the masked language model `source`."""
         ...
 
 
 class NoTeacher:
-    """The teacher of a context that was made without one."""
+    """The placeholder in a context without a teacher; every call raises TypeError."""
 
     def outputs(self, stream: str, part: Literal["logits", "pooled"]) -> np.ndarray:
-        raise TypeError("this context was made without the teacher that its method asks")
+        raise TypeError("this context has no teacher, which its method needs: pass `teacher`")
 
     def check_filler(self, source: str | None) -> None:
-        raise TypeError("this context was made without the teacher that its method asks")
+        raise TypeError("this context has no teacher, which its method needs: pass `teacher`")
 
     def pseudo_rows(self, stream: str, source: str | None, share: float, key: jax.Array) -> PseudoTexts:
-        raise TypeError("this context was made without the teacher that its method asks")
+        raise TypeError("this context has no teacher, which its method needs: pass `teacher`")
 
 
 def _no_runs(folder: str) -> NoReturn:
-    raise TypeError("this context was made without the runs before that its method reads")
+    raise TypeError("this context has no earlier runs, which its method reads: pass `earlier`")
 
 
 class Context(NamedTuple):
-    """What a method may look at before step 1: in `check` before a run is accepted, in `prepare` before it trains."""
+    """The inputs of a method before step 1: of `check` before a run is accepted, of `prepare` before it trains."""
 
     model: Network
     base: Params
     """the base parameters; in `prepare` with every head that the run uses"""
     fresh_heads: tuple[str, ...] = ()
-    """names of the heads that start from noise: they have no original value to keep"""
+    """names of the heads that are initialised at random and so have no original value"""
     original: Task | None = None
-    """the task to preserve: that of the original data, else what the base's own head serves, else None"""
+    """the task to preserve: the original data's, else that of the base's own head, else None"""
     batches: Callable[[int, int], Iterable[Batch]] | None = None
-    """batches(n, B): a seeded choice of at most n training rows of the original task, as host batches of B rows; None
+    """batches(n, B): at most n training rows of the original task, chosen by the seed, as host batches of B rows; None
     without original data"""
     rows: Mapping[str, int] = MappingProxyType({})
-    """training rows of the tasks "original" and "new", where there are such tasks"""
+    """numbers of training rows of the tasks "original" and "new", where they exist"""
     base_sha256: str = ""
-    """of the base's weights as they were loaded"""
+    """the hash of the base's weights as loaded"""
     identity: Mapping[str, dict] = MappingProxyType({})
-    """number and hash of the training rows of the tasks, as `rows`"""
+    """the number and hash of the training rows, by task as in `rows`"""
     fitted: bool = False
-    """whether the original's head is not the base's own but one that the run fits first"""
+    """whether the run first fits the original head, instead of using the base's own"""
     note: Callable[[str], None] = lambda text: None
-    """keeps a sentence for the run's record"""
+    """adds a note to the run's record"""
     teacher: Teacher = NoTeacher()
-    """the base's answers to the rows of a stream"""
+    """the base's outputs for the rows of a stream"""
     earlier: Callable[[str], EarlierRun] = _no_runs
-    """earlier(folder): an earlier run"""
+    """earlier(folder): the earlier run in a folder"""
     steps: int = 1
     """optimizer steps of the run"""
     is_trained: Callable[[str], bool] = lambda path: True
-    """whether the run trains the leaf of this path"""
+    """is_trained(path): whether the run trains this leaf"""
     poll: Callable[[], None] = lambda: None
-    """called between batches; raises when the run is asked to stop"""
+    """called between batches; raises when the run is to stop"""
 
     def is_fresh(self, path: str) -> bool:
-        """Whether a parameter belongs to a fresh head."""
+        """Return whether a parameter belongs to a fresh head."""
         return path.startswith(tuple(f"heads/{name}/" for name in self.fresh_heads))
 
     def is_original(self) -> Params:
-        """One scalar a leaf: 1 where the base has a value worth keeping, 0 in fresh heads."""
+        """Return one scalar per leaf: 0 in fresh heads, 1 elsewhere."""
         return map_leaves(lambda path, leaf: jnp.float32(not self.is_fresh(path)), self.base)
 
     def predictions(self, n: int) -> tuple[np.ndarray, np.ndarray]:
-        """The base's logits [N, C] and the targets [N] of at most `n` training rows of the original task."""
+        """Return the base's logits [N, C] and the targets [N] of at most `n` training rows of the original task."""
         task, batches = self.original, self.batches
-        assert task is not None and batches is not None  # asked by methods that need original data
+        assert task is not None and batches is not None  # called only by methods that need original data
         apply = jax.jit(
             lambda params, batch: task.logits(outputs_of(self.model, params, batch, read=(task.reads,)), batch)
         )
@@ -164,12 +168,13 @@ class Context(NamedTuple):
         start: Running | None = None,
         watch: Callable[[Running], None] | None = None,
     ) -> tuple[Fisher, Task]:
-        """The Fisher information of the original task at the base, and the task with its σ; fresh heads take no part.
+        """Estimate the Fisher information of the original task at the base, without fresh heads.
 
-        `mesh`, `start` and `watch` are `diagonal_fisher`'s.
+        Also return the task, for regression with its σ. `mesh`, `start` and `watch` are as in `diagonal_fisher`.
+        Raises: InputError as `diagonal_fisher` does.
         """
         task, batches = self.original, self.batches
-        assert task is not None and batches is not None  # asked by methods that need original data
+        assert task is not None and batches is not None  # called only by methods that need original data
         task = task.calibrated(lambda: self.predictions(by.samples))
         fisher = diagonal_fisher(
             self.model,

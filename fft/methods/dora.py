@@ -1,4 +1,4 @@
-"""DoRA: the low-rank update turns the columns of a kernel, their lengths are trained on their own."""
+"""DoRA: LoRA changes the directions of a kernel's columns, and their lengths are trained separately."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -14,10 +14,10 @@ MAGNITUDE, GAIN = "lora_magnitude", "lora_gain"
 
 @dataclass(frozen=True)
 class DoRA(LoRA):
-    """W' = m ⊙ V / ‖V‖  with V = W + (α/R) A·B and one length m and one norm for every output, a column of V [in, out].
+    """W' = m ⊙ V / ‖V‖  with V = W + (α/R) A·B, and a length m and a norm for every output, a column of V [in, out].
 
-    m [out] starts at ‖W‖, so step 0 is the base. The norm is a constant to the gradient, as the reference proposes
-    (section 4.3) and PEFT does. Biases stay as they are. With dropout the norm is that of the whole V.
+    m [out] starts at ‖W‖, so step 0 is the base. The gradient treats the norm as a constant, as the reference proposes
+    (section 4.3) and PEFT does. Biases are not trained. With dropout the norm is that of V without dropout.
 
     Reference: Liu et al. 2024, arXiv 2402.09353, equation 5.
     """
@@ -44,24 +44,24 @@ class DoRA(LoRA):
 
 
 def _norm(kernel: jax.Array) -> jax.Array:
-    """The length of every column: [in, out] -> [out]."""
+    """Return the length of every column: [in, out] -> [out]."""
     return jnp.sqrt(jnp.sum(jnp.square(kernel), axis=0))
 
 
 def _split(theta: Params) -> tuple[Params, dict[str, jax.Array]]:
-    """LoRA's part of the trainable tree, and {module: m}."""
+    """Split the trainable tree into LoRA's part and {module: m}."""
     leaves = flatten(theta)
     magnitudes = {path: leaves.pop(path) for path in list(leaves) if path.endswith(f"/{MAGNITUDE}")}
     return unflatten(leaves), {path.removesuffix(f"/{MAGNITUDE}"): m for path, m in magnitudes.items()}
 
 
 def _gains(merged: Params, magnitudes: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """{module: m / ‖V‖ [out]}, the factor of every column of V, which `merged` holds as kernels."""
+    """Return {module: m / ‖V‖ [out]}, the factors of the columns of V; the kernels in `merged` are V."""
     kernels = flatten(merged)
     gains = {}
     for module, magnitude in magnitudes.items():
         norm = jax.lax.stop_gradient(_norm(kernels[f"{module}/kernel"]))
-        gains[module] = magnitude / jnp.where(norm > 0, norm, 1.0)  # a column of zeros stays one
+        gains[module] = magnitude / jnp.where(norm > 0, norm, 1.0)  # a column of zeros stays zero
     return gains
 
 

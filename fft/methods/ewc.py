@@ -1,4 +1,4 @@
-"""Elastic weight consolidation: parameters that the original task depends on are held where they were."""
+"""Elastic weight consolidation: a penalty keeps parameters that the original task depends on near the base."""
 
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
@@ -14,7 +14,7 @@ from fft.methods.context import Context
 from fft.methods.informed import Informed, Stored
 from fft.methods.parts import Parts, StepContext
 
-LARGEST = 3e38  # a float32
+LARGEST = 3e38  # near the largest float32
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,8 @@ class EWC(Informed, Stored):
     """Add  ½ λ Σ F ⊙ (θ − θ*)²  with the diagonal Fisher information F of the original task at the base θ*.
 
     The sum runs over the MERGED parameters, so with LoRA it is ½ λ Σ F ⊙ (s·A·B)² and the frozen base is the anchor.
-    A fresh head has no original-task loss and takes no part. The Laplace argument with mean losses puts λ near
-    N_original / N_new, the unit `ratio`; the useful λ is larger, so search it on a logarithmic grid.
+    A fresh head has no original-task loss and is not penalised. The Laplace approximation with mean losses gives λ near
+    N_original / N_new, the unit `ratio`; the useful λ is often larger, so search it on a logarithmic grid.
 
     Reference: Kirkpatrick et al. 2017, arXiv 1612.00796, equation 3.
     """
@@ -32,20 +32,20 @@ class EWC(Informed, Stored):
     strength: Annotated[float, Interval(ge=0.0, le=LARGEST)] = 1000.0
     """λ"""
     unit: Literal["plain", "ratio"] = "plain"
-    """λ is the strength itself, or the strength times (original training rows / new training rows)"""
+    """plain: λ is the strength; ratio: the strength times (original training rows / new training rows)"""
 
     @property
-    def its_storage(self) -> Storage:
+    def fisher_storage(self) -> Storage:
         return self.storage
 
     def parts(self) -> Parts:
         return super().parts()._replace(prepare=self._prepare, pull=self._pull)
 
     def _prepare(self, context: Context, key: jax.Array) -> Params:
-        """{"fisher": the diagonal over every parameter but fresh heads, as stored, "unit": what λ is multiplied by}.
+        """Return {"fisher": the diagonal without fresh heads, as stored, "unit": the factor of the strength in λ}.
 
-        Raises: InputError without original data and without a Fisher, for a Fisher of another base, and where the
-        unit is a ratio and a number of rows is not known.
+        Raises: InputError if there are neither original data nor an artefact, for an artefact of another base, and if
+        the unit is `ratio` and a number of rows is not known.
         """
         stored, original_rows = self.information(context, key)
         unit = 1.0 if self.unit == "plain" else _ratio(original_rows, context.rows.get("new"))
@@ -59,5 +59,5 @@ class EWC(Informed, Stored):
 
 def _ratio(original_rows: int | None, new_rows: int | None) -> float:
     if not original_rows or not new_rows:
-        raise InputError("--ewc.unit ratio needs the rows of both tasks, original and new")
+        raise InputError("--ewc.unit ratio needs the rows of both tasks, original and new: use --ewc.unit plain")
     return original_rows / new_rows

@@ -1,4 +1,4 @@
-"""Freezing: some parameters keep their base values exactly."""
+"""Freezing: some parameters are not trained."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,20 +17,20 @@ from fft.methods.parts import Parts
 class Freeze(Method):
     """Freeze the embeddings and the lowest blocks, or whatever a pattern matches.
 
-    Layer numbers are parsed, never matched as text: block 1 is not block 10. Freezing block 0 and leaving the
-    embeddings free would let the layer under the frozen one move, so `blocks` always takes the embeddings along.
+    `blocks` always includes the embeddings, because otherwise a layer below the frozen blocks would still change. Layer
+    numbers are compared as numbers: block 1 is not block 10.
     """
 
     name: ClassVar[str] = "freeze"
     blocks: Annotated[CountOrZero | None, TELLS_DEFAULT] = None
-    """freeze the embeddings and this many blocks from below (default: half of them)"""
+    """freeze the embeddings and this many of the lowest blocks (default: half of them)"""
     pattern: str | None = None
-    """freeze the parameters whose whole path matches this regular expression, instead of by depth"""
+    """freeze the parameters whose full path matches this regular expression, instead of by depth"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.blocks is not None and self.pattern is not None:
-            raise InputError("--freeze.blocks and --freeze.pattern say two things; give one")
+            raise InputError("--freeze.blocks and --freeze.pattern exclude each other: give one of them")
 
     def parts(self) -> Parts:
         return Parts(rules=self._rules)
@@ -40,7 +40,7 @@ class Freeze(Method):
             return ((self.pattern, 0.0),)
         blocks = depth // 2 if self.blocks is None else self.blocks
         if blocks > depth:
-            raise InputError(f"--freeze.blocks {blocks}: the model has {counted(depth, 'block')}")
+            raise InputError(f"--freeze.blocks {blocks}: the model has {counted(depth, 'block')}; give no more")
         low = sorted({p.split("/")[0] for p in paths if depth_of(p, depth) == 0})
         ids = sorted({int(p.split("/")[1]) for p in paths if 1 <= depth_of(p, depth) <= blocks})
         patterns = [f"{name}/.*" for name in low] + [f"layers/{i}/.*" for i in ids]

@@ -1,4 +1,4 @@
-"""Full fine-tuning: every parameter is trained. The baseline that forgets."""
+"""Full fine-tuning: train every parameter. The baseline that forgets."""
 
 from dataclasses import dataclass
 from typing import ClassVar

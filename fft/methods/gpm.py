@@ -1,4 +1,4 @@
-"""Gradient projection memory: layers do not change what they make of the inputs that original rows give them."""
+"""Gradient projection memory: updates do not change a layer's outputs for the inputs of original rows."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -25,29 +25,29 @@ PARTS = ("kernel", "bias")
 
 @dataclass(frozen=True)
 class GPM(Method):
-    """Apply  U − M Mᵀ U  in place of a dense layer's update U, its kernel's [in, out] with the bias's as one more row.
+    """Apply  U − M Mᵀ U  in place of a dense layer's update U, the kernel's [in, out] with the bias's as one more row.
 
     The columns of M are the first left singular vectors of the layer's inputs (x, 1) over the tokens of original rows
-    in the base, as few as hold the share ε of the inputs' squared length. Then x W + b stays what it was for all x in
-    their span. Embeddings and norms, for which there is no such M, keep their values; a fresh head is free.
+    in the base: the fewest with the share ε of the inputs' squared length. Then x W + b does not change for (x, 1) in
+    their span. Embeddings and norms, which have no such M, are frozen; a fresh head is trained freely.
 
     Reference: Saha, Garg and Roy 2021, arXiv 2103.09762, which project the gradient.
     """
 
     name: ClassVar[str] = "gpm"
     threshold: PositiveShare = 0.95
-    """ε; 1 protects every direction that the inputs have"""
+    """ε; 1 protects every direction of the inputs"""
     samples: Count = 128
-    """original training rows whose inputs are looked at, chosen by the seed"""
+    """original training rows that are read, chosen by the seed"""
 
     def parts(self) -> Parts:
         return Parts(tree=BASE_TREE, needs=frozenset({"original"}), prepare=self._prepare, confine=_projected)
 
     def _prepare(self, context: Context, key: jax.Array) -> Params:
-        """{"inputs": M [in + 1, k] of each dense layer that is trained, "keep": for any other trained leaf 1 (a
-        fresh head's) or 0}.
+        """Return {"inputs": M [in + 1, k] of each trained dense layer, "keep": a factor for other trained leaves}.
 
-        Raises: InputError for a model without dense layers that original rows reach.
+        The factor is 1 in a fresh head, else 0.
+        Raises: InputError if no trained dense layer reads original rows.
         """
         leaves = [path for path in flatten(context.base) if context.is_trained(path)]
         total = _moments(context, self.samples)
@@ -60,24 +60,24 @@ class GPM(Method):
                 rows = [f"{layer}/{part}" in leaves for part in PARTS]
                 bases[layer] = self._basis(total[layer], *rows)
         if not bases:
-            raise InputError("gpm: no dense layer that is trained reads original rows: nothing to protect")
-        held, size = (sum(basis.shape[axis] for basis in bases.values()) for axis in (1, 0))
-        context.note(f"GPM: {held} of the {size} input directions of {len(bases)} dense layers are protected")
+            raise InputError("gpm: no trained dense layer reads original rows, so it has no effect: leave gpm out")
+        protected, size = (sum(basis.shape[axis] for basis in bases.values()) for axis in (1, 0))
+        context.note(f"GPM: {protected} of the {size} input directions of {len(bases)} dense layers are protected")
         return {"inputs": unflatten(bases), "keep": unflatten(keep)}
 
     def _basis(self, moments: jax.Array, kernel: bool, bias: bool) -> jax.Array:
-        """The first eigenvectors of the second moments, which are the left singular vectors of the inputs."""
+        """Return the first eigenvectors of the second moments, which are the left singular vectors of the inputs."""
         if not (kernel and bias):
             moments = moments[:-1, :-1] if kernel else moments[-1:, -1:]
         values, vectors = np.linalg.eigh(np.asarray(moments, np.float64))
         share = np.cumsum(values[::-1].clip(min=0.0)) / values.clip(min=0.0).sum()
-        # A sum of float32 products knows its small eigenvalues to about this share of the largest.
+        # Eigenvalues of a float32 sum are exact only up to about this share of the largest one.
         enough = min(self.threshold, 1 - len(values) * np.finfo(np.float32).eps)
         return jnp.float32(vectors[:, ::-1][:, : 1 + int(np.argmax(share >= enough))])
 
 
 def _projected(tx: "optax.GradientTransformation", now: StepContext) -> "optax.GradientTransformation":
-    """`tx` whose updates of a dense layer have no part along the protected directions of its inputs."""
+    """Wrap `tx`: project its updates of dense layers to be orthogonal to the protected input directions."""
 
     def update(gradients: Params, state: "optax.OptState", params: Params) -> tuple[Params, "optax.OptState"]:
         updates, state = updates_of(tx, gradients, state, params)
@@ -97,7 +97,7 @@ def _projected(tx: "optax.GradientTransformation", now: StepContext) -> "optax.G
 
 
 def _moments(context: Context, samples: int) -> dict[str, jax.Array]:
-    """The second moments of each dense layer's inputs over original rows."""
+    """Return the second moments of each dense layer's inputs over original rows."""
     from fft.models.probes.inputs import dense_inputs, second_moments
 
     batches, task = context.batches, context.original
@@ -113,5 +113,5 @@ def _moments(context: Context, samples: int) -> dict[str, jax.Array]:
     total: dict[str, jax.Array] = {}
     for batch in batches(samples, PREDICT_BATCH):
         context.poll()
-        total = {path: total.get(path, 0.0) + more for path, more in of_batch(context.base, batch).items()}
+        total = {path: total.get(path, 0.0) + moments for path, moments in of_batch(context.base, batch).items()}
     return total

@@ -1,4 +1,4 @@
-"""IA3: learned vectors stretch or inhibit keys, values and the MLP's inner activations; all kernels stay."""
+"""IA3: trained vectors rescale keys, values and the MLP's inner activations; the kernels are frozen."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -19,11 +19,11 @@ IN, OUT = "ia3_in", "ia3_out"
 
 @dataclass(frozen=True)
 class IA3(Method):
-    """y' = l ⊙ (x·W + b) for a layer that makes activations, y' = (l ⊙ x)·W + b for one that reads inner ones.
+    """y' = l ⊙ (x·W + b) for the roles query, key, value and up; y' = (l ⊙ x)·W + b for out and down.
 
-    With l [out] the merged layer has the kernel W·diag(l) and the bias l ⊙ b, with l [in] the kernel diag(l)·W. `out`
-    and `down` read what attention and the MLP have made inside; the other roles make. l starts at 1, so step 0 is the
-    base; heads are trained whole beside it.
+    `out` and `down` read the inner activations of attention and MLP, so their inputs are rescaled. With l [out] the
+    merged layer has the kernel W·diag(l) and the bias l ⊙ b, with l [in] the kernel diag(l)·W. l starts at 1, so step 0
+    is the base; heads are trained fully.
 
     Reference: Liu et al. 2022, arXiv 2205.05638, section 3.3.
     """
@@ -36,7 +36,7 @@ class IA3(Method):
         return Parts(tree=Tree(self._init, _merge), lr=3e-3)
 
     def modules(self, paths: Iterable[str]) -> list[str]:
-        """The module paths (a kernel's path without `/kernel`) that get a vector."""
+        """Return the paths of the modules (a kernel's path without `/kernel`) that get a vector."""
         return targeted(self.targets, paths, "ia3.targets")
 
     def _init(self, base: Params, key: jax.Array) -> Params:

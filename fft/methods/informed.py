@@ -1,4 +1,4 @@
-"""What methods share that read the Fisher information of the original task: a pass of the run's own, or an artefact."""
+"""The base of methods that use the Fisher information of the original task: measured by the run or read from disk."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -23,18 +23,18 @@ from fft.tasks import Regress
 
 @dataclass(frozen=True)
 class Stored(FisherPass):
-    """The settings of a pass, and of how what it finds is kept."""
+    """The settings of a Fisher pass and of the storage of its result."""
 
     storage: Storage = "float32"
-    """how the pass of the run's own is kept: float32, bfloat16, or int8 in blocks"""
+    """how the run stores the Fisher information it measures: float32, bfloat16, or int8 in blocks"""
 
 
 @dataclass(frozen=True)
 class Informed(FisherPass, Method):
-    """The settings of the pass, or the artefact in its place."""
+    """A method with the settings of its own Fisher pass, or the artefact to read instead."""
 
     fisher: Annotated[str | None, TELLS_DEFAULT, LOCAL] = None
-    """what `fft fisher` wrote, in place of a pass of the run's own; then no original data are needed"""
+    """the folder that `fft fisher` wrote, instead of measuring in this run; then no original data are needed"""
 
     def __post_init__(self) -> None:
         Method.__post_init__(self)
@@ -42,16 +42,18 @@ class Informed(FisherPass, Method):
         unused = [name for name, default in defaults.items() if getattr(self, name) != default]
         if unused:
             flag = f"--{self.name}.{unused[0].replace('_', '-')}"
-            raise InputError(f"{flag} is of the run's own Fisher pass, which --fisher replaces: leave one out")
+            raise InputError(
+                f"{flag} is a setting of the run's own Fisher pass, which --fisher replaces: leave one out"
+            )
 
     @property
-    def its_storage(self) -> Storage:
-        """How what its own pass finds is kept."""
+    def fisher_storage(self) -> Storage:
+        """The storage of the result of its own pass."""
         return "float32"
 
     @property
-    def its_pass(self) -> FisherPass:
-        """The pass of its own, as settings of nothing else."""
+    def fisher_pass(self) -> FisherPass:
+        """The settings of its own pass."""
         return FisherPass(**{field.name: getattr(self, field.name) for field in dataclasses.fields(FisherPass)})
 
     def continued(self, run: str | None, fisher: str | None) -> "Informed":
@@ -59,52 +61,56 @@ class Informed(FisherPass, Method):
 
     @property
     def _defaults(self) -> dict:
-        """The settings that are of a pass of its own."""
+        """The defaults of the settings of its own pass."""
         own = {field.name for field in dataclasses.fields(FisherPass)} | {"storage"}
         return {field.name: field.default for field in dataclasses.fields(self) if field.name in own}
 
     def parts(self) -> Parts:
-        """Without what is made of the information."""
+        """Return the slots for reading or measuring the information; subclasses add its use."""
         if self.fisher is None:
             return Parts(needs=frozenset({"original"}))
         return Parts(check=partial(self._check, self.fisher))
 
     def _check(self, fisher: str, context: Context) -> None:
-        """Refuse an artefact of another base, of a head that is still to be fitted, or of another original task."""
-        _, told = load_fisher(fisher, context.base, context.base_sha256)
+        """Reject an artefact of another base or original task, or one without the head that the run fits.
+
+        Raises: InputError.
+        """
+        _, provenance = load_fisher(fisher, context.base, context.base_sha256)
         if context.fitted:
             raise InputError(
-                f"--original-head fit trains a head that the Fisher information in {fisher} knows nothing of: "
-                "leave --fisher out, and the run measures its own"
+                f"--original-head fit trains a head that the Fisher information in {fisher} does not cover: leave "
+                "--fisher out, and the run measures its own"
             )
         original = context.original
         if context.batches is None or original is None:
             return
-        if set(original.heads) - set(told["tasks"]):
+        if set(original.heads) - set(provenance["tasks"]):
+            tasks = ", ".join(provenance["tasks"])
             raise InputError(
-                f"the Fisher information in {fisher} is of the task {', '.join(told['tasks'])}, the original task of "
-                f"this run is {original.name}"
+                f"the Fisher information in {fisher} is of the task {tasks}, the original task of this run is "
+                f"{original.name}: give the Fisher information of that task"
             )
-        if told["task"]["name"] == original.name and told["data"]["train"] != context.identity["original"]:
-            context.note(f"warning: {fisher} read other rows than this run's original training rows")
+        if provenance["task"]["name"] == original.name and provenance["data"]["train"] != context.identity["original"]:
+            context.note(f"warning: the pass of {fisher} read other rows than this run's original training rows")
 
     def information(self, context: Context, key: jax.Array) -> tuple[Params, int | None]:
-        """The diagonal over every parameter but fresh heads, as stored, and the original training rows behind it.
+        """Return the diagonal without fresh heads, as stored, and the number of original training rows.
 
-        Raises: InputError without original data and without a Fisher, and for a Fisher of another base.
+        Raises: InputError if there are neither original data nor an artefact, and for an artefact of another base.
         """
         if self.fisher is not None:
-            stored, told = load_fisher(self.fisher, context.base, context.base_sha256)
-            more = f", of {tasks_of(told)}, from {self.fisher}"
-            _note(context, told["estimator"], told["examples"], told["trace"], more)
-            return stored, told["data"]["train_rows"]
+            stored, provenance = load_fisher(self.fisher, context.base, context.base_sha256)
+            source = f", of {tasks_of(provenance)}, from {self.fisher}"
+            _note(context, provenance["estimator"], provenance["examples"], provenance["trace"], source)
+            return stored, provenance["data"]["train_rows"]
         if context.batches is None:
             raise InputError(f"{self.name} measures the original task: give --original, or --fisher")
-        found, task = context.fisher(self, key)
+        measured, task = context.fisher(self, key)
         sigma = f", residual sd {task.sigma:.4g}" if isinstance(task, Regress) else ""
-        _note(context, found.estimator, found.examples, found.trace, sigma)
-        return pack(found.diagonal, self.its_storage), context.rows.get("original")
+        _note(context, measured.estimator, measured.examples, measured.trace, sigma)
+        return pack(measured.diagonal, self.fisher_storage), context.rows.get("original")
 
 
-def _note(context: Context, estimator: str, examples: int, trace: float, more: str) -> None:
-    context.note(f"Fisher ({estimator}) over {counted(examples, 'original row')}: trace {trace:.4g}{more}")
+def _note(context: Context, estimator: str, examples: int, trace: float, suffix: str) -> None:
+    context.note(f"Fisher ({estimator}) over {counted(examples, 'original row')}: trace {trace:.4g}{suffix}")

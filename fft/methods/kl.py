@@ -1,4 +1,4 @@
-"""KL to the base: on original or unlabelled inputs the original head goes on saying what the base said."""
+"""KL to the base: distil the original head's predictions from the base on original or unlabelled inputs."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -19,22 +19,23 @@ from fft.tasks import Task
 
 @dataclass(frozen=True)
 class KL(Method):
-    """Add  λ τ² mean KL(p* ‖ p)  over a batch of inputs; p* and p are what the original head says in the base and now.
+    """Add  λ τ² mean KL(p* ‖ p)  over a batch of inputs; p* and p are the original head's predictions in the
+    base and now.
 
-    Labels are not used. The base's logits are computed once, before step 1, for the rows that the run will see.
+    Labels are not used. The base's logits are computed once, before step 1, for the rows that the run will read.
 
-    References: Hinton et al. 2015, arXiv 1503.02531; Li and Hoiem 2016, arXiv 1606.09282, who take new inputs (lwf).
+    References: Hinton et al. 2015, arXiv 1503.02531; Li and Hoiem 2016, arXiv 1606.09282, who use new inputs (lwf).
     """
 
     name: ClassVar[str] = "kl"
     strength: NonNegative = 1.0
     """λ"""
     on: Literal["original", "unlabelled"] = "original"
-    """whose inputs: the original task's training rows, or the texts of --unlabelled"""
+    """the inputs: the original task's training rows, or the texts of --unlabelled"""
     ratio: Ratio = 1.0
-    """such inputs of a step for each new row"""
+    """such inputs per new row in a step"""
     temperature: Positive = 1.0
-    """τ; above 1 the unlikely answers weigh more"""
+    """τ; above 1 unlikely classes have more weight"""
 
     def parts(self) -> Parts:
         return Parts(
@@ -46,7 +47,7 @@ class KL(Method):
         )
 
     def _prepare(self, context: Context, key: jax.Array) -> Params:
-        """{"logits": the base's [N, C], or [N, T, C], at the places of the stream's rows}."""
+        """Return {"logits": the base's [N, C], or [N, T, C], by index of the stream's rows}."""
         return base_logits(context, self.on)
 
     def _loss(self, now: StepContext, outputs: Outputs, batch: Batch, task: Task) -> jax.Array:
@@ -54,25 +55,29 @@ class KL(Method):
 
 
 def require_head(method: str, context: Context) -> None:
-    """Refuse a base without an original head."""
+    """Reject a base without an original head.
+
+    Raises: InputError.
+    """
     if context.original is None:
         raise InputError(
-            f"{method} keeps what the original head says, and the checkpoint has none, or none that is its classifier: "
-            "name it with --original-head, or give --original with --original-head fit"
+            f"{method} preserves the predictions of the original head, and the checkpoint has no head that is its "
+            "classifier: name one with --original-head, or give --original with --original-head fit"
         )
 
 
 def base_logits(context: Context, stream: str) -> Params:
-    """{"logits": [N, C] or [N, T, C]}, the base's own of the original head on a stream."""
+    """Return {"logits": [N, C] or [N, T, C]} of the base's original head on a stream."""
     return {"logits": jnp.asarray(context.teacher.outputs(stream, "logits"))}
 
 
 def divergence(outputs: Outputs, batch: Batch, aux: Params, task: Task, temperature: float) -> jax.Array:
-    """KL of the original head's answers from the base's, [B], or [B, T] of a task that reads tokens; `aux` is what
-    `base_logits` gave.
+    """Return the task's divergence of the original head's predictions from the base's at a temperature.
+
+    [B], or [B, T] for a task that reads tokens; `aux` is the result of `base_logits`.
     """
     logits = task.logits(outputs, batch)
     teacher = aux["logits"][batch.row]
     if task.reads == "tokens":
-        teacher = teacher[:, : logits.shape[1]]  # it is as long as the longest row
+        teacher = teacher[:, : logits.shape[1]]  # the base's logits are padded to the longest row
     return task.divergence(teacher, logits, temperature)

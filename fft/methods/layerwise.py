@@ -1,4 +1,4 @@
-"""Layer-wise learning rates: low layers, which hold the most reusable features, move least."""
+"""Layer-wise learning rates: the lowest layers, whose features are the most general, change least."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,17 +12,17 @@ from fft.methods.parts import Parts
 
 @dataclass(frozen=True)
 class Layerwise(Method):
-    """Multiply the rate of a parameter by decay^(top - depth).
+    """Multiply the learning rate of a parameter by decay^(top - depth).
 
     Depth 0 is the embeddings, i + 1 is block i, and the top (blocks + 1) is everything above the blocks: pooler,
-    final norm, heads. With 6 blocks and decay 0.9 the embeddings learn at 0.9^7 = 0.48 of the rate.
+    final norm, heads. With 6 blocks and decay 0.9 the rate of the embeddings is multiplied by 0.9^7 = 0.48.
 
     Reference: Howard and Ruder 2018 (ULMFiT), arXiv 1801.06146, section 3.2; indexed as in BEiT, arXiv 2106.08254.
     """
 
     name: ClassVar[str] = "layerwise"
     decay: Share = 0.9
-    """the factor from one depth to the one below"""
+    """the factor from one depth to the next lower one"""
 
     def parts(self) -> Parts:
         return Parts(rules=self._rules)

@@ -1,4 +1,4 @@
-"""LoRA: a low-rank update of some kernels is trained, the base stays as it is underneath."""
+"""LoRA: train a low-rank update of some kernels; the base is frozen."""
 
 import math
 from collections.abc import Iterable
@@ -22,13 +22,13 @@ A, B = "lora_a", "lora_b"
 
 @dataclass(frozen=True)
 class LoRA(Method):
-    """W' = W + (α/r) A·B  with A [in, R], B [R, out]; heads are trained whole beside it.
+    """W' = W + (α/R) A·B  with A [in, R], B [R, out]; heads are trained fully.
 
-    A starts uniform in ±1/√in, B at zero, so step 0 is the base. The original task does change while the adapter
-    is on; with it off, the model is the base bit for bit.
+    A starts uniform in ±1/√in, B at zero, so step 0 is the base. The adapter changes the scores of the original task;
+    without the adapter, the model is the base bit for bit.
 
-    Dropout: merged, one mask a step falls on A's input rows. PEFT masks every token's input on its own, which no
-    merged weight can express; `factored` keeps A and B apart in the forward pass and gives that form.
+    Dropout: in merged form one mask per step drops rows of A, that is, inputs. PEFT masks each token's input
+    separately, which no merged weight can express; `factored` applies A and B separately and does the same.
 
     Reference: Hu et al. 2021, arXiv 2106.09685, section 4.1.
     """
@@ -39,7 +39,7 @@ class LoRA(Method):
     alpha: NonNegative = 16.0
     """α, which sets the scale s of the update"""
     dropout: DropShare = 0.0
-    """share of the adapter's inputs dropped in training"""
+    """probability of dropping an input of the adapter in training"""
     targets: str = "query,value"
     """roles (query, key, value, out, up, down, comma-separated), all-linear, or a pattern over module paths"""
     factored: bool = False
@@ -54,17 +54,20 @@ class LoRA(Method):
         return self.alpha / self.rank
 
     def modules(self, paths: Iterable[str]) -> list[str]:
-        """The module paths (a kernel's path without `/kernel`) that get an update."""
+        """Return the paths of the modules (a kernel's path without `/kernel`) that get an update."""
         return targeted(self.targets, paths, f"{self.name}.targets")
 
     def _check(self, context: Context) -> None:
-        """Refuse kernels that have no room for R."""
+        """Reject a rank R above that of every kernel.
+
+        Raises: InputError.
+        """
         leaves = flatten(context.base)
         most = max(min(leaves[f"{module}/kernel"].shape) for module in self.modules(leaves))
         if self.rank > most:
             raise InputError(
-                f"--{self.name}.rank {self.rank}: the kernels that {self.targets} names have a rank of at most {most}; "
-                "a larger one adds nothing to what they can become"
+                f"--{self.name}.rank {self.rank}: the kernels that {self.targets} names have a rank of at most {most}: "
+                "give at most that"
             )
 
     def _init(self, base: Params, key: jax.Array) -> Params:
@@ -111,5 +114,5 @@ class LoRA(Method):
 
 
 def modules_of(leaves: Iterable[str]) -> list[str]:
-    """The modules that an adapter's leaves belong to, by path."""
+    """Return the sorted paths of the modules that an adapter's leaves belong to."""
     return sorted(path.removesuffix(f"/{A}") for path in leaves if path.endswith(f"/{A}"))

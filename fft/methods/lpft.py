@@ -1,4 +1,4 @@
-"""LP-FT: first the head alone on the features as they are, then everything."""
+"""LP-FT: linear probing, then fine-tuning: train the heads first, then everything."""
 
 import math
 from dataclasses import dataclass
@@ -20,23 +20,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LPFT(Method):
-    """Train the heads alone for the first  ⌈share · steps⌉  steps, then whatever else is trained as well. Until then
-    the rest keeps its value bit for bit.
+    """Train only the heads for the first  ⌈share · steps⌉  steps, then the other trained parameters as well. Until then
+    these do not change by a bit.
 
-    A fresh head asks the features to change at random. One that was fitted first asks for what the task lacks.
+    The gradients of a random head distort the features; those of a fitted head add what the task needs.
 
     Reference: Kumar et al. 2022, arXiv 2202.10054.
     """
 
     name: ClassVar[str] = "lpft"
     share: Share = 0.3
-    """of the run's steps that train the heads alone"""
+    """share of the run's steps that train only the heads"""
 
     def parts(self) -> Parts:
         return Parts(prepare=self._prepare, confine=_gated)
 
     def _prepare(self, context: Context, key: jax.Array) -> Params:
-        """{"until": the number of those steps, int32 []}."""
+        """Return {"until": the number of steps that train only the heads, int32 []}."""
         return {"until": jnp.int32(math.ceil(self.share * context.steps))}
 
 

@@ -1,4 +1,4 @@
-"""Learning without forgetting: on the NEW inputs the original head goes on saying what the base said."""
+"""Learning without forgetting: distil the original head's predictions from the base on the NEW inputs."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -18,19 +18,20 @@ from fft.tasks import Task
 
 @dataclass(frozen=True)
 class LwF(Method):
-    """Add  λ τ² mean KL(p* ‖ p)  over the new task's own batch, p* and p the base's and the model's answers of the
-    original head. It needs no original data, and no second forward pass.
+    """Add  λ τ² mean KL(p* ‖ p)  over the new task's own batch, p* and p the predictions of the original head in the
+    base and now. It needs no original data and no second forward pass.
 
-    How much it keeps depends on how much the new inputs say about the original ones.
+    It preserves the original task only as far as the new inputs resemble the original ones.
 
-    Reference: Li and Hoiem 2016, arXiv 1606.09282, equation 2 (with KL for their cross-entropy: the same gradient).
+    Reference: Li and Hoiem 2016, arXiv 1606.09282, equation 2 (with KL instead of cross-entropy, which has the same
+    gradient).
     """
 
     name: ClassVar[str] = "lwf"
     strength: NonNegative = 1.0
     """λ"""
     temperature: Positive = 2.0
-    """τ; above 1 the unlikely answers weigh more"""
+    """τ; above 1 unlikely classes have more weight"""
 
     def parts(self) -> Parts:
         return Parts(
@@ -41,7 +42,7 @@ class LwF(Method):
         )
 
     def _prepare(self, context: Context, key: jax.Array) -> Params:
-        """{"logits": the base's [N, C] at the places of the new training rows}."""
+        """Return {"logits": the base's [N, C], by index of the new training rows}."""
         return base_logits(context, "new")
 
     def _loss(self, now: StepContext, outputs: Outputs, batch: Batch, task: Task) -> jax.Array:

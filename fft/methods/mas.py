@@ -1,4 +1,4 @@
-"""Memory aware synapses: parameters that the base's answers depend on are held where they were."""
+"""Memory aware synapses: a penalty keeps parameters that the base's outputs depend on near the base."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,10 +22,10 @@ from fft.tasks import Task
 
 @dataclass(frozen=True)
 class MAS(Method):
-    """Add  λ Σ Ω ⊙ (θ − θ*)²  with  Ω = mean over original rows of |∂ ‖z‖² / ∂θ|,  z [C] what the original head of the
-    base says. Labels are not used.
+    """Add  λ Σ Ω ⊙ (θ − θ*)²  with  Ω = mean over original rows of |∂ ‖z‖² / ∂θ|,  z [C] the logits of the original
+    head of the base. Labels are not used.
 
-    The sum runs over the MERGED parameters. A fresh head has no original value and takes no part.
+    The sum runs over the MERGED parameters. A fresh head has no original value and is not penalised.
 
     Reference: Aljundi et al. 2018, arXiv 1711.09601, section 4, with the squared norm that they use for many outputs.
     """
@@ -40,15 +40,15 @@ class MAS(Method):
         return Parts(needs=frozenset({"original"}), prepare=self._prepare, pull=self._pull)
 
     def _prepare(self, context: Context, key: jax.Array) -> Params:
-        """Ω, shaped like every parameter but fresh heads."""
+        """Return Ω, shaped like the parameters without fresh heads."""
         task, batches = context.original, context.batches
         assert task is not None and batches is not None  # the method needs original data
-        held = unflatten({p: leaf for p, leaf in flatten(context.base).items() if not context.is_fresh(p)})
+        measured = unflatten({p: leaf for p, leaf in flatten(context.base).items() if not context.is_fresh(p)})
         add = _adder(context.model, task)
-        total, examples = jax.tree.map(jnp.zeros_like, held), 0
+        total, examples = jax.tree.map(jnp.zeros_like, measured), 0
         for batch in batches(self.samples, PREDICT_BATCH):
             context.poll()
-            total = add(total, held, context.base, batch)
+            total = add(total, measured, context.base, batch)
             examples += int(np.sum(row_weight(batch.weight) > 0))
         omega = jax.tree.map(lambda leaf: leaf / examples, total)
         trace = float(leaf_sum(jnp.sum(leaf) for leaf in jax.tree.leaves(omega)))
@@ -60,18 +60,18 @@ class MAS(Method):
 
 
 def _adder(model: Network, task: Task) -> Callable[[Params, Params, Params, Batch], Params]:
-    """The compiled (total, held, base, batch) -> total + Σ_b |∂ ‖z_b‖² / ∂ held|, a row at a time."""
+    """Return the compiled (total, measured, base, batch) -> total + Σ_b |∂ ‖z_b‖² / ∂ measured|, row by row."""
 
-    def squared_length(held: Params, base: Params, row: Batch) -> jax.Array:
-        # Classes that the row's head lacks add a constant, and so nothing to the gradient.
-        logits = task.logits(outputs_of(model, overlay(base, held), row, read=(task.reads,)), row)
+    def squared_length(measured: Params, base: Params, row: Batch) -> jax.Array:
+        # Classes that the row's head lacks add a constant, whose gradient is 0.
+        logits = task.logits(outputs_of(model, overlay(base, measured), row, read=(task.reads,)), row)
         return jnp.sum(jnp.square(row.weight[..., None] * logits))
 
     @jax.jit
-    def add(total: Params, held: Params, base: Params, batch: Batch) -> Params:
+    def add(total: Params, measured: Params, base: Params, batch: Batch) -> Params:
         def of_row(total: Params, row: Batch) -> tuple[Params, None]:
             row = jax.tree.map(lambda x: x[None], row)
-            slope, real = jax.grad(squared_length)(held, base, row), row_weight(row.weight)[0] > 0
+            slope, real = jax.grad(squared_length)(measured, base, row), row_weight(row.weight)[0] > 0
             return jax.tree.map(lambda t, g: t + jnp.where(real, jnp.abs(g), 0.0), total, slope), None
 
         return jax.lax.scan(of_row, total, batch)[0]

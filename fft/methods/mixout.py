@@ -1,4 +1,4 @@
-"""Mixout: in every training step some weights are the base's, so that the trained ones cannot stray far from it."""
+"""Mixout: in every training step random weights are replaced by the base's, which keeps the others near it."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -18,16 +18,16 @@ from fft.methods.trees import BASE_TREE
 @dataclass(frozen=True)
 class Mixout(Method):
     """Compute a step with  ((1 − M) ⊙ θ + M ⊙ θ* − p θ*) / (1 − p)  in place of every kernel θ, M drawn anew from
-    Bernoulli(p) for each number of it; its mean over M is θ. θ* is the base's kernel. Scoring takes θ itself.
+    Bernoulli(p) for each weight; its mean over M is θ. θ* is the base's kernel. Scoring takes θ itself.
 
-    A fresh head has no original value and is left as it is. With θ* = 0 this would be dropout of weights.
+    A fresh head has no original value and is not mixed. With θ* = 0 this would be dropout of weights.
 
     Reference: Lee, Cho and Kang 2020, arXiv 1909.11299, equation 5.
     """
 
     name: ClassVar[str] = "mixout"
     probability: DropShare = 0.7
-    """p, the share of a kernel's numbers that are the base's in a step"""
+    """p, the probability that a weight of a kernel is the base's in a step"""
 
     def parts(self) -> Parts:
         return Parts(tree=BASE_TREE, prepare=_prepare, mix=self._mix)
@@ -42,12 +42,14 @@ class Mixout(Method):
 
 
 def _prepare(context: Context, key: jax.Array) -> Params:
-    """One scalar a kernel that is trained and that the base has a value for.
+    """Return one scalar for each trained kernel of the base, fresh heads excluded.
 
-    Raises: InputError where there is none.
+    Raises: InputError if there is none.
     """
     mixed = {path: leaf for path, leaf in flatten(context.is_original()).items() if path.endswith("/kernel")}
     mixed = {path: leaf for path, leaf in mixed.items() if leaf > 0 and context.is_trained(path)}
     if not mixed:
-        raise InputError("mixout: no kernel of the base is trained, and other parameters are not mixed: leave it out")
+        raise InputError(
+            "mixout: no kernel of the base is trained, and other parameters are not mixed: leave mixout out"
+        )
     return unflatten(mixed)

@@ -1,4 +1,4 @@
-"""Norm tuning: only the norms are trained."""
+"""Norm tuning: train only the layer norms."""
 
 import re
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ from fft.methods.trees import BASE_TREE, trained_alone
 
 @dataclass(frozen=True)
 class NormTuning(Method):
-    """Train scale and bias of every layer norm, and the heads; freeze everything else.
+    """Train the scale and bias of every layer norm, and the heads; freeze everything else.
 
     Reference: Qi et al. 2022, arXiv 2211.08682, section 3.
     """

@@ -1,4 +1,4 @@
-"""Orthogonal gradient descent: no step moves along what changes the original answers of some rows."""
+"""Orthogonal gradient descent: updates are orthogonal to the gradients of the base's outputs on original rows."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 MOST_DIRECTIONS = 4096
 SPANNED = 1e-3
-"""a gradient of which less than this share is left points where the others do; float32 says no more"""
+"""the smallest share of a gradient outside the span of the others that is a new direction, given float32 errors"""
 
 
 @dataclass(frozen=True)
@@ -35,45 +35,47 @@ class OGD(Method):
     """Apply  u − Σ_k ⟨u, v_k⟩ v_k  in place of the optimizer's update u. The v_k are the gradients ∂z_y / ∂θ of K
     original rows in the base, orthonormalised; z_y is the original head's logit of the row's label y.
 
-    To first order no step changes these logits, whatever the optimizer makes of the gradient. The inner products run
-    over the trained leaves that are not a fresh head's.
+    To first order no step changes these logits, whatever the optimizer does to the gradient. The inner products run
+    over the trained leaves outside fresh heads.
 
     Reference: Farajtabar et al. 2020, arXiv 1910.07104, algorithm 1 (OGD-GTL), which projects the gradient.
     """
 
     name: ClassVar[str] = "ogd"
     directions: Annotated[int, Interval(ge=1, le=MOST_DIRECTIONS)] = 16
-    """K, original training rows; each takes as much memory as the trained parameters"""
+    """K, original training rows; each direction takes as much memory as the trained parameters"""
 
     def parts(self) -> Parts:
         return Parts(tree=BASE_TREE, needs=frozenset({"original"}), prepare=self._prepare, confine=_orthogonal)
 
     def _prepare(self, context: Context, key: jax.Array) -> Params:
-        """The orthonormal directions [K', leaf shape]; K' < K where gradients depend on each other.
+        """Return the orthonormal directions [K', leaf shape]; K' < K if the gradients are linearly dependent.
 
-        Raises: InputError where nothing that is trained has a say in the original answers.
+        Raises: InputError if no trained parameter influences the original logits.
         """
         task, batches = context.original, context.batches
         assert task is not None and batches is not None  # the method needs original data
         leaves = flatten(context.base)
-        held = {p: leaf for p, leaf in leaves.items() if context.is_trained(p) and not context.is_fresh(p)}
+        protected = {p: leaf for p, leaf in leaves.items() if context.is_trained(p) and not context.is_fresh(p)}
         add = _adder(context.model, task)
-        basis = unflatten({path: jnp.zeros((self.directions, *leaf.shape)) for path, leaf in held.items()})
-        found = rows = 0
+        basis = unflatten({path: jnp.zeros((self.directions, *leaf.shape)) for path, leaf in protected.items()})
+        count = rows = 0
         for batch in batches(self.directions, PREDICT_BATCH):
             context.poll()
             for at in np.flatnonzero(row_weight(batch.weight) > 0)[: self.directions - rows]:
                 row = jax.tree.map(lambda values, at=at: values[at : at + 1], batch)
-                basis, is_new = add(basis, found, unflatten(held), context.base, row)
-                found, rows = found + int(is_new), rows + 1
-        if not found:
-            raise InputError("ogd: no parameter that is trained has a say in the original answers: nothing to protect")
-        context.note(f"OGD: {counted(found, 'orthonormal direction')} from {counted(rows, 'original row')}")
-        return jax.tree.map(lambda leaf: leaf[:found], basis)
+                basis, is_new = add(basis, count, unflatten(protected), context.base, row)
+                count, rows = count + int(is_new), rows + 1
+        if not count:
+            raise InputError(
+                "ogd: no trained parameter influences the original logits, so it has no effect: leave ogd out"
+            )
+        context.note(f"OGD: {counted(count, 'orthonormal direction')} from {counted(rows, 'original row')}")
+        return jax.tree.map(lambda leaf: leaf[:count], basis)
 
 
 def _orthogonal(tx: "optax.GradientTransformation", now: StepContext) -> "optax.GradientTransformation":
-    """`tx` whose updates have no part along the directions."""
+    """Wrap `tx`: remove the component of its updates along the directions."""
 
     def update(gradients: Params, state: "optax.OptState", params: Params) -> tuple[Params, "optax.OptState"]:
         updates, state = updates_of(tx, gradients, state, params)
@@ -83,24 +85,27 @@ def _orthogonal(tx: "optax.GradientTransformation", now: StepContext) -> "optax.
 
 
 def _without(basis: dict[str, jax.Array], leaves: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """The leaves that have directions in the basis, less their part along these."""
+    """Return the leaves in the basis without their component along its directions."""
     along = leaf_sum(jnp.tensordot(v, leaves[path], v.ndim - 1, precision="highest") for path, v in basis.items())
     return {path: leaves[path] - jnp.tensordot(along, v, 1, precision="highest") for path, v in basis.items()}
 
 
 def _adder(model: Network, task: Task) -> Callable[[Params, int, Params, Params, Batch], tuple[Params, jax.Array]]:
-    """The compiled (basis, k, held, base, row) -> (basis with the row's direction at k, or as it was; whether)."""
+    """Return the compiled (basis, k, protected, base, row) -> (basis, is_new).
 
-    def answer(held: Params, base: Params, row: Batch) -> jax.Array:
-        logits = task.logits(outputs_of(model, overlay(base, held), row, read=(task.reads,)), row)
+    If the row's gradient has a new direction, the basis has it at index k, else it is unchanged.
+    """
+
+    def logit(protected: Params, base: Params, row: Batch) -> jax.Array:
+        logits = task.logits(outputs_of(model, overlay(base, protected), row, read=(task.reads,)), row)
         of_target = jnp.expand_dims(row.targets if task.labels else jnp.zeros_like(row.targets, jnp.int32), -1)
         return jnp.sum(row.weight * jnp.take_along_axis(logits, of_target, axis=-1)[..., 0])
 
     @partial(jax.jit, donate_argnums=0)
-    def add(basis: Params, k: int, held: Params, base: Params, row: Batch) -> tuple[Params, jax.Array]:
+    def add(basis: Params, k: int, protected: Params, base: Params, row: Batch) -> tuple[Params, jax.Array]:
         basis = flatten(basis)
-        slope = flatten(jax.grad(answer)(held, base, row))
-        # Twice: once leaves rounding errors as large as what was taken away.
+        slope = flatten(jax.grad(logit)(protected, base, row))
+        # Twice, because one pass leaves rounding errors in proportion to the removed component.
         rest = _without(basis, _without(basis, slope))
         before, after = (jnp.sqrt(leaf_sum(jnp.vdot(g, g) for g in leaves.values())) for leaves in (slope, rest))
         is_new = after > SPANNED * before

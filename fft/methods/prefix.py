@@ -1,4 +1,4 @@
-"""Prefix tuning: keys and values before those of the text are trained in every block, the model stays."""
+"""Prefix tuning: train keys and values in front of those of the text in every block; the model is frozen."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -11,23 +11,23 @@ from fft.methods.base import Method
 from fft.methods.parts import Parts
 from fft.methods.trees import Tree, copied_heads
 
-SPREAD = 0.02  # as BERT's own parameters start
+SPREAD = 0.02  # the standard deviation of BERT's own initialisation
 
 
 @dataclass(frozen=True)
 class PrefixTuning(Method):
-    """Let every block attend to P trained keys and values besides those of the text: [P, blocks, 2, D]; heads as well.
+    """Let every block attend to P trained keys and values [P, blocks, 2, D] besides those of the text; train the heads.
 
-    They are trained as they are, without the network that the reference trains them through, which only eases the
-    training. No kernel changes, but what the heads read does, from the first step on: step 0 of a run is scored and
-    kept as the base without them.
+    The prefixes are trained directly, without the network that the reference uses to ease their training. No kernel
+    changes, but the input of the heads does, even before the first step: so step 0 of a run is scored and saved as the
+    base without prefixes.
 
     Reference: Li and Liang 2021, arXiv 2101.00190, section 4.2.
     """
 
     name: ClassVar[str] = "prefix"
     tokens: Count = 20
-    """P; they take places that are missing for the text, where the model has few positions"""
+    """P; they use up positions of the model, which limits the length of texts"""
 
     def parts(self) -> Parts:
         return Parts(tree=Tree(self._init, overlay, plain=False), lr=1e-2)

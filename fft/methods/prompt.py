@@ -1,4 +1,4 @@
-"""Prompt tuning: virtual tokens before every text are trained, the model stays."""
+"""Prompt tuning: train virtual tokens in front of every text; the model is frozen."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -14,17 +14,17 @@ from fft.methods.trees import Tree, copied_heads
 
 @dataclass(frozen=True)
 class PromptTuning(Method):
-    """Put P virtual tokens, trained embeddings [P, D], before the words of every text; heads are trained whole beside.
+    """Put P virtual tokens, trained embeddings [P, D], before the words of every text; heads are trained fully.
 
-    They begin as the embeddings of words drawn from the vocabulary. No kernel changes, but what the heads read does,
-    from the first step on: step 0 of a run is scored and kept as the base without them.
+    They start as the embeddings of words drawn from the vocabulary. No kernel changes, but the input of the heads does,
+    even before the first step: so step 0 of a run is scored and saved as the base without virtual tokens.
 
     Reference: Lester et al. 2021, arXiv 2104.08691, section 2.
     """
 
     name: ClassVar[str] = "prompt"
     tokens: Count = 20
-    """P; they take places that are missing for the text, where the model has few positions"""
+    """P; they use up positions of the model, which limits the length of texts"""
 
     def parts(self) -> Parts:
         return Parts(tree=Tree(self._init, overlay, plain=False), lr=1e-3)

@@ -1,4 +1,4 @@
-"""RecAdam: the pull to the base is strong at first and fades, outside of the optimizer's own arithmetic."""
+"""RecAdam: a pull to the base, decoupled from the optimizer, that is strong at first and fades."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -19,9 +19,9 @@ class RecAdam(Method):
     """Apply  λ(t) u − min(1, η (1 − λ(t)) γ) (θ − θ*)  in place of the optimizer's update u of step t, with the
     learning rate η of the leaf and  λ(t) = 1 / (1 + exp(−(t − t₀) / w)),  which rises from 0 to 1 around t₀.
 
-    The run recalls the base first and learns the new task later. At its end next to nothing pulls any more. A fresh
-    head has no original value and takes u whole. The pull is decoupled: it does not pass through Adam's moments, which
-    would divide its strength out. A contract multiplies γ.
+    The run stays near the base first and learns the new task later; at its end the pull is almost 0. A fresh head has
+    no original value and gets the full u. The pull is decoupled: it does not pass through Adam's moments, which would
+    divide its strength out. A contract multiplies γ.
 
     Reference: Chen et al. 2020, arXiv 2004.12651, section 3.3; there η (1 − λ) γ may exceed 1 and overshoot θ*.
     """
@@ -32,13 +32,13 @@ class RecAdam(Method):
     middle: Share = 0.25
     """t₀, as a share of the run"""
     width: Positive = 0.05
-    """w, as a share of the run: λ rises from 0.12 to 0.88 within four of it"""
+    """w, as a share of the run: λ rises from 0.12 to 0.88 within 4 w"""
 
     def parts(self) -> Parts:
         return Parts(tree=BASE_TREE, prepare=self._prepare, decay=self._decay)
 
     def _prepare(self, context: Context, key: jax.Array) -> Params:
-        """{"middle", "width": t₀ and w in steps, "original": one scalar a leaf, 0 in fresh heads}."""
+        """Return {"middle", "width": t₀ and w in steps, "original": one scalar per leaf, 0 in fresh heads}."""
         in_steps = {"middle": self.middle * context.steps, "width": self.width * context.steps}
         return {name: jnp.float32(value) for name, value in in_steps.items()} | {"original": context.is_original()}
 

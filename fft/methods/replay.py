@@ -1,4 +1,4 @@
-"""Replay: original training rows are mixed into every step, with their labels."""
+"""Replay: every step also trains on labelled rows of the original task."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -16,8 +16,8 @@ from fft.tasks import Task
 class Replay(Method):
     """Add  λ · mean nll  of a batch of original rows, drawn anew for every step in a seeded order.
 
-    `ratio` original rows stand beside each new one. With λ = `ratio` every row counts the same, as if the rows were
-    mixed into one batch.
+    There are `ratio` original rows per new row. With λ = `ratio` every row has the same weight, as if all rows were in
+    one batch.
 
     Reference: Robins 1995, Connection Science 7(2); Chaudhry et al. 2019, arXiv 1902.10486.
     """
@@ -26,7 +26,7 @@ class Replay(Method):
     strength: NonNegative = 1.0
     """λ"""
     ratio: Ratio = 1.0
-    """original rows of a step for each new row"""
+    """original rows per new row in a step"""
 
     def parts(self) -> Parts:
         return Parts(streams={"original": self.ratio}, losses={"original": self._loss})

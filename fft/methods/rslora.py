@@ -1,4 +1,4 @@
-"""Rank-stabilised LoRA: LoRA whose scale falls with the root of the rank."""
+"""Rank-stabilised LoRA: LoRA with a scale of α/√R."""
 
 import math
 from dataclasses import dataclass
@@ -9,9 +9,9 @@ from fft.methods.lora import LoRA
 
 @dataclass(frozen=True)
 class RsLoRA(LoRA):
-    """W' = W + (α/√R) A·B: LoRA with a scale under which activations and gradients keep their size as R grows.
+    """W' = W + (α/√R) A·B: LoRA with a scale for which the size of activations and gradients does not depend on R.
 
-    With α/R they shrink as 1/√R, so that a high rank learns no more than a low one at the same rate.
+    With α/R they shrink as 1/√R, so that at the same learning rate a high rank learns no more than a low one.
 
     Reference: Kalajdzievski 2023, arXiv 2312.03732, theorem 3.2.
     """

@@ -1,4 +1,4 @@
-"""SAM: descend the gradient at the worst place nearby, so that the minimum that is found is flat."""
+"""Sharpness-aware minimisation: descend the gradient at the worst point nearby, to reach a flat minimum."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,8 +18,8 @@ from fft.methods.sums import leaf_sum
 class SAM(Method):
     """Descend  ∇L(θ + ε) + ∇penalty(θ)  with  ε = ρ ∇L(θ) / ‖∇L(θ)‖₂,  L the mean loss of a step's rows.
 
-    The norm runs over the trained leaves at once, and the clip falls on what is descended, not on ε. Every step is two
-    forward and backward passes over the same rows, with the same dropout.
+    The norm runs over all trained leaves together, and clipping applies to the descended gradient, not to ε. Every step
+    takes two forward and backward passes over the same rows, with the same dropout.
 
     References: Foret et al. 2021, arXiv 2010.01412, equations 2 and 3, p = 2; Mehta et al. 2023, arXiv 2112.09153, for
     forgetting.
@@ -27,13 +27,13 @@ class SAM(Method):
 
     name: ClassVar[str] = "sam"
     rho: Positive = 0.05
-    """ρ, how far up, in units of the trained parameters"""
+    """ρ, the length of ε, in units of the trained parameters"""
 
     def parts(self) -> Parts:
         return Parts(climb=self._climb)
 
     def _climb(self, theta: Params, gradient: Mapping[str, jax.Array]) -> Params:
-        """θ + ε."""
+        """Return θ + ε."""
         length = jnp.sqrt(leaf_sum(jnp.vdot(g, g) for g in gradient.values()))
-        by = self.rho / jnp.where(length > 0, length, 1.0)  # on flat ground there is no way up
+        by = self.rho / jnp.where(length > 0, length, 1.0)  # where the gradient is 0, so is ε
         return map_leaves(lambda path, leaf: leaf + by * gradient[path] if path in gradient else leaf, theta)

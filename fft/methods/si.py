@@ -1,4 +1,4 @@
-"""Synaptic intelligence: what a parameter did for the loss on its way in one run holds it in the next."""
+"""Synaptic intelligence: a parameter's contribution to the fall of the loss in one run is its penalty in the next."""
 
 import dataclasses
 from collections.abc import Callable
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class PathIntegral(NamedTuple):
-    """The optimizer's state, and ω = −Σ_steps gradient · update, shaped like the trainable tree."""
+    """The inner optimizer's state and ω = −Σ_steps gradient · update, shaped like the trainable tree."""
 
     inner: "optax.OptState"
     omega: Params
@@ -37,10 +37,10 @@ class PathIntegral(NamedTuple):
 @dataclass(frozen=True)
 class SI(Method):
     """Collect  ω = −Σ_steps g ⊙ Δθ  of this run, and with `after` add  c Σ Ω ⊙ (θ − θ*)²,
-    Ω = max(ω, 0) / ((θ_end − θ_start)² + ξ)  of the run that made the base θ*, plus the Ω that it held itself.
+    Ω = max(ω, 0) / ((θ_end − θ_start)² + ξ)  of the run that produced the base θ*, plus the Ω of its own penalty.
 
-    g is the gradient of the objective without this method's own term, Δθ the whole update. A run without `after` only
-    collects: what a base was trained by elsewhere left no trace that could be summed.
+    g is the gradient of the objective without this method's own term, Δθ the full update. A run without `after` only
+    collects ω for the next run: ω cannot be computed for a base that was trained elsewhere.
 
     Reference: Zenke, Poole and Ganguli 2017, arXiv 1703.04200, equations 3 to 5.
     """
@@ -51,7 +51,7 @@ class SI(Method):
     damping: Positive = 1e-3
     """ξ, in squared units of the parameters"""
     after: Annotated[str | None, TELLS_DEFAULT, LOCAL] = None
-    """the folder of the run whose model/ is the base, with si in its method too"""
+    """the folder of the run whose model/ is the base; its method must include si"""
 
     def continued(self, run: str | None, fisher: str | None) -> "SI":
         return SI() if run is None else dataclasses.replace(self, after=run)
@@ -63,31 +63,36 @@ class SI(Method):
         return always._replace(prepare=partial(self._prepare, self.after), pull=self._pull)
 
     def _check(self, context: Context) -> None:
-        """Refuse an earlier run that collected nothing, or made another base."""
+        """Reject an earlier run that did not collect ω, or whose model is not the base.
+
+        Raises: InputError.
+        """
         if self.after is None and self != SI():
-            raise InputError("--si.strength and --si.damping weigh what an earlier run collected: give --si.after RUN")
+            raise InputError(
+                "--si.strength and --si.damping have no effect without an earlier run: give --si.after RUN"
+            )
         if self.after is None:
-            context.note("si: without --si.after nothing is held; this run collects for the next one")
+            context.note("si: without --si.after there is no penalty; this run collects for the next one")
         else:
             importance(self.after, context.base, self.damping, context.earlier)
 
     def _prepare(self, after: str, context: Context, key: jax.Array) -> Params:
-        """{"omega": Ω of the base's own leaves, "anchor": θ*}."""
-        known = {path: leaf for path, leaf in flatten(context.base).items() if not context.is_fresh(path)}
-        omega = importance(after, known, self.damping, context.earlier)
+        """Return {"omega": Ω of the base's own leaves, "anchor": θ*}."""
+        anchors = {path: leaf for path, leaf in flatten(context.base).items() if not context.is_fresh(path)}
+        omega = importance(after, anchors, self.damping, context.earlier)
         total = float(leaf_sum(jnp.sum(leaf) for leaf in jax.tree.leaves(omega)))
         context.note(f"SI: importance of {after}: sum {total:.4g}")
-        return {"omega": omega, "anchor": map_leaves(lambda path, _: known[path], omega)}
+        return {"omega": omega, "anchor": map_leaves(lambda path, _: anchors[path], omega)}
 
     def _pull(self, now: StepContext) -> tuple[float, Params]:
         return self.strength, now.aux["omega"]
 
     def _observe(self, tx: "optax.GradientTransformation", now: StepContext) -> "optax.GradientTransformation":
-        held, anchors = (flatten(now.aux.get(part, {})) for part in ("omega", "anchor"))
+        weights, anchors = (flatten(now.aux.get(part, {})) for part in ("omega", "anchor"))
 
-        def own(path: str, leaf: jax.Array) -> jax.Array | float:
-            """The gradient of this method's own term."""
-            return 2 * self.strength * held[path] * (leaf - anchors[path]) if path in held else 0.0
+        def own_gradient(path: str, leaf: jax.Array) -> jax.Array | float:
+            """Return the gradient of this method's own term."""
+            return 2 * self.strength * weights[path] * (leaf - anchors[path]) if path in weights else 0.0
 
         def update(gradients: Params, state: PathIntegral, params: Params) -> tuple[Params, PathIntegral]:
             updates, inner = updates_of(tx, gradients, state.inner, params)
@@ -95,7 +100,7 @@ class SI(Method):
             def of_leaf(
                 path: str, omega: jax.Array, gradient: jax.Array, change: jax.Array, leaf: jax.Array
             ) -> jax.Array:
-                return omega - (gradient - own(path, leaf)) * change if now.is_trained(path) else omega
+                return omega - (gradient - own_gradient(path, leaf)) * change if now.is_trained(path) else omega
 
             return updates, PathIntegral(inner, map_leaves(of_leaf, state.omega, gradients, updates, params))
 
@@ -109,42 +114,43 @@ def _leave(opt_state: "optax.OptState") -> Params:
 
 
 def importance(folder: str, base: Params, damping: float, earlier: Callable[[str], EarlierRun]) -> Params:
-    """Ω of the base's leaves after the run in `folder`, what that run held itself included.
+    """Return Ω of the base's leaves after the run in `folder`, including the Ω of that run's own penalty.
 
-    Raises: InputError for what is no finished run, did not collect, or left another model than `base`.
+    Raises: InputError if it is not a finished run, did not collect ω, or its model is not `base`.
     """
     if not (Path(folder) / "run.json").is_file():
         raise InputError(f"--si.after {folder}: expected the folder of a finished run")
-    found = earlier(folder)
-    members = found.experiment.method.members
+    run = earlier(folder)
+    members = run.experiment.method.members
     if "si" not in [member.name for member in members]:
         raise InputError(
-            f"--si.after {folder}: its method is {found.experiment.method.label}, which collects nothing; what a run "
-            "that is over did cannot be summed any more. Train it again with si in --method"
+            f"--si.after {folder}: its method is {run.experiment.method.label}, which does not collect ω, and that "
+            "cannot be done afterwards: train it again with si in --method"
         )
-    start, end, leaves = found.checkpoint.params, flatten(found.params), flatten(base)
+    start, end, leaves = run.checkpoint.params, flatten(run.params), flatten(base)
     if leaves.keys() != end.keys() or not all(np.array_equal(leaves[path], leaf) for path, leaf in end.items()):
-        raise InputError(f"--si.after {folder}: --model is not what that run left; give --model {folder}/model")
+        raise InputError(f"--si.after {folder}: --model is not the model of that run: give --model {folder}/model")
     prepared = load_artefact(Path(folder) / "prepared")[0]
-    collected, held = (tree if len(members) == 1 else tree.get("si", {}) for tree in (found.left(), prepared))
-    return importance_of(collected["omega"], start, found.params, damping, held.get("omega"))
+    collected, penalty = (tree if len(members) == 1 else tree.get("si", {}) for tree in (run.left(), prepared))
+    return importance_of(collected["omega"], start, run.params, damping, penalty.get("omega"))
 
 
 def importance_of(omega: Params, start: Params, end: Params, damping: float, earlier: Params | None = None) -> Params:
-    """Ω = Σ over tasks of max(ω, 0) / ((θ_end − θ_start)² + ξ), equation 5: of the path integral ω of one task's
-    training from `start` to `end`, and what was `earlier` so found.
+    """Return Ω = Σ over tasks of max(ω, 0) / ((θ_end − θ_start)² + ξ), equation 5.
+
+    `omega` is the path integral ω of the last task, trained from `start` to `end`; `earlier` is the sum before it.
     """
-    starts, ends, known = flatten(start), flatten(end), flatten(earlier or {})
+    starts, ends, earlier_leaves = flatten(start), flatten(end), flatten(earlier or {})
 
     def of_leaf(path: str, integral: jax.Array) -> jax.Array:
-        own = jnp.maximum(integral, 0.0) / (jnp.square(ends[path] - starts[path]) + damping)
-        return own + known.get(path, 0.0)
+        last = jnp.maximum(integral, 0.0) / (jnp.square(ends[path] - starts[path]) + damping)
+        return last + earlier_leaves.get(path, 0.0)
 
     return map_leaves(of_leaf, omega)
 
 
 def path_integral(opt_state: "optax.OptState") -> Params:
-    """ω from the optimizer state of a run with si."""
+    """Return ω from the optimizer state of a run with si."""
     (state,) = (s for s in jax.tree.leaves(opt_state, is_leaf=_is_integral) if _is_integral(s))
     return state.omega
 

@@ -1,4 +1,4 @@
-"""Sparse tuning: only parameters that the original task depends on least are trained."""
+"""Sparse tuning: train only the parameters that the original task depends on least."""
 
 import math
 from dataclasses import dataclass
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sparse(Informed):
-    """Train of each leaf the  ⌈share · size⌉  parameters with the smallest Fisher information F of the original task at
-    the base; the others keep their values bit for bit. Fresh heads are trained whole.
+    """Train in each leaf the  ⌈share · size⌉  parameters with the smallest Fisher information F of the original task at
+    the base; the others do not change by a bit. Fresh heads are trained fully.
 
-    The choice is leaf by leaf: over all parameters at once it would fall on embeddings of tokens that the original rows
-    do not have, whose F is 0.
+    The choice is made leaf by leaf: over all parameters at once it would fall on the embeddings of tokens that do not
+    occur in the original rows, whose F is 0.
 
     Reference: Sung, Nair and Raffel 2021 (FISH Mask), arXiv 2111.09839, who train the parameters with the largest F of
     the NEW task.
@@ -34,35 +34,35 @@ class Sparse(Informed):
 
     name: ClassVar[str] = "sparse"
     share: PositiveShare = 0.1
-    """of a leaf's parameters that are trained"""
+    """share of each leaf's parameters that is trained"""
 
     def parts(self) -> Parts:
         return super().parts()._replace(tree=BASE_TREE, prepare=self._prepare, confine=_masked)
 
     def _prepare(self, context: Context, key: jax.Array) -> Params:
-        """1 where a parameter is trained, 0 where it is not, uint8, for every leaf but those of fresh heads.
+        """Return a mask, uint8, 1 where a parameter is trained, for every trained leaf outside fresh heads.
 
-        Raises: InputError without original data and without a Fisher, and for a Fisher of another base.
+        Raises: InputError if there are neither original data nor an artefact, and for an artefact of another base.
         """
         fisher = flatten(unpack(self.information(context, key)[0]))
-        chosen = {path: self._chosen(np.asarray(leaf)) for path, leaf in fisher.items() if context.is_trained(path)}
-        taken, size = (sum(f(mask) for mask in chosen.values()) for f in (np.sum, np.size))
-        held = sum(float(np.sum(fisher[path][mask == 0])) for path, mask in chosen.items())
-        whole = sum(float(np.sum(fisher[path])) for path in chosen)
+        masks = {path: self._mask(np.asarray(leaf)) for path, leaf in fisher.items() if context.is_trained(path)}
+        trained, size = (sum(f(mask) for mask in masks.values()) for f in (np.sum, np.size))
+        frozen = sum(float(np.sum(fisher[path][mask == 0])) for path, mask in masks.items())
+        total = sum(float(np.sum(fisher[path])) for path in masks)
         context.note(
-            f"sparse: {taken} of {size} parameters are trained; the others hold {held / whole if whole else 1:.1%} of "
-            "their Fisher information"
+            f"sparse: {trained} of {size} parameters are trained; the others have "
+            f"{frozen / total if total else 1:.1%} of the Fisher information"
         )
-        return unflatten({path: jnp.asarray(mask) for path, mask in chosen.items()})
+        return unflatten({path: jnp.asarray(mask) for path, mask in masks.items()})
 
-    def _chosen(self, fisher: np.ndarray) -> np.ndarray:
+    def _mask(self, fisher: np.ndarray) -> np.ndarray:
         mask = np.zeros(fisher.size, np.uint8)
         mask[np.argsort(fisher, axis=None, kind="stable")[: math.ceil(self.share * fisher.size)]] = 1
         return mask.reshape(fisher.shape)
 
 
 def _masked(tx: "optax.GradientTransformation", now: StepContext) -> "optax.GradientTransformation":
-    """`tx` that sees the gradients of the chosen parameters alone, and changes no others."""
+    """Wrap `tx`: mask its gradients and its updates."""
 
     def masked(tree: Params) -> Params:
         leaves = flatten(tree)
@@ -71,7 +71,7 @@ def _masked(tx: "optax.GradientTransformation", now: StepContext) -> "optax.Grad
         )
 
     def update(gradients: Params, state: "optax.OptState", params: Params) -> tuple[Params, "optax.OptState"]:
-        # The gradient for the clip and the moments, the update for the weight decay.
+        # The gradients are masked for the clip and the moments, the updates because of the weight decay.
         updates, state = updates_of(tx, masked(gradients), state, params)
         return masked(updates), state
 

@@ -10,20 +10,20 @@ from fft.core.tree import Params, flatten
 
 
 def leaf_sum(values: Iterator[jax.Array]) -> jax.Array:
-    """The sum of some scalars, 0 when there are none."""
+    """Return the sum of some scalars, 0 if there are none."""
     return sum(values, jnp.zeros(()))
 
 
 def summed(gradients: Mapping[str, dict[str, jax.Array]]) -> dict[str, jax.Array]:
-    """The sum of the gradients of some parts of the objective, by path."""
+    """Sum the gradients of the parts of the objective, by path."""
     first, *others = gradients.values()
     return {path: sum((other[path] for other in others), g) for path, g in first.items()}
 
 
 def squared_distance(weights: Params, anchor: Params, params: Params) -> jax.Array:
-    """Σ w ⊙ (θ − θ*)²  over the leaves of `weights`, [].
+    """Return  Σ w ⊙ (θ − θ*)²  over the leaves of `weights`, [].
 
-    Raises: InputError for weights of another shape than the parameter's.
+    Raises: InputError for weights whose shape is not the parameter's.
     """
     anchors, values = flatten(anchor), flatten(params)
 

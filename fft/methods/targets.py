@@ -1,4 +1,4 @@
-"""Which linear layers an adapter sits on: roles, all of them, or a pattern over module paths."""
+"""The choice of the linear layers that an adapter changes: by role, all of them, or by a pattern over module paths."""
 
 import re
 from collections.abc import Iterable
@@ -17,12 +17,12 @@ ROLES = {
 
 
 def targeted(targets: str, paths: Iterable[str], flag: str) -> list[str]:
-    """The module paths (a kernel's path without `/kernel`) in the blocks that `targets` names.
+    """Return the paths of the modules (a kernel's path without `/kernel`) in the blocks that `targets` names.
 
     `targets` is roles (query, key, value, out, up, down, comma-separated), all-linear, or a pattern over module
-    paths; `flag` is the setting it came from.
+    paths; `flag` is the name of its setting.
 
-    Raises: InputError for an unknown role and where nothing matches.
+    Raises: InputError for an unknown role, and if nothing matches.
     """
     linear = [p.removesuffix("/kernel") for p in paths if p.endswith("/kernel") and p.startswith("layers/")]
     pattern = compile_pattern(_pattern(targets, flag))

@@ -1,4 +1,4 @@
-"""Gradual unfreezing: the top of the model is trained first, one block more every so many steps."""
+"""Gradual unfreezing: train the top of the model first, and one more block every few steps."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,25 +21,25 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Unfreeze(Method):
     """Train what is above the blocks from the first step, block i of n from step  every · (n − i), and the embeddings
-    from step  every · (n + 1); steps are counted from 0. Until its turn a leaf keeps its value bit for bit.
+    from step  every · (n + 1); steps are counted from 0. Before that a leaf does not change by a bit.
 
     Reference: Howard and Ruder 2018 (ULMFiT), arXiv 1801.06146, section 3.3.
     """
 
     name: ClassVar[str] = "unfreeze"
     every: Annotated[Count | None, TELLS_DEFAULT] = None
-    """steps from one block to the next (default: as many as open everything in the first half of the run)"""
+    """steps from one block to the next (default: so that everything is trained after half of the run)"""
 
     def parts(self) -> Parts:
         return Parts(prepare=self._prepare, confine=_gated)
 
     def _prepare(self, context: Context, key: jax.Array) -> Params:
-        """{"every": steps from block to block, "blocks": n}, int32 []."""
+        """Return {"every": steps from block to block, "blocks": n}, int32 []."""
         blocks = len(context.base["layers"])
         every = self.every or max(1, context.steps // (2 * (blocks + 1)))
         if every * (blocks + 1) >= context.steps:
             context.note(
-                f"unfreeze: with a block more every {every} steps, {context.steps} steps do not open everything"
+                f"unfreeze: with one more block every {every} steps, {context.steps} steps do not unfreeze everything"
             )
         return {"every": jnp.int32(every), "blocks": jnp.int32(blocks)}
 
@@ -49,20 +49,20 @@ def _gated(tx: "optax.GradientTransformation", now: StepContext) -> "optax.Gradi
 
 
 class Gated(NamedTuple):
-    """The optimizer's state and the updates that were made, int32 []."""
+    """The inner optimizer's state and the number of updates so far, int32 []."""
 
     inner: "optax.OptState"
-    count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride]  # saved steps name it so, as optax does
+    count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride]  # the name in saved steps, and in optax
 
 
 def gated(
     tx: "optax.GradientTransformation", opens: Callable[[str], jax.Array | int]
 ) -> "optax.GradientTransformation":
-    """`tx` whose updates of a leaf are 0 before update number `opens(path)`, counted from 0.
+    """Wrap `tx`: the updates of a leaf are 0 before update number `opens(path)`, counted from 0.
 
-    The gradients are let through: a leaf's moments are then those of recent steps when its turn comes. Moments that
-    started from 0 in the middle of a run would make Adam's first updates some three times too large, because its
-    correction of that start counts the steps of the run.
+    `tx` sees all gradients, so that when a leaf is unfrozen its moments are those of recent steps. Moments that started
+    from 0 in the middle of a run would make Adam's first updates some three times too large, because its bias
+    correction counts the steps of the run.
     """
 
     def update(gradients: Params, state: Gated, params: Params) -> tuple[Params, Gated]:

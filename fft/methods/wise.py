@@ -1,4 +1,4 @@
-"""WiSE-FT: after training, go back a part of the way to the base."""
+"""WiSE-FT: interpolate between the trained parameters and the base."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -11,9 +11,9 @@ from fft.methods.parts import Parts
 
 @dataclass(frozen=True)
 class Wise(Method):
-    """Keep  θ* + α (θ − θ*)  of the trained θ and the base θ*. A fresh head has no original value and is kept whole.
+    """Score and save  θ* + α (θ − θ*)  of the trained θ and the base θ*. A fresh head has no original value; it is θ.
 
-    Training is not changed, but every scoring is of the interpolated parameters, and the best step is theirs.
+    Training does not change, but every score is that of the interpolated parameters, and so is the best step.
 
     Reference: Wortsman et al. 2021, arXiv 2109.01903, equation 1.
     """

@@ -29,7 +29,7 @@ class PseudoRows(NamedTuple):
     """int32 [N, T], padded to the longest"""
     logits: np.ndarray
     """the base's of the original head, [N, C]"""
-    told: tuple[str, ...]
+    notes: tuple[str, ...]
     """how much was masked, and how much of it came out as another token; behind the notes on the filler's files"""
 
 

@@ -1,6 +1,6 @@
-"""Runs as an ablation: one method with one setting over several seeds is one row.
+"""Ablation tables of runs: the runs of a method that differ only in the seed are one row.
 
-Pure functions on run.json, whose experiment holds every setting (`fft.experiment.with_defaults`).
+Pure functions on the data of run.json, whose experiment has every setting (`fft.experiment.with_defaults`).
 """
 
 import statistics
@@ -11,13 +11,14 @@ from fft.disk.files import experiment_hash
 from fft.stats.metrics import METRICS
 from fft.stats.retention import starts_fresh
 
-ENOUGH = 0.5
-"""of what full fine-tuning gains; a run that gains less is marked"""
+MIN_GAIN_SHARE = 0.5
+"""the share of full fine-tuning's gain below which a run is marked"""
 
 
 class Row(NamedTuple):
-    """One method with one setting over its seeds; a score is (mean, standard deviation), None where there is none,
-    and its standard deviation is None for one seed.
+    """One method with one setting over its seeds.
+
+    A score is (mean, standard deviation), None if a run lacks it; the standard deviation of a single seed is None.
     """
 
     method: str
@@ -31,51 +32,56 @@ class Row(NamedTuple):
 
 
 def ablation(records: Sequence[dict[str, Any]]) -> list[Row]:
-    """A row for each method and setting of finished runs, in the order in which they come."""
-    told = differing(records)
+    """Return one row for each method and setting of finished runs, in order of appearance."""
+    differences = describe_differences(records)
     groups: dict[str, dict[int, int]] = {}
     for at, record in enumerate(records):
         groups.setdefault(setting_hash(record), {})[record["experiment"]["seed"]] = at
-    return [_row([records[at] for at in seeds.values()], told[next(iter(seeds.values()))]) for seeds in groups.values()]
+    return [
+        _row([records[at] for at in seeds.values()], differences[next(iter(seeds.values()))])
+        for seeds in groups.values()
+    ]
 
 
 def method_label(record: dict[str, Any]) -> str:
-    """What a run's method is called among others: under a contract its strength is no setting, and it is another."""
+    """Return the name of a run's method in tables; a contract makes it another method, as it sets the strength."""
     name = "+".join(member["name"] for member in record["experiment"]["method"])
     return f"contract ({name})" if record.get("contract") else name
 
 
 def setting_hash(record: dict[str, Any]) -> str:
-    """What runs have in common that differ in nothing but their seed."""
+    """Return a hash of the settings without the seed."""
     return experiment_hash(record["experiment"] | {"seed": None})
 
 
-def differing(records: Sequence[dict[str, Any]]) -> list[str]:
-    """For each run, in words, the settings in which those runs differ that have them; a setting of a method is one of
-    the runs with it. Nothing where they agree.
+def describe_differences(records: Sequence[dict[str, Any]]) -> list[str]:
+    """Describe for each run the settings in which the runs differ, e.g. "rank 4".
+
+    A setting of a method is compared among the runs with that method. Without differences the text is empty.
     """
     flat = [dict(_settings(record["experiment"])) for record in records]
     seen: dict[str, list[Any]] = {}
-    for each in flat:
-        for name, value in each.items():
+    for settings in flat:
+        for name, value in settings.items():
             if value not in seen.setdefault(name, []):
                 seen[name].append(value)
-    return [", ".join(_words(each, [name for name in each if len(seen[name]) > 1])) for each in flat]
+    return [", ".join(_described(settings, [name for name in settings if len(seen[name]) > 1])) for settings in flat]
 
 
 def gained_little(records: Sequence[dict[str, Any]]) -> list[str]:
-    """The names of the runs that gained less than half of what full fine-tuning gained, on average, on the new task:
-    from the base's score on, or from that of guessing where the head was fresh. Empty without a run of `full`.
+    """Return the names of the runs whose gain on the new task is less than half of full fine-tuning's mean gain.
+
+    The gain is over the base's score, or with a fresh head over that of guessing. Empty without a run of `full`.
     """
     gains = {at: gain for at, record in enumerate(records) if (gain := _gain(record)) is not None}
     full = [at for at in gains if method_label(records[at]) == "full"]
-    if not full or (least := ENOUGH * statistics.mean(gains[at] for at in full)) <= 0:
+    if not full or (least := MIN_GAIN_SHARE * statistics.mean(gains[at] for at in full)) <= 0:
         return []
     return [records[at]["name"] for at, gain in gains.items() if gain < least and at not in full]
 
 
 def _gain(record: dict[str, Any]) -> float | None:
-    """What a run gained on the new task; None where nothing says from where on."""
+    """Return the gain of a run on the new task; None if there is no score to compare with."""
     change = record["new"]
     if not change or change.get("undefined") or change["after"] is None:
         return None
@@ -89,12 +95,13 @@ def _gain(record: dict[str, Any]) -> float | None:
 
 
 def _settings(experiment: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """(dotted name, value) of every setting but the seed; those of the method under its members' names, without the
-    strength that a contract drives.
+    """Yield (dotted name, value) of every setting but the seed.
+
+    The method's settings are under its members' names, without the strength if a contract sets it.
     """
-    driven = ("name", "strength") if experiment.get("retention", {}).get("max_drop") else ("name",)
+    excluded = ("name", "strength") if experiment.get("retention", {}).get("max_drop") else ("name",)
     for member in experiment["method"]:
-        yield from _flat(f"{member['name']}.", {name: value for name, value in member.items() if name not in driven})
+        yield from _flat(f"{member['name']}.", {name: value for name, value in member.items() if name not in excluded})
     yield from _flat("", {name: value for name, value in experiment.items() if name not in ("method", "seed")})
 
 
@@ -106,8 +113,8 @@ def _flat(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
         yield prefix.removesuffix("."), value
 
 
-def _words(settings: dict[str, Any], names: Sequence[str]) -> Iterator[str]:
-    """Some settings in words, by their last name where no other has that."""
+def _described(settings: dict[str, Any], names: Sequence[str]) -> Iterator[str]:
+    """Yield "name value" for some settings; a dotted name is shortened to its last part where that is unique."""
     last = [name.rpartition(".")[2] for name in names]
     for name, short in zip(names, last, strict=True):
         if (value := settings[name]) is not None:

@@ -1,4 +1,4 @@
-"""How much of a score may be lost, as it is written on a command line: 0.01 of it, or 1% of what it was."""
+"""The accepted drop of a score as written on a command line: 0.01 in units of the score, or 1% of the base's."""
 
 import math
 from dataclasses import dataclass
@@ -22,31 +22,31 @@ class Budget:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.amount) and self.amount >= LEAST):
-            raise _refused(f"{self.amount:g}")
+            raise _invalid(f"{self.amount:g}")
 
     @classmethod
     def parse(cls, text: str) -> "Budget":
-        """The budget that `text` writes: `0.01` in units of the score, `1%` of the base's score.
+        """Parse `0.01`, in units of the score, or `1%`, of the base's score.
 
-        Raises: InputError for what is no number, not finite, or not at least LEAST.
+        Raises: InputError for text that is not a number, is not finite, or is less than LEAST.
         """
         number = text.strip().removesuffix("%")
         relative = number != text.strip()
         if "_" in number or not number.isascii():  # float takes 1_0, and digits of other scripts
-            raise _refused(text)
+            raise _invalid(text)
         try:
             amount = float(number)
         except ValueError:
-            raise _refused(text) from None
+            raise _invalid(text) from None
         amount = amount / 100 if relative else amount
         if not (math.isfinite(amount) and amount >= LEAST):
-            raise _refused(text)
+            raise _invalid(text)
         return cls(amount, relative)
 
     def margin(self, base_score: float) -> float:
-        """The accepted drop in units of the score, of a base with this score.
+        """Return the accepted drop in units of the score, for a base with this score.
 
-        Raises: InputError for a share of a base_score that is 0 or not finite.
+        Raises: InputError for a relative budget if base_score is 0 or not finite.
         """
         if not self.relative:
             return self.amount
@@ -58,16 +58,16 @@ class Budget:
         return self.amount * abs(base_score)
 
     def biting_margin(self, metric: Metric, base_score: float) -> float:
-        """`margin`, refusing one that even the loss of everything would keep: `1` where `1%` was meant.
+        """Return `margin`, but reject one that no loss could exceed, such as `1` where `1%` was meant.
 
-        Raises: InputError besides as `margin`.
+        Raises: InputError for such a margin, and as `margin` does.
         """
         margin = self.margin(base_score)
         most = base_score - metric.bounds[0] if metric.sign > 0 else math.inf
         if margin >= most:
             raise InputError(
                 f"--max-drop {self}: the base's {metric.name} is {base_score:.3g} and cannot drop by more than "
-                f"{most:.3g}, so nothing would fail; one per cent of the base's score is 1%, a point of accuracy 0.01"
+                f"{most:.3g}, so nothing would fail: give 1% for one per cent of it, 0.01 for a point of accuracy"
             )
         return margin
 
@@ -75,11 +75,11 @@ class Budget:
         return f"{100 * self.amount:g}%" if self.relative else f"{self.amount:g}"
 
 
-def _refused(text: str) -> InputError:
+def _invalid(text: str) -> InputError:
     return InputError(
         f"--max-drop {text!r}: expected a number above 0 (not below 1e-9), the accepted drop in units of the score, "
         "such as 0.01, or as a share of the base's score, such as 1%"
     )
 
 
-JUDGED = 1024  # validation rows of each task that decide, at most
+JUDGED = 1024  # most validation rows of each task on which a contract is decided

@@ -1,4 +1,4 @@
-"""Where a change of a score comes from: label by label, and example by example.
+"""The sources of a change of a score: label by label, and example by example.
 
 Pure functions on the labels of N examples and the predictions of two models, before and after.
 """
@@ -15,10 +15,10 @@ from fft.stats.metrics import METRICS
 
 
 class LabelChange(NamedTuple):
-    """The n examples of one label: the share that each model has right (its recall), and what separates the two.
+    """The n examples of one label: the recall of each model and its change.
 
     [low, high] is the paired 95 % interval of change = after - before; lost and gained count the examples that only
-    the first and only the second model has right: change = (gained - lost) / n.
+    the first and only the second model predicts correctly: change = (gained - lost) / n.
     """
 
     label: str
@@ -33,31 +33,31 @@ class LabelChange(NamedTuple):
 
 
 def by_label(labels: np.ndarray, before: np.ndarray, after: np.ndarray, names: Sequence[str]) -> list[LabelChange]:
-    """The change of every label that occurs, the greatest loss first; labels, before, after [N] are class numbers.
+    """Return the change of every label that occurs, the greatest loss first; labels, before, after [N] are classes.
 
-    Each interval is `paired_change` on that label's examples alone. They are many statements at once: one of twenty
-    intervals misses the true change.
+    Each interval is that of `paired_change` on the label's examples, without correction for multiple comparisons: about
+    one of twenty intervals misses the true change.
     """
-    found = []
+    changes = []
     for label in np.unique(labels):
         mine = labels == label
         change = paired_change(METRICS["accuracy"], labels[mine], before[mine], after[mine])
         lost, gained = (len(positions) for positions in newly(labels[mine], before[mine], after[mine]))
         figures = (change.n, change.before, change.after, change.change, change.low, change.high)
-        found.append(LabelChange(names[int(label)], *figures, lost, gained))
-    return sorted(found, key=lambda row: row.change)
+        changes.append(LabelChange(names[int(label)], *figures, lost, gained))
+    return sorted(changes, key=lambda row: row.change)
 
 
 def newly(labels: np.ndarray, before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Positions of the examples that are newly wrong, and of those that are newly right; class numbers [N]."""
+    """Return the indices of the examples that are newly wrong, and of those newly right; arguments are classes [N]."""
     was, now = before == labels, after == labels
     return np.flatnonzero(was & ~now), np.flatnonzero(~was & now)
 
 
 def further(labels: np.ndarray, before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Positions whose |prediction - label| grew, and whose shrank, the greatest first; real numbers [N].
+    """Return the indices of the examples whose |prediction - label| grew and shrank, the largest change first.
 
-    A prediction that is not finite is infinitely far off.
+    Arguments are real numbers [N]; a prediction that is not finite has an infinite error.
     """
     errors = [np.abs(values - labels.astype(np.float64)) for values in (before, after)]
     first, second = (np.where(np.isfinite(error), error, np.inf) for error in errors)

@@ -1,4 +1,4 @@
-"""The front of a method: what it keeps against what it learns, over its strengths; compared at equal new-task score.
+"""The Pareto front of a method: original against new score over its settings; compared at equal new score.
 
 Pure functions on arrays of points [N, 2], new score and original score, both with higher better.
 
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fft.stats.ablation import differing, method_label, setting_hash
+from fft.stats.ablation import describe_differences, method_label, setting_hash
 from fft.stats.metrics import METRICS
 from fft.stats.retention import is_scored, starts_fresh
 
@@ -25,7 +25,7 @@ class Spread(NamedTuple):
 
 
 class Front(NamedTuple):
-    """One method over its strengths."""
+    """The front of one method over its settings."""
 
     method: str
     settings: int
@@ -33,18 +33,18 @@ class Front(NamedTuple):
     points: np.ndarray
     """[settings, 2]: new and original score on test, means over seeds, by rising new score"""
     labels: tuple[str, ...]
-    """[settings]: what sets each point off from the method's others, `strength 10` say"""
+    """[settings]: the settings in which a point differs from the method's others, such as `strength 10`"""
     hypervolume: Spread
     original: Spread
-    """at `matched`"""
+    """the original score at the new score `matched`"""
 
 
 def fronts(records: Sequence[dict[str, Any]]) -> tuple[list[Front], float | None]:
-    """The front of every method among finished runs, and the new score `matched` at which they are compared.
+    """Return the front of every method among finished runs, and the new score `matched` at which they are compared.
 
-    Runs that differ in their seed alone are one setting. `matched` is the highest new score that every front reaches
-    with every seed. Hypervolumes are over the worst scores seen, the base's among them, but for a new score of a fresh
-    head.
+    Runs that differ only in their seed are one setting. `matched` is the highest new score that every front reaches
+    with every seed. The reference point of the hypervolumes has the lowest scores of all runs and the base, except
+    the base's new score if the head was fresh.
     """
     records = [record for record in records if is_scored(record["original"]) and is_scored(record["new"])]
     if not records:
@@ -60,46 +60,49 @@ def fronts(records: Sequence[dict[str, Any]]) -> tuple[list[Front], float | None
     by_seed = {name: [np.stack(list(of.values())) for of in seeds.values()] for name, seeds in runs.items()}
     every = np.concatenate([base[None], *(points for seeds in by_seed.values() for points in seeds)])
     matched = float(min(points[:, 0].max() for seeds in by_seed.values() for points in seeds))
-    found = []
+    result = []
     for name, seeds in by_seed.items():
-        told = dict(zip(by_method[name], differing(list(by_method[name].values())), strict=True))
-        means = {key: np.mean([of[key] for of in runs[name].values() if key in of], axis=0) for key in told}
+        differences = dict(zip(by_method[name], describe_differences(list(by_method[name].values())), strict=True))
+        means = {key: np.mean([of[key] for of in runs[name].values() if key in of], axis=0) for key in differences}
         order = sorted(means, key=lambda key: means[key][0])
-        points, labels = np.stack([means[key] for key in order]), tuple(told[key] for key in order)
+        points, labels = np.stack([means[key] for key in order]), tuple(differences[key] for key in order)
         volumes = [hypervolume(points, np.nanmin(every, axis=0)) for points in seeds]
-        kept = [original_at(points, matched) for points in seeds]
-        found.append(Front(name, len(told), len(seeds), points, labels, spread(volumes), spread(kept)))
-    return found, matched
+        originals = [original_at(points, matched) for points in seeds]
+        result.append(Front(name, len(differences), len(seeds), points, labels, spread(volumes), spread(originals)))
+    return result, matched
 
 
-def best(points: np.ndarray) -> np.ndarray:
-    """The points [M, 2] that no other one beats in one score and equals in the other, by falling new score."""
-    kept: list[np.ndarray] = []
+def pareto_front(points: np.ndarray) -> np.ndarray:
+    """Return the Pareto-optimal points [M, 2], by falling new score.
+
+    No other point is at least as good in both scores and better in one.
+    """
+    front: list[np.ndarray] = []
     for point in sorted(points, key=lambda point: (-point[0], -point[1])):
-        if not kept or point[1] > kept[-1][1]:
-            kept.append(point)
-    return np.array(kept)
+        if not front or point[1] > front[-1][1]:
+            front.append(point)
+    return np.array(front)
 
 
 def hypervolume(points: np.ndarray, reference: np.ndarray) -> float:
-    """The area that some points [N, 2] dominate above a reference point [2]."""
+    """Return the area that points [N, 2] dominate above a reference point [2]."""
     area, reached = 0.0, reference[1]
-    for new, original in best(points):
+    for new, original in pareto_front(points):
         area += max(0.0, new - reference[0]) * max(0.0, original - reached)
         reached = max(reached, original)
     return float(area)
 
 
 def original_at(points: np.ndarray, new: float) -> float:
-    """The original score of a front at a new score: the best points joined by lines; nan beyond the highest."""
-    front = best(points)[::-1]
+    """Return the original score at a new score, interpolated linearly along the front; nan beyond its end."""
+    front = pareto_front(points)[::-1]
     if new > front[-1, 0] + 1e-12:
         return float("nan")
     return float(np.interp(new, front[:, 0], front[:, 1]))
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """The mean over seeds and its 95 % t interval."""
+    """Return the mean over seeds and its 95 % t interval."""
     from scipy import stats
 
     mean = float(np.mean(values))
@@ -111,7 +114,7 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 def _signed(record: dict[str, Any], when: str) -> np.ndarray:
-    """The new and the original score [2]; nan for the new one before a fresh head was trained."""
+    """Return the new and the original score [2], higher better; the new one of a fresh head is nan before training."""
     unscored = ("new",) if when == "before" and starts_fresh(record) else ()
     return np.array(
         [

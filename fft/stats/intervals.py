@@ -1,6 +1,6 @@
 """Scores, their intervals, and the paired change between two models on the same examples.
 
-Everything here works on plain arrays of labels and predictions of N examples.
+Pure functions on arrays of labels and predictions of N examples.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from fft.stats.metrics import Metric
 
 LEVEL = 0.95
 RESAMPLES = 10_000
-MOST_DRAWS = 20_000_000  # resamples x examples; past 2,000 examples fewer resamples are drawn, never under 1,000
-BATCH_DRAWS = 100_000  # resamples x examples held at a time: fits the cache, bounds the memory
+MOST_DRAWS = 20_000_000  # resamples x examples; above 2,000 examples there are fewer resamples, at least 1,000
+BATCH_DRAWS = 100_000  # resamples x examples at a time: fits the cache, bounds the memory
 
 
 class Interval(NamedTuple):
-    """A score of n examples and its 95 % interval, in the metric's own unit; nan for the ends where there is none."""
+    """A score of n examples and its 95 % interval, in the metric's own unit; the ends are nan if there is none."""
 
     value: float
     low: float
@@ -29,7 +29,7 @@ class Interval(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """A number with its 95 % interval; nan for the ends where there is none."""
+    """A number with its 95 % interval; the ends are nan if there is none."""
 
     value: float
     low: float
@@ -37,13 +37,13 @@ class Estimate(NamedTuple):
 
 
 class Change(NamedTuple):
-    """What happened to a score between two models on the same n examples.
+    """The change of a score between two models on the same n examples.
 
     before and after are in the metric's unit; change, low, high are signed so that + is better (for rmse, change =
     before - after). mcnemar_p is the exact two-sided p of McNemar's test for accuracy, None for other metrics.
     changed counts the examples whose prediction differs, None for regression. undefined says why the score is not
-    defined on these examples, None where it is; change, low and high are nan then. before is nan as well where there
-    was no model before.
+    defined on these examples, and change, low and high are nan then; None if it is defined. before is nan if there was
+    no model before.
     """
 
     metric: str
@@ -62,9 +62,9 @@ class Change(NamedTuple):
 
 
 def predictions(kind: str, logits: np.ndarray) -> np.ndarray:
-    """Scores [N, W] -> for classification the class numbers int32 [N] of logits, else the first values [N] in float64.
+    """Convert logits [N, W] to classes int32 [N] for classification, else to the first values [N] in float64.
 
-    A row with a logit that is not finite predicts class -1, which is never right.
+    A row with a logit that is not finite gets the class -1, which is always wrong.
     """
     if kind != "classification":
         return np.asarray(logits, np.float64)[:, 0]
@@ -76,12 +76,14 @@ def predictions(kind: str, logits: np.ndarray) -> np.ndarray:
 
 
 def interval(metric: Metric, labels: np.ndarray, predictions: np.ndarray, seed: int = 0) -> Interval:
-    """The score of labels, predictions [N] with its 95 % percentile bootstrap interval (scipy.stats.bootstrap).
+    """Return the score of predictions [N] with its 95 % percentile bootstrap interval (scipy.stats.bootstrap).
 
-    A bootstrap of 20 right answers out of 20 says [1, 1]. For class predictions the interval is therefore never
-    narrower than `unseen` on either side (for 20 of 20: [.832, 1], the exact binomial interval), within the metric's
-    bounds. A score that is not defined on these labels (`Metric.undefined`), a real-valued task of one example, or one
-    with a value that is not finite, gets nan for both ends.
+    A bootstrap of 20 correct predictions out of 20 gives [1, 1]. For class predictions each side of the interval is
+    therefore at least `unseen` wide (for 20 of 20: [.832, 1], the exact binomial interval), within the metric's bounds.
+    The ends are nan for a score that is not defined on these labels (`Metric.undefined`), and for real values of one
+    example or that are not finite.
+
+    Raises: InputError without examples.
 
     >>> from fft.stats.metrics import METRICS
     >>> interval(METRICS["accuracy"], np.ones(20, int), np.ones(20, int))
@@ -100,18 +102,19 @@ def interval(metric: Metric, labels: np.ndarray, predictions: np.ndarray, seed: 
 
 
 def paired_change(metric: Metric, labels: np.ndarray, before: np.ndarray, after: np.ndarray, seed: int = 0) -> Change:
-    """The change of a score from predictions before [N] to after [N] on the same labels [N], + is better.
+    """Return the change of a score from predictions before [N] to after [N] on the same labels [N]; + is better.
 
-    The 95 % interval resamples examples, so that what both models find hard cancels (paired percentile bootstrap).
-    Where few predictions differ a bootstrap is too sure of itself: with none it says [0, 0]. For class predictions
-    the interval is never narrower than `unseen` on either side: 20 unchanged answers give a change of 0 with
-    [-.168, .168], and it takes 368 of them to show a drop within .01. Real-valued predictions that agree to the last
-    bit on every example do not so agree by chance, and [0, 0] stands. Where the score is not defined, on labels that do
-    not vary or because the predictions `before` do not, the change is nan.
+    The 95 % interval is a paired percentile bootstrap: it resamples examples, so that examples that are hard for both
+    models cancel. If few predictions differ, a bootstrap interval is too narrow; if none do, it is [0, 0]. For class
+    predictions each side of the interval is therefore at least `unseen` wide: 20 unchanged predictions give a change of
+    0 with [-.168, .168], and it takes 368 of them to show a drop within .01. Real-valued predictions that agree bit for
+    bit on every example do not agree by chance, and [0, 0] stands. If the score is not defined, because the labels or
+    the predictions `before` do not vary, the change is nan.
 
-    McNemar's exact p (accuracy only): of the examples that one model alone has right, is either model's share beyond
-    a fair coin's? 1 where there is no such example.
+    McNemar's exact test (accuracy only) compares the numbers of examples that only one of the models predicts
+    correctly with a fair coin; p is 1 without such examples.
 
+    Raises: InputError without examples.
     References: McNemar 1947; Hanley and Lippman-Hand 1983 (nothing seen in n); Efron and Tibshirani 1993, ch. 13.
     """
     labels, (before, after) = _checked(labels, before, after)
@@ -134,14 +137,14 @@ def paired_change(metric: Metric, labels: np.ndarray, before: np.ndarray, after:
 
 
 def change_between(metric: Metric, labels: np.ndarray, before: np.ndarray, after: np.ndarray) -> Change:
-    """`paired_change` of two models' logits before, after [N, C]; `unchanged` where they agree bit for bit."""
+    """Return `paired_change` of two models' logits before, after [N, C]; `unchanged` if they agree bit for bit."""
     if np.array_equal(before, after):
         return unchanged(metric, labels, predictions(metric.kind, before))
     return paired_change(metric, labels, predictions(metric.kind, before), predictions(metric.kind, after))
 
 
 def first_score(metric: Metric, labels: np.ndarray, after: np.ndarray) -> Change:
-    """The score of predictions after [N] where nothing was there before: no change, and nothing to compare with."""
+    """Return the score of predictions after [N] if there was no model before: the change is nan."""
     labels, (after,) = _checked(labels, after)
     nothing = float("nan")
     score = float(metric.function(labels, after))
@@ -151,7 +154,7 @@ def first_score(metric: Metric, labels: np.ndarray, after: np.ndarray) -> Change
 
 
 def unchanged(metric: Metric, labels: np.ndarray, predictions: np.ndarray) -> Change:
-    """The change of a model none of whose parameters were trained: exactly 0, by construction and not by sampling."""
+    """Return the change of a model that was not trained, or predicts the same: exactly 0, with the interval [0, 0]."""
     labels, (predictions,) = _checked(labels, predictions)
     score = float(metric.function(labels, predictions))
     if reason := metric.undefined(labels) or _orders_nothing(metric, predictions):
@@ -163,7 +166,7 @@ def unchanged(metric: Metric, labels: np.ndarray, predictions: np.ndarray) -> Ch
 
 
 def _orders_nothing(metric: Metric, before: np.ndarray) -> str | None:
-    """Why the base's score of real-valued predictions is no measurement: they are one value; None where they vary."""
+    """Return why the base's score is not defined: its real-valued predictions are constant; None if they vary."""
     if metric.kind != "regression" or not metric.by_variation or np.ptp(before) != 0:
         return None
     return f"the base predicts {before[0]:g} for every row: its {metric.name} is 0 by definition"
@@ -175,15 +178,15 @@ def _undefined(metric: Metric, scores: tuple[float, float], n: int, reason: str)
 
 
 def unseen_rate(n: int) -> float:
-    """1 - .025^(1/n): the most frequent a thing can be that was seen in 0 of n examples; about 3.7 / n.
+    """Return 1 - .025^(1/n), about 3.7 / n: the highest rate of an event that was not observed in n examples.
 
-    The upper end of the exact 95 % binomial interval (Clopper and Pearson 1934) for 0 of n.
+    This is the upper end of the exact 95 % binomial interval (Clopper and Pearson 1934) for 0 of n.
     """
     return 1 - ((1 - LEVEL) / 2) ** (1 / n)
 
 
 def unseen(metric: Metric, labels: np.ndarray, predictions: np.ndarray) -> float:
-    """How far predictions of a sort not seen once in N class predictions may still move the score.
+    """Return the smallest half-width that N examples allow an interval, in units of the score (rule of three).
 
     unseen_rate(N) times the `leverage` of an example.
     """
@@ -191,9 +194,9 @@ def unseen(metric: Metric, labels: np.ndarray, predictions: np.ndarray) -> float
 
 
 def leverage(metric: Metric, labels: np.ndarray, predictions: np.ndarray) -> float:
-    """N e, with e the mean, over the examples that are right, of how far the score moves when that one goes wrong.
+    """Return N times the mean change of the score when one correct prediction becomes wrong, over those predictions.
 
-    For accuracy, and where no example is right, 1.
+    It is 1 for accuracy, and if no prediction is correct.
     """
     n = len(labels)
     classes, first, count = np.unique(
@@ -202,19 +205,19 @@ def leverage(metric: Metric, labels: np.ndarray, predictions: np.ndarray) -> flo
     right = classes >= labels.min()
     if not right.any():
         return 1.0
-    spoiled = np.repeat(predictions[None], right.sum(), axis=0)
+    flipped = np.repeat(predictions[None], right.sum(), axis=0)
     values = np.unique(np.concatenate([labels, predictions]))
-    for row, (example, label) in zip(spoiled, zip(first[right], classes[right], strict=True), strict=True):
+    for row, (example, label) in zip(flipped, zip(first[right], classes[right], strict=True), strict=True):
         others = values[values != label]
         row[example] = others[0] if len(others) else label + 1
     moved = np.abs(
-        metric.function(np.broadcast_to(labels, spoiled.shape), spoiled) - metric.function(labels, predictions)
+        metric.function(np.broadcast_to(labels, flipped.shape), flipped) - metric.function(labels, predictions)
     )
     return float(n * np.average(moved, weights=count[right]))
 
 
 def mcnemar_p(labels: np.ndarray, before: np.ndarray, after: np.ndarray) -> float:
-    """McNemar's exact two-sided p for labels, before, after [N]; 1 where no example separates the models."""
+    """Return McNemar's exact two-sided p for labels, before, after [N]; 1 if both are correct on the same examples."""
     from scipy.stats import binomtest
 
     lost = int(((before == labels) & (after != labels)).sum())
@@ -223,7 +226,10 @@ def mcnemar_p(labels: np.ndarray, before: np.ndarray, after: np.ndarray) -> floa
 
 
 def _checked(labels: np.ndarray, *predicted: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
-    """The labels and predictions as arrays [N] of one length; InputError where there is nothing to score."""
+    """Return labels and predictions as arrays [N].
+
+    Raises: InputError without examples; ValueError if the lengths differ.
+    """
     labels = np.asarray(labels)
     if labels.ndim != 1 or not len(labels):
         raise InputError(f"expected at least one example to score, got labels of shape {labels.shape}")
@@ -237,7 +243,7 @@ def _checked(labels: np.ndarray, *predicted: np.ndarray) -> tuple[np.ndarray, li
 def _bootstrap(
     metric: Metric, statistic: Callable, data: tuple[np.ndarray, ...], value: float, seed: int
 ) -> tuple[float, float]:
-    """The 95 % percentile interval of statistic(*data) over resampled examples; data are arrays [N]."""
+    """Return the 95 % percentile interval of statistic(*data) over resampled examples; data are arrays [N]."""
     from scipy.stats import bootstrap
 
     n = len(data[0])

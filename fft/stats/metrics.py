@@ -1,7 +1,7 @@
-"""The scores a task can be judged by, each vectorised over leading axes so that a bootstrap is one call.
+"""Metrics of classification and regression, vectorised over leading axes so that a bootstrap is one call.
 
-Classification metrics take class numbers (integers), regression metrics real numbers; each agrees with scikit-learn
-or scipy, degenerate samples included, save where its docstring says otherwise.
+Classification metrics take class numbers (integers), regression metrics real numbers. Each agrees with scikit-learn or
+scipy, also on degenerate samples, unless its docstring says otherwise.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from fft.core.errors import InputError
 class Metric(NamedTuple):
     """A score of N predictions.
 
-    kind is 'classification' (labels and predictions are class numbers) or another (real numbers); sign is +1
-    where higher is better and -1 where lower is; bounds are the lowest and highest value the score can take;
-    function(labels [..., N], predictions [..., N]) -> [...] is vectorised over the leading axes. by_order: only the
-    order of the values counts, so that a bootstrap may hand over small integers in their place, which is far quicker.
-    by_variation: it measures how predictions vary with the labels, and is 0 by convention where all labels are equal.
+    kind is 'classification' (labels and predictions are class numbers) or another (real numbers); sign is +1 if higher
+    is better and -1 if lower is; bounds are the lowest and highest possible score; function(labels [..., N],
+    predictions [..., N]) -> [...] is vectorised over the leading axes. by_order: only the order of the values matters,
+    so that a bootstrap may replace them by small integers, which is far faster. by_variation: the score measures how
+    predictions vary with the labels, and is 0 by convention if all labels are equal.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Metric(NamedTuple):
     by_variation: bool = False
 
     def undefined(self, labels: np.ndarray) -> str | None:
-        """Why the score of predictions for these labels [N] says nothing, whatever is predicted; None where it does.
+        """Return why the score is 0 by definition for these labels [N], whatever is predicted; None if it is not.
 
         >>> METRICS["pearson"].undefined(np.full(60, -1.0)), METRICS["rmse"].undefined(np.full(60, -1.0))
         ('all 60 rows have the target -1: pearson is 0 by definition and cannot drop', None)
@@ -46,15 +46,15 @@ class Metric(NamedTuple):
 
 
 def accuracy(labels: np.ndarray, predictions: np.ndarray) -> np.ndarray:
-    """The share of the N examples predicted right: labels, predictions [..., N] -> [...]."""
+    """Return the share of the N examples predicted correctly: labels, predictions [..., N] -> [...]."""
     return np.mean(labels == predictions, axis=-1)
 
 
 def macro_f1(labels: np.ndarray, predictions: np.ndarray) -> np.ndarray:
-    """The mean over classes of F1 = 2 TP / (labelled + predicted): labels, predictions [..., N] -> [...].
+    """Return the mean over classes of F1 = 2 TP / (labelled + predicted): labels, predictions [..., N] -> [...].
 
-    The classes are those that occur in the labels or the predictions of that sample, as in scikit-learn: a class
-    missing from a resample altogether does not count, one that is only labelled or only predicted counts as 0.
+    The classes are those that occur in the labels or the predictions of the sample, as in scikit-learn: a class that
+    is missing from a resample does not count, one that is only labelled or only predicted counts as 0.
     """
     labelled, predicted, right = _class_counts(labels, predictions)
     occurs = labelled + predicted
@@ -63,10 +63,10 @@ def macro_f1(labels: np.ndarray, predictions: np.ndarray) -> np.ndarray:
 
 
 def mcc(labels: np.ndarray, predictions: np.ndarray) -> np.ndarray:
-    """Matthews' correlation for C >= 2 classes (Gorodkin 2004): labels, predictions [..., N] -> [...].
+    """Return Matthews' correlation for C >= 2 classes (Gorodkin 2004): labels, predictions [..., N] -> [...].
 
     (N right - sum_c l_c p_c) / sqrt((N^2 - sum_c p_c^2)(N^2 - sum_c l_c^2)) with l_c labelled and p_c predicted as
-    c. 0 where labels or predictions are of one class only, as in scikit-learn.
+    c. It is 0 if labels or predictions are of one class only, as in scikit-learn.
     """
     labelled, predicted, right = _class_counts(labels, predictions)
     n = float(np.shape(labels)[-1])
@@ -76,10 +76,10 @@ def mcc(labels: np.ndarray, predictions: np.ndarray) -> np.ndarray:
 
 
 def pearson(labels: np.ndarray, predictions: np.ndarray) -> np.ndarray:
-    """The linear correlation: labels, predictions [..., N] -> [...].
+    """Return the linear correlation: labels, predictions [..., N] -> [...].
 
-    0 where the labels or the predictions are constant (scipy says nan): such a model orders nothing, and a resample
-    of one repeated example must not poison an interval. nan where a value is not finite.
+    It is 0 if the labels or the predictions are constant (nan in scipy), so that a resample of one repeated example
+    does not make an interval nan; nan if a value is not finite.
     """
     x = labels - np.mean(labels, axis=-1, keepdims=True)
     y = predictions - np.mean(predictions, axis=-1, keepdims=True)
@@ -90,16 +90,16 @@ def pearson(labels: np.ndarray, predictions: np.ndarray) -> np.ndarray:
 
 
 def spearman(labels: np.ndarray, predictions: np.ndarray) -> np.ndarray:
-    """The correlation of the ranks, ties sharing their mean rank: labels, predictions [..., N] -> [...].
+    """Return the correlation of the ranks, where ties have their mean rank: labels, predictions [..., N] -> [...].
 
-    0 where the labels or the predictions are constant, as for `pearson`; nan where a value is not finite.
+    It is 0 if the labels or the predictions are constant, as for `pearson`; nan if a value is not finite.
     """
     finite = np.isfinite(labels).all(-1) & np.isfinite(predictions).all(-1)
     return np.where(finite, pearson(_ranks(labels), _ranks(predictions)), np.nan)
 
 
 def rmse(labels: np.ndarray, predictions: np.ndarray) -> np.ndarray:
-    """The root of the mean squared error, in the labels' unit: labels, predictions [..., N] -> [...]."""
+    """Return the root of the mean squared error, in the labels' unit: labels, predictions [..., N] -> [...]."""
     return np.sqrt(np.mean(np.square(labels - predictions), axis=-1))
 
 
@@ -114,7 +114,10 @@ METRICS = {
 
 
 def metric_for(kind: str, name: str | None = None) -> Metric:
-    """The metric of that name, or the first of its kind (accuracy, pearson); InputError where it does not fit."""
+    """Return the metric of a name, by default the first of its kind (accuracy, pearson).
+
+    Raises: InputError for an unknown kind, and for a metric of another kind.
+    """
     fitting = [metric for metric in METRICS.values() if metric.kind == kind]
     if not fitting:
         known = " or ".join(repr(kind) for kind in dict.fromkeys(metric.kind for metric in METRICS.values()))
@@ -125,11 +128,11 @@ def metric_for(kind: str, name: str | None = None) -> Metric:
         if metric.name == name:
             return metric
     names = ", ".join(metric.name for metric in fitting)
-    raise InputError(f"--metric {name}: a {kind} task is scored by one of {names}")
+    raise InputError(f"--metric {name} is not for a {kind} task: give one of {names}")
 
 
 def _class_counts(labels: np.ndarray, predictions: np.ndarray) -> tuple[np.ndarray, ...]:
-    """[..., N] twice -> how often each class is labelled, predicted, and both at once: three [..., C] of float64."""
+    """Count for arrays [..., N] how often each class is labelled, predicted, and both: three [..., C] of float64."""
     lowest = min(labels.min(), predictions.min())
     classes = int(max(labels.max(), predictions.max())) - int(lowest) + 1
     right = np.where(labels == predictions, labels - lowest, classes)
@@ -141,7 +144,7 @@ def _class_counts(labels: np.ndarray, predictions: np.ndarray) -> tuple[np.ndarr
 
 
 def _counts(codes: np.ndarray, bins: int) -> np.ndarray:
-    """codes [..., N] in 0..bins-1 -> how often each occurs [..., bins], float64."""
+    """Count how often each code in 0..bins-1 occurs: codes [..., N] -> [..., bins], float64."""
     rows = codes.reshape(-1, codes.shape[-1])
     shifted = rows + np.arange(len(rows), dtype=np.int64)[:, None] * bins
     counts = np.bincount(shifted.ravel(), minlength=len(rows) * bins)
@@ -149,9 +152,9 @@ def _counts(codes: np.ndarray, bins: int) -> np.ndarray:
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:
-    """values [..., N] -> their ranks from 1 within the last axis, ties sharing their mean rank.
+    """Rank values [..., N] from 1 within the last axis; ties have their mean rank.
 
-    Integers from 0 are ranked by counting, ten times quicker over many resamples than sorting each of them.
+    Integers from 0 are ranked by counting, which for many resamples is ten times faster than sorting.
     """
     from scipy.stats import rankdata
 

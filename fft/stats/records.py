@@ -1,4 +1,4 @@
-"""What fft writes about what it did: one dataclass a file, whose fields are the keys, described in docs/records.md.
+"""The JSON files that commands write: one dataclass per file, whose fields are its keys; see docs/records.md.
 
     RunRecord        run.json         of `fft tune`
     SequenceRecord   sequence.json    of `fft sequence`
@@ -26,50 +26,50 @@ from fft.stats.retention import Verdict
 
 @dataclass(frozen=True)
 class Record:
-    """What every record holds beside its own fields."""
+    """The fields of every record."""
 
     environment: Environment
     """git, versions and device, each a key of its own: {commit, dirty} of the fft that ran (null outside a checkout),
     {python, package: version}, {platform, kind, count, threads}"""
 
     def to_json(self) -> dict[str, Any]:
-        """The record as JSON holds it."""
-        found = {name: plain(value, name) for name, value in vars(self).items() if name != "environment"}
-        return found | plain(self.environment)
+        """Return the record as JSON data."""
+        fields = {name: plain(value, name) for name, value in vars(self).items() if name != "environment"}
+        return fields | plain(self.environment)
 
 
 @dataclass(frozen=True)
 class DataRecord:
-    """data: a task's data as the run read them; texts without labels have no head."""
+    """data: a task's data as read by the run; texts without labels have no head."""
 
     source: str
-    """as it was given"""
+    """as given on the command line"""
     splits: Mapping[str, Any]
-    """{train, validation, test: {rows, sha256}}, as far as the command reads them"""
+    """{train, validation, test: {rows, sha256}}, those that the command reads"""
     warnings: tuple[str, ...] = ()
-    """what was dropped, cut or odd"""
+    """rows that were dropped or cut, and oddities"""
     head: str | None = None
     """the task's head in the checkpoint"""
 
 
 @dataclass(frozen=True)
 class ContractRecord:
-    """contract: what --max-drop came to."""
+    """contract: the result of --max-drop."""
 
     max_drop: str | list[str] | None
-    """as it was given: one for all original tasks, or one each"""
+    """as given: one for all original tasks, or one each"""
     margin: float
     """the accepted drop of the first original task, in units of its score"""
     margins: Mapping[str, float]
     """the same of each original task"""
     met: bool
-    """whether a trained point keeps the contract; otherwise the base is kept"""
+    """whether a trained point is within the margins; otherwise the base becomes the model"""
     strength: float
-    """the multiplier m at the end"""
+    """the multiplier m of the method's terms at the end"""
     kept: Any
-    """the point that is kept: {step, alpha, original, new, drop, drops, within}, scores on validation rows"""
+    """the point that became the model: {step, alpha, original, new, drop, drops, within}, scores on validation rows"""
     tried: list[Any]
-    """all points that were scored; new is null where a point is not within the margins"""
+    """all points that were scored, in the same form; new is null if a point is not within the margins"""
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class RunRecord(Record):
     experiment_hash: str
     """sha256 of its canonical JSON"""
     base_sha256: str
-    """of the base's weights"""
+    """hash of the base's weights"""
     data: Mapping[str, DataRecord]
     """{new, original, original_2, …, unlabelled: {source, splits, warnings, head}}, as far as they were given"""
     heads: Mapping[str, Any]
@@ -97,69 +97,69 @@ class RunRecord(Record):
     best_step: int
     """the step with the best combined score on the probe"""
     kept_step: int
-    """the step that became model/: best_step, or steps with --keep latest, or the contract's choice"""
+    """the step that became model/: best_step, with --keep latest the last one, with --max-drop the contract's choice"""
     contract: ContractRecord | None
     """null without --max-drop"""
     stopped: str
     """"steps" (all of them) or "patience\""""
     skipped_steps: int
-    """steps that were not finite and changed nothing"""
+    """steps whose objective or gradient was not finite, which changed nothing"""
     history: list[dict[str, Any]]
-    """[{step, new, original, original_2, …, combined, loss, seconds}] on the probe; the first entry is the base, whose
-    new is null where the head is fresh"""
+    """[{step, new, original, original_2, …, combined, loss, seconds}] on the probe; the first entry is the base, with
+    new null if the head is fresh"""
     crossover: int | None
-    """the first scored step at which an original drop on the probe exceeds its tolerance"""
+    """the first scored step at which the drop of an original task on the probe exceeds its tolerance"""
     changes: Mapping[str, Change]
     """new, original, original_2, …, each a key of its own: {metric, before, after, change, low, high, n, mcnemar_p,
-    changed, undefined} on the test split; original is null without an original task. Of a fresh head only after, n and
-    metric: there was nothing before"""
+    changed, undefined} on the test split; original is null without an original task. For a fresh head only after, n and
+    metric have values"""
     scores: Mapping[str, Interval]
-    """{new, original, …: {value, low, high, n}}, the score at the end with an interval of its own"""
+    """{new, original, …: {value, low, high, n}}, the final score with its own interval"""
     verdict: Verdict | None
-    """the first of the verdicts whose outcome is that of all together; null without an original task"""
+    """the first verdict with the outcome of all verdicts together; null without an original task"""
     verdicts: Mapping[str, Verdict]
     """{original, original_2, …: {outcome, tolerance, drop, drop_low, drop_high, needed, reason}}"""
     seconds: Mapping[str, float]
     """{prepare, train, scoring, saving, total}, wall time"""
 
     def to_json(self) -> dict[str, Any]:
-        found = super().to_json()
-        changes = {ORIGINAL: None} | found.pop("changes")
-        return found | changes
+        fields = super().to_json()
+        changes = {ORIGINAL: None} | fields.pop("changes")
+        return fields | changes
 
 
 @dataclass(frozen=True)
 class SequenceTaskRecord:
-    """tasks: each in the order of learning."""
+    """tasks: the tasks in the order of learning."""
 
     name: str
     """task_1, task_2, …"""
     source: str
-    """its data, as given"""
+    """its data, as given on the command line"""
     head: str
     """its head in the checkpoint"""
     metric: str
-    """what it is scored by"""
+    """the metric of its scores"""
     n: int
     """test rows"""
     sha256: str
-    """of the test rows"""
+    """hash of the test rows"""
 
 
 @dataclass(frozen=True)
 class StageRecord:
-    """stages: each in short; all of it is in the run.json of its folder."""
+    """stages: a summary of each; the run.json in its folder has all fields."""
 
     folder: str
     """stage-1, stage-2, …"""
     seconds: float
     """wall time"""
     lost: Mapping[str, float]
-    """the drop of every earlier task that failed"""
+    """the drop of every earlier task whose verdict is fail"""
     name: str
     """the method of the stage"""
     kept_step: int
-    """as in run.json, and so are the next four"""
+    """as in run.json, like the next four"""
     verdict: dict[str, Any] | None
     verdicts: dict[str, Any]
     contract: dict[str, Any] | None
@@ -173,128 +173,128 @@ class SequenceRecord(Record):
     name: str
     """the method"""
     outcome: str
-    """"pass", "fail" or "undecided": that of the worst stage"""
+    """"pass", "fail" or "undecided": the worst of all stages"""
     plan: dict[str, Any]
-    """what was asked for, as in plan.json"""
+    """the settings, as in plan.json"""
     tasks: list[SequenceTaskRecord]
     """[{name, source, head, metric, n, sha256}] in the order of learning"""
     rows: list[str]
-    """what the rows of the matrix are: base, after task_1, …"""
+    """names of the rows of the matrix: base, after task_1, …"""
     matrix: Any
-    """R[i][j]: the score on task j after task i, row 0 the base; null where a model has no head for the task"""
+    """R[i][j]: the score on task j after task i, row 0 is the base; null if the model has no head for the task"""
     average_accuracy: Estimate | None
     """{value, low, high}; the measures are explained in docs/sequence.md"""
     backward_transfer: Estimate | None
     """likewise"""
     forward_transfer: Estimate | None
-    """likewise; null where every task has a head of its own"""
+    """likewise; null if every task has its own head"""
     forgetting: Estimate | None
     """likewise"""
     stages: list[StageRecord]
     """[{folder, seconds, lost, name, kept_step, verdict, verdicts, contract, notes}]"""
     notes: list[str]
-    """what is worth knowing of the base and the data"""
+    """notes on the base and the data"""
     seconds: float
     """wall time of all stages"""
 
 
 @dataclass(frozen=True)
 class ExampleRecord:
-    """worse, better: the examples that the two models answer differently."""
+    """worse, better: the examples with different predictions of the two models."""
 
     row: int
-    """its number in the source, the first is 1"""
+    """its number in the source, from 1"""
     text: str
     pair: str | None
     """the second text of a pair"""
     label: Any
-    """the right answer"""
+    """the label in the data"""
     base: Any
-    """the base's answer"""
+    """the base's prediction"""
     tuned: Any
-    """the tuned model's answer"""
+    """the tuned model's prediction"""
 
 
 @dataclass(frozen=True)
 class CheckedTaskRecord:
-    """original, new: the tasks that both models were scored on."""
+    """original, new: the tasks on which both models were scored."""
 
     source: str
-    """as it was given"""
+    """as given on the command line"""
     sha256: str
-    """of the rows"""
+    """hash of the rows"""
     heads: Mapping[str, str | None]
-    """{base, tuned}: names; base is null where it has no head for the task"""
+    """{base, tuned}: names; base is null if it has no head for the task"""
     score: Mapping[str, Any]
-    """{metric, value, low, high, n}: the tuned model's, with an interval of its own"""
+    """{metric, value, low, high, n}: the tuned model's, with its own interval"""
     change: Change | None
-    """from base to tuned, as in run.json; null where the base has no score"""
+    """from base to tuned, as in run.json; null if the base has no score"""
     labels: list[LabelChange]
     """[{label, n, before, after, change, low, high, lost, gained}], the greatest loss first; empty for regression"""
     worse: list[ExampleRecord]
-    """[{row, text, pair, label, base, tuned}]: newly wrong; of a regression the 100 that moved furthest away"""
+    """[{row, text, pair, label, base, tuned}]: newly wrong; for a regression the 100 whose error grew most"""
     better: list[ExampleRecord]
-    """the same of those newly right, or moved nearest"""
+    """the same for those newly right, or whose error shrank most"""
     notes: list[str]
-    """rows that training has seen, dropped rows, models that answer alike"""
+    """rows that were in training, dropped rows, models with equal predictions"""
     verdict: Verdict | None = None
-    """of an original task, as in run.json; null of the new one"""
+    """for an original task, as in run.json; null for the new one"""
 
 
 @dataclass(frozen=True)
 class CheckRecord(Record):
-    """check.json: with --out, beside check.html and examples.jsonl."""
+    """check.json: written with --out, next to check.html and examples.jsonl."""
 
     outcome: str
     """"pass", "fail" or "undecided", over all original tasks"""
     max_drop: str
-    """as it was given"""
+    """as given on the command line"""
     base: Mapping[str, str]
     """{folder, sha256 of the weights}"""
     tuned: Mapping[str, str]
     """likewise"""
     held_out: bool
-    """whether only the rows were scored that a run holds out"""
+    """whether only the held-out rows of a run were scored"""
     notes: list[str]
-    """of the models, and of all tasks"""
+    """notes on the models and all tasks"""
     original: list[CheckedTaskRecord]
-    """[{source, sha256, heads, score, change, labels, worse, better, notes, verdict}], one an original task"""
+    """[{source, sha256, heads, score, change, labels, worse, better, notes, verdict}], one per original task"""
     new: CheckedTaskRecord | None
     """the same without a verdict"""
 
 
 @dataclass(frozen=True)
 class PartRecord:
-    """layers, roles: what a part of the model has to do with the drop."""
+    """layers, roles: the contribution of a part of the model to the drop."""
 
     name: str
-    """embeddings, block 0, …, top, head NAME; or of the roles attention, mlp, norms"""
+    """layers: embeddings, block 0, …, top, head NAME; roles: attention, mlp, norms"""
     pattern: str
-    """its parameters' paths, as a pattern for --freeze.pattern"""
+    """a pattern that matches its parameters, for --freeze.pattern"""
     moved: bool
-    """whether the two models differ in it; if not, nothing is measured"""
+    """whether the two models differ in it; if not, nothing was measured"""
     distance: float
     """‖θ − θ*‖ / ‖θ*‖ of the part"""
     put_back: Change
-    """from the tuned model to the one with the base's part"""
+    """from the tuned model to the tuned model with the base's part"""
     put_back_rise: Estimate
     """{value, low, high} of the mean loss, in nats"""
     alone: Change
-    """from the base to the one with the tuned model's part"""
+    """from the base to the base with the tuned model's part"""
     alone_rise: Estimate
     """likewise"""
     predicted: float
-    """the rise that the Fisher information predicts for the part alone"""
+    """the rise that the Fisher information predicts for the tuned model's part in the base"""
 
 
 @dataclass(frozen=True)
 class RefitRecord:
-    """refit: heads fitted anew to the frozen features of both models."""
+    """refit: new heads fitted to the frozen features of both models."""
 
     outcome: str
     """"misaligned", "gone", "undecided" or "nothing" (no drop)"""
     kept: Estimate | None
-    """{value, low, high}: the share of the drop that is not missing from the features"""
+    """{value, low, high}: the share of the drop that is not lost in the features, 1 - missing / drop"""
     reference: Change
     """from the base to the base with the refitted head"""
     back: Change
@@ -302,23 +302,23 @@ class RefitRecord:
     missing: Change
     """from the refitted base to the refitted tuned model"""
     fitted: Mapping[str, Any]
-    """{base, tuned}: how the fits went"""
+    """{base, tuned}: details of the fits"""
 
 
 @dataclass(frozen=True)
 class ProposalRecord:
-    """proposal: the fewest layers, found greedily, that give enough of the drop back."""
+    """proposal: the fewest layers, chosen greedily, that recover enough of the drop when put back."""
 
     enough: float
-    """the share of the drop on the validation rows that was looked for"""
+    """the share of the drop on the validation rows that is to be recovered"""
     steps: list[dict[str, Any]]
-    """[{layer, back, loss}]: the layer put back, the share that is back with it, the loss"""
+    """[{layer, back, loss}]: the layer put back, the share of the drop recovered so far, the loss"""
     all: bool
-    """whether it takes every layer that moved"""
+    """whether it needs every layer that moved"""
     pattern: str
-    """the layers, as a pattern for --freeze.pattern"""
+    """a pattern that matches the layers, for --freeze.pattern"""
     put_back: Change
-    """from the tuned model to the one with these layers of the base, on the test rows"""
+    """from the tuned model to the tuned model with these layers of the base, on the test rows"""
 
 
 @dataclass(frozen=True)
@@ -334,35 +334,35 @@ class DiagnoseRecord(Record):
     data: Mapping[str, Any]
     """{source, splits: {train, validation, test: {rows, sha256}}}"""
     notes: list[str]
-    """of the models, the data and the Fisher pass"""
+    """notes on the models, the data and the Fisher pass"""
     lost: bool
-    """whether the interval of the drop lies wholly on the side of a loss"""
+    """whether the whole interval of the drop is a loss"""
     change: Change
     """of the original score from base to tuned, as in run.json"""
     loss: Mapping[str, float]
-    """{base, tuned}: mean loss of the test rows in nats"""
+    """{base, tuned}: mean loss on the test rows, in nats"""
     rise: Estimate
     """{value, low, high} of that loss"""
     predicted: float
-    """the rise that the Fisher information predicts"""
+    """the rise of the loss that the Fisher information predicts"""
     order: float | None
-    """Spearman's ρ of predicted and measured rise over the layers that moved; null where they are fewer than three"""
+    """Spearman's ρ of predicted and measured rise over the layers that moved; null for fewer than three"""
     fisher: Mapping[str, Any]
     """{folder, estimator, examples, trace, trace_error}"""
     layers: list[PartRecord]
     """[{name, pattern, moved, distance, put_back, put_back_rise, alone, alone_rise, predicted}] from the bottom up"""
     roles: list[PartRecord]
-    """the same for all attention, all MLPs, all norms of the blocks"""
+    """the same for all attention, all MLPs and all norms of the blocks"""
     refit: RefitRecord
     """{outcome, kept, reference, back, missing, fitted}"""
     proposal: ProposalRecord | None
-    """{enough, steps, all, pattern, put_back}; null where nothing was lost, or no validation row shows it"""
+    """{enough, steps, all, pattern, put_back}; null without a drop, or without one on the validation rows"""
     rows: Mapping[str, int]
-    """{test, validation}: how many were read"""
+    """{test, validation}: numbers of rows that were read"""
     seconds: float
     """wall time"""
     seed: int
-    """of the choice of rows and the draws"""
+    """seed of the choice of rows and the draws"""
 
 
 @dataclass(frozen=True)
@@ -372,17 +372,17 @@ class CandidateRecord:
     kind: str
     """alpha, layers, ties, dare or fisher"""
     settings: dict[str, Any]
-    """what makes it; of an α by layer {alphas: {embeddings, layers/0, …, top}}"""
+    """the settings of its formula; for layers {alphas: {embeddings, layers/0, …, top}}"""
     original: float
     """the original score"""
     new: float | None
-    """the new score; null where the drop is beyond the budget, and so is gain"""
+    """the new score; null, like gain, if the drop exceeds the budget"""
     drop: float
-    """of the original score against the base, + is a loss"""
+    """change of the original score from the base, + is a loss"""
     gain: float | None
-    """of the new score against the base, + is better"""
+    """change of the new score from the base, + is better"""
     within: bool
-    """the budget"""
+    """whether the drop is within the budget"""
 
 
 @dataclass(frozen=True)
@@ -390,13 +390,13 @@ class RepairRecord(Record):
     """repair.json: its presence means that the repair is finished."""
 
     outcome: str
-    """"pass", "fail", "undecided", or "nothing": nothing better than the base was found"""
+    """"pass", "fail", "undecided", or "nothing" if no candidate is better than the base"""
     max_drop: str
-    """as it was given"""
+    """as given on the command line"""
     margin: float
-    """what it comes to on the validation rows"""
+    """the accepted drop in units of the score on the validation rows"""
     rows: Mapping[str, int]
-    """{original, new}: validation rows that candidates were scored on"""
+    """{original, new}: numbers of validation rows on which candidates were scored"""
     base: Mapping[str, str]
     """{folder, sha256 of the weights}"""
     tuned: Mapping[str, str]
@@ -408,68 +408,68 @@ class RepairRecord(Record):
     data: Mapping[str, Any]
     """{original, new: {source, splits: {validation, test: {rows, sha256}}}}"""
     notes: list[str]
-    """of the models and the data"""
+    """notes on the models and the data"""
     candidates: list[CandidateRecord]
     """[{kind, settings, original, new, drop, gain, within}]; the first is the base, the second the tuned model"""
     chosen: int | None
-    """the place of the chosen one among them"""
+    """the index of the chosen candidate"""
     nearest: int | None
-    """the place of the one that gains and misses the budget by least"""
+    """the index of the candidate that gains on the new task and exceeds the budget by least"""
     tuned_change: Mapping[str, Change]
     """{original, new}: from BASE to TUNED on the test rows"""
     original: Change | None
-    """from BASE to the chosen one on the test rows; null where none was chosen, and so are the next three"""
+    """from BASE to the chosen candidate on the test rows; null, like the next three, if none was chosen"""
     new: Change | None
     """likewise"""
     given_up: Change | None
-    """the new task from TUNED to the chosen one on the test rows"""
+    """the change on the new task from TUNED to the chosen candidate, on the test rows"""
     verdict: Verdict | None
     """as in run.json"""
     seed: int
-    """of what DARE drops"""
+    """seed of the entries that DARE drops"""
     seconds: Mapping[str, float]
-    """{alpha, layers, …: of each kind of candidate, total}, wall time"""
+    """{alpha, layers, … (each kind of candidate), total}, wall time"""
 
 
 @dataclass(frozen=True)
 class MergeRecord(Record):
-    """merge.json: in the merged checkpoint's folder."""
+    """merge.json: written to the merged checkpoint's folder."""
 
     how: str
     """the formula"""
     settings: Mapping[str, Any]
-    """what it read"""
+    """its settings"""
     base: Mapping[str, str]
     """{folder, sha256 of the weights}"""
     tuned: list[dict[str, Any]]
-    """[{folder, sha256, heads: {its own name: the name here}}]"""
+    """[{folder, sha256, heads: {name in the tuned model: name in the merged model}}]"""
     heads: Mapping[str, Any]
     """{name: {kind, labels}}"""
     primary: str | None
-    """the classifier"""
+    """the head that is the checkpoint's classifier"""
     notes: list[str]
-    """of the models and their length"""
+    """notes on the models and their lengths"""
     greedy: dict[str, Any] | None
-    """with --task: {source, metric, rows: {rows, sha256} of the validation split, scores of each TUNED alone, soup: its
-    score, chosen: places in tuned, the best first}; absent without"""
+    """with --task, else absent: {source, metric, rows: {rows, sha256} of the validation split, scores of each TUNED
+    alone, soup: its score, chosen: indices in tuned, the best first}"""
 
     def to_json(self) -> dict[str, Any]:
-        found = super().to_json()
-        return {name: value for name, value in found.items() if name != "greedy" or value is not None}
+        fields = super().to_json()
+        return {name: value for name, value in fields.items() if name != "greedy" or value is not None}
 
 
 @dataclass(frozen=True)
 class FisherRequestRecord:
-    """request.json: what two calls of `fft fisher` on one folder must agree in."""
+    """request.json: the settings in which repeated calls of `fft fisher` on a folder must agree."""
 
     base_sha256: str
-    """of the weights it is measured at"""
+    """hash of the weights at which it is measured"""
     task: Mapping[str, Any]
-    """{name, kind, labels}; in provenance.json also sigma, of a regression"""
+    """{name, kind, labels}; in provenance.json also sigma for a regression"""
     data: Mapping[str, Any]
     """{source, train_rows, train, validation, test: {rows, sha256}}"""
     estimator: str
-    """this and the next five are the settings of the pass, see `fft fisher --help`"""
+    """this and the next six are the settings of the pass, see `fft fisher --help`"""
     samples: int
     draws: int
     batch_size: int
@@ -477,20 +477,20 @@ class FisherRequestRecord:
     chunk: int
     converged: float
     storage: str
-    """how the numbers are stored"""
+    """the format of the stored numbers"""
     mesh: str
-    """over which devices the batches are split"""
+    """the devices over which batches are split"""
     seed: int
-    """of rows and draws"""
+    """seed of the rows and the draws"""
     tasks: list[str]
-    """all tasks that are in it, the last one measured here"""
+    """all tasks in the sum; the last one is measured by this pass"""
     previous: Mapping[str, Any] | None
-    """{gamma, sha256} of the artefact that it is added to"""
+    """{gamma, sha256} of the artefact to which it is added"""
 
 
 @dataclass(frozen=True)
 class FisherRecord(Record):
-    """provenance.json: of a Fisher pass. The file also has sha256 (of the tensors), kind, and a sha256 of its own."""
+    """provenance.json: written by a Fisher pass. The file also has sha256 (of the tensors), kind and its own sha256."""
 
     request: FisherRequestRecord
     """its fields, each a key of its own"""
@@ -501,8 +501,8 @@ class FisherRecord(Record):
     trace: float
     """Σ of the diagonal"""
     trace_error: float | None
-    """the 95 % half-width of the trace over batches as a share of it; null for a sum with a previous one"""
+    """the 95 % half-width of the trace over batches as a share of the trace; null for a sum with a previous one"""
 
     def to_json(self) -> dict[str, Any]:
-        found = super().to_json()
-        return found.pop("request") | found
+        fields = super().to_json()
+        return fields.pop("request") | fields

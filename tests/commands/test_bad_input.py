@@ -313,7 +313,7 @@ def test_settings_that_no_machine_could_follow_are_refused(tiny, tmp_path):
         (("--method", "lora", "--lora.rank", 10**8), "have a rank of at most 16"),
         (("--method", "dora", "--dora.rank", 17), "have a rank of at most 16"),
         (("--method", "full", "--batch-size", 10**14), "batch-size must be between 1 and 65,536"),
-        (("--method", "full+lora"), "full and lora each say what is trained"),
+        (("--method", "full+lora"), "full and lora each set what is trained"),
     ):
         out = tmp_path / "x"
         refused(fft("tune", "--model", tiny / "bert", "--new", tiny / "new.csv", *flags, "--out", out), message)

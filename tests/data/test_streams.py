@@ -199,6 +199,6 @@ def test_agem_is_plain_descent_where_the_original_rows_ask_for_nothing():
 
 @pytest.mark.parametrize("other", [Replay(), KL(), Distill()])
 def test_agem_shares_its_rows_with_no_other_method(other):
-    with pytest.raises(InputError, match=f"agem says what becomes of the gradient.*and {other.name} needs"):
+    with pytest.raises(InputError, match=f"agem replaces the gradient.*and {other.name} needs"):
         chain(other, AGEM())
     assert chain(LwF(), AGEM(), EWC()).streams == {"original": 1.0}

@@ -99,8 +99,8 @@ def test_batched_squares_the_mean_of_a_batch_and_warns():
         return weighted_sum(terms, batch.weight) / jnp.sum(batch.weight)
 
     with pytest.warns(UserWarning, match="its scale shrinks with the batch"):
-        found = fisher([batch, batch], params, estimator="batched").diagonal
-    assert_leaves_close(found, {p: np.asarray(g) ** 2 for p, g in flatten(jax.grad(mean_nll)(params)).items()})
+        result = fisher([batch, batch], params, estimator="batched").diagonal
+    assert_leaves_close(result, {p: np.asarray(g) ** 2 for p, g in flatten(jax.grad(mean_nll)(params)).items()})
 
 
 def test_mc_does_not_depend_on_batching_or_chunks():
@@ -111,7 +111,7 @@ def test_mc_does_not_depend_on_batching_or_chunks():
         assert_leaves_close(fisher(batches, params, draws=2, chunk=chunk).diagonal, whole, 1e-6)
 
 
-def test_filler_rows_count_for_nothing():
+def test_padding_rows_do_not_count():
     params, batch = toy_params(), toy_batch(rows=8, filler=3)
     real = jax.tree.map(lambda v: v[:5], batch)
     padded = fisher([batch], params, estimator="exact", chunk=3)
@@ -137,8 +137,8 @@ def test_regression_is_gauss_newton_over_sigma_squared():
 def test_a_linear_model_with_gaussian_noise_has_the_closed_form():
     """For y ~ N(w·z, σ²) the Fisher of w is mean z² / σ², of the intercept 1 / σ²; the labels play no part."""
     params, batch = toy_params(heads={"original": 1}), toy_batch(rows=16, filler=2)
-    found = fisher([batch], params, Regress("original", sigma=0.3), estimator="exact")
-    out = found.diagonal["heads"]["original"]["out"]
+    result = fisher([batch], params, Regress("original", sigma=0.3), estimator="exact")
+    out = result.diagonal["heads"]["original"]["out"]
     z = np.asarray(MODEL.apply(params, batch)["pooled"], np.float64)[:14]
     np.testing.assert_allclose(out["kernel"][:, 0], (z**2).mean(0) / 0.09, rtol=1e-5)
     np.testing.assert_allclose(out["bias"], [1 / 0.09], rtol=1e-5)
@@ -148,7 +148,7 @@ def three_batches():
     return [toy_batch(seed, rows=8, filler=seed) for seed in range(3)]
 
 
-def test_a_pass_goes_on_behind_any_batch_to_the_same_bits():
+def test_a_pass_resumes_after_any_batch_to_the_same_bits():
     kept = []
 
     def keep(running):
@@ -166,19 +166,19 @@ def test_a_pass_goes_on_behind_any_batch_to_the_same_bits():
 def test_a_pass_stops_when_its_trace_has_converged():
     batches = [toy_batch(seed, rows=8) for seed in range(40)]
     traces = []
-    said = []
-    settings = {"estimator": "exact", "converged": 0.1, "say": said.append}
-    found = fisher(batches, toy_params(), **settings, watch=lambda running: traces.append(running.traces))
-    assert said[0].startswith(f"converged after {found.examples} rows")
+    messages = []
+    settings = {"estimator": "exact", "converged": 0.1, "say": messages.append}
+    result = fisher(batches, toy_params(), **settings, watch=lambda running: traces.append(running.traces))
+    assert messages[0].startswith(f"converged after {result.examples} rows")
     half_width = 1.96 * np.std(traces[-1], ddof=1) / np.sqrt(len(traces[-1]))
-    assert 8 <= len(traces) < 40 and found.examples == 8 * len(traces)
+    assert 8 <= len(traces) < 40 and result.examples == 8 * len(traces)
     assert half_width <= 0.1 * np.mean(traces[-1]) and relative_error(traces[-2]) > 0.1
-    assert found.trace_error == pytest.approx(half_width / np.mean(traces[-1]))
-    assert found.trace == pytest.approx(np.mean(traces[-1]), rel=1e-5)
+    assert result.trace_error == pytest.approx(half_width / np.mean(traces[-1]))
+    assert result.trace == pytest.approx(np.mean(traces[-1]), rel=1e-5)
     assert fisher(batches, toy_params(), estimator="exact").examples == 320
 
 
-def test_only_the_leaves_asked_for():
+def test_only_the_selected_leaves():
     out = fisher([toy_batch()], toy_params(), where=lambda p: p.endswith("kernel") and p.startswith("layers/1"))
     assert list(flatten(out.diagonal)) == ["layers/1/attention/query/kernel"]
 
@@ -192,7 +192,7 @@ def test_no_examples_and_unknown_estimators_are_refused():
 
 def test_exact_of_very_many_outputs_is_refused_with_its_cost():
     many = SimpleNamespace(name="words", outputs=50_000)
-    with pytest.raises(InputError, match=r"exact would take 50,000 backward passes a batch.*mc is unbiased"):
+    with pytest.raises(InputError, match=r"exact would take 50,000 backward passes a batch.*use mc, which is unbiased"):
         fisher([toy_batch()], toy_params(), many, estimator="exact")
 
 

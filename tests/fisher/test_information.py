@@ -1,4 +1,4 @@
-"""Fisher information as an artefact: what is kept, what is refused, sums over tasks, and where it sits."""
+"""Fisher information on disk: what is saved, what is rejected, sums over tasks, and shares by layer."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -28,8 +28,8 @@ DIAGONAL = {
 @pytest.mark.parametrize("storage", ["float32", "bfloat16", "int8"])
 def test_what_is_saved_is_loaded(tmp_path, storage):
     save_fisher(tmp_path, DIAGONAL, storage, TOLD)
-    stored, told = load_fisher(tmp_path, DIAGONAL, "b")
-    assert told["kind"] == "fisher" and told["storage"] == storage and told["estimator"] == "mc"
+    stored, provenance = load_fisher(tmp_path, DIAGONAL, "b")
+    assert provenance["kind"] == "fisher" and provenance["storage"] == storage and provenance["estimator"] == "mc"
     for path, leaf in flatten(unpack(stored)).items():
         np.testing.assert_allclose(leaf, flatten(DIAGONAL)[path], rtol=1e-6)
 

@@ -22,7 +22,7 @@ from fft.core.tree import flatten
 from fft.fisher.sharding import fully_sharded
 from fft.tasks import Classify
 
-faulthandler.dump_traceback_later(240, exit=True)  # says where devices wait for each other
+faulthandler.dump_traceback_later(240, exit=True)  # shows where devices wait for each other
 checkpoint = models.load(sys.argv[1])
 task = Classify("original", ("negative", "positive"))
 rng = np.random.default_rng(0)
@@ -40,26 +40,27 @@ batches = [batch(), batch()]
 def fisher(params, **more):
     return diagonal_fisher(checkpoint.model, task, params, batches, jax.random.key(0), draws=2, **more)
 
-def worst(found, wanted):
-    pairs = [(np.asarray(found[p], np.float64), np.asarray(leaf)) for p, leaf in wanted.items() if "key/bias" not in p]
+def worst(result, expected):
+    paths = [path for path in expected if "key/bias" not in path]
+    pairs = [(np.asarray(result[path], np.float64), np.asarray(expected[path])) for path in paths]
     return max(float(np.linalg.norm(a - b) / np.linalg.norm(b)) for a, b in pairs)
 
 answer = {}
 line = Mesh(np.array(jax.devices()), ("data",))
 grid = Mesh(np.array(jax.devices()).reshape(2, 4), ("data", "fsdp"))
 for way in ("fused", "vmapped"):
-    alone = fisher(checkpoint.params, way=way)
+    single = fisher(checkpoint.params, way=way)
     split = fully_sharded(checkpoint.params, line)
     halves = jax.tree.map(
         lambda x: jax.device_put(x, NamedSharding(grid, P("fsdp") if x.shape[0] % 4 == 0 else P())), checkpoint.params
     )
     laid = (("data", checkpoint.params, line), ("fsdp", split, line), ("both", halves, grid))
     for name, params, mesh in laid if way == "fused" else laid[2:]:
-        found = fisher(params, way=way, mesh=mesh)
-        answer[f"{way} {name}"] = worst(flatten(found.diagonal), flatten(alone.diagonal))
-        assert found.examples == alone.examples == 26
+        result = fisher(params, way=way, mesh=mesh)
+        answer[f"{way} {name}"] = worst(flatten(result.diagonal), flatten(single.diagonal))
+        assert result.examples == single.examples == 26
         if name == "fsdp":
-            kernel = found.diagonal["layers"]["0"]["mlp"]["up"]["kernel"]
+            kernel = result.diagonal["layers"]["0"]["mlp"]["up"]["kernel"]
             assert kernel.addressable_shards[0].data.size == kernel.size // 8, "the diagonal stays sharded"
 
 def refusal(**settings):

@@ -45,7 +45,7 @@ def slope(encoder):
     return of
 
 
-def one(at):
+def row_at(at):
     return jax.tree.map(lambda x: x[at : at + 1], ROWS)
 
 
@@ -61,21 +61,21 @@ def added(trees):
     return jax.tree.map(lambda *leaves: sum(leaves), *trees)
 
 
-def close(got, wanted):
+def close(got, expected):
     """Every leaf to 1e-5 of its norm, key biases excepted."""
-    assert list(flatten(got)) == list(flatten(wanted))
-    for path, leaf in flatten(wanted).items():
+    assert list(flatten(got)) == list(flatten(expected))
+    for path, leaf in flatten(expected).items():
         if not path.endswith(KEY_BIAS):
             assert np.linalg.norm(np.asarray(flatten(got)[path]) - leaf) <= 1e-5 * np.linalg.norm(leaf), path
 
 
 def fisher(encoder, estimator, way, draws=1):
     model, params = encoder
-    found = diagonal_fisher(model, TASK, params, [ROWS], KEY, estimator=estimator, way=way, draws=draws, chunk=2)
-    assert found.examples == REAL
+    result = diagonal_fisher(model, TASK, params, [ROWS], KEY, estimator=estimator, way=way, draws=draws, chunk=2)
+    assert result.examples == REAL
     for path in ("heads/other/", "pooler/"):
-        assert all(not leaf.any() for name, leaf in flatten(found.diagonal).items() if name.startswith(path))
-    return found.diagonal
+        assert all(not leaf.any() for name, leaf in flatten(result.diagonal).items() if name.startswith(path))
+    return result.diagonal
 
 
 def drawn(encoder, draws):
@@ -91,37 +91,37 @@ def drawn(encoder, draws):
 @pytest.mark.parametrize("way", ["fused", "vmapped"])
 def test_exact_is_the_mean_over_all_labelings(encoder, slope, way):
     def of_row(at):
-        places, found = np.flatnonzero(ROWS.weight[at]), []
+        places, squares = np.flatnonzero(ROWS.weight[at]), []
         for labels in itertools.product(range(2), repeat=len(places)):
             targets = np.zeros(ROWS.ids.shape[1], np.int32)
             targets[places] = labels
-            gradient, log_p = slope(one(at), targets)
-            found.append(squared(gradient, float(np.exp(log_p[places, labels].sum()))))
-        return added(found)
+            gradient, log_p = slope(row_at(at), targets)
+            squares.append(squared(gradient, float(np.exp(log_p[places, labels].sum()))))
+        return added(squares)
 
     close(fisher(encoder, "exact", way), mean([of_row(at) for at in range(REAL)]))
 
 
 @pytest.mark.parametrize("way", ["fused", "vmapped"])
 def test_empirical_squares_the_summed_gradient_of_a_row(encoder, slope, way):
-    wanted = mean([squared(slope(one(at), ROWS.targets[at])[0]) for at in range(REAL)])
-    close(fisher(encoder, "empirical", way), wanted)
+    expected = mean([squared(slope(row_at(at), ROWS.targets[at])[0]) for at in range(REAL)])
+    close(fisher(encoder, "empirical", way), expected)
 
 
 @pytest.mark.parametrize("way", ["fused", "vmapped"])
 def test_mc_squares_the_summed_gradient_for_drawn_targets(encoder, slope, way):
-    found = [squared(slope(one(at), targets[at])[0], 0.5) for targets in drawn(encoder, 2) for at in range(REAL)]
-    close(fisher(encoder, "mc", way, draws=2), mean(found))
+    squares = [squared(slope(row_at(at), targets[at])[0], 0.5) for targets in drawn(encoder, 2) for at in range(REAL)]
+    close(fisher(encoder, "mc", way, draws=2), mean(squares))
 
 
 @pytest.mark.filterwarnings("ignore:warning. the batched estimator")
 def test_gnb_and_batched_square_the_gradient_of_the_batch(encoder, slope):
     def of_batch(targets):
-        return added([slope(one(at), targets[at])[0] for at in range(REAL)])
+        return added([slope(row_at(at), targets[at])[0] for at in range(REAL)])
 
     close(fisher(encoder, "batched", "fused"), mean([squared(of_batch(ROWS.targets), 1 / REAL)]))
-    wanted = mean([squared(of_batch(targets), 0.5) for targets in drawn(encoder, 2)])
-    close(fisher(encoder, "gnb", "fused", draws=2), wanted)
+    expected = mean([squared(of_batch(targets), 0.5) for targets in drawn(encoder, 2)])
+    close(fisher(encoder, "gnb", "fused", draws=2), expected)
 
 
 def test_too_many_passes_are_refused(encoder):

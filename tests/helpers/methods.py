@@ -82,7 +82,7 @@ def context(base, method=None):
 
     def pseudo_rows(stream, source, share, key):
         found = outputs(stream, "logits")
-        return SimpleNamespace(ids=np.zeros((len(found), 1), np.int32), logits=found, told="")
+        return SimpleNamespace(ids=np.zeros((len(found), 1), np.int32), logits=found, notes="")
 
     teacher = SimpleNamespace(outputs=outputs, pseudo_rows=pseudo_rows)
     return Context(LayeredToy(), base, ("new",), task("original"), **batches, teacher=teacher)

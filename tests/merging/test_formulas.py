@@ -1,4 +1,4 @@
-"""Every way to merge against plain loops in float64 over small trees: signs, ties, zeros, and whose heads are kept."""
+"""Every merging formula against float64 loops over small trees: signs, ties, zeros, and heads that differ."""
 
 import itertools
 
@@ -16,7 +16,7 @@ BODY = {"embed/scale": (3,), "layers/0/a/kernel": (2, 3), "layers/1/a/kernel": (
 
 
 def tree(seed, heads=("original",), **leaves):
-    """A tree of BODY and heads of 2 numbers, some leaves given."""
+    """A random tree of BODY and heads of 2 numbers; `leaves` replace some."""
     rng = np.random.default_rng(seed)
     shapes = {**BODY, **{f"heads/{name}/out": (2,) for name in heads}}
     drawn = {path: jnp.asarray(rng.normal(size=shape), jnp.float32) for path, shape in shapes.items()}
@@ -24,15 +24,15 @@ def tree(seed, heads=("original",), **leaves):
 
 
 def numbers(tree):
-    """{(path, place): number} in float64, by a plain loop."""
+    """Return {(path, index): number} in float64."""
     return {(path, at): float(x) for path, leaf in flatten(tree).items() for at, x in enumerate(np.ravel(leaf))}
 
 
-def assert_numbers(found, expected, atol=1e-6):
-    found = numbers(found)
-    assert found.keys() == expected.keys()
+def assert_numbers(tree, expected, atol=1e-6):
+    result = numbers(tree)
+    assert result.keys() == expected.keys()
     for entry, value in expected.items():
-        assert found[entry] == pytest.approx(value, abs=atol), entry
+        assert result[entry] == pytest.approx(value, abs=atol), entry
 
 
 def same_bits(a, b):
@@ -58,7 +58,7 @@ def test_interpolation_by_a_plain_loop_with_each_models_own_heads(alpha):
     assert_numbers(formulas.interpolate(base, tuned, alpha), expected)
 
 
-def test_the_ends_and_what_did_not_move_are_kept_to_the_last_bit():
+def test_the_ends_and_unmoved_leaves_are_exact_to_the_last_bit():
     base = {"embed": {"a": jnp.asarray(np.random.default_rng(0).normal(size=1000), jnp.float32)}}
     tuned = jax.tree.map(lambda x: x * 1.37, base)
     assert same_bits(jax.tree.leaves(formulas.interpolate(base, tuned, 0.0)), jax.tree.leaves(base))
@@ -96,8 +96,8 @@ def test_a_uniform_soup_is_the_mean_and_a_head_is_averaged_over_those_that_have_
 
 
 def test_a_greedy_soup_takes_the_best_first_and_keeps_what_does_not_hurt():
-    """One number a model; the score is the nearness to 1, on a grid so coarse that there are ties."""
-    places = [4.0, 1.4, 0.6, -2.0, 1.2, 1.2]  # the last changes nothing, and stays
+    """One number per model; the score is the closeness to 1, on a grid coarse enough for ties."""
+    places = [4.0, 1.4, 0.6, -2.0, 1.2, 1.2]  # the last one changes nothing and is added
     models = [{"embed": {"a": jnp.float32(place)}} for place in places]
 
     def score(model):
@@ -135,7 +135,7 @@ def test_task_vectors_add_up_and_bring_their_heads(scale):
     [
         (0.2, {-5.0}),  # floor(.2 · 8) = 1
         (0.25, {-5.0, 4.0}),
-        (0.375, {-5.0, 4.0, 3.0, -3.0}),  # the third largest has a tie, which stays
+        (0.375, {-5.0, 4.0, 3.0, -3.0}),  # the third largest has a tie, which remains
         (0.5, {-5.0, 4.0, 3.0, -3.0}),
         (0.01, {-5.0}),  # at least one
         (1.0, {-5.0, 4.0, 3.0, -3.0, 2.0, 1.0, -0.5}),
@@ -146,8 +146,8 @@ def test_trimming_keeps_the_largest_of_the_whole_vector(density, kept):
         "embed": {"a": jnp.asarray([1.0, -5.0, 0.0, 2.0])},
         "layers": {"0": {"b": jnp.asarray([[3.0, -3.0], [4.0, -0.5]])}},
     }
-    found = numbers(formulas.trimmed(vector, density))
-    assert found == {entry: value if value in kept else 0.0 for entry, value in numbers(vector).items()}
+    result = numbers(formulas.trimmed(vector, density))
+    assert result == {entry: value if value in kept else 0.0 for entry, value in numbers(vector).items()}
 
 
 @pytest.mark.parametrize("density", [0.1, 0.3, 0.29, 0.7])
@@ -161,7 +161,7 @@ def test_trimming_by_sorting(density):
 
 
 def test_signs_are_elected_by_mass_and_only_those_who_agree_are_averaged():
-    """Every combination of three votes of -2, -1, 0, 1, 3, so also sums of 0 and a majority against the mass."""
+    """Every combination of three of -2, -1, 0, 1, 3, with sums of 0 and majorities that the sum outweighs."""
     votes = np.array(list(itertools.product([-2.0, -1.0, 0.0, 1.0, 3.0], repeat=3)), np.float32)
     vectors = [{"embed": {"a": jnp.asarray(column)}} for column in votes.T]
     expected = []
@@ -169,10 +169,10 @@ def test_signs_are_elected_by_mass_and_only_those_who_agree_are_averaged():
         elected = np.sign(sum(float(value) for value in row))
         agreeing = [float(value) for value in row if np.sign(value) == elected]
         expected.append(sum(agreeing) / len(agreeing) if elected else 0.0)
-    found = formulas.elected(vectors)["embed"]["a"]
-    np.testing.assert_allclose(found, expected, atol=1e-6)
+    result = formulas.elected(vectors)["embed"]["a"]
+    np.testing.assert_allclose(result, expected, atol=1e-6)
     at = votes.tolist().index([-1.0, -1.0, 3.0])
-    assert float(found[at]) == 3.0, "mass, not majority"
+    assert float(result[at]) == 3.0, "mass, not majority"
     np.testing.assert_array_equal(formulas.elected(vectors[:1])["embed"]["a"], votes[:, 0])
 
 
@@ -199,8 +199,8 @@ def test_dare_drops_and_rescales_and_is_right_on_average(rate):
 
 def test_a_layer_as_large_as_another_is_not_dropped_alike():
     vector = {"layers": {str(i): {"a": jnp.ones(100)} for i in range(2)}}
-    found = formulas.dropped(vector, 0.5, jax.random.key(0))["layers"]
-    assert (found["0"]["a"] != found["1"]["a"]).any()
+    result = formulas.dropped(vector, 0.5, jax.random.key(0))["layers"]
+    assert (result["0"]["a"] != result["1"]["a"]).any()
 
 
 @pytest.mark.parametrize("rate", [-0.1, 1.0, float("nan")])
@@ -218,7 +218,7 @@ def test_fisher_weights_by_a_plain_loop_zeros_included():
     models = [tree(0, heads=("original", "old", "two")), tree(1, heads=("original", "new", "two")), tree(2)]
     rng = np.random.default_rng(5)
     fishers = [jax.tree.map(lambda leaf: jnp.asarray(rng.integers(0, 3, leaf.shape), jnp.float32), m) for m in models]
-    del fishers[1]["embed"], fishers[2]["heads"]  # a leaf that a Fisher lacks has none
+    del fishers[1]["embed"], fishers[2]["heads"]  # a leaf that a Fisher lacks has no information
     weights = [2.0, 0.5, 1.0]
     values, known = [numbers(model) for model in models], [numbers(fisher) for fisher in fishers]
     expected, blind = {}, 0
@@ -228,7 +228,7 @@ def test_fisher_weights_by_a_plain_loop_zeros_included():
         blind += not sum(precisions.values())
         precisions = precisions if sum(precisions.values()) else {at: weights[at] for at in having}
         expected[entry] = sum(p * values[at][entry] for at, p in precisions.items()) / sum(precisions.values())
-    assert blind > 0, "some entries nobody knows anything of"
+    assert blind > 0, "some entries have no information in any model"
     assert_numbers(formulas.fisher_merge(models, fishers, weights), expected)
 
 
@@ -253,8 +253,8 @@ def test_fisher_merging_minimises_the_quadratic_penalties_it_stands_for():
 def test_equal_fishers_are_interpolation():
     base, tuned = tree(0), tree(1)
     ones = jax.tree.map(jnp.ones_like, base)
-    found = formulas.fisher_merge([base, tuned], [ones, ones], [0.7, 0.3])
-    assert_numbers(found, numbers(formulas.interpolate(base, tuned, 0.3)))
+    result = formulas.fisher_merge([base, tuned], [ones, ones], [0.7, 0.3])
+    assert_numbers(result, numbers(formulas.interpolate(base, tuned, 0.3)))
 
 
 # ---------------------------------------------------------------- what does not fit

@@ -35,27 +35,29 @@ RANK, ALPHA = 4, 6
 
 
 def adapter_of(torch_model, family, roles):
-    """(our theta with the values of the adapter in a PEFT model, {our path: its torch parameter})."""
-    found = dict(torch_model.named_parameters())
+    """Return (our theta with the adapter's values from a PEFT model, {our path: its torch parameter})."""
+    by_name = dict(torch_model.named_parameters())
     ours = {}
     for i in range(2):
         for role in roles:
             where = f"layers/{i}/{'mlp' if role in ('up', 'down') else 'attention'}/{role}"
             prefix = f"base_model.model.{LAYER[family].format(i)}.{THEIRS[family][role]}."
-            ours |= {f"{where}/{leaf}": found[prefix + name] for name, leaf in LEAVES.items() if prefix + name in found}
-            if prefix + "ia3_l.default" in found:
+            ours |= {
+                f"{where}/{leaf}": by_name[prefix + name] for name, leaf in LEAVES.items() if prefix + name in by_name
+            }
+            if prefix + "ia3_l.default" in by_name:
                 side = "ia3_in" if role in ("out", "down") else "ia3_out"
-                ours[f"{where}/{side}"] = found[prefix + "ia3_l.default"]
+                ours[f"{where}/{side}"] = by_name[prefix + "ia3_l.default"]
     return {path: jnp.asarray(as_ours(path, p.detach().numpy())) for path, p in ours.items()}, ours
 
 
 def as_ours(path, array):
-    """A torch parameter or gradient laid out as ours: matrices transposed, IA3's vectors without the axis of 1."""
+    """Convert a torch parameter or gradient to our layout: matrices transposed, IA3's vectors without the axis of 1."""
     return array.reshape(-1) if "ia3" in path else array.T
 
 
 def with_peft(family, folder, config):
-    """A base written to a folder, and PEFT's model on it with an adapter of random values."""
+    """Write a base to a folder and return PEFT's model of it with an adapter of random values."""
     base = oracle.make(family)
     oracle.save(base, folder)
     torch_model = peft.get_peft_model(base, config).eval()
@@ -85,23 +87,25 @@ CASES = {
 
 
 def check(method, torch_model, family, folder, roles):
-    """Logits to 1e-5 and the gradients of Σ logits² with respect to the adapter to 1e-4 of their largest value."""
+    """Compare logits to 1e-5, and gradients of Σ logits² in the adapter to 1e-4 of their largest value."""
     checkpoint = models.load(folder)
     theta, parameters = adapter_of(torch_model, family, roles)
     assert len(theta) == len([name for name, _ in torch_model.named_parameters() if "lora" in name or "ia3" in name])
     batch = oracle.batch(family)
-    whole = unflatten({**theta, **{p: x for p, x in flatten(checkpoint.params).items() if p.startswith("heads/")}})
+    theta_with_heads = unflatten(
+        {**theta, **{p: x for p, x in flatten(checkpoint.params).items() if p.startswith("heads/")}}
+    )
 
     def logits(theta):
         return checkpoint.model.apply(method.inject(StepContext(checkpoint.params), theta, jax.random.key(0)), batch)[
             "logits"
         ]["original"]
 
-    slope = flatten(jax.grad(lambda theta: jnp.sum(logits(theta) ** 2))(whole))
+    slope = flatten(jax.grad(lambda theta: jnp.sum(logits(theta) ** 2))(theta_with_heads))
     outputs = torch_model(**oracle.inputs(family, batch)).logits
-    oracle.close(logits(whole), outputs.detach().numpy())
+    oracle.close(logits(theta_with_heads), outputs.detach().numpy())
     oracle.close(
-        checkpoint.model.apply(method.merge(checkpoint.params, whole), batch)["logits"]["original"],
+        checkpoint.model.apply(method.merge(checkpoint.params, theta_with_heads), batch)["logits"]["original"],
         outputs.detach().numpy(),
     )
     (outputs**2).sum().backward()
@@ -174,10 +178,10 @@ def test_dropout_of_the_factored_dora_is_pefts_in_the_mean(tmp_path):
     torch_model = with_peft("bert", tmp_path, lora_config("bert", ("query",), use_dora=True, lora_dropout=dropout))
     theta, _ = adapter_of(torch_model, "bert", ("query",))
     checkpoint = models.load(tmp_path)
-    whole = unflatten(theta)
-    injected = flatten(method.inject(StepContext(checkpoint.params), whole, jax.random.key(0)))
+    theta_with_heads = unflatten(theta)
+    injected = flatten(method.inject(StepContext(checkpoint.params), theta_with_heads, jax.random.key(0)))
     module = "layers/0/attention/query"
-    plain = flatten(method.merge(checkpoint.params, whole))[f"{module}/kernel"]
+    plain = flatten(method.merge(checkpoint.params, theta_with_heads))[f"{module}/kernel"]
     tree = {p.rpartition("/")[2]: leaf for p, leaf in injected.items() if p.startswith(f"{module}/")}
     x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 1, 48)), jnp.float32)
     seeds = jax.random.bits(jax.random.key(1), (3000, 2), jnp.uint32)

@@ -1,4 +1,4 @@
-"""docs/add_a_method.md promises a complete example: its code is run as it is printed."""
+"""The complete example in docs/add_a_method.md runs as printed."""
 
 import re
 import sys
@@ -16,7 +16,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "add_a_method.md"
 
 @pytest.fixture
 def blocks(monkeypatch):
-    """The file and the test of the page, the method registered."""
+    """Run the code and the test of the page, with its method registered, and return the test's names."""
     file, test = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     module = types.ModuleType("fft.methods.leafwise")
     monkeypatch.setitem(sys.modules, module.__name__, module)  # a dataclass looks its own module up

@@ -1,4 +1,4 @@
-"""No member of a chain is without effect: leaving it out changes what the run leaves, or the chain is refused."""
+"""Every member of a chain has an effect: leaving it out changes the result of the run, or the chain is rejected."""
 
 import functools
 
@@ -31,8 +31,8 @@ def rows(stream, step):
 
 
 @functools.cache
-def left_by(*members):
-    """What some steps of a chain on the base's own head leave: finished parameters and the optimizer's state."""
+def train(*members):
+    """Train a chain on the base's own head and return the finished parameters and the optimizer's state."""
     base, method = toy_params(heads={"original": 3, "new": 3}, words=7), chain(*members)
     theta = method.init(base, jax.random.key(1))
     multiplier = multipliers(method, theta, MODEL.depth, ())
@@ -49,8 +49,8 @@ def left_by(*members):
     return finished_params(method, base, state.theta, ()), state.opt_state
 
 
-def differ(one, other):
-    return jax.tree.structure(one) != jax.tree.structure(other) or max_difference(one, other) > 0
+def differ(first, second):
+    return jax.tree.structure(first) != jax.tree.structure(second) or max_difference(first, second) > 0
 
 
 @pytest.mark.parametrize("names", CHAINS)
@@ -58,25 +58,25 @@ def test_no_member_can_be_left_out(names):
     members = [SETTINGS.get(name, METHODS[name]()) for name in names.split("+")]
     for member in members:
         others = [other for other in members if other is not member]
-        if member.tree == BASE_TREE:  # else it says what is trained, and that is another tree without it
-            part = int(member.name == "si")  # without an earlier run it measures, and holds nothing
-            assert differ(left_by(*members)[part], left_by(*others)[part]) == (member.name != "full"), member.name
+        if member.tree == BASE_TREE:  # else the trainable tree is another one without it
+            part = int(member.name == "si")  # without an earlier run it only measures
+            assert differ(train(*members)[part], train(*others)[part]) == (member.name != "full"), member.name
 
 
 @pytest.mark.parametrize("first", [0, 1])
 def test_a_method_that_mixes_takes_effect_wherever_it_stands(first):
     members = [EWC(way="vmapped"), Mixout()]
-    assert differ(left_by(members[first], members[1 - first])[0], left_by(members[0])[0])
+    assert differ(train(members[first], members[1 - first])[0], train(members[0])[0])
 
 
 @pytest.mark.parametrize("other", [LoRA(), METHODS["prompt"]()])
-def test_two_that_say_what_is_trained_are_refused(other):
-    with pytest.raises(InputError, match=f"mixout and {other.name} each say what is trained"):
+def test_two_members_that_set_what_is_trained_are_rejected(other):
+    with pytest.raises(InputError, match=f"mixout and {other.name} each set what is trained"):
         Mixout() + other
 
 
 def around(change):
-    """A slot that applies `change` to the updates of what is inside."""
+    """Return a slot that applies `change` to the updates of the inner optimizer."""
 
     def wrap(tx, now):
         def update(gradients, state, params):
@@ -88,8 +88,8 @@ def around(change):
     return wrap
 
 
-def test_what_stands_around_the_optimizer_nests_in_the_order_of_its_slots():
-    """Around plain gradients, whatever the order of the members: observe(confine(decay(wrap(g))))."""
+def test_wrappers_of_the_optimizer_nest_in_the_order_of_their_slots():
+    """Whatever the order of the members, the updates for gradients g are observe(confine(decay(wrap(g))))."""
 
     def method(called, **slots):
         return type(called, (Method,), {"name": called, "parts": lambda self: Parts(**slots)})()
@@ -103,5 +103,5 @@ def test_what_stands_around_the_optimizer_nests_in_the_order_of_its_slots():
     tx = chain(*members).transform(optax.identity(), StepContext({}, strength=3.0))
     updates, _ = tx.update({"a": jnp.float32(7)}, tx.init({"a": jnp.float32(0)}), {"a": jnp.float32(0)})
     assert float(updates["a"]) == ((7 * 2) + 3) * 10 + 5
-    with pytest.raises(InputError, match="confined and other each keep the updates within bounds"):
+    with pytest.raises(InputError, match="confined and other each constrain the updates"):
         chain(*members, method("other", confine=around(lambda u: u)))

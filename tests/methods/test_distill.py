@@ -33,13 +33,13 @@ TASK = Classify("original", ("LABEL_0", "LABEL_1"))
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory):
-    """{family: (torch base, torch model that moved, ours of both)}, without dropout."""
-    root, made = tmp_path_factory.mktemp("pairs"), {}
+    """{family: (torch base, tuned torch model, our base, our tuned model)}, without dropout."""
+    root, by_family = tmp_path_factory.mktemp("pairs"), {}
     for family, rates in STILL.items():
         two = [oracle.make(family, seed=seed, **rates) for seed in (0, 1)]
         folders = [oracle.save(model, root / f"{family}{at}") for at, model in enumerate(two)]
-        made[family] = (*two, *(models.load(folder) for folder in folders))
-    return made
+        by_family[family] = (*two, *(models.load(folder) for folder in folders))
+    return by_family
 
 
 def rows(family):
@@ -52,14 +52,14 @@ def torch_states(model, family, batch):
     """transformers' hidden states of every depth, float64 [B, T, D], and our pooled state in its terms."""
     with torch.no_grad():
         body = getattr(model, FAMILIES[family].prefix)
-        found = body(**oracle.inputs(family, batch), output_hidden_states=True)
-        states = [state.double().numpy() for state in found.hidden_states]
-        pooled = found.pooler_output.double().numpy() if family == "bert" else states[-1][:, 0]
+        outputs = body(**oracle.inputs(family, batch), output_hidden_states=True)
+        states = [state.double().numpy() for state in outputs.hidden_states]
+        pooled = outputs.pooler_output.double().numpy() if family == "bert" else states[-1][:, 0]
     return states, pooled
 
 
 def by_loops(family, torch_base, torch_moved, batch, layers):
-    """The mean over rows of real weight of the mean over layers of ‖h − h*‖² / ‖h*‖², a token at a time."""
+    """Return the mean over weighted rows of the mean over layers of ‖h − h*‖² / ‖h*‖², token by token."""
     (before, was), (after, now) = (torch_states(model, family, batch) for model in (torch_base, torch_moved))
     total, real = 0.0, [row for row in range(5) if batch.weight[row]]
     for row in real:
@@ -79,7 +79,7 @@ CASES = {"0": (0,), "1": (1,), "2": (2,), "pooled,1": ("pooled", 1), "all": ("po
 
 
 def stepped(method, base, moved, batch, on, lr=1.0):
-    """(metrics, parameters before less those after, over the rate) of a step of plain descent from `moved`."""
+    """Return (metrics, (parameters before − after) / rate) of an SGD step from `moved`."""
     tx = optax.sgd(lr)
     step = make_train_step(base.model, TASK, method, tx, dict.fromkeys(flatten(base.params), 1.0), TASK)
     state = init_state(jax.tree.map(jnp.copy, moved.params), tx, jax.random.key(0))
@@ -101,7 +101,7 @@ def test_the_term_of_a_step_is_that_of_torchs_hidden_states(pairs, family, layer
 
 
 def cut_short(checkpoint, params, batch, depth):
-    """The hidden states after so many blocks, by a model that has no more of them."""
+    """Return the hidden states after a number of blocks, from a model with only these blocks."""
     field = "n_layers" if checkpoint.model.family == "distilbert" else "num_hidden_layers"
     model = build(FAMILIES[checkpoint.model.family], dataclasses.replace(checkpoint.model.config, **{field: depth}))
     layers = {str(i): params["layers"][str(i)] for i in range(depth)}
@@ -128,15 +128,15 @@ def test_a_step_descends_the_gradient_of_the_term(pairs):
         np.testing.assert_allclose(leaf, slope[path], atol=1e-4 * max(1, np.abs(slope[path]).max()), err_msg=path)
 
 
-def test_what_is_seen_is_torchs_and_the_base_has_no_dropout(pairs, tmp_path):
+def test_hidden_states_are_torchs_and_the_base_has_no_dropout(pairs, tmp_path):
     torch_model = oracle.make("bert", seed=4)
     ours = models.load(oracle.save(torch_model, tmp_path / "noisy"))
     batch = rows("bert")
-    found = jax.jit(lambda params: ours.model.states(params, batch, layers=(0, 1, 2)).layers)(ours.params)
+    result = jax.jit(lambda params: ours.model.states(params, batch, layers=(0, 1, 2)).layers)(ours.params)
     states, _ = torch_states(torch_model, "bert", batch)
     for depth in (0, 1):
-        oracle.close(found[depth], states[depth])
-    oracle.close(found[2], states[2][:, :1])
+        oracle.close(result[depth], states[depth])
+    oracle.close(result[2], states[2][:, :1])
     still = stepped(Distill(layers="1"), ours, ours, batch, "original")[0]["penalty"]
     assert 0 < float(still) < 5, "dropout moves the model away from its base"
     base = pairs["bert"][2]
@@ -144,13 +144,13 @@ def test_what_is_seen_is_torchs_and_the_base_has_no_dropout(pairs, tmp_path):
 
 
 def test_virtual_tokens_are_left_out(pairs):
-    """A prompt in front: the states of the text's own tokens are compared."""
+    """With a prompt in front, the states of the text's own tokens are compared."""
     base = pairs["bert"][2]
     batch = rows("bert")
     params = {**base.params, "prompt": {"tokens": jnp.ones((3, 48))}}
     outputs = outputs_of(base.model, params, batch, layers=(1,))
     before = base.model.states(base.params, batch, layers=(1,))
-    found = Distill(layers="1").losses(
+    result = Distill(layers="1").losses(
         StepContext(base.params), "original", outputs._replace(base=before), batch, None
     )[0]
     now, was = np.asarray(outputs.states.layers[1])[:, 3:], np.asarray(before.layers[1])
@@ -158,11 +158,11 @@ def test_virtual_tokens_are_left_out(pairs):
         ((now[row] - was[row])[batch.mask[row] > 0] ** 2).sum() / (was[row][batch.mask[row] > 0] ** 2).sum()
         for row in range(5)
     ]
-    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    np.testing.assert_allclose(result, expected, rtol=1e-4)
 
 
 @pytest.mark.parametrize("wrong", ["", "none", "1,", "-1", "1;2", "all,1", "pooled 1"])
-def test_layers_that_are_none_are_refused(wrong):
+def test_invalid_layers_are_rejected(wrong):
     with pytest.raises(InputError, match=r"--distill\.layers .*expected pooled, all, or numbers such as 0,6,12"):
         Distill(layers=wrong)
 
@@ -177,7 +177,7 @@ def test_the_pooled_state_alone_needs_no_layers_and_a_chain_asks_for_all_streams
 
 
 @pytest.mark.parametrize("flags", [("--distill.layers", "all"), ("--distill.layers", "1", "--distill.on", "new")])
-def test_a_run_holds_its_layers(tiny, tmp_path, flags):
+def test_a_run_keeps_its_layers_near_the_base(tiny, tmp_path, flags):
     short = ("--steps", 6, "--batch-size", 16, "--tolerance", 1, "--lr", 1e-3, "--keep", "latest")
     given = ("--model", tiny / "bert", "--new", tiny / "new.csv", "--original", tiny / "original.csv", *short)
     answer = fft("tune", *given, "--method", "lora+distill", *flags, "--out", tmp_path / "run")

@@ -1,4 +1,4 @@
-"""Methods that change gradients and updates, through `fft tune` on the tiny base: resumed, kept, refused."""
+"""Methods that change gradients and updates, through `fft tune` on the tiny base: resumed, saved, rejected."""
 
 import json
 
@@ -38,7 +38,7 @@ def test_a_stopped_run_ends_in_the_same_bits(tiny, tmp_path, flags):
     assert outcome(out) == outcome(whole)
 
 
-def test_a_run_of_gpm_moves_dense_layers_alone(tiny, tmp_path):
+def test_a_run_of_gpm_changes_only_dense_layers(tiny, tmp_path):
     out = tmp_path / "run"
     assert tune(tiny, out, *SHORT, "--method", "gpm", "--gpm.threshold", 0.9).code in (0, 4)
     before, after = leaves(tiny / "bert"), leaves(out / "model")
@@ -66,17 +66,17 @@ def test_sparse_reads_the_artefact_that_ewc_reads(tiny, tmp_path):
 @pytest.mark.parametrize(
     ("method", "message"),
     [
-        ("gpm+lpft", "gpm and lpft each keep the updates within bounds"),
-        ("lora+ogd", "lora and ogd each say what is trained and how the model's parameters come of it"),
-        ("agem+replay", "agem says what becomes of the gradient on the original rows, and replay needs"),
+        ("gpm+lpft", "gpm and lpft each constrain the updates"),
+        ("lora+ogd", "lora and ogd each set what is trained and how the model's parameters are made from it"),
+        ("agem+replay", "agem replaces the gradient on the original rows, and replay needs"),
     ],
 )
-def test_chains_that_cannot_keep_their_word_are_refused(tiny, tmp_path, method, message):
+def test_chains_whose_members_conflict_are_rejected(tiny, tmp_path, method, message):
     answer = tune(tiny, tmp_path / "run", *SHORT, "--method", method)
     assert answer.code == 2 and message in answer.err and not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("method", ["mas", "agem", "ogd", "gpm", "sparse"])
-def test_original_data_are_asked_for(tiny, tmp_path, method):
+def test_missing_original_data_are_named(tiny, tmp_path, method):
     answer = tune(tiny, tmp_path / "run", *SHORT, "--method", method, original=None)
     assert answer.code == 2 and "give --original" in answer.err and not (tmp_path / "run").exists()

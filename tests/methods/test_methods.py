@@ -1,4 +1,4 @@
-"""One contract for every method and some chains, then what each method promises of its own."""
+"""One contract for every method and some chains, then the properties of each method."""
 
 import dataclasses
 
@@ -159,8 +159,8 @@ def test_layerwise_multiplies_by_decay_to_the_distance_from_the_top(base):
 
 
 def test_chained_multipliers_do_not_depend_on_the_order(base):
-    one, other = (multipliers(parse_chain(n), base, MODEL.depth) for n in ("freeze+layerwise", "layerwise+freeze"))
-    assert one == other and 0.0 in one.values() and 0.9 in one.values()
+    first, second = (multipliers(parse_chain(n), base, MODEL.depth) for n in ("freeze+layerwise", "layerwise+freeze"))
+    assert first == second and 0.0 in first.values() and 0.9 in first.values()
 
 
 def test_layerwise_scales_the_update_itself(base):
@@ -286,11 +286,11 @@ def test_bitfit_trains_biases_and_norm_tuning_norms_and_both_the_new_head(base, 
 @pytest.mark.parametrize("names", ["lora+bitfit", "bitfit+dora"])
 def test_a_choice_among_parameters_that_another_method_replaced_is_refused(base, names):
     method = parse_chain(names)
-    with pytest.raises(InputError, match=r"here are none that it would train.*such as lora"):
+    with pytest.raises(InputError, match=r"none of them is trained here.*such as lora"):
         multipliers(method, method.init(base, jax.random.key(0)), MODEL.depth)
 
 
-def test_a_freeze_that_names_nothing_is_refused(base):
+def test_a_freeze_that_matches_nothing_is_rejected(base):
     method = parse_chain("freeze+lora", {"lora": LoRA(targets="layers/1/.*")})
     with pytest.raises(InputError, match=r"freeze would have no effect: freeze\+lora trains nothing that it names"):
         multipliers(method, method.init(base, jax.random.key(0)), MODEL.depth)
@@ -307,7 +307,7 @@ def test_norm_tuning_owns_the_tree_and_the_rate_wherever_it_stands(base, names):
 
 
 def test_dora_starts_at_the_columns_lengths_and_leaves_columns_of_zeros(base):
-    """m = ‖W‖ by columns; a column of zeros has no direction, and its update no length."""
+    """m = ‖W‖ by columns; a column of zeros stays zero."""
     method = DoRA(targets="query")
     query = base["layers"]["0"]["attention"]["query"]
     query["kernel"] = query["kernel"].at[:, 1].set(0.0)
@@ -353,7 +353,7 @@ def test_a_prompt_begins_at_words_and_a_prefix_small_and_both_need_a_place(kind)
     ("names", "message"),
     [("lora+lora", "names lora twice"), ("lorra", "unknown method 'lorra'"), ("", "unknown method ''")],
 )
-def test_chains_that_make_no_sense_are_refused(names, message):
+def test_invalid_chains_are_rejected(names, message):
     with pytest.raises(InputError, match=message):
         parse_chain(names)
 
@@ -363,9 +363,9 @@ def test_two_reparametrisations_are_refused():
     class Other(LoRA):
         name = "other"
 
-    with pytest.raises(InputError, match="lora and other each say what is trained"):
+    with pytest.raises(InputError, match="lora and other each set what is trained"):
         LoRA() + Other()
-    with pytest.raises(InputError, match="dora and norm each say what is trained"):
+    with pytest.raises(InputError, match="dora and norm each set what is trained"):
         parse_chain("dora+norm")
 
 
@@ -416,21 +416,23 @@ def test_a_chain_finishes_with_every_member(base):
 
 
 @pytest.mark.parametrize("names", ["full+wise", "lora+wise"])
-def test_wise_goes_back_a_part_of_the_way_with_all_but_a_fresh_head(names, base):
+def test_wise_interpolates_everything_but_a_fresh_head(names, base):
     method = parse_chain(names, {"wise": Wise(alpha=0.25)})
     state, _, _ = trained(method, base)
     merged, start = flatten(method.merge(base, state.theta)), flatten(base)
-    found = flatten(finished_params(method, base, state.theta, ("new",)))
-    assert found.keys() == start.keys()
-    for path, leaf in found.items():
+    finished = flatten(finished_params(method, base, state.theta, ("new",)))
+    assert finished.keys() == start.keys()
+    for path, leaf in finished.items():
         if path.startswith("heads/new/"):
             np.testing.assert_array_equal(leaf, merged[path], path)
             assert max_difference(leaf, start[path]) > 0
         else:
             old, new = (np.asarray(x, np.float64) for x in (start[path], merged[path]))
             np.testing.assert_allclose(leaf, 0.75 * old + 0.25 * new, atol=1e-6, err_msg=path)
-    moved = [path for path in found if not path.startswith("heads/") and max_difference(found[path], start[path]) > 0]
-    assert moved, "the body moved"
+    moved = [
+        path for path in finished if not path.startswith("heads/") and max_difference(finished[path], start[path]) > 0
+    ]
+    assert moved, "parameters outside the heads moved"
     shared = flatten(finished_params(method, base, state.theta, ()))["heads/new/out/kernel"]
     old, new = (np.asarray(x["heads/new/out/kernel"], np.float64) for x in (start, merged))
     np.testing.assert_allclose(shared, 0.75 * old + 0.25 * new, atol=1e-6, err_msg="a shared head is interpolated too")
@@ -461,18 +463,25 @@ def test_ewc_takes_its_strength_in_the_unit_of_rows(base):
 def test_ewc_with_a_small_fisher_pulls_nearly_the_same(base, storage, tolerance):
     params = jax.tree.map(lambda x: x + 0.1, base)
     penalties = []
-    for kept in ("float32", storage):
-        method = EWC(storage=kept, way="vmapped")
+    for kind in ("float32", storage):
+        method = EWC(storage=kind, way="vmapped")
         aux = method.prepare(context(base), jax.random.key(0))
         penalties.append(float(method.penalty(StepContext(base, aux), params)))
     assert penalties[1] == pytest.approx(penalties[0], rel=tolerance) and penalties[1] != penalties[0]
 
 
-def test_ewc_reads_an_artefact_of_this_base_and_of_no_other(base, tmp_path):
+def test_ewc_reads_an_artefact_of_this_base_only(base, tmp_path):
     here = context(base)._replace(base_sha256="this")
     own = EWC(way="vmapped").prepare(here, jax.random.key(0))["fisher"]
-    told = {"base_sha256": "this", "model": "base/", "estimator": "mc", "examples": 5, "trace": 1.0, "tasks": ["o"]}
-    save_fisher(tmp_path, own, "float32", told | {"data": {"train_rows": 80}})
+    provenance = {
+        "base_sha256": "this",
+        "model": "base/",
+        "estimator": "mc",
+        "examples": 5,
+        "trace": 1.0,
+        "tasks": ["o"],
+    }
+    save_fisher(tmp_path, own, "float32", provenance | {"data": {"train_rows": 80}})
     method, notes = EWC(fisher=str(tmp_path), unit="ratio"), []
     assert not method.needs and EWC().needs == {"original"}
     alone = here._replace(original=None, batches=None, rows={"new": 20}, note=notes.append)

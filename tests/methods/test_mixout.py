@@ -1,4 +1,4 @@
-"""Mixout: what a step computes with, number by number."""
+"""Mixout: the weights that a step uses, one by one."""
 
 import jax
 import jax.numpy as jnp
@@ -24,17 +24,17 @@ def mixed(method, base, theta, key):
     return flatten(method.inject(now, theta, key))
 
 
-def test_every_number_of_a_kernel_is_the_bases_or_stands_in_for_it(base):
-    """A drawn number is θ*, another (θ − p θ*) / (1 − p): by a plain loop. Biases, scales and heads are θ."""
+def test_every_weight_of_a_kernel_is_the_base_s_or_compensates_for_it(base):
+    """A drawn weight is θ*, another (θ − p θ*) / (1 − p). Biases, scales and heads are θ."""
     method, p = Mixout(probability=0.25), 0.25
     theta = jax.tree.map(lambda x: x + 1.0, base)
-    found, anchors, values = mixed(method, base, theta, jax.random.key(1)), flatten(base), flatten(theta)
-    for path, leaf in found.items():
+    mixture, anchors, values = mixed(method, base, theta, jax.random.key(1)), flatten(base), flatten(theta)
+    for path, leaf in mixture.items():
         if path.startswith("heads/") or not path.endswith("/kernel"):
             np.testing.assert_array_equal(leaf, values[path], path)
             continue
-        for number, anchor, value in zip(*(np.ravel(tree[path]) for tree in (found, anchors, values)), strict=True):
-            assert min(abs(number - anchor), abs(number - (value - p * anchor) / (1 - p))) < 1e-6, path
+        for weight, anchor, value in zip(*(np.ravel(tree[path]) for tree in (mixture, anchors, values)), strict=True):
+            assert min(abs(weight - anchor), abs(weight - (value - p * anchor) / (1 - p))) < 1e-6, path
 
 
 def test_the_mean_over_draws_is_theta_and_p_of_them_are_the_bases(base):
@@ -47,7 +47,7 @@ def test_the_mean_over_draws_is_theta_and_p_of_them_are_the_bases(base):
     np.testing.assert_allclose(drawn.mean(0), flatten(theta)[QUERY], atol=5 * error)
 
 
-def test_without_draws_it_is_full_fine_tuning_and_else_it_is_not(base):
+def test_a_probability_of_0_is_full_fine_tuning_and_another_is_not(base):
     full, none, some = (trained(method, base)[0].theta for method in (Full(), Mixout(probability=0.0), Mixout()))
     assert max_difference(full, none) == 0 and max_difference(full, some) > 1e-3
     with pytest.raises(InputError, match=r"mixout\.probability must be between 0 and 0\.99"):
@@ -56,10 +56,10 @@ def test_without_draws_it_is_full_fine_tuning_and_else_it_is_not(base):
 
 def test_steps_draw_anew(base):
     method, theta = Mixout(), jax.tree.map(lambda x: x + 1.0, base)
-    one, other = (mixed(method, base, theta, jax.random.key(seed))[QUERY] for seed in (1, 2))
-    assert float(jnp.max(jnp.abs(one - other))) > 0
+    first, second = (mixed(method, base, theta, jax.random.key(seed))[QUERY] for seed in (1, 2))
+    assert float(jnp.max(jnp.abs(first - second))) > 0
 
 
-def test_without_a_kernel_to_mix_it_is_refused(base):
+def test_without_a_trained_kernel_it_is_rejected(base):
     with pytest.raises(InputError, match="mixout: no kernel of the base is trained"):
         Mixout().prepare(context(base, BitFit() + Mixout()), jax.random.key(0))

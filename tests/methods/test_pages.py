@@ -1,4 +1,4 @@
-"""Every method has its page, its rows in the tables and its name in Python."""
+"""Every method has a page, rows in the tables and a public name."""
 
 import re
 from pathlib import Path
@@ -20,5 +20,5 @@ def test_a_method_has_a_page_rows_in_the_tables_and_a_public_name(name):
     assert f"fft.{METHODS[name].__name__}(" in page and METHODS[name].__name__ in fft.__all__
 
 
-def test_there_is_no_page_of_a_method_that_is_none():
+def test_there_are_no_other_pages():
     assert {path.stem for path in (ROOT / "docs" / "methods").glob("*.md")} == {*METHODS, "README"}

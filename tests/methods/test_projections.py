@@ -1,4 +1,4 @@
-"""Methods that keep the update within bounds: against numpy's linear algebra, and over whole toy runs."""
+"""Methods that constrain the update: against numpy's linear algebra, and over toy runs."""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from tests.helpers import methods as shared
 from tests.helpers.methods import MODEL, context, task, trained
 from tests.helpers.toy import max_difference, toy_batch, toy_params
 
-ROWS = toy_batch(rows=8, filler=3)  # what the context of the tests gives
+ROWS = toy_batch(rows=8, filler=3)  # the rows of the tests' context
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def row_of(row):
 
 
 def slopes(base, paths, rows=5):
-    """The gradients of the labels' logits [rows, P], a row at a time."""
+    """Return the gradients of the labels' logits [rows, P]."""
 
     def logit(params, row):
         return MODEL.apply(params, row_of(row))["logits"]["original"][0, int(ROWS.targets[row])]
@@ -53,7 +53,7 @@ def test_the_directions_of_ogd_are_an_orthonormal_basis_of_the_gradients(base):
     "method", [OGD(directions=5), Freeze(blocks=1) + OGD(directions=5), OGD(directions=5) + Full()]
 )
 def test_adamw_under_ogd_leaves_the_logits_to_first_order(method, base):
-    """⟨∂z_y/∂θ, θ − θ*⟩ after six steps with momentum and decay, where full fine-tuning goes a long way along it."""
+    """⟨∂z_y/∂θ, θ − θ*⟩ is 0 after six steps with momentum and decay; after full fine-tuning it is large."""
     state, _, multiplier = trained(method, base, steps=6, weight_decay=0.1)
     free, _, _ = trained(Full(), base, steps=6, weight_decay=0.1)
     paths = [path for path, value in multiplier.items() if value and not path.startswith("heads/")]
@@ -66,8 +66,8 @@ def test_adamw_under_ogd_leaves_the_logits_to_first_order(method, base):
             assert bool((flatten(state.theta)[path] == flatten(base)[path]).all()), path
 
 
-def test_ogd_drops_what_is_spanned_and_says_how_many_are_left(base):
-    """Two rows twice: two directions. And a regression task has one output whatever the target."""
+def test_ogd_drops_spanned_directions_and_notes_their_number(base):
+    """Two rows given twice have two directions."""
     notes, twice = [], jax.tree.map(lambda values: values[[0, 1, 0, 1]], ROWS)
     doubled = context(base)._replace(batches=lambda n, size: [twice], note=notes.append)
     aux = OGD(directions=4).prepare(doubled, jax.random.key(0))
@@ -79,12 +79,12 @@ def test_a_shared_head_is_projected_and_a_fresh_one_is_not(base):
     shared = context(base)._replace(fresh_heads=(), is_trained=lambda path: not path.startswith("heads/new"))
     assert "original" in OGD(directions=2).prepare(shared, jax.random.key(0))["heads"]
     nothing = context(base)._replace(is_trained=lambda path: path.startswith("heads/new"))
-    with pytest.raises(InputError, match="no parameter that is trained has a say"):
+    with pytest.raises(InputError, match="no trained parameter influences the original logits"):
         OGD(directions=2).prepare(nothing, jax.random.key(0))
 
 
 def test_statistics_are_arguments_of_the_compiled_step_and_not_part_of_it(base):
-    """Other directions, other updates, no new compilation: nothing of `aux` was baked in."""
+    """Other directions give other updates of the same compiled step: `aux` is not a constant in it."""
     from fft.experiment import Optim
     from fft.training.optim import make_optimizer, multipliers
     from fft.training.state import init_state
@@ -105,12 +105,12 @@ def test_statistics_are_arguments_of_the_compiled_step_and_not_part_of_it(base):
 
 @pytest.mark.parametrize("method", [OGD(), GPM(), Sparse()])
 def test_the_base_s_own_parameters_are_needed(method):
-    with pytest.raises(InputError, match=f"lora and {method.name} each say what is trained"):
+    with pytest.raises(InputError, match=f"lora and {method.name} each set what is trained"):
         chain(LoRA(), method)
 
 
-def test_one_method_confines_the_updates_and_one_that_looks_at_them_sees_the_result(base):
-    with pytest.raises(InputError, match="ogd and gpm each keep the updates within bounds"):
+def test_one_method_constrains_the_updates_and_observers_see_the_result(base):
+    with pytest.raises(InputError, match="ogd and gpm each constrain the updates"):
         chain(OGD(), GPM())
     sums = [trained(method, base)[0].opt_state.omega for method in (SI() + OGD(), OGD() + SI())]
     assert max_difference(*sums) == 0
@@ -120,7 +120,7 @@ def test_one_method_confines_the_updates_and_one_that_looks_at_them_sees_the_res
 
 
 def rows_of_rank(rows):
-    """The context's rows, of which only the first few count."""
+    """Return the context's rows, of which only the first `rows` have weight."""
     return ROWS._replace(weight=np.float32(np.arange(8) < rows))
 
 
@@ -134,9 +134,9 @@ def test_gpm_protects_the_first_singular_vectors_of_a_layer_s_inputs(base, thres
         layer = f"layers/{i}/attention/query"
         left, values, _ = np.linalg.svd(np.concatenate([x, np.ones((5, 1))], axis=1).T)
         k = next(k for k in range(1, 6) if np.sum(values[:k] ** 2) >= threshold * np.sum(values**2))
-        found = np.asarray(flatten(aux["inputs"])[layer], np.float64)
-        assert found.shape == (5, k)
-        np.testing.assert_allclose(found @ found.T, left[:, :k] @ left[:, :k].T, atol=1e-5)
+        basis = np.asarray(flatten(aux["inputs"])[layer], np.float64)
+        assert basis.shape == (5, k)
+        np.testing.assert_allclose(basis @ basis.T, left[:, :k] @ left[:, :k].T, atol=1e-5)
         x = np.tanh(x @ leaf[f"{layer}/kernel"] + leaf[f"{layer}/bias"])
     assert set(flatten(aux["inputs"])) == {"layers/0/attention/query", "layers/1/attention/query"}
     keep = {path: float(value) for path, value in flatten(aux["keep"]).items()}
@@ -145,13 +145,13 @@ def test_gpm_protects_the_first_singular_vectors_of_a_layer_s_inputs(base, thres
 
 @pytest.mark.parametrize("frozen", [None, "layers/./.*/bias", "layers/0/.*", "layers/0/.*/kernel"])
 def test_adamw_under_gpm_leaves_the_answers_of_the_protected_rows_whatever_the_steps(base, frozen, monkeypatch):
-    """Three rows of the five dimensions, all of their span: not only to first order, because each layer's output stays
-    what it was, and so do the inputs of the next.
+    """With the full span of three rows protected, exactly and not only to first order: a layer's outputs do not change,
+    and so neither do the inputs of the next.
     """
     three = rows_of_rank(3)
 
-    def of_context(*given, **named):
-        return three if "rows" in named else toy_batch(*given, **named)
+    def of_context(*args, **kwargs):
+        return three if "rows" in kwargs else toy_batch(*args, **kwargs)
 
     monkeypatch.setattr(shared, "toy_batch", of_context)
     method = GPM(threshold=1.0) if frozen is None else Freeze(pattern=frozen) + GPM(threshold=1.0)
@@ -168,15 +168,17 @@ def test_the_inputs_are_those_of_every_dense_layer_of_a_real_model(tiny):
     from fft import models
     from fft.models.probes.inputs import dense_inputs, second_moments
 
-    found = models.load(tiny / "bert")
+    checkpoint = models.load(tiny / "bert")
     ids = np.arange(12, dtype=np.int32).reshape(2, 6) % 5
     mask, zeros = np.int32([[1] * 6, [1, 1, 1, 1, 0, 0]]), np.zeros(2, np.int32)
     batch = Batch(ids, mask, 0 * ids, targets=zeros, weight=np.ones(2, np.float32), row=zeros)
-    inputs = dense_inputs(lambda: found.model.apply(found.params, batch))
-    outputs = found.model.apply(found.params, batch)
-    assert {f"{path}/kernel" for path in inputs} == {path for path in flatten(found.params) if path.endswith("/kernel")}
+    inputs = dense_inputs(lambda: checkpoint.model.apply(checkpoint.params, batch))
+    outputs = checkpoint.model.apply(checkpoint.params, batch)
+    assert {f"{path}/kernel" for path in inputs} == {
+        path for path in flatten(checkpoint.params) if path.endswith("/kernel")
+    }
     np.testing.assert_allclose(
-        np.tanh(inputs["pooler"] @ found.params["pooler"]["kernel"] + found.params["pooler"]["bias"]),
+        np.tanh(inputs["pooler"] @ checkpoint.params["pooler"]["kernel"] + checkpoint.params["pooler"]["bias"]),
         outputs["pooled"],
         atol=1e-5,
     )
@@ -186,11 +188,11 @@ def test_the_inputs_are_those_of_every_dense_layer_of_a_real_model(tiny):
         second_moments(inputs, batch)["layers/0/mlp/up"][:-1, :-1], real.T @ real, rtol=1e-4, atol=1e-4
     )
     (first,) = {second_moments(inputs, batch)[path][-1, -1].item() for path in ("pooler", "layers/1/mlp/up")}
-    assert first == 2.0, "the last block reads the first token alone"
+    assert first == 2.0, "the last block reads only the first token"
 
 
 def test_a_model_without_dense_layers_is_refused(base):
-    with pytest.raises(InputError, match="no dense layer that is trained reads original rows"):
+    with pytest.raises(InputError, match="no trained dense layer reads original rows"):
         GPM().prepare(context(base)._replace(model=MODEL), jax.random.key(0))
 
 
@@ -202,12 +204,12 @@ def test_sparse_trains_the_share_with_the_smallest_fisher_and_nothing_else(base)
     method = Sparse(share=0.3, estimator="exact", way="vmapped")
     fisher = {path: np.zeros(leaf.shape) for path, leaf in flatten(base).items()}
     for row in range(5):
-        one = row_of(row)
-        logits = np.asarray(MODEL.apply(base, one)["logits"]["original"][0], np.float64)
+        batch = row_of(row)
+        logits = np.asarray(MODEL.apply(base, batch)["logits"]["original"][0], np.float64)
         for label, p in enumerate(np.exp(logits) / np.sum(np.exp(logits))):
 
-            def nll(params, one=one, label=label):
-                return -jax.nn.log_softmax(MODEL.apply(params, one)["logits"]["original"][0])[label]
+            def nll(params, batch=batch, label=label):
+                return -jax.nn.log_softmax(MODEL.apply(params, batch)["logits"]["original"][0])[label]
 
             for path, slope in flatten(jax.grad(nll)(base)).items():
                 fisher[path] += p * np.asarray(slope, np.float64) ** 2 / 5
@@ -224,5 +226,5 @@ def test_sparse_trains_the_share_with_the_smallest_fisher_and_nothing_else(base)
     assert f"{sum(int(mask.sum()) for mask in aux.values())} of 44 parameters are trained" in notes[-1]
     with pytest.raises(InputError, match=r"--sparse\.share must be a positive number of at most 1"):
         Sparse(share=0.0)
-    with pytest.raises(InputError, match=r"sparse\.samples is of the run's own Fisher pass"):
+    with pytest.raises(InputError, match=r"sparse\.samples is a setting of the run's own Fisher pass"):
         Sparse(fisher="folder", samples=3)

@@ -1,4 +1,4 @@
-"""Pseudo-rehearsal: what is masked and filled in, by what, and what a step makes of it."""
+"""Pseudo-rehearsal: masking, filling in, the choice of the filler, and the gradient of a step."""
 
 import json
 
@@ -31,7 +31,7 @@ ORIGINAL = Classify("original", ("negative", "positive"))
 
 
 def with_mask(folder):
-    """Write the knowing base with a mask token in place of a letter; returns its folder."""
+    """Write the tiny base with a mask token in place of a letter, and return its folder."""
     tiny_checkpoint.write_checkpoint(folder)
     return rename_token(folder, "##z", MASK)
 
@@ -72,8 +72,8 @@ def rows_of(folder, count=40, seed=0):
     backend = Tokenizer.from_file(str(folder / "tokenizer.json"))
     ids = [np.array(backend.encode(text).ids, np.int32) for text in texts]
     numbers = np.arange(count)
-    encoded = Encoded(ids, [np.zeros_like(each) for each in ids], np.zeros(count, np.int32), numbers)
-    lengths = sorted({len(each) for each in ids})
+    encoded = Encoded(ids, [np.zeros_like(row) for row in ids], np.zeros(count, np.int32), numbers)
+    lengths = sorted({len(row) for row in ids})
     return TrainBatches(encoded, 8, 0, (lengths[0], lengths[-1]), 0)
 
 
@@ -88,45 +88,48 @@ def filled_in(folders, key=0, share=0.4, seen=None, batches=None):
 # --- the filling in ---
 
 
-def test_a_share_of_each_text_is_drawn_anew_and_never_what_is_special(folders):
-    batches, found = filled_in(folders)
+def test_a_share_of_each_text_is_redrawn_and_special_tokens_never_are(folders):
+    batches, result = filled_in(folders)
     special = special_ids(load_tokenizer(folders[0]))
     size = len(tiny_checkpoint.vocabulary())
     changed = 0
-    for old, new in zip(batches.encoded.ids, found.encoded.ids, strict=True):
+    for old, new in zip(batches.encoded.ids, result.encoded.ids, strict=True):
         kept = [i for i, token in enumerate(old) if token in special]
         assert (old[kept] == new[kept]).all() and 0 in kept and len(old) - 1 in kept
         words = len(old) - len(kept)
         moved = int((old != new).sum())
         assert moved <= max(1, round(0.4 * words)) and not special & set(new[old != new].tolist())
-        assert new.max() < size, "rows of the table that are no token"
+        assert new.max() < size, "the table has more rows than there are tokens"
         changed += moved
-    assert found.changed == changed > 0.8 * found.masked
-    assert found.masked == sum(max(1, round(0.4 * (len(row) - 2))) for row in batches.encoded.ids)
-    assert found.tokens == sum(map(len, batches.encoded.ids))
+    assert result.changed == changed > 0.8 * result.masked
+    assert result.masked == sum(max(1, round(0.4 * (len(row) - 2))) for row in batches.encoded.ids)
+    assert result.tokens == sum(map(len, batches.encoded.ids))
 
 
 def test_the_same_key_draws_the_same_and_a_rows_draws_are_its_own(folders):
-    batches, found = filled_in(folders, key=3)
+    batches, result = filled_in(folders, key=3)
     again, other = filled_in(folders, key=3)[1], filled_in(folders, key=4)[1]
     some = filled_in(folders, key=3, seen=np.array([1, 5, 30]))[1]
     same = [
-        all((a == b).all() for a, b in zip(found.encoded.ids, each.encoded.ids, strict=True)) for each in (again, other)
+        all((a == b).all() for a, b in zip(result.encoded.ids, draw.encoded.ids, strict=True))
+        for draw in (again, other)
     ]
     assert same == [True, False]
-    for row, (old, new, alone) in enumerate(zip(batches.encoded.ids, found.encoded.ids, some.encoded.ids, strict=True)):
+    for row, (old, new, alone) in enumerate(
+        zip(batches.encoded.ids, result.encoded.ids, some.encoded.ids, strict=True)
+    ):
         assert (alone == (new if row in (1, 5, 30) else old)).all(), row
 
 
 def test_draws_follow_torchs_distribution_given_the_other_tokens(folders):
-    """One text a thousand times, one token masked: how often each token came, against torch's softmax of its place."""
+    """Frequencies of tokens drawn for one text, with one token masked each time, against torch's softmax."""
     base, _, model = folders
-    one, times = rows_of(base, 1).encoded, 3000
-    encoded = Encoded(one.ids * times, one.types * times, np.zeros(times, np.int32), np.arange(times))
-    batches = TrainBatches(encoded, 8, 0, (len(one.ids[0]),), 0)
-    found = filled_in(folders, share=0.01, batches=batches)[1]
+    single, times = rows_of(base, 1).encoded, 3000
+    encoded = Encoded(single.ids * times, single.types * times, np.zeros(times, np.int32), np.arange(times))
+    batches = TrainBatches(encoded, 8, 0, (len(single.ids[0]),), 0)
+    result = filled_in(folders, share=0.01, batches=batches)[1]
     special = special_ids(load_tokenizer(base))
-    size, ids = len(tiny_checkpoint.vocabulary()), one.ids[0]
+    size, ids = len(tiny_checkpoint.vocabulary()), single.ids[0]
     expected, words = np.zeros(size), [i for i, token in enumerate(ids) if token not in special]
     mask = Tokenizer.from_file(str(base / "tokenizer.json")).token_to_id(MASK)
     for place in words:
@@ -135,35 +138,37 @@ def test_draws_follow_torchs_distribution_given_the_other_tokens(folders):
             logits = model(masked).logits[0, place, :size]
         logits[list(special)] = -torch.inf
         expected += torch.softmax(logits, -1).numpy() / len(words)
-    everything = np.concatenate(found.encoded.ids)
+    everything = np.concatenate(result.encoded.ids)
     counted = np.bincount(everything, minlength=size)
     rest = np.zeros(size)
-    for place in words:  # tokens that stayed where another was masked
+    for place in words:  # tokens that were not masked
         rest[ids[place]] += times * (len(words) - 1) / len(words)
     seen = (counted - rest)[4:size] / times
     error = np.sqrt(expected * (1 - expected) / times)[4:size]
-    slack = np.array([3 / np.sqrt(times) if i in ids else 0.0 for i in range(4, size)])  # which place was masked
+    slack = np.array(
+        [3 / np.sqrt(times) if i in ids else 0.0 for i in range(4, size)]
+    )  # the random choice of the masked place
     assert (np.abs(seen - expected[4:size]) <= 5 * error + slack + 1e-3).all()
-    assert found.masked == times
+    assert result.masked == times
 
 
-def test_the_base_answers_to_what_was_filled_in(folders):
+def test_the_base_s_logits_are_those_of_the_filled_in_texts(folders):
     base, folder, _ = folders
     checkpoint, batches = models.load(base), rows_of(base)
     steps, key = 2, jax.random.key(9)
-    made = pseudo_rows(checkpoint, ORIGINAL, batches, steps, str(folder), 0.5, key)
+    rows = pseudo_rows(checkpoint, ORIGINAL, batches, steps, str(folder), 0.5, key)
     read = {int(row) for step in range(steps) for row in batches.rows(step)}
     theirs = transformers.BertForSequenceClassification.from_pretrained(base).eval()
     for row, old in enumerate(batches.encoded.ids):
-        ids = made.ids[row][: len(old)]
-        assert (made.ids[row][len(old) :] == 0).all()
+        ids = rows.ids[row][: len(old)]
+        assert (rows.ids[row][len(old) :] == 0).all()
         if row not in read:
-            assert (ids == old).all() and (made.logits[row] == 0).all()
+            assert (ids == old).all() and (rows.logits[row] == 0).all()
             continue
         with torch.no_grad():
             expected = theirs(torch.tensor(ids).long()[None]).logits[0].numpy()
-        np.testing.assert_allclose(made.logits[row], expected, atol=1e-5 * max(1, np.abs(expected).max()))
-    assert f"{len(read)} texts filled in by filler" in made.told[-1]
+        np.testing.assert_allclose(rows.logits[row], expected, atol=1e-5 * max(1, np.abs(expected).max()))
+    assert f"{len(read)} texts filled in by filler" in rows.notes[-1]
 
 
 # --- the step ---
@@ -198,10 +203,10 @@ def test_a_step_descends_the_divergence_on_the_pseudo_texts():
     def objective(params, whole=True):
         logits = model.apply(params, new)["logits"]["new"]
         nll = jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, new.targets))
-        told = model.apply(params, texts._replace(ids=pseudo_ids[texts.row, :5]))["logits"]["original"]
+        logits = model.apply(params, texts._replace(ids=pseudo_ids[texts.row, :5]))["logits"]["original"]
         p = jax.nn.softmax(teacher[texts.row] / 2.0)
-        each = jnp.sum(p * (jnp.log(p) - jax.nn.log_softmax(told / 2.0)), -1)
-        term = 0.6 * 4.0 * jnp.sum(texts.weight * each) / jnp.sum(texts.weight)
+        divergence = jnp.sum(p * (jnp.log(p) - jax.nn.log_softmax(logits / 2.0)), -1)
+        term = 0.6 * 4.0 * jnp.sum(texts.weight * divergence) / jnp.sum(texts.weight)
         return whole * nll + term
 
     assert float(metrics["penalty"]) == pytest.approx(float(objective(moved, 0.0)), rel=1e-5)
@@ -210,8 +215,8 @@ def test_a_step_descends_the_divergence_on_the_pseudo_texts():
         np.testing.assert_allclose(leaf, flatten(moved)[path] - lr * slope[path], atol=1e-6, err_msg=path)
 
 
-def test_it_shares_its_texts_with_no_other_method():
-    with pytest.raises(InputError, match="pseudo puts rows of its own in place of the unlabelled ones, and kl reads"):
+def test_no_other_method_may_read_its_texts():
+    with pytest.raises(InputError, match="pseudo replaces the unlabelled rows with its own, and kl reads"):
         chain(KL(on="unlabelled"), Pseudo())
     assert chain(Full(), Replay(), Pseudo(ratio=0.5)).streams == {"original": 1.0, "unlabelled": 0.5}
 
@@ -219,7 +224,7 @@ def test_it_shares_its_texts_with_no_other_method():
 # --- which filler ---
 
 
-def test_the_base_itself_fills_in_where_it_can_and_what_cannot_is_refused(folders, tmp_path):
+def test_the_base_is_the_default_filler_and_unfit_fillers_are_rejected(folders, tmp_path):
     base, folder, _ = folders
     assert find_filler(None, folder) == folder
     with pytest.raises(InputError, match=r"no masked-language head.*Give --pseudo\.filler DIR, .*once tuned from"):
@@ -240,7 +245,7 @@ def test_the_base_itself_fills_in_where_it_can_and_what_cannot_is_refused(folder
             find_filler(str(copy), ours)
 
 
-def test_runs_with_a_filler_keep_more_than_full_fine_tuning(folders, tiny, tmp_path):
+def test_runs_with_a_filler_preserve_more_than_full_fine_tuning(folders, tiny, tmp_path):
     base, folder, _ = folders
     texts = tmp_path / "texts.txt"
     lines = (tiny / "original.csv").read_text().splitlines()[1:]
@@ -249,8 +254,8 @@ def test_runs_with_a_filler_keep_more_than_full_fine_tuning(folders, tiny, tmp_p
     short = ("--steps", 12, "--batch-size", 16, "--lr", 3e-3, "--tolerance", 1, "--keep", "latest", "--eval-every", 12)
     pseudo = ("--method", "pseudo", "--pseudo.strength", 30, "--pseudo.ratio", 2, "--unlabelled", texts)
     full = fft("tune", *given, *short, "--method", "full", "--out", tmp_path / "full")
-    held = fft("tune", *given, *short, *pseudo, "--pseudo.filler", folder, "--out", tmp_path / "pseudo")
-    assert {full.code, held.code} <= {0, 1, 4}, held.err
+    distilled = fft("tune", *given, *short, *pseudo, "--pseudo.filler", folder, "--out", tmp_path / "pseudo")
+    assert {full.code, distilled.code} <= {0, 1, 4}, distilled.err
     drops = [record(tmp_path / name)["history"] for name in ("full", "pseudo")]
     lost = [history[0]["original"] - history[-1]["original"] for history in drops]
     assert lost[1] < lost[0] - 0.1

@@ -1,4 +1,4 @@
-"""RecAdam: whole steps against the optimizer written out in numpy."""
+"""RecAdam: steps against the optimizer written out in numpy."""
 
 import jax
 import numpy as np

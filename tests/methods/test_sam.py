@@ -1,4 +1,4 @@
-"""SAM against its equations written out, against optax's own, and where nothing is to be climbed."""
+"""SAM against its equations, against optax's own, and for gradients of 0."""
 
 import jax
 import jax.numpy as jnp
@@ -76,33 +76,35 @@ def places():
 @pytest.mark.parametrize("micros", [1, 2])
 @pytest.mark.parametrize("case", CASES)
 def test_five_steps_by_the_equations(places, case, micros):
-    """ε = ρ g / ‖g‖ over the trained leaves alone, g' at θ + ε, the penalty at θ, the clip on the sum, in float64."""
-    (base, start, batches), (method, loss, held) = places, CASES[case]
+    """ε = ρ g / ‖g‖ over only the trained leaves, g' at θ + ε, the penalty at θ, the clip on the sum, in float64."""
+    (base, start, batches), (method, loss, has_penalty) = places, CASES[case]
     tx = optax.chain(optax.clip_by_global_norm(CLIP), optax.sgd(LR))
     state, seen = trained_by(method, base, start, batches, tx, micros=micros)
     at, clipped = {path: np.asarray(x, np.float64) for path, x in flatten(start).items()}, 0
     live = [path for path in at if not path.startswith(FROZEN)]
 
     def slope(function, where):
-        found = flatten(jax.grad(function)(unflatten({path: jnp.float32(x) for path, x in where.items()})))
-        return {path: np.asarray(found[path], np.float64) for path in live}
+        gradients = flatten(jax.grad(function)(unflatten({path: jnp.float32(x) for path, x in where.items()})))
+        return {path: np.asarray(gradients[path], np.float64) for path in live}
 
     for (new, other), metrics in zip(batches, seen, strict=True):
         here = slope(lambda params, new=new, other=other: loss(params, new, other), at)
         length = np.sqrt(sum((g**2).sum() for g in here.values()))
         up = {path: x + (RHO * here[path] / length if path in live else 0.0) for path, x in at.items()}
         g = slope(lambda params, new=new, other=other: loss(params, new, other), up)
-        if held:
+        if has_penalty:
             pull = slope(away(base), at)
             g = {path: g[path] + pull[path] for path in live}
         norm = np.sqrt(sum((x**2).sum() for x in g.values()))
         assert metrics["grad_norm"] == pytest.approx(norm, rel=1e-4), "before the clip"
         params = unflatten({path: jnp.float32(x) for path, x in at.items()})
-        assert metrics["loss"] == pytest.approx(float(new_loss(params, new, other)), rel=1e-4), "told at theta"
+        assert metrics["loss"] == pytest.approx(float(new_loss(params, new, other)), rel=1e-4), (
+            "the loss is that at theta"
+        )
         clipped += norm > CLIP
         for path in live:
             at[path] = at[path] - LR * g[path] * min(1.0, CLIP / norm)
-    assert clipped >= 3, "the clip bites"
+    assert clipped >= 3, "the gradient is clipped"
     for path, leaf in flatten(state.theta).items():
         np.testing.assert_allclose(leaf, at[path], atol=2e-5, err_msg=path)
         if path not in live:
@@ -129,7 +131,7 @@ def test_it_is_optaxs_sam_where_nothing_is_frozen(places):
         np.testing.assert_allclose(leaf, flatten(params)[path], atol=1e-4, err_msg=path)
 
 
-def test_both_passes_drop_the_same(places):
+def test_both_passes_use_the_same_dropout(places):
     class Noisy(Toy):
         def readout(self, params, head, states, *, key=None):
             logits = super().readout(params, head, states)
@@ -149,7 +151,7 @@ def test_both_passes_drop_the_same(places):
         np.testing.assert_allclose(leaf, flatten(expected)[path], atol=1e-5, err_msg=path)
 
 
-def test_flat_ground_has_no_way_up_and_what_is_not_trained_stays():
+def test_epsilon_is_0_for_a_gradient_of_0_and_for_untrained_leaves():
     theta = {"a": jnp.ones(3), "b": jnp.ones(2)}
     still = SAM().climb(theta, {"a": jnp.zeros(3)})
     assert bool((still["a"] == 1).all()) and still["b"] is theta["b"]
@@ -157,8 +159,8 @@ def test_flat_ground_has_no_way_up_and_what_is_not_trained_stays():
     np.testing.assert_allclose(moved["a"], [1.6, 1.0, 0.2], rtol=1e-6)
 
 
-def test_agem_projects_what_was_found_above(places):
-    """The gradients of both parts are those at θ + ε, ε from the projected one at θ."""
+def test_agem_projects_the_gradients_at_the_climbed_point(places):
+    """Both gradients are taken at θ + ε, and ε is from the projected gradient at θ."""
     base, start, batches = places
     method, seen = chain(AGEM(), SAM(rho=RHO)), set()
     for new, other in batches:
@@ -167,8 +169,8 @@ def test_agem_projects_what_was_found_above(places):
 
         def long(where, stream, new=new, other=other, live=live):
             rows = new if stream == "new" else other
-            found = flatten(jax.grad(lambda p: mean_nll(MODEL.apply(p, rows)["logits"][stream], rows))(where))
-            return np.concatenate([np.ravel(found[path]) for path in live]).astype(np.float64)
+            gradients = flatten(jax.grad(lambda p: mean_nll(MODEL.apply(p, rows)["logits"][stream], rows))(where))
+            return np.concatenate([np.ravel(gradients[path]) for path in live]).astype(np.float64)
 
         def projected(where, long=long):
             g, g_o = long(where, "new"), long(where, "original")
@@ -184,10 +186,10 @@ def test_agem_projects_what_was_found_above(places):
         expected = projected(unflatten({**leaves, **up}))
         moved = np.concatenate([np.ravel(leaves[path] - flatten(went)[path]) for path in live]) / LR
         np.testing.assert_allclose(moved, expected, atol=3e-5)
-    assert seen == {True, False}, "both sides were met"
+    assert seen == {True, False}, "some gradients conflict and some do not"
 
 
-def test_a_radius_that_is_none_is_refused():
+def test_an_invalid_radius_is_rejected():
     for wrong in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(InputError, match=r"--sam\.rho must be a positive number"):
             SAM(rho=wrong)
@@ -199,5 +201,5 @@ def test_a_run_counts_its_steps_once_and_learns(tiny, tmp_path):
     given = ("--model", tiny / "bert", "--new", tiny / "new.csv", "--original", tiny / "original.csv")
     answer = fft("tune", *given, *short, "--method", "sam", "--sam.rho", 0.1, "--out", tmp_path / "run")
     assert answer.code == 0, answer.err
-    found = record(tmp_path / "run")
-    assert found["steps"] == 40 and found["new"]["after"] > 0.9
+    result = record(tmp_path / "run")
+    assert result["steps"] == 40 and result["new"]["after"] > 0.9

@@ -1,4 +1,4 @@
-"""Methods that let leaves wait for their turn: by hand, step by step, and over a saved and restored state."""
+"""Methods that unfreeze leaves at later steps: step by step, and over a saved and restored state."""
 
 import math
 
@@ -36,7 +36,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_leaf_keeps_its_bits_until_its_turn_and_moves_from_then_on(case, base):
+def test_a_leaf_does_not_change_before_its_turn_and_changes_from_then_on(case, base):
     method, turns = CASES[case]
     step, state, aux, _ = stepper(method, base)
     for i in range(8):
@@ -49,15 +49,15 @@ def test_a_leaf_keeps_its_bits_until_its_turn_and_moves_from_then_on(case, base)
 
 
 def test_an_open_leaf_takes_the_optimizer_s_own_update(base):
-    """Against the optimizer alone on the same gradients: equal where open, 0 where not."""
+    """Against the optimizer alone on the same gradients: equal where unfrozen, else 0."""
     method, plain = Unfreeze(every=2), optax.adamw(0.1)
     tx = method.transform(plain, StepContext(base, method.prepare(context(base), jax.random.key(0))))
     state, alone, rng = tx.init(base), plain.init(base), np.random.default_rng(0)
     for i in range(7):
         gradients = jax.tree.map(lambda x: jnp.float32(rng.normal(size=x.shape)), base)
-        found, state = tx.update(gradients, state, base)
+        updates, state = tx.update(gradients, state, base)
         whole, alone = plain.update(gradients, alone, base)
-        for path, update in flatten(found).items():
+        for path, update in flatten(updates).items():
             turn = next((turn for start, turn in TURNS.items() if path.startswith(start)), 0)
             expected = flatten(whole)[path] if i >= turn else jnp.zeros_like(update)
             assert bool((update == expected).all()), (i, path)
@@ -66,13 +66,13 @@ def test_an_open_leaf_takes_the_optimizer_s_own_update(base):
 def test_a_run_too_short_says_so_and_settings_are_bounded(base):
     notes = []
     Unfreeze(every=4).prepare(context(base)._replace(note=notes.append), jax.random.key(0))
-    assert notes == ["unfreeze: with a block more every 4 steps, 10 steps do not open everything"]
+    assert notes == ["unfreeze: with one more block every 4 steps, 10 steps do not unfreeze everything"]
     assert int(LPFT(share=0.31).prepare(context(base), jax.random.key(0))["until"]) == math.ceil(3.1)
     with pytest.raises(InputError, match=r"--lpft\.share must be between 0 and 1"):
         LPFT(share=1.5)
     with pytest.raises(InputError, match=r"--unfreeze\.every must be at least 1"):
         Unfreeze(every=0)
-    with pytest.raises(InputError, match="unfreeze and lpft each keep the updates within bounds"):
+    with pytest.raises(InputError, match="unfreeze and lpft each constrain the updates"):
         chain(Unfreeze(), LPFT())
 
 

@@ -1,4 +1,4 @@
-"""Synaptic intelligence: the path integral by a plain loop and by the fall of the loss, then from run to run."""
+"""Synaptic intelligence: the path integral against a loop and the fall of the loss, then from run to run."""
 
 import shutil
 
@@ -20,19 +20,19 @@ from tests.helpers.tiny_runs import at_event, fail, outcome, record, tune
 from tests.helpers.toy import Toy, toy_batch, toy_params
 
 FLAGS = ("--steps", 8, "--eval-every", 4, "--batch-size", 16, "--lr", 1e-2, "--keep", "latest", "--tolerance", 1)
-FLAGS = (*FLAGS, "--checkpoints", "keep")  # so that what the optimizer collected can be compared
+FLAGS = (*FLAGS, "--checkpoints", "keep")  # so that the optimizer's state can be compared
 
 
 def saved(run):
-    """The last step of a run that kept its saved steps whole."""
-    found = restored(run)
-    like = jax.eval_shape(trainable_of(found.experiment, found.checkpoint).init)
+    """Return the last saved step of a run with --checkpoints keep."""
+    result = restored(run)
+    like = jax.eval_shape(trainable_of(result.experiment, result.checkpoint).init)
     return Checkpoints(run / "checkpoints").restore(like)
 
 
 def integral(state):
-    (found,) = (s for s in jax.tree.leaves(state, is_leaf=is_integral) if is_integral(s))
-    return found.omega
+    (state,) = (s for s in jax.tree.leaves(state, is_leaf=is_integral) if is_integral(s))
+    return state.omega
 
 
 def is_integral(state):
@@ -40,7 +40,7 @@ def is_integral(state):
 
 
 def test_omega_is_the_fall_of_the_loss_along_a_smooth_path():
-    """Σ ω over all parameters → L(start) − L(end) as the steps shrink, of any optimizer; here momentum."""
+    """Σ ω over all parameters → L(start) − L(end) as the steps shrink, for any optimizer; here momentum."""
     params, batch, tx = toy_params(), toy_batch(), SI().transform(optax.sgd(1e-3, momentum=0.9), StepContext({}))
 
     @jax.jit
@@ -57,20 +57,22 @@ def test_omega_is_the_fall_of_the_loss_along_a_smooth_path():
     assert fall > 0.05 and total == pytest.approx(fall, rel=0.02)
 
 
-def test_omega_leaves_its_own_pull_out_and_a_frozen_leaf_alone():
-    """Three steps of plain descent in float64 by hand; the gradient handed over holds the pull, ω does not."""
+def test_omega_excludes_its_own_pull_and_frozen_leaves():
+    """Three SGD steps by hand in float64; the optimizer's gradient includes the pull, ω does not."""
     method, rng = SI(strength=2.0, after="a run"), np.random.default_rng(0)
-    held, anchor, theta = rng.random(3), rng.normal(size=3), rng.normal(size=3)
-    aux = {"omega": {"a": jnp.float32(held)}, "anchor": {"a": jnp.float32(anchor)}}
+    weights, anchor, theta = rng.random(3), rng.normal(size=3), rng.normal(size=3)
+    aux = {"omega": {"a": jnp.float32(weights)}, "anchor": {"a": jnp.float32(anchor)}}
     tx = method.transform(optax.sgd(0.1), StepContext({}, aux, is_trained=lambda path: path != "c"))
     params = {"a": jnp.float32(theta), "b": jnp.ones(2), "c": jnp.ones(2)}
     state, expected, free = tx.init(params), np.zeros(3), np.zeros(2)
     for _ in range(3):
         task, other = rng.normal(size=3), rng.normal(size=2)
-        whole = task + 2 * 2.0 * held * (theta - anchor)
-        expected, free = expected + task * 0.1 * whole, free + 0.1 * other**2
-        theta = theta - 0.1 * whole
-        updates, state = tx.update({"a": jnp.float32(whole), "b": jnp.float32(other), "c": jnp.ones(2)}, state, params)
+        gradient = task + 2 * 2.0 * weights * (theta - anchor)
+        expected, free = expected + task * 0.1 * gradient, free + 0.1 * other**2
+        theta = theta - 0.1 * gradient
+        updates, state = tx.update(
+            {"a": jnp.float32(gradient), "b": jnp.float32(other), "c": jnp.ones(2)}, state, params
+        )
         params = optax.apply_updates(params, updates)
     np.testing.assert_allclose(state.omega["a"], expected, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(state.omega["b"], free, rtol=1e-5)
@@ -91,9 +93,9 @@ def runs(tiny, tmp_path_factory):
     return folder
 
 
-def test_the_next_run_holds_what_did_the_work_in_the_one_before(runs, tiny):
-    found = restored(runs / "a")
-    start, end = flatten(found.checkpoint.params), flatten(found.params)
+def test_the_penalty_of_the_next_run_is_the_importance_in_the_first(runs, tiny):
+    result = restored(runs / "a")
+    start, end = flatten(result.checkpoint.params), flatten(result.params)
     omega = load_artefact(runs / "b" / "prepared")[0]["si"]["omega"]
     assert sum(float(jnp.sum(leaf)) for leaf in jax.tree.leaves(omega)) > 0
     for path, work in flatten(integral(saved(runs / "a").tree.opt_state)).items():
@@ -106,56 +108,56 @@ def test_the_next_run_holds_what_did_the_work_in_the_one_before(runs, tiny):
 
 
 def test_importance_adds_up_over_the_runs(runs, tiny):
-    found = restored(runs / "b")
+    result = restored(runs / "b")
     earlier, total = (
         load_artefact(runs / "b" / "prepared")[0]["si"]["omega"],
-        importance(runs / "b", found.params, 1e-3, restored),
+        importance(runs / "b", result.params, 1e-3, restored),
     )
     own, start, end = (
-        flatten(tree) for tree in (integral(saved(runs / "b").tree.opt_state), found.checkpoint.params, found.params)
+        flatten(tree) for tree in (integral(saved(runs / "b").tree.opt_state), result.checkpoint.params, result.params)
     )
     path = "layers/1/mlp/up/kernel"
     expected = np.maximum(own[path], 0) / ((end[path] - start[path]) ** 2 + 1e-3) + flatten(earlier)[path]
     np.testing.assert_allclose(flatten(total)[path], expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("way", ["tidied", "of before", "tidied of before"])
+@pytest.mark.parametrize("way", ["tidied", "older", "tidied older"])
 @pytest.mark.parametrize("run", ["a", "b"])
 def test_the_importance_of_a_run_needs_no_optimizer_state(runs, tmp_path, run, way):
-    """A run folder of before holds what was collected in its saved steps alone, which nothing takes from it."""
+    """An older run folder has ω only in its saved steps, from which it is not removed."""
     expected = importance(runs / run, restored(runs / run).params, 1e-3, restored)
     folder = shutil.copytree(runs / run, tmp_path / "run")
-    if "of before" in way:
+    if "older" in way:
         shutil.rmtree(folder / "left")
         Checkpoints(folder / "checkpoints").save(*saved(folder))
     if "tidied" in way:
         Checkpoints(folder / "checkpoints").reduce({8})
         assert len(list((folder / "checkpoints").iterdir())) == 1
     assert not list(max((folder / "checkpoints").iterdir()).glob("rest"))
-    found = flatten(importance(folder, restored(folder).params, 1e-3, restored))
-    assert all(np.array_equal(found[path], leaf) for path, leaf in flatten(expected).items())
+    result = flatten(importance(folder, restored(folder).params, 1e-3, restored))
+    assert all(np.array_equal(result[path], leaf) for path, leaf in flatten(expected).items())
 
 
-def test_what_it_collects_survives_a_stop(runs, tiny, tmp_path):
+def test_omega_survives_an_interruption(runs, tiny, tmp_path):
     flags = (*FLAGS, "--method", "si")
     with at_event("score", 4, fail):
         assert tune(tiny, tmp_path / "a", *flags, original=None).code == UNFORESEEN
     assert tune(tiny, tmp_path / "a", *flags, original=None).code == 0
     assert outcome(tmp_path / "a") == outcome(runs / "a")
-    one, other = (flatten(integral(saved(out / "a").tree.opt_state)) for out in (tmp_path, runs))
-    assert all(np.array_equal(one[path], other[path]) for path in one)
+    resumed, whole = (flatten(integral(saved(out / "a").tree.opt_state)) for out in (tmp_path, runs))
+    assert all(np.array_equal(resumed[path], whole[path]) for path in resumed)
 
 
-def test_what_cannot_be_summed_is_refused(runs, tiny, tmp_path):
+def test_a_run_without_omega_is_rejected(runs, tiny, tmp_path):
     def again(*flags, model=runs / "a" / "model"):
         return tune(tiny, tmp_path / "run", *FLAGS, "--method", "si", *flags, model=model, original=None)
 
     for answer, message in (
-        (again("--si.after", runs / "a", model=tiny / "bert"), "--model is not what that run left"),
+        (again("--si.after", runs / "a", model=tiny / "bert"), "--model is not the model of that run"),
         (again("--si.after", tmp_path), "expected the folder of a finished run"),
         (again("--si.strength", 3), "give --si.after RUN"),
     ):
         assert answer.code == 2 and message in answer.err, answer.err
-    with pytest.raises(InputError, match="lora and si each say what is trained"):
+    with pytest.raises(InputError, match="lora and si each set what is trained"):
         chain(LoRA(), SI())
     assert not (tmp_path / "run").exists()

@@ -69,7 +69,7 @@ def test_a_run_refuses_the_fisher_of_another_base_before_it_writes_anything(made
     for flags, message in (
         (("--method", "full"), "--fisher is read by ewc"),
         (("--method", "ewc", "--original-head", "fit"), "--original-head fit trains a head"),
-        (("--method", "ewc", "--ewc.samples", 64), "ewc.samples is of the run's own Fisher pass"),
+        (("--method", "ewc", "--ewc.samples", 64), "ewc.samples is a setting of the run's own Fisher pass"),
         (("--method", "ewc", "--ewc.fisher", tmp_path), "differ; give one"),
     ):
         answer = tune(tiny, tmp_path / "run", *flags, "--fisher", made[0])

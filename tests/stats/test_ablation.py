@@ -1,4 +1,4 @@
-"""The table of an ablation: what is one row, what is told apart, and what is marked."""
+"""The table of an ablation: its rows, the settings that it shows, and the runs that it marks."""
 
 import statistics
 
@@ -11,13 +11,13 @@ from fft.methods import EWC, KL, Full, LoRA
 from fft.report.drawing import COLOURS
 from fft.report.front import front_points, styles
 from fft.report.tables import caption
-from fft.stats.ablation import ablation, differing, gained_little
+from fft.stats.ablation import ablation, describe_differences, gained_little
 
 KEPT = Retention(max_drop="0.01")
 
 
 def run(method, seed, new, original=0.8, kept=3, head="shared", **more):
-    """What tables read of a run.json."""
+    """Return the fields of a run.json that tables read."""
     experiment = Experiment("m", Data("n.csv"), (Data("o.csv"),), method, head=head, seed=seed, **more).to_json()
     scores = {
         name: {"metric": "accuracy", "before": before, "after": after, "change": after - before, "low": None}
@@ -46,12 +46,16 @@ def test_seeds_are_one_row_with_mean_and_standard_deviation():
     assert kept.forgotten == pytest.approx((0.1, 0.0))
 
 
-def test_only_settings_in_which_runs_that_have_them_differ_are_told():
+def test_only_differing_settings_are_described():
     runs = [run(LoRA(rank=4) + EWC(), 0, 0.7), run(LoRA(rank=8) + EWC(), 1, 0.7), run(Full(), 0, 0.7)]
-    assert differing(runs) == ["rank 4", "rank 8", ""]
+    assert describe_differences(runs) == ["rank 4", "rank 8", ""]
     tried = ((1e-4, 16), (3e-4, 16), (1e-4, 32))
     runs = [run(Full(), 0, 0.7, optim=Optim(lr=lr, batch_size=size)) for lr, size in tried]
-    assert differing(runs) == ["lr 0.0001, batch-size 16", "lr 0.0003, batch-size 16", "lr 0.0001, batch-size 32"]
+    assert describe_differences(runs) == [
+        "lr 0.0001, batch-size 16",
+        "lr 0.0003, batch-size 16",
+        "lr 0.0001, batch-size 32",
+    ]
 
 
 def test_a_run_that_gained_little_beside_a_full_one_is_marked():
@@ -59,9 +63,9 @@ def test_a_run_that_gained_little_beside_a_full_one_is_marked():
     assert gained_little(runs) == ["lora-0"] and "gained less than half of what full did: lora-0" in caption(runs)
     assert gained_little(runs[2:]) == [] and "gained less" not in caption(runs[2:])
     fresh = [run(Full(), 0, 0.9, head="new"), run(LoRA(), 0, 0.64, head="new"), run(KL(), 0, 0.71, head="new")]
-    for each in fresh:
-        each["new"] |= {"before": None, "change": None}
-    assert gained_little(fresh) == ["lora-0"], "from guessing between two labels on"
+    for record in fresh:
+        record["new"] |= {"before": None, "change": None}
+    assert gained_little(fresh) == ["lora-0"], "the gain is over guessing between two labels"
 
 
 def test_the_table_is_printed_and_written(tmp_path):
@@ -75,8 +79,8 @@ def test_the_table_is_printed_and_written(tmp_path):
 
 def test_runs_of_one_method_share_a_colour_and_no_two_methods_do():
     runs = [run(method, seed, 0.7) for method in (Full(), LoRA(), KL()) for seed in range(4)]
-    base, *found = styles(front_points(runs))
-    assert [colour for colour, _ in found] == [COLOURS[at // 4] for at in range(12)]
-    assert len({base, *found}) == 13
+    base, *looks = styles(front_points(runs))
+    assert [colour for colour, _ in looks] == [COLOURS[at // 4] for at in range(12)]
+    assert len({base, *looks}) == 13
     many = [run(Full(), seed, 0.7) for seed in range(9)]
     assert len(set(styles(front_points(many)))) == 10

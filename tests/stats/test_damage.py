@@ -11,8 +11,8 @@ NAMES = ("a", "b", "c", "d")
 
 
 @pytest.fixture
-def answered():
-    """Labels and two models' answers: label c suffers, label d does not occur, -1 is an answer that is none."""
+def predicted():
+    """Labels and two models' predictions: label c gets worse, d does not occur, -1 is not a class."""
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 3, 120)
     before = np.where(rng.random(120) < 0.9, labels, rng.integers(0, 4, 120))
@@ -20,18 +20,18 @@ def answered():
     return labels, before, np.where(rng.random(120) < 0.1, labels, after)
 
 
-def test_newly_wrong_and_newly_right_by_a_loop(answered):
+def test_newly_wrong_and_newly_right_by_a_loop(predicted):
     wrong, right = [], []
-    for at, (label, was, now) in enumerate(zip(*answered, strict=True)):
+    for at, (label, was, now) in enumerate(zip(*predicted, strict=True)):
         if was == label != now:
             wrong.append(at)
         if was != label == now:
             right.append(at)
-    assert wrong and right and [found.tolist() for found in newly(*answered)] == [wrong, right]
+    assert wrong and right and [indices.tolist() for indices in newly(*predicted)] == [wrong, right]
 
 
-def test_the_change_of_every_label_by_a_loop(answered):
-    labels, before, after = answered
+def test_the_change_of_every_label_by_a_loop(predicted):
+    labels, before, after = predicted
     rows = by_label(labels, before, after, NAMES)
     assert rows[0].label == "c" and {row.label for row in rows} == {"a", "b", "c"}
     assert [row.change for row in rows] == sorted(row.change for row in rows)
@@ -47,7 +47,7 @@ def test_the_change_of_every_label_by_a_loop(answered):
     assert sum(row.gained - row.lost for row in rows) / 120 == pytest.approx(whole.change)
 
 
-def test_which_predictions_moved_away_and_which_came_nearer():
+def test_predictions_with_growing_and_shrinking_errors():
     labels = np.array([0, 1, 2, 3, 4, 5, 6], np.float32)
     before = np.array([0.0, 1.5, 2.0, 3.0, 9.0, np.nan, np.nan])
     after = np.array([0.5, 1.0, 5.0, 3.0, 4.0, 5.0, np.inf])

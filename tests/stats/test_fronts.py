@@ -1,4 +1,4 @@
-"""Fronts: by hand, by counting squares, and from runs."""
+"""Fronts: by hand, by counting grid cells, and from runs."""
 
 import numpy as np
 import pytest
@@ -6,11 +6,11 @@ from rich.console import Console
 
 from fft.commands.compare import show_fronts
 from fft.report.fronts import draw_fronts
-from fft.stats.fronts import best, fronts, hypervolume, original_at, spread
+from fft.stats.fronts import fronts, hypervolume, original_at, pareto_front, spread
 
 
 def record(method, strength, seed, new, original, base=(0.5, 0.9), metric="accuracy"):
-    """What `fronts` reads of a run.json."""
+    """Return the fields of a run.json that `fronts` reads."""
     experiment = {"method": [{"name": name, "strength": strength} for name in method.split("+")], "seed": seed}
     scores = {
         task: {"metric": metric, "before": before, "after": after}
@@ -19,12 +19,12 @@ def record(method, strength, seed, new, original, base=(0.5, 0.9), metric="accur
     return {"name": f"{method}-{strength}-{seed}", "experiment": experiment, **scores}
 
 
-def test_the_best_points_are_those_that_nothing_beats():
+def test_the_pareto_front_excludes_dominated_points():
     points = np.array([[0.1, 0.9], [0.5, 0.5], [0.5, 0.7], [0.4, 0.6], [0.9, 0.2], [0.9, 0.1]])
-    assert best(points).tolist() == [[0.9, 0.2], [0.5, 0.7], [0.1, 0.9]]
+    assert pareto_front(points).tolist() == [[0.9, 0.2], [0.5, 0.7], [0.1, 0.9]]
 
 
-def test_hypervolume_counts_the_squares_that_are_dominated():
+def test_hypervolume_is_the_number_of_dominated_grid_cells():
     rng = np.random.default_rng(0)
     for _ in range(20):
         points, reference = rng.integers(0, 50, (6, 2)) / 50, np.array([0.1, 0.2])
@@ -37,25 +37,25 @@ def test_hypervolume_counts_the_squares_that_are_dominated():
 def test_the_original_score_at_a_new_score_lies_on_the_line_between_two_points():
     points = np.array([[0.9, 0.6], [0.7, 0.8], [0.8, 0.5]])
     assert original_at(points, 0.8) == pytest.approx(0.7)
-    assert original_at(points, 0.6) == 0.8, "below the least new score the best point's own"
+    assert original_at(points, 0.6) == 0.8, "below the lowest new score it is constant"
     assert np.isnan(original_at(points, 0.95))
 
 
 def test_a_spread_is_the_t_interval_over_seeds():
-    found = spread([0.7, 0.8, 0.9])
+    result = spread([0.7, 0.8, 0.9])
     half = 4.302653 * 0.1 / np.sqrt(3)
-    assert found.mean == pytest.approx(0.8) and found.interval == pytest.approx((0.8 - half, 0.8 + half), abs=1e-6)
+    assert result.mean == pytest.approx(0.8) and result.interval == pytest.approx((0.8 - half, 0.8 + half), abs=1e-6)
     assert spread([0.7]).interval is None
 
 
-def test_methods_meet_at_the_highest_new_score_that_all_reach():
+def test_methods_are_compared_at_the_highest_new_score_that_all_reach():
     runs = [
         *(record("kl", s, seed, 0.6 + 0.1 * s, 0.9 - 0.1 * s) for s in (1, 2, 3) for seed in (0, 1)),
         *(record("full", s, seed, 0.7 + 0.05 * s, 0.6 - 0.01 * seed) for s in (1, 2) for seed in (0, 1)),
     ]
-    found, matched = fronts(runs)
+    compared, matched = fronts(runs)
     assert matched == pytest.approx(0.8)
-    kl, full = found
+    kl, full = compared
     assert (kl.method, kl.settings, kl.seeds, full.settings) == ("kl", 3, 2, 2)
     assert kl.original.mean == pytest.approx(0.7) and full.original.mean == pytest.approx(0.595)
     np.testing.assert_allclose(kl.points, [[0.7, 0.8], [0.8, 0.7], [0.9, 0.6]])
@@ -81,8 +81,8 @@ def test_the_table_and_the_pictures(tmp_path):
     console = Console(record=True, width=120)
     unwatched = runs[0] | {"original": None}
     answer = show_fronts([unwatched, *runs], console, tmp_path / "cmp")
-    said = console.export_text()
-    assert "original at new 0.800" in said and answer["methods"]["kl"]["original"]["mean"] == pytest.approx(0.7)
+    text = console.export_text()
+    assert "original at new 0.800" in text and answer["methods"]["kl"]["original"]["mean"] == pytest.approx(0.7)
     assert "| kl | 2 | 2 |" in (tmp_path / "cmp-fronts.md").read_text()
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {f"cmp-{name}" for name in ("fronts.md", "fronts.svg", "fronts.png", "steps.svg", "steps.png")}
@@ -93,15 +93,15 @@ def test_the_table_and_the_pictures(tmp_path):
 
 def test_a_contract_is_no_strength_of_its_method():
     runs = [record("kl", s, 0, 0.6 + 0.1 * s, 0.9 - 0.1 * s) for s in (1, 2)]
-    found, _ = fronts([*runs, record("kl", 1, 0, 0.7, 0.9) | {"contract": {"met": True}}])
-    assert [(front.method, front.settings, front.labels) for front in found] == [
+    compared, _ = fronts([*runs, record("kl", 1, 0, 0.7, 0.9) | {"contract": {"met": True}}])
+    assert [(front.method, front.settings, front.labels) for front in compared] == [
         ("kl", 2, ("strength 1", "strength 2")),
         ("contract (kl)", 1, ("",)),
     ]
 
 
 @pytest.mark.parametrize("count", [8, 9])
-def test_more_methods_than_one_panel_can_tell_apart_have_one_each(tmp_path, count):
+def test_too_many_methods_for_one_panel_have_one_each(tmp_path, count):
     runs = [record(f"m{n}", s, 0, 0.6 + 0.1 * s, 0.9 - 0.1 * s) for n in range(count) for s in (1, 2)]
     for run in runs:
         run["original"]["n"] = run["new"]["n"] = 100

@@ -1,4 +1,4 @@
-"""Metrics against scikit-learn and scipy, intervals against plain loops, closed forms and simulated coverage."""
+"""Metrics against scikit-learn and scipy, intervals against loops, closed forms and simulated coverage."""
 
 import time
 import warnings
@@ -48,7 +48,7 @@ def test_every_metric_agrees_with_its_library_over_leading_axes(name, size):
         theirs = np.array(
             [[ORACLES[name](y, p) for y, p in zip(*pair, strict=True)] for pair in zip(labels, predicted, strict=True)]
         )
-    constant = np.isnan(theirs)  # scipy's answer to a constant; ours is 0
+    constant = np.isnan(theirs)  # scipy returns nan for a constant, our metrics 0
     np.testing.assert_allclose(ours[~constant], theirs[~constant], atol=1e-12)
     assert (ours[constant] == 0).all()
     np.testing.assert_allclose(metric.function(labels[0], predicted[0]), ours[0])
@@ -120,49 +120,49 @@ def test_the_bootstrap_agrees_with_a_plain_loop(name):
     make = classes if metric.kind == "classification" else numbers
     labels, before = make(rng, 300)
     after = np.where(rng.random(300) < 0.8, before, make(rng, 300)[1])
-    found = paired_change(metric, labels, before, after)
+    result = paired_change(metric, labels, before, after)
     single = interval(metric, labels, after)
     changes, scores = [], []
     for _ in range(300):
         i = rng.integers(0, 300, 300)
         scores.append(ORACLES[name](labels[i], after[i]))
         changes.append(metric.sign * (scores[-1] - ORACLES[name](labels[i], before[i])))
-    width = found.high - found.low
-    np.testing.assert_allclose([found.low, found.high], np.quantile(changes, [0.025, 0.975]), atol=0.15 * width)
+    width = result.high - result.low
+    np.testing.assert_allclose([result.low, result.high], np.quantile(changes, [0.025, 0.975]), atol=0.15 * width)
     width = single.high - single.low
     np.testing.assert_allclose([single.low, single.high], np.quantile(scores, [0.025, 0.975]), atol=0.15 * width)
-    assert found.before == pytest.approx(ORACLES[name](labels, before))
-    assert found.after == pytest.approx(ORACLES[name](labels, after)) == single.value
-    assert found.change == pytest.approx(metric.sign * (found.after - found.before))
-    assert found.low < found.change < found.high
-    assert found == paired_change(metric, labels, before, after), "seeded"
+    assert result.before == pytest.approx(ORACLES[name](labels, before))
+    assert result.after == pytest.approx(ORACLES[name](labels, after)) == single.value
+    assert result.change == pytest.approx(metric.sign * (result.after - result.before))
+    assert result.low < result.change < result.high
+    assert result == paired_change(metric, labels, before, after), "seeded"
 
 
 def test_pairing_is_used():
     rng = np.random.default_rng(0)
     labels, before = classes(rng, 1000, right=0.6)
     after = np.where(rng.random(1000) < 0.99, before, labels)
-    found = paired_change(METRICS["accuracy"], labels, before, after)
+    result = paired_change(METRICS["accuracy"], labels, before, after)
     alone = interval(METRICS["accuracy"], labels, before)
-    assert found.high - found.low < 0.5 * (alone.high - alone.low)
+    assert result.high - result.low < 0.5 * (alone.high - alone.low)
 
 
 def test_a_lower_rmse_is_a_gain():
     labels = np.arange(50.0)
     noise = np.random.default_rng(0).normal(size=50)
-    found = paired_change(METRICS["rmse"], labels, labels + 2 * noise, labels + noise)
-    assert found.change > 0
-    assert found.low > 0
-    assert found.change == pytest.approx(found.before - found.after)
+    result = paired_change(METRICS["rmse"], labels, labels + 2 * noise, labels + noise)
+    assert result.change > 0
+    assert result.low > 0
+    assert result.change == pytest.approx(result.before - result.after)
 
 
 @pytest.mark.parametrize("n", [1, 2, 20, 368, 1000])
 def test_nothing_seen_leaves_room_for_the_unseen(n):
     same = np.zeros(n, int)
     end = stats.binomtest(0, n).proportion_ci(method="exact").high
-    found = paired_change(METRICS["accuracy"], same, same, same)
-    assert (found.low, found.high) == (pytest.approx(-end), pytest.approx(end))
-    assert (found.change, found.changed, found.mcnemar_p) == (0.0, 0, 1.0)
+    result = paired_change(METRICS["accuracy"], same, same, same)
+    assert (result.low, result.high) == (pytest.approx(-end), pytest.approx(end))
+    assert (result.change, result.changed, result.mcnemar_p) == (0.0, 0, 1.0)
     assert interval(METRICS["accuracy"], same, same) == Interval(1.0, pytest.approx(1 - end), 1.0, n)
     assert interval(METRICS["accuracy"], same, same + 1) == Interval(0.0, 0.0, pytest.approx(end), n)
 
@@ -170,9 +170,9 @@ def test_nothing_seen_leaves_room_for_the_unseen(n):
 def test_one_gain_does_not_rule_out_losses():
     labels = np.zeros(20, int)
     before = np.eye(20, dtype=int)[0]
-    found = paired_change(METRICS["accuracy"], labels, before, labels)
-    assert found.change == pytest.approx(0.05)
-    assert found.low < -0.1
+    result = paired_change(METRICS["accuracy"], labels, before, labels)
+    assert result.change == pytest.approx(0.05)
+    assert result.low < -0.1
 
 
 @pytest.mark.parametrize("name", CLASSIFICATION)
@@ -181,9 +181,9 @@ def test_unseen_is_the_mean_effect_of_one_wrong_answer(name):
     labels, predicted = classes(np.random.default_rng(5), 60, count=2, right=0.8)
     effects = []
     for i in np.flatnonzero(labels == predicted):
-        spoiled = predicted.copy()
-        spoiled[i] = 1 - spoiled[i]
-        effects.append(abs(ORACLES[name](labels, spoiled) - ORACLES[name](labels, predicted)))
+        flipped = predicted.copy()
+        flipped[i] = 1 - flipped[i]
+        effects.append(abs(ORACLES[name](labels, flipped) - ORACLES[name](labels, predicted)))
     end = stats.binomtest(0, 60).proportion_ci(method="exact").high
     assert unseen(metric, labels, predicted) == pytest.approx(60 * end * np.mean(effects))
     assert paired_change(metric, labels, predicted, predicted).high == pytest.approx(60 * end * np.mean(effects))
@@ -192,7 +192,7 @@ def test_unseen_is_the_mean_effect_of_one_wrong_answer(name):
 @pytest.mark.parametrize("name", CLASSIFICATION)
 @pytest.mark.parametrize(("n", "lost", "gained"), [(20, 0.05, 0.02), (200, 0.01, 0.01)])
 def test_the_interval_covers_the_truth(name, n, lost, gained, monkeypatch):
-    """95 of 100 intervals must hold the true change; 10 or more misses of 100 have a chance of 3 in 100."""
+    """About 95 of 100 intervals contain the true change; 10 or more misses have a probability of 3 %."""
     monkeypatch.setattr(evaluate, "RESAMPLES", 1000)
     rng = np.random.default_rng(1)
 
@@ -205,8 +205,8 @@ def test_the_interval_covers_the_truth(name, n, lost, gained, monkeypatch):
 
     labels, before, after = draw(500_000)
     true = METRICS[name].function(labels, after) - METRICS[name].function(labels, before)
-    found = [paired_change(METRICS[name], *draw(n)) for _ in range(100)]
-    assert sum(not change.low <= true <= change.high for change in found) < 10
+    result = [paired_change(METRICS[name], *draw(n)) for _ in range(100)]
+    assert sum(not change.low <= true <= change.high for change in result) < 10
 
 
 @pytest.mark.parametrize("name", METRICS)
@@ -214,16 +214,16 @@ def test_degenerate_data_give_finite_ends_within_the_bounds(name):
     metric = METRICS[name]
     labels = np.array([0, 1, 1, 0, 2, 1]) if metric.kind == "classification" else np.array([0.0, 1, 1, 0, 2, 1])
     for predicted in (labels, labels * 0, labels[::-1]):
-        found = interval(metric, labels, predicted)
-        assert metric.bounds[0] <= found.low <= found.value <= found.high <= metric.bounds[1]
+        result = interval(metric, labels, predicted)
+        assert metric.bounds[0] <= result.low <= result.value <= result.high <= metric.bounds[1]
         change = paired_change(metric, labels, labels, predicted)
         assert change.low <= change.change <= change.high
 
 
 def test_real_values_that_agree_to_the_last_bit_have_not_changed():
     labels, predicted = numbers(np.random.default_rng(0), 30)
-    found = paired_change(METRICS["pearson"], labels, predicted, predicted.copy())
-    assert (found.change, found.low, found.high, found.changed, found.mcnemar_p) == (0, 0, 0, None, None)
+    result = paired_change(METRICS["pearson"], labels, predicted, predicted.copy())
+    assert (result.change, result.low, result.high, result.changed, result.mcnemar_p) == (0, 0, 0, None, None)
 
 
 @pytest.mark.filterwarnings("error")
@@ -246,18 +246,18 @@ def test_labels_that_do_not_vary_measure_nothing(name, n):
     metric, same = METRICS[name], np.ones(n, int if METRICS[name].kind == "classification" else float)
     rng = np.random.default_rng(n)
     before, after = (rng.integers(0, 2, n) * same for _ in range(2))
-    for found in (paired_change(metric, same, before, after), unchanged(metric, same, before)):
-        assert (found.before, found.after, found.n) == (0, 0, n)
-        assert np.isnan([found.change, found.low, found.high]).all()
-        assert f"{name} is 0 by definition" in found.undefined and (str(n) in found.undefined or n == 1)
+    for result in (paired_change(metric, same, before, after), unchanged(metric, same, before)):
+        assert (result.before, result.after, result.n) == (0, 0, n)
+        assert np.isnan([result.change, result.low, result.high]).all()
+        assert f"{name} is 0 by definition" in result.undefined and (str(n) in result.undefined or n == 1)
     alone = interval(metric, same, before)
     assert alone.value == 0 and np.isnan([alone.low, alone.high]).all()
 
 
 def test_a_base_that_answers_one_number_has_no_correlation_to_lose():
     labels, after = numbers(np.random.default_rng(0), 30)
-    found = paired_change(METRICS["pearson"], labels, np.full(30, 0.5), after)
-    assert "the base predicts 0.5 for every row" in found.undefined and np.isnan(found.low)
+    result = paired_change(METRICS["pearson"], labels, np.full(30, 0.5), after)
+    assert "the base predicts 0.5 for every row" in result.undefined and np.isnan(result.low)
     assert paired_change(METRICS["pearson"], labels, after, np.full(30, 0.5)).change < 0, "the tuned model lost it"
     assert paired_change(METRICS["rmse"], labels, np.full(30, 0.5), after).undefined is None
 
@@ -265,15 +265,15 @@ def test_a_base_that_answers_one_number_has_no_correlation_to_lose():
 @pytest.mark.parametrize("name", ["accuracy", "macro_f1", "rmse"])
 def test_the_other_scores_are_measured_on_labels_that_do_not_vary(name):
     metric, same = METRICS[name], np.ones(60, int if METRICS[name].kind == "classification" else float)
-    found = paired_change(metric, same, same, same * (np.arange(60) > 5))
-    assert found.undefined is None and found.change < 0 and np.isfinite([found.low, found.high]).all()
+    result = paired_change(metric, same, same, same * (np.arange(60) > 5))
+    assert result.undefined is None and result.change < 0 and np.isfinite([result.low, result.high]).all()
 
 
 def test_unchanged_is_zero_by_construction():
     labels, predicted = classes(np.random.default_rng(0), 10)
-    found = unchanged(METRICS["accuracy"], labels, predicted)
-    assert (found.change, found.low, found.high, found.changed, found.mcnemar_p, found.n) == (0, 0, 0, 0, 1, 10)
-    assert found.before == found.after == accuracy_score(labels, predicted)
+    result = unchanged(METRICS["accuracy"], labels, predicted)
+    assert (result.change, result.low, result.high, result.changed, result.mcnemar_p, result.n) == (0, 0, 0, 0, 1, 10)
+    assert result.before == result.after == accuracy_score(labels, predicted)
 
 
 def test_mcnemar_against_the_binomial_sum():

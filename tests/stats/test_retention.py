@@ -1,4 +1,4 @@
-"""The retention contract against hand-worked cases and against the intervals it is fed with."""
+"""Combined score, crossover, stopping and verdicts against hand-worked cases and real intervals."""
 
 import math
 
@@ -27,7 +27,7 @@ def change(value, low, high, n=100, changed=5, before=0.9):
     ("new", "original", "weight", "expected"),
     [
         (0.9, 0.85, 1.0, 0.9),  # nothing lost
-        (0.9, 0.90, 1.0, 0.9),  # a gain on the original is not paid for
+        (0.9, 0.90, 1.0, 0.9),  # a gain on the original task does not count
         (0.9, 0.845, 1.0, 0.9),  # within the tolerance
         (0.9, 0.80, 1.0, 0.86),
         (0.9, 0.80, 2.0, 0.82),
@@ -50,7 +50,7 @@ def test_combined_score_of_signed_rmse():
 @pytest.mark.parametrize(
     ("originals", "tolerance", "sign", "expected"),
     [
-        ([0.90, 0.91, 0.89, 0.88, 0.90], 0.01, 1, 30),  # .01 is within, .02 is not, the recovery changes nothing
+        ([0.90, 0.91, 0.89, 0.88, 0.90], 0.01, 1, 30),  # .01 is within, .02 is not, a later recovery does not matter
         ([0.90, 0.90, 0.899], 0.01, 1, None),
         ([0.90, 0.88], 0.05, 1, None),
         ([0.90, 0.89999], 0.0, 1, 10),
@@ -86,37 +86,43 @@ def test_should_stop_after_patience_scorings_without_a_better_one():
 @pytest.mark.parametrize(
     ("value", "low", "high", "outcome", "needed"),
     [
-        (-0.005, -0.010, 0.000, "pass", None),  # the drop's upper end .010 sits on the tolerance
+        (-0.005, -0.010, 0.000, "pass", None),  # the drop's upper end .010 equals the tolerance
         (-0.005, -0.011, 0.000, "undecided", 144),  # arm .006, gap .005: 100 * 1.44
         (0.020, 0.005, 0.035, "pass", None),
         (-0.030, -0.045, -0.015, "fail", None),
-        (-0.030, -0.060, -0.010, "undecided", 100),  # the drop's lower end .010 is on the tolerance: just undecided
-        (-0.030, -0.060, 0.29 - 0.30, "undecided", 100),  # .0100000000000000088 is .01: rounding fails no one
+        (-0.030, -0.060, -0.010, "undecided", 100),  # the drop's lower end .010 equals the tolerance: just undecided
+        (
+            -0.030,
+            -0.060,
+            0.29 - 0.30,
+            "undecided",
+            100,
+        ),  # .0100000000000000088 counts as .01
         (-0.030, -0.060, 0.030, "undecided", 900),  # arm .060 towards the tolerance, gap .020
-        (-0.010, -0.040, 0.020, "undecided", None),  # the drop is the tolerance
+        (-0.010, -0.040, 0.020, "undecided", None),  # the drop equals the tolerance
         (NAN, NAN, NAN, "fail", None),
     ],
 )
 def test_verdict(value, low, high, outcome, needed):
-    found = verdict(change(value, low, high), tolerance=0.01)
-    assert (found.outcome, found.needed, found.tolerance) == (outcome, needed, 0.01)
-    np.testing.assert_equal([found.drop, found.drop_low, found.drop_high], [0 - value, 0 - high, 0 - low])
+    result = verdict(change(value, low, high), tolerance=0.01)
+    assert (result.outcome, result.needed, result.tolerance) == (outcome, needed, 0.01)
+    np.testing.assert_equal([result.drop, result.drop_low, result.drop_high], [0 - value, 0 - high, 0 - low])
 
 
-def test_a_base_without_a_score_decides_nothing():
-    found = verdict(Change("pearson", NAN, 0.5, NAN, NAN, NAN, 100), 0.01)
-    assert (found.outcome, found.needed) == ("undecided", None)
+def test_a_base_without_a_score_is_undecided():
+    result = verdict(Change("pearson", NAN, 0.5, NAN, NAN, NAN, 100), 0.01)
+    assert (result.outcome, result.needed) == ("undecided", None)
 
 
 @pytest.mark.parametrize("name", ["mcc", "pearson", "spearman"])
-def test_a_score_that_is_not_defined_passes_nothing(name):
+def test_a_score_that_is_not_defined_is_undecided(name):
     same = np.ones(60, int)
-    found = verdict(paired_change(METRICS[name], same, same * 2, same), 0.01)
-    assert (found.outcome, found.needed) == ("undecided", None) and "all 60 rows" in found.reason
-    assert np.isnan([found.drop, found.drop_low, found.drop_high]).all()
+    result = verdict(paired_change(METRICS[name], same, same * 2, same), 0.01)
+    assert (result.outcome, result.needed) == ("undecided", None) and "all 60 rows" in result.reason
+    assert np.isnan([result.drop, result.drop_low, result.drop_high]).all()
 
 
-def test_twenty_unchanged_answers_do_not_pass_and_the_number_named_does():
+def test_twenty_unchanged_predictions_do_not_pass_and_the_needed_number_does():
     def of(n):
         same = np.zeros(n, int)
         return verdict(paired_change(METRICS["accuracy"], same, same, same), 0.01)
@@ -127,7 +133,7 @@ def test_twenty_unchanged_answers_do_not_pass_and_the_number_named_does():
     assert unseen_rate(needed) <= 0.01 < unseen_rate(needed - 1)
 
 
-def test_the_number_named_decides_when_the_same_data_come_again():
+def test_the_needed_number_decides_for_repeated_data():
     rng = np.random.default_rng(0)
     labels = np.zeros(200, int)
     before = (rng.random(200) < 0.1).astype(int)
@@ -136,7 +142,7 @@ def test_the_number_named_decides_when_the_same_data_come_again():
     metric = METRICS["accuracy"]
     first = verdict(paired_change(metric, labels, before, after), 0.01)
     assert first.outcome == "undecided"
-    times = math.ceil(1.4 * first.needed / 200)  # about: the ends of so small a sample are coarse
+    times = math.ceil(1.4 * first.needed / 200)  # with a reserve: the ends of such a small sample are coarse
     again = paired_change(metric, *(np.tile(values, times) for values in (labels, before, after)))
     assert verdict(again, 0.01).outcome == "fail"
     half = max(1, round(0.5 * first.needed / 200))

@@ -1,4 +1,4 @@
-"""The measures of a sequence against matrices worked by hand."""
+"""The measures of a sequence against matrices calculated by hand."""
 
 import numpy as np
 import pytest
@@ -44,46 +44,46 @@ def test_two_tasks_and_many_matrices_at_once():
 
 
 def answered(n=400, seed=0):
-    """Two tasks of two classes; the share that each model has right is about its score."""
+    """Return two tasks of two classes, with random predictions of given accuracies."""
     rng = np.random.default_rng(seed)
     shares, tasks = np.array([[NAN, NAN], [0.9, NAN], [0.6, 0.8]]), []
     for j in range(2):
         labels = rng.integers(0, 2, n)
-        said = [
+        predictions = [
             None if np.isnan(share) else np.where(rng.random(n) < share, labels, 1 - labels) for share in shares[:, j]
         ]
-        tasks.append(Answered(METRICS["accuracy"], labels, said))
+        tasks.append(Answered(METRICS["accuracy"], labels, predictions))
     return tasks
 
 
-def test_the_matrix_is_that_of_the_answers_and_the_intervals_hold_the_values():
+def test_the_matrix_is_that_of_the_predictions_and_intervals_contain_the_values():
     tasks = answered()
     matrix = matrix_of(tasks)
     assert np.isnan(matrix[0]).all() and np.isnan(matrix[1, 1])
-    right = [[said is not None and said == task.labels for said in task.answers] for task in tasks]
+    right = [[answer is not None and answer == task.labels for answer in task.answers] for task in tasks]
     assert matrix[1, 0] == right[0][1].mean() and matrix[2, 1] == right[1][2].mean()
-    found = measures(tasks)
-    assert found["forward_transfer"] is None
-    for name, estimate in found.items():
+    estimates = measures(tasks)
+    assert estimates["forward_transfer"] is None
+    for name, estimate in estimates.items():
         if estimate is not None:
             assert estimate.value == pytest.approx(float(MEASURES[name](matrix)))
             assert estimate.low < estimate.value < estimate.high
     lost = right[0][2].astype(float) - right[0][1]
     error = 1.96 * lost.std() / np.sqrt(len(lost))  # T = 2: the backward transfer is the mean of one task's changes
-    backward = found["backward_transfer"]
+    backward = estimates["backward_transfer"]
     assert backward.high - backward.low == pytest.approx(2 * error, rel=0.1)
 
 
 def unchanged(sizes, metric="accuracy", labels=None):
-    """Tasks of so many rows, all of which every model answers rightly."""
-    found = []
+    """Return tasks of these sizes, all of whose rows every model predicts correctly."""
+    tasks = []
     for size in sizes:
         right = np.arange(size) % 2 if labels is None else labels(size)
-        found.append(Answered(METRICS[metric], right, [right] * (len(sizes) + 1)))
-    return found
+        tasks.append(Answered(METRICS[metric], right, [right] * (len(sizes) + 1)))
+    return tasks
 
 
-def test_what_was_not_seen_on_a_few_rows_has_not_been_ruled_out():
+def test_intervals_of_few_unchanged_rows_are_wide():
     forgotten = measures(unchanged([10, 10]))["forgetting"]
     assert forgotten.value == 0 and forgotten.high == -forgotten.low == pytest.approx(unseen_rate(10))
     three = measures(unchanged([10, 40, 20]))
@@ -92,7 +92,7 @@ def test_what_was_not_seen_on_a_few_rows_has_not_been_ruled_out():
 
 
 def test_the_floor_of_a_mean_covers_what_each_task_may_lose():
-    """Of two tasks of 10 and 40 rows with true error rates p: with a chance above 2.5 % none of the rows shows one."""
+    """For two tasks of 10 and 40 rows: the floor covers all error rates with over 2.5 % chance of no observed error."""
     floor = unseen_rate(20)
     for p in np.linspace(0, 1, 101):
         worst = 1 - (UNSEEN / (1 - p) ** 10) ** (1 / 40) if (1 - p) ** 10 >= UNSEEN else 0.0
@@ -103,8 +103,10 @@ def test_a_task_whose_score_is_not_defined_has_no_measure():
     one_class = unchanged([10, 10], "mcc", lambda size: np.ones(size, int))
     assert np.isnan(matrix_of(one_class)).all() and measures(one_class) == dict.fromkeys(MEASURES)
     mixed = [unchanged([10, 10])[0], one_class[1]]
-    found = measures(mixed)
-    assert found["average_accuracy"] is None and found["forgetting"] is not None, "the last task was learned last"
+    estimates = measures(mixed)
+    assert estimates["average_accuracy"] is None and estimates["forgetting"] is not None, (
+        "forgetting excludes the last task"
+    )
 
 
 def test_one_row_has_no_interval():
