@@ -1,4 +1,4 @@
-"""What is said of rows that a model has seen when they are scored: counted by what its runs left."""
+"""The notes on scored rows that a model has seen, counted by the records of its runs."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ FLAGS = ("--steps", 1, "--batch-size", 4, "--tolerance", 1)
 
 @pytest.fixture(scope="module")
 def runs(tiny, tmp_path_factory):
-    """`last` is read by nothing but its training rows, `kl` holds the original's rows and keeps the best step."""
+    """`last` uses only its training rows; `kl` trains on the original's rows too and keeps the best step."""
     out = tmp_path_factory.mktemp("runs")
     assert tune(tiny, out / "last", *FLAGS, "--keep", "latest").code == 0
     assert tune(tiny, out / "kl", *FLAGS, "--method", "kl", "--seed", 1).code == 0
@@ -28,7 +28,7 @@ def runs(tiny, tmp_path_factory):
 
 
 def notes(model, task, held_out=False):
-    """What `fft eval` says of the rows of a file."""
+    """Return the notes of `fft eval` on the rows of a file."""
     rows = read_scored(Data(str(task)), held_out)
     return seen_notes([str(model)], Scored(text_keys(rows), str(task), "other", held_out, "--task.test"))
 
