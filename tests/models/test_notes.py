@@ -10,7 +10,7 @@ from fft import models
 from fft.adapters import save_adapter
 from fft.adapters.adapter import Adapter
 from fft.after import mergeable, subject
-from fft.after.settings import DiagnoseSettings
+from fft.after.settings import DiagnoseSettings, RepairSettings
 from fft.experiment import Data, Experiment, Optim
 from fft.methods import LoRA
 from fft.run.accept import accept
@@ -58,10 +58,10 @@ def test_a_run(old, note, tiny, tmp_path):
 def test_two_checkpoints(old, note, tiny):
     original = Data(str(tiny / "original.csv"))
     for base, tuned in ((old, tiny / "bert"), (tiny / "bert", old)):
-        told = subject.load_subject(DiagnoseSettings(str(base), str(tuned), original)).told
+        told = subject.load_subject(DiagnoseSettings(str(base), str(tuned), original)).record
         assert told["notes"][0] == note
-    told = mergeable.load_sides(str(tiny / "bert"), str(old), original, original, None, None, None).told
-    assert told["notes"][0] == note
+    sides = mergeable.load_sides(RepairSettings(str(tiny / "bert"), str(old), original, original))
+    assert sides.record["notes"][0] == note
 
 
 COMMANDS = {

@@ -154,7 +154,7 @@ def test_diagnose_and_repair_read_at_the_length_of_the_run(short, tiny):
     base, original, new = str(tiny / "bert"), Data(str(tiny / "original.csv")), Data(str(tiny / "new.csv"))
     subject = load_subject(DiagnoseSettings(base, str(short), original))
     sides = load_sides(RepairSettings(base, str(short), original, new))
-    for data, told in ((subject.data, subject.told), *((data, sides.told) for data in sides.data.values())):
+    for data, told in ((subject.data, subject.record), *((data, sides.record) for data in sides.data.values())):
         assert max(data.lengths) == LENGTH and told["notes"][0].startswith(f"{CUT}{short};")
     assert sides.tuned.max_length == LENGTH, "the repaired model carries it"
     assert max(load_subject(DiagnoseSettings(base, str(short), original, max_length=6)).data.lengths) == 6
