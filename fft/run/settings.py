@@ -107,7 +107,7 @@ class SequenceSettings:
             )
         if "fit" in self.original_head:
             raise InputError(
-                "--gamma needs the base's own head, and --original-head fit trains a new one: leave one of them out"
+                "--gamma needs the base's own head, and --original-head fit trains a new one: leave one out"
             )
 
     def to_json(self) -> dict[str, Any]:

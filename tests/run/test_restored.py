@@ -202,7 +202,8 @@ def test_training_on_from_a_run_at_another_length_is_noted(short, tiny, tmp_path
         return accepted.checkpoint.max_length, [note for note in accepted.notes if "in the training of" in note]
 
     length, (said,) = notes()
-    assert length == 128 and f"were cut to {LENGTH} in the training of {short}/model: --max-length {LENGTH}" in said
+    assert length == 128 and f"were cut to {LENGTH} in the training of {short}/model: " in said
+    assert f"give --max-length {LENGTH}" in said
     assert notes(max_length=LENGTH) == (LENGTH, []) and notes(max_length=9) == (9, [])
 
 

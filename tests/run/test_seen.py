@@ -71,7 +71,7 @@ def test_a_merged_model_is_asked_through_its_parents(runs, tiny, tmp_path, gone)
         shutil.rmtree(parents[1])
     said = notes(tmp_path / "merged", tiny / "new.csv")
     assert len(said) == 2 and sum(f"trained on in {parents[0]}" in note for note in said) == 1
-    assert any(f"names {parents[1]}, which is not there" in note for note in said) == gone
+    assert any(f"names {parents[1]}, which does not exist" in note for note in said) == gone
     assert any(f"trained on in {parents[1]}" in note for note in said) != gone
 
 
@@ -89,7 +89,7 @@ def test_a_run_that_went_on_from_a_run_has_seen_its_rows_too(runs, tiny, tmp_pat
 def test_eval_says_it_and_of_a_run_folder_without_its_rows_that_it_had_the_source(runs, tiny, tmp_path):
     shutil.copytree(runs / "last", tmp_path / "old")
     shutil.rmtree(tmp_path / "old" / ROWS)
-    for model, part in ((runs / "last", "were trained on in"), (tmp_path / "old", "does not say how many")):
+    for model, part in ((runs / "last", "were trained on in"), (tmp_path / "old", "too old to record how many")):
         found = [
             fft("eval", "--model", model, "--task", tiny / "new.csv", *flag, "--json").json["notes"]
             for flag in ([], ["--held-out"])
