@@ -1,6 +1,6 @@
-"""Adapters in the files of Hugging Face's PEFT: adapter_config.json and adapter_model.safetensors, out and in.
+"""Read and write adapters in the format of Hugging Face's PEFT: adapter_config.json and adapter_model.safetensors.
 
-A peft_type is one file here and one line in FORMATS.
+Each peft_type has one file here and one line in FORMATS.
 """
 
 from pathlib import Path
@@ -23,17 +23,17 @@ __all__ = ["FORMATS", "check_writable", "load_adapter", "save_adapter"]
 
 
 def load_adapter(folder: str | Path, base: Checkpoint) -> Adapter:
-    """The Adapter in a folder of PEFT's, checked against the Checkpoint `base`. See fft.adapters.reading.load."""
+    """Load the Adapter in a PEFT folder, checked against the Checkpoint `base`. See fft.adapters.reading.load."""
     return reading.load(folder, base, FORMATS)
 
 
 def check_writable(method: Method, family: str) -> None:
-    """Refuse a method that PEFT has no format for on a family. See fft.adapters.writing.format_of."""
+    """Refuse a method that PEFT has no format for on a model family. See fft.adapters.writing.format_of."""
     writing.format_of(method, family, FORMATS)
 
 
 def save_adapter(
     adapter: Adapter, base: Checkpoint, folder: str | Path, name: str, head: str | None = None
 ) -> str | Path:
-    """Write an Adapter of the Checkpoint `base` as PEFT's files; returns the folder. See fft.adapters.writing.save."""
+    """Write an Adapter of the Checkpoint `base` in PEFT's format; return the folder. See fft.adapters.writing.save."""
     return writing.save(adapter, base, folder, name, FORMATS, head)

@@ -1,4 +1,4 @@
-"""Adapters on a base: pure structures. Off is the base itself, on is the base with one adapter merged into it."""
+"""Adapters of a base, as pure data: applying one returns the base with the adapter merged into it."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -11,24 +11,24 @@ from fft.models import Checkpoint, Head
 
 
 class Adapter(NamedTuple):
-    """What is put on a base: a method, the trainable tree that it merges, and the head it was trained with."""
+    """An adapter: its method, the trained tree that the method merges into a base, and its heads."""
 
     method: Method
-    """the method that replaces the trainable tree, LoRA say"""
+    """the method that defines the trainable tree, such as LoRA"""
     theta: Params
-    """its own leaves, whole modules such as a pooler, and heads"""
+    """the method's own leaves, fully trained modules such as a pooler, and heads"""
     heads: dict[str, Head]
     """the heads in theta"""
     primary: str | None
     """the head that becomes the classifier; None: the base's"""
     notes: tuple[str, ...] = ()
-    """what whoever uses it should be told of its files"""
+    """notes on its files, for the user"""
     max_length: int | None = None
-    """the tokens that longer texts were cut to in its training; None: as of the base"""
+    """the number of tokens that texts were cut to in its training; None: the base's"""
     __repr__ = brief
 
     def on(self, base: Checkpoint) -> Checkpoint:
-        """The base with this adapter merged: merge(θ*, θ), the base's other heads beside the adapter's."""
+        """Return the base with this adapter merged, merge(θ*, θ), and with the heads of both."""
         return base._replace(
             params=self.method.merge(base.params, self.theta),
             heads={**base.heads, **self.heads},
@@ -39,9 +39,10 @@ class Adapter(NamedTuple):
 
 
 def trained_adapter(method: Method, base: Checkpoint, theta: Params) -> Adapter:
-    """The adapter that a method has trained on a base, which holds every head of `theta`.
+    """Return the adapter of a trained tree `theta`; the base has every head of it.
 
-    Raises: InputError where the method changes the merged weights at its end: they are not base and adapter any more.
+    Raises: InputError where the method changes the merged weights at the end of a run: they are then no longer the base
+    and an adapter.
     """
     merged = method.merge(base.params, theta)
     finished = flatten(method.finish(base.params, merged))
@@ -54,7 +55,7 @@ def trained_adapter(method: Method, base: Checkpoint, theta: Params) -> Adapter:
 
 
 class Adapters(NamedTuple):
-    """Several adapters on one base, of which one is active, or none.
+    """Several adapters of one base, of which at most one is active.
 
     Example: `Adapters(base, {"tweets": load_adapter("tweets/", base)}).active("tweets").params`
     """
@@ -64,7 +65,7 @@ class Adapters(NamedTuple):
     __repr__ = brief
 
     def active(self, name: str | None = None) -> Checkpoint:
-        """The base with the adapter `name` merged; without a name the base itself, bit for bit.
+        """Return the base with the adapter `name` merged; without a name the base itself, unchanged.
 
         Raises: InputError for a name that is not among the adapters.
         """

@@ -1,6 +1,6 @@
-"""adapter_config.json, strict: what is not known is refused by name, never ignored, unless it says nothing.
+"""Strict reading of adapter_config.json: an unknown field is refused by name, unless it is null, false or empty.
 
-A field that would change what is computed, and is not computed here, may only stand at its neutral value.
+A field that would change the computation, and is not supported here, may only have its neutral value.
 """
 
 import json
@@ -27,16 +27,16 @@ class Config:
     peft_version: str | None = None
     revision: str | None = None
     unset: ClassVar[tuple[str, ...]] = ()
-    """further fields, which are not computed: each must say nothing"""
+    """further fields, which are not supported: each must be null, false or empty"""
     allowed: ClassVar[Mapping[str, tuple[tuple, str]]] = {
         "task_type": (("SEQ_CLS", "FEATURE_EXTRACTION", None), "only SEQ_CLS and FEATURE_EXTRACTION are read"),
     }
-    """{field, one of the above or a further one: (what it may be, why nothing else)}"""
+    """{field, one of the above or a further one: (accepted values, why no others)}"""
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     @property
     def saved(self) -> tuple[str, ...]:
-        """The modules saved whole; PEFT adds the classifier's names for sequence classification."""
+        """The modules whose weights are saved in full; for sequence classification PEFT adds the classifier's names."""
         return (*(self.modules_to_save or ()), *(("classifier", "score") if self.task_type == "SEQ_CLS" else ()))
 
 
@@ -45,7 +45,7 @@ Known = TypeVar("Known", bound=Config)
 
 @dataclass(frozen=True, kw_only=True)
 class Targeted(Config):
-    """The fields of an adapter that sits on modules of the base."""
+    """The fields of an adapter that changes modules of the base."""
 
     target_modules: str | list[str]
     exclude_modules: str | list[str] | None = None
@@ -53,7 +53,7 @@ class Targeted(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class Linear(Targeted):
-    """The fields of an adapter that sits on linear layers."""
+    """The fields of an adapter that changes linear layers."""
 
     layers_to_transform: int | list[int] | None = None
     layers_pattern: str | list[str] | None = None
@@ -61,17 +61,18 @@ class Linear(Targeted):
 
 
 def read_config(kind: type[Known], raw: dict[str, Any], where: str) -> tuple[Known, tuple[str, ...]]:
-    """The config of a peft_type from the dict of an adapter_config.json, and notes.
+    """Return the config of a peft_type from the dict of an adapter_config.json, and notes.
 
-    Unknown fields that say nothing (null, false, empty) are left out, and a note names them.
-    Raises: InputError naming every field that is not known, or not computed; and one of another type.
+    Unknown fields that are null, false or empty are left out, and a note names them.
+
+    Raises: InputError that names every field that is unknown, not supported, or of a wrong type.
     """
     known = {field.name for field in fields(kind)}
     unknown = sorted(raw.keys() - known - {*kind.unset, *kind.allowed})
     idle = [name for name in unknown if says_nothing(raw[name])]
     wrong = [f"{name} is {json.dumps(raw[name])}: not known" for name in unknown if name not in idle]
     set_here = [name for name in kind.unset if not says_nothing(raw.get(name))]
-    wrong += [f"{name} is set; fft does not compute it" for name in set_here]
+    wrong += [f"{name} is set; fft does not support it" for name in set_here]
     wrong += [
         f"{name} is {json.dumps(raw[name])}: {why}"
         for name, (values, why) in kind.allowed.items()
@@ -80,5 +81,5 @@ def read_config(kind: type[Known], raw: dict[str, Any], where: str) -> tuple[Kno
     if wrong:
         raise InputError(f"{where}: {'; '.join(wrong)}. To use it all the same, {MERGE}")
     config = validated(kind, {name: raw[name] for name in raw if name in known}, where)
-    said = f"{where}: the unknown field(s) {', '.join(idle)} say nothing (null, false, empty) and are left out"
-    return config, (said,) * bool(idle)
+    note = f"{where}: the unknown field(s) {', '.join(idle)} are null, false or empty and are left out"
+    return config, (note,) * bool(idle)

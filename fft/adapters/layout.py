@@ -1,4 +1,4 @@
-"""The names PEFT gives to what an adapter holds, and ours: one list of tensors that writing and reading share."""
+"""The correspondence of PEFT's tensor names and shapes to ours, shared by reading and writing."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -21,7 +21,7 @@ TRANSPOSED = ("/kernel", "/lora_a", "/lora_b")
 class Tensor(NamedTuple):
     """One tensor of an adapter: PEFT's key and shape, our path and shape.
 
-    Matrices that multiply are transposed between the two, whatever else differs in shape is a vector with an axis of 1.
+    Weight matrices are transposed between the two; other tensors that differ in shape are vectors with an axis of 1.
     """
 
     key: str
@@ -30,42 +30,44 @@ class Tensor(NamedTuple):
     own: tuple[int, ...]
 
     def theirs(self, leaf: np.ndarray) -> np.ndarray:
-        """A leaf of ours, laid out as PEFT stores it."""
+        """Return our leaf in PEFT's layout."""
         return (leaf.T if self.path.endswith(TRANSPOSED) else leaf).reshape(self.shape)
 
     def ours(self, value: np.ndarray) -> np.ndarray:
-        """A stored tensor, laid out as our leaf."""
+        """Return PEFT's tensor in the layout of our leaf."""
         return (value.T if self.path.endswith(TRANSPOSED) else value).reshape(self.own)
 
 
 class Layout(NamedTuple):
-    """A base as PEFT sees it: Hugging Face's names of encoder and one head, {name: our path}, and our shapes."""
+    """The parameters of a base, encoder and at most one head, with Hugging Face's names."""
 
     names: dict[str, str]
+    """{Hugging Face's name: our path}"""
     shapes: dict[str, tuple[int, ...]]
+    """{our path: our shape}"""
     prefix: str
     """of the encoder's names"""
     dim: int
     depth: int
     heads: int
-    """of attention"""
+    """number of attention heads"""
 
     def linear(self) -> dict[str, tuple[str, int, int]]:
-        """{Hugging Face's module: (our module, fan in, fan out)} of the dense layers below the heads."""
-        found = {}
+        """Return {Hugging Face's module: (our module, fan in, fan out)} of the dense layers outside the heads."""
+        modules = {}
         for name, path in self.names.items():
             if path.endswith("/kernel") and not path.startswith("heads/"):
                 fan_in, fan_out = self.shapes[path]
-                found[name.removesuffix(".weight")] = (path.removesuffix("/kernel"), fan_in, fan_out)
-        return found
+                modules[name.removesuffix(".weight")] = (path.removesuffix("/kernel"), fan_in, fan_out)
+        return modules
 
     def norms(self) -> dict[str, str]:
-        """{Hugging Face's module: our module} of the layer norms."""
+        """Return {Hugging Face's module: our module} of the layer norms."""
         ends = ((name, path.removesuffix("/scale")) for name, path in self.names.items() if path.endswith("/scale"))
         return {name.removesuffix(".weight"): module for name, module in ends}
 
-    def whole(self, prefix: str, modules: Iterable[str]) -> list[Tensor]:
-        """The tensors PEFT saves whole: those of a module, or inside one, whose name ends like one of `modules`."""
+    def saved_modules(self, prefix: str, modules: Iterable[str]) -> list[Tensor]:
+        """Return the tensors that PEFT saves in full: those in a module whose name ends with one of `modules`."""
         endings = tuple(modules)
         return [
             self.tensor(prefix, name, path)
@@ -73,13 +75,13 @@ class Layout(NamedTuple):
             if any(module.endswith(endings) for module in _around(name))
         ]
 
-    def above(self) -> tuple[str, ...]:
-        """The modules above the blocks, pooler and head, by the names under which PEFT can save them whole."""
+    def top_modules(self) -> tuple[str, ...]:
+        """Return the names of the modules above the blocks, pooler and head, for PEFT's modules_to_save."""
         outside = [name for name, path in self.names.items() if not path.startswith(("embed/", "layers/"))]
         return tuple(dict.fromkeys(name.removeprefix(f"{self.prefix}.").split(".")[0] for name in outside))
 
     def tensor(self, prefix: str, name: str, path: str) -> Tensor:
-        """A whole parameter as PEFT stores it."""
+        """Return a parameter of the base as a Tensor that is stored in full."""
         own = self.shapes[path]
         return Tensor(prefix + name, own[::-1] if path.endswith(TRANSPOSED) else own, path, own)
 
@@ -88,21 +90,22 @@ Stored = TypeVar("Stored", bound=Method)
 
 
 class Format(NamedTuple, Generic[Stored, Known]):
-    """How one peft_type is written and read.
-
-    methods: the methods that are stored so; config: the dataclass of its fields; prefix: of the keys of whole modules;
-    describe(method, layout, paths) -> the fields that say what the method with leaves at `paths` is;
-    method(config) -> the Method of a config, as JSON data; tensors(config, layout) -> the adapter's own Tensors;
-    families: those on which PEFT computes it.
-    """
+    """How one peft_type is written and read."""
 
     methods: tuple[type[Stored], ...]
+    """the methods that have this format"""
     config: type[Known]
+    """the dataclass of its config fields"""
     prefix: str
+    """of the keys of modules that are saved in full"""
     describe: Callable[[Stored, Layout, Iterable[str]], dict[str, Any]]
+    """describe(method, layout, paths) -> the config fields of the method with leaves at `paths`"""
     method: Callable[[Known], dict[str, Any]]
+    """method(config) -> the Method of a config, as JSON data"""
     tensors: Callable[[Known, Layout], list[Tensor]]
+    """tensors(config, layout) -> the adapter's own Tensors"""
     families: tuple[str, ...] = ("bert", "roberta", "distilbert")
+    """the model families on which PEFT supports it"""
 
 
 Formats = Mapping[str, Format[Any, Any]]
@@ -110,9 +113,9 @@ Formats = Mapping[str, Format[Any, Any]]
 
 
 def layout_of(family: Family, config: Config, head: str | None, classes: int, bare: bool = False) -> Layout:
-    """The layout of a family's model of this size with a head of `classes` outputs; without one, of the encoder.
+    """Return the layout of a family's model of this size with a head of `classes` outputs; None: of the encoder alone.
 
-    `bare`: the encoder's names stand without its prefix, as in a model that is nothing else.
+    `bare`: the encoder's names have no prefix, as in a model without a head.
     """
     before = "" if bare else f"{family.prefix}."
     names = {f"{before}{name}": path for name, path in body_keys(family, config).items()}
@@ -126,16 +129,19 @@ def layout_of(family: Family, config: Config, head: str | None, classes: int, ba
 def targeted(
     config: Targeted, modules: dict[str, Place], kind: str, among: Callable[[str], bool] = lambda name: True
 ) -> dict[str, Place]:
-    """Those of some modules that a config's target_modules name, by PEFT's rules; `kind` is what they are called.
+    """Return those of some modules that a config's target_modules select, by PEFT's rules.
 
-    A text is a regular expression over whole names; a list holds names, or how names end after a dot, which stands for
-    those `among` which they are to be. exclude_modules is read likewise, and modules_to_save are no targets.
+    A string is a regular expression over full names. A list holds full names, or endings after a dot, which select only
+    names for which `among` is true. exclude_modules is read the same way, and modules_to_save are never targets. `kind`
+    names the modules in the error message.
+
+    Raises: InputError if nothing is selected.
     """
     chosen = {
         name: place
         for name, place in modules.items()
-        if _named(config.target_modules, name, among)
-        and not _named(config.exclude_modules or [], name)
+        if _selects(config.target_modules, name, among)
+        and not _selects(config.exclude_modules or [], name)
         and not any(f".{saved}." in f".{name}." for saved in config.modules_to_save or [])
     }
     if not chosen:
@@ -144,26 +150,30 @@ def targeted(
 
 
 def linear_targets(config: Linear, layout: Layout) -> dict[str, tuple[str, int, int]]:
-    """The dense layers that a config is for, {module: (our module, fan in, fan out)}; layers_to_transform keeps the
-    blocks of these numbers, which stand in a name behind layers_pattern, or behind anything.
+    """Return the dense layers that a config targets, {module: (our module, fan in, fan out)}.
+
+    layers_to_transform restricts them to the blocks of these numbers; in a module's name the number comes after
+    layers_pattern, by default after any component.
+
+    Raises: as `targeted`.
     """
-    wanted = listed(config.layers_to_transform)
-    patterns = [compile_pattern(rf"(?:.*?\.)?{each}\.(\d+)\.") for each in listed(config.layers_pattern or r"[^.]*")]
+    blocks = listed(config.layers_to_transform)
+    patterns = [compile_pattern(rf"(?:.*?\.)?{text}\.(\d+)\.") for text in listed(config.layers_pattern or r"[^.]*")]
 
     def among(name: str) -> bool:
-        found = next(filter(None, (pattern.match(name) for pattern in patterns)), None)
-        return not wanted or (found is not None and int(found[1]) in wanted)
+        match = next(filter(None, (pattern.match(name) for pattern in patterns)), None)
+        return not blocks or (match is not None and int(match[1]) in blocks)
 
     return targeted(config, layout.linear(), "linear layer", among)
 
 
-def _named(wanted: str | list[str], name: str, among: Callable[[str], bool] = lambda name: True) -> bool:
-    if isinstance(wanted, str):
-        return bool(compile_pattern(wanted).fullmatch(name))
-    return name in wanted or (any(name.endswith(f".{each}") for each in wanted) and among(name))
+def _selects(names: str | list[str], name: str, among: Callable[[str], bool] = lambda name: True) -> bool:
+    if isinstance(names, str):
+        return bool(compile_pattern(names).fullmatch(name))
+    return name in names or (any(name.endswith(f".{ending}") for ending in names) and among(name))
 
 
 def _around(name: str) -> list[str]:
-    """The modules that a tensor is in: `a.b.weight` is in `a` and in `a.b`."""
+    """Return the modules that contain a tensor: `a.b.weight` is in `a` and in `a.b`."""
     parts = name.split(".")[:-1]
     return [".".join(parts[: i + 1]) for i in range(len(parts))]

@@ -1,4 +1,4 @@
-"""PEFT's LORA: LoRA, with use_rslora and use_dora its two variants."""
+"""PEFT's LORA: LoRA, and its variants rsLoRA (use_rslora) and DoRA (use_dora)."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -16,7 +16,7 @@ PREFIX = "base_model.model."
 
 @dataclass(frozen=True, kw_only=True)
 class Config(Linear):
-    """The fields of a LoRA."""
+    """The fields of a LoRA adapter."""
 
     r: int
     lora_alpha: float
@@ -27,7 +27,7 @@ class Config(Linear):
     qalora_group_size: Any = None
     runtime_config: Any = None
     ensure_weight_tying: Any = None
-    eva_config: Any = None  # how A began no longer matters
+    eva_config: Any = None  # only about the initial A, which no longer matters
     unset: ClassVar[tuple[str, ...]] = (
         *Linear.unset,
         *("rank_pattern", "alpha_pattern", "lora_bias", "target_parameters", "trainable_token_indices"),
@@ -43,7 +43,7 @@ class Config(Linear):
     )
     allowed: ClassVar[Mapping[str, tuple[tuple, str]]] = {
         **Linear.allowed,
-        "bias": (("none",), "it trains biases of the base too, which fft does not compute"),
+        "bias": (("none",), "it trains biases of the base too, which fft does not support"),
         "init_lora_weights": (
             (True, False, "gaussian", "orthogonal", "eva"),
             "it changes the base's own weights too, which are not in the adapter",
@@ -52,7 +52,7 @@ class Config(Linear):
 
 
 def describe(method: LoRA, layout: Layout, paths: Iterable[str]) -> dict[str, Any]:
-    """The fields of a LoRA, RsLoRA or DoRA."""
+    """Return the config fields of a LoRA, RsLoRA or DoRA adapter with leaves at `paths`."""
     modules = set(modules_of(paths))
     return {
         "r": method.rank,
@@ -67,24 +67,27 @@ def describe(method: LoRA, layout: Layout, paths: Iterable[str]) -> dict[str, An
 
 
 def method_of(config: Config) -> dict[str, Any]:
-    """The method of a config. DoRA with rsLoRA's scale is DoRA with α·√R: (α·√R) / R = α / √R."""
+    """Return the method of a config, as JSON data.
+
+    DoRA with rsLoRA's scale is DoRA with α·√R, as (α·√R) / R = α / √R.
+    """
     kind = DoRA if config.use_dora else RsLoRA if config.use_rslora else LoRA
     alpha = config.lora_alpha * math.sqrt(config.r) if config.use_dora and config.use_rslora else config.lora_alpha
     return {"name": kind.name, "rank": config.r, "alpha": alpha, "dropout": config.lora_dropout}
 
 
 def tensors(config: Config, layout: Layout) -> list[Tensor]:
-    """A and B of every targeted layer, and DoRA's lengths."""
-    rank, found = config.r, []
+    """Return A and B of every targeted layer, and DoRA's magnitudes."""
+    rank, matrices = config.r, []
     for name, (module, fan_in, fan_out) in linear_targets(config, layout).items():
         key = f"{PREFIX}{name}"
-        found.append(Tensor(f"{key}.lora_A.weight", (rank, fan_in), f"{module}/{A}", (fan_in, rank)))
-        found.append(Tensor(f"{key}.lora_B.weight", (fan_out, rank), f"{module}/{B}", (rank, fan_out)))
+        matrices.append(Tensor(f"{key}.lora_A.weight", (rank, fan_in), f"{module}/{A}", (fan_in, rank)))
+        matrices.append(Tensor(f"{key}.lora_B.weight", (fan_out, rank), f"{module}/{B}", (rank, fan_out)))
         if config.use_dora:
-            found.append(
+            matrices.append(
                 Tensor(f"{key}.lora_magnitude_vector", (fan_out,), f"{module}/{MAGNITUDE}", (fan_out,)),
             )
-    return found
+    return matrices
 
 
 FORMAT = Format((LoRA, RsLoRA, DoRA), Config, PREFIX, describe, method_of, tensors)

@@ -1,4 +1,4 @@
-"""PEFT's LN_TUNING: every targeted layer norm is stored whole."""
+"""PEFT's LN_TUNING: the weights of every targeted layer norm are stored."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,27 +13,27 @@ PREFIX = "base_model.model."
 
 @dataclass(frozen=True, kw_only=True)
 class Config(Targeted):
-    """The fields of an LN_TUNING, which has none of its own."""
+    """The fields of an LN_TUNING adapter; it adds none."""
 
 
 def describe(method: NormTuning, layout: Layout, paths: Iterable[str]) -> dict[str, Any]:
-    """The fields of an LN_TUNING."""
+    """Return the config fields of an LN_TUNING adapter."""
     return {"target_modules": list(layout.norms())}
 
 
 def method_of(config: Config) -> dict[str, Any]:
-    """The method of a config."""
+    """Return the method of a config, as JSON data."""
     return {"name": NormTuning.name}
 
 
 def tensors(config: Config, layout: Layout) -> list[Tensor]:
-    """Scale and bias of every targeted norm."""
-    found = []
+    """Return scale and bias of every targeted norm."""
+    weights = []
     for name, module in targeted(config, layout.norms(), "layer norm").items():
         for theirs, path in (("weight", f"{module}/scale"), ("bias", f"{module}/bias")):
             shape = layout.shapes[path]
-            found.append(Tensor(f"{PREFIX}{name}.ln_tuning_layers.{theirs}", shape, path, shape))
-    return found
+            weights.append(Tensor(f"{PREFIX}{name}.ln_tuning_layers.{theirs}", shape, path, shape))
+    return weights
 
 
 FORMAT = Format((NormTuning,), Config, PREFIX, describe, method_of, tensors)

@@ -1,4 +1,4 @@
-"""PEFT's PROMPT_TUNING and PREFIX_TUNING: one tensor, whatever the model, and the head beside it."""
+"""PEFT's PROMPT_TUNING and PREFIX_TUNING: a single tensor for any model, and the head."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ KEY = "prompt_embeddings"
 
 @dataclass(frozen=True, kw_only=True)
 class Config(config.Config):
-    """The fields of both."""
+    """The fields that prompt tuning and prefix tuning share."""
 
     num_virtual_tokens: int
     token_dim: int | None = None
@@ -25,7 +25,7 @@ class Config(config.Config):
 
 @dataclass(frozen=True, kw_only=True)
 class PromptConfig(Config):
-    """The fields of prompt tuning; how the tokens began no longer matters."""
+    """The fields of prompt tuning; those on the initial tokens no longer matter."""
 
     prompt_tuning_init: Any = None
     prompt_tuning_init_text: Any = None
@@ -35,7 +35,7 @@ class PromptConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class PrefixConfig(Config):
-    """The fields of prefix tuning; of a projected prefix PEFT stores what the projection came to."""
+    """The fields of prefix tuning; for a projected prefix, PEFT stores the result of the projection."""
 
     prefix_projection: bool = False
     encoder_hidden_size: Any = None
@@ -43,7 +43,7 @@ class PrefixConfig(Config):
 
 
 def describe(method: PromptTuning | PrefixTuning, layout: Layout, paths: Iterable[str]) -> dict[str, Any]:
-    """The fields of either."""
+    """Return the config fields of prompt tuning or prefix tuning."""
     return {
         "num_virtual_tokens": method.tokens,
         "token_dim": layout.dim,
@@ -54,27 +54,27 @@ def describe(method: PromptTuning | PrefixTuning, layout: Layout, paths: Iterabl
 
 
 def tokens(config: PromptConfig, layout: Layout) -> list[Tensor]:
-    """The embeddings of the virtual tokens [P, D]."""
+    """Return the embeddings of the virtual tokens, [P, D]."""
     shape = (config.num_virtual_tokens, layout.dim)
     return [Tensor(KEY, shape, "prompt/tokens", shape)]
 
 
 def prefix(config: PrefixConfig, layout: Layout) -> list[Tensor]:
-    """Keys and values of all blocks in one row a virtual token, [P, blocks · 2 · D]."""
+    """Return the keys and values of all blocks, one row for each virtual token, [P, blocks · 2 · D]."""
     places, own = config.num_virtual_tokens, (layout.depth, 2, layout.dim)
     return [Tensor(KEY, (places, layout.depth * 2 * layout.dim), "prompt/prefix", (places, *own))]
 
 
 def prompt_method(config: PromptConfig) -> dict[str, Any]:
-    """The method of a config of prompt tuning."""
+    """Return the method of a config of prompt tuning, as JSON data."""
     return {"name": PromptTuning.name, "tokens": config.num_virtual_tokens}
 
 
 def prefix_method(config: PrefixConfig) -> dict[str, Any]:
-    """The method of a config of prefix tuning."""
+    """Return the method of a config of prefix tuning, as JSON data."""
     return {"name": PrefixTuning.name, "tokens": config.num_virtual_tokens}
 
 
 PROMPT = Format((PromptTuning,), PromptConfig, PREFIX, describe, prompt_method, tokens)
-# PEFT hands the prefix over as past keys and values, which transformers' DistilBERT does not take.
+# PEFT passes the prefix as past keys and values, which transformers' DistilBERT does not accept.
 PREFIXES = Format((PrefixTuning,), PrefixConfig, PREFIX, describe, prefix_method, prefix, ("bert", "roberta"))

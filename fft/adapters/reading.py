@@ -1,4 +1,4 @@
-"""Adapters in: a folder of PEFT's, strict both ways against the base it is for."""
+"""Read adapters from PEFT folders, and check that tensors and base match exactly."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -29,7 +29,7 @@ from fft.models.layers import Config
 from fft.models.model import Family
 
 WORDS = "embed/word/embedding"
-STATE_DICT = re.compile(  # the name of the adapter in the keys, or what wraps the modules of the base
+STATE_DICT = re.compile(  # keys with an adapter name or a wrapper module occur only in a model's state dict
     r"\.(lora_(embedding_)?[AB]|lora_magnitude_vector|ln_tuning_layers|ia3_l|modules_to_save)\.(?!(weight|bias)$)"
     r"|\.(base_layer|original_module)\.|^prompt_encoder\."
 )
@@ -41,10 +41,10 @@ CONVERT = (
 
 
 def load(folder: str | Path, base: Checkpoint, formats: Formats) -> Adapter:
-    """Return the Adapter in a folder of PEFT's for the Checkpoint `base`; weights become float32 jax arrays.
+    """Load the Adapter in a PEFT folder for the Checkpoint `base`; weights become float32 jax arrays.
 
-    Raises: InputError for a peft_type or a setting that is not computed here, and for tensors that are unknown,
-    missing, of another shape or not floating point: an adapter of another base, mostly.
+    Raises: InputError for a peft_type or a setting that is not supported, and for tensors that are unknown, missing, of
+    another shape or not floating point, which mostly means an adapter of another base.
     """
     folder = Path(local(folder, "the adapter"))
     raw = read_raw(folder)
@@ -61,7 +61,8 @@ def load(folder: str | Path, base: Checkpoint, formats: Formats) -> Adapter:
     name, head, heads = head_of(folder, stored, base, f"{form.prefix}{family.head_rows[-1][0]}.weight")
     bare = is_bare(stored, form.prefix, family, base.model.config)
     layout = layout_of(family, base.model.config, name, 0 if head is None else width(head), bare)
-    places = {place.key: place for place in (*form.tensors(config, layout), *layout.whole(form.prefix, config.saved))}
+    tensors = (*form.tensors(config, layout), *layout.saved_modules(form.prefix, config.saved))
+    places = {place.key: place for place in tensors}
     places |= saved_words(stored, layout, form.prefix, folder, base.folder)
     refuse_not_finite(stored, folder)
     theta = to_theta(stored, places, folder, base.folder)
@@ -71,33 +72,36 @@ def load(folder: str | Path, base: Checkpoint, formats: Formats) -> Adapter:
 def without_ignored(
     stored: dict[str, np.ndarray], prefix: str, family: Family, folder: Path
 ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-    """Return ({key: array} without what adapts modules that the family ignores in checkpoints too, notes of it)."""
+    """Return the tensors without those of modules that the family ignores in checkpoints too, and a note on them."""
     ignored = [re.compile(pattern) for pattern in family.ignored]
     short = {key: key.removeprefix(prefix).removeprefix(f"{family.prefix}.") for key in stored}
-    gone = [key for key in stored if key.startswith(prefix) and any(each.fullmatch(short[key]) for each in ignored)]
-    if not gone:
+    dropped = [
+        key for key in stored if key.startswith(prefix) and any(pattern.fullmatch(short[key]) for pattern in ignored)
+    ]
+    if not dropped:
         return stored, ()
-    said = f"{folder}: a {family.name} classifier has no modules for {listed(gone)}; they are left out"
-    return {key: value for key, value in stored.items() if key not in gone}, (said,)
+    note = f"{folder}: a {family.name} classifier has no modules for {listed(dropped)}; they are left out"
+    return {key: value for key, value in stored.items() if key not in dropped}, (note,)
 
 
 def refuse_no_adapter(stored: Collection[str], folder: Path) -> None:
-    """Refuse LoRA's own kind of matrices for embeddings, beside which PEFT may save the embeddings, and tensors that
-    are a state dict of the model, not what PEFT's save_pretrained writes.
+    """Refuse LoRA on embeddings, which is not supported, and a model's state dict in place of an adapter.
+
+    Raises: InputError that names the tensors.
     """
     where = folder / WEIGHTS
     if embedded := [key for key in stored if ".lora_embedding_" in key]:
         named = ", ".join(dict.fromkeys(key.partition(".lora_embedding_")[0] for key in embedded))
-        raise InputError(f"{where}: LoRA on embeddings is not read, and is here on {named}; {MERGE}")
+        raise InputError(f"{where}: LoRA on embeddings is not supported, and is here on {named}; {MERGE}")
     if wrong := [key for key in stored if STATE_DICT.search(key) or not key.startswith(("base_model.", PROMPT_KEY))]:
         raise InputError(
-            f"{where}: a state dict was saved, not an adapter: it holds {wrong[0]}. Save the adapter with PEFT, "
+            f"{where}: this is a model's state dict, not an adapter: it holds {wrong[0]}. Save the adapter with PEFT, "
             "model.save_pretrained(DIR)"
         )
 
 
 def is_bare(stored: Collection[str], prefix: str, family: Family, config: Config) -> bool:
-    """Whether the adapter was trained on the encoder alone, whose names have no prefix."""
+    """Whether the adapter was trained on a bare encoder, whose names have no prefix."""
     inside = tuple({f"{prefix}{name.split('.')[0]}." for name in body_keys(family, config)})
     return any(key.startswith(inside) for key in stored)
 
@@ -105,9 +109,9 @@ def is_bare(stored: Collection[str], prefix: str, family: Family, config: Config
 def saved_words(
     stored: Mapping[str, np.ndarray], layout: Layout, prefix: str, folder: Path, base: Path
 ) -> dict[str, Tensor]:
-    """Return {key: Tensor} of the word embeddings where the adapter brings them, as PEFT does for a resized vocabulary.
+    """Return {key: Tensor} of the word embeddings if the adapter holds them; PEFT saves them for a resized vocabulary.
 
-    Raises: InputError where there are more or fewer of them than in the base.
+    Raises: InputError for another number of embeddings than in the base.
     """
     name = next(name for name, path in layout.names.items() if path == WORDS)
     place, value = layout.tensor(prefix, name, WORDS), stored.get(prefix + name)
@@ -123,22 +127,30 @@ def saved_words(
 
 
 def read_raw(folder: Path) -> dict[str, Any]:
-    """Return adapter_config.json as a dict with a peft_type."""
+    """Read adapter_config.json as a dict with a peft_type.
+
+    Raises: InputError where the folder or the file is missing, or has no peft_type.
+    """
     if not folder.is_dir():
         what = "is not a folder" if folder.exists() else "does not exist"
         raise InputError(f"the adapter {folder} {what}; expected a folder with {CONFIG} and {WEIGHTS}")
     if not (folder / CONFIG).is_file():
-        meant = instead_of_adapter(folder) or f"expected an adapter of PEFT, with {CONFIG} and {WEIGHTS}"
-        raise InputError(f"{folder} has no {CONFIG}; {meant}")
+        advice = instead_of_adapter(folder) or f"expected an adapter of PEFT, with {CONFIG} and {WEIGHTS}"
+        raise InputError(f"{folder} has no {CONFIG}; {advice}")
     check_not_pointer(folder / CONFIG)
     raw = read_json(folder / CONFIG)
     if not isinstance(raw.get("peft_type"), str):
-        raise InputError(f"{folder / CONFIG} has no peft_type, so what the adapter computes is unknown")
+        raise InputError(
+            f"{folder / CONFIG} has no peft_type, so the kind of adapter is unknown: save it with PEFT again"
+        )
     return raw
 
 
 def read_weights(folder: Path) -> dict[str, np.ndarray]:
-    """Return {PEFT's key: array}; a pickle is refused, with the command that converts it."""
+    """Read the weights, {PEFT's key: array}.
+
+    Raises: InputError where there are none; for a pickle, with the command that converts it.
+    """
     if (folder / WEIGHTS).exists():
         return read_tensors(folder / WEIGHTS)
     if (folder / PICKLE).exists():
@@ -152,10 +164,10 @@ def read_weights(folder: Path) -> dict[str, np.ndarray]:
 def head_of(
     folder: Path, stored: Mapping[str, np.ndarray], base: Checkpoint, key: str
 ) -> tuple[str | None, Head | None, dict[str, Head]]:
-    """Return (name, Head, the heads that the adapter brings): what it works with; `key` is its last kernel's.
+    """Return (name, Head, {name: Head} of the adapter's own head); `key` is that of its last kernel.
 
-    An adapter without a head uses the base's classifier. One with a head that a head of the base is like brings that
-    one, trained further; any other stands beside the heads of the base, under a name that none of them has.
+    An adapter without a head uses the base's classifier, and its own heads are {}. A head that matches the head of the
+    base with its name takes its place; a different head gets a name that no head of the base has.
     """
     if key not in stored:
         return base.primary, None if base.primary is None else base.heads.get(base.primary), {}
@@ -166,7 +178,7 @@ def head_of(
 
 
 def recorded_head(folder: Path) -> tuple[str, Head] | None:
-    """Return (name, Head) as our own HEADS_JSON tells them, None where it does not."""
+    """Return (name, Head) from our own HEADS_JSON, or None without it or without a primary head in it."""
     if not (folder / HEADS_JSON).is_file():
         return None
     heads, primary = read_record(read_json(folder / HEADS_JSON), folder / HEADS_JSON)
@@ -177,8 +189,8 @@ def recorded_head(folder: Path) -> tuple[str, Head] | None:
 
 
 def foreign_head(kernel: np.ndarray, base: Checkpoint) -> tuple[str, Head]:
-    """Return (name, Head) of a last kernel [C, D] that nobody named: as wide as the base's classifier it is that one,
-    and any other has the labels that transformers would give it.
+    """Return (name, Head) of a last kernel [C, D] without HEADS_JSON: the base's classifier if that has C outputs, else
+    a head with the labels that transformers would give it.
     """
     name, outputs = base.primary or ORIGINAL, kernel.shape[0] if kernel.ndim else 0
     if name in base.heads and width(base.heads[name]) == outputs:
@@ -188,9 +200,12 @@ def foreign_head(kernel: np.ndarray, base: Checkpoint) -> tuple[str, Head]:
 
 
 def to_theta(stored: Mapping[str, np.ndarray], places: Mapping[str, Tensor], folder: Path, base: Path) -> Params:
-    """Return the trainable tree, float32 jax arrays, from PEFT's tensors; `places` is {key: Tensor}, all of them."""
-    if strange := sorted(set(stored) - set(places)):
-        raise InputError(f"{folder / WEIGHTS} has tensors that the base {base} has no place for: {listed(strange)}")
+    """Return the trainable tree, float32 jax arrays, from PEFT's tensors; `places` is {key: Tensor} of all expected.
+
+    Raises: InputError for tensors that are unknown, missing, of another shape or not floating point.
+    """
+    if unknown := sorted(set(stored) - set(places)):
+        raise InputError(f"{folder / WEIGHTS} has tensors that the base {base} has no place for: {listed(unknown)}")
     if missing := sorted(set(places) - set(stored)):
         raise InputError(f"{folder / WEIGHTS} lacks tensors that its {CONFIG} promises: {listed(missing)}")
     leaves, wrong = {}, []

@@ -1,4 +1,4 @@
-"""Adapters out: a folder that `PeftModel.from_pretrained` loads onto the base, whole or not at all."""
+"""Write adapters: atomically, as a folder that `PeftModel.from_pretrained` loads onto the base."""
 
 from pathlib import Path
 from typing import Any
@@ -27,13 +27,13 @@ def save(
     formats: Formats,
     head: str | None = None,
 ) -> str | Path:
-    """Write an adapter of `base` under PEFT's names and return the folder.
+    """Write an adapter of `base` in PEFT's format and return the folder.
 
-    Beside the method's own tensors stand, whole, BERT's pooler and the head `head` (default: the adapter's): PEFT's
-    `modules_to_save`. `name` is the base's, for people and for PEFT's AutoPeftModel. HEADS_JSON keeps the labels, and
-    the max_length of `base`.
+    BERT's pooler and the head `head` (default: the adapter's primary) are saved in full, as PEFT's `modules_to_save`.
+    `name` is the base's, for readers and for PEFT's AutoPeftModel. HEADS_JSON holds the labels, and the max_length of
+    `base`.
 
-    Raises: InputError for a method PEFT has no format for, an unknown head, a folder with other things in it.
+    Raises: InputError for a method that PEFT has no format for, an unknown head, and a folder with other files in it.
     """
     head = head or adapter.primary
     if head is None or head not in adapter.heads:
@@ -47,10 +47,10 @@ def save(
         "base_model_name_or_path": name,
         "inference_mode": True,
         **form.describe(adapter.method, layout, flatten(adapter.theta)),
-        "modules_to_save": list(layout.above()),
+        "modules_to_save": list(layout.top_modules()),
     }
     config, _ = read_config(form.config, fields, CONFIG)
-    places = [*form.tensors(config, layout), *layout.whole(form.prefix, config.saved)]
+    places = [*form.tensors(config, layout), *layout.saved_modules(form.prefix, config.saved)]
     tensors = {place.key: np.ascontiguousarray(place.theirs(np.asarray(leaves[place.path]))) for place in places}
     with written_whole(folder) as partial:
         write_tensors(tensors, partial / WEIGHTS)
@@ -60,16 +60,19 @@ def save(
 
 
 def format_of(method: Method, family: str, formats: Formats) -> tuple[str, Format[Any, Any]]:
-    """(peft_type, Format) of a method on a family; InputError with the reason where PEFT has none."""
+    """Return (peft_type, Format) of a method on a family.
+
+    Raises: InputError with the reason where PEFT has none.
+    """
     for kind, form in formats.items():
         if type(method) in form.methods and family in form.families:
             return kind, form
         if type(method) in form.methods:
             raise InputError(
-                f"{method.name} on {family}: PEFT computes {kind} for {' and '.join(form.families)} only, so that no "
-                "file could hold the result for others to load"
+                f"{method.name} on {family} cannot be saved as an adapter: PEFT supports {kind} on "
+                f"{' and '.join(form.families)} only. Choose another method, or one of these models"
             )
-    known = ", ".join(sorted(each.name for form in formats.values() for each in form.methods))
+    known = ", ".join(sorted(method.name for form in formats.values() for method in form.methods))
     raise InputError(
         f"{method.name} changes the base's own weights, which no PEFT adapter holds; --to peft writes {known}. "
         "Export the whole model with --to hf"

@@ -1,1 +1,1 @@
-"""Finished checkpoints: compared, diagnosed, repaired, merged."""
+"""Compare, diagnose, repair and merge finished checkpoints."""

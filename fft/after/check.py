@@ -1,4 +1,4 @@
-"""Whether a checkpoint still does what another one could: both on the same examples, and a verdict.
+"""Check whether a tuned checkpoint has lost what its base could do: score both on the same examples and judge the drop.
 
 check(CheckSettings("base/", "tuned/", SeveralData.of(Data("old.csv")), max_drop="0.01")).record["outcome"]
 """
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fft.after.pair import Pair, ScoredPair, load_pair, scored
+from fft.after.pair import Pair, ScoredPair, load_pair, score_pair
 from fft.after.settings import CheckSettings, ScoredTask
 from fft.disk.environment import environment
 from fft.models.files.heads import alike
@@ -22,115 +22,117 @@ from fft.stats.intervals import change_between, interval, predictions
 from fft.stats.records import CheckedTaskRecord, CheckRecord
 from fft.stats.retention import EXIT_CODES, overall, verdict
 
-FURTHEST = 100  # examples of a regression that are listed of those that moved
+FURTHEST = 100  # most examples of a regression that are listed as worse or better
 SAME = "both give the same outputs on every row, bit for bit: is {} the model that was to be checked?"
 
 
 class Checked(NamedTuple):
-    """What check.json says, and one dict an example: {"task", "source", "row", "label", "base", "tuned"}."""
+    """The content of check.json, and a dict for each example: {"task", "source", "row", "label", "base", "tuned"}."""
 
     record: dict
     examples: list[dict]
 
     @property
     def exit_code(self) -> int:
-        """0 all was kept, 1 something was lost, 4 undecided."""
+        """0: every original task was preserved; 1: one was not; 4: undecided."""
         return EXIT_CODES[self.record["outcome"]]
 
 
 def check(settings: CheckSettings) -> Checked:
-    """Score both checkpoints on every task, and judge what was lost of each original one.
+    """Score both checkpoints on every task, and judge the drop of each original task.
 
-    Without a name the head of an original task is the base's classifier, and in the other checkpoint the head of that
-    name, else its classifier. The new task's is the tuned one's classifier; it is not judged, and a base without the
-    like of it has no score there.
+    Unless named, the head of an original task is the base's classifier, and in the tuned checkpoint the head of the
+    same name, else its classifier. The head of the new task is the tuned checkpoint's classifier. The new task is not
+    judged, and a base without a matching head has no score on it.
 
     Raises: InputError for checkpoints that cannot be compared, a head that is not there, data that do not fit, and a
     budget that no drop could exceed.
     """
     pair = load_pair(settings.base, settings.tuned, settings.max_length)
-    found = [("original", *_original(pair, task, settings)) for task in settings.originals]
+    checked = [("original", *_original(pair, task, settings)) for task in settings.originals]
     if settings.new_task:
-        found.append(("new", *_new(pair, settings.new_task, settings)))
+        checked.append(("new", *_new(pair, settings.new_task, settings)))
     record = CheckRecord(
         environment=environment(),
-        outcome=overall([task.verdict.outcome for _, task, _ in found if task.verdict]),
+        outcome=overall([task.verdict.outcome for _, task, _ in checked if task.verdict]),
         max_drop=str(settings.budget),
         base={"folder": pair.base.name, "sha256": base_sha256(pair.base.checkpoint)},
         tuned={"folder": pair.tuned.name, "sha256": base_sha256(pair.tuned.checkpoint)},
         held_out=settings.held_out,
-        notes=[*pair.notes, *(f"{role}: {note}" for role, task, _ in found for note in task.notes)],
-        original=[task for role, task, _ in found if role == "original"],
-        new=next((task for role, task, _ in found if role == "new"), None),
+        notes=[*pair.notes, *(f"{role}: {note}" for role, task, _ in checked for note in task.notes)],
+        original=[task for role, task, _ in checked if role == "original"],
+        new=next((task for role, task, _ in checked if role == "new"), None),
     )
-    examples = [{"task": role, "source": task.source, **line} for role, task, lines in found for line in lines]
+    examples = [{"task": role, "source": task.source, **line} for role, task, lines in checked for line in lines]
     return Checked(record.to_json(), examples)
 
 
 def _original(pair: Pair, task: ScoredTask, settings: CheckSettings) -> tuple[CheckedTaskRecord, list[dict]]:
-    """The record of an original task, its verdict included, and its examples."""
+    """Score and judge an original task; return its record and its examples."""
     base_head = chosen_head(pair.base.checkpoint, task.head, pair.base.name, "to score with")
-    like = base_head if base_head in pair.tuned.checkpoint.heads else None
-    wanted = task.tuned_head or task.head or like
-    tuned_head = chosen_head(pair.tuned.checkpoint, wanted, pair.tuned.name, "to score with")
-    found = scored(pair, task.data, base_head, tuned_head, settings.held_out)
-    record = _record(task.data.source, base_head, tuned_head, found)
-    assert found.before is not None  # the base was asked with its head
-    change = change_between(found.metric, found.labels, found.before, found.after)
+    same_name = base_head if base_head in pair.tuned.checkpoint.heads else None
+    requested = task.tuned_head or task.head or same_name
+    tuned_head = chosen_head(pair.tuned.checkpoint, requested, pair.tuned.name, "to score with")
+    scores = score_pair(pair, task.data, base_head, tuned_head, settings.held_out)
+    record = _record(task.data.source, base_head, tuned_head, scores)
+    assert scores.before is not None  # the base has a head here
+    change = change_between(scores.metric, scores.labels, scores.before, scores.after)
     budget = settings.budget
-    if change.undefined:  # a share of a score that is not defined is nothing
+    if change.undefined:  # then a share of the score is undefined as well
         margin = np.nan if budget.relative else budget.amount
     else:
-        margin = budget.biting_margin(found.metric, change.before)
-    if np.array_equal(found.before, found.after):
+        margin = budget.biting_margin(scores.metric, change.before)
+    if np.array_equal(scores.before, scores.after):
         record.notes.append(SAME.format(pair.tuned.name))
-    record.notes.extend(_seen(pair, record, found, settings, "--original.test"))
-    return replace(record, change=change, verdict=verdict(change, margin)), found.examples()
+    record.notes.extend(_seen_notes(pair, record, scores, settings, "--original.test"))
+    return replace(record, change=change, verdict=verdict(change, margin)), scores.examples()
 
 
 def _new(pair: Pair, task: ScoredTask, settings: CheckSettings) -> tuple[CheckedTaskRecord, list[dict]]:
-    """The record of the new task and its examples."""
+    """Score the new task; return its record and its examples."""
     tuned_head = chosen_head(pair.tuned.checkpoint, task.head, pair.tuned.name, "to score with")
     own = pair.base.checkpoint.heads.get(tuned_head)
     known = own is not None and alike(own, pair.tuned.checkpoint.heads[tuned_head])
     base_head = tuned_head if known else None
-    found = scored(pair, task.data, base_head, tuned_head, settings.held_out)
-    record = _record(task.data.source, base_head, tuned_head, found)
-    if found.before is None:
+    scores = score_pair(pair, task.data, base_head, tuned_head, settings.held_out)
+    record = _record(task.data.source, base_head, tuned_head, scores)
+    if scores.before is None:
         record.notes.append(f"{pair.base.name} has no head {tuned_head!r} with these labels, and so no score here")
     else:
-        record = replace(record, change=change_between(found.metric, found.labels, found.before, found.after))
-    record.notes.extend(_seen(pair, record, found, settings, "--new.test"))
-    return record, found.examples()
+        record = replace(record, change=change_between(scores.metric, scores.labels, scores.before, scores.after))
+    record.notes.extend(_seen_notes(pair, record, scores, settings, "--new.test"))
+    return record, scores.examples()
 
 
-def _seen(pair: Pair, record: CheckedTaskRecord, found: ScoredPair, settings: CheckSettings, flag: str) -> list[str]:
-    """What runs behind either checkpoint have seen of the rows."""
-    rows = Scored(found.data.keys["test"], record.source, record.sha256, settings.held_out, flag)
+def _seen_notes(
+    pair: Pair, record: CheckedTaskRecord, scores: ScoredPair, settings: CheckSettings, flag: str
+) -> list[str]:
+    """Return a note for each run behind either checkpoint that has seen some of the rows."""
+    rows = Scored(scores.data.keys["test"], record.source, record.sha256, settings.held_out, flag)
     return seen_notes((pair.base.name, pair.tuned.name), rows)
 
 
-def _record(source: str, base_head: str | None, tuned_head: str, found: ScoredPair) -> CheckedTaskRecord:
-    """What check.json says of a task, but for the change and the verdict."""
-    metric, labels = found.metric, found.labels
-    after = predictions(metric.kind, found.after)
+def _record(source: str, base_head: str | None, tuned_head: str, scores: ScoredPair) -> CheckedTaskRecord:
+    """Return a task's part of check.json, without the change and the verdict."""
+    metric, labels = scores.metric, scores.labels
+    after = predictions(metric.kind, scores.after)
     nothing = np.zeros(0, int)
     changed, worse, better = [], nothing, nothing
-    if found.before is not None:
-        before = predictions(metric.kind, found.before)
+    if scores.before is not None:
+        before = predictions(metric.kind, scores.before)
         if metric.kind == "classification":
-            changed = by_label(labels, before, after, found.data.task.labels)
+            changed = by_label(labels, before, after, scores.data.task.labels)
             worse, better = newly(labels, before, after)
         else:
             worse, better = (positions[:FURTHEST] for positions in further(labels, before, after))
     return CheckedTaskRecord(
         source=source,
-        sha256=found.data.identity["test"]["sha256"],
+        sha256=scores.data.identity["test"]["sha256"],
         heads={"base": base_head, "tuned": tuned_head},
         score={"metric": metric.name, **interval(metric, labels, after)._asdict()},
         change=None,
         labels=changed,
-        worse=found.changed(worse),
-        better=found.changed(better),
-        notes=[*found.notes],
+        worse=scores.changed(worse),
+        better=scores.changed(better),
+        notes=[*scores.notes],
     )

@@ -1,8 +1,8 @@
-"""Diagnose: which layers forgot, predicted against measured, and whether the knowledge is gone or the head misaligned.
+"""Diagnose forgetting: which layers caused it, as predicted and as measured, and whether features or head are to blame.
 
     diagnose(DiagnoseSettings("base/", "tuned/", Data("old.csv")), Path("diagnosed/")).record["layers"]
 
-Every figure is of the TEST rows of the original task; the proposal is searched on its VALIDATION rows, heads are
+All figures are measured on the original task's TEST rows. The proposal is searched on its VALIDATION rows; heads are
 fitted and the Fisher information is measured on its TRAINING rows.
 """
 
@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fft.after.exchange import Move, Part, exchanged, layers_of, moves, pattern_of, put_back_greedily, roles_of
-from fft.after.refit import is_lost, judged, refitted
+from fft.after.refit import classify_drop, is_lost, refitted
 from fft.after.settings import DiagnoseSettings
 from fft.after.subject import Information, Subject, information_of, load_subject
 from fft.core.naming import counted
@@ -27,14 +27,14 @@ from fft.evaluate.meter import Answers, Meter, rise
 from fft.stats.records import DiagnoseRecord, PartRecord, ProposalRecord, RefitRecord
 from fft.stats.retention import SAME
 
-ENOUGH = 0.5  # of the drop on the validation rows: a proposal gives most of it back
+ENOUGH = 0.5  # share of the validation drop that a proposal must recover
 SEARCHED = 512  # validation rows that a proposal is searched on, at most
-FILES = ("layers.svg", "layers.png", "report.html")  # what it writes before all is done
-ORDERED = 3  # layers that it takes to say whether prediction and measurement agree in their order
+FILES = ("layers.svg", "layers.png", "report.html")  # written before diagnose.json
+ORDERED = 3  # least number of moved layers for a rank correlation of prediction and measurement
 
 
 class Diagnosed(NamedTuple):
-    """The folder and what its diagnose.json says."""
+    """The folder and the content of its diagnose.json."""
 
     directory: Path
     record: dict
@@ -46,11 +46,12 @@ def diagnose(
     say: Callable[[str], None] = lambda text: None,
     watch: Callable[[int], None] = lambda count: None,
 ) -> Diagnosed:
-    """Measure, and write OUT: layers.svg, layers.png, report.html and, last, diagnose.json.
+    """Diagnose, and write OUT: layers.svg, layers.png, report.html and, last, diagnose.json.
 
-    `watch(count)` is told how many models have been scored.
-    Raises: InputError for checkpoints of other shapes or vocabularies, or with the same weights; for heads or data
-    that do not fit; for a Fisher of another base or task; and for a folder that holds something already;
+    `watch(count)` is called with the number of models scored so far.
+
+    Raises: InputError for checkpoints of different shapes or vocabularies, or with the same weights; for heads or data
+    that do not fit; for Fisher information of another base or task; and for a folder that is not empty;
     UndecidableError for test rows on which the score is not defined.
     """
     out = Path(local(out, "--out"))
@@ -61,14 +62,14 @@ def diagnose(
         information = information_of(subject, settings, say)
         most = {"test": settings.rows, "validation": SEARCHED}
         meter = Meter(subject.checkpoint.model, subject.data, information.task, most, settings.seed, watch)
-        found = _measured(subject, information, meter, settings, say, start)
-        return Diagnosed(out, _written(found.to_json(), out))
+        record = _measure(subject, information, meter, settings, say, start)
+        return Diagnosed(out, _write(record.to_json(), out))
 
 
-# ---------------------------------------------------------------- what is measured
+# ---------------------------------------------------------------- layers and roles
 
 
-def _measured(
+def _measure(
     subject: Subject,
     information: Information,
     meter: Meter,
@@ -76,7 +77,7 @@ def _measured(
     say: Callable[[str], None],
     start: float,
 ) -> DiagnoseRecord:
-    """What diagnose.json says; `start` is when the command began."""
+    """Measure everything and return the content of diagnose.json; `start` is the time at which the command began."""
     base, tuned = meter.answers(subject.base), meter.answers(subject.tuned)
     change = meter.change(base, tuned)
     of_leaf = moves(information.diagonal, subject.base, subject.tuned)
@@ -92,18 +93,18 @@ def _measured(
         proposal = _proposal(subject, meter, moved, tuned, say)
     return DiagnoseRecord(
         environment=environment(),
-        base=subject.told["base"],
-        tuned=subject.told["tuned"],
-        heads=subject.told["heads"],
-        data=subject.told["data"],
-        notes=subject.told["notes"],
+        base=subject.record["base"],
+        tuned=subject.record["tuned"],
+        heads=subject.record["heads"],
+        data=subject.record["data"],
+        notes=subject.record["notes"],
         lost=is_lost(change),
         change=change,
         loss={"base": float(base.losses.mean()), "tuned": float(tuned.losses.mean())},
         rise=rise(base, tuned),
         predicted=Move.of(of_leaf.values()).predicted,
         order=_agreement(rows["layers"]),
-        fisher=information.told,
+        fisher=information.record,
         layers=rows["layers"],
         roles=rows["roles"],
         refit=refit,
@@ -117,7 +118,7 @@ def _measured(
 def _part(
     part: Part, subject: Subject, meter: Meter, ends: tuple[Answers, Answers], of_leaf: dict[str, Move]
 ) -> PartRecord:
-    """What comes back with the part put back, what is lost with it alone, and what was to be expected."""
+    """Measure what putting the part back recovers, what its move alone loses, and the predicted loss."""
     base, tuned = ends
     move = Move.of(of_leaf[path] for path in part.paths)
     back, alone = tuned, base
@@ -138,8 +139,9 @@ def _part(
 
 
 def _agreement(layers: Sequence[PartRecord]) -> float | None:
-    """Spearman's ρ of the predicted and the measured rise over the layers that moved; None where they are too few or
-    a side has nothing to order.
+    """Return Spearman's ρ of the predicted and the measured rise over the layers that moved.
+
+    None for fewer than ORDERED layers, for values that are not finite, and if one side is constant.
     """
     from scipy.stats import spearmanr
 
@@ -151,7 +153,7 @@ def _agreement(layers: Sequence[PartRecord]) -> float | None:
     return float(spearmanr(predicted, measured).statistic)  # pyright: ignore[reportAttributeAccessIssue]  # no stubs
 
 
-# ---------------------------------------------------------------- head or features, and what to do
+# ---------------------------------------------------------------- head or features, and the proposal
 
 
 def _refit(
@@ -161,22 +163,22 @@ def _refit(
     settings: DiagnoseSettings,
     say: Callable[[str], None],
 ) -> RefitRecord:
-    """Scores with a head fitted anew to the features of each, and what they say of the drop."""
+    """Refit a head to the features of each model, and judge whether the drop is due to the features or the head."""
     base, tuned = ends
-    found, fitted = [], []
+    refits, fitted = [], []
     for name, params in (("base", subject.base), ("tuned", subject.tuned)):
         say(f"fitting a head to the frozen features of the {name} model")
         batches = subject.batches(settings.fit_rows, settings.seed)
-        again, how = refitted(subject.checkpoint, params, subject.data.task, batches, key_for(settings.seed, "heads"))
-        found.append(meter.answers(again))
-        fitted.append(how)
-    missing = meter.change(*found)
-    outcome, share = judged(meter.change(base, tuned), missing)
+        refit, fit = refitted(subject.checkpoint, params, subject.data.task, batches, key_for(settings.seed, "heads"))
+        refits.append(meter.answers(refit))
+        fitted.append(fit)
+    missing = meter.change(*refits)
+    outcome, share = classify_drop(meter.change(base, tuned), missing)
     return RefitRecord(
         outcome=outcome,
         kept=share,
-        reference=meter.change(base, found[0]),
-        back=meter.change(tuned, found[1]),
+        reference=meter.change(base, refits[0]),
+        back=meter.change(tuned, refits[1]),
         missing=missing,
         fitted=dict(zip(("base", "tuned"), fitted, strict=True)),
     )
@@ -185,14 +187,14 @@ def _refit(
 def _proposal(
     subject: Subject, meter: Meter, moved: Sequence[Part], tuned: Answers, say: Callable[[str], None]
 ) -> ProposalRecord | None:
-    """The fewest layers, found greedily, that give ENOUGH of the validation drop back; None without such a drop."""
+    """Search greedily for few layers that recover ENOUGH of the validation drop; None without such a drop."""
     ends = [meter.signed(meter.answers(params, "validation")) for params in (subject.base, subject.tuned)]
     drop = ends[0] - ends[1]
     if not drop > SAME:
-        subject.told["notes"].append("the validation rows show no drop, so nothing could be searched on them")
+        subject.record["notes"].append("the validation rows show no drop, so nothing could be searched on them")
         return None
     rows = counted(len(meter.labels["validation"]), "validation row")
-    say(f"the layers that give {ENOUGH:.0%} of the drop back, on {rows}")
+    say(f"searching for layers that give {ENOUGH:.0%} of the drop back, on {rows}")
 
     def score(parts: Sequence[Part]) -> tuple[float, float]:
         answers = meter.answers(exchanged(subject.tuned, subject.base, parts), "validation")
@@ -213,10 +215,10 @@ def _proposal(
     )
 
 
-def _written(found: dict, out: Path) -> dict:
-    """The picture, the page and, last, diagnose.json."""
+def _write(record: dict, out: Path) -> dict:
+    """Write the picture, the page and, last, diagnose.json; return the record."""
     from fft.report.diagnosed import page
 
-    page.write(found, out)
-    write_json(out / "diagnose.json", found)
-    return found
+    page.write(record, out)
+    write_json(out / "diagnose.json", record)
+    return record

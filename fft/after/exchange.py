@@ -1,4 +1,4 @@
-"""The parts of a model, models in which some parts are another model's, and what a changed part should cost."""
+"""The parts of a model, models with some parts exchanged, and the predicted loss of a changed part."""
 
 import math
 import re
@@ -20,7 +20,7 @@ ROLES = {
 
 
 class Part(NamedTuple):
-    """Some leaves of a tree: what they are called, the pattern that matches just them, and their paths."""
+    """Some leaves of a tree: a name, the pattern that matches exactly them, and their paths."""
 
     name: str
     pattern: str
@@ -28,27 +28,31 @@ class Part(NamedTuple):
 
 
 class Move(NamedTuple):
-    """How some leaves moved: whether at all, Σ (θ − θ*)², Σ θ*², and ½ Σ F ⊙ (θ − θ*)² in nats."""
+    """How some leaves changed from θ* to θ."""
 
     moved: bool
+    """whether any value differs"""
     squares: float
+    """Σ (θ − θ*)²"""
     size: float
+    """Σ θ*²"""
     predicted: float
+    """½ Σ F ⊙ (θ − θ*)², the predicted rise of the loss in nats"""
 
     @classmethod
     def of(cls, moves: Iterable["Move"]) -> "Move":
-        """Of several leaves together."""
+        """Return the move of several leaves together."""
         moved, *sums = zip(*moves, strict=True)
         return cls(any(moved), *map(sum, sums))
 
     @property
     def distance(self) -> float:
-        """‖θ − θ*‖ / ‖θ*‖"""
+        """The relative distance ‖θ − θ*‖ / ‖θ*‖."""
         return math.sqrt(self.squares / self.size) if self.size else (math.inf if self.moved else 0.0)
 
 
 class Step(NamedTuple):
-    """A part that is put back beside those of the steps before it, and the score and loss that this leads to."""
+    """A part that is put back in addition to those of earlier steps, and the resulting score and loss."""
 
     part: Part
     score: float
@@ -56,16 +60,18 @@ class Step(NamedTuple):
 
 
 def layers_of(params: Params, blocks: int) -> list[Part]:
-    """The embeddings, each block, what is above them, and each head, from the bottom up; every leaf is in one."""
+    """Return the layers from the bottom up: embeddings, each block, the modules above, each head; they cover all
+    leaves.
+    """
     roots: dict[str, set[str]] = {}
     for path in sorted(flatten(params), key=lambda path: (depth_of(path, blocks), path.startswith("heads/"))):
         size = 2 if path.startswith(("layers/", "heads/")) else 1
         roots.setdefault(place_of(path)[0], set()).add("/".join(path.split("/")[:size]))
-    return [_part(name, f"{_either(map(re.escape, sorted(found)))}/.*", params) for name, found in roots.items()]
+    return [_part(name, f"{_either(map(re.escape, sorted(paths)))}/.*", params) for name, paths in roots.items()]
 
 
 def roles_of(params: Params) -> list[Part]:
-    """The attention of all blocks, their MLPs, and their norms."""
+    """Return three parts: the attention of all blocks, their MLPs, and their norms."""
     return [_part(name, pattern, params) for name, pattern in ROLES.items()]
 
 
@@ -74,26 +80,26 @@ def _part(name: str, pattern: str, params: Params) -> Part:
 
 
 def pattern_of(parts: Sequence[Part]) -> str:
-    """One pattern that matches the leaves of these layers and no others, for `--freeze.pattern`."""
+    """Return one pattern that matches the leaves of these layers and no others, for `--freeze.pattern`."""
     return _either(part.pattern.removesuffix("/.*") for part in parts) + "/.*"
 
 
 def _either(patterns: Iterable[str]) -> str:
-    one, *more = patterns
-    return f"({'|'.join([one, *more])})" if more else one
+    first, *more = patterns
+    return f"({'|'.join([first, *more])})" if more else first
 
 
 def exchanged(tree: Params, other: Params, parts: Iterable[Part]) -> Params:
-    """`tree` with the leaves of some parts taken from `other`, bit for bit; nothing is copied."""
+    """Return `tree` with the leaves of some parts replaced by those of `other`; arrays are not copied."""
     leaves = flatten(other)
     return overlay(tree, unflatten({path: leaves[path] for part in parts for path in part.paths}))
 
 
 def moves(fisher: Params, base: Params, tuned: Params) -> dict[str, Move]:
-    """How every leaf moved. ½ Σ F ⊙ (θ − θ*)² is by how much the loss rises, to second order, had only it moved.
+    """Return how every leaf moved, by path; `predicted` is the second-order rise of the loss if only that leaf moves.
 
-    At a minimum of the mean loss the first order vanishes, and where the model's probabilities are the true ones F is
-    the expected Hessian; its diagonal leaves out what parameters do together. It is what EWC holds down.
+    At a minimum of the mean loss the first-order term vanishes, and if the model's probabilities are the true ones, F
+    is the diagonal of the expected Hessian; interactions between parameters are left out. EWC penalises this quantity.
 
     Reference: LeCun et al. 1989 (Optimal brain damage), equation 4; with the Fisher: Kirkpatrick et al. 2017, arXiv
     1612.00796, equation 3.
@@ -111,22 +117,22 @@ def moves(fisher: Params, base: Params, tuned: Params) -> dict[str, Move]:
 def put_back_greedily(
     parts: Sequence[Part], score: Callable[[Sequence[Part]], tuple[float, float]], enough: float
 ) -> list[Step]:
-    """Parts put back one after the other until the score is `enough` or none is left.
+    """Put back one part after the other until the score is at least `enough` or none is left, and return the steps.
 
-    `score(parts)` is (score, loss) of the model in which these are put back, + is better in the score. Each step takes
-    the part that leads to the best score; of equals the one with the lower loss, and then the first. A score that is
-    no number is the worst.
+    `score(parts)` returns (score, loss) of the model in which these parts are put back; a higher score is better. Each
+    step takes the part with the best score; of equals the one with the lowest loss, then the first. nan is the worst
+    score.
     """
     steps: list[Step] = []
-    left = list(parts)
-    while left and not (steps and steps[-1].score >= enough):
+    remaining = list(parts)
+    while remaining and not (steps and steps[-1].score >= enough):
         chosen = [step.part for step in steps]
-        tried = [Step(part, *score([*chosen, part])) for part in left]
-        steps.append(max(tried, key=_worth))
-        left.remove(steps[-1].part)
+        tried = [Step(part, *score([*chosen, part])) for part in remaining]
+        steps.append(max(tried, key=_rank))
+        remaining.remove(steps[-1].part)
     return steps
 
 
-def _worth(step: Step) -> tuple[float, float]:
-    score, kept = (-math.inf if value != value else round(value, 9) for value in (step.score, -step.loss))
-    return score, kept
+def _rank(step: Step) -> tuple[float, float]:
+    score, negative_loss = (-math.inf if value != value else round(value, 9) for value in (step.score, -step.loss))
+    return score, negative_loss

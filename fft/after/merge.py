@@ -1,4 +1,4 @@
-"""`fft merge`: a base and models tuned from it become one model, without training."""
+"""`fft merge`: merge models tuned from one base into one model, without training."""
 
 import itertools
 from collections.abc import Sequence
@@ -35,20 +35,20 @@ from fft.stats.records import MergeRecord
 RECORD = "merge.json"
 
 
-class Named(NamedTuple):
-    """The heads of several models under one naming."""
+class CommonHeads(NamedTuple):
+    """The heads of several models under common names."""
 
     heads: dict[str, Head]
     names: list[dict[str, str]]
-    """of each tuned model's heads: {its own name: the name here}"""
+    """for each tuned model: {its own name of a head: the common name}"""
 
 
 def merge(settings: MergeSettings, out: Path) -> dict[str, Any]:
-    """Merge, and write the checkpoint OUT, whole or not at all, with merge.json in it; returns what that says.
+    """Merge, and write the checkpoint OUT atomically, with merge.json in it; return the content of merge.json.
 
-    Raises: InputError for models of other families, shapes or vocabularies, or trained at different lengths, settings
-    that do not fit the way, a Fisher of other weights, a head that is not there, and a folder that holds something
-    already.
+    Raises: InputError for models of different families, shapes or vocabularies, or trained at different lengths,
+    settings that the formula does not take, Fisher information of other weights, a missing head, and a folder that is
+    not empty.
     """
     check(settings.how, len(settings.tuned), settings.formula)
     out = Path(local(out, "--out"))
@@ -58,50 +58,55 @@ def merge(settings: MergeSettings, out: Path) -> dict[str, Any]:
         refuse_other_shape(base, side, "merged")
         refuse_other_vocabulary(base, side, "merged")
     length = _length(settings.max_length, sides)
-    named = _named(base, tuned, settings.heads == "apart")
-    trees = [renamed(side.checkpoint.params, names) for side, names in zip(tuned, named.names, strict=True)]
-    # A head that a tuned model lacks has not moved there; a soup and Fisher merging ask only those that have it.
+    common = _common_heads(base, tuned, settings.heads == "apart")
+    trees = [renamed(side.checkpoint.params, names) for side, names in zip(tuned, common.names, strict=True)]
+    # For task vectors, a head that a tuned model lacks has not moved there. A soup and Fisher merging average over the
+    # models that have it.
     moved = [overlay(base.checkpoint.params, tree) for tree in trees] if "scale" in WAYS[settings.how].reads else trees
-    fishers = [_fisher(*each) for each in zip(settings.formula.fisher, tuned, named.names, strict=False)]
+    fishers = [_fisher(*parts) for parts in zip(settings.formula.fisher, tuned, common.names, strict=False)]
     first = tuned[0].checkpoint
     primaries = [
         side.checkpoint.primary and names[side.checkpoint.primary]
-        for side, names in zip(tuned, named.names, strict=True)
+        for side, names in zip(tuned, common.names, strict=True)
     ]
     primary = next(filter(None, primaries), None)
-    named_first = first._replace(
-        heads=named.heads,
+    template = first._replace(
+        heads=common.heads,
         primary=primary,
         raw_config={**first.raw_config, "dtype": _dtype(tuned)},
         max_length=length.tokens if length.known else None,
     )
-    primary = chosen_head(named_first, settings.head, "the merged model", "") if settings.head else named_first.primary
+    primary = chosen_head(template, settings.head, "the merged model", "") if settings.head else template.primary
     ingredients = None
     if settings.task.source:
-        ingredients = _ingredients(settings.task, named_first, tuned, trees, primary)
+        ingredients = _ingredients(settings.task, template, tuned, trees, primary)
         moved = [moved[at] for at in ingredients["chosen"]]
-    blended = Models(base.checkpoint.params, moved, first.model.depth, fishers)
-    params = merged(settings.how, blended, settings.formula)
+    inputs = Models(base.checkpoint.params, moved, first.model.depth, fishers)
+    params = merged(settings.how, inputs, settings.formula)
     refuse_not_finite(flatten(params), f"--how {settings.how} with these settings")
-    heads = {name: named.heads[name] for name in params.get("heads", {})}
-    found = _told(settings, base, tuned, named, heads, primary, ingredients, length).to_json()
-    models.save(named_first._replace(params=params, heads=heads), out, primary, beside={RECORD: found})
-    return found
+    heads = {name: common.heads[name] for name in params.get("heads", {})}
+    record = _record(settings, base, tuned, common, heads, primary, ingredients, length).to_json()
+    models.save(template._replace(params=params, heads=heads), out, primary, beside={RECORD: record})
+    return record
 
 
-def _length(asked: int | None, sides: Sequence[Side]) -> Length:
-    """The length of the merged model; what is asked for must be one that it takes, also where no data are read."""
-    if asked is not None:
+def _length(requested: int | None, sides: Sequence[Side]) -> Length:
+    """Return the length of the merged model.
+
+    Raises: InputError for a requested length that the model does not take; as `scored_length`.
+    """
+    if requested is not None:
         most = sides[0].checkpoint.model.config.max_positions
-        check_value("max-length", asked, Annotated[int, Interval(ge=LEAST_LENGTH, le=most)])
-    return length_of_sides(asked, sides)
+        check_value("max-length", requested, Annotated[int, Interval(ge=LEAST_LENGTH, le=most)])
+    return length_of_sides(requested, sides)
 
 
 def _ingredients(
-    data: Data, named: Checkpoint, tuned: Sequence[Side], trees: Sequence[Params], head: str | None
+    data: Data, template: Checkpoint, tuned: Sequence[Side], trees: Sequence[Params], head: str | None
 ) -> dict[str, Any]:
-    """Which of the tuned models go into a greedy soup by their scores on the validation rows of `data`, and the scores:
-    {"source", "metric", "scores": of each alone, "soup": of the soup, "chosen": places, the best first}.
+    """Choose the tuned models of a greedy soup by their scores on the validation rows of `data`.
+
+    Returns {"source", "metric", "rows", "scores": of each model, "soup": of the soup, "chosen": indices, best first}.
 
     Raises: InputError for a tuned model without the head, and for data that do not fit it; UndecidableError for
     validation rows on which the score is not defined.
@@ -112,41 +117,43 @@ def _ingredients(
                 f"{side.name} has no head {head}, with which --task would choose; name another with --head"
             )
     assert head is not None  # the tuned models have it
-    found = prepare_held_out(data, named, head, named.heads[head], named.max_length)
-    refuse_undefined({"--task": found}, "validation")
-    rows, metric = HeldOut(named.model, {"task": found}), METRICS[found.task.metric]
+    task = prepare_held_out(data, template, head, template.heads[head], template.max_length)
+    refuse_undefined({"--task": task}, "validation")
+    rows, metric = HeldOut(template.model, {"task": task}), METRICS[task.task.metric]
 
     def score(params: Params) -> float:
         return metric.sign * rows.scores(params)["task"]
 
     soup, chosen = greedy_soup(trees, score)
     scores = [metric.sign * score(tree) for tree in trees]
-    told = {"source": data.source, "metric": found.task.metric, "rows": found.identity["validation"]}
-    return {**told, "scores": scores, "soup": metric.sign * score(soup), "chosen": list(chosen)}
+    source = {"source": data.source, "metric": task.task.metric, "rows": task.identity["validation"]}
+    return {**source, "scores": scores, "soup": metric.sign * score(soup), "chosen": list(chosen)}
 
 
 def renamed(tree: Params, names: dict[str, str]) -> Params:
-    """A tree with its heads under the names here."""
+    """Return a tree with its heads renamed by `names`, {old: new}."""
     return {**tree, "heads": {names[name]: head for name, head in tree.get("heads", {}).items()}}
 
 
-def _named(base: Side, tuned: Sequence[Side], apart: bool) -> Named:
-    """One naming for all heads: heads of one name, kind and labels are one head. What is another head, under a name
-    that is taken, is called name_2, name_3, …; `apart` takes every tuned model's heads that BASE lacks for its own.
+def _common_heads(base: Side, tuned: Sequence[Side], apart: bool) -> CommonHeads:
+    """Return common names for all heads: heads with the same name, kind and labels are one head.
+
+    A different head whose name is taken is called name_2, name_3, …. With `apart`, only heads of BASE are shared: every
+    other head of a tuned model is its own.
     """
     heads, names = dict(base.checkpoint.heads), []
     for side in tuned:
-        own, met = {}, dict(base.checkpoint.heads) if apart else dict(heads)
+        own, shareable = {}, dict(base.checkpoint.heads) if apart else dict(heads)
         for name, head in side.checkpoint.heads.items():
-            tries = itertools.chain([name], (f"{name}_{number}" for number in itertools.count(2)))
+            candidates = itertools.chain([name], (f"{name}_{number}" for number in itertools.count(2)))
             own[name] = next(
-                each
-                for each in tries
-                if each not in own.values() and (each not in heads or (each in met and alike(met[each], head)))
+                new
+                for new in candidates
+                if new not in own.values() and (new not in heads or (new in shareable and alike(shareable[new], head)))
             )
             heads[own[name]] = head
         names.append(own)
-    return Named(heads, names)
+    return CommonHeads(heads, names)
 
 
 def _fisher(folder: Path, side: Side, names: dict[str, str]) -> Params:
@@ -155,22 +162,22 @@ def _fisher(folder: Path, side: Side, names: dict[str, str]) -> Params:
 
 
 def _dtype(tuned: Sequence[Side]) -> str:
-    """How the result is stored: as the tuned models are, float32 where they differ."""
-    found = {side.checkpoint.raw_config["dtype"] for side in tuned}
-    return found.pop() if len(found) == 1 else "float32"
+    """Return the dtype in which the result is stored: that of the tuned models, float32 if they differ."""
+    dtypes = {side.checkpoint.raw_config["dtype"] for side in tuned}
+    return dtypes.pop() if len(dtypes) == 1 else "float32"
 
 
-def _told(
+def _record(
     settings: MergeSettings,
     base: Side,
     tuned: Sequence[Side],
-    named: Named,
+    common: CommonHeads,
     heads: dict[str, Head],
     primary: str | None,
     ingredients: dict[str, Any] | None,
     length: Length,
 ) -> MergeRecord:
-    """What merge.json says."""
+    """Return the content of merge.json."""
     return MergeRecord(
         environment=environment(),
         how=settings.how,
@@ -178,7 +185,7 @@ def _told(
         base={"folder": base.name, "sha256": base_sha256(base.checkpoint)},
         tuned=[
             {"folder": side.name, "sha256": base_sha256(side.checkpoint), "heads": names}
-            for side, names in zip(tuned, named.names, strict=True)
+            for side, names in zip(tuned, common.names, strict=True)
         ],
         heads={name: {"kind": head.kind, "labels": list(head.labels)} for name, head in heads.items()},
         primary=primary,

@@ -1,4 +1,4 @@
-"""Two checkpoints that can be merged: of one shape and vocabulary, with heads that agree; and their tasks."""
+"""Load two checkpoints that can be merged, of one shape and vocabulary and with matching heads, and their tasks."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,64 +20,67 @@ from fft.models.identity import base_sha256
 
 
 class Sides(NamedTuple):
-    """The two models with heads of one naming, and the held-out rows of their tasks.
+    """The two models with common head names, and the held-out rows of their tasks.
 
-    `tuned` is the checkpoint that a merged model takes the place in: its heads are those of both, its primary one is
-    the new task's. `base` and `tuned.params` are what is merged; `data` has the tasks "original" and "new".
+    `base` and `tuned.params` are to be merged. `tuned` is also the template of the merged checkpoint: it has the heads
+    of both, and its primary head is the new task's. `data` has the tasks "original" and "new".
     """
 
     base: Params
     tuned: Checkpoint
     data: dict[str, TaskData]
     fishers: tuple[Params, Params | None] | None
-    told: dict[str, Any]
+    record: dict[str, Any]
     """base, tuned, heads, data, fisher and notes of repair.json"""
 
 
 def load_sides(settings: RepairSettings) -> Sides:
-    """Load and check everything. A head of the same name and labels in both is one head, and merged like any leaf. A
-    classifier of TUNED that has the name of one of BASE and other labels gets a name of its own.
+    """Load and check both checkpoints, their tasks and the Fisher information.
 
-    Raises: InputError for other shapes or vocabularies, heads that are not there, data that do not fit, and Fisher
-    information of other weights.
+    A head with the same name and labels in both is one head, and merged like any other leaf. If the new task's head in
+    TUNED has the name of a head of BASE but other labels, it gets a new name.
+
+    Raises: InputError for different shapes or vocabularies, missing heads, data that do not fit, and Fisher information
+    of other weights.
     """
     base, tuned, tasks = settings.base, settings.tuned, settings.tasks
     pair = load_pair(base, tuned, settings.max_length)
     old, now = pair.base.checkpoint, pair.tuned.checkpoint
     refuse_other_vocabulary(pair.base, pair.tuned, "merged")
-    kept = chosen_head(old, settings.original_head, base, "to score the original task with")
-    learned = chosen_head(now, settings.new_head, tuned, "to score the new task with")
-    known, known_new = (
+    original_head = chosen_head(old, settings.original_head, base, "to score the original task with")
+    new_head = chosen_head(now, settings.new_head, tuned, "to score the new task with")
+    base_fisher, tuned_fisher = (
         folder and _fisher(folder, one) for folder, one in ((settings.fisher, old), (settings.new_fisher, now))
     )
-    name = learned
-    if learned in old.heads and not alike(old.heads[learned], now.heads[learned]):
+    name = new_head
+    if new_head in old.heads and not alike(old.heads[new_head], now.heads[new_head]):
         name = unused_head(None, "new", [*old.heads, *now.heads])
-        known_new = known_new and _renamed(known_new, learned, name)
-    renamed = {name if head == learned else head: kind for head, kind in now.heads.items()}
+        tuned_fisher = tuned_fisher and _renamed(tuned_fisher, new_head, name)
+    renamed = {name if head == new_head else head: kind for head, kind in now.heads.items()}
     _refuse_other_labels(base, old.heads, tuned, renamed)
     merged = now._replace(
-        params=_renamed(now.params, learned, name),
+        params=_renamed(now.params, new_head, name),
         heads={**old.heads, **renamed},
         primary=name,
         max_length=pair.length.tokens,
     )
     data = {
-        role: _read(base, old, tuned, merged, tasks[role], head) for role, head in (("original", kept), ("new", name))
+        role: _read(base, old, tuned, merged, tasks[role], head)
+        for role, head in (("original", original_head), ("new", name))
     }
-    told = {
+    record = {
         "base": {"folder": base, "sha256": base_sha256(old)},
         "tuned": {"folder": tuned, "sha256": base_sha256(now)},
-        "heads": {"original": kept, "new": name, "shared": name in old.heads},
+        "heads": {"original": original_head, "new": name, "shared": name in old.heads},
         "fisher": {"base": settings.fisher, "tuned": settings.new_fisher},
         "data": {role: {"source": task.source, "splits": data[role].identity} for role, task in tasks.items()},
         "notes": [
             *pair.notes,
             *data["new"].tokenizer_notes,
-            *(f"{role}: {warning}" for role, found in data.items() for warning in found.warnings),
+            *(f"{role}: {warning}" for role, task in data.items() for warning in task.warnings),
         ],
     }
-    return Sides(old.params, merged, data, (known, known_new) if known else None, told)
+    return Sides(old.params, merged, data, (base_fisher, tuned_fisher) if base_fisher else None, record)
 
 
 def _fisher(folder: Path, checkpoint: Checkpoint) -> Params:
@@ -85,34 +88,37 @@ def _fisher(folder: Path, checkpoint: Checkpoint) -> Params:
 
 
 def _read(base: str, old: Checkpoint, tuned: str, merged: Checkpoint, source: Data, head: str) -> TaskData:
-    """The held-out rows of a task, which both tokenizers must read alike, with the notes of both."""
-    found, other = (
+    """Load the held-out rows of a task, with the notes of both tokenizers.
+
+    Raises: InputError for a row that the two tokenizers read differently.
+    """
+    data, other = (
         prepare_held_out(source, merged._replace(folder=folder), head, merged.heads[head], merged.max_length)
         for folder in (merged.folder, old.folder)
     )
-    for role, rows in found.splits.items():
+    for role, rows in data.splits.items():
         for number, ids, others in zip(rows.numbers, rows.ids, other.splits[role].ids, strict=True):
             if not np.array_equal(ids, others):
                 raise InputError(
                     f"{source.source}, row {number}: {base} and {tuned} read it as different tokens, so their "
                     "tokenizers differ; only checkpoints with the same tokenizer can be merged"
                 )
-    return found._replace(tokenizer_notes=(*found.tokenizer_notes, *other.tokenizer_notes))
+    return data._replace(tokenizer_notes=(*data.tokenizer_notes, *other.tokenizer_notes))
 
 
 def _refuse_other_labels(base: str, heads: dict[str, Head], tuned: str, others: dict[str, Head]) -> None:
     for name in heads.keys() & others.keys():
         if not alike(heads[name], others[name]):
             raise InputError(
-                f"the head {name!r} is for {_told(heads[name])} in {base} and for {_told(others[name])} in {tuned}; "
-                "two heads of one name are merged, so they must agree. Name the new task's with --new-head"
+                f"the head {name!r} is for {_described(heads[name])} in {base} and for {_described(others[name])} in "
+                f"{tuned}; two heads of one name are merged, so they must agree. Name the new task's with --new-head"
             )
 
 
-def _told(head: Head) -> str:
+def _described(head: Head) -> str:
     return f"{head.kind} into {', '.join(head.labels)}" if head.labels else head.kind
 
 
 def _renamed(tree: Params, old: str, new: str) -> Params:
-    """The tree with one of its heads under another name."""
+    """Return the tree with the head `old` renamed to `new`."""
     return {**tree, "heads": {new if name == old else name: head for name, head in tree.get("heads", {}).items()}}

@@ -1,4 +1,4 @@
-"""Two checkpoints that may be compared example by example, and their scores on the same rows."""
+"""Two checkpoints that can be compared example by example, and their outputs on the same rows."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from fft.stats.metrics import METRICS, Metric
 from fft.stats.records import ExampleRecord
 from fft.tasks import Task
 
-SCORED = "scored"  # what a head is called while it is scored, so that one compiled program serves both checkpoints
+SCORED = "scored"  # a head's name while it is scored, so that both checkpoints share one compiled program
 
 
 class Side(NamedTuple):
-    """A checkpoint and what the user calls it."""
+    """A checkpoint and the path or name that the user gave for it."""
 
     name: str
     checkpoint: Checkpoint
 
 
 class Pair(NamedTuple):
-    """Two checkpoints of one family and shape, the programs that score either, one a kind of task, and the length at
-    which both read texts.
+    """Two checkpoints of one family and shape, the programs that score them, by type of task, and the length that texts
+    are cut to.
     """
 
     base: Side
@@ -45,21 +45,21 @@ class Pair(NamedTuple):
     length: Length
 
     def predictor(self, task: Task) -> Predictor:
-        """What scores the head SCORED of either for tasks of this kind."""
+        """Return the program that scores the head SCORED of either checkpoint for tasks of this type."""
         if type(task) not in self.predictors:
             self.predictors[type(task)] = make_predict(self.base.checkpoint.model, task.with_head(SCORED))
         return self.predictors[type(task)]
 
     @property
     def notes(self) -> list[str]:
-        """What is to be told of the files of both, and of the length."""
+        """Notes on the files of both, and on the length."""
         return [*self.base.checkpoint.notes, *self.tuned.checkpoint.notes, *self.length.notes]
 
 
 class ScoredPair(NamedTuple):
-    """N rows of text, their encoded task, and the scores (Task.score) before, after [N, W] of the two.
+    """N rows of text, their encoded task, and the outputs (Task.score) [N, W] of base (before) and tuned (after).
 
-    before is None where the base has no head for the task. `notes` tell of the rows, and of both tokenizers.
+    before is None if the base has no head for the task. `notes` are on the rows and on both tokenizers.
     """
 
     rows: Rows
@@ -70,16 +70,16 @@ class ScoredPair(NamedTuple):
 
     @property
     def metric(self) -> Metric:
-        """What the task is scored by."""
+        """The metric of the task."""
         return METRICS[self.data.task.metric]
 
     @property
     def labels(self) -> np.ndarray:
-        """Class numbers or targets [N]."""
+        """The class indices or targets [N]."""
         return self.data.splits["test"].labels
 
     def examples(self) -> list[dict]:
-        """{"row", "label", "base", "tuned"} of every example; the answers of each are {"prediction", "logits"}."""
+        """Return {"row", "label", "base", "tuned"} for every example; base and tuned are {"prediction", "logits"}."""
         scored = self.data.splits["test"]
         tuned = answers(self.data.task, scored, self.after)
         base = [None] * len(tuned) if self.before is None else answers(self.data.task, scored, self.before)
@@ -87,13 +87,13 @@ class ScoredPair(NamedTuple):
             {
                 "row": after["row"],
                 "label": after["label"],
-                **{side: one and _answer(one) for side, one in (("base", before), ("tuned", after))},
+                **{side: answer and _answer(answer) for side, answer in (("base", before), ("tuned", after))},
             }
             for before, after in zip(base, tuned, strict=True)
         ]
 
     def changed(self, positions: np.ndarray) -> list[ExampleRecord]:
-        """The examples at these positions, with the answers of both; no positions where the base has none."""
+        """Return the examples at these positions, with the predictions of both; none if the base has no head."""
         task, kind = self.data.task, self.metric.kind
         if self.before is None:
             return []
@@ -112,9 +112,11 @@ class ScoredPair(NamedTuple):
 
 
 def load_pair(base: str, tuned: str, max_length: int | None) -> Pair:
-    """The checkpoints of two Hugging Face folders, finished runs or hf:NAMEs; `max_length` as of `scored_length`.
+    """Load the checkpoints of two Hugging Face folders, finished runs or hf:NAMEs.
 
-    Raises: InputError where they differ in family or shape, by the name of what differs, or were trained at different
+    `max_length` is the requested length of `scored_length`.
+
+    Raises: InputError that names the difference if they differ in family or shape, or were trained at different
     lengths.
     """
     first, second = (Side(name, load_checkpoint(name)) for name in (base, tuned))
@@ -124,12 +126,12 @@ def load_pair(base: str, tuned: str, max_length: int | None) -> Pair:
 
 
 def length_of_sides(max_length: int | None, sides: Sequence[Side]) -> Length:
-    """`scored_length` of some checkpoints."""
+    """Return `scored_length` of some checkpoints."""
     return scored_length(max_length, {side.name: side.checkpoint for side in sides})
 
 
-def scored(pair: Pair, data: Data, base_head: str | None, tuned_head: str, held_out: bool) -> ScoredPair:
-    """What both answer to the rows of `data`; without a `base_head` the tuned one alone is asked.
+def score_pair(pair: Pair, data: Data, base_head: str | None, tuned_head: str, held_out: bool) -> ScoredPair:
+    """Score both checkpoints on the rows of `data`; without a `base_head` only the tuned one.
 
     Raises: InputError for heads of different labels, tokenizers that read a row differently, and as `prepare`.
     """
@@ -137,21 +139,24 @@ def scored(pair: Pair, data: Data, base_head: str | None, tuned_head: str, held_
         refuse_other_labels(pair, base_head, tuned_head)
     rows = read_scored(data, held_out)
     heads = ((pair.base.checkpoint, base_head), (pair.tuned.checkpoint, tuned_head))
-    asked = [(one, head) for one, head in heads if head is not None]
-    encoded = [prepare_scored(data, rows, one, head, one.heads[head], pair.length.tokens) for one, head in asked]
-    _refuse_other_tokens(pair, rows, [each.splits["test"] for each in encoded])
+    scorable = [(one, head) for one, head in heads if head is not None]
+    encoded = [prepare_scored(data, rows, one, head, one.heads[head], pair.length.tokens) for one, head in scorable]
+    _refuse_other_tokens(pair, rows, [task.splits["test"] for task in encoded])
     predictor = pair.predictor(encoded[0].task)
-    scores = [scored_logits(predictor, only_head(one.params, head, SCORED), encoded[0]) for one, head in asked]
-    notes = tuple(dict.fromkeys(note for each in encoded for note in each.notes))
+    scores = [scored_logits(predictor, only_head(one.params, head, SCORED), encoded[0]) for one, head in scorable]
+    notes = tuple(dict.fromkeys(note for task in encoded for note in task.notes))
     return ScoredPair(rows, encoded[0], None if base_head is None else scores[0], scores[-1], notes)
 
 
-def _answer(found: dict) -> dict:
-    return {name: found[name] for name in ("prediction", "logits")}
+def _answer(answer: dict) -> dict:
+    return {name: answer[name] for name in ("prediction", "logits")}
 
 
-def refuse_other_shape(base: Side, tuned: Side, done: str) -> None:
-    """Refuse two models of different families or shapes; `done` says what they were to be."""
+def refuse_other_shape(base: Side, tuned: Side, purpose: str) -> None:
+    """Refuse two models of different families or shapes; `purpose` is a participle for the message: "merged".
+
+    Raises: InputError that names what differs.
+    """
     first, second = (side.checkpoint.model for side in (base, tuned))
     values = [("family", first.family, second.family)]
     if first.family == second.family:
@@ -159,33 +164,39 @@ def refuse_other_shape(base: Side, tuned: Side, done: str) -> None:
         values = [(name, getattr(first.config, name), getattr(second.config, name)) for name in names]
     differences = [f"{name} is {a} in {base.name}, {b} in {tuned.name}" for name, a, b in values if a != b]
     if differences:
-        raise InputError(f"only checkpoints of one family and shape can be {done}: {'; '.join(differences)}")
+        raise InputError(f"only checkpoints of one family and shape can be {purpose}: {'; '.join(differences)}")
 
 
 def refuse_other_labels(pair: Pair, base_head: str, tuned_head: str) -> None:
-    """Refuse two heads that differ in kind or in their labels."""
+    """Refuse two heads that differ in kind or in their labels.
+
+    Raises: InputError that describes both.
+    """
     heads = pair.base.checkpoint.heads[base_head], pair.tuned.checkpoint.heads[tuned_head]
     if alike(*heads):
         return
-    said = [
+    descriptions = [
         f"the head {name!r} of {side.name} is for {head.kind}" + (f" into {', '.join(head.labels)}" * bool(head.labels))
         for side, name, head in zip((pair.base, pair.tuned), (base_head, tuned_head), heads, strict=True)
     ]
     raise InputError(
-        f"two heads can be compared when they have the same labels in the same order: {'; '.join(said)}. Name another "
-        "head, or mend id2label in config.json"
+        f"only heads that have the same labels in the same order can be compared: {'; '.join(descriptions)}. Name "
+        "another head, or correct id2label in config.json"
     )
 
 
-def refuse_other_vocabulary(base: Side, tuned: Side, done: str) -> None:
-    """Refuse two tokenizers that give one token two numbers; `done` says what the checkpoints were to be."""
+def refuse_other_vocabulary(base: Side, tuned: Side, purpose: str) -> None:
+    """Refuse two tokenizers with different token ids; `purpose` is as `refuse_other_shape`'s.
+
+    Raises: InputError that names a token.
+    """
     checkpoints = [side.checkpoint for side in (base, tuned)]
     different = first_difference(*(load_tokenizer(one.folder, one.model.config.vocab_size) for one in checkpoints))
     if different:
         number, first, second = different
         raise InputError(
-            f"only checkpoints of one vocabulary can be {done}: token {number} is {first!r} in {base.name}, {second!r} "
-            f"in {tuned.name}"
+            f"only checkpoints of one vocabulary can be {purpose}: token {number} is {first!r} in {base.name}, "
+            f"{second!r} in {tuned.name}"
         )
 
 

@@ -1,4 +1,4 @@
-"""What check, diagnose, repair and merge are asked for. The fields are the commands' flags, with their help."""
+"""The settings of check, diagnose, repair and merge. The fields are the commands' flags, with their help texts."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +18,9 @@ from fft.stats.budget import Budget
 
 BasePath = Annotated[
     tyro.conf.Positional[CheckpointPath],
-    tyro.conf.arg(metavar="BASE", help="the checkpoint before: a Hugging Face folder, a finished run, or hf:NAME"),
+    tyro.conf.arg(
+        metavar="BASE", help="the checkpoint before tuning: a Hugging Face folder, a finished run, or hf:NAME"
+    ),
 ]
 TunedPath = Annotated[
     tyro.conf.Positional[CheckpointPath],
@@ -27,14 +29,14 @@ TunedPath = Annotated[
 MaxDrop = Annotated[
     str,
     tyro.conf.arg(
-        help="the drop that is accepted: in units of the score (0.01), or as a share of the base's score (1%)"
+        help="the accepted drop of the original score: in units of the score (0.01), or as a share of the base's (1%)"
     ),
 ]
 DEFAULT_DROP = f"{Retention.tolerance:g}"
 
 
 class ScoredTask(NamedTuple):
-    """A task that two checkpoints are scored on, and the name of its head in each; None is the default of `check`."""
+    """A task that two checkpoints are scored on, and the name of its head in each (None: see `check`)."""
 
     data: Data
     head: str | None = None
@@ -43,7 +45,7 @@ class ScoredTask(NamedTuple):
 
 @dataclass(frozen=True)
 class CheckSettings:
-    """Which two checkpoints are compared, on which tasks, and how much of each original score may be lost."""
+    """The settings of a check: two checkpoints, the tasks, and the accepted drop of each original score."""
 
     base: BasePath
     tuned: TunedPath
@@ -66,25 +68,25 @@ class CheckSettings:
         make_local(self)
         Budget.parse(self.max_drop)
         if not self.original.source:
-            raise InputError("--original is missing: the data of a task that the base knows, such as old.csv")
+            raise InputError("--original is missing: give data of a task that the base knows, such as old.csv")
         for task, head in zip(self._tasks, self._heads("head"), strict=False):
             if head and task.name not in (None, head):
                 raise InputError(f"--head {head} and --original.name {task.name} differ; give one")
 
     @property
     def budget(self) -> Budget:
-        """The drop of an original score that is accepted."""
+        """The accepted drop of an original score."""
         return Budget.parse(self.max_drop)
 
     @property
     def originals(self) -> tuple[ScoredTask, ...]:
         """The original tasks, with their heads."""
-        each = zip(self._tasks, self._heads("head"), self._heads("tuned_head"), strict=False)
-        return tuple(ScoredTask(task, head or task.name, tuned_head) for task, head, tuned_head in each)
+        tasks = zip(self._tasks, self._heads("head"), self._heads("tuned_head"), strict=False)
+        return tuple(ScoredTask(task, head or task.name, tuned_head) for task, head, tuned_head in tasks)
 
     @property
     def new_task(self) -> ScoredTask | None:
-        """The new task, where there is one."""
+        """The new task, if there is one."""
         return ScoredTask(self._tasks[-1], self.new.name) if self.new.source else None
 
     @property
@@ -98,7 +100,7 @@ class CheckSettings:
 
 @dataclass(frozen=True)
 class DiagnoseSettings:
-    """Which two checkpoints are diagnosed, on which task, and how many of its rows are read for what."""
+    """The settings of a diagnosis: two checkpoints, the original task, and how many of its rows are used."""
 
     base: BasePath
     tuned: TunedPath
@@ -108,13 +110,13 @@ class DiagnoseSettings:
     tuned_head: Annotated[str | None, TELLS_DEFAULT] = None
     """the original task's head in TUNED (default: the one named as in BASE, else its classifier)"""
     fisher: Annotated[Path | None, TELLS_DEFAULT] = None
-    """what `fft fisher` wrote at BASE on the original task (default: a pass of its own)"""
+    """the output folder of `fft fisher` for BASE on the original task (default: the Fisher information is measured)"""
     fisher_rows: Count = 512
-    """original training rows that the pass of its own reads, at most"""
+    """the most original training rows that the Fisher information is measured on, without --fisher"""
     fit_rows: Count = 4096
-    """original training rows that heads are fitted to, at most"""
+    """the most original training rows that heads are fitted to"""
     rows: Count = 2048
-    """original test rows that every model is scored on, at most, chosen by the seed"""
+    """the most original test rows that every model is scored on, chosen by the seed"""
     metric: MetricName = None
     max_length: ScoredLength = None
     seed: Seed = 0
@@ -132,7 +134,7 @@ class DiagnoseSettings:
 
 @dataclass(frozen=True)
 class RepairSettings:
-    """Which two checkpoints are merged, what the original score may lose, and what is tried beside one α."""
+    """The settings of a repair: two checkpoints, both tasks, the accepted drop, and which merged models are tried."""
 
     base: BasePath
     tuned: TunedPath
@@ -140,15 +142,16 @@ class RepairSettings:
     new: Data
     max_drop: MaxDrop = DEFAULT_DROP
     also: tuple[Literal["layers", "ties", "dare"], ...] = ("layers",)
-    """what is tried beside one α for all layers: an α by layer, TIES, DARE; none: `--also` alone"""
+    """merging formulas to try in addition to one α for all layers: an α for each layer, TIES, DARE; `--also` without a
+    value: none"""
     sweeps: Count = 1
-    """how often the search for an α by layer goes through the layers"""
+    """how often the search for an α for each layer goes through the layers"""
     rows: Count = 1024
-    """validation rows of each task that candidates are scored on, at most"""
+    """the most validation rows of each task that candidates are scored on"""
     fisher: Annotated[Path | None, TELLS_DEFAULT] = None
-    """what `fft fisher` wrote at BASE on the original task: merging weighted by it is tried too"""
+    """the output folder of `fft fisher` for BASE on the original task: merging weighted by it is tried too"""
     new_fisher: Annotated[Path | None, TELLS_DEFAULT] = None
-    """what `fft fisher` wrote at TUNED on the new task (default: the same weight for every parameter)"""
+    """the output folder of `fft fisher` for TUNED on the new task (default: the same weight for every parameter)"""
     metric: MetricName = None
     original_head: Annotated[str | None, TELLS_DEFAULT] = None
     """the original task's head in BASE (default: its classifier)"""
@@ -156,30 +159,30 @@ class RepairSettings:
     """the new task's head in TUNED (default: its classifier)"""
     max_length: ScoredLength = None
     seed: Seed = 0
-    """seeds what DARE drops"""
+    """seeds the choice of the entries that DARE drops"""
 
     def __post_init__(self) -> None:
         check_bounds(self)
         make_local(self)
         Budget.parse(self.max_drop)
         if self.new_fisher is not None and self.fisher is None:
-            raise InputError("--new-fisher is weighed against the base's Fisher information: give --fisher too")
+            raise InputError("--new-fisher has no effect without the base's Fisher information: give --fisher too")
 
     @property
     def budget(self) -> Budget:
-        """The drop of the original score that is accepted."""
+        """The accepted drop of the original score."""
         return Budget.parse(self.max_drop)
 
     @property
     def tasks(self) -> dict[str, Data]:
-        """The two tasks, "original" and "new", with their metric."""
+        """The two tasks, "original" and "new", with their metrics."""
         original, new = scored_by(self.metric, [self.original, self.new])
         return {"original": original, "new": new}
 
 
 @dataclass(frozen=True)
 class MergeSettings:
-    """What is merged, and how."""
+    """The settings of a merge: the models and the formula."""
 
     base: Annotated[
         tyro.conf.Positional[CheckpointPath],
@@ -199,14 +202,14 @@ class MergeSettings:
     formula: tyro.conf.OmitArgPrefixes[FormulaSettings] = field(default_factory=FormulaSettings)
     task: Data = NO_DATA
     heads: Literal["shared", "apart"] = "shared"
-    """heads of TUNED models with one name and the same labels: one head, merged like all else, or one for each"""
+    """whether heads of TUNED models with the same name and labels become one merged head, or one for each model"""
     head: Annotated[str | None, TELLS_DEFAULT] = None
     """the head that becomes the classifier, by its name in the merged model (default: that of the first TUNED)"""
     max_length: Annotated[int | None, TELLS_DEFAULT] = None
-    """tokens of a text that the merged model reads (default: as the models were trained, where that is known)"""
+    """the number of tokens that the merged model cuts texts to (default: as the models were trained, if known)"""
 
     def __post_init__(self) -> None:
         check_bounds(self)
         make_local(self)
         if self.task.source and self.how != "soup":
-            raise InputError(f"--task chooses the ingredients of --how soup, and is not read by --how {self.how}")
+            raise InputError(f"--task is unused by --how {self.how}: leave it out, or give --how soup, which reads it")

@@ -1,4 +1,4 @@
-"""What a model answered, example by example, in the names of its task; and as a file of JSON lines."""
+"""The predictions of a model, example by example, with the label names of its task."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 def answers(task: Task, rows: Encoded, logits: np.ndarray) -> list[dict]:
-    """{"row", "label", "prediction", "logits"} of every example, in the order of `rows`; logits [N, C].
+    """Return {"row", "label", "prediction", "logits"} for every example, in the order of `rows`; logits [N, C].
 
-    `row` is the example's place in its source, counted from 1. Labels and predictions are what `Task.called` says: None
-    for the prediction of logits that are not finite.
+    `row` is the example's number in its source, counted from 1. Labels and predictions are named by `Task.called`; the
+    prediction of logits that are not finite is None.
     """
     predicted = predictions(task.kind, logits)
     return [

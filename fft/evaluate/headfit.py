@@ -1,4 +1,4 @@
-"""A head for the original task, trained on the frozen base, for checkpoints that have none."""
+"""Train a head on the frozen base, for checkpoints without a head for the original task."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, cast
@@ -25,19 +25,19 @@ def fit_head(
     key: jax.Array,
     poll: Callable[[], None] = lambda: None,
 ) -> tuple[Params, dict]:
-    """The head parameters of `task` and how they were fitted; the checkpoint is read, never changed.
+    """Fit a head for `task` and return its parameters and {"rows", "steps", "loss_first", "loss_last"}.
 
-    The base's states that the task reads, [N, D] or [N, T, D], are computed once; then L-BFGS takes STEPS full-batch
-    steps on the head alone, dropout off, with ½ WEIGHT_DECAY Σ kernel² beside the mean loss.
+    The base's states that the task reads, [N, D] or [N, T, D], are computed once, without dropout. L-BFGS then takes
+    STEPS full-batch steps on the head alone; the objective is the mean loss plus ½ WEIGHT_DECAY Σ kernel².
     """
     data = _features(checkpoint.model, checkpoint.params, task, batches, poll)
     head, losses = _descend(checkpoint.model, task, checkpoint.model.init_head(key, task.outputs), data)
-    how = {"rows": len(data.targets), "steps": STEPS, "loss_first": losses[0], "loss_last": losses[-1]}
-    return head, how
+    fit = {"rows": len(data.targets), "steps": STEPS, "loss_first": losses[0], "loss_last": losses[-1]}
+    return head, fit
 
 
 class Features(NamedTuple):
-    """What a head is fitted to: of N rows the states that it reads, their targets and weights."""
+    """The training data of a head: for N rows the states that it reads, the targets and the weights."""
 
     states: np.ndarray
     """[N, D] or [N, T, D], T the longest"""
@@ -48,7 +48,7 @@ class Features(NamedTuple):
 
 
 def _features(model: Model, params: Params, task: Task, batches: Iterable[Batch], poll: Callable[[], None]) -> Features:
-    """The Features of the real rows, on the host."""
+    """Compute the Features of the real rows (weight > 0), on the host."""
 
     def states_of(params: Params, batch: Batch) -> jax.Array:
         outputs = outputs_of(model, params, batch, read=(task.reads,))
@@ -63,7 +63,7 @@ def _features(model: Model, params: Params, task: Task, batches: Iterable[Batch]
 
 
 def _concatenated(parts: Sequence[np.ndarray]) -> np.ndarray:
-    """Arrays [n_i, ...] one behind the other; where they hold tokens [n_i, T_i, ...], filled up with zeros."""
+    """Concatenate arrays [n_i, ...]; arrays of tokens [n_i, T_i, ...] are zero-padded to the longest."""
     if parts[0].ndim == 1 or len({part.shape[1:] for part in parts}) == 1:
         return np.concatenate(parts)
     longest = max(part.shape[1] for part in parts)
@@ -72,7 +72,7 @@ def _concatenated(parts: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _descend(model: Model, task: Task, head: Params, data: Features) -> tuple[Params, tuple[float, float]]:
-    """`head` after STEPS steps on arrays [N, ...], with the first and the last value of the objective."""
+    """Return `head` after STEPS steps, with the first and the last value of the objective."""
     tx = optax.lbfgs()
 
     def objective(head: Params, data: Features) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Scores of many parameter trees of one model on the validation and test rows of two tasks."""
+"""Scores of many parameter trees of one model on the validation and test rows of some tasks."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -26,13 +26,13 @@ ROLES = ("validation", "test")
 
 
 class HeldOut:
-    """The rows of some tasks, batched once, and the one program that scores any parameters on them.
+    """The validation and test rows of some tasks, batched once, and the programs that score parameters on them.
 
-    `most` is how many rows of a split there are at most. The weights are an argument of the program, and all tasks and
-    splits share its padded lengths: it is compiled once a length, at most MOST_LENGTHS times, however many trees are
-    scored. One tree is in memory at a time beside those it is made of. Measured on MiniLM and 2 CPU cores, in units of
-    21 plain evaluations: 21 interpolations one after the other 0.98, with `lax.map` over α inside the program 1.1, with
-    `vmap` over α 1.5 to 1.7 and 21 times the memory.
+    `most` limits the number of rows of a split. The weights are an argument of the programs, and all tasks and splits
+    share the padded lengths: a program is compiled once for each length, at most MOST_LENGTHS times, however many trees
+    are scored. Interpolated trees are built one at a time. Measured on MiniLM and 2 CPU cores, in units of 21 plain
+    evaluations: 21 interpolations one after the other 0.98, with `lax.map` over α inside the program 1.1, with `vmap`
+    over α 1.5 to 1.7 and 21 times the memory.
     """
 
     def __init__(
@@ -52,30 +52,30 @@ class HeldOut:
         }
 
     def logits(self, params: Params, role: str, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
-        """The scores [N, W] of every task's rows of a split, logits of most, or those of some tasks."""
+        """Return the model's outputs (Task.score) [N, W] on a split, for all tasks or those in `names`."""
         return {name: self._logits(params, name, role) for name in (self.data if names is None else names)}
 
     def scores(self, params: Params, role: str = "validation", names: Iterable[str] | None = None) -> dict[str, float]:
-        """The score of every task on its rows of a split, or of some tasks, in the unit of its metric."""
-        found = {}
+        """Return the metric on a split, for all tasks or those in `names`."""
+        scores = {}
         for name, logits in self.logits(params, role, names).items():
             metric = METRICS[self.data[name].task.metric]
             labels = self.data[name].splits[role].labels
-            found[name] = float(metric.function(labels, predictions(metric.kind, logits)))
-        return found
+            scores[name] = float(metric.function(labels, predictions(metric.kind, logits)))
+        return scores
 
     def line(self, base: Params, tuned: Params, alphas: ArrayLike, role: str = "validation") -> dict[str, float]:
-        """`scores` of θ* + α (θ − θ*), `alphas` [blocks + 2] as in `fft.merging.formulas.interpolate_layers`."""
+        """Return `scores` of θ* + α (θ − θ*), `alphas` [blocks + 2] as in `fft.merging.formulas.interpolate_layers`."""
         return self.scores(self.blend(base, tuned, np.asarray(alphas, np.float32)), role)
 
     def counts(self, role: str) -> dict[str, int]:
-        """How many rows of a split each task is scored on."""
+        """Return the number of rows of a split, by task."""
         return {name: len(task.splits[role].ids) for name, task in self.data.items()}
 
-    def told(self, role: str) -> str:
-        """The same in words."""
-        said = " and ".join(f"{count:,} {name}" for name, count in self.counts(role).items())
-        return f"{said} {role} rows"
+    def describe(self, role: str) -> str:
+        """Return the number of rows of a split, by task, in words."""
+        counts = " and ".join(f"{count:,} {name}" for name, count in self.counts(role).items())
+        return f"{counts} {role} rows"
 
     def _logits(self, params: Params, name: str, role: str) -> np.ndarray:
         head, batches = self.data[name].task.name, self._batches[name, role]
@@ -88,8 +88,9 @@ Scores = Callable[[Params, Batch], dict[str, jax.Array]]
 
 
 def _programs(model: Network, tasks: Sequence[Task], lengths: Sequence[int]) -> dict[str, Scores]:
-    """The compiled program of each head: one for all tasks that read pooled states, one for each other. It scores the
-    heads that the parameters have.
+    """Return the compiled program of each head: tasks that read pooled states share one, every other task has its own.
+
+    A program scores those of its heads that the parameters have.
     """
 
     def program(tasks: Sequence[Task]) -> Scores:
@@ -105,7 +106,7 @@ def _programs(model: Network, tasks: Sequence[Task], lengths: Sequence[int]) -> 
 
 
 def _at_most(most: Mapping[str, int], splits: dict[str, Encoded]) -> dict[str, Encoded]:
-    """The splits with a seeded choice of at most so many rows, the same in every call."""
+    """Return the splits, those named in `most` with a fixed random choice of at most that many rows."""
     return {
         role: rows.take(chosen_rows(len(rows.ids), most[role], PROBE_SEED)) if role in most else rows
         for role, rows in splits.items()
@@ -113,12 +114,12 @@ def _at_most(most: Mapping[str, int], splits: dict[str, Encoded]) -> dict[str, E
 
 
 def refuse_undefined(data: dict[str, TaskData], role: str) -> None:
-    """Refuse held-out rows of a split on which a task's score is not defined: all models would score alike.
+    """Refuse a split on which a task's score is not defined for any model.
 
     Raises: UndecidableError that names the task and the reason.
     """
     for name, task in data.items():
         if reason := METRICS[task.task.metric].undefined(task.splits[role].labels):
             raise UndecidableError(
-                f"the {role} rows of the {name} task tell no two models apart: {reason}. Give labelled rows that differ"
+                f"the {role} rows of the {name} task cannot compare models: {reason}. Give rows with different labels"
             )

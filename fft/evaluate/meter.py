@@ -1,4 +1,4 @@
-"""Scores and losses of many parameter trees of one shape on the held-out rows of one task, and how they differ."""
+"""Scores and losses of many parameter trees of one shape on the held-out rows of one task, and their differences."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -17,17 +17,17 @@ from fft.tasks import Task
 
 
 class Answers(NamedTuple):
-    """What a model answers to N rows: logits [N, C], and the loss of every row [N] in nats."""
+    """A model's logits [N, C] on N rows, and the loss of every row [N] in nats."""
 
     logits: np.ndarray
     losses: np.ndarray
 
 
 class Meter:
-    """Scores trees of one shape on a seeded choice of a task's test and validation rows, all by the same programs.
+    """Scores trees of one shape on a seeded choice of a task's test and validation rows, with shared compiled programs.
 
-    `most` is {"test": rows, "validation": rows}; `watch(count)` is told how many trees have been scored. The loss is
-    that of `task`, which has the name of the data's.
+    `most` is {"test": rows, "validation": rows}; `watch(count)` is called with the number of trees scored so far. The
+    loss is that of `task`, which must have the same name as the task of `data`.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Meter:
         self.rows = HeldOut(model, {"original": data._replace(splits=splits)})
 
     def answers(self, params: Params, role: str = "test") -> Answers:
-        """The logits and losses of a tree."""
+        """Return the logits and losses of a tree on a split."""
         logits = self.rows.logits(params, role)["original"]
         losses = self.task.losses(jnp.asarray(logits), jnp.asarray(self.labels[role]))
         self.count += 1
@@ -48,17 +48,17 @@ class Meter:
         return Answers(logits, np.asarray(losses, np.float64))
 
     def change(self, before: Answers, after: Answers) -> Change:
-        """The change of the score on the test rows."""
+        """Return the change of the score on the test rows."""
         return change_between(self.metric, self.labels["test"], before.logits, after.logits)
 
     def signed(self, answers: Answers) -> float:
-        """The score on the validation rows, + is better."""
+        """Return the score on the validation rows, with the sign at which higher is better."""
         guesses = predictions(self.metric.kind, answers.logits)
         return self.metric.sign * float(self.metric.function(self.labels["validation"], guesses))
 
 
 def rise(before: Answers, after: Answers) -> Estimate:
-    """By how much the mean loss rises, with Student's paired 95 % interval; nan for ends that one row does not have."""
+    """Return the increase of the mean loss, with Student's paired 95 % interval; its ends are nan for a single row."""
     from scipy.stats import ttest_1samp
 
     differences = after.losses - before.losses

@@ -1,4 +1,4 @@
-"""What a model says of many rows, by one compiled program a padded length."""
+"""A model's outputs on many rows, with one compiled program for each padded length."""
 
 from collections.abc import Callable, Iterable, Sequence
 
@@ -20,9 +20,9 @@ Predictor = Callable[[Params, Batch], jax.Array]
 
 
 def make_predict(model: Network, task: Task, lengths: Sequence[int] = ()) -> Predictor:
-    """A jitted f(params, batch) -> `task.score` [B, W], dropout off; params are an argument, never baked in.
+    """Return a jitted f(params, batch) -> `task.score` [B, W], without dropout; params are an argument of the program.
 
-    It says when it is compiled for one of the `lengths` that batches may be padded to.
+    Its compilations for the `lengths` that batches may be padded to are shown as progress.
     """
     return announced(_scores(model, task), "the scoring", lengths)
 
@@ -43,25 +43,27 @@ def predict(
     n: int,
     poll: Callable[[], None] | None = None,
 ) -> np.ndarray:
-    """What f says of n examples, [N, W], in the examples' order whatever the order of the batches; [N, T, W] of what it
-    says of tokens, T the longest, 0 behind the end of shorter batches.
+    """Return the outputs of f for n examples, [N, W], in the order of the examples, whatever that of the batches. For
+    outputs of tokens it is [N, T, W], T the longest, with 0 beyond the end of shorter batches.
 
-    batches yields (batch, index): index [b] holds the example numbers of the batch's real rows (weight > 0), in
-    their order; filler rows are dropped. The next batch is made while the machine works on this one. poll is
-    called after every batch and may raise to stop. ValueError where the batches do not cover each of the n once.
+    `batches` yields (batch, index): index [b] holds the example numbers of the batch's real rows (weight > 0), in
+    order; filler rows are dropped. The next batch is prepared while the device computes this one. `poll` is called
+    after every batch and may raise to stop.
+
+    Raises: ValueError where the batches do not cover each of the n examples once.
     """
-    found: np.ndarray | None = None
+    outputs: np.ndarray | None = None
     times = np.zeros(n, np.int64)
 
     def collect(batch: Batch, index: np.ndarray, out: jax.Array) -> None:
-        nonlocal found
+        nonlocal outputs
         rows = np.asarray(out)[: len(index)]
-        if found is None:
-            found = np.zeros((n, *rows.shape[1:]), rows.dtype)
+        if outputs is None:
+            outputs = np.zeros((n, *rows.shape[1:]), rows.dtype)
         tokens = rows.shape[1]
-        if rows.ndim == 3 and tokens > found.shape[1]:
-            found = np.pad(found, ((0, 0), (0, tokens - found.shape[1]), (0, 0)))
-        found[index, :tokens] = rows
+        if rows.ndim == 3 and tokens > outputs.shape[1]:
+            outputs = np.pad(outputs, ((0, 0), (0, tokens - outputs.shape[1]), (0, 0)))
+        outputs[index, :tokens] = rows
         np.add.at(times, index, 1)
 
     waiting = None
@@ -76,18 +78,18 @@ def predict(
                 poll()
     if waiting is not None:
         collect(*waiting)
-    if found is None or not (times == 1).all():
+    if outputs is None or not (times == 1).all():
         raise ValueError(f"expected batches that cover {n} examples once each, got {int((times == 1).sum())} once")
-    return found
+    return outputs
 
 
 MOST_LENGTHS = 5
 
 
-SCORE_BATCH = 16  # a row costs as much as in a larger batch, and less of the batch is padding
+SCORE_BATCH = 16  # a row costs no more than in a larger batch, and less of the batch is padding
 
 
 def scored_logits(predictor: Predictor, params: Params, data: TaskData) -> np.ndarray:
-    """The scores [N, W] of the rows of data.splits["test"], in their order; `predictor` as of `make_predict`."""
+    """Return the outputs [N, W] for data.splits["test"], in its order; `predictor` is one of `make_predict`."""
     rows = data.splits["test"]
     return predict(predictor, params, eval_batches(rows, EVAL_BATCH, data.lengths, data.pad_id), len(rows.ids))

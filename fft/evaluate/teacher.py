@@ -1,4 +1,4 @@
-"""The base as a teacher: its outputs on the rows of a stream, computed once before the training."""
+"""The base as a teacher: its outputs on the rows of a stream, computed once before training."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -26,41 +26,39 @@ def base_outputs(
     poll: Callable[[], None] = lambda: None,
     encoded: Encoded | None = None,
 ) -> np.ndarray:
-    """`apply(params, batch)` [B, ...] at the places of a stream's N rows, [N, ...]; `encoded` may stand for the rows.
+    """Return `apply(params, batch)` [B, ...] for the N rows of a stream, as [N, ...].
 
-    Computed for the rows that `steps` steps will read; zeros elsewhere.
+    It is computed for the rows that `steps` steps will read; the others are 0. `encoded` replaces the stream's rows.
     """
     seen, rows = read_rows(batches, steps), encoded or batches.encoded
     cut = eval_batches(rows.take(seen), EVAL_BATCH, batches.lengths, batches.pad_id)
-    found = predict(announced(jax.jit(apply), "the base", batches.lengths), params, cut, len(seen), poll)
-    whole = np.zeros((len(rows.ids), *found.shape[1:]), found.dtype)
-    whole[seen] = found
-    return whole
+    outputs = predict(announced(jax.jit(apply), "the base", batches.lengths), params, cut, len(seen), poll)
+    complete = np.zeros((len(rows.ids), *outputs.shape[1:]), outputs.dtype)
+    complete[seen] = outputs
+    return complete
 
 
 def read_rows(batches: TrainBatches, steps: int) -> np.ndarray:
-    """The places of the rows that `steps` steps will read, ascending."""
+    """Return the positions of the rows that `steps` steps will read, ascending."""
     return np.unique(np.concatenate([batches.rows(step) for step in range(steps)]))
 
 
 def base_part(
     checkpoint: Checkpoint,
-    kept: Task | None,
+    original_task: Task | None,
     part: Literal["logits", "score", "pooled"],
     batches: TrainBatches,
     steps: int,
     poll: Callable[[], None],
     encoded: Encoded | None = None,
 ) -> np.ndarray:
-    """The base's "logits" or "score" of the original task, or its "pooled" states, at the places of a stream's rows, or
-    of others that stand for them.
-    """
+    """Return the base's "logits" or "score" of the original task, or its "pooled" states, as `base_outputs`."""
 
     def apply(params: Params, batch: Batch) -> jax.Array:
         if part == "pooled":
             return outputs_of(checkpoint.model, params, batch).pooled
-        assert kept is not None  # who asks for a head's answers has one
-        outputs = outputs_of(checkpoint.model, params, batch, read=(kept.reads,))
-        return kept.score(outputs, batch) if part == "score" else kept.logits(outputs, batch)
+        assert original_task is not None  # callers that ask for logits or scores have one
+        outputs = outputs_of(checkpoint.model, params, batch, read=(original_task.reads,))
+        return original_task.score(outputs, batch) if part == "score" else original_task.logits(outputs, batch)
 
     return base_outputs(apply, checkpoint.params, batches, steps, poll, encoded)

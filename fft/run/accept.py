@@ -1,4 +1,4 @@
-"""Reading what an experiment names and checking it against itself, before anything trains or is written."""
+"""Load an experiment's checkpoint and data and check that they fit together, before anything trains or is written."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -31,18 +31,18 @@ from fft.training.trainable import trained_leaves
 
 
 def accept(experiment: Experiment, directory: Path, say: Callable[[str], None] = lambda text: None) -> Accepted:
-    """Read the checkpoint and the data and check them against each other and the method; writes nothing.
+    """Load the checkpoint and the data and check them against each other and the method; nothing is written.
 
-    What the method was checked against, it no longer needs once DIRECTORY holds what it prepared.
+    The method's own check is skipped once DIRECTORY holds its prepared statistics: what it checks is not read again.
 
-    Raises: InputError for whatever in the checkpoint, the data or the method does not fit, before anything trains.
+    Raises: InputError for whatever in the checkpoint, the data or the method does not fit.
     """
     refuse_float64()
     experiment = resolved(experiment)
     say("reading the checkpoint and the data")
     loaded = models.load(experiment.model)
     checkpoint, lengthened = _at_length(experiment, loaded)
-    names = heads_asked_for(checkpoint, experiment)
+    names = requested_heads(checkpoint, experiment)
     data, crossing = _data(experiment, checkpoint, names)
     accepted = Accepted(
         experiment,
@@ -62,18 +62,21 @@ def accept(experiment: Experiment, directory: Path, say: Callable[[str], None] =
     for budget, original in zip(experiment.budgets, accepted.originals, strict=False):  # without a contract none
         check_budget(budget, original)
     if not is_prepared(directory):
-        accepted = accepted._replace(checked=_checked(accepted))
-    complete = abstract_heads(checkpoint, names.new, accepted.served)
+        accepted = accepted._replace(method_notes=_method_notes(accepted))
+    complete = abstract_heads(checkpoint, names.new, accepted.tasks_by_head)
     theta, _ = trained_leaves(experiment.method, complete)
     if not experiment.method.tree.plain:
         _refuse_idle(experiment.method, names)
         longest = max(length for task in data.values() for length in task.lengths)
-        _check_keepable(experiment.method, complete, theta, longest)
+        _check_adapter(experiment.method, complete, theta, longest)
     return accepted
 
 
-def heads_asked_for(checkpoint: Checkpoint, experiment: Experiment) -> HeadNames:
-    """The heads that the experiment asks for."""
+def requested_heads(checkpoint: Checkpoint, experiment: Experiment) -> HeadNames:
+    """Return the names of the heads that the experiment uses.
+
+    Raises: as `head_names`.
+    """
     return head_names(
         checkpoint,
         experiment.model,
@@ -85,8 +88,8 @@ def heads_asked_for(checkpoint: Checkpoint, experiment: Experiment) -> HeadNames
 
 
 def _at_length(experiment: Experiment, loaded: Checkpoint) -> tuple[Checkpoint, tuple[str, ...]]:
-    """The checkpoint with the length that the run cuts texts to, and a note where that is not the length of the
-    checkpoint's own training and nobody asked for it.
+    """Return the checkpoint with the run's max_length, and a note where that is a default that differs from the length
+    the checkpoint was trained at.
     """
     length = length_of(experiment.max_length, loaded.model.config)
     checkpoint = loaded._replace(max_length=length)
@@ -94,19 +97,19 @@ def _at_length(experiment: Experiment, loaded: Checkpoint) -> tuple[Checkpoint, 
         return checkpoint, ()
     return checkpoint, (
         f"texts are cut to {length} tokens, but were cut to {loaded.max_length} in the training of {experiment.model}: "
-        f"--max-length {loaded.max_length} does so here too",
+        f"to do the same here, give --max-length {loaded.max_length}",
     )
 
 
-def _checked(accepted: Accepted) -> tuple[str, ...]:
-    """What the method notes of the base and the original tasks; refused where it does not fit them."""
+def _method_notes(accepted: Accepted) -> tuple[str, ...]:
+    """Run the method's own check of the base and the original tasks, and return its notes."""
     notes: list[str] = []
     accepted.experiment.method.check(context_of(accepted, accepted.checkpoint)._replace(note=notes.append))
     return tuple(notes)
 
 
 def resolved(experiment: Experiment) -> Experiment:
-    """The experiment with defaults that depend on other settings filled in."""
+    """Return the experiment with the default learning rate of its method and optimizer filled in."""
     if experiment.optim.lr is not None:
         return experiment
     lr = experiment.method.lr * OPTIMIZERS[experiment.optim.optimizer].lr_factor
@@ -116,18 +119,18 @@ def resolved(experiment: Experiment) -> Experiment:
 def _data(
     experiment: Experiment, checkpoint: Checkpoint, names: HeadNames
 ) -> tuple[dict[str, TaskData], tuple[str, ...]]:
-    """The data by the name of their task, each without training rows that another task is scored on, and notes."""
-    data, read = {}, {"seed": experiment.seed, "max_length": experiment.max_length}
-    for name, given, head in zip(
+    """Return the data by task name, each without training rows that another task is scored on, and notes."""
+    data, options = {}, {"seed": experiment.seed, "max_length": experiment.max_length}
+    for name, spec, head in zip(
         numbered(ORIGINAL, len(experiment.original)), experiment.original, names.originals, strict=True
     ):
-        data[name] = prepare(given, checkpoint, head, checkpoint.heads.get(head), **read)
-    kept = head_of(data[ORIGINAL].task) if data else checkpoint.heads.get(names.new)
-    head = kept if names.shared else None
-    data = {"new": prepare(experiment.new, checkpoint, names.new, head, **read)} | data
+        data[name] = prepare(spec, checkpoint, head, checkpoint.heads.get(head), **options)
+    shared = head_of(data[ORIGINAL].task) if data else checkpoint.heads.get(names.new)
+    head = shared if names.shared else None
+    data = {"new": prepare(experiment.new, checkpoint, names.new, head, **options)} | data
     scored, notes = dict(data), ()
     if experiment.unlabelled is not None:
-        data[UNLABELLED] = prepare_unlabelled(experiment.unlabelled, checkpoint, **read)
+        data[UNLABELLED] = prepare_unlabelled(experiment.unlabelled, checkpoint, **options)
     for name in data:
         for other in (other for other in scored if other != name):
             data[name], dropped = drop_overlap(data[name], scored[other], (name, other))
@@ -141,12 +144,12 @@ def _data_notes(data: dict[str, TaskData], names: HeadNames, heads: dict[str, He
         yield from (f"{name}: {text}" for text in task.warnings)
     known = [data[name].task for name in original_names(data)] or list(heads.values())
     labels = data["new"].task.labels
-    if labels and not names.shared and labels in [tuple(one.labels) for one in known]:
+    if labels and not names.shared and labels in [tuple(task.labels) for task in known]:
         yield ("both tasks have the same labels; --head shared would go on with the original's head")
 
 
 def _probe_notes(data: dict[str, TaskData], most: int) -> Iterator[str]:
-    """The tasks whose score the probe cannot show, although other validation rows could."""
+    """Yield a note for each task whose score is undefined on the probe but not on all validation rows."""
     for name, task in data.items():
         if name == UNLABELLED:
             continue
@@ -157,7 +160,7 @@ def _probe_notes(data: dict[str, TaskData], most: int) -> Iterator[str]:
 
 
 def _refuse_idle(method: Method, names: HeadNames) -> None:
-    """Refuse members that hold parameters of the base beside an adapter that leaves all of them as they are."""
+    """Refuse penalties on base parameters beside an adapter with a new head, which changes none of them."""
     idle = [member.name for member in method.members if member.parts().only_pulls]
     if idle and names.fresh:
         raise InputError(
@@ -166,8 +169,8 @@ def _refuse_idle(method: Method, names: HeadNames) -> None:
         )
 
 
-def _check_keepable(method: Method, base: Checkpoint, theta: Params, tokens: int) -> None:
-    """Refuse a method whose result could in the end not be kept as an adapter, and rows of `tokens` without a place.
+def _check_adapter(method: Method, base: Checkpoint, theta: Params, tokens: int) -> None:
+    """Refuse a method whose result could not be saved as an adapter, and rows of `tokens` that the model cannot take.
 
     The base and `theta` may be shapes alone; nothing is computed.
     """

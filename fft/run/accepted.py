@@ -1,4 +1,4 @@
-"""What a run was accepted with: its checkpoint and its data, read and found to fit."""
+"""Accepted: an experiment with its checkpoint and data, loaded and checked."""
 
 from typing import NamedTuple
 
@@ -13,32 +13,33 @@ UNLABELLED = "unlabelled"
 
 
 class Accepted(NamedTuple):
-    """An experiment whose checkpoint and data were read and found to fit; nothing has been written."""
+    """An experiment whose checkpoint and data are loaded and fit together; nothing has been written."""
 
     experiment: Experiment
     checkpoint: Checkpoint
     names: HeadNames
     data: dict[str, TaskData]
-    """as of the Job"""
+    """by task name, as in Job.data"""
     identity: dict
+    """hashes of the base weights and of every split"""
     notes: tuple[str, ...]
-    checked: tuple[str, ...]
-    """what the method noted of the base and the original task"""
+    method_notes: tuple[str, ...]
+    """notes of the method's own check of the base and the original task"""
 
     @property
     def originals(self) -> list[TaskData]:
-        """The original tasks, in their order."""
+        """The data of the original tasks, in order."""
         return [self.data[name] for name in original_names(self.data)]
 
     @property
-    def served(self) -> dict[str, Task]:
-        """The tasks by the name of their head."""
+    def tasks_by_head(self) -> dict[str, Task]:
+        """The original tasks and the new one, by the name of their head."""
         return {data.task.name: data.task for data in (*self.originals, self.data["new"])}
 
     @property
     def original_task(self) -> Task | None:
-        """The task to preserve: that of the original data, of several their union; without data that of the head that
-        is asked for, else of the base's classifier; None where there is neither.
+        """The task to preserve: the original data's (of several their union), else that of the requested head or the
+        base's classifier, else None.
         """
         if original := self.streams.get(ORIGINAL):
             return original.task
@@ -47,6 +48,6 @@ class Accepted(NamedTuple):
 
     @property
     def streams(self) -> dict[str, TaskData]:
-        """The training rows that there are, by stream: all original tasks are one."""
+        """The data by training stream; all original tasks together are one stream."""
         rest = {name: self.data[name] for name in ("new", UNLABELLED) if name in self.data}
         return rest | ({ORIGINAL: together(self.originals)} if self.originals else {})

@@ -1,4 +1,4 @@
-"""`--method auto`: the chain that the evidence is for, by what there is of the original task."""
+"""`--method auto`: choose a method by which data of the original task there are, from measured results."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -13,16 +13,16 @@ LWF_ROW = "| lwf | 1 | 0.835 ± 0.002 | 0.010 ± 0.002 | 0.892 ± 0.012 | 39 |"
 
 
 class Choice(NamedTuple):
-    """A method with settings of its own, why it was chosen, and the row of EVIDENCE that it was chosen from, if any."""
+    """A method with its settings, the reason for it, and the row of EVIDENCE that supports it, if any."""
 
     method: str
     settings: dict[str, Any]
     why: str
     row: str | None
 
-    def chain(self, given: Method | None = None) -> Method:
-        """The method itself: `given`, or the one with the defaults, with the settings of the choice."""
-        return dataclasses.replace(given or METHODS[self.method](), **self.settings)
+    def chain(self, configured: Method | None = None) -> Method:
+        """Return the method, built from `configured` or from the method's defaults, with the settings of the choice."""
+        return dataclasses.replace(configured or METHODS[self.method](), **self.settings)
 
     def __str__(self) -> str:
         if self.row is None:
@@ -33,20 +33,20 @@ class Choice(NamedTuple):
 
 
 def choose(original: bool, unlabelled: bool, head: bool) -> Choice:
-    """What to train with, given original data, texts without labels, or neither; `head`: whether the base has one."""
+    """Choose the method: `original` and `unlabelled` say which data there are, `head` whether the base has a head."""
     if original:
-        why = "there are original data: on some of their rows in every step the head goes on saying what the base said"
+        why = "there are original data: on some of their rows in every step the head is trained to predict as the base"
         return Choice("kl", {}, why, KL_ROW)
     on = "unlabelled" if unlabelled else "new"
     if not head:
-        why = f"the base has no head to keep: on the {on} texts its hidden state stays near what it was"
+        why = f"the base has no head to preserve: on the {on} texts the hidden state is trained to stay near the base's"
         return Choice("distill", {"on": on}, why, None)
-    why = f"there are no original data: on the {on} texts the head goes on saying what the base said"
+    why = f"there are no original data: on the {on} texts the head is trained to predict as the base"
     return Choice("kl", {"on": on}, why, KL_ROW) if unlabelled else Choice("lwf", {}, why, LWF_ROW)
 
 
 def choose_for(model: str, original: bool, unlabelled: bool) -> Choice:
-    """`choose` for a base, a Hugging Face folder or hf:NAME, which is asked for a head where nothing else is given.
+    """`choose` for a base, a Hugging Face folder or hf:NAME; without original data it is checked for a head.
 
     Raises: InputError for a model that cannot be read.
     """

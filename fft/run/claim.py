@@ -1,4 +1,4 @@
-"""The folder of a run: of one process at a time, and of one experiment for good."""
+"""A run's folder: one process at a time may use it, and it belongs to one experiment permanently."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -26,7 +26,7 @@ FINISHED = "run.json"
 
 
 class Run(NamedTuple):
-    """A finished run: its folder and what run.json says."""
+    """A finished run: its folder and the content of run.json."""
 
     directory: Path
     record: dict[str, Any]
@@ -34,7 +34,9 @@ class Run(NamedTuple):
 
     @property
     def exit_code(self) -> int:
-        """0 every original task was kept (or none was watched), 1 one was not, 4 undecided."""
+        """0: every original task was preserved, or there is none; 1: one was not, or the contract was not met; 4:
+        undecided.
+        """
         verdict, contract = self.record["verdict"], self.record.get("contract")
         if contract is not None and not contract["met"]:
             return retention.EXIT_CODES["fail"]
@@ -42,14 +44,14 @@ class Run(NamedTuple):
 
 
 class RunFolder:
-    """The folder of a run for as long as the block runs: locked, of one experiment, and perhaps `finished`.
+    """Context manager of a run's folder: locks it, checks that it is this experiment's, and tells if it is `finished`.
 
-    A folder that an earlier call has claimed is locked and compared at once, a new one by `claim`, so that input that
-    is refused before that leaves no trace.
+    An existing run's folder is locked and compared on entry, a new folder only by `claim`, so that input rejected
+    before that leaves no trace.
 
         with RunFolder("runs/1", experiment) as folder:
             if folder.finished: ...           # nothing is left to do
-            with folder.claim(identity): ...  # from here on it is written to
+            with folder.claim(identity): ...  # files are written from here on
 
     Raises: InputError for a folder of something else, or of another experiment, with the difference.
     """
@@ -57,46 +59,50 @@ class RunFolder:
     def __init__(self, directory: str | Path, experiment: Experiment) -> None:
         self.path, self.experiment = Path(local(directory, "--out")), experiment
         self.finished: Run | None = None
-        self._held = ExitStack()
+        self._lock_stack = ExitStack()
 
     def __enter__(self) -> "RunFolder":
         refuse_foreign(self.path, EXPERIMENT)
         if not (self.path / EXPERIMENT).exists():
             refuse_taken(self.path)
             return self
-        with ExitStack() as held:
-            self._lock(held)
-            self._held = held.pop_all()
+        with ExitStack() as stack:
+            self._lock(stack)
+            self._lock_stack = stack.pop_all()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._held.close()
+        self._lock_stack.close()
 
     @contextmanager
     def claim(self, identity: dict[str, Any]) -> Iterator[None]:
-        """Write down what the folder is of: the experiment, and the weights and data that `identity` hashes.
+        """Record in the folder which experiment it holds, and `identity`, the hashes of its weights and data.
 
-        Input that is refused in the block leaves a folder that was new empty. Where another process was faster, the run
-        may be `finished`.
+        If the block raises InputError, a new folder is emptied again. If another process was faster, the run may be
+        `finished`.
+
+        Raises: InputError where the folder holds another experiment, or a run on other weights or data.
         """
         new = not (self.path / EXPERIMENT).exists()
         with unclaimed_if_refused(self.path, EXPERIMENT):
             if new:
-                self._lock(self._held)
+                self._lock(self._lock_stack)
             if not self.finished:
                 agree(self.path / "identity.json", identity, "a run on other weights or data")
             yield
 
-    def _lock(self, held: ExitStack) -> None:
-        """Lock the folder, compare the experiment, and see whether the run is finished."""
-        held.enter_context(FolderLock(self.path))
+    def _lock(self, stack: ExitStack) -> None:
+        """Lock the folder until `stack` closes, compare the experiment, and load the run if it is finished."""
+        stack.enter_context(FolderLock(self.path))
         agree(self.path / EXPERIMENT, self.experiment.to_json(), "another experiment", completed)
         if (self.path / FINISHED).exists():
             self.finish(with_defaults(read_object(self.path / FINISHED)))
 
     def finish(self, record: dict[str, Any]) -> Run:
-        """The run of a folder whose run.json is there. Nothing goes on from its saved steps any more, so what that
-        would need is deleted; what a kill leaves of it, the next call deletes.
+        """Return the finished run with this `record`, and tidy its checkpoints.
+
+        A finished run is not resumed, so with "tidy" the saved states are reduced to the trained trees. If the process
+        is killed on the way, the next call completes this.
         """
         if self.experiment.retention.checkpoints == "tidy":
             lasting = {record[name] for name in ("best_step", "kept_step", "steps")}

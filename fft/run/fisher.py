@@ -1,7 +1,7 @@
-"""A Fisher pass into a folder: made once, saved on its way, refused where the folder holds another.
+"""Measure Fisher information into a folder: resumable, and refused where the folder holds another pass.
 
-OUT/request.json            what was asked for, of what
-    partial/                a pass on its way
+OUT/request.json            the settings, with the hashes of weights and data
+    partial/                the state of an unfinished pass
     tensors.safetensors provenance.json
 """
 
@@ -43,7 +43,7 @@ SAVE_SECONDS = 60.0
 
 
 DEFAULTS = asdict(FisherPass()) | {name: getattr(FisherSettings, name) for name in ("storage", "mesh", "seed")}
-"""the settings that request.json names, for files written before there was such a setting"""
+"""defaults for a request.json that was written before a setting existed"""
 
 
 def measure(
@@ -52,14 +52,15 @@ def measure(
     say: Callable[[str], None] = lambda text: None,
     watch: Callable[[int, int], None] = lambda examples, rows: None,
 ) -> None:
-    """Make the artefact in `out`, or go on making it; nothing to do where it is finished.
+    """Measure the Fisher information and save it in `out`, resuming an unfinished pass; a finished one is left as is.
 
-    `watch(examples, rows)` is told after every batch how many of the rows are done.
+    `watch(examples, rows)` is called after every batch with the number of rows done and in all.
+
     Raises: InputError for a checkpoint without the head, for data that do not fit it, and for a folder that holds
     something else; Stopped after SIGTERM or SIGINT, once the pass is saved.
     """
     if not settings.original.source:
-        raise InputError("--original is missing: the data of the task that the checkpoint knows, such as old.csv")
+        raise InputError("--original is missing: give data of the task that the checkpoint knows, such as old.csv")
     out, folder = Path(local(out, "--out")), model_folder(settings.model)
     checkpoint = models.load(folder)
     name = chosen_head(checkpoint, settings.head, folder, "to measure")
@@ -67,10 +68,10 @@ def measure(
     head = checkpoint.heads[name]
     data = prepare(settings.original, checkpoint, name, head, seed=settings.seed, max_length=length.tokens)
     before = load_previous(settings.previous, checkpoint.params) if settings.previous else None
-    wanted = _identity(settings, checkpoint, data, before)
+    request = _request(settings, checkpoint, data, before)
     refuse_foreign(out, REQUEST)
     with StopFlag() as stop, FolderLock(out), unclaimed_if_refused(out, REQUEST):
-        agree(out / REQUEST, plain(wanted), "another Fisher pass", lambda stored: {**DEFAULTS, **stored})
+        agree(out / REQUEST, plain(request), "another Fisher pass", lambda stored: {**DEFAULTS, **stored})
         if (out / "provenance.json").exists():
             return
         for note in (*checkpoint.notes, *length.notes, *data.notes):
@@ -86,7 +87,7 @@ def measure(
             poll=stop.check,
         )
         partial = Checkpoints(out / "partial")
-        rows = min(settings.estimate.samples, wanted.data["train_rows"])
+        rows = min(settings.estimate.samples, request.data["train_rows"])
         fisher, task = context.fisher(
             settings.estimate,
             key_for(settings.seed, "prepare"),
@@ -101,7 +102,7 @@ def measure(
         sigma = {"sigma": task.sigma} if isinstance(task, Regress) else {}
         record = FisherRecord(
             environment=environment(),
-            request=replace(wanted, task={**wanted.task, **sigma}),
+            request=replace(request, task={**request.task, **sigma}),
             model=folder,
             examples=fisher.examples,
             trace=trace,
@@ -111,10 +112,10 @@ def measure(
         shutil.rmtree(partial.folder, ignore_errors=True)
 
 
-def _identity(
+def _request(
     settings: FisherSettings, checkpoint: models.Checkpoint, data: TaskData, before: tuple | None
 ) -> FisherRequestRecord:
-    """What two calls on one folder must agree in."""
+    """Return the content of request.json; two calls on one folder must agree in it."""
     task = data.task
     return FisherRequestRecord(
         base_sha256=base_sha256(checkpoint),
@@ -130,7 +131,7 @@ def _identity(
 
 
 def _placed(mesh: str, params: Params) -> tuple[jax.sharding.Mesh | None, Params]:
-    """The mesh over all devices, or None, and the parameters as they lie on it."""
+    """Return the mesh over all devices, or None, and the parameters, sharded over it for "fsdp"."""
     if mesh == "none":
         return None, params
     devices = jax.sharding.Mesh(jax.devices(), ("data",))
@@ -138,7 +139,7 @@ def _placed(mesh: str, params: Params) -> tuple[jax.sharding.Mesh | None, Params
 
 
 def _resumed(partial: Checkpoints, context: Context, say: Callable[[str], None]) -> Running | None:
-    """The pass as it was last saved, or None."""
+    """Return the last saved state of the pass, or None."""
     if not partial.steps():
         return None
     like = {
@@ -146,13 +147,13 @@ def _resumed(partial: Checkpoints, context: Context, say: Callable[[str], None])
         for path, leaf in flatten(context.base).items()
         if not context.is_fresh(path)
     }
-    found = partial.restore(unflatten(like))
-    say(f"resuming behind {counted(found.extra['examples'], 'row')}")
-    return Running(found.tree, found.extra["rows"], found.extra["examples"], tuple(found.extra["traces"]))
+    saved = partial.restore(unflatten(like))
+    say(f"resuming after {counted(saved.extra['examples'], 'row')}")
+    return Running(saved.tree, saved.extra["rows"], saved.extra["examples"], tuple(saved.extra["traces"]))
 
 
 class _Saver:
-    """Saves a pass every SAVE_SECONDS, and stops it, saved, when that is asked for."""
+    """Saves a pass every SAVE_SECONDS; on a stop signal, saves it and raises Stopped."""
 
     def __init__(self, partial: Checkpoints, stop: StopFlag, show: Callable[[int], None]) -> None:
         self.partial, self.stop, self.show, self.saved = partial, stop, show, time.monotonic()

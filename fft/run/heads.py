@@ -1,4 +1,4 @@
-"""Which heads a run uses, and those it has to make: the new task's own, fitted ones for the originals."""
+"""The heads that a run uses, and the creation of missing ones: fresh for the new task, fitted for original tasks."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -20,16 +20,18 @@ from fft.tasks import Task
 
 
 class HeadNames(NamedTuple):
-    """`originals` are those of the original tasks, some of which may share one."""
+    """The names of the heads of the original tasks and of the new task."""
 
     originals: tuple[str, ...]
+    """one for each original task; tasks may share a head"""
     new: str
     shared: bool
-    """whether that is a head that was there before, rather than one that starts from noise"""
+    """whether the new task's head is one that the base or an original task has, rather than a randomly initialised
+    one"""
 
     @property
     def fresh(self) -> tuple[str, ...]:
-        """The heads that start from noise."""
+        """The heads that are randomly initialised."""
         return () if self.shared else (self.new,)
 
 
@@ -39,34 +41,39 @@ def head_names(
     originals: Sequence[tuple[Data, str | None]],
     new: str | None,
     shared: bool,
-    asked: Sequence[str],
+    original_head: Sequence[str],
 ) -> HeadNames:
-    """The heads that a run uses; InputError where the checkpoint lacks them or has them of another kind.
+    """Return the names of the heads that a run uses.
 
-    `source` is what the user calls the checkpoint, `originals` are the data of each original task with the head that is
-    asked for it, `new` the name asked for the new task's own head; `shared`: it goes on with one that is there, without
-    original data the one `asked` for.
+    `source` is the user's name of the checkpoint; `originals` are the data of each original task with its requested
+    head, if any; `new` is the requested name of the new task's own head. `shared`: the new task continues with the
+    first original task's head or, without original data, with the requested `original_head`.
+
+    Raises: InputError where the checkpoint lacks a head or has it of another kind.
     """
     names: list[str] = []
-    for data, wanted in originals:
-        names.append(_original_head(data, wanted, checkpoint, names, source))
+    for data, requested in originals:
+        names.append(_original_head(data, requested, checkpoint, names, source))
     if shared:
-        return HeadNames(tuple(names), names[0] if names else _shared_head(checkpoint, source, asked), shared=True)
+        head = names[0] if names else _shared_head(checkpoint, source, original_head)
+        return HeadNames(tuple(names), head, shared=True)
     return HeadNames(tuple(names), unused_head(new, "new", [*checkpoint.heads, *names]), shared=False)
 
 
-def own_head(asked: Sequence[str], checkpoint: Checkpoint) -> str | None:
-    """The head that stands for the original task where there are no data of it: the one asked for, or the checkpoint's
-    classifier; None where it has none.
+def own_head(requested: Sequence[str], checkpoint: Checkpoint) -> str | None:
+    """Return the head that stands for the original task when there are no original data: the requested one, else the
+    checkpoint's classifier, else None.
+
+    Raises: InputError for a requested head that the checkpoint does not have.
     """
-    name = next(iter(asked), checkpoint.primary)
+    name = next(iter(requested), checkpoint.primary)
     if name is not None:
         check_named(name, checkpoint)
     return name
 
 
-def _shared_head(checkpoint: Checkpoint, source: str, asked: Sequence[str]) -> str:
-    name = own_head(asked, checkpoint)
+def _shared_head(checkpoint: Checkpoint, source: str, requested: Sequence[str]) -> str:
+    name = own_head(requested, checkpoint)
     if name is None:
         raise InputError(
             f"--head shared goes on with the classifier of the base, and {source} has none: leave it out, "
@@ -75,14 +82,14 @@ def _shared_head(checkpoint: Checkpoint, source: str, asked: Sequence[str]) -> s
     return name
 
 
-def _original_head(data: Data, wanted: str | None, checkpoint: Checkpoint, taken: list[str], model: str) -> str:
-    """The head of one original task: one that is there, or a name that neither the checkpoint nor `taken` has."""
+def _original_head(data: Data, requested: str | None, checkpoint: Checkpoint, taken: list[str], model: str) -> str:
+    """Return the head of one original task: an existing one or, to be fitted, a name that nothing else has."""
     names = list(checkpoint.heads)
-    if wanted == "fit":
+    if requested == "fit":
         return unused_head(data.name, "original", [*names, *taken])
-    if wanted is not None:
-        check_named(wanted, checkpoint)
-    name = wanted or checkpoint.primary
+    if requested is not None:
+        check_named(requested, checkpoint)
+    name = requested or checkpoint.primary
     if name is None:
         raise InputError(
             f"{model} has no head that could be scored on the original task. "
@@ -93,7 +100,7 @@ def _original_head(data: Data, wanted: str | None, checkpoint: Checkpoint, taken
 
 
 def _check_kind(data: Data, name: str, kind: str) -> None:
-    """Refuse original data of another kind than the head that is there, with the ways out."""
+    """Refuse original data whose kind differs from that of the existing head."""
     if data.kind != kind:
         raise InputError(
             f"{data.source}: the head {name!r} is for {kind}, the data are named as {data.kind}. Give --original.kind "
@@ -111,40 +118,40 @@ def make_heads(
     poll: Callable[[], None],
     say: Callable[[str], None],
 ) -> Checkpoint:
-    """The checkpoint with every head the run uses, its primary the new task's; made ones are kept in FOLDER.
+    """Return the checkpoint with every head the run uses, its primary the new task's; new heads are saved in FOLDER.
 
-    `tasks` is {head name: Task}. A head the checkpoint lacks is fitted on the frozen base when it is an original
-    task's (`original_batches(name)` are its training rows), fresh when it is the new one's.
+    `tasks` is {head name: Task}. A missing head is fitted on the frozen base if it is an original task's
+    (`original_batches(name)` yields its training rows), and randomly initialised if it is the new task's.
     """
     if not (folder / "provenance.json").exists():
         fresh_key, fit_key = jax.random.split(key)
-        made, fitted = {}, {}
+        added, fitted = {}, {}
         for name, task in tasks.items():
             if name in checkpoint.heads:
                 continue
             if name in names.originals:
                 say(f"fitting the head {name} for an original task on the frozen base")
                 with doing(f"fitting the head {name}"):
-                    made[name], fitted[name] = fit_head(checkpoint, task, original_batches(name), fit_key, poll)
+                    added[name], fitted[name] = fit_head(checkpoint, task, original_batches(name), fit_key, poll)
             else:
-                made[name] = checkpoint.model.init_head(fresh_key, task.outputs)
-        heads = {name: {"kind": tasks[name].kind, "labels": list(tasks[name].labels)} for name in made}
-        save_artefact(folder, made, {"heads": heads, "names": names._asdict(), "fitted": fitted})
+                added[name] = checkpoint.model.init_head(fresh_key, task.outputs)
+        heads = {name: {"kind": tasks[name].kind, "labels": list(tasks[name].labels)} for name in added}
+        save_artefact(folder, added, {"heads": heads, "names": names._asdict(), "fitted": fitted})
     return load_heads(checkpoint, folder)
 
 
 def abstract_heads(checkpoint: Checkpoint, primary: str, tasks: Mapping[str, Task]) -> Checkpoint:
-    """The checkpoint as `make_heads` will give it back, the heads it lacks as shapes alone."""
+    """Return the checkpoint as `make_heads` will, with the missing heads as shapes only."""
 
     def shapes(task: Task) -> Params:
         return jax.eval_shape(lambda key: checkpoint.model.init_head(key, task.outputs), jax.random.key(0))
 
-    made = {name: shapes(task) for name, task in tasks.items() if name not in checkpoint.heads}
-    return checkpoint._replace(params=overlay(checkpoint.params, {"heads": made}), primary=primary)
+    missing = {name: shapes(task) for name, task in tasks.items() if name not in checkpoint.heads}
+    return checkpoint._replace(params=overlay(checkpoint.params, {"heads": missing}), primary=primary)
 
 
 def load_heads(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
-    """The checkpoint with the heads that `make_heads` kept in FOLDER."""
+    """Return the checkpoint with the heads that `make_heads` saved in FOLDER."""
     tree, provenance = load_artefact(folder)
     added = {name: Head(head["kind"], tuple(head["labels"])) for name, head in provenance["heads"].items()}
     params = overlay(checkpoint.params, {"heads": tree}) if tree else checkpoint.params
@@ -152,15 +159,15 @@ def load_heads(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
 
 
 def fresh_heads(folder: Path) -> tuple[str, ...]:
-    """The heads of a run that started from noise, from the FOLDER of `make_heads`."""
+    """Return the names of a run's randomly initialised heads, from the FOLDER of `make_heads`."""
     return HeadNames(**load_artefact(folder)[1]["names"]).fresh
 
 
 def fitting_note(folder: Path) -> tuple[str, ...]:
-    """What a run says about the heads it fitted; empty when it fitted none."""
+    """Return a note for each head that the run fitted, from the FOLDER of `make_heads`."""
     return tuple(
-        f"the original head {name} was fitted on the frozen base: {counted(how['rows'], 'training row')}, "
-        f"{counted(how['steps'], 'step')}, "
-        f"objective {how['loss_first']:.3f} -> {how['loss_last']:.3f}"
-        for name, how in load_artefact(folder)[1]["fitted"].items()
+        f"the original head {name} was fitted on the frozen base: {counted(fit['rows'], 'training row')}, "
+        f"{counted(fit['steps'], 'step')}, "
+        f"objective {fit['loss_first']:.3f} -> {fit['loss_last']:.3f}"
+        for name, fit in load_artefact(folder)[1]["fitted"].items()
     )

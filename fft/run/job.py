@@ -1,4 +1,4 @@
-"""A Job: everything a run needs before step 1, made from an Experiment."""
+"""A Job: everything a run needs before step 1, built from an accepted experiment."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,9 +17,9 @@ from fft.experiment import Experiment, Optim
 from fft.models import Checkpoint
 from fft.run.accepted import UNLABELLED, Accepted
 from fft.run.heads import fitting_note, make_heads
-from fft.run.prepared import prepared
+from fft.run.prepared import prepare_once
 from fft.run.teacher import context_of
-from fft.run.watched import watched
+from fft.run.watched import make_watch
 from fft.training.dual import Watch
 from fft.training.optim import schedule
 from fft.training.state import TrainState
@@ -28,23 +28,24 @@ from fft.training.trainable import Trainable, make_trainable, trained_leaves
 
 
 class Job(NamedTuple):
-    """What `run` steps through. The checkpoint's params are the base, every head the run uses included."""
+    """What a run trains and scores. The checkpoint's params are the base, with every head that the run uses."""
 
     experiment: Experiment
     checkpoint: Checkpoint
     fresh_heads: tuple[str, ...]
     data: dict[str, TaskData]
-    """"new", "original", "original_2", …, "unlabelled", as far as there are such"""
+    """of "new", "original", "original_2", …, "unlabelled", where the run has them"""
     trainable: Trainable
     aux: Params
+    """the method's prepared statistics"""
     step: TrainStep
     batches: dict[str, TrainBatches]
     """of every stream that a step reads"""
     watch: Watch | None
-    """the contract, where there is one"""
+    """the contract, if there is one"""
     steps: int
     identity: dict
-    """hashes of the base weights and of every split: what a resumed run must find again"""
+    """hashes of the base weights and of every split; a resumed run must have the same"""
     notes: tuple[str, ...]
 
     @property
@@ -53,21 +54,21 @@ class Job(NamedTuple):
         return self.checkpoint.params
 
     def batch(self, step: int) -> dict[str, Batch]:
-        """What a step, counted from 0, reads: {stream: arrays [A, B, …]}, a pure function of the seed and the step."""
+        """Return what a step, counted from 0, reads: {stream: arrays [A, B, …]}; it depends on seed and step only."""
         return step_batch(self.batches, step, self.experiment.optim.accumulate)
 
     def finished(self, state: TrainState) -> Params:
-        """The plain parameters that a state stands for, after whatever the method does at the end."""
+        """Return the merged parameters of a state, after the method's `finish`."""
         return finished_params(self.experiment.method, self.base, state.result, self.fresh_heads)
 
     @property
     def tasks(self) -> dict[str, TaskData]:
-        """The tasks that are scored: "new", and the original ones."""
+        """The data of the tasks that are scored: "new" and the original tasks."""
         return {name: data for name, data in self.data.items() if name != UNLABELLED}
 
     @property
     def tolerances(self) -> dict[str, float]:
-        """The accepted drop of every original task, in units of its score: the contract's where there is one."""
+        """The accepted drop of every original task, in units of its score: the contract's if there is one."""
         names = original_names(self.data)
         accepted = self.experiment.retention.tolerance if self.watch is None else self.watch.margin
         return dict(zip(names, np.broadcast_to(accepted, len(names)).tolist(), strict=True))
@@ -76,7 +77,7 @@ class Job(NamedTuple):
 def assemble(
     accepted: Accepted, directory: Path, poll: Callable[[], None], say: Callable[[str], None] = lambda text: None
 ) -> Job:
-    """The job of an accepted experiment; its slow parts (a fitted head, the statistics) are kept in DIRECTORY."""
+    """Build the job of an accepted experiment; fitted heads and statistics are saved in DIRECTORY and read from it."""
     experiment, new = accepted.experiment, accepted.data["new"]
     checkpoint = _with_heads(accepted, directory / "heads", poll, say)
     optim, method, seed = experiment.optim, experiment.method, experiment.seed
@@ -85,10 +86,10 @@ def assemble(
     batches = training_batches(optim.step_rows, shares, accepted.streams, steps, seed)
     multiplier = trained_leaves(method, checkpoint)[1]
     context = context_of(accepted, checkpoint, batches, steps, lambda path: multiplier.get(path, 0.0) != 0.0, poll)
-    aux, prepared_notes = prepared(method, seed, context, accepted.checked, directory, say)
+    aux, prepared_notes = prepare_once(method, seed, context, accepted.method_notes, directory, say)
     watch = None
     if experiment.budgets:
-        watch, batches[PROBE] = watched(
+        watch, batches[PROBE] = make_watch(
             experiment.budgets, checkpoint, accepted.originals, steps, seed, directory / "watched", poll
         )
     trainable = make_trainable(method, optim, checkpoint, aux, steps, seed, watched=len(experiment.budgets))
@@ -111,7 +112,7 @@ def assemble(
 
 
 def _with_heads(accepted: Accepted, folder: Path, poll: Callable[[], None], say: Callable[[str], None]) -> Checkpoint:
-    """The checkpoint with every head that the run uses; those it lacked are kept in FOLDER."""
+    """Return the checkpoint with every head that the run uses; the ones it lacked are saved in FOLDER."""
     by_head = {data.task.name: data for data in accepted.originals}
     seed = accepted.experiment.seed
 
@@ -119,19 +120,19 @@ def _with_heads(accepted: Accepted, folder: Path, poll: Callable[[], None], say:
         return original_batches(by_head[head], len(by_head[head].splits["train"].ids), seed)
 
     key = _heads_key(seed, accepted)
-    return make_heads(accepted.checkpoint, accepted.names, accepted.served, batches, key, folder, poll, say)
+    return make_heads(accepted.checkpoint, accepted.names, accepted.tasks_by_head, batches, key, folder, poll, say)
 
 
 def _heads_key(seed: int, accepted: Accepted) -> jax.Array:
-    """The key of fresh heads. Heads that the base has may have started from the draws of this very seed, and after a
-    short training still be close to them: the base's hash keeps a fresh head from being an old one.
-    """
+    """Return the random key of fresh heads."""
     key = key_for(seed, "heads")
+    # A head of the base may have been initialised with this same seed and be close to that after a short training.
+    # Folding in the base's hash makes a fresh head differ from it.
     return jax.random.fold_in(key, int(accepted.identity["base_sha256"][:8], 16)) if accepted.checkpoint.heads else key
 
 
 def total_steps(optim: Optim, rows: int) -> int:
-    """Optimizer steps of a run: `steps`, or as many as `epochs` passes over `rows` rows need."""
+    """Return the optimizer steps of a run: `steps`, or as many as `epochs` passes over `rows` rows need."""
     if optim.steps is not None:
         return optim.steps
     return max(1, -(-int(optim.epochs * rows) // (optim.batch_size * optim.accumulate)))

@@ -1,4 +1,4 @@
-"""What a finished training keeps: the point that becomes the run's model."""
+"""The choice of a run's model after training: the kept step, or under a contract a point towards it."""
 
 from typing import NamedTuple
 
@@ -22,28 +22,28 @@ KEPT_BASE = "no scored step beat the base: the base is kept, step 0; --keep late
 
 
 class Kept(NamedTuple):
-    """The step that is kept, 0 for the base, and what stands there."""
+    """The step that becomes the run's model (0: the base), and its parameters."""
 
     step: int
     params: Params
-    """the plain parameters at the step or, under a contract, on the way to it; at step 0 the base's own"""
+    """the merged parameters of the step or, under a contract, of a point between base and step; at step 0 the base's"""
     theta: Params
     """the trained tree of the step"""
     left: Params
-    """what later runs read of this one (Parts.leave)"""
+    """arrays for later runs (Parts.leave)"""
     contract: ContractRecord | None
 
 
 def keep(session: Session, trained: Trained) -> Kept:
-    """Choose between the best step and the last one, and under a contract points on the way to it."""
+    """Choose between the best and the last step and, under a contract, points between the base and the last step."""
     watch = session.job.watch
     kept = _by_score(session, trained) if watch is None else _by_contract(session, trained, watch)
-    del session.state  # of the model's size three times, and nothing reads it any more
+    del session.state  # frees three times the model's size
     return kept
 
 
 def _by_score(session: Session, trained: Trained) -> Kept:
-    """The best or the last step, as Retention.keep says."""
+    """Return the best or the last step, as Retention.keep says."""
     job, step = session.job, trained.steps
     if job.experiment.retention.keep == "best" and trained.best_step != step:
         step, session.state = _restore_best(session, trained.best_step)
@@ -53,7 +53,7 @@ def _by_score(session: Session, trained: Trained) -> Kept:
 
 
 def _by_contract(session: Session, trained: Trained, watch: Watch) -> Kept:
-    """The point that `selection.choose` finds."""
+    """Return the point that `selection.choose` selects."""
     job, scorer, journal = session.job, session.scorer, session.journal
     trees = {trained.steps: _trees(job, session.state)}
 
@@ -64,33 +64,33 @@ def _by_contract(session: Session, trained: Trained, watch: Watch) -> Kept:
 
     candidates = {trained.best_step: restored} if trained.best_step else {}
     candidates[trained.steps] = lambda: job.finished(session.state)
-    way = selection.WAY if job.experiment.method.tree.plain else ()
+    alphas = selection.ALPHAS if job.experiment.method.tree.plain else ()
     signs = {name: scorer.metric(name).sign for name in job.tasks}
     with journal.clock("scoring", "choosing what is kept on validation rows"):
         start = dict(zip(job.tolerances, watch.scores, strict=True))
         start |= {} if job.fresh_heads else scorer.judge(job.base, ["new"])
         chosen = selection.choose(
-            job.base, job.fresh_heads, start, candidates, scorer.judge, signs, job.tolerances, way
+            job.base, job.fresh_heads, start, candidates, scorer.judge, signs, job.tolerances, alphas
         )
     strength = float(jnp.exp(session.state.dual.log_strength))
-    written = alone(job.experiment.retention.drops)
-    contract = selection.contract_record(chosen, written, job.tolerances, strength)
+    max_drop = alone(job.experiment.retention.drops)
+    contract = selection.contract_record(chosen, max_drop, job.tolerances, strength)
     journal.say(contract_sentence(plain(contract)))
     step = chosen.point.step
     return Kept(step, chosen.params, *(trees[step] if step else _trees(job, job.trainable.init())), contract)
 
 
 def _trees(job: Job, state: TrainState) -> tuple[Params, Params]:
-    """(theta, left) of a state."""
+    """Return (theta, left) of a state."""
     return state.result, job.experiment.method.leave(state.opt_state)
 
 
 def _restore_best(session: Session, step: int) -> tuple[int, TrainState]:
-    """The saved state of the best step, or of the latest good one where the best is damaged on disk."""
+    """Load the state of the best step, or of the latest good one if the best is damaged on disk."""
     like = jax.eval_shape(session.job.trainable.init)
     try:
         return step, session.checkpoints.restore(like, step).tree
     except InputError as error:
         session.journal.say(f"warning: the best step cannot be kept, the latest good one is: {error}")
-    found = session.checkpoints.restore(like)
-    return found.step, found.tree
+    saved = session.checkpoints.restore(like)
+    return saved.step, saved.tree

@@ -1,4 +1,4 @@
-"""What the models of a sequence answer on the test rows of all its tasks, and what sequence.json says."""
+"""sequence.json: the scores of a sequence's models on the test rows of all its tasks."""
 
 from pathlib import Path
 
@@ -22,17 +22,17 @@ from fft.stats.transfer import Answered, matrix_of, measures
 NO_FORWARD = (
     "no forward transfer: with a head of its own a task has no score before it is learned; --head shared has one"
 )
-SHARED_START = "row base: the shared head as the first task found it, before a step was taken"
+SHARED_START = "row base: the shared head before the first step of the first task"
 
 
-def told(
+def sequence_record(
     settings: SequenceSettings, data: dict[str, TaskData], base: Checkpoint, stages: list[dict], out: Path
 ) -> dict:
-    """What sequence.json says of a sequence whose stages have these records."""
+    """Return the content of sequence.json; `stages` are the records of the stages' runs."""
     answered = _answered(settings, data, base, out)
-    found = measures(answered)
-    kept = [stage["verdict"]["outcome"] for stage in stages if stage["verdict"]]
-    lost = ["fail" for stage in stages if stage["contract"] and not stage["contract"]["met"]]
+    transfer = measures(answered)
+    verdicts = [stage["verdict"]["outcome"] for stage in stages if stage["verdict"]]
+    broken = ["fail" for stage in stages if stage["contract"] and not stage["contract"]["met"]]
     fresh = settings.head == "shared" and next(iter(data.values())).task.name not in base.heads
     notes = [*base.notes] + [SHARED_START] * fresh + [NO_FORWARD] * (settings.head == "new")
     notes += next(iter(data.values())).tokenizer_notes
@@ -40,27 +40,27 @@ def told(
     return SequenceRecord(
         environment=environment(),
         name=settings.method.label,
-        outcome=overall([*kept, *lost] or ["pass"]),
+        outcome=overall([*verdicts, *broken] or ["pass"]),
         plan=settings.to_json(),
         tasks=[
             SequenceTaskRecord(
                 name=name,
-                source=given.source,
+                source=spec.source,
                 head=task.task.name,
                 metric=task.task.metric,
                 n=len(task.splits["test"].ids),
                 sha256=task.identity["test"]["sha256"],
             )
-            for (name, task), given in zip(data.items(), settings.tasks, strict=True)
+            for (name, task), spec in zip(data.items(), settings.tasks, strict=True)
         ],
         rows=["base", *(f"after {name}" for name in data)],
         matrix=matrix_of(answered),
-        average_accuracy=found["average_accuracy"],
-        backward_transfer=found["backward_transfer"],
-        forward_transfer=found["forward_transfer"],
-        forgetting=found["forgetting"],
+        average_accuracy=transfer["average_accuracy"],
+        backward_transfer=transfer["backward_transfer"],
+        forward_transfer=transfer["forward_transfer"],
+        forgetting=transfer["forgetting"],
         stages=[
-            _stage(stage, number, [given.source for given in settings.original] + list(data)[: number - 1])
+            _stage(stage, number, [spec.source for spec in settings.original] + list(data)[: number - 1])
             for number, stage in enumerate(stages, 1)
         ],
         notes=notes,
@@ -69,7 +69,7 @@ def told(
 
 
 def _stage(record: dict, number: int, earlier: list[str]) -> StageRecord:
-    """What sequence.json says of a stage, whose original tasks are the `earlier` ones."""
+    """Return a stage's part of sequence.json; `earlier` are the names of its original tasks."""
     verdicts = zip(earlier, record["verdicts"].values(), strict=True)
     return StageRecord(
         folder=f"stage-{number}",
@@ -85,20 +85,22 @@ def _stage(record: dict, number: int, earlier: list[str]) -> StageRecord:
 
 
 def _answered(settings: SequenceSettings, data: dict[str, TaskData], base: Checkpoint, out: Path) -> list[Answered]:
-    """What the base and the model of each stage say of every task that they have a head for."""
-    held = HeldOut(base.model, data)
+    """Return the predictions of the base and of each stage's model on every task; None where it has no head for it."""
+    held_out = HeldOut(base.model, data)
     shared = settings.head == "shared"
     first = load_heads(base, out / "stage-1" / "heads").params if shared else base.params
-    said: dict[str, list[np.ndarray | None]] = {name: [] for name in data}
+    predicted: dict[str, list[np.ndarray | None]] = {name: [] for name in data}
     for row in range(len(data) + 1):
         params = models.load(str(out / f"stage-{row}" / MODEL)).params if row else first
         known = [name for at, name in enumerate(data, 1) if shared or at <= row]
-        logits = held.logits(_with_heads(params, data, known), "test", known)
+        logits = held_out.logits(_with_heads(params, data, known), "test", known)
         for name, task in data.items():
-            said[name].append(predictions(task.task.kind, logits[name]) if name in known else None)
-    return [Answered(METRICS[task.task.metric], task.splits["test"].labels, said[name]) for name, task in data.items()]
+            predicted[name].append(predictions(task.task.kind, logits[name]) if name in known else None)
+    return [
+        Answered(METRICS[task.task.metric], task.splits["test"].labels, predicted[name]) for name, task in data.items()
+    ]
 
 
 def _with_heads(params: Params, data: dict[str, TaskData], names: list[str]) -> Params:
-    """The parameters with the heads of some tasks alone: trees that have the same heads share a program."""
+    """Return the parameters with only the heads of some tasks; trees with the same heads share a compiled program."""
     return {**params, "heads": {data[name].task.name: params["heads"][data[name].task.name] for name in names}}

@@ -1,4 +1,4 @@
-"""What came out of a run: run.json, its page and its pictures."""
+"""The results of a run: the model, run.json, the report page and the pictures."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -31,21 +31,23 @@ from fft.training.trainable import parameter_counts
 
 
 def finish(session: Session, before: dict[str, np.ndarray], trained: Trained, kept: Kept) -> dict[str, Any]:
-    """Score what is kept on the test rows, write it, the pictures, the page and, last, run.json; returns the record.
+    """Score the kept model on the test rows, and write it, the pictures, the page and, last, run.json.
 
-    `before` are the base's logits on the test rows, by task.
+    `before` are the base's logits on the test rows, by task. Returns the content of run.json.
     """
     job, directory, journal = session.job, session.directory, session.journal
     with journal.clock("scoring", "scoring the test rows"):
         after = session.scorer.test(kept.params)
     with journal.clock("saving", "writing the model"):
-        written = write_model(job, directory, kept.params, kept.theta, journal.say)
+        model_notes = write_model(job, directory, kept.params, kept.theta, journal.say)
         if kept.left:
             save_artefact(directory / LEFT, kept.left, {"method": job.experiment.method.label, "step": kept.step})
         save_rows(job, directory)
     with doing("intervals and pictures"):
         tested = {name: session.scorer.tested(name, before[name], after[name]) for name in job.tasks}
-        record = run_record(job, tested, session.history, trained, kept.step, kept.contract, written, journal.seconds)
+        record = run_record(
+            job, tested, session.history, trained, kept.step, kept.contract, model_notes, journal.seconds
+        )
         write_outcome(directory, record)
     journal.tell("end", trained.steps, verdict=record["verdict"])
     return record
@@ -58,13 +60,13 @@ def run_record(
     trained: Trained,
     kept_step: int,
     contract: ContractRecord | None,
-    written: Sequence[str],
+    model_notes: Sequence[str],
     seconds: dict[str, float],
 ) -> dict:
-    """What run.json says, as plain JSON data.
+    """Return the content of run.json, as plain JSON data.
 
-    `tested` are the tasks on their test splits, `written` is what `write_model` told, `seconds` the wall time of each
-    part.
+    `tested` are the results on the test splits by task, `model_notes` the notes of `write_model`, `seconds` the wall
+    time of each part.
     """
     experiment = job.experiment
     verdicts = {name: retention.verdict(tested[name].change, accepted) for name, accepted in job.tolerances.items()}
@@ -77,7 +79,7 @@ def run_record(
         data={name: _data_record(job, name) for name in job.data},
         heads=job.checkpoint.heads,
         parameters=parameter_counts(job.base, job.trainable),
-        notes=[*job.notes, *_kept_note(kept_step, contract), *written],
+        notes=[*job.notes, *_kept_note(kept_step, contract), *model_notes],
         steps=trained.steps,
         best_step=trained.best_step,
         kept_step=kept_step,
@@ -101,7 +103,7 @@ def _data_record(job: Job, name: str) -> DataRecord:
 
 
 def _worst(verdicts: dict[str, retention.Verdict]) -> retention.Verdict | None:
-    """The verdict of all original tasks together: the first that is as bad as the worst; None without one."""
+    """Return the worst verdict of all original tasks, the first of equals; None without an original task."""
     if not verdicts:
         return None
     outcome = retention.overall([verdict.outcome for verdict in verdicts.values()])
@@ -109,9 +111,9 @@ def _worst(verdicts: dict[str, retention.Verdict]) -> retention.Verdict | None:
 
 
 def _crossover(job: Job, history: list[dict]) -> int | None:
-    """The first step at which an original task is beyond its tolerance."""
+    """Return the first step at which an original task's drop exceeds its tolerance, or None."""
     signs = {name: METRICS[job.tasks[name].task.metric].sign for name in job.tolerances}
-    crossed = [retention.crossover(history, most, signs[name], name) for name, most in job.tolerances.items()]
+    crossed = [retention.crossover(history, drop, signs[name], name) for name, drop in job.tolerances.items()]
     return min((step for step in crossed if step is not None), default=None)
 
 
@@ -124,10 +126,11 @@ def _kept_note(kept_step: int, contract: ContractRecord | None) -> list[str]:
 def write_model(
     job: Job, directory: Path, params: Params, theta: Params, say: Callable[[str], None]
 ) -> tuple[str, ...]:
-    """What the run keeps: MODEL, a checkpoint for transformers, or, where none can hold it, ADAPTER, PEFT's files.
+    """Write the run's model: MODEL, a checkpoint for transformers, or ADAPTER, PEFT's files, where no checkpoint can
+    hold it.
 
-    `params` are the merged parameters, `theta` the tree they were merged from. Returns what is to be told of it, which
-    `say` has told.
+    `params` are the merged parameters, `theta` the tree they were merged from. Returns notes for the record, which
+    `say` has shown.
     """
     if job.experiment.method.tree.plain or params is job.base:
         models.save(job.checkpoint._replace(params=params), directory / MODEL, primary=job.tasks["new"].task.name)
@@ -143,8 +146,8 @@ def write_model(
 
 
 def rounding_note(base: Params, params: Params, dtype: str) -> tuple[str, ...]:
-    """That a model is stored with fewer bits than it was trained and scored with, and how many of the weights that
-    training changed the rounding sets back; nothing for float32. Both trees are of float32 arrays.
+    """Return a note that the model is stored in fewer bits than it was scored in, and how many of the weights that
+    training changed are rounded back to the base's; no note for float32. Both trees hold float32 arrays.
     """
     if dtype == "float32":
         return ()
@@ -158,12 +161,12 @@ def rounding_note(base: Params, params: Params, dtype: str) -> tuple[str, ...]:
         f": {same:,} of {counted(changed, 'weight')} that training changed {agreeing(same, 'is', 'are')} the same once "
         f"rounded to {dtype}; a base in float32 would keep them"
     )
-    said = f"the scores are of the float32 weights, {MODEL}/ holds them in {dtype}, as the base is stored"
-    return (said + lost * bool(changed),)
+    note = f"the scores are of the float32 weights, {MODEL}/ holds them in {dtype}, as the base is stored"
+    return (note + lost * bool(changed),)
 
 
 def write_outcome(directory: Path, result: dict) -> None:
-    """The pictures, the page and, last, run.json: a folder that has it is a finished run."""
+    """Write the pictures, the page and, last, run.json, which marks the run as finished."""
     from fft.report.drawing import save, svg
     from fft.report.history import history_chart
     from fft.report.page import write_page

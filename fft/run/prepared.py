@@ -1,4 +1,4 @@
-"""The method's statistics, computed once and then read from the run's folder."""
+"""The method's statistics: computed once, then read from the run's folder."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,18 +11,26 @@ from fft.methods import Context, Method
 
 
 def is_prepared(directory: Path) -> bool:
-    """Whether a run's folder has the statistics already."""
+    """Whether a run's folder already holds the statistics."""
     return (directory / "prepared" / "provenance.json").exists()
 
 
-def prepared(
-    method: Method, seed: int, context: Context, checked: tuple[str, ...], directory: Path, say: Callable[[str], None]
+def prepare_once(
+    method: Method,
+    seed: int,
+    context: Context,
+    check_notes: tuple[str, ...],
+    directory: Path,
+    say: Callable[[str], None],
 ) -> tuple[Params, list[str]]:
-    """The method's statistics and what was noted of them, computed once and then read from DIRECTORY."""
+    """Return the method's statistics and the notes on them, computing them unless DIRECTORY holds them.
+
+    `check_notes` are those of the method's own check, which come first.
+    """
     folder = directory / "prepared"
     if not is_prepared(directory):
         say(f"preparing {method.label}")
-        notes = list(checked)
+        notes = list(check_notes)
         with doing(f"preparing {method.label}"):
             aux = method.prepare(context._replace(note=notes.append), key_for(seed, "prepare"))
         provenance = {"method": method.label, "scalars": count(aux), "notes": notes}

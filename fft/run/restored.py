@@ -1,4 +1,4 @@
-"""What a run left, read back: its model, its adapter, its whole state. No data are read."""
+"""Load a run's results from its folder: the model, the adapter, the saved state. No data are read."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -32,130 +32,137 @@ from fft.training.trainable import Trainable, make_trainable, trained_leaves
 
 
 def restore(directory: str | Path, which: str | None = None) -> models.Checkpoint:
-    """The model of a run's "best" or "latest" step: (model, params, heads, primary, folder, raw_config, …).
+    """Load the model of a run's "best" or "latest" step: (model, params, heads, primary, folder, raw_config, …).
 
-    Without `which` it is what the run itself keeps, as RUN/model: the step of Retention.keep, or under a contract the
-    point that was chosen.
-
-    No data are read; the base checkpoint must still be where the experiment says, because steps hold only what was
-    trained. A run that is still going may be read.
+    Without `which` it is the run's own model, as in RUN/model: the step of Retention.keep, or under a contract the
+    chosen point. The base checkpoint must still be where the experiment says, because a saved step holds only what was
+    trained. The run may still be in progress.
 
     Raises: InputError for a folder that is no run, or in which no good step is left.
     """
-    found = restored(directory, which)
-    return found.checkpoint._replace(params=found.params)
+    run = restored(directory, which)
+    return run.checkpoint._replace(params=run.params)
 
 
 class Restored(NamedTuple):
-    """A run's experiment, its base with every head, a saved step of it, and the parameters that this stands for."""
+    """A run's experiment, its base with every head, the trained tree of a saved step, and the parameters it gives."""
 
     experiment: Experiment
     checkpoint: models.Checkpoint
     theta: Params
     params: Params
     left: partial[Params]
-    """reads what the run's method left for later ones (Parts.leave) at the step that the run keeps"""
+    """loads the arrays that the method left for later runs (Parts.leave), at the step that the run keeps"""
     __repr__ = brief
 
 
 def restored(directory: str | Path, which: str | None = None) -> Restored:
-    """What `restore` gives, with the trained tree behind it."""
+    """Load what `restore` does, together with the trained tree.
+
+    Raises: as `restore`.
+    """
     directory = Path(local(directory, "the run"))
-    kept = _kept(directory, which)
-    experiment, base, theta = _trained(directory, kept.step)
+    selected = _selected(directory, which)
+    experiment, base, theta = _trained(directory, selected.step)
     left = partial(_left, directory, experiment, base)
-    if kept.is_base:
+    if selected.is_base:
         return Restored(experiment, base, theta, base.params, left)
     fresh = fresh_heads(directory / "heads")
     params = finished_params(experiment.method, base.params, theta, fresh)
-    if kept.alpha != 1:
-        params = interpolate(without_heads(base.params, fresh), params, kept.alpha)
+    if selected.alpha != 1:
+        params = interpolate(without_heads(base.params, fresh), params, selected.alpha)
     return Restored(experiment, base, theta, params, left)
 
 
 def _left(directory: Path, experiment: Experiment, base: models.Checkpoint) -> Params:
-    """What the method left; of a run that is older than the folder of it, out of the whole state at the kept step."""
+    """Load the arrays that the method left, from RUN/left or, in a run older than that folder, from the whole state."""
     if (directory / LEFT).is_dir():
         return load_artefact(directory / LEFT)[0]
-    kept, trainable = _kept(directory, None), trainable_of(experiment, base)
-    if kept.is_base:
+    selected, trainable = _selected(directory, None), trainable_of(experiment, base)
+    if selected.is_base:
         return experiment.method.leave(trainable.init().opt_state)
-    saved = Checkpoints(directory / CHECKPOINTS).restore(jax.eval_shape(trainable.init), kept.step)
+    saved = Checkpoints(directory / CHECKPOINTS).restore(jax.eval_shape(trainable.init), selected.step)
     return experiment.method.leave(saved.tree.opt_state)
 
 
 def trainable_of(experiment: Experiment, base: models.Checkpoint) -> Trainable:
-    """The trainable tree of a run, for the shapes of what it saved."""
+    """Return the trainable tree of a run; its `init` has the shapes of the saved state."""
     watched = len(experiment.budgets)
     return make_trainable(experiment.method, experiment.optim, base, {}, 1, experiment.seed, watched)
 
 
 def adapter_of(directory: str | Path, which: str | None = None) -> tuple[models.Checkpoint, Adapter, str]:
-    """What a run trained as an adapter: (its base, the Adapter, what the experiment calls the base's source).
+    """Load what a run trained as an adapter: (its base, the Adapter, the base's source as the experiment names it).
 
-    Raises: as `restore`; InputError for a method that PEFT has no format for, and where it changes the merged weights
-    at its end, because then they are not the base with its adapter any more.
+    Raises: as `restore`; InputError for a method that PEFT has no format for, and for one that changes the merged
+    weights at the end of a run, because the result is then not the base with an adapter.
     """
     directory = Path(local(directory, "the run"))
-    kept = _kept(directory, which)
-    experiment, base, theta = _trained(directory, kept.step)
+    selected = _selected(directory, which)
+    experiment, base, theta = _trained(directory, selected.step)
     check_writable(experiment.method.owner, base.model.family)
-    if kept.is_base and (kept.alpha != 1 or not experiment.method.tree.plain):
+    if selected.is_base and (selected.alpha != 1 or not experiment.method.tree.plain):
         raise InputError(f"{directory} kept the base, step 0: there is no trained adapter. --step latest may have one")
-    if kept.alpha != 1:
+    if selected.alpha != 1:
         raise InputError(
-            f"{directory} keeps a point {kept.alpha:g} of the way from the base to its last step, which is not the "
+            f"{directory} keeps a point {selected.alpha:g} of the way from the base to its last step, which is not the "
             "base and an adapter any more; export the whole model with --to hf, or name a --step"
         )
     return base, trained_adapter(experiment.method, base, theta), experiment.model
 
 
 def _trained(directory: Path, step: int | None) -> tuple[Experiment, models.Checkpoint, Params]:
-    """(experiment, the base with every head the run used, the trained tree at the step, None for the latest)."""
+    """Load (experiment, the base with every head of the run, the trained tree at `step`); None is the latest step.
+
+    Raises: InputError where the base's weights have changed since the run.
+    """
     path = directory / "experiment.json"
     experiment = from_json(read_object(path), where=str(path))
     loaded = models.load(experiment.model)
     base = loaded._replace(max_length=length_of(experiment.max_length, loaded.model.config))
     if base_sha256(base) != read_object(directory / "identity.json")["base_sha256"]:
-        raise InputError(f"{experiment.model} holds other weights than those that {directory} was trained from")
+        raise InputError(
+            f"{experiment.model} holds other weights than those that {directory} was trained from: put the original "
+            "checkpoint back there"
+        )
     checkpoint = load_heads(base, directory / "heads")
     like = {result_field(bool(experiment.budgets)): trained_leaves(experiment.method, checkpoint)[0]}
     saved = Checkpoints(directory / CHECKPOINTS).restore(like, step, part=True)
     return experiment, checkpoint, next(iter(saved.tree.values()))
 
 
-class Kept(NamedTuple):
-    """What a run's model is, or a step of it."""
+class Selected(NamedTuple):
+    """A point of a run: a saved step, or a point between the base and it."""
 
     step: int | None
     """None: the latest good one"""
     alpha: float
-    """how far from the base to the step"""
+    """the interpolation factor: 1 is the step, 0 the base"""
     is_base: bool
-    """whether it is the base itself, with a fresh head"""
+    """whether it is the base itself, perhaps with a fresh head"""
 
 
-def _kept(directory: Path, which: str | None) -> Kept:
-    """What `which` names, None: the run's model. Under a contract that was not met the base's own step may be gone."""
+def _selected(directory: Path, which: str | None) -> Selected:
+    """Return the point that `which` names; None is the run's own model."""
     done, checkpoints = directory / "run.json", Checkpoints(directory / CHECKPOINTS)
     contract = read_object(done).get("contract") if which is None and done.exists() else None
     if contract is not None:
-        step = contract["kept"]["step"] or None
-        return Kept(step, contract["kept"]["alpha"], step is None)
+        step = contract["kept"]["step"] or None  # the base's step 0 may be deleted: read the latest in its place
+        return Selected(step, contract["kept"]["alpha"], step is None)
     which = which or from_json(read_object(directory / "experiment.json")).retention.keep
     latest, extra = checkpoints.read_extra()
     if which == "latest":
-        return Kept(None, 1.0, latest == 0)
-    return Kept(extra["best"], 1.0, extra["best"] == 0)
+        return Selected(None, 1.0, latest == 0)
+    return Selected(extra["best"], 1.0, extra["best"] == 0)
 
 
 def kept_base(directory: str | Path, which: str | None = None) -> bool:
-    """Whether the step that `restore` gives is step 0, the base itself with a fresh head."""
-    return _kept(Path(local(directory, "the run")), which).is_base
+    """Whether the step that `restore` loads is step 0, the base itself with a fresh head."""
+    return _selected(Path(local(directory, "the run")), which).is_base
 
 
 def load_model(source: str) -> models.Checkpoint:
-    """The model that a path names: what a finished run has kept, else the checkpoint in a folder or of hf:NAME."""
+    """Load the model that a path names: a finished run's, adapters merged, else a checkpoint folder or hf:NAME."""
     source = local(source, "the model", hub=True)
     if (Path(source) / "run.json").is_file() and (Path(source) / ADAPTER).is_dir():
         return restore(source)
@@ -163,67 +170,67 @@ def load_model(source: str) -> models.Checkpoint:
 
 
 def load_checkpoint(source: str) -> models.Checkpoint:
-    """The checkpoint that a path names, as `model_folder`, with the length that a run was trained at.
+    """Load the checkpoint that a path names, as `model_folder`; that of a run with the length it was trained at.
 
     Raises: as `model_folder` and `fft.models.load`.
     """
     checkpoint = models.load(model_folder(source))
     if not (Path(source) / EXPERIMENT).is_file():
         return checkpoint
-    return checkpoint._replace(max_length=length_of(_asked_length(Path(source)), checkpoint.model.config))
+    return checkpoint._replace(max_length=length_of(_configured_length(Path(source)), checkpoint.model.config))
 
 
-def _asked_length(run: Path) -> int | None:
-    """The max_length of a run's experiment."""
-    told = run / EXPERIMENT
-    return validated(int | None, read_object(told).get("max_length"), f"{told}.max_length")
+def _configured_length(run: Path) -> int | None:
+    """Return the max_length of a run's experiment."""
+    path = run / EXPERIMENT
+    return validated(int | None, read_object(path).get("max_length"), f"{path}.max_length")
 
 
 class Length(NamedTuple):
-    """The tokens that a longer text is cut to, what is to be said of that, and whether somebody asked for them, or a
-    model was trained so, rather than nobody having said anything.
-    """
+    """The number of tokens that longer texts are cut to."""
 
     tokens: int
     notes: tuple[str, ...]
     known: bool
+    """whether it was requested or a model was trained at it; False for a default"""
 
 
-def scored_length(asked: int | None, checkpoints: Mapping[str, models.Checkpoint]) -> Length:
-    """The length that texts are cut to where nothing is trained, of checkpoints by what they are called: what was asked
-    for, else the length that they were trained at, else that of `fft.data.length_of`.
+def scored_length(requested: int | None, checkpoints: Mapping[str, models.Checkpoint]) -> Length:
+    """Return the length at which checkpoints, by name, are scored: the requested one, else that of their training, else
+    the default of `fft.data.length_of`.
 
-    Raises: InputError where two were trained at different lengths and none was asked for.
+    Raises: InputError where two were trained at different lengths and none is requested.
     """
-    default = length_of(asked, next(iter(checkpoints.values())).model.config)
+    default = length_of(requested, next(iter(checkpoints.values())).model.config)
     trained = {name: one.max_length for name, one in checkpoints.items() if one.max_length is not None}
-    if asked is not None or not trained:
-        return Length(default, (), asked is not None)
+    if requested is not None or not trained:
+        return Length(default, (), requested is not None)
     if len(set(trained.values())) > 1:
-        told = ", ".join(f"{name} to {length}" for name, length in trained.items())
+        lengths = ", ".join(f"{name} to {length}" for name, length in trained.items())
         raise InputError(
-            f"texts were cut to different lengths in training: {told} tokens. Give one length for all with --max-length"
+            f"texts were cut to different lengths in training: {lengths} tokens. Give one length for all with "
+            "--max-length"
         )
     length = next(iter(trained.values()))
-    said = f"texts are cut to {length} tokens, as in the training of {' and '.join(trained)}; --max-length changes that"
-    return Length(length, () if length == default else (said,), True)
+    note = f"texts are cut to {length} tokens, as in the training of {' and '.join(trained)}; --max-length changes that"
+    return Length(length, () if length == default else (note,), True)
 
 
 def tokenizer_folder(source: str) -> tuple[Path, int | None]:
-    """The folder whose tokenizer reads texts for a checkpoint or a run, and the length it was trained at, if known.
+    """Return the folder with the tokenizer of a checkpoint or a run, and the length it was trained at, if known.
 
-    Raises: as `model_folder`, and InputError for a folder of something else; no weights are read.
+    No weights are read. Raises: as `model_folder`, and InputError for a folder of something else.
     """
     source = local(source, "the model", hub=True)
     folder = Path(model_folder(source))
-    if not (folder / CONFIG).is_file() and (told := instead_of_checkpoint(folder)):
-        raise InputError(told)
+    if not (folder / CONFIG).is_file() and (problem := instead_of_checkpoint(folder)):
+        raise InputError(problem)
     is_run = (Path(source) / EXPERIMENT).is_file()
-    return folder, stored_length(folder) or (_asked_length(Path(source)) if is_run else None)
+    return folder, stored_length(folder) or (_configured_length(Path(source)) if is_run else None)
 
 
 def model_folder(folder: str) -> str:
-    """The checkpoint that a path names: a finished run's model/, else the path itself.
+    """Return the checkpoint that a path names: a finished run's model/, else the path itself.
 
     Raises: InputError for a run that is not finished, and for one whose model is not a checkpoint.
     """

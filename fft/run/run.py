@@ -1,14 +1,14 @@
-"""run(): from an Experiment to a finished run folder. The one place that knows the order of things.
+"""run(): from an Experiment to a finished run folder. This function alone defines the order of a run's parts.
 
-RUN/experiment.json       what was asked for, resolved; `fft tune --config` repeats it
-    run.json              what came out
+RUN/experiment.json       the resolved experiment; `fft tune --config` repeats it
+    run.json              the results
     metrics.jsonl         one line an event
-    heads/ prepared/      heads the run added and the method's statistics, made once
-    left/                 what later runs read of this one, where its method leaves anything
-    rows/                 hashes of the texts that it was trained on and chosen by, for who scores it later
-    checkpoints/          steps to resume from; once run.json is there, what was trained at the best and the last
+    heads/ prepared/      new heads and the method's statistics, computed once
+    left/                 arrays for later runs, if the method has any
+    rows/                 hashes of the texts that the model was trained on and selected by, for later scoring
+    checkpoints/          steps to resume from; once run.json is there, the trained trees of the best and the last
     model/                the fine-tuned checkpoint in Hugging Face's format,
-    adapter/              or, where no such checkpoint can hold it, what is put on the base, in PEFT's
+    adapter/              or, where no such checkpoint can hold the result, the adapter in PEFT's
     report.html history.svg history.png
 """
 
@@ -36,11 +36,11 @@ def run(
     emit: Callable[[dict], None] = lambda event: None,
     known: dict[str, dict] | None = None,
 ) -> Run:
-    """Fine-tune as `experiment` says and leave everything in `directory`; an interrupted run goes on where it was.
+    """Fine-tune as `experiment` says and write everything to `directory`; an interrupted run is resumed.
 
-    `emit` receives every event that metrics.jsonl gets, "start", "step", "score", "end", and {"event": "say", "text"},
-    {"event": "save", "step"}; what it raises ends the run there, as a kill would. Runs that are handed the same dict as
-    `known` score a base that they share once.
+    `emit` receives every event of metrics.jsonl ("start", "step", "score", "end"), and {"event": "say", "text"} and
+    {"event": "save", "step"}; an exception in it ends the run at once, as a kill would. Runs that share the dict
+    `known` score a common base only once.
 
     Raises: InputError for input that does not fit, a folder of another experiment (with the difference), ten steps in
     a row that are not finite; MachineError for the disk; Stopped after SIGTERM or SIGINT, once the state is saved.

@@ -1,7 +1,4 @@
-"""Scoring a run's tasks: both on a fixed validation probe while training, both on their test splits around it.
-
-`scored_logits` scores the test rows of any checkpoint and task.
-"""
+"""Score a run's tasks: on a fixed validation probe during training, and on the test splits before and after it."""
 
 import hashlib
 from collections.abc import Callable, Collection
@@ -21,25 +18,25 @@ from fft.stats.budget import JUDGED
 from fft.stats.intervals import Change, Interval, change_between, first_score, interval, predictions
 from fft.stats.metrics import METRICS, Metric
 
-BEYOND = 1e6  # what a drop beyond the contract costs in the combined score: no new score makes up for it
+BEYOND = 1e6  # weight of a drop beyond the contract in the combined score: no new score makes up for it
 
 
 class Tested(NamedTuple):
-    """A task on its test split: what happened to its score, and the score at the end with an interval of its own."""
+    """The result of a task on its test split: the change of its score, and the final score with its interval."""
 
     change: Change
     score: Interval
 
 
 class Scorer:
-    """Scores parameters on a job's tasks; one compiled program a head and padded length."""
+    """Scores parameters on a job's tasks, with one compiled program for each head and padded length."""
 
     def __init__(self, job: Job, poll: Callable[[], None] = lambda: None) -> None:
         self.job, self.poll = job, poll
         size = job.experiment.retention.probe
         self._probes = self._validation(size)
         self._judged = {} if job.watch is None else self._validation(JUDGED)
-        # The same lengths for both tasks: what one head has compiled serves the other task too where it is shared.
+        # The tasks have the same padded lengths, so that tasks with a common head share its compiled programs.
         scored = [*self._probes.values(), *self._judged.values(), *(data.splits["test"] for data in job.tasks.values())]
         self._lengths = bucket_lengths(np.concatenate([rows.lengths() for rows in scored]), MOST_LENGTHS)
         tasks = {data.task.name: data.task for data in job.tasks.values()}
@@ -47,20 +44,21 @@ class Scorer:
         self._predictors = {head: make_predict(model, task, self._lengths) for head, task in tasks.items()}
 
     def _validation(self, most: int) -> dict[str, Encoded]:
-        """At most so many of each task's validation rows, the same ones in every run."""
+        """Return at most `most` validation rows of each task, the same ones in every run."""
         splits = {name: data.splits["validation"] for name, data in self.job.tasks.items()}
         return {name: rows.take(chosen_rows(len(rows.ids), most, PROBE_SEED)) for name, rows in splits.items()}
 
     def metric(self, name: str) -> Metric:
-        """The metric of a task of the job."""
+        """Return the metric of a task of the job."""
         return METRICS[self.job.tasks[name].task.metric]
 
     def probe(self, params: Params, base: dict | None) -> dict:
-        """{'new', 'original', …, 'combined'} on the probe; `base` is the same of the base model, None for itself.
+        """Return the scores on the probe, {'new', 'original', …, 'combined'}.
 
-        What the original tasks lost beyond their tolerances adds up in the combined score. A fresh head has no score
-        before it is trained: the base's new score is None, and counts as worse than any. Does not listen for a stop:
-        the state it scores is saved with its score, or not at all.
+        `base` are the base's own scores, None when the base itself is scored. The combined score is the new score less
+        the weighted drops of the original tasks beyond their tolerances. A fresh head has no score before it is
+        trained: the base's new score is then None, and counts as worse than any other. A stop signal does not interrupt
+        this, so that a state is saved together with its score.
         """
         scores: dict[str, float | None] = {"new": None, ORIGINAL: None}
         untrained = ("new",) if base is None and self.job.fresh_heads else ()
@@ -74,25 +72,25 @@ class Scorer:
         return {**scores, "combined": retention.combined_score(combined, None, None, weight, 0.0)}
 
     def judge(self, params: Params, tasks: Collection[str]) -> dict[str, float]:
-        """The scores of tasks of the job on up to JUDGED validation rows of each, for a run under a contract."""
+        """Return the scores of some tasks on up to JUDGED validation rows of each, for a run under a contract."""
         return self._scores(params, {name: self._judged[name] for name in tasks}, self.poll)
 
     def _scores(self, params: Params, chosen: dict[str, Encoded], poll: Callable[[], None]) -> dict[str, float]:
-        found = {}
+        scores = {}
         for name, rows in chosen.items():
             metric = self.metric(name)
             logits = self._logits(params, self.job.tasks[name], rows, poll)
-            found[name] = float(metric.function(rows.labels, predictions(metric.kind, logits)))
-        return found
+            scores[name] = float(metric.function(rows.labels, predictions(metric.kind, logits)))
+        return scores
 
     def test(self, params: Params) -> dict[str, np.ndarray]:
-        """The logits [N, C] of each task's test split."""
+        """Return the logits [N, C] on each task's test split."""
         return {
             name: self._logits(params, data, data.splits["test"], self.poll) for name, data in self.job.tasks.items()
         }
 
     def base_test(self, known: dict[str, dict]) -> dict[str, np.ndarray]:
-        """`test` of the base, looked up in `known` or put there for the next run on the same base, heads and rows."""
+        """Return `test` of the base, cached in `known` for runs on the same base, heads and rows."""
         digest = hashlib.sha256(repr((base_sha256(self.job.checkpoint), self.job.checkpoint.raw_config)).encode())
         for name, data in self.job.tasks.items():
             test = data.splits["test"]
@@ -104,7 +102,7 @@ class Scorer:
         return known[key]
 
     def tested(self, name: str, before: np.ndarray, after: np.ndarray) -> Tested:
-        """A task from its test logits before and after; a fresh head has no before."""
+        """Return a task's result from its test logits before and after training; a fresh head has no score before."""
         metric, labels = self.metric(name), self.job.tasks[name].splits["test"].labels
         guesses = predictions(metric.kind, after)
         fresh = name == "new" and self.job.fresh_heads
@@ -112,7 +110,7 @@ class Scorer:
         return Tested(change, interval(metric, labels, guesses))
 
     def _signed(self, name: str, scores: dict) -> float:
-        """A score with higher better, whatever the metric."""
+        """Return a task's score with the sign at which higher is better."""
         return self.metric(name).sign * scores[name]
 
     def _logits(self, params: Params, data: TaskData, rows: Encoded, poll: Callable[[], None]) -> np.ndarray:

@@ -1,7 +1,7 @@
-"""Which rows a model has seen: those it was trained on, and those that chose the step it keeps, by its runs' records.
+"""Which rows a model has seen: rows that it was trained on, and rows by which its step was selected.
 
-A run leaves RUN/rows/: the 16-byte keys (fft.data.text_keys) of both kinds. A merged or repaired model, and a run that
-went on from another one's model, are asked through the folders that their records name.
+A run writes RUN/rows/: the 16-byte keys (fft.data.text_keys) of both kinds. For merged and repaired models, and for
+runs that started from another run's model, the runs behind them are found through the folders in their records.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,7 +22,7 @@ TRAINED, CHOOSING = "trained", "choosing"
 
 
 def save_rows(job: Job, directory: Path) -> None:
-    """Write RUN/rows/: the keys of the rows that the run was trained on, and of those that chose what it keeps."""
+    """Write RUN/rows/: the keys of the rows that the run was trained on, and of those that selected its model."""
     experiment, originals = job.experiment, original_names(job.data)
     method, settings = experiment.method, experiment.retention
     read = "original" in method.needs or experiment.budgets or fitting_note(directory / "heads")
@@ -32,26 +32,27 @@ def save_rows(job: Job, directory: Path) -> None:
         TRAINED: [key for name in trained for key in job.data[name].keys["train"]],
         CHOOSING: [key for name in job.tasks for key in job.data[name].keys["validation"]] if chooses else [],
     }
-    tree = {kind: np.frombuffer(b"".join(found), np.uint8).reshape(-1, 16) for kind, found in keys.items()}
+    tree = {kind: np.frombuffer(b"".join(parts), np.uint8).reshape(-1, 16) for kind, parts in keys.items()}
     save_artefact(directory / ROWS, tree, {"keys": "blake2b of the text, 16 bytes"})
 
 
 class Scored(NamedTuple):
-    """Rows that are to be scored: their texts' keys, and the source and hash that a record would name them by."""
+    """Rows to be scored: their texts' keys, and the source and hash by which records name them."""
 
     keys: Sequence[bytes]
     source: str
     sha256: str
     held_out: bool
-    """whether they are those that `fft tune` holds out for its test"""
+    """whether they are the test rows that `fft tune` holds out"""
     flag: str
-    """the flag that names other rows of the task, in advice"""
+    """the flag by which the user can name other rows of the task"""
 
 
 def seen_notes(models: Iterable[str], rows: Scored) -> list[str]:
-    """What is to be said of rows that are scored, one sentence for each run behind the models that has seen some.
+    """Return a note for each run behind the models that has seen some of the rows.
 
-    Of a run from before there were RUN/rows/ it is said where it had this source, and other rows of it as its test.
+    A run without RUN/rows/, which is older than that folder, gets a note if it had the same source and another test
+    split of it.
     """
     runs: dict[Path, str] = {}
     notes: list[str] = []
@@ -59,7 +60,7 @@ def seen_notes(models: Iterable[str], rows: Scored) -> list[str]:
         for run in _runs_behind(model):
             if isinstance(run, Missing):
                 notes.append(
-                    f"the record of {run.child} names {run.parent}, which is not there: whether it was trained on "
+                    f"the record of {run.child} names {run.parent}, which does not exist: whether it was trained on "
                     "these rows is not known"
                 )
             else:
@@ -69,14 +70,14 @@ def seen_notes(models: Iterable[str], rows: Scored) -> list[str]:
 
 
 class Missing(NamedTuple):
-    """A model that a record names and that is gone."""
+    """A model (parent) that another one's record names and that does not exist any more."""
 
     child: str
     parent: str
 
 
 def _runs_behind(model: str, met: frozenset[Path] = frozenset()) -> Iterator[Path | Missing]:
-    """The finished runs that a model's weights come from."""
+    """Yield the finished runs that a model's weights come from, and the models that are missing."""
     folder = Path(model)
     if folder.name in (MODEL, ADAPTER) and any((folder.parent / name).is_file() for name in (FINISHED, REPAIRED)):
         folder = folder.parent
@@ -93,14 +94,14 @@ def _runs_behind(model: str, met: frozenset[Path] = frozenset()) -> Iterator[Pat
 
 
 def _parents(folder: Path) -> list[str]:
-    """The models that one was made from, as its record names them."""
+    """Return the models that a model was made from, as its record names them."""
     if (folder / FINISHED).is_file():
         base = read_object(folder / EXPERIMENT)["model"]
         return [base] if Path(base).exists() else []  # most bases are plain checkpoints, and free to go
     for name in (MERGED, REPAIRED):
         if (folder / name).is_file():
-            told = read_object(folder / name)
-            return [each["folder"] for each in (told["base"], *_listed(told["tuned"]))]
+            record = read_object(folder / name)
+            return [parent["folder"] for parent in (record["base"], *_listed(record["tuned"]))]
     return []
 
 
@@ -109,29 +110,29 @@ def _listed(tuned: Any) -> list[dict[str, Any]]:
 
 
 def _note(run: Path, rows: Scored) -> str | None:
-    """What a run says of the rows, if anything."""
+    """Return the note for rows that a run has seen, or None if it has seen none."""
     if not (run / ROWS).is_dir():
         return _old_note(run, rows)
     tree, _ = load_artefact(run / ROWS)
     known = {kind: {key.tobytes() for key in np.asarray(tree[kind])} for kind in (TRAINED, CHOOSING)}
     trained, choosing = (sum(key in known[kind] for key in rows.keys) for kind in (TRAINED, CHOOSING))
-    said = [f"{trained:,} {agreeing(trained, 'was', 'were')} trained on in {run}"] if trained else []
+    parts = [f"{trained:,} {agreeing(trained, 'was', 'were')} trained on in {run}"] if trained else []
     if choosing:
-        said.append(f"{choosing:,} chose the step that {'it' if trained else run} keeps")
-    if not said:
+        parts.append(f"{choosing:,} chose the step that {'it' if trained else run} keeps")
+    if not parts:
         return None
-    of_these = f"of these {counted(len(rows.keys), 'row')} {' and '.join(said)}"
-    return f"{of_these}, so the score says little of other texts: {_advice(rows)}"
+    of_these = f"of these {counted(len(rows.keys), 'row')} {' and '.join(parts)}"
+    return f"{of_these}, so the score says little about other texts: {_advice(rows)}"
 
 
 def _old_note(run: Path, rows: Scored) -> str | None:
-    tasks = [told for told in read_object(run / FINISHED)["data"].values() if told["source"] == rows.source]
-    hashes = {told["splits"].get("test", {}).get("sha256") for told in tasks}
+    tasks = [task for task in read_object(run / FINISHED)["data"].values() if task["source"] == rows.source]
+    hashes = {task["splits"].get("test", {}).get("sha256") for task in tasks}
     if not tasks or rows.sha256 in hashes:
         return None
     return (
-        f"{run} had {rows.source} among its data, and these are not the rows that it held out for its test; a run "
-        f"folder of its age does not say how many it was trained on: {_advice(rows)}"
+        f"{run} had {rows.source} among its data, and these are not the rows that it held out for its test; it is too "
+        f"old to record how many of them it was trained on: {_advice(rows)}"
     )
 
 

@@ -1,4 +1,4 @@
-"""Under a contract: which point of a finished run is kept, by validation rows."""
+"""Under a contract: select the point of a finished run that becomes its model, on validation rows."""
 
 import math
 from collections.abc import Callable, Collection
@@ -11,29 +11,29 @@ from fft.merging.furthest import furthest
 from fft.stats.records import ContractRecord
 from fft.stats.retention import SAME
 
-WAY = tuple(sixteenth / 16 for sixteenth in range(1, 16))
-"""how far from the base to the last step the points are that can be tried, the nearest to the base first"""
+ALPHAS = tuple(sixteenth / 16 for sixteenth in range(1, 16))
+"""interpolation factors from the base (0) to the last step (1) that can be tried, ascending"""
 
 
 class Point(NamedTuple):
-    """A candidate: a step of the run, or a point on the way from the base to its last step."""
+    """A candidate: a step of the run, or a point between the base and its last step."""
 
     step: int
     alpha: float
-    """1 is what was trained, 0 the base"""
+    """the interpolation factor: 1 is the step, 0 the base"""
     original: float
     new: float | None
-    """None where it is not scored: where the contract is broken, and of a base with a fresh head"""
+    """None where it is not scored: if a drop exceeds its margin, and for a base with a fresh head"""
     drop: float
-    """of the original score, + is a loss; of several original tasks the first"""
+    """of the (first) original task's score, + is a loss"""
     within: bool
-    """the contract, with every original task"""
+    """whether every original task's drop is within its margin"""
     drops: dict[str, float]
     """of each original task"""
 
 
 class Chosen(NamedTuple):
-    """The point that is kept and its parameters; every point that was tried."""
+    """The selected point, its parameters, and every point that was tried."""
 
     point: Point
     params: Params
@@ -41,7 +41,7 @@ class Chosen(NamedTuple):
 
     @property
     def met(self) -> bool:
-        """Whether a trained point keeps the contract; otherwise the point is the base."""
+        """Whether a trained point meets the contract; otherwise the point is the base."""
         return self.point.step > 0
 
 
@@ -53,17 +53,19 @@ def choose(
     judge: Callable[[Params, Collection[str]], dict[str, float]],
     signs: dict[str, int],
     margins: dict[str, float],
-    way: tuple[float, ...] = WAY,
+    alphas: tuple[float, ...] = ALPHAS,
 ) -> Chosen:
-    """The best new score among points whose every drop is within its margin: the steps in `trained`, the last step
-    first, and where that one loses too much the furthest point on the `way` from the base that does not.
+    """Return the point with the best new score among those whose every drop is within its margin.
 
-    That point is looked for with few questions (`fft.merging.furthest`), as what is lost grows with the way, but for
-    noise; on the new task only points within are scored. `way` is empty where a tree has more than values of the base's
-    own parameters. `start` are the base's scores of the tasks, of "new", "original", …, `judge(params, tasks)` gives
-    those of a point, `signs` the sign by which each is better, `margins` what each original task may lose. Where no
-    point within the margins is better than the base on the new task, the base is kept, with step 0; a base with a fresh
-    head has no "new" in `start`, and any is better.
+    Candidates are the steps in `trained`, the last first, and, if the last one loses too much, points that interpolate
+    the base and the last step with factors `alphas`. The furthest of those within the margins is searched with few
+    scorings (`fft.merging.furthest`), as the loss grows with the factor but for noise. `alphas` is empty if the trained
+    tree is not one of the base's own parameters. Only points within the margins are scored on the new task.
+
+    `start` are the base's scores by task ("new", "original", …), `judge(params, tasks)` returns those of a point,
+    `signs` are +1 where higher is better, else -1, and `margins` the accepted drop of each original task. If no point
+    within the margins beats the base on the new task, the base is returned, with step 0; a base with a fresh head has
+    no "new" in `start`, and every point beats it.
     """
     least = signs["new"] * start["new"] if "new" in start else -math.inf
     tried: list[Point] = []
@@ -84,32 +86,32 @@ def choose(
         return point
 
     def loss(point: Point) -> float:
-        """The worst drop, in units of its margin."""
+        """Return the worst drop, in units of its margin."""
         return max(point.drops[name] / (margin + SAME) for name, margin in margins.items())
 
     last = max(trained)
     params = trained[last]()
-    whole = consider(last, 1.0, params)
-    if not whole.within:
+    last_point = consider(last, 1.0, params)
+    if not last_point.within:
         known = without_heads(base, fresh_heads)
 
         def loss_at(place: int) -> float:
-            alpha = way[place - 1]
+            alpha = alphas[place - 1]
             return loss(consider(last, alpha, interpolate(known, params, alpha)))
 
-        furthest(len(way) + 1, loss_at, loss(whole))  # what it finds, `consider` has seen
+        furthest(len(alphas) + 1, loss_at, loss(last_point))  # `consider` records the points it scores
     for step in trained.keys() - {last}:
         consider(step, 1.0, trained[step]())
     if best is None:
-        kept = Point(0, 0.0, start[ORIGINAL], start.get("new"), 0.0, True, dict.fromkeys(margins, 0.0))
-        return Chosen(kept, base, tried)
+        base_point = Point(0, 0.0, start[ORIGINAL], start.get("new"), 0.0, True, dict.fromkeys(margins, 0.0))
+        return Chosen(base_point, base, tried)
     return Chosen(best[1], best[2], tried)
 
 
 def contract_record(
     chosen: Chosen, max_drop: str | list[str] | None, margins: dict[str, float], strength: float
 ) -> ContractRecord:
-    """What run.json says of the contract; `max_drop` is how it was written."""
+    """Return the contract's part of run.json; `max_drop` is as the user wrote it."""
     return ContractRecord(
         max_drop, margins[ORIGINAL], margins, chosen.met, strength, kept=chosen.point, tried=chosen.tried
     )

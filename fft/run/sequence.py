@@ -1,10 +1,10 @@
-"""One task after the other: a run for each, from the model of the one before, with all earlier tasks as its originals.
+"""Sequences: one run for each task, from the model of the stage before, with all earlier tasks as its originals.
 
-OUT/plan.json          what was asked for
+OUT/plan.json          the settings
     stage-1/ …         the run of each task
     fisher/1/ …        with gamma: the Fisher information of all tasks so far, before each further stage
     sequence.html matrix.svg matrix.png
-    sequence.json      what came out; its presence means that the sequence is finished
+    sequence.json      the results; its presence means that the sequence is finished
 """
 
 import dataclasses
@@ -42,7 +42,7 @@ RESULT = "sequence.json"
 
 
 def completed(data: dict[str, Any]) -> dict[str, Any]:
-    """plan.json with every setting that it lacks at its default, like `fft.experiment.completed`."""
+    """Return plan.json with defaults for the settings that it lacks, like `fft.experiment.completed`."""
     kinds = {"tasks": tuple[Data, ...], "original": tuple[Data, ...], "optim": Optim, "retention": Retention}
     try:
         parts = {name: validated(kind, data[name], PLAN) for name, kind in kinds.items() if name in data}
@@ -54,7 +54,7 @@ def completed(data: dict[str, Any]) -> dict[str, Any]:
 
 
 class Shows:
-    """Where the events of a stage go; this one shows nothing."""
+    """Context manager that receives the events of a stage; this one ignores them."""
 
     def __enter__(self) -> "Shows":
         return self
@@ -63,18 +63,18 @@ class Shows:
         pass
 
     def show(self, event: dict) -> None:
-        """Take an event of a run."""
+        """Receive an event of a run."""
 
 
 class Sequence(NamedTuple):
-    """A finished sequence: its folder and what sequence.json says."""
+    """A finished sequence: its folder and the content of sequence.json."""
 
     directory: Path
     record: dict
 
     @property
     def exit_code(self) -> int:
-        """That of the worst stage: 0 all earlier tasks were kept at every one, 1 one was not, 4 undecided."""
+        """0: every stage preserved all earlier tasks; 1: one did not; 4: undecided."""
         from fft.stats.retention import EXIT_CODES
 
         return EXIT_CODES[self.record["outcome"]]
@@ -83,13 +83,14 @@ class Sequence(NamedTuple):
 def run_sequence(
     settings: SequenceSettings, out: str | Path, shows: Callable[[str], AbstractContextManager] = lambda title: Shows()
 ) -> Sequence:
-    """Learn the tasks one after the other and leave everything in `out`; a second call goes on where it stopped.
+    """Learn the tasks one after the other and write everything to `out`; an interrupted sequence is resumed.
 
-    `shows(title)` shows the events of a stage. Raises: InputError for input that does not fit, before anything trains;
-    else as `fft.run.run.run`.
+    `shows(title)` returns the context manager that receives the events of a stage.
+
+    Raises: InputError for input that does not fit, before anything trains; else as `fft.run.run.run`.
     """
     from fft.report.sequenced import write
-    from fft.run.matrix import told
+    from fft.run.matrix import sequence_record
 
     out = Path(local(out, "--out"))
     refuse_foreign(out, PLAN)
@@ -106,13 +107,13 @@ def run_sequence(
         for number in range(1, len(settings.tasks) + 1):
             with shows(f"stage {number}/{len(settings.tasks)}: ") as shown:
                 records.append(_stage(settings, names, records, out, checkpoint.primary is not None, shown.show))
-        record = told(settings, data, checkpoint, records, out)
+        record = sequence_record(settings, data, checkpoint, records, out)
         write(record, out)
     return Sequence(out, record)
 
 
 def _read(settings: SequenceSettings) -> tuple[list[str], dict[str, TaskData], models.Checkpoint]:
-    """The head of each task, the data of each by a name of its own, and the base; nothing is written."""
+    """Load the name of each task's head, the data by task name (task_1, …), and the base; nothing is written."""
     checkpoint = models.load(settings.model)
     if settings.head == "shared":
         names, head = _shared_head(settings, checkpoint)
@@ -132,23 +133,23 @@ def _read(settings: SequenceSettings) -> tuple[list[str], dict[str, TaskData], m
 
 
 def numbered_tasks(count: int) -> list[str]:
-    """What the tasks are called: task_1, task_2, …"""
+    """Return the names of the tasks: task_1, task_2, …"""
     return [f"task_{number}" for number in range(1, count + 1)]
 
 
 def _shared_head(settings: SequenceSettings, checkpoint: models.Checkpoint) -> tuple[list[str], models.Head | None]:
-    """The name of the head of all tasks, for each of them, and the head, or None where the first task makes it: it is
-    that of the (first) original task, if there is one.
+    """Return the name of the shared head, once for each task, and the head: that of the first original task, or None
+    if the first task of the sequence creates it.
     """
     count, taken = len(settings.tasks), list(checkpoint.heads)
-    read = {"seed": settings.seed, "max_length": settings.max_length}
+    options = {"seed": settings.seed, "max_length": settings.max_length}
     if not settings.original:
         return [unused_head(settings.tasks[0].name, "shared", taken)] * count, None
-    first, wanted = settings.original[0], next(iter(settings.original_head), None)
-    if wanted == "fit":
+    first, requested = settings.original[0], next(iter(settings.original_head), None)
+    if requested == "fit":
         name = unused_head(first.name, "original", taken)
-        return [name] * count, head_of(prepare(first, checkpoint, name, None, **read).task)
-    name = chosen_head(checkpoint, wanted, settings.model, "to share")
+        return [name] * count, head_of(prepare(first, checkpoint, name, None, **options).task)
+    name = chosen_head(checkpoint, requested, settings.model, "to share")
     return [name] * count, checkpoint.heads[name]
 
 
@@ -160,17 +161,18 @@ def _stage(
     has_head: bool,
     show: Callable[[dict], None],
 ) -> dict:
-    """The record of the next stage, run unless it is finished."""
+    """Run the next stage, unless it is finished, and return its record."""
     from fft.run.run import run
 
     number = len(before) + 1
     earlier = (*settings.original, *settings.tasks[: number - 1])
-    method = settings.method if earlier else learner(settings.method, has_head)
+    method = settings.method if earlier else without_original(settings.method, has_head)
     if method is not settings.method:
-        show({"event": "say", "text": f"there is nothing to keep yet: {method.label} alone learns the first task"})
+        show({"event": "say", "text": f"there is no task to preserve yet: {method.label} learns the first task"})
     if earlier:
-        kept = zip(numbered(ORIGINAL, len(earlier)), earlier, strict=True)
-        show({"event": "say", "text": "kept here: " + ", ".join(f"{name} is {data.source}" for name, data in kept)})
+        originals = zip(numbered(ORIGINAL, len(earlier)), earlier, strict=True)
+        text = "tasks to preserve: " + ", ".join(f"{name} is {data.source}" for name, data in originals)
+        show({"event": "say", "text": text})
     previous = str(out / f"stage-{number - 1}") if before else None
     gamma = settings.gamma if earlier else None
     fisher = None if gamma is None else _fisher(settings, gamma, names, out, number, show)
@@ -193,19 +195,19 @@ def _stage(
     return run(experiment, out / f"stage-{number}", show).record
 
 
-def learner(method: Method, has_head: bool) -> Method:
-    """What of a method is left where there is no earlier task to keep: its members that need none, or plain training.
+def without_original(method: Method, has_head: bool) -> Method:
+    """Return the members of a method that need no original data, or full fine-tuning if there are none.
 
-    `has_head`: whether the base has a head whose answers can be kept without data of its task.
+    `has_head`: whether the base has a head whose predictions can be preserved without data of its task.
     """
-    left = [m for m in method.members if "original" not in m.needs and (has_head or "head" not in m.needs)]
-    return method if len(left) == len(method.members) else chain(*(left or [Full()]))
+    usable = [m for m in method.members if "original" not in m.needs and (has_head or "head" not in m.needs)]
+    return method if len(usable) == len(method.members) else chain(*(usable or [Full()]))
 
 
 def _fisher(
-    settings: SequenceSettings, fading: float, names: list[str], out: Path, number: int, show: Callable[[dict], None]
+    settings: SequenceSettings, decay: float, names: list[str], out: Path, number: int, show: Callable[[dict], None]
 ) -> str:
-    """The folder of the Fisher information of all that stage `number` has before it: online EWC.
+    """Measure the Fisher information of all tasks before stage `number`, as in online EWC, and return its folder.
 
     F ← γ F + F_j with the information F_j of a task j at the model that has just learned it; original tasks are added
     up at the base. Reference: Schwarz et al. 2018, arXiv 1805.06370, section 3.
@@ -220,12 +222,12 @@ def _fisher(
         for data, head in zip(settings.original, heads.original_heads, strict=True)
     ]
     learned = [
-        (str(out / f"stage-{at}" / MODEL), settings.tasks[at - 1], names[at - 1], fading) for at in range(1, number)
+        (str(out / f"stage-{at}" / MODEL), settings.tasks[at - 1], names[at - 1], decay) for at in range(1, number)
     ]
     previous = None
     for at, (model, data, head, gamma) in enumerate([*known, *learned], 1):
         folder = out / "fisher" / str(at)
-        wanted = FisherSettings(
+        fisher_settings = FisherSettings(
             model=model,
             original=data,
             head=head,
@@ -236,6 +238,6 @@ def _fisher(
             gamma=gamma if previous else 1.0,
             seed=settings.seed,
         )
-        measure(wanted, folder, lambda text: show({"event": "say", "text": text}))
+        measure(fisher_settings, folder, lambda text: show({"event": "say", "text": text}))
         previous = folder
     return str(previous)

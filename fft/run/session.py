@@ -1,4 +1,4 @@
-"""A run in progress: what is trained and scored, the state it is in, what was scored so far."""
+"""A run in progress: its job, its training state and its history of scores."""
 
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,12 @@ LOGGED_STEPS = 100
 
 
 class Session:
-    """What the parts of a run share. It begins at the latest good step that the folder holds, or at step 0."""
+    """The state that the parts of a run share. It starts at the latest good step in the folder, or at step 0."""
 
     state: TrainState
-    """of the last step; gone once the kept step was chosen"""
+    """of the last step; deleted once the kept step is chosen"""
     history: list[dict[str, Any]]
-    """the scorings on the probe so far, the base's first; see `fft.stats.retention`"""
+    """the scores on the probe so far, the base's first; see `fft.stats.retention`"""
 
     def __init__(self, job: Job, directory: Path, journal: Journal, stop: StopFlag) -> None:
         self.job, self.directory, self.journal, self.stop = job, directory, journal, stop
@@ -42,11 +42,11 @@ class Session:
 
     @property
     def step(self) -> int:
-        """The steps that were taken."""
+        """The number of steps taken."""
         return int(self.state.step)
 
     def _resumed(self) -> tuple[TrainState, list[dict[str, Any]]]:
-        """The latest good step and the history up to it; the journal forgets what came after."""
+        """Load the latest good step and the history up to it; later events are removed from the journal."""
         job, journal = self.job, self.journal
         if not self.checkpoints.steps():
             journal.resume(-1, {})
@@ -54,14 +54,14 @@ class Session:
         step, state, extra = self.checkpoints.restore(jax.eval_shape(job.trainable.init))
         for warning in self.checkpoints.warnings:
             journal.say(f"warning: {warning}")
-        told = [("score", entry["step"]) for entry in extra["history"]]
-        told += [("step", taken) for taken in range(1, step + 1) if self.is_logged(taken)]
-        journal.resume(step, extra["seconds"], told)
+        events = [("score", entry["step"]) for entry in extra["history"]]
+        events += [("step", taken) for taken in range(1, step + 1) if self.is_logged(taken)]
+        journal.resume(step, extra["seconds"], events)
         journal.say(f"resuming at step {step} of {job.steps}")
         return state, extra["history"]
 
     def is_logged(self, step: int) -> bool:
-        """Whether the metrics of a step are kept: those of about LOGGED_STEPS steps of a run are."""
+        """Whether the metrics of a step are logged; about LOGGED_STEPS steps of a run are."""
         return step % max(1, self.job.steps // LOGGED_STEPS) == 0
 
     @property
@@ -70,12 +70,12 @@ class Session:
         return self.history[retention.best(self.history)]["step"]
 
     def test_base(self, known: dict[str, dict]) -> dict[str, np.ndarray]:
-        """The base's logits [N, C] on the test rows of every task; `known` as of `Scorer.base_test`."""
+        """Return the base's logits [N, C] on every task's test rows; `known` is the cache of `Scorer.base_test`."""
         with self.journal.clock("scoring", "scoring the base on the test rows"):
             return self.scorer.base_test(known)
 
     def score(self, loss: float | None) -> None:
-        """Score the state on the probe and append that to the history; `loss` is that of its step."""
+        """Score the state on the probe and append the scores to the history; `loss` is that of its step."""
         with self.journal.clock("scoring", f"scoring step {self.step} on the probe"):
             params = self.job.finished(self.state) if self.history else self.job.base
             scores = self.scorer.probe(params, self.history[0] if self.history else None)
@@ -84,7 +84,7 @@ class Session:
         self.journal.tell("score", **self.history[-1])
 
     def save(self) -> None:
-        """Save the state with the history, so that a run that is killed goes on from here."""
+        """Save the state with the history, so that a killed run can resume from here."""
         with self.journal.clock("saving", f"saving step {self.step}"):
             extra = {"history": self.history, "seconds": self.journal.seconds, "best": self.best_step}
             lasting = result_field(self.state.average is not None)

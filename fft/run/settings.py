@@ -1,4 +1,4 @@
-"""What a Fisher pass and a sequence of runs are asked for. The fields of the first are the flags of `fft fisher`."""
+"""The settings of a Fisher pass, whose fields are the flags of `fft fisher`, and of a sequence of runs."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +21,7 @@ from fft.methods.informed import Informed
 
 @dataclass(frozen=True)
 class FisherSettings:
-    """Which Fisher information: of which checkpoint, on which data, estimated and stored how."""
+    """The settings of a Fisher pass: checkpoint, data, estimator and storage."""
 
     model: Annotated[str, TELLS_DEFAULT, CHECKPOINT] = ""
     """a folder with a Hugging Face checkpoint, a finished run, or hf:NAME (not needed with --show alone)"""
@@ -31,31 +31,31 @@ class FisherSettings:
     max_length: ScoredLength = None
     estimate: tyro.conf.OmitArgPrefixes[FisherPass] = field(default_factory=FisherPass)
     storage: Storage = "float32"
-    """how the artefact stores the numbers; int8 is in blocks"""
+    """number format of the stored values; int8 is quantised in blocks"""
     previous: Path | None = None
-    """an artefact of an earlier task, to which this one is added: online EWC"""
+    """the Fisher information of an earlier task, to which this one is added (online EWC)"""
     gamma: Share = 1.0
-    """what the previous one is multiplied by"""
+    """the factor that the previous Fisher information is multiplied by"""
     mesh: Literal["none", "data", "fsdp"] = "none"
-    """split every batch over all devices, with the parameters on each (data) or split too (fsdp)"""
+    """split every batch over all devices, with the parameters replicated (data) or split as well (fsdp)"""
     seed: Seed = 0
-    """seeds the choice of rows, the draws, and the split of a source that has one"""
+    """seeds the choice of rows, the label draws, and the splitting of a source that has only one split"""
 
     def __post_init__(self) -> None:
         check_bounds(self)
         make_local(self)
         if self.gamma != 1.0 and self.previous is None:
-            raise InputError("--gamma fades the artefact of an earlier task: give --previous")
+            raise InputError("--gamma multiplies the Fisher information of an earlier task: give --previous")
 
 
 @dataclass(frozen=True)
 class SequenceSettings:
-    """Which tasks are learned in which order, from which model, and how."""
+    """The settings of a sequence: the tasks in order, the first model, and the settings of all stages."""
 
     model: str
     tasks: tuple[Data, ...]
     original: tuple[Data, ...] = ()
-    """what the model can do before the first task"""
+    """tasks that the model can do before the first one of the sequence"""
     method: Method = field(default_factory=Full)
     optim: Optim = field(default_factory=Optim)
     retention: Retention = field(default_factory=Retention)
@@ -65,44 +65,51 @@ class SequenceSettings:
     seed: Seed = 0
     unlabelled: Texts | None = None
     gamma: Share | None = None
-    """what the Fisher information of earlier tasks fades by, a stage; None: it is measured anew on all their rows"""
+    """the factor by which the Fisher information of earlier tasks is multiplied at each stage; None: it is measured
+    anew on all their rows"""
 
     def __post_init__(self) -> None:
         check_bounds(self)
         for name in ("tasks", "original", "original_head"):
             object.__setattr__(self, name, listed(getattr(self, name)))
         if len(self.tasks) < 2:
-            raise InputError(f"--tasks: a sequence is of two tasks or more, got {len(self.tasks)}")
+            raise InputError(f"--tasks: a sequence needs two tasks or more, got {len(self.tasks)}")
         if not self.method.tree.plain:
             raise InputError(
                 f"{self.method.label} ends as an adapter on its base, which no further task can start from: a sequence "
-                "needs a method that ends in the base's own parameters"
+                "needs a method whose result is an ordinary checkpoint, such as full or ewc"
             )
         if len(self.retention.drops) > 1:
-            raise InputError("--max-drop of a sequence is one for all tasks: from stage to stage more of them are held")
+            raise InputError("`fft sequence` takes a single --max-drop: give one, it applies to every task")
         self._check_fisher()
         every = (*self.original, *self.tasks)
         if odd := [data.source for data in every if data.kind != "classification"]:
-            raise InputError(f"a sequence averages the scores of its tasks, and {odd[0]} is not classification")
-        seen = [(data.source, data.text, data.pair, data.label) for data in every]
-        if twice := [one[0] for at, one in enumerate(seen) if one in seen[:at]]:
+            raise InputError(
+                f"{odd[0]} is not classification, and a sequence averages the scores of its tasks: leave it out"
+            )
+        columns = [(data.source, data.text, data.pair, data.label) for data in every]
+        if twice := [source for at, (source, *_) in enumerate(columns) if columns[at] in columns[:at]]:
             raise InputError(f"{twice[0]} is named twice, with the same columns: leave one of them out")
-        # What the last stage would refuse is refused before the first one.
+        # Built only for its checks: what the last stage would refuse is refused before the first one.
         Experiment(
             self.model, every[-1], every[:-1], self.method, self.optim, self.retention, unlabelled=self.unlabelled
         )
 
     def _check_fisher(self) -> None:
         readers = [member for member in self.method.members if isinstance(member, Informed)]
-        if given := [member.name for member in readers if member.fisher is not None]:
-            raise InputError(f"--{given[0]}.fisher is of one model, and each stage has its own: leave it out")
+        if fixed := [member.name for member in readers if member.fisher is not None]:
+            raise InputError(f"--{fixed[0]}.fisher is of one model, and each stage has its own: leave it out")
         if self.gamma is None:
             return
         if not readers:
-            raise InputError(f"--gamma fades Fisher information, which {self.method.label} does not read; ewc does")
+            raise InputError(
+                f"--gamma has no effect: {self.method.label} does not use Fisher information. Leave it out, or use ewc"
+            )
         if "fit" in self.original_head:
-            raise InputError("--gamma measures the base's own head, and --original-head fit makes one: leave one out")
+            raise InputError(
+                "--gamma needs the base's own head, and --original-head fit trains a new one: leave one out"
+            )
 
     def to_json(self) -> dict[str, Any]:
-        """What two calls on one folder must agree in."""
+        """Return the content of plan.json; two calls on one folder must agree in it."""
         return recorded(self) | {"method": method_to_json(self.method)}

@@ -1,4 +1,4 @@
-"""The base of a run as a teacher (fft.methods.context.Teacher), and the Context of its method."""
+"""The base of a run as a teacher (fft.methods.context.Teacher), and the Context that its method sees."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,26 +22,26 @@ from fft.tasks import Task
 
 @dataclass(frozen=True)
 class BaseTeacher:
-    """What the base answers to the rows of the streams that a run reads."""
+    """The base as a teacher: its outputs on the rows of the streams that a run reads."""
 
     checkpoint: Checkpoint
     task: Task | None
     """the original task"""
     batches: Mapping[str, TrainBatches]
     steps: int
-    """of the run: only rows that they read are answered"""
+    """of the run; only the rows that these steps read are computed"""
     poll: Callable[[], None]
 
     def outputs(self, stream: str, part: Literal["logits", "pooled"]) -> np.ndarray:
-        """As fft.methods.context.Teacher says."""
+        """See fft.methods.context.Teacher."""
         return base_part(self.checkpoint, self.task, part, self.batches[stream], self.steps, self.poll)
 
     def check_filler(self, source: str | None) -> None:
-        """As fft.methods.context.Teacher says."""
+        """See fft.methods.context.Teacher."""
         find_filler(source, self.checkpoint.folder)
 
     def pseudo_rows(self, stream: str, source: str | None, share: float, key: jax.Array) -> PseudoRows:
-        """As fft.methods.context.Teacher says."""
+        """See fft.methods.context.Teacher."""
         rows = self.batches[stream]
         return pseudo_rows(self.checkpoint, self.task, rows, self.steps, source, share, key, self.poll)
 
@@ -54,8 +54,10 @@ def context_of(
     is_trained: Callable[[str], bool] = lambda path: True,
     poll: Callable[[], None] = lambda: None,
 ) -> Context:
-    """The Context of an accepted experiment: with its checkpoint as loaded what `check` sees, and what `prepare` sees
-    with that which has every head, the batches of its streams, its steps and what it trains.
+    """Return the Context of an accepted experiment's method.
+
+    For the method's `check`, `checkpoint` is as loaded and the rest is left at its defaults; for `prepare` it has every
+    head of the run, and the batches of its streams, its steps and its trained leaves are given.
     """
     streams, seed = accepted.streams, accepted.experiment.seed
     original, task = streams.get(ORIGINAL), accepted.original_task

@@ -1,4 +1,4 @@
-"""What a run under a contract is watched by: held-out original rows, and what the base is worth on each."""
+"""How a contract is monitored during training: on held-out original rows, against the base's credit on each of them."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -24,20 +24,20 @@ from fft.training.dual import PROBED, Watch
 
 
 class ProbeBatches(TrainBatches):
-    """Batches of up to PROBED held-out rows of each original task, padded to at most `most` lengths; `row` are the
-    places among the rows of all.
+    """Batches of up to PROBED held-out rows of each original task, padded to at most `most` lengths; `row` indexes the
+    rows of all tasks together.
     """
 
     def __init__(self, parts: Sequence[Encoded], seed: int, most: int, pad_id: int) -> None:
-        whole = joined(parts)
-        lengths = bucket_lengths(whole.lengths(), most)
+        all_rows = joined(parts)
+        lengths = bucket_lengths(all_rows.lengths(), most)
         sizes = [min(PROBED, len(part.ids)) for part in parts]
         self._parts = [TrainBatches(p, size, seed, lengths, pad_id) for p, size in zip(parts, sizes, strict=True)]
         self._starts = np.cumsum([0, *(len(part.ids) for part in parts[:-1])])
-        super().__init__(whole, sum(sizes), seed, lengths, pad_id)
+        super().__init__(all_rows, sum(sizes), seed, lengths, pad_id)
 
     def __len__(self) -> int:
-        """Batches until every row was seen."""
+        """Return the number of batches until every row has occurred."""
         return max(len(part) for part in self._parts)
 
     def rows(self, index: int) -> np.ndarray:
@@ -46,9 +46,10 @@ class ProbeBatches(TrainBatches):
 
 
 def check_budget(max_drop: str, original: TaskData) -> None:
-    """Refuse a budget that no drop could exceed, and one that the held-out rows are too few to see.
+    """Refuse a budget that no drop could exceed, or that is too small for the number of held-out rows.
 
-    Raises: UndecidableError where the held-out rows show no drop at all: the score is not defined on them.
+    Raises: InputError for such a budget; UndecidableError for held-out rows that cannot show a drop: the score is not
+    defined on them, or all have the same target.
     """
     budget, metric = Budget.parse(max_drop), METRICS[original.task.metric]
     if math.isfinite(metric.bounds[1]):
@@ -64,7 +65,7 @@ def check_budget(max_drop: str, original: TaskData) -> None:
 
 
 def _refuse_one_value(max_drop: str, original: TaskData) -> None:
-    """Refuse held-out rows on which the score is not defined; a regression of one target has no scale either."""
+    """Refuse held-out rows on which the score is not defined, or whose regression targets are all equal."""
     labels, metric = original.splits["validation"].labels, METRICS[original.task.metric]
     labels = labels[chosen_rows(len(labels), JUDGED, PROBE_SEED)]
     if reason := metric.undefined(labels) or KINDS[original.task.kind].constant(labels):
@@ -74,7 +75,7 @@ def _refuse_one_value(max_drop: str, original: TaskData) -> None:
         )
 
 
-def watched(
+def make_watch(
     drops: Sequence[str],
     checkpoint: Checkpoint,
     originals: Sequence[TaskData],
@@ -83,8 +84,10 @@ def watched(
     folder: Path,
     poll: Callable[[], None],
 ) -> tuple[Watch, ProbeBatches]:
-    """What the contract is watched by: the rows of every original task that will judge its points, with the base's
-    credit, kept in FOLDER. `drops` are the budgets, one an original task, as `Budget.parse` reads them.
+    """Return the Watch of a contract and the batches of its held-out rows, which later judge the run's points as well.
+
+    The base's credit (Task.credit) on these rows is computed once and saved in FOLDER. `drops` are the budgets, one for
+    each original task, as `Budget.parse` reads them.
     """
     splits = [data.splits["validation"] for data in originals]
     parts = [rows.take(chosen_rows(len(rows.ids), JUDGED, PROBE_SEED)) for rows in splits]
@@ -92,23 +95,23 @@ def watched(
     rows, task = batches.encoded, together(originals).task
     scale = task.scale(rows.labels)
     if not (folder / "provenance.json").exists():
-        said = base_part(checkpoint, task, "score", batches, len(batches), poll)
-        before = task.credit(jnp.asarray(said), jnp.asarray(rows.labels), scale)
+        outputs = base_part(checkpoint, task, "score", batches, len(batches), poll)
+        before = task.credit(jnp.asarray(outputs), jnp.asarray(rows.labels), scale)
         ends = np.cumsum([len(part.ids) for part in parts])
         scores = [
             _score(data.task, part.labels, own)
-            for data, part, own in zip(originals, parts, np.split(said, ends[:-1]), strict=True)
+            for data, part, own in zip(originals, parts, np.split(outputs, ends[:-1]), strict=True)
         ]
         budgets = map(Budget.parse, drops)
         margins = [
             budget.biting_margin(METRICS[data.task.metric], score)
             for budget, data, score in zip(budgets, originals, scores, strict=True)
         ]
-        told = {"score": alone(scores), "margin": alone(margins), "rows": alone([len(part.ids) for part in parts])}
-        save_artefact(folder, {"before": before}, told)
-    tree, told = load_artefact(folder)
-    margin = told["margin"]
-    scores = tuple(np.atleast_1d(told["score"]).tolist())
+        record = {"score": alone(scores), "margin": alone(margins), "rows": alone([len(part.ids) for part in parts])}
+        save_artefact(folder, {"before": before}, record)
+    tree, record = load_artefact(folder)
+    margin = record["margin"]
+    scores = tuple(np.atleast_1d(record["score"]).tolist())
     margin = tuple(margin) if isinstance(margin, list) else margin
     return Watch(task, jnp.asarray(tree["before"]), margin, scale, steps, scores), batches
 

@@ -1,1 +1,1 @@
-"""The pure train step, its state and optimizer, and the dual variable of a contract."""
+"""The pure train step, its state and optimizer, and the multiplier of a contract."""

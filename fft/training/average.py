@@ -1,7 +1,7 @@
-"""The average of a run's weights, which is what a run under a contract scores and keeps.
+"""The running average of the weights; a run under a contract scores and keeps this average.
 
-The last step is one noisy point about the place that training has come to; the average of many is nearer to its
-middle, on the new task and on the original one.
+The last step is one noisy sample around the point that training has reached; the average of many steps is nearer to
+it, for the new task and for the original one.
 """
 
 import jax
@@ -11,14 +11,15 @@ import optax
 from fft.core.tree import Params
 
 DECAY = 3
-"""step i weighs about i³: most of the average is of the last half of the run, at any time"""
+"""step i has a weight of about i³, so at any time most of the average comes from the last half of the steps so far"""
 
 
 def averaged(average: Params, theta: Params, step: jax.Array) -> Params:
-    """The average of the trees of steps 1 … `step` + 1, theta the latest, from the one of the steps before.
+    """Return the average over steps 1 … `step` + 1, from that of the steps before and the latest tree theta.
 
-    a_t = a_{t-1} + (η + 1) / (t + η) · (θ_t − a_{t-1}),  t = step + 1,  η = DECAY: polynomial decay. Memory: one tree.
-    Reference: Shamir & Zhang 2013, arXiv 1212.1824, section 4; why an average, Izmailov et al. 2018, arXiv 1803.05407.
+    Polynomial decay:  a_t = a_{t-1} + (η + 1) / (t + η) · (θ_t − a_{t-1}),  t = step + 1,  η = DECAY. Memory: one tree.
+
+    Reference: Shamir & Zhang 2013, arXiv 1212.1824, section 4; why to average: Izmailov et al. 2018, arXiv 1803.05407.
     """
     mixed = optax.incremental_update(theta, average, (DECAY + 1) / (step + 1 + DECAY))
     return jax.tree.map(_unless_unmoved, average, theta, mixed)

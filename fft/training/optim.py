@@ -1,4 +1,4 @@
-"""Path rules become one optax optimizer: a group per learning-rate multiplier, the clip outside of them."""
+"""One optax optimizer from a method's path rules: a group per learning-rate multiplier, with one gradient clipping."""
 
 from collections.abc import Hashable
 
@@ -14,10 +14,11 @@ from fft.training.optimizers import OPTIMIZERS
 
 
 def multipliers(method: Method, theta: Params, depth: int, unused_heads: tuple[str, ...] = ()) -> dict[str, float]:
-    """The learning-rate multiplier of every leaf of `theta`: the product over the chained methods, 0 = frozen.
+    """Return the learning-rate multiplier of every leaf of `theta`: the product over the chained methods, 0 = frozen.
 
-    A product, not the first match over the whole chain, so that `freeze+layerwise` and `layerwise+freeze` agree.
-    Heads the new task does not use are frozen: their loss gradient is zero, weight decay alone would shrink them.
+    It is a product rather than the first match over the whole chain, so that `freeze+layerwise` and `layerwise+freeze`
+    agree. Heads that the new task does not use are frozen: their loss gradient is zero, and weight decay alone would
+    shrink them.
 
     Raises: InputError for a rule that matches nothing, a member with no rule for these leaves, and when nothing is left
     to train.
@@ -40,7 +41,10 @@ def multipliers(method: Method, theta: Params, depth: int, unused_heads: tuple[s
 
 @shared
 def schedule(optim: Optim, steps: int) -> optax.Schedule:
-    """Step -> learning rate: a linear rise over the first `warmup` share of `steps`, then the named decay to 0."""
+    """Return step -> learning rate: linear warm-up over the first `warmup` share of `steps`, then the chosen schedule.
+
+    "linear" and "cosine" decay to 0.
+    """
     peak = optim.lr
     assert peak is not None  # an experiment that runs is resolved
     warmup_steps = round(optim.warmup * steps)
@@ -52,7 +56,7 @@ def schedule(optim: Optim, steps: int) -> optax.Schedule:
     }[optim.schedule]()
     if warmup_steps == 0:
         return after
-    # The first update of a rise from 0 would be lost, so the rise ends at the peak and starts one notch above 0.
+    # The warm-up starts at peak / warmup_steps: a first update with rate 0 would be wasted.
     rise = optax.linear_schedule(peak / warmup_steps, peak, max(warmup_steps - 1, 1))
     return optax.join_schedules([rise, after], [warmup_steps])
 
@@ -60,10 +64,10 @@ def schedule(optim: Optim, steps: int) -> optax.Schedule:
 def make_optimizer(
     theta: Params, multiplier: dict[str, float], optim: Optim, steps: int
 ) -> optax.GradientTransformation:
-    """The optimizer over `theta` with per-leaf multipliers, by one `optax.multi_transform`; one for equal settings.
+    """Return the optimizer over `theta` with per-leaf multipliers; equal settings share one object.
 
-    Leaves with multiplier 0 have no optimizer state, take no part in the global norm and stay bit-equal. Weight
-    decay falls on leaves of two or more dimensions. The clip stands outside: inside, it would clip each group alone.
+    Leaves with multiplier 0 have no optimizer state, do not count in the global norm and stay bit-equal. Weight decay
+    applies to leaves of two or more dimensions. The clipping wraps the groups: inside, it would clip each separately.
     """
     return _optimizer(tuple((path, multiplier[path]) for path in flatten(theta)), optim, steps)
 

@@ -1,4 +1,4 @@
-"""The optimizers by name, all of optax. Their weight decay is decoupled: θ ← θ − rate · weight_decay · θ a step."""
+"""The optimizers by name, all from optax, with decoupled weight decay: θ ← θ − rate · weight_decay · θ at each step."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -11,12 +11,12 @@ Mask = Callable[[Params], Params]
 
 
 class Optimizer(NamedTuple):
-    """An optimizer, and the rate that suits it."""
+    """An optimizer and its default learning rate."""
 
     make: Callable[[optax.Schedule, float, Mask], optax.GradientTransformation]
-    """make(rate, weight_decay, mask) -> the transformation; `mask` says which leaves decay"""
+    """make(rate, weight_decay, mask) -> the transformation; `mask` selects the leaves that decay"""
     lr_factor: float
-    """its default learning rate over AdamW's; not measured yet, which is what experiments/optimizers.py is for"""
+    """default learning rate relative to AdamW's; not measured yet (experiments/optimizers.py is to do that)"""
 
 
 def _adamw(rate: optax.Schedule, weight_decay: float, mask: Mask) -> optax.GradientTransformation:
@@ -36,7 +36,7 @@ def _sgd(rate: optax.Schedule, weight_decay: float, mask: Mask) -> optax.Gradien
 
 
 def _adafactor(rate: optax.Schedule, weight_decay: float, mask: Mask) -> optax.GradientTransformation:
-    # Its decay comes behind the rate.
+    # optax applies this decay after the learning rate, so it has to be multiplied by the rate here.
     return optax.adafactor(rate, weight_decay_rate=lambda step: rate(step) * weight_decay, weight_decay_mask=mask)
 
 

@@ -15,7 +15,7 @@ class TrainState(NamedTuple):
     """All that changes from step to step, and all that a checkpoint needs."""
 
     step: jax.Array
-    """int32 []: steps taken, skipped ones included"""
+    """int32 []: steps taken, including skipped ones"""
     theta: Params
     opt_state: optax.OptState
     key: jax.Array
@@ -23,26 +23,26 @@ class TrainState(NamedTuple):
     skipped: jax.Array
     """int32 []: steps skipped in all, because loss or gradient was not finite"""
     skipped_in_a_row: jax.Array
-    """int32 []"""
+    """int32 []: skipped steps since the last one that was not"""
     dual: Dual
-    """the multiplier of what the method adds; 1 for ever where nothing drives it"""
+    """the multiplier of the method's own terms; it stays 1 without a contract"""
     average: Params | None
-    """of theta over the steps, under a contract"""
+    """the running average of theta, under a contract only"""
     __repr__ = brief
 
     @property
     def result(self) -> Params:
-        """The tree that is scored and kept."""
+        """The trained tree that is scored and saved as the result."""
         return getattr(self, result_field(self.average is not None))
 
 
 def result_field(watched: bool) -> str:
-    """The field of a TrainState that is scored and kept: under a contract the average, else theta."""
+    """Return the field of a TrainState that is its result: under a contract the average, else theta."""
     return "average" if watched else "theta"
 
 
 def init_state(theta: Params, tx: optax.GradientTransformation, key: jax.Array, watched: int = 0) -> TrainState:
-    """The state before step 1 of a run whose contract watches so many original tasks; 0 without a contract."""
+    """Return the state before step 1; `watched` is the number of original tasks under a contract, 0 without one."""
     zero = jnp.zeros((), jnp.int32)
     average = jax.tree.map(jnp.copy, theta) if watched else None
     dual = first_dual(max(1, watched))

@@ -26,7 +26,7 @@ MOST_STEPS = 2**31
 
 
 class Slope(NamedTuple):
-    """What a step's forward and backward pass over the rows of one stream gives."""
+    """Losses and gradients of a step's forward and backward pass over the rows of one stream."""
 
     loss: jax.Array
     """Σ nll of the new task, 0 for other streams; []"""
@@ -35,12 +35,12 @@ class Slope(NamedTuple):
     weight: jax.Array
     """Σ weight of the rows; []"""
     gradient: dict[str, jax.Array]
-    """of Σ nll + Σ terms for the trained leaves, by path"""
+    """of loss + term, for the trained leaves, by path"""
     __repr__ = brief
 
 
 Streams = Mapping[str, Labelled]
-"""what a step reads: arrays [A, B, ...] of every stream and of the probe, A micro-batches of B rows"""
+"""the rows of a step: arrays [A, B, ...] of every stream and of the probe, A micro-batches of B rows"""
 TrainStep = Callable[[TrainState, Params, Params, Streams], tuple[TrainState, dict[str, jax.Array]]]
 """step(state, base, aux, batch) -> (state, metrics)"""
 _Sums = tuple[jax.Array, jax.Array, jax.Array]
@@ -61,7 +61,7 @@ def make_train_step(
     watch: Watch | None = None,
     schedule: optax.Schedule | None = None,
 ) -> TrainStep:
-    """The `step(state, base, aux, batch) -> (state, metrics)` of a method on a task; `state` is donated.
+    """Return `step(state, base, aux, batch) -> (state, metrics)` of a method on a task; `state` is donated.
 
     `batch` holds {"new": arrays [A, B, ...]}, A micro-batches whose gradients are accumulated, and the same for every
     stream that the method reads. `original` is the original task, for methods that need to know its head. With the
@@ -69,22 +69,24 @@ def make_train_step(
 
         Σ weight · nll / Σ weight over the new targets  +  m · ( Σ_streams Σ w t / Σ w  +  penalty(merged parameters) )
 
-    with the weights w of fft.core.batch.weight_of for terms of each shape, and what is descended is `method.combine` of
-    the gradients of its parts, their sum unless a method says otherwise. `tx` is the plain optimizer, any of optax's;
-    what the method puts around it comes in here. A leaf whose `multiplier` is 0 keeps its value bit for bit, whatever
-    `tx` makes of it. `schedule` is that of the learning rate in `tx`, for methods whose `decay` is scaled by it.
+    with the weights w of fft.core.batch.weight_of for terms of each shape. The descent direction is `method.combine` of
+    the gradients of these parts, by default their sum. `tx` is a plain optax optimizer, which the method may wrap
+    (`method.transform`). A leaf whose `multiplier` is 0 keeps its value bit for bit, whatever `tx` does. `schedule` is
+    that of the learning rate in `tx`, for methods whose `decay` is scaled by it.
 
-    m is 1, or with a `watch` driven by the drop of the average on the rows of the batch "probe" (see
+    m is 1 or, with a `watch`, follows the drop of the averaged weights on the rows of the batch "probe" (see
     fft.training.dual and fft.training.average).
 
-    With a method that climbs (`Parts.climb`) the rows' gradients are those at the place it climbs to, by a second pass
-    over the same rows with the same dropout; the penalty's, and all metrics but grad_norm, stay at theta.
+    For a method with `Parts.climb` (such as SAM) the gradients of the rows are taken at the perturbed parameters, in a
+    second pass over the same rows with the same dropout. The penalty's gradient, and all metrics but grad_norm, are
+    those at theta.
 
-    A step whose objective or gradient norm is not finite changes nothing but the counters. `metrics`: loss (of the new
-    task alone), penalty (all the rest), grad_norm (over trained leaves, before the clip), skipped_in_a_row, with a
-    watch also strength (m) and drop (on the probe's rows; drop_2, … of further original tasks); scalars.
+    A step whose objective or gradient norm is not finite changes only the counters. `metrics` are scalars: loss (of the
+    new task alone), penalty (everything else), grad_norm (over trained leaves, before clipping), skipped_in_a_row, and
+    with a watch strength (m) and drop (on the probe's rows; drop_2, … for further original tasks).
 
-    One compiled program a stream and padded length T, and one more: penalty and update do not depend on T.
+    There is one compiled program for each stream and padded length T, and one for penalty and update, which do not
+    depend on T.
 
     Raises: TypeError for a method with a `decay` and no `schedule`.
     """
@@ -119,7 +121,7 @@ def _make_slopes(slope: _SlopeOf, method: Method) -> _SlopesOf:
         return method.climb(theta, method.combine(_means(slopes)))
 
     def slopes_of(state: TrainState, base: Params, aux: Params, batch: Streams) -> _Slopes:
-        """The Slope of every stream of a step."""
+        """Return the Slope of every stream of a step."""
 
         def at(theta: Params) -> _Slopes:
             return {
@@ -138,7 +140,7 @@ def _make_slopes(slope: _SlopeOf, method: Method) -> _SlopesOf:
 
 @shared
 def _make_slope(model: Network, task: Task, method: Method, trained: frozenset[str], original: Task | None) -> _SlopeOf:
-    known = cast("Task", original)  # a method whose loss asks the original task has one
+    known = cast("Task", original)  # a method whose loss reads the original task is only run with one
 
     def summed_loss(
         theta: Params,
@@ -153,7 +155,7 @@ def _make_slope(model: Network, task: Task, method: Method, trained: frozenset[s
     ) -> tuple[jax.Array, _Sums]:
         inject_key, apply_key = jax.random.split(key)
         now = StepContext(base, aux, step, strength=strength)
-        micro = method.inputs(now, stream, cast("Batch", micro))  # or whatever rows the model and the methods take
+        micro = method.inputs(now, stream, cast("Batch", micro))  # or any other rows that model and methods accept
         read: set[Read] = {task.reads} if stream == "new" else set()
         if stream in method.loss_streams:
             read |= {"pooled"} if original is None else {"pooled", original.reads}
@@ -173,8 +175,8 @@ def _make_slope(model: Network, task: Task, method: Method, trained: frozenset[s
         step: jax.Array,
         dual: Dual,
     ) -> Slope:
-        """The Slope of one step's micro-batches of a stream."""
-        if stream != "new":  # draws of its own
+        """Return the Slope of one stream's micro-batches of a step."""
+        if stream != "new":  # each stream has its own random draws
             key = jax.random.fold_in(key, MOST_STEPS + STREAMS.index(stream))
         key = jax.random.fold_in(key, step)
         backward = partial(jax.grad(summed_loss, has_aux=True), step=step, strength=jnp.exp(dual.log_strength))
@@ -201,8 +203,8 @@ def _make_slope(model: Network, task: Task, method: Method, trained: frozenset[s
 
 
 def _summed_terms(terms: Sequence[jax.Array], micro: Labelled, whole: Labelled) -> jax.Array:
-    """Σ w t over a micro-batch of terms that have the targets' shape; those of another shape are weighed so that the
-    sum over all micro-batches, divided by their targets' Σ weight, is the terms' own mean.
+    """Return Σ w t over a micro-batch for terms of the targets' shape. Terms of another shape are rescaled, so that
+    their sum over all micro-batches divided by the targets' Σ weight is their own mean.
 
     `whole` is all micro-batches of the step, [A · B, ...].
     """
@@ -224,7 +226,7 @@ def _outputs(
     key: jax.Array,
     read: set[Read],
 ) -> Outputs:
-    """The model's outputs on a stream's rows, with the layers of model and base beside them where the method asks."""
+    """Return the model's outputs on a stream's rows, with all layers' of model and base if the method reads them."""
     if stream not in method.layer_streams:
         return outputs_of(model, params, micro, read=read, key=key)
     layers = tuple(range(len(base["layers"]) + 1))
@@ -233,12 +235,12 @@ def _outputs(
 
 
 def _means(slopes: _Slopes) -> dict[str, dict[str, jax.Array]]:
-    """The gradient of each stream's mean, by path."""
+    """Return the gradient of each stream's mean objective, by path."""
     return {stream: {path: g / slope.weight for path, g in slope.gradient.items()} for stream, slope in slopes.items()}
 
 
 def _no_rate(step: object) -> float:
-    """The schedule of a step whose method asks for no rate."""
+    """Return 0: the schedule for methods that do not use the learning rate."""
     return 0.0
 
 
@@ -258,14 +260,14 @@ def _make_update(
     def is_trained(path: str) -> bool:
         return multiplier[path] != 0.0
 
-    # A method that adds nothing is held by smaller updates.
+    # Where a method adds no terms that m could scale, the contract is enforced by smaller updates.
     slows = watch is not None and not method.adds
 
     @partial(jax.jit, donate_argnums=0)
     def update(
         state: TrainState, slopes: _Slopes, seen: Seen | None, base: Params, aux: Params
     ) -> tuple[TrainState, dict[str, jax.Array]]:
-        """The state after one step on the slopes of its streams and the probe, and the metrics."""
+        """Return the state after one step, and the metrics, from the slopes of its streams and the probe."""
         loss = slopes["new"].loss / slopes["new"].weight
         strength = jnp.exp(state.dual.log_strength)
         rate = jnp.asarray(schedule(state.step))
@@ -279,7 +281,7 @@ def _make_update(
         whole = map_leaves(lambda path, leaf: grads.get(path, jnp.zeros_like(leaf)), state.theta)
 
         def take() -> tuple[optax.Params, optax.OptState]:
-            # Here, because statistics that a transform closes over outside would be baked into the program.
+            # Built here, because statistics that a transform closes over outside would be constants of the program.
             updates, opt_state = updates_of(method.transform(tx, now), whole, state.opt_state, state.theta)
             updates = map_leaves(lambda path, u: u if is_trained(path) else jnp.zeros_like(u), updates)
             if slows:
@@ -287,14 +289,14 @@ def _make_update(
             return optax.apply_updates(state.theta, updates), opt_state
 
         finite = jnp.isfinite(loss) & jnp.isfinite(penalty) & jnp.isfinite(grad_norm)
-        # A branch, where a select would make XLA keep a copy of the old state.
+        # `cond` rather than `where`: a select would make XLA keep a copy of the old state.
         theta, opt_state = jax.lax.cond(finite, take, lambda: (state.theta, state.opt_state))
         missed = 1 - finite.astype(jnp.int32)
         in_a_row = (state.skipped_in_a_row + 1) * missed
         metrics = {"loss": loss, "penalty": penalty, "grad_norm": grad_norm, "skipped_in_a_row": in_a_row}
         dual, average = state.dual, state.average
         if watch is not None:
-            assert seen is not None and average is not None  # a step under a contract has both
+            assert seen is not None and average is not None  # a run under a contract has both
             drops = jnp.ravel(seen.drop / seen.weight)
             metrics |= {"strength": strength, **dict(zip(numbered("drop", drops.size), drops, strict=True))}
             dual, average = watch.advance(dual, seen), averaged(average, theta, state.step)
@@ -305,8 +307,8 @@ def _make_update(
 
 
 def finished_params(method: Method, base: Params, theta: Params, fresh_heads: tuple[str, ...]) -> Params:
-    """The plain parameters that a trained tree stands for, after whatever the method does at the end.
+    """Return the merged parameters of a trained tree, after the method's `finish`.
 
-    `finish` is shown the base without its fresh heads: what they started from is noise, and no value to go back to.
+    `finish` gets the base without its fresh heads: they started from noise, which is no value to go back to.
     """
     return method.finish(without_heads(base, fresh_heads), method.merge(base, theta))

@@ -1,4 +1,4 @@
-"""The trainable tree of a method: its shapes, the rate of each leaf, the optimizer, the state at step 0."""
+"""The trainable tree of a method on a base, with its optimizer and initial state."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -16,18 +16,23 @@ from fft.training.state import TrainState, init_state
 
 
 class Trainable(NamedTuple):
-    """The trainable tree of a method on a base: its shapes, each leaf's rate, the optimizer, the state at step 0."""
+    """The trainable tree of a method on a base, with its optimizer and initial state."""
 
     theta: Params
-    """jax.ShapeDtypeStructs"""
+    """its shapes, as jax.ShapeDtypeStructs"""
     multiplier: dict[str, float]
+    """the learning-rate multiplier of each leaf, by path"""
     tx: optax.GradientTransformation
-    """without what the method puts around it"""
+    """the optimizer, without the method's own wrappers"""
     init: Callable[[], TrainState]
+    """returns the state before step 1"""
 
 
 def trained_leaves(method: Method, checkpoint: Checkpoint) -> tuple[Params, dict[str, float]]:
-    """The shapes of the trainable tree and the rate multiplier of each leaf; the checkpoint may hold shapes alone."""
+    """Return the shapes of the trainable tree, and the learning-rate multiplier of each leaf by path.
+
+    The checkpoint may hold shapes only.
+    """
     theta = jax.eval_shape(method.init, checkpoint.params, jax.random.key(0))
     unused = tuple(name for name in checkpoint.params["heads"] if name != checkpoint.primary)
     return theta, multipliers(method, theta, checkpoint.model.depth, unused)
@@ -36,8 +41,9 @@ def trained_leaves(method: Method, checkpoint: Checkpoint) -> tuple[Params, dict
 def make_trainable(
     method: Method, optim: Optim, checkpoint: Checkpoint, aux: Params, steps: int, seed: int, watched: int = 0
 ) -> Trainable:
-    """The trainable tree of a method on a checkpoint whose primary head is the new task's; `watched` is the number of
-    original tasks that a contract watches.
+    """Return the Trainable of a method on a checkpoint whose primary head is the new task's.
+
+    `aux` are the method's prepared statistics, `watched` is the number of original tasks under a contract.
     """
     base = checkpoint.params
     theta, multiplier = trained_leaves(method, checkpoint)
@@ -52,9 +58,9 @@ def make_trainable(
 
 
 def parameter_counts(base: Params, trainable: Trainable) -> dict:
-    """{'total', 'trained', 'percent', 'table': [{'path', 'shape', 'trained', 'multiplier'}]} over base and theta.
+    """Return {'total', 'trained', 'percent', 'table': [{'path', 'shape', 'trained', 'multiplier'}]} of base and theta.
 
-    A leaf the method adds (a LoRA matrix) counts towards the total; a base leaf that theta leaves out is frozen.
+    A leaf that the method adds (a LoRA matrix) counts towards the total; a base leaf that is not in theta is frozen.
     """
     leaves = {**flatten(base), **flatten(trainable.theta)}
     table = [

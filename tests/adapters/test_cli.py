@@ -1,4 +1,4 @@
-"""Adapters on the command line: a run's adapter out, scored on its base, and merged into it."""
+"""Adapters on the command line: export of a run's adapter, scoring on its base, and merging into it."""
 
 import json
 
@@ -175,7 +175,7 @@ def test_what_needs_a_checkpoint_says_that_a_prompt_has_none(prompted, tiny, tmp
 
 
 def test_a_prompt_run_that_keeps_step_0_keeps_the_base(tiny, tmp_path):
-    """A rate of next to nothing: the untrained prompt is worse than the base, which is kept, as a plain checkpoint."""
+    """With a tiny learning rate the untrained prompt is worse than the base, which is kept as a checkpoint."""
     quick = ("--steps", 2, "--batch-size", 16, "--lr", 1e-9, "--tolerance", 1, "--method", "prefix")
     new = tune(tiny, tmp_path / "run", *quick, "--head", "shared", new="original.csv", original="opposite.csv")
     assert new.json["kept_step"] == 0 and new.json["new"]["change"] == 0
@@ -189,7 +189,7 @@ def test_a_prompt_run_that_keeps_step_0_keeps_the_base(tiny, tmp_path):
 def test_a_prompt_that_cannot_be_kept_or_has_no_place_is_refused_before_anything_is_written(tiny, tmp_path):
     tiny_checkpoint.write_checkpoint(tmp_path / "distil", family="distilbert")
     for model, flags, message in (
-        (tmp_path / "distil", ("--method", "prefix"), "PEFT computes PREFIX_TUNING for bert and roberta only"),
+        (tmp_path / "distil", ("--method", "prefix"), "PEFT supports PREFIX_TUNING on bert and roberta only"),
         (
             tiny / "bert",
             ("--method", "prompt", "--prompt.tokens", 157),

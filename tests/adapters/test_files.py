@@ -1,4 +1,4 @@
-"""PEFT's files out and in: PEFT loads ours, we load PEFT's, and both compute the same logits."""
+"""PEFT's format: PEFT loads our files, we load PEFT's, and both compute the same logits."""
 
 import json
 import resource
@@ -33,7 +33,7 @@ def bases(tmp_path_factory):
 
 
 def trained(base, method, seed=0):
-    """An Adapter as a run leaves it: the base's head and one of three classes, every leaf away from its start."""
+    """An Adapter like a run's: the base's head and one of three classes, every leaf changed from its start."""
     new = base.model.init_head(jax.random.key(seed), 3)
     base = base._replace(
         params=overlay(base.params, {"heads": {"new": new}}),
@@ -125,7 +125,9 @@ def test_what_peft_cannot_express_is_refused_and_nothing_is_written(bases, tmp_p
         match=r"freeze changes the base's own weights.*dora, ia3, lora, norm, prefix, prompt, rslora.*--to hf",
     ):
         save_adapter(adapter._replace(method=Freeze()), base, tmp_path / "a", "b")
-    with pytest.raises(InputError, match="prefix on distilbert: PEFT computes PREFIX_TUNING for bert and roberta only"):
+    with pytest.raises(
+        InputError, match=r"prefix on distilbert cannot .*: PEFT supports PREFIX_TUNING on bert and roberta only"
+    ):
         save_adapter(*trained(models.load(bases["distilbert"]), PrefixTuning())[::-1], tmp_path / "a", "b")
     prompted = trained(models.load(bases["bert"]), PromptTuning())
     with pytest.raises(InputError, match="reads a trained prompt or prefix, which no Hugging Face checkpoint holds"):
@@ -326,7 +328,7 @@ BROKEN = {
     ),
     "an unknown field": (config_with(use_magic=True), r"adapter_config\.json: use_magic is true: not known"),
     "a rank of text": (config_with(r="8"), r"adapter_config\.json\.r: .*got '8'"),
-    "a rank of 0": (config_with(r=0), "rank must be at least 1"),
+    "a rank of 0": (config_with(r=0), "rank: input should be greater than or equal to 1, got 0"),
     "no target": (config_with(target_modules=["q_proj"]), r"target_modules \['q_proj'\] name no linear layer"),
     "a malformed pattern": (config_with(target_modules="("), "is not a regular expression"),
     "no type": (config_with(peft_type=None), "has no peft_type"),

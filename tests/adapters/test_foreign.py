@@ -1,4 +1,4 @@
-"""Adapters as others leave them: of newer and older versions, of the encoder alone, saved in another way."""
+"""Adapters of other programs: newer and older versions, of the encoder alone, saved in another way."""
 
 import json
 
@@ -110,7 +110,7 @@ def test_unknown_fields_that_say_nothing_are_one_note(sound, bases):
     after = load_adapter(sound, base)
     (note,) = after.notes
     assert note.startswith(
-        f"{sound / 'adapter_config.json'}: the unknown field(s) {', '.join(sorted(idle))} say nothing"
+        f"{sound / 'adapter_config.json'}: the unknown field(s) {', '.join(sorted(idle))} are null, false or empty"
     )
     assert before.notes == () and flatten(after.theta).keys() == flatten(before.theta).keys()
     assert after.on(base).notes == (note,)
@@ -125,8 +125,8 @@ def test_fields_that_are_set_and_not_computed_are_refused_in_one_message_by_name
     assert said.startswith(f"{sound / 'adapter_config.json'}: ") and said.count("\n") == 0
     for part in (
         'depth is 0: not known; hyper_config is {"a": 1}: not known; note is "x": not known; use_hyper_lora is true: ',
-        "trainable_token_indices is set; fft does not compute it",
-        "rank_pattern is set; fft does not compute it",
+        "trainable_token_indices is set; fft does not support it",
+        "rank_pattern is set; fft does not support it",
         'bias is "lora_only": it trains biases of the base too',
         'init_lora_weights is "olora": it changes the base\'s own weights too',
         'task_type is "TOKEN_CLS": only SEQ_CLS and FEATURE_EXTRACTION are read',
@@ -165,7 +165,7 @@ def test_a_pattern_of_layers_selects_what_peft_selects(settings, bases, tmp_path
 
 
 def test_a_whole_name_is_a_target_in_whichever_layer(bases, tmp_path):
-    """PEFT asks for the layer only of names that are given by their end."""
+    """PEFT checks the layer number only for names that match by their ending."""
     whole = "bert.encoder.layer.0.attention.self.query"
     config = peft.LoraConfig(task_type="SEQ_CLS", **LORA, target_modules=[whole, "key"], layers_to_transform=[1])
     theirs = adapted(classifier(bases["bert"]), config)
@@ -213,10 +213,12 @@ def test_a_state_dict_is_called_one(kind, saved, bases, tmp_path):
     base = models.load(bases["bert"])
     load_adapter(tmp_path / "a", base)
     if kind == "prompt" and saved == "of the model inside":
-        return  # nothing of a prompt is inside the model
+        return  # a prompt has no modules inside the model
     tensors = {name: value.detach().clone().numpy() for name, value in STATE_DICTS[saved](model).items()}
     rewritten(tmp_path / "a", lambda _: tensors)
-    with pytest.raises(InputError, match=r"a state dict was saved, not an adapter: it holds .*save_pretrained\(DIR\)"):
+    with pytest.raises(
+        InputError, match=r"this is a model's state dict, not an adapter: it holds .*save_pretrained\(DIR\)"
+    ):
         load_adapter(tmp_path / "a", base)
 
 
@@ -225,7 +227,7 @@ def test_lora_on_embeddings_is_not_read(bases, tmp_path):
     for targets in (["query", "word_embeddings"], ["word_embeddings"]):
         config = peft.LoraConfig(task_type="SEQ_CLS", **LORA, target_modules=targets)
         adapted(classifier(bases["bert"]), config).save_pretrained(tmp_path / "a", save_embedding_layers=True)
-        with pytest.raises(InputError, match=r"LoRA on embeddings is not read.*word_embeddings; merge the adapter"):
+        with pytest.raises(InputError, match=r"LoRA on embeddings is not supported.*word_embeddings; merge"):
             load_adapter(tmp_path / "a", base)
 
 

@@ -1,4 +1,4 @@
-"""The choice among candidates and the search over layers, on scores made up; what the candidates are, on a toy tree."""
+"""The choice among candidates and the search over layers, on invented scores; the candidates of a toy tree."""
 
 import math
 
@@ -8,13 +8,22 @@ import numpy as np
 import pytest
 
 from fft.after import candidates
-from fft.after.candidates import LAYER_ALPHAS, STEPS, Candidate, Tried, Way, choose, nearest_miss, search_layers
+from fft.after.candidates import (
+    LAYER_ALPHAS,
+    STEPS,
+    Candidate,
+    ScoredCandidate,
+    Series,
+    choose,
+    nearest_miss,
+    search_layers,
+)
 from fft.merging import formulas
 from tests.helpers.toy import max_difference, toy_params
 
 
 def tried(drop, gain, kind="alpha", **settings):
-    return Tried(kind, settings, 0.9 - drop, 0.7 + gain, drop, gain)
+    return ScoredCandidate(kind, settings, 0.9 - drop, 0.7 + gain, drop, gain)
 
 
 BASE = tried(0.0, 0.0)
@@ -50,13 +59,13 @@ def test_a_candidate_that_was_not_scored_on_the_new_task_is_never_chosen():
 
 @pytest.mark.parametrize("last", range(17))
 def test_the_furthest_within_is_found_by_few_questions(last):
-    way, asked = Way(tuple(Candidate("alpha", {"alpha": alpha}, dict) for alpha in STEPS)), []
+    series, asked = Series(tuple(Candidate("alpha", {"alpha": alpha}, dict) for alpha in STEPS)), []
 
     def loss(candidate):
         asked.append(candidate.settings["alpha"])
         return asked[-1] / ((last + 0.5) / 16)
 
-    way.furthest(loss)
+    series.search_furthest(loss)
     assert max((alpha for alpha in asked if alpha <= last / 16), default=0) == last / 16
     assert len(asked) == len(set(asked)) <= 6
 
@@ -64,7 +73,7 @@ def test_the_furthest_within_is_found_by_few_questions(last):
 @pytest.mark.parametrize("seed", range(20))
 @pytest.mark.parametrize("sweeps", [1, 3])
 def test_the_search_goes_as_far_in_each_layer_as_the_budget_lets_it(seed, sweeps):
-    """Against a plain loop over all values: what is lost and gained grows with every α, each by its own rate."""
+    """Against a loop over all values: drop and gain grow with every α, each at its own rate."""
     rng = np.random.default_rng(seed)
     lost, gained = rng.uniform(0.001, 0.02, 3), rng.uniform(0.01, 0.1, 3)
     margin, calls = 0.02, []
@@ -114,7 +123,7 @@ def test_only_depths_that_moved_are_searched():
 
 
 def of_ways(ways):
-    """Every fourth candidate of each way, the last among them."""
+    """Return every fourth candidate of each series, including the last."""
     return [candidate for way in ways for candidate in way.candidates[3::4]]
 
 

@@ -30,7 +30,7 @@ def misheard(tensors):
 
 
 def less_sure(tensors):
-    """Other logits, the same answers."""
+    """Other logits, the same predictions."""
     tensors["classifier.weight"] *= 0.9
 
 

@@ -1,4 +1,4 @@
-"""`fft diagnose`: it names the layer that was hurt, tells a turned head from lost features, and predicts honestly."""
+"""`fft diagnose`: it names the damaged layer, and tells a misaligned head from lost features; its predictions."""
 
 import json
 import shlex
@@ -112,7 +112,7 @@ def test_features_that_lost_the_difference_are_gone(tiny, tmp_path):
 
 @pytest.fixture(scope="module")
 def mixed(tiny, tmp_path_factory):
-    """A base whose embeddings, block 1 and head were spoilt, rows of two lengths, the diagnosis, and what scored it."""
+    """A base whose embeddings, block 1 and head were changed, rows of two lengths; the diagnosis and its scorers."""
     folder, made = tmp_path_factory.mktemp("mixed"), []
     spoilt = hurt(tiny / "bert", folder, ("layers/1/", "embed/word"), lambda leaf: 0.8 * leaf + 0.35 * noise(leaf))
     spoilt = hurt(spoilt, folder, "heads/", lambda leaf: leaf + 0.3 * noise(leaf), "both")
@@ -133,7 +133,7 @@ def mixed(tiny, tmp_path_factory):
 
 
 def test_layers_that_lose_together_are_each_scored_by_plain_swaps(mixed):
-    """What is said of every layer, by parameters swapped leaf by leaf and a plain forward pass over the rows."""
+    """The figures of every layer, against parameters swapped leaf by leaf and a plain forward pass over the rows."""
     settings, found = mixed[:2]
     base, tuned = (models.load(folder) for folder in (settings.base, settings.tuned))
     data = prepare(

@@ -6,7 +6,7 @@ import pytest
 
 from fft import models
 from fft.after.exchange import Move, Part, exchanged, layers_of, moves, pattern_of, put_back_greedily, roles_of
-from fft.after.refit import judged, kept_share
+from fft.after.refit import classify_drop, share_in_features
 from fft.core.errors import InputError
 from fft.core.tree import flatten, match, unflatten
 from fft.stats.intervals import Change
@@ -56,7 +56,7 @@ def test_exchanged_takes_the_leaves_of_the_parts_and_copies_nothing():
 
 
 def test_on_a_quadratic_the_prediction_is_the_rise():
-    """L(θ) = ½ Σ a (θ − θ*)²: the Hessian is diagonal, the first order vanishes at θ*."""
+    """L(θ) = ½ Σ a (θ − θ*)²: the Hessian is diagonal, the first-order term vanishes at θ*."""
     rng = np.random.default_rng(0)
     a, base, tuned = (
         {"embed": {"x": rng.random((3, 2)).astype(np.float32)}, "heads": {"y": rng.random(4).astype(np.float32)}}
@@ -112,8 +112,8 @@ def test_the_greedy_search_takes_the_best_next_then_the_lower_loss_then_the_firs
 )
 def test_what_is_missing_from_the_features_decides(drop, missing, outcome):
     change, lacks = (Change("accuracy", 0.9, 0.9 + ends[0], *ends, 1000) for ends in (drop, missing))
-    found, share = judged(change, lacks)
+    found, share = classify_drop(change, lacks)
     assert found == outcome
     if outcome != "nothing":
-        assert share == kept_share(-drop[0], lacks)
+        assert share == share_in_features(-drop[0], lacks)
         assert share.value == pytest.approx(1 + missing[0] / 0.12) and share.low <= share.value <= share.high

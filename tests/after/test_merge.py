@@ -1,4 +1,4 @@
-"""`fft merge`: the files that come out against plain numpy over the files that went in, and whose heads are kept."""
+"""`fft merge`: the written files against plain numpy on the input files, and which heads the result has."""
 
 import json
 
@@ -91,7 +91,7 @@ def close(found, expected, atol=2e-6):
 
 
 def mean_of_owned(expected, tuned):
-    """What the base lacks: the mean over the models that have it."""
+    """A head that the base lacks is the mean over the models that have it."""
     for name in {name for model in tuned for name in model} - set(expected):
         owned = [model[name] for model in tuned if name in model]
         expected[name] = sum(owned) / len(owned)
@@ -306,7 +306,7 @@ def test_what_does_not_fit_is_refused_and_nothing_is_written(three, tiny, tmp_pa
         ((base, a, b, "--how", "fisher", *out), "needs --fisher with one folder for each TUNED, 2 of them, not 0"),
         ((base, a, b, "--how", "arithmetic", "--scale", "nan", *out), "--scale must be a number, not nan"),
         ((base, a, b, "--how", "soup", "--head", "third", *out), "has no head third; its heads are: original, new"),
-        ((base, a, b, "--how", "ties", "--task", "x.csv", *out), "--task chooses the ingredients of --how soup"),
+        ((base, a, b, "--how", "ties", "--task", "x.csv", *out), "--task is unused by --how ties"),
         ((base, a, three[3], "--how", "soup", "--task", tiny / "new.csv", *out), "has no head new, with which --task"),
         ((base, a, wide, "--how", "soup", *out), "one family and shape can be merged: layer_norm_eps is"),
         ((base, a, b, "--how", "soup", "--out", taken), "holds something already (thesis.txt)"),

@@ -58,7 +58,7 @@ def fisher(tiny, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def repaired(tiny, tuned, fisher, tmp_path_factory):
-    """A repair with all there is to try, and its answer."""
+    """A repair with every kind of candidate, and its answer."""
     out = tmp_path_factory.mktemp("repaired") / "out"
     more = ("--max-drop", 0.05, "--fisher", fisher, *ALSO, "--sweeps", 2, "--json")
     return fft("repair", tiny / "bert", tuned, *flags(tiny, out), *more), out
@@ -69,7 +69,7 @@ def told(out):
 
 
 def held_out(tiny, tmp_path, role):
-    """CSV files of the rows that a repair chooses by ("validation") or confirms with ("test")."""
+    """CSV files of a repair's validation or test rows."""
     from fft.data.rows import Columns
     from fft.data.splits import make_splits
 
@@ -227,7 +227,7 @@ def test_a_higher_rmse_is_a_drop_and_what_is_accepted_lies_above_the_base(repair
 
 
 def test_where_nothing_beats_the_base_it_says_by_how_much_and_writes_no_model(tiny, tmp_path):
-    """Learning the opposite labels with the original's own head: what is gained there is lost here."""
+    """The original's own head learns the opposite labels: the new score is gained at the original's expense."""
     run = tmp_path / "opposite"
     more = ("--steps", 40, "--batch-size", 16, "--lr", 1e-2, "--keep", "latest", "--head", "shared")
     tune(tiny, run, *more, new="opposite.csv")
@@ -272,7 +272,7 @@ def test_a_tuned_model_that_lost_nothing_is_kept_whole(tiny, tmp_path):
 
 
 def test_a_classifier_of_the_same_name_and_other_labels_is_a_head_of_its_own(tiny, tuned, tmp_path):
-    """What another program tunes has one classifier, which we call `original` when it comes without a name."""
+    """A checkpoint of another program has one unnamed classifier, which is then called `original`."""
     foreign = tmp_path / "foreign"
     shutil.copytree(tuned / "model", foreign)
     for name in ("fft_heads.json", "fft_heads.safetensors"):

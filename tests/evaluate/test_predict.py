@@ -1,4 +1,4 @@
-"""Logits of many rows: each in its place, the filler dropped, one program."""
+"""Logits of many rows: in order, without filler rows, by one program."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from tests.helpers.toy import toy_batch
 
 
 class Linear:
-    """Stands in for a model: logits of one head are ids @ kernel."""
+    """A stand-in for a model: the logits of one head are ids @ kernel."""
 
     traces = 0
 

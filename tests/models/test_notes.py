@@ -58,10 +58,10 @@ def test_a_run(old, note, tiny, tmp_path):
 def test_two_checkpoints(old, note, tiny):
     original = Data(str(tiny / "original.csv"))
     for base, tuned in ((old, tiny / "bert"), (tiny / "bert", old)):
-        record = subject.load_subject(DiagnoseSettings(str(base), str(tuned), original)).told
-        assert record["notes"][0] == note
-    record = mergeable.load_sides(RepairSettings(str(tiny / "bert"), str(old), original, original)).told
-    assert record["notes"][0] == note
+        told = subject.load_subject(DiagnoseSettings(str(base), str(tuned), original)).record
+        assert told["notes"][0] == note
+    sides = mergeable.load_sides(RepairSettings(str(tiny / "bert"), str(old), original, original))
+    assert sides.record["notes"][0] == note
 
 
 COMMANDS = {

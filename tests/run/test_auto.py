@@ -1,4 +1,4 @@
-"""`--method auto`: what it chooses, and that the evidence it names is there."""
+"""`--method auto`: its choices, and that the evidence it names exists."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The contract: the dual variable by hand, a run that is held, and which point of it is kept."""
+"""The contract: the multiplier by hand, a run under a contract, and which of its points is kept."""
 
 import dataclasses
 import math
@@ -37,7 +37,7 @@ NEW, ORIGINAL = Classify("new", ("a", "b", "c")), Classify("original", ("a", "b"
 
 
 def watch_for(steps):
-    """A watch on the eight rows of a toy batch; `stepped` says what the base is worth on them."""
+    """A watch on the eight rows of a toy batch; `stepped` sets the base's credit on them."""
     return Watch(ORIGINAL, jnp.zeros(8), margin=0.01, scale=1.0, steps=steps)
 
 
@@ -62,7 +62,7 @@ def test_the_multiplier_follows_the_running_drop():
 
 
 def test_what_a_step_sees_of_held_out_rows():
-    """A filler row is not seen, and a drop that is not finite is all of the row's credit."""
+    """A filler row does not count, and a drop that is not finite counts as 1."""
     watch, before = watch_for(steps=80), jnp.array([1.0, 0.0, 1.0, math.nan])
     batch = toy_batch(rows=4)._replace(targets=jnp.zeros(4, int), weight=jnp.array([1.0, 1.0, 0.0, 1.0]))
     logits = jnp.array([[0.0, 1.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
@@ -97,7 +97,7 @@ def test_what_holds_is_a_penalty_or_a_term():
 
 
 def stepped(method, watch, drop_of_base, steps=40, lr=0.05, watching=lambda theta, drop: None):
-    """The base, last state and multipliers of a toy run whose probe says that the base was better by `drop_of_base`."""
+    """Return base, last state and multipliers of a toy run whose probe has the drop `drop_of_base`."""
     base = toy_params(heads={"original": 3, "new": 3})
     theta = method.init(base, jax.random.key(1))
     multiplier = multipliers(method, theta, MODEL.depth, ("original",))
@@ -175,7 +175,7 @@ def test_the_average_of_a_watched_run_is_what_its_probe_looks_at():
 
 
 def judged(original, new):
-    """judge(params) of a model that is one number x: x = 0 is the base, 1 what was trained last."""
+    """Return judge(params) for a model that is one number x: 0 is the base, 1 the last step."""
     scores = {"original": original, "new": new}
     return lambda params, tasks: {task: scores[task](float(params["x"])) for task in tasks}
 
@@ -261,14 +261,14 @@ def test_a_run_under_a_contract(tiny, tmp_path):
 
 
 def same_as_the_model(run):
-    """Whether `restore` gives the weights of RUN/model."""
+    """Whether `restore` loads the weights of RUN/model."""
     found, kept = restore(run), models.load(str(run / "model"))
     return max_difference(found.params, kept.params) <= 1e-6
 
 
 @pytest.mark.parametrize(("loss", "alpha"), [(0.0, 1.0), (0.19, 0.25)])
 def test_a_run_is_restored_as_its_model(tiny, tmp_path, monkeypatch, loss, alpha):
-    """The last step, or a point on the way to it where that one loses .19 where .05 are allowed."""
+    """The last step, or a point between it and the base if it loses .19 where .05 is allowed."""
     seen = []
 
     def judge(scorer, params, tasks):
@@ -300,7 +300,7 @@ def test_a_run_is_restored_as_its_model(tiny, tmp_path, monkeypatch, loss, alpha
 
 
 def test_a_contract_that_cannot_be_kept_ends_with_1(tiny, tmp_path):
-    """The same texts with the opposite labels on the one head: what is learnt is lost."""
+    """The same texts with opposite labels on the shared head: the new score is gained at the original's expense."""
     flags = (*SHORT, "--method", "full", "--head", "shared", "--max-drop", "0.05")
     answer = tune(tiny, tmp_path / "run", *flags, new="opposite.csv")
     assert answer.code == 1, answer.err

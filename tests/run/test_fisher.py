@@ -1,4 +1,4 @@
-"""`fft fisher`: the artefact, what a stopped pass goes on with, what is refused, and a run that reads it."""
+"""`fft fisher`: the artefact, resuming a stopped pass, what is refused, and a run that reads it."""
 
 import json
 import os
@@ -22,7 +22,7 @@ def measure(tiny, out, *flags, model="bert", original="original.csv"):
 
 @pytest.fixture(scope="module")
 def made(tiny, tmp_path_factory):
-    """An artefact of the tiny base, left alone, and the answer of the command."""
+    """An artefact of the tiny base, not to be changed, and the answer of the command."""
     out = tmp_path_factory.mktemp("fisher") / "f"
     return out, measure(tiny, out, *SETTINGS)
 
@@ -96,11 +96,11 @@ def test_a_run_refuses_the_fisher_of_another_task_and_warns_of_other_rows(made, 
 def test_a_run_that_has_read_its_fisher_goes_on_without_the_folder(made, tiny, tmp_path):
     shutil.copytree(made[0], tmp_path / "fisher")
     flags = ("--method", "ewc", "--steps", 2, "--batch-size", 16, "--tolerance", 1, "--fisher", tmp_path / "fisher")
-    flags += ("--checkpoints", "keep")  # as they are before the last word
+    flags += ("--checkpoints", "keep")  # as they are before the run is finished
     assert tune(tiny, tmp_path / "run", *flags).code == 0
     notes = record(tmp_path / "run")["notes"]
     shutil.rmtree(tmp_path / "fisher")
-    (tmp_path / "run" / "run.json").unlink()  # as a kill before the last word leaves it
+    (tmp_path / "run" / "run.json").unlink()  # as after a kill just before the end
     again = tune(tiny, tmp_path / "run", *flags)
     assert again.code == 0, again.err
     assert record(tmp_path / "run")["notes"] == notes
@@ -154,7 +154,7 @@ def test_a_stopped_pass_goes_on_to_the_same_bits(made, tiny, tmp_path, monkeypat
     assert measure(tiny, tmp_path / "f", *SETTINGS).code == (143 if how == "SIGTERM" else 9)
     assert not (tmp_path / "f" / "provenance.json").exists()
     again = measure(tiny, tmp_path / "f", *SETTINGS)
-    assert again.code == 0 and f"resuming behind {64 if how == 'SIGTERM' else 48} rows" in again.err
+    assert again.code == 0 and f"resuming after {64 if how == 'SIGTERM' else 48} rows" in again.err
     assert len(calls) == (6 if how == "SIGTERM" else 7)
     wanted, found = (load_file(out / "tensors.safetensors") for out in (made[0], tmp_path / "f"))
     assert all(np.array_equal(wanted[name], found[name]) for name in wanted)

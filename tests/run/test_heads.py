@@ -1,4 +1,4 @@
-"""Which heads a run uses, and those it makes and keeps."""
+"""Which heads a run uses, and the heads that it creates and saves."""
 
 import jax
 import numpy as np
@@ -10,7 +10,7 @@ from fft.core.errors import InputError
 from fft.core.tree import flatten
 from fft.disk.artefact import load_artefact
 from fft.experiment import Data, Experiment
-from fft.run.accept import heads_asked_for
+from fft.run.accept import requested_heads
 from fft.run.heads import HeadNames, abstract_heads, fitting_note, fresh_heads, load_heads, make_heads
 from fft.tasks import Classify, Regress
 
@@ -29,11 +29,11 @@ def bare(tiny):
 
 
 def names(checkpoint, new=NEW, original=ORIGINAL, **settings):
-    return heads_asked_for(checkpoint, Experiment("model", new, original, **settings))
+    return requested_heads(checkpoint, Experiment("model", new, original, **settings))
 
 
 def renamed(checkpoint, *heads):
-    """The checkpoint with its one head under other names."""
+    """Return the checkpoint with its one head under other names."""
     (head,), (tree,) = checkpoint.heads.values(), checkpoint.params["heads"].values()
     params = checkpoint.params | {"heads": dict.fromkeys(heads, tree)}
     return checkpoint._replace(heads=dict.fromkeys(heads, head), params=params, primary=heads[0])

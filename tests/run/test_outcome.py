@@ -1,4 +1,4 @@
-"""What a run says of the model that it writes."""
+"""The notes of a run on the model that it writes."""
 
 import numpy as np
 import pytest

@@ -154,7 +154,7 @@ def test_diagnose_and_repair_read_at_the_length_of_the_run(short, tiny):
     base, original, new = str(tiny / "bert"), Data(str(tiny / "original.csv")), Data(str(tiny / "new.csv"))
     subject = load_subject(DiagnoseSettings(base, str(short), original))
     sides = load_sides(RepairSettings(base, str(short), original, new))
-    for data, told in ((subject.data, subject.told), *((data, sides.told) for data in sides.data.values())):
+    for data, told in ((subject.data, subject.record), *((data, sides.record) for data in sides.data.values())):
         assert max(data.lengths) == LENGTH and told["notes"][0].startswith(f"{CUT}{short};")
     assert sides.tuned.max_length == LENGTH, "the repaired model carries it"
     assert max(load_subject(DiagnoseSettings(base, str(short), original, max_length=6)).data.lengths) == 6
@@ -202,7 +202,8 @@ def test_training_on_from_a_run_at_another_length_is_noted(short, tiny, tmp_path
         return accepted.checkpoint.max_length, [note for note in accepted.notes if "in the training of" in note]
 
     length, (said,) = notes()
-    assert length == 128 and f"were cut to {LENGTH} in the training of {short}/model: --max-length {LENGTH}" in said
+    assert length == 128 and f"were cut to {LENGTH} in the training of {short}/model: " in said
+    assert f"give --max-length {LENGTH}" in said
     assert notes(max_length=LENGTH) == (LENGTH, []) and notes(max_length=9) == (9, [])
 
 

@@ -1,4 +1,4 @@
-"""Killed, stopped, damaged, changed: what a second `fft tune` on the same folder makes of the first."""
+"""A second `fft tune` on the folder of a run that was killed, stopped, damaged or changed."""
 
 import json
 import os
@@ -52,7 +52,7 @@ def whole(tiny, tmp_path_factory):
 
 
 def begin(tiny, out, *flags):
-    """The run in a process that reads compiled programs and writes none, so that a kill tears none."""
+    """The run in a process that only reads the compilation cache, so that a kill does not damage it."""
     data = ("--new", tiny / "new.csv", "--original", tiny / "original.csv")
     environment = os.environ | {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1000000"}
     return start("tune", "--model", tiny / "bert", *data, "--out", out, *FLAGS, *flags, env=environment)

@@ -1,4 +1,4 @@
-"""What is said of rows that a model has seen when they are scored: counted by what its runs left."""
+"""The notes on scored rows that a model has seen, counted by the records of its runs."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ FLAGS = ("--steps", 1, "--batch-size", 4, "--tolerance", 1)
 
 @pytest.fixture(scope="module")
 def runs(tiny, tmp_path_factory):
-    """`last` is read by nothing but its training rows, `kl` holds the original's rows and keeps the best step."""
+    """`last` uses only its training rows; `kl` trains on the original's rows too and keeps the best step."""
     out = tmp_path_factory.mktemp("runs")
     assert tune(tiny, out / "last", *FLAGS, "--keep", "latest").code == 0
     assert tune(tiny, out / "kl", *FLAGS, "--method", "kl", "--seed", 1).code == 0
@@ -28,7 +28,7 @@ def runs(tiny, tmp_path_factory):
 
 
 def notes(model, task, held_out=False):
-    """What `fft eval` says of the rows of a file."""
+    """Return the notes of `fft eval` on the rows of a file."""
     rows = read_scored(Data(str(task)), held_out)
     return seen_notes([str(model)], Scored(text_keys(rows), str(task), "other", held_out, "--task.test"))
 
@@ -71,7 +71,7 @@ def test_a_merged_model_is_asked_through_its_parents(runs, tiny, tmp_path, gone)
         shutil.rmtree(parents[1])
     said = notes(tmp_path / "merged", tiny / "new.csv")
     assert len(said) == 2 and sum(f"trained on in {parents[0]}" in note for note in said) == 1
-    assert any(f"names {parents[1]}, which is not there" in note for note in said) == gone
+    assert any(f"names {parents[1]}, which does not exist" in note for note in said) == gone
     assert any(f"trained on in {parents[1]}" in note for note in said) != gone
 
 
@@ -89,7 +89,7 @@ def test_a_run_that_went_on_from_a_run_has_seen_its_rows_too(runs, tiny, tmp_pat
 def test_eval_says_it_and_of_a_run_folder_without_its_rows_that_it_had_the_source(runs, tiny, tmp_path):
     shutil.copytree(runs / "last", tmp_path / "old")
     shutil.rmtree(tmp_path / "old" / ROWS)
-    for model, part in ((runs / "last", "were trained on in"), (tmp_path / "old", "does not say how many")):
+    for model, part in ((runs / "last", "were trained on in"), (tmp_path / "old", "too old to record how many")):
         found = [
             fft("eval", "--model", model, "--task", tiny / "new.csv", *flag, "--json").json["notes"]
             for flag in ([], ["--held-out"])

@@ -1,4 +1,4 @@
-"""`fft sequence` on tiny tasks: the stages it makes, the matrix it scores, where it goes on, what it refuses."""
+"""`fft sequence` on tiny tasks: its stages, the score matrix, resuming, and what is refused."""
 
 import json
 
@@ -9,7 +9,7 @@ from fft.core.errors import InputError
 from fft.disk.artefact import load_artefact
 from fft.experiment import Data, Retention
 from fft.methods import EWC, KL, SI, Full, LoRA, LwF, PromptTuning, Replay
-from fft.run.sequence import learner
+from fft.run.sequence import without_original
 from fft.run.settings import SequenceSettings
 from tests.helpers import tiny_checkpoint
 from tests.helpers.tiny_runs import fft, record
@@ -57,7 +57,7 @@ def told(out):
 
 @pytest.fixture(scope="module")
 def shared(tiny, files, tmp_path_factory):
-    """One head that the first task makes, and three tasks, the second of which turns the others' labels round."""
+    """One head that the first task creates, and three tasks, the second with the labels of the others swapped."""
     out = tmp_path_factory.mktemp("shared") / "seq"
     tasks = [files[name] for name in ("older", "opposite", "original")]
     return sequence(tiny, out, tasks, "--head", "shared", "--keep", "latest"), out
@@ -84,8 +84,8 @@ def test_the_first_stage_has_nothing_to_keep_and_the_others_go_on_from_it(shared
     answer, out = shared
     runs = [record(out / f"stage-{number}") for number in (1, 2, 3)]
     assert [run["name"] for run in runs] == ["full", "ewc", "ewc"]
-    assert "there is nothing to keep yet: full alone learns the first task" in answer.err
-    assert f"kept here: original is {files['older']}, original_2 is {files['opposite']}" in answer.err
+    assert "there is no task to preserve yet: full learns the first task" in answer.err
+    assert f"tasks to preserve: original is {files['older']}, original_2 is {files['opposite']}" in answer.err
     assert runs[1]["experiment"]["model"] == str(out / "stage-1" / "model")
     assert [list(run["heads"]) for run in runs] == [["original", "shared"]] * 3
     assert [run["experiment"]["head"] for run in runs] == ["new", "shared", "shared"]
@@ -152,14 +152,14 @@ def test_own_heads_faded_information_and_a_second_call_after_a_kill(tiny, files,
     (before, first), (after, second) = (load_artefact(out / "fisher" / number) for number in "12")
     assert (first["tasks"], second["tasks"], second["previous"]["gamma"]) == (["original"], ["original", "animal"], 0.5)
     kernels = [tree["heads"]["original"]["out"]["kernel"] for tree in (before, after)]
-    np.testing.assert_allclose(kernels[1], 0.5 * kernels[0], rtol=1e-6)  # the new task says nothing of this head
+    np.testing.assert_allclose(kernels[1], 0.5 * kernels[0], rtol=1e-6)  # the new task has no information on this head
 
 
 def test_what_is_left_of_a_method_where_nothing_is_to_be_kept():
-    assert learner(EWC() + LoRA() + Replay(), True) == LoRA() and learner(EWC(), False) == Full()
-    assert learner(LwF() + SI(), False) == SI() and learner(LwF() + SI(), True) == LwF() + SI()
-    assert learner(KL(), True) == Full() and learner(KL(on="unlabelled"), True) == KL(on="unlabelled")
-    assert learner(KL(on="unlabelled"), False) == Full()
+    assert without_original(EWC() + LoRA() + Replay(), True) == LoRA() and without_original(EWC(), False) == Full()
+    assert without_original(LwF() + SI(), False) == SI() and without_original(LwF() + SI(), True) == LwF() + SI()
+    assert without_original(KL(), True) == Full() and without_original(KL(on="unlabelled"), True) == KL(on="unlabelled")
+    assert without_original(KL(on="unlabelled"), False) == Full()
 
 
 def test_a_method_goes_on_from_the_run_before():
@@ -174,17 +174,17 @@ TWO = (Data("a"), Data("b"))
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"tasks": (Data("a"),)}, "a sequence is of two tasks or more, got 1"),
+        ({"tasks": (Data("a"),)}, "a sequence needs two tasks or more, got 1"),
         ({"tasks": (Data("a"), Data("b", kind="regression"))}, "b is not classification"),
         ({"tasks": (Data("a"), Data("a"))}, "a is named twice"),
         ({"original": Data("b")}, "b is named twice"),
         ({"method": PromptTuning()}, "prompt ends as an adapter on its base"),
         ({"method": EWC(fisher="x")}, "--ewc.fisher is of one model, and each stage has its own"),
-        ({"gamma": 0.5}, "--gamma fades Fisher information, which full does not read"),
+        ({"gamma": 0.5}, "--gamma has no effect: full does not use Fisher information"),
         ({"method": KL(on="unlabelled")}, "reads texts without labels: give --unlabelled"),
         ({"gamma": 1.5, "method": EWC()}, "--gamma must be between 0 and 1"),
         ({"gamma": 0.5, "method": EWC(), "original_head": "fit"}, "leave one out"),
-        ({"retention": Retention(max_drop=("0.1", "0.2"))}, "--max-drop of a sequence is one for all tasks"),
+        ({"retention": Retention(max_drop=("0.1", "0.2"))}, "`fft sequence` takes a single --max-drop"),
     ],
 )
 def test_plans_that_cannot_be_followed_are_refused(settings, message):

@@ -1,4 +1,4 @@
-"""Several original tasks in one run: as one task they are what each is alone, and each is held to its own budget."""
+"""Several original tasks in one run: their union agrees with each alone, and each has its own budget."""
 
 import csv
 import json
@@ -317,7 +317,7 @@ def test_pictures_and_fronts_are_of_the_original_that_is_named(whole, tmp_path):
 
 
 def test_one_that_is_lost_fails_the_whole_run(tiny, files, tmp_path):
-    """The second original task has the labels that the new task turns round; the first one has a head of its own."""
+    """The new task swaps the labels of the second original task; the first one has a head of its own."""
     flags = ("--original-head", "original", "fit", "--original.label", "label", "what", "--head", "shared")
     flags += ("--method", "full", "--steps", 60, "--eval-every", 20, "--keep", "latest", "--tolerance", 0.3)
     answer = tuned(tiny, tmp_path / "run", (files[1], files[2]), *flags, new="opposite.csv")

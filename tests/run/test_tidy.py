@@ -1,4 +1,4 @@
-"""What stays of the saved steps of a finished run, and that nothing later misses what goes."""
+"""What is left of the saved steps of a finished run, and that it is enough for every later command."""
 
 import json
 import os
@@ -20,13 +20,13 @@ def weights(folder, which):
 
 
 def call(tiny, out, *flags):
-    """The command that made the run; what it opposes makes it lose more at every step."""
+    """The command that made the run; its labels oppose the original's, so that it loses more at every step."""
     return tune(tiny, out, *FLAGS, *flags, new="opposite.csv")
 
 
 @pytest.fixture(scope="module")
 def kept(tiny, tmp_path_factory):
-    """A run that kept its saved steps whole, and whose best step is not its last; what its steps stand for."""
+    """A run with all saved states, whose best step is not its last, and the parameters of its steps."""
     out = tmp_path_factory.mktemp("kept") / "run"
     assert call(tiny, out, "--checkpoints", "keep").code in (0, 1, 4)
     found = record(out)
@@ -36,7 +36,7 @@ def kept(tiny, tmp_path_factory):
 
 @pytest.fixture
 def untidied(kept, tmp_path):
-    """The same run without a word said of its steps, killed before it could tidy them up."""
+    """The same run as one from before the `checkpoints` setting existed, not yet tidied."""
     folder = shutil.copytree(kept[0], tmp_path / "run")
     for name, place in (("experiment.json", ()), ("run.json", ("experiment",))):
         found = json.loads((folder / name).read_text())

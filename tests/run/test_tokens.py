@@ -37,7 +37,7 @@ def tagged(tiny, tmp_path_factory, tags):
 
 
 def shares_right(folder, source, head):
-    """(right, tokens) of every row of a file, one row at a time without the package's batches, tasks and metrics."""
+    """Return (right, tokens) of every row of a file, row by row, without the package's batches, tasks and metrics."""
     checkpoint = load_model(str(folder))
     tokenizer, labels = load_tokenizer(checkpoint.folder), checkpoint.heads[head].labels
     with open(source, newline="", encoding="utf-8") as file:
@@ -69,7 +69,7 @@ def test_a_token_task_is_learned_scored_and_kept_as_a_checkpoint(tagged):
 
 @pytest.fixture(scope="module")
 def mixed(tagged):
-    """The run that learned classes while every method that reads the original's targets or answers held the tags."""
+    """A run that learned classes with every method that uses the targets or predictions of the original tags."""
     rows, run = tagged
     original = ("--original", rows / "tags.csv", "--original.kind", "tags", "--max-drop", "0.05")
     method = ("--method", "ewc+kl+lwf+replay", "--ewc.samples", 32, "--ewc.strength", 10)

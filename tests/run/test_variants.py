@@ -19,12 +19,12 @@ QUICK = ("--steps", 16, "--batch-size", 16, "--lr", 1e-2)
 
 
 def leaves(folder):
-    """The parameters of a checkpoint by path, as numpy."""
+    """Return the parameters of a checkpoint by path, as numpy."""
     return {path: np.asarray(leaf) for path, leaf in flatten(models.load(folder).params).items()}
 
 
 def changed(tiny, out, model="bert"):
-    """Paths of the base's own parameters that the run's model holds with other bits."""
+    """Return the paths of the base's parameters that differ in the run's model."""
     base, after = leaves(tiny / model), leaves(out / "model")
     return {path for path, value in base.items() if value.tobytes() != after[path].tobytes()}
 
@@ -145,7 +145,7 @@ def test_regression_beside_a_classification_that_is_kept(tmp_path, tiny):
 
 @pytest.fixture(scope="module")
 def opposite(tiny, tmp_path_factory):
-    """The original's own head learns the opposite of what it knew."""
+    """The original's own head learns the opposite labels."""
     out = tmp_path_factory.mktemp("runs") / "opposite"
     flags = ("--head", "shared", "--drop-weight", 0.5, "--eval-every", 3)
     return tune(tiny, out, *QUICK, "--steps", 24, *flags, new="opposite.csv"), out

@@ -9,7 +9,7 @@ from tests.helpers.toy import toy_params
 
 @pytest.mark.parametrize("name", ["linear", "cosine", "constant"])
 def test_schedules_by_hand(name):
-    """100 steps, 10 of warmup: step i of the rise has lr·(i+1)/10, then the decay over the 90 that are left."""
+    """100 steps, 10 of warm-up: step i of the warm-up has lr·(i+1)/10, then the decay over the remaining 90."""
     rate = schedule(Optim(lr=2.0, warmup=0.1, schedule=name), 100)
     rise = [2.0 * (i + 1) / 10 for i in range(10)]
     left = np.arange(90) / 90

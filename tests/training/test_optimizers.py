@@ -1,4 +1,4 @@
-"""The optimizers: one step of each by hand, their decay, resumed and accumulated steps; leaves frozen under any."""
+"""The optimizers: one step of each by hand, their decay, resumed and accumulated steps, and frozen leaves."""
 
 import dataclasses
 
@@ -36,7 +36,7 @@ def updates_by_hand(name, g, old):
         return -LR * np.sign(g)
     if name == "sgd":
         return -LR * g
-    rms = np.sqrt(np.mean((g / np.abs(g)) ** 2))  # of small leaves nothing is factored
+    rms = np.sqrt(np.mean((g / np.abs(g)) ** 2))  # small leaves are not factored
     return -LR * max(np.sqrt(np.mean(old**2)), 1e-3) * (g / np.abs(g)) / max(1.0, rms)
 
 

@@ -1,4 +1,4 @@
-"""The train step where a new class a row is learned and a tag a token is held, against an objective row by row."""
+"""The train step with a new task of classes and an original task of tags, against an objective row by row."""
 
 import jax
 import jax.numpy as jnp
