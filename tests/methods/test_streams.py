@@ -66,8 +66,8 @@ def test_the_heads_answers_are_kept_without_any_original_data(tiny, texts, tmp_p
     [
         (("--method", "replay"), {"original": None}, "needs data of the original task: give --original"),
         (("--method", "kl"), {"original": None}, "give --original"),
-        (("--method", "kl", "--kl.on", "unlabelled"), {}, "reads texts without labels: give --unlabelled"),
-        (("--method", "full", "--unlabelled", "{texts}"), {}, "--unlabelled is read by pseudo, and kl and distill"),
+        (("--method", "kl", "--kl.on", "unlabelled"), {}, "needs unlabelled texts: give --unlabelled"),
+        (("--method", "full", "--unlabelled", "{texts}"), {}, "--unlabelled is unused by full: leave it out, or"),
         (("--method", "lwf"), {"original": None, "model": "bare"}, "lwf keeps what the original head says"),
         (("--method", "lwf", "--lwf.temperature", 0), {}, "--lwf.temperature must be a positive number"),
         (("--method", "replay", "--replay.ratio", 100), {}, "--replay.ratio must be a positive number of at most 16"),

@@ -336,9 +336,9 @@ def test_targets_that_do_not_vary_give_a_contract_no_scale():
         (("--max-drop", "-1%"), "original.csv", "expected a number above 0"),
         (("--max-drop", "some"), "original.csv", "expected a number above 0"),
         (("--max-drop", "1"), "original.csv", "so nothing would fail"),
-        (("--max-drop", "0.2"), None, "--max-drop is measured on the original task: give --original"),
+        (("--max-drop", "0.2"), None, "--max-drop needs data of the original task: give --original"),
         (("--max-drop", "0.0001"), "original.csv", "it takes at least 10000 of them to see 0.0001"),
-        (("--max-drop", "0.2", "--keep", "latest"), "original.csv", "--keep latest keeps the last step whatever it"),
+        (("--max-drop", "0.2", "--keep", "latest"), "original.csv", "--keep latest ignores what was lost"),
     ],
 )
 def test_contracts_that_say_nothing_are_refused(tiny, tmp_path, flags, original, message):
