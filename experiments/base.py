@@ -1,4 +1,4 @@
-"""The base of the experiments on sentences: MiniLM that learned movie snippets until it was good at them."""
+"""The base of the sentence experiments: MiniLM fine-tuned on movie snippets."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from fft.experiment import Data, Experiment, Optim
 
 
 def movie_base(console: Console) -> Path:
-    """The folder of the checkpoint, three epochs at 1e-4; trained the first time (seven minutes), cached after that."""
+    """Return the checkpoint's folder (three epochs at 1e-4); trained at first use (seven minutes), then cached."""
     return cached_base(
         "movie-base",
         lambda: Experiment(str(minilm_folder()), Data(ORIGINAL, name="original"), optim=Optim(lr=1e-4, epochs=3.0)),

@@ -74,7 +74,7 @@ def encode_labels(
 
 
 def label_notes(rows: Rows, labels: Sequence[str], given: bool) -> list[str]:
-    """Return notes on how labels were read; `given`: the names are those of an existing head."""
+    """Return notes on how labels were read; `given`: the names are those of a head in the checkpoint."""
     notes = []
     if given and numbers_for_names(rows, labels):
         named = ", ".join(f"{at} = {name}" for at, name in enumerate(labels))

@@ -81,10 +81,10 @@ def drop_shared(train: Rows, scored: Iterable[Rows]) -> tuple[Rows, int]:
     Raises: InputError if no row remains.
     """
     scored_keys = {key for rows in scored for key in text_keys(rows)}
-    kept = [row for row, key in enumerate(text_keys(train)) if key not in scored_keys]
-    if not kept:
+    remaining = [row for row, key in enumerate(text_keys(train)) if key not in scored_keys]
+    if not remaining:
         raise InputError(f"{train.source}: every training row is also in the validation or test rows: give other rows")
-    return train.take(kept), len(train.texts) - len(kept)
+    return train.take(remaining), len(train.texts) - len(remaining)
 
 
 def _explicit(source: str, role: str, columns: Columns) -> Rows:

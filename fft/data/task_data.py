@@ -150,14 +150,14 @@ def drop_overlap(
     """
     name, other = names or (trained.task.name, scored.task.name)
     scored_keys = {key for role, keys in scored.keys.items() if role != "train" for key in keys}
-    kept = [row for row, key in enumerate(trained.keys["train"]) if key not in scored_keys]
-    dropped = len(trained.keys["train"]) - len(kept)
+    remaining = [row for row, key in enumerate(trained.keys["train"]) if key not in scored_keys]
+    dropped = len(trained.keys["train"]) - len(remaining)
     if not dropped:
         return trained, ()
-    if not kept:
+    if not remaining:
         raise InputError(f"{name}: the task {other!r} is scored on the text of every training row: give other rows")
-    keys = trained.keys | {"train": [trained.keys["train"][row] for row in kept]}
-    splits = trained.splits | {"train": trained.splits["train"].take(np.array(kept))}
+    keys = trained.keys | {"train": [trained.keys["train"][row] for row in remaining]}
+    splits = trained.splits | {"train": trained.splits["train"].take(np.array(remaining))}
     are, they = agreeing(dropped, "is", "are"), agreeing(dropped, "it is", "they are")
     note = f"{counted(dropped, 'training row')} of {name!r} {are} scored in {other!r}; {they} not trained on"
     return trained._replace(splits=splits, keys=keys, identity=_identity(trained.task, splits, keys)), (note,)

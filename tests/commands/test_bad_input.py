@@ -206,7 +206,7 @@ def test_a_checkpoint_that_is_not_what_it_says(tiny, tmp_path, case):
         (("--head", "shared"), "cat"),
         (("--original-head", "third"), "--original-head third"),
         (("--new-name", "a/b"), "cannot be called 'a/b'"),
-        (("--max-length", "161"), "160 positions"),
+        (("--max-length", "161"), "give at most 160, the positions of"),
         (("--new-metric", "pearson"), "pearson"),
     ],
 )

@@ -224,9 +224,9 @@ def test_the_base_is_kept_where_no_point_is_within_and_errors_count_the_other_wa
         return contract_sentence(plain(selection.contract_record(chosen, "0.01", {"original": 0.01}, 1.0)))
 
     said = said_of(chosen)
-    assert "the contract is not met" in said and "what was trained loses 0.2, 0.19 too much" in said
+    assert "the contract is not met" in said and "the trained model loses 0.2, 0.19 too much" in said
     idle = choose(lambda x: 0.9, lambda x: 0.5)
-    assert not idle.met and "what was trained is within and gains nothing" in said_of(idle)
+    assert not idle.met and "the trained model is within it and gains nothing" in said_of(idle)
     chosen = choose(lambda x: 1.0 + 0.005 * x, lambda x: 1.0 - 0.4 * x, signs={"original": -1, "new": -1})
     assert chosen.met and chosen.point.new == pytest.approx(0.6) and chosen.point.drop == pytest.approx(0.005)
 

@@ -68,7 +68,7 @@ def test_a_run_refuses_the_fisher_of_another_base_before_it_writes_anything(made
     assert answer.code == 2 and "was measured at other weights" in answer.err
     for flags, message in (
         (("--method", "full"), "--fisher is unused by --method full: leave it out, or add ewc or sparse"),
-        (("--method", "ewc", "--original-head", "fit"), "--original-head fit needs original data"),
+        (("--method", "ewc", "--original-head", "fit"), "--original-head fit trains a head"),
         (("--method", "ewc", "--ewc.samples", 64), "ewc.samples is of the run's own Fisher pass"),
         (("--method", "ewc", "--ewc.fisher", tmp_path), "differ: give one"),
     ):
