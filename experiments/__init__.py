@@ -1,1 +1,1 @@
-"""Ablations and benchmarks: programs that write what docs/ and README cite."""
+"""Ablations and benchmarks: programs that produce the results cited in docs/ and README."""

@@ -1,4 +1,4 @@
-"""The common advice against forgetting, run: movie reviews kept, tweets learned, three seeds a recipe.
+"""Tests the common advice against forgetting: learn tweets, preserve movie reviews, three seeds per recipe.
 
 python -m experiments.article                            runs what is missing in experiments/results/article.json, safe
                                                          to kill and repeat, and writes article.{md,svg,png} beside it
@@ -13,7 +13,7 @@ import tyro
 from rich.console import Console
 
 from experiments.base import quick_base
-from experiments.kept import kept_runs
+from experiments.cached import cached_runs
 from fft.commands.demo import NEW, ORIGINAL
 from fft.experiment import Data, Experiment, Optim, Retention
 from fft.methods import EWC, Freeze, Full, Layerwise, LoRA
@@ -21,14 +21,14 @@ from fft.methods import EWC, Freeze, Full, Layerwise, LoRA
 SEEDS = (0, 1, 2)
 RESULTS = Path(__file__).parent / "results"
 HIGH, LOW, ADAPTER = 3e-4, 2e-5, 1e-3
-SMALL = 2_000  # rows of the small data set of the advice on epochs
+SMALL = 2_000  # training rows of the recipes on epochs
 
 ROWS = 1_344  # half of the tweets: 42 steps of 32
-# The last step counts and nothing is chosen on the way, so the way is not scored; early stopping scores 8 times.
+# The last step is evaluated, so no earlier step is scored; early stopping scores 8 times.
 LAST = Retention(keep="latest", probe=64, eval_every=10_000)
 STOPPED = Retention(keep="best", probe=256, patience=2)
 
-# name: (what it tries, method, optimizer, retention, training rows)
+# name: (description, method, optimizer, retention, training rows)
 RECIPES = {
     "full-low": ("full fine-tuning, low rate", Full(), Optim(lr=LOW, epochs=1.0), LAST, ROWS),
     "full-high": ("full fine-tuning, high rate", Full(), Optim(lr=HIGH, epochs=1.0), LAST, ROWS),
@@ -49,7 +49,7 @@ RECIPES = {
 
 
 def experiments() -> dict[str, Experiment]:
-    """Every recipe with every seed, seed by seed, so that a killed sweep has whole columns."""
+    """Return every recipe with every seed, seed by seed, so that an interrupted sweep has complete seeds."""
     base = str(quick_base(Console(stderr=True)))
     return {
         f"{name}-seed{seed}": Experiment(
@@ -62,7 +62,7 @@ def experiments() -> dict[str, Experiment]:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One recipe over its seeds: scores on the test splits, arrays [seeds]."""
+    """The test scores of one recipe over its seeds, arrays [seeds]."""
 
     recipe: str
     what: str
@@ -72,18 +72,18 @@ class Row:
 
 
 def rows_of(records: dict[str, dict]) -> list[Row]:
-    """The recipes with the scores of the seeds that are there."""
-    found = []
+    """Return the recipes with the scores of the finished seeds."""
+    rows = []
     for name, (what, *_) in RECIPES.items():
         seeds = [records[key] for key in (f"{name}-seed{seed}" for seed in SEEDS) if key in records]
         if seeds:
             original, new = (np.array([record[task]["after"] for record in seeds]) for task in ("original", "new"))
-            found.append(Row(name, what, original, new, seeds[0]["percent_trained"]))
-    return found
+            rows.append(Row(name, what, original, new, seeds[0]["percent_trained"]))
+    return rows
 
 
 def markdown(rows: list[Row], record: dict) -> str:
-    """The table: mean and standard deviation over seeds, and the drop of every seed."""
+    """Return the table: mean and standard deviation over seeds, and the drop of every seed."""
     base_original, base_new = record["original"]["before"], record["new"]["before"]
     lines = [
         "# The common advice, measured",
@@ -99,22 +99,22 @@ def markdown(rows: list[Row], record: dict) -> str:
     ]
     for row in rows:
         drops = base_original - row.original
-        each = ", ".join(f"{drop:+.3f}" for drop in drops)
+        by_seed = ", ".join(f"{drop:+.3f}" for drop in drops)
         lines.append(
-            f"| {row.recipe} | {row.what} | {spread(row.original)} | {spread(drops)} | {each} | {spread(row.new)} "
+            f"| {row.recipe} | {row.what} | {spread(row.original)} | {spread(drops)} | {by_seed} | {spread(row.new)} "
             f"| {row.trained:.3g} % |"
         )
     return "\n".join(lines) + "\n"
 
 
 def spread(values: np.ndarray) -> str:
-    """Mean ± standard deviation over seeds, three digits; the mean alone of one."""
+    """Return mean ± standard deviation over seeds with three decimals; for one seed the mean alone."""
     deviation = f" ± {values.std(ddof=1):.3f}" if len(values) > 1 else ""
     return f"{values.mean():.3f}{deviation}"
 
 
 def write(records: dict[str, dict], stem: Path) -> None:
-    """The table and the picture, means with the range over seeds as bars."""
+    """Write the table and the picture, means with the range over seeds as bars."""
     from fft.disk.files import replace_file
     from fft.report.front import Point, axis_title, front
 
@@ -125,13 +125,13 @@ def write(records: dict[str, dict], stem: Path) -> None:
     for row in rows:
         ranges = ((float(v.min()), float(v.max())) for v in (row.original, row.new))
         points.append(Point(row.recipe, float(row.original.mean()), float(row.new.mean()), *ranges))
-    said = f"marks: mean of {len(SEEDS)} seeds; bars: the lowest to the highest of them"
-    front(points, stem, axis_title(record, "original"), axis_title(record, "new"), said)
+    legend = f"marks: mean of {len(SEEDS)} seeds; bars: the lowest to the highest of them"
+    front(points, stem, axis_title(record, "original"), axis_title(record, "new"), legend)
 
 
 def main(out: Path = Path("runs/article")) -> None:
-    """Run what experiments/results/article.json does not hold; after every run table and picture say what there is."""
-    for records in kept_runs(experiments(), out, RESULTS / "article.json"):
+    """Run what experiments/results/article.json lacks; update the table and the picture after every run."""
+    for records in cached_runs(experiments(), out, RESULTS / "article.json"):
         write(records, RESULTS / "article")
 
 

@@ -27,7 +27,7 @@ def quick_base(console: Console) -> Path:
 
 
 def movie_base(console: Console) -> Path:
-    """The folder of the checkpoint, three epochs at 1e-4; trained the first time (seven minutes), cached after that."""
+    """Return the checkpoint's folder (three epochs at 1e-4); trained at first use (seven minutes), then cached."""
     return cached_base(
         "movie-base",
         lambda: Experiment(str(minilm_folder()), Data(ORIGINAL, name="original"), optim=Optim(lr=1e-4, epochs=3.0)),

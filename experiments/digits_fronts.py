@@ -1,12 +1,12 @@
-"""Every method's front on digits: the digits kept, the same digits with their pixels permuted learned.
+"""Every method's Pareto front on digits: learn digits with permuted pixels, preserve the original digits.
 
     python -m experiments.digits_fronts --out runs/digits_fronts      runs what is missing, safe to kill and repeat,
                                                                       and writes experiments/results/digits_fronts.*
 
 A perceptron with two hidden layers learns the digits; from there each method learns the permuted ones with the same
-head, at a few strengths. A seed draws the split, the permutation, the weights and every batch. Nothing is chosen: the
-last step counts, on test rows. Not here: prompt and prefix, which need tokens, norm, for there is no norm, and pseudo,
-which needs a masked language model.
+head, at a few strengths. The seed determines the split, the permutation, the weights and every batch. The last step is
+scored on test rows, without any selection. Excluded: prompt and prefix, which need tokens; norm, as the model has no
+norm layer; and pseudo, which needs a masked language model.
 """
 
 from collections.abc import Iterator
@@ -19,8 +19,8 @@ import numpy as np
 import tyro
 
 from experiments.article import RESULTS, spread
+from experiments.cached import cached
 from experiments.fisher_digits import Split, permuted, splits
-from experiments.kept import kept
 from experiments.perceptron import MODEL, Trained, accuracy, train
 from fft.disk.files import replace_file
 from fft.methods import (
@@ -55,11 +55,11 @@ from fft.stats.fronts import fronts
 
 SEEDS, STEPS, RATE = (0, 1, 2), 400, 3e-3
 HIGH = 0.85
-"""the new score at which the originals are compared as well: not every method reaches it"""
+"""a second comparison is among the methods that reach this new score"""
 ADAPTED = "layers/.*"
 
 
-class Tried(NamedTuple):
+class Candidate(NamedTuple):
     """A method at one strength."""
 
     front: str
@@ -68,8 +68,8 @@ class Tried(NamedTuple):
     lr: float = RATE
 
 
-def tried() -> Iterator[Tried]:
-    """Every method at its strengths; where it has none of its own, that is the learning rate."""
+def candidates() -> Iterator[Candidate]:
+    """Yield every method at its strengths, or at several learning rates if it has no strength."""
     rates = {
         "full": (Full(), (3e-4, 1e-3, RATE, 1e-2)),
         "freeze": (Freeze(blocks=1), (3e-4, 1e-3, RATE, 1e-2)),
@@ -80,7 +80,7 @@ def tried() -> Iterator[Tried]:
         "ia3": (IA3(targets=ADAPTED), (1e-3, 1e-2, 3e-2, 1e-1)),
     }
     for name, (method, of_method) in rates.items():
-        yield from (Tried(name, lr, method, lr) for lr in of_method)
+        yield from (Candidate(name, lr, method, lr) for lr in of_method)
     strengths = {
         "layerwise": (lambda s: Layerwise(decay=s), (0.1, 0.3, 0.6, 0.9)),
         "sparse": (lambda s: Sparse(share=s, way="vmapped"), (0.01, 0.03, 0.1, 0.3)),
@@ -101,18 +101,18 @@ def tried() -> Iterator[Tried]:
         "sam": (lambda s: SAM(rho=s), (0.02, 0.05, 0.2, 0.5)),
     }
     for name, (make, of_method) in strengths.items():
-        yield from (Tried(name, strength, make(strength)) for strength in of_method)
+        yield from (Candidate(name, strength, make(strength)) for strength in of_method)
 
 
-def record(one: Tried, seed: int, before: dict[str, float], after: dict[str, float], rows: int) -> dict:
-    """A run as `fft.stats.fronts` reads it."""
+def record(candidate: Candidate, seed: int, before: dict[str, float], after: dict[str, float], rows: int) -> dict:
+    """Return a run in the format of `fft.stats.fronts`."""
     changes = {task: {"metric": "accuracy", "before": before[task], "after": after[task], "n": rows} for task in before}
-    settings = [{"name": one.front, "strength": one.strength}]
-    return {"name": one.front, "experiment": {"method": settings, "seed": seed}, "history": [], **changes}
+    settings = [{"name": candidate.front, "strength": candidate.strength}]
+    return {"name": candidate.front, "experiment": {"method": settings, "seed": seed}, "history": [], **changes}
 
 
 class Start(NamedTuple):
-    """What every method starts from with a seed: the rows of both tasks by split, the base, the key of the training."""
+    """The start of every method for a seed: the rows of both tasks by split, the base, and the training key."""
 
     original: dict[str, Split]
     new: dict[str, Split]
@@ -122,7 +122,7 @@ class Start(NamedTuple):
 
 @cache
 def start(seed: int) -> Start:
-    """The base of a seed. SI collects while it is trained; what it collects changes nothing."""
+    """Return the base of a seed, trained with SI, which records its statistics without affecting the training."""
     parts = splits(seed)
     others = {name: permuted(part, seed) for name, part in parts.items()}
     keys = jax.random.split(jax.random.key(seed), 3)
@@ -130,19 +130,19 @@ def start(seed: int) -> Start:
     return Start(parts, others, base, keys[2])
 
 
-def measured(one: Tried, seed: int) -> dict:
-    """The record of a method at one strength from the seed's base."""
+def measured(candidate: Candidate, seed: int) -> dict:
+    """Train a method at one strength from the seed's base and return its record."""
     at = start(seed)
     tests = {"original": at.original["test"], "new": at.new["test"]}
-    tuned = train(at.base, one.method, at.new["train"], at.original["train"], one.lr, STEPS, at.key)
+    tuned = train(at.base, candidate.method, at.new["train"], at.original["train"], candidate.lr, STEPS, at.key)
     before, after = (
         {task: accuracy(params, split) for task, split in tests.items()} for params in (at.base.params, tuned.params)
     )
-    return record(one, seed, before, after, len(at.new["test"].label))
+    return record(candidate, seed, before, after, len(at.new["test"].label))
 
 
 def markdown(runs: list[dict]) -> str:
-    """Every method at every strength, and the table of the fronts."""
+    """Return the table of every method at every strength."""
     bases = {
         task: np.array([run[task]["before"] for run in runs[:: len(runs) // len(SEEDS)]])
         for task in ("original", "new")
@@ -159,30 +159,32 @@ def markdown(runs: list[dict]) -> str:
         "| method | strength | original | new |",
         "|---|---:|---:|---:|",
     ]
-    for one in tried():
-        of = [r for r in runs if r["experiment"]["method"] == [{"name": one.front, "strength": one.strength}]]
+    for candidate in candidates():
+        of = [
+            r for r in runs if r["experiment"]["method"] == [{"name": candidate.front, "strength": candidate.strength}]
+        ]
         original, new = (np.array([run[task]["after"] for run in of]) for task in ("original", "new"))
-        lines.append(f"| {one.front} | {one.strength:g} | {spread(original)} | {spread(new)} |")
+        lines.append(f"| {candidate.front} | {candidate.strength:g} | {spread(original)} | {spread(new)} |")
     return "\n".join(lines) + "\n"
 
 
 def main(out: Path = Path("runs/digits_fronts")) -> None:
-    """Train, score, write."""
+    """Train, score, and write the results."""
     runs = [
-        kept(out / f"{one.front}-{one.strength:g}-seed{seed}.json", partial(measured, one, seed))
+        cached(out / f"{candidate.front}-{candidate.strength:g}-seed{seed}.json", partial(measured, candidate, seed))
         for seed in SEEDS
-        for one in tried()
+        for candidate in candidates()
     ]
-    found, matched = fronts(runs)
-    high, at = fronts([run for run in runs if _reaches(run["name"], runs)])
-    table = markdown(runs) + "\n## All\n\n" + fronts_markdown(found, matched)
-    table += f"\n## Those that reach {HIGH:g} with every seed\n\n" + fronts_markdown(high, at)
+    all_fronts, matched = fronts(runs)
+    high_fronts, high_matched = fronts([run for run in runs if _reaches(run["name"], runs)])
+    table = markdown(runs) + "\n## All\n\n" + fronts_markdown(all_fronts, matched)
+    table += f"\n## Those that reach {HIGH:g} with every seed\n\n" + fronts_markdown(high_fronts, high_matched)
     replace_file(RESULTS / "digits_fronts.md", table.encode())
-    draw_fronts(high, at, runs, RESULTS / "digits_fronts")
+    draw_fronts(high_fronts, high_matched, runs, RESULTS / "digits_fronts")
 
 
 def _reaches(name: str, runs: list[dict]) -> bool:
-    """Whether a method has the new score HIGH at some strength with every seed."""
+    """Whether a method reaches the new score HIGH at some strength with every seed."""
     best = [max(r["new"]["after"] for r in runs if r["name"] == name and r["experiment"]["seed"] == s) for s in SEEDS]
     return min(best) >= HIGH
 

@@ -1,10 +1,10 @@
-"""EWC's λ by the estimator of the Fisher: handwritten digits, then the same digits with their pixels permuted.
+"""EWC's λ by the estimator of the Fisher: handwritten digits, then the same digits with permuted pixels.
 
 python -m experiments.fisher_estimators digits          writes experiments/results/fisher_digits.{md,svg,png}
 
-A perceptron with two hidden layers learns digits (8 x 8 pixels, sklearn), then, with EWC and the same head, the
-permuted ones. A seed draws the split, the permutation, the weights and every batch. Scores are on test rows; λ is
-chosen by the mean of both accuracies on validation rows.
+A perceptron with two hidden layers learns digits (8 x 8 pixels, sklearn), then the permuted ones with EWC and the same
+head. The seed determines the split, the permutation, the weights and every batch. Scores are on test rows; λ is chosen
+by the mean of both accuracies on validation rows.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from fft.tasks import Classify
 
 SEEDS = tuple(range(5))
 STRENGTHS = tuple(float(10**power) for power in np.arange(-1, 8.5, 0.5))
-# estimator by the rows of a batch of the Fisher pass; the per-example ones do not depend on it
+# estimators with the batch size of the Fisher pass, on which per-example estimators do not depend
 PER_EXAMPLE, PER_BATCH, SIZES = ("exact", "mc", "empirical"), ("gnb", "batched"), (8, 32, 128)
 ESTIMATORS = tuple((name, 32) for name in PER_EXAMPLE) + tuple((name, size) for name in PER_BATCH for size in SIZES)
 WIDTH, CLASSES, SAMPLES = 64, 10, 1024
@@ -39,11 +39,11 @@ TASK = Classify("digits", tuple(str(digit) for digit in range(CLASSES)))
 
 
 class Perceptron:
-    """64 pixels, two hidden layers of tanh, ten classes."""
+    """A perceptron: 64 pixels, two hidden layers of tanh, ten classes."""
 
     @staticmethod
     def states(params: Params, batch: Any, *, read: Any = ("pooled",), key: Any = None, layers: Any = ()) -> States:
-        """The second hidden layer [B, D] of pixels x [B, 64]."""
+        """Return the second hidden layer [B, D] for pixels x [B, 64]."""
         x = batch.x
         for name in ("0", "1"):
             x = jnp.tanh(x @ params["layers"][name]["kernel"] + params["layers"][name]["bias"])
@@ -51,12 +51,12 @@ class Perceptron:
 
     @staticmethod
     def readout(params: Params, head: str, states: jax.Array, *, key: Any = None) -> jax.Array:
-        """The logits [B, 10]."""
+        """Return the logits [B, 10]."""
         return states @ params["heads"][head]["kernel"] + params["heads"][head]["bias"]
 
     @staticmethod
     def init(key: jax.Array) -> Params:
-        """Random weights, of variance 1 / fan-in."""
+        """Return random weights of variance 1 / fan-in."""
         keys = jax.random.split(key, 3)
 
         def dense(key, fan_in, fan_out):
@@ -84,12 +84,12 @@ class Rows(NamedTuple):
 
     @classmethod
     def of(cls, split: Split, picked: Array) -> Self:
-        """The rows at `picked`, int32 [B], all of weight 1."""
+        """Return the rows at `picked`, int32 [B], all of weight 1."""
         return cls(split.x[picked], split.label[picked], np.ones(picked.shape, np.float32), picked)
 
 
 def splits(seed: int) -> dict[str, Split]:
-    """train (60 %), validation and test rows of the digits, and `permute(x)` of the second task."""
+    """Return the train (60 %), validation and test rows of the digits."""
     from sklearn.datasets import load_digits
 
     data = load_digits()
@@ -101,13 +101,13 @@ def splits(seed: int) -> dict[str, Split]:
 
 
 def permuted(split: Split, seed: int) -> Split:
-    """The rows with their pixels in another order."""
+    """Return the rows with a seeded permutation of the pixels."""
     return Split(split.x[:, np.random.default_rng([seed, 1]).permutation(64)], split.label)
 
 
 @partial(jax.jit, static_argnums=4)
 def train(start: Params, aux: Params, split: Split, key: jax.Array, method: EWC | None) -> Params:
-    """STEPS steps of Adam from `start`, with the method's penalty around it where there is a method."""
+    """Take STEPS steps of Adam from `start`, with the method's penalty if there is a method."""
     tx = optax.adam(RATE)
 
     def loss(params, rows):
@@ -126,27 +126,27 @@ def train(start: Params, aux: Params, split: Split, key: jax.Array, method: EWC 
 
 @jax.jit
 def accuracy(params: Params, split: Split) -> jax.Array:
-    """The share of rows that are right."""
+    """Return the share of correct rows."""
     outputs = outputs_of(Perceptron, params, split)
     logits = outputs.read(TASK.name, outputs.pooled)
     return jnp.mean(jnp.argmax(logits, -1) == split.label)
 
 
 def fisher_of(base: Params, split: Split, estimator: str, size: int, key: jax.Array) -> Params:
-    """The diagonal over SAMPLES training rows."""
+    """Return the diagonal Fisher over SAMPLES training rows."""
     batches = [Rows.of(split, np.arange(at, at + size, dtype=np.int32)) for at in range(0, SAMPLES, size)]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # batched says what it is; here it is the point
+        warnings.simplefilter("ignore")  # the warning of `batched` that it is not the Fisher
         return diagonal_fisher(
             Perceptron, TASK, base, batches, key, estimator=estimator, way="vmapped", chunk=size
         ).diagonal
 
 
 class Grid(NamedTuple):
-    """What every seed, estimator and λ gave; arrays [seeds, estimators, strengths] of accuracies."""
+    """The accuracies of every seed, estimator and λ, arrays [seeds, estimators, strengths]."""
 
     first: dict[str, np.ndarray]
-    """by split, on the first task after the second"""
+    """by split, on the first task after learning the second"""
     second: dict[str, np.ndarray]
     trace: np.ndarray
     """[seeds, estimators], relative to exact"""
@@ -157,7 +157,7 @@ class Grid(NamedTuple):
 
 
 def grid() -> Grid:
-    """Train it all."""
+    """Train with every seed, estimator and λ."""
     shape = (len(SEEDS), len(ESTIMATORS), len(STRENGTHS))
     first, second = ({name: np.zeros(shape) for name in ("validation", "test")} for _ in range(2))
     trace, rank, before = np.zeros(shape[:2]), np.zeros(shape[:2]), np.zeros(len(SEEDS))
@@ -185,42 +185,42 @@ def grid() -> Grid:
     return Grid(first, second, trace, rank, before)
 
 
-def at_matched(first: np.ndarray, second: np.ndarray, wanted: float) -> float:
-    """The first task's accuracy at a given accuracy on the second, between neighbouring λ; nan where none reaches it.
+def at_matched(first: np.ndarray, second: np.ndarray, matched: float) -> float:
+    """Interpolate the first task's accuracy between λ at accuracy `matched` on the second; nan if no λ reaches it.
 
-    `first`, `second` [strengths], λ rising: the second's accuracy falls with λ, noise aside, and the first's rises.
+    `first`, `second` [strengths] are ordered by increasing λ: apart from noise, the second falls and the first rises.
     """
-    reach = np.flatnonzero(second >= wanted)
+    reach = np.flatnonzero(second >= matched)
     if not len(reach):
         return float("nan")
     at = reach[-1]
     if at + 1 == len(second):
         return float(first[at])
-    share = (second[at] - wanted) / max(second[at] - second[at + 1], 1e-9)
+    share = (second[at] - matched) / max(second[at] - second[at + 1], 1e-9)
     return float(first[at] + share * (first[at + 1] - first[at]))
 
 
 def label_of(estimator: str, size: int) -> str:
-    """`mc`, or `batched, B = 32` where the batch size matters."""
+    """Return a label such as `mc`, or `batched, B = 32` if the batch size matters."""
     return f"{estimator}, B = {size}" if estimator in PER_BATCH else estimator
 
 
-def write(found: Grid, stem: Path) -> None:
-    """The table and the picture."""
+def write(runs: Grid, stem: Path) -> None:
+    """Write the table and the picture."""
     from fft.disk.files import replace_file
 
-    plain = found.second["test"][:, 0, 0].mean()  # exact at the smallest λ: next to no penalty
-    wanted = plain - 0.05
-    combined = (found.first["validation"] + found.second["validation"]) / 2
+    unpenalised = runs.second["test"][:, 0, 0].mean()  # exact at the smallest λ: next to no penalty
+    target = unpenalised - 0.05
+    combined = (runs.first["validation"] + runs.second["validation"]) / 2
     best = combined.argmax(axis=2)  # [seeds, estimators]
     lines = [
         "# EWC's λ by the estimator of the Fisher, on digits",
         "",
-        f"Digits ({100 * found.before.mean():.1f} % right on test), then permuted digits for {STEPS} steps of {BATCH} "
+        f"Digits ({100 * runs.before.mean():.1f} % right on test), then permuted digits for {STEPS} steps of {BATCH} "
         f"with EWC and the same head; Fisher over {SAMPLES} rows; {len(STRENGTHS)} λ from {STRENGTHS[0]:g} to "
         f"{STRENGTHS[-1]:g}; {len(SEEDS)} seeds, mean ± standard deviation. Trace and Spearman's rank correlation are "
         "against `exact`. The best λ (median over seeds, and its range) is chosen on validation rows. Matched: the "
-        f"first task's accuracy where the second's is {wanted:.3f}, .05 under that of nearly no penalty. By "
+        f"first task's accuracy where the second's is {target:.3f}, .05 under that of nearly no penalty. By "
         "`python -m experiments.fisher_estimators digits`.",
         "",
         "| estimator | trace | rank | best λ | first | second | first, matched |",
@@ -230,28 +230,28 @@ def write(found: Grid, stem: Path) -> None:
         chosen = np.array(STRENGTHS)[best[:, e]]
         scores = [
             np.array([tests["test"][s, e, best[s, e]] for s in range(len(SEEDS))])
-            for tests in (found.first, found.second)
+            for tests in (runs.first, runs.second)
         ]
-        matched = [at_matched(found.first["test"][s, e], found.second["test"][s, e], wanted) for s in range(len(SEEDS))]
+        matched = [at_matched(runs.first["test"][s, e], runs.second["test"][s, e], target) for s in range(len(SEEDS))]
         lines.append(
-            f"| {label_of(estimator, size)} | {found.trace[:, e].mean():.3g} | {found.rank[:, e].mean():.2f} | "
+            f"| {label_of(estimator, size)} | {runs.trace[:, e].mean():.3g} | {runs.rank[:, e].mean():.2f} | "
             f"{np.median(chosen):.2g} ({chosen.min():.2g} to {chosen.max():.2g}) | "
             + " | ".join(spread(values) for values in (*scores, np.array(matched)))
             + " |"
         )
     stem.parent.mkdir(parents=True, exist_ok=True)
     replace_file(stem.with_suffix(".md"), ("\n".join(lines) + "\n").encode())
-    _draw(found, stem)
+    _draw(runs, stem)
 
 
-def _draw(found: Grid, stem: Path) -> None:
-    """The mean of both accuracies over λ, a line an estimator."""
+def _draw(runs: Grid, stem: Path) -> None:
+    """Draw the mean of both accuracies over λ, with a line per estimator."""
     import altair as alt
 
     from fft.report.drawing import COLOURS, save, styled, svg
 
-    both = (found.first["test"] + found.second["test"]).mean(axis=0) / 2
-    names = [label_of(*each) for each in ESTIMATORS]
+    both = (runs.first["test"] + runs.second["test"]).mean(axis=0) / 2
+    names = [label_of(estimator, size) for estimator, size in ESTIMATORS]
     rows = [
         {"estimator": name, "strength": strength, "both": float(both[e, at])}
         for e, name in enumerate(names)

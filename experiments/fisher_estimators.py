@@ -1,4 +1,4 @@
-"""Does EWC's λ transfer? A grid of λ by estimator by the batch size of the Fisher pass, on digits and on MiniLM.
+"""Tests whether EWC's λ transfers between Fisher estimators and batch sizes: a grid on digits and on MiniLM.
 
 python -m experiments.fisher_estimators digits                 minutes; experiments/results/fisher_digits.{md,svg,png}
 python -m experiments.fisher_estimators minilm --out runs/fisher_estimators
@@ -30,7 +30,7 @@ from fft.run.fisher import measure
 from fft.run.settings import FisherSettings
 
 RESULTS = Path(__file__).parent / "results"
-# name: (estimator, rows of a batch of the Fisher pass)
+# name: (estimator, batch size of the Fisher pass)
 ESTIMATORS = {
     "mc": ("mc", 32),
     "empirical": ("empirical", 32),
@@ -40,12 +40,12 @@ ESTIMATORS = {
 STRENGTHS = (1e3, 3e4, 1e6, 3e7)
 ROWS, LR, SEEDS = 1_344, 3e-4, (0, 1, 2)
 MATCHED = 0.95  # tweets
-# Chosen on validation, once, at the last step; the test split is for the table alone.
+# λ is chosen on validation rows at the last step; the test split is only for the table.
 LAST = Retention(keep="latest", probe=256, eval_every=10_000)
 
 
 def experiments(names: tuple[str, ...] = tuple(ESTIMATORS), seeds: tuple[int, ...] = SEEDS[:1]) -> dict:
-    """One epoch of tweets with EWC for every λ, by name."""
+    """Return the experiments by name: one epoch of tweets with EWC for every λ."""
     base = str(quick_base(Console(stderr=True)))
     return {
         f"{name}-{strength:g}-seed{seed}": experiment(base, name, strength, seed)
@@ -56,7 +56,7 @@ def experiments(names: tuple[str, ...] = tuple(ESTIMATORS), seeds: tuple[int, ..
 
 
 def experiment(base: str, name: str, strength: float, seed: int) -> Experiment:
-    """One run of the grid."""
+    """Return one experiment of the grid."""
     estimator, batch_size = ESTIMATORS[name]
     return Experiment(
         base,
@@ -71,34 +71,34 @@ def experiment(base: str, name: str, strength: float, seed: int) -> Experiment:
 
 
 def minilm(out: Path = Path("runs/fisher_estimators")) -> None:
-    """The grid on movie -> tweets with one seed, then each estimator's best λ with three."""
+    """Run the grid on movie -> tweets with one seed, then each estimator's best λ with three."""
     console, records, known = Console(), {}, {}
     base = str(quick_base(console))
     exact = against_exact(base, out / "fisher", console)
-    for name, each in experiments().items():
-        records |= run_missing({name: each}, out, console, known)
+    for name, of_grid in experiments().items():
+        records |= run_missing({name: of_grid}, out, console, known)
         _write_minilm(records, exact)
     for name in ESTIMATORS:
         best = _best(records, name)
         for seed in SEEDS[1:]:
-            each = {f"{name}-{best:g}-seed{seed}": experiment(base, name, best, seed)}
-            records |= run_missing(each, out, console, known)
+            chosen = {f"{name}-{best:g}-seed{seed}": experiment(base, name, best, seed)}
+            records |= run_missing(chosen, out, console, known)
             _write_minilm(records, exact)
 
 
 def digits() -> None:
-    """The whole grid on digits and permuted digits."""
+    """Run the grid on digits and permuted digits."""
     write(grid(), RESULTS / "fisher_digits")
 
 
 def _best(records: dict, name: str) -> float:
-    """The λ whose last step has the best combined score on the validation probe, of seed 0."""
-    there = [s for s in STRENGTHS if f"{name}-{s:g}-seed0" in records]
-    return max(there, key=lambda s: records[f"{name}-{s:g}-seed0"]["history"][-1]["combined"])
+    """Return the λ with the best combined score of the last step on the validation probe, for seed 0."""
+    finished = [s for s in STRENGTHS if f"{name}-{s:g}-seed0" in records]
+    return max(finished, key=lambda s: records[f"{name}-{s:g}-seed0"]["history"][-1]["combined"])
 
 
 def against_exact(base: str, out: Path, console: Console) -> dict[str, tuple[float, float]]:
-    """{estimator: (trace over that of `exact`, Spearman's correlation with it over all parameters)}, same rows."""
+    """Return {estimator: (trace relative to `exact`, Spearman's correlation with it over parameters)}, same rows."""
     numbers = {}
     for name, (estimator, batch_size) in {"exact": ("exact", 32), **ESTIMATORS}.items():
         settings = FisherPass(estimator=estimator, batch_size=batch_size)
@@ -108,13 +108,13 @@ def against_exact(base: str, out: Path, console: Console) -> dict[str, tuple[flo
         numbers[name] = np.concatenate([np.ravel(leaf) for leaf in leaves.values()])
     exact = numbers.pop("exact")
     return {
-        name: (float(found.sum(dtype=np.float64) / exact.sum(dtype=np.float64)), spearmanr(found, exact).statistic)
-        for name, found in numbers.items()
+        name: (float(values.sum(dtype=np.float64) / exact.sum(dtype=np.float64)), spearmanr(values, exact).statistic)
+        for name, values in numbers.items()
     }
 
 
 def _write_minilm(records: dict, exact: dict[str, tuple[float, float]]) -> None:
-    """The grid, and the best λ of every estimator over the seeds that ran."""
+    """Write the grid, and the best λ of every estimator over the finished seeds."""
     from fft.disk.files import replace_file
 
     first = next(iter(records.values()))

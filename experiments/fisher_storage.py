@@ -1,9 +1,9 @@
-"""What it costs EWC to keep the Fisher information in fewer bytes: scores, disk and memory, on MiniLM.
+"""The cost of storing EWC's Fisher information in fewer bytes: scores, disk and memory, on MiniLM.
 
-    python -m experiments.fisher_storage          writes experiments/results/fisher_storage.md; some ten minutes
+    python -m experiments.fisher_storage          writes experiments/results/fisher_storage.md; about ten minutes
 
-The same Fisher (mc, 512 movie snippets) is written in each storage; then one epoch of tweets with it, with the λ that
-experiments/fisher_estimators.py found. Every command is a process of its own; memory is its peak.
+The same Fisher (mc, 512 movie snippets) is written in each storage and used for one epoch of tweets, with the best λ of
+experiments/fisher_estimators.py. Every command runs in its own process; memory is its peak.
 """
 
 import json
@@ -39,11 +39,11 @@ def main() -> None:
     for storage in ("float32", "bfloat16", "int8"):
         with tempfile.TemporaryDirectory() as folder:
             fisher, run = f"{folder}/fisher", f"{folder}/run"
-            known = ["--model", base, "--original", ORIGINAL]
-            measure([*fft, "fisher", *known, "--storage", storage, "--out", fisher, "--json"])
+            sources = ["--model", base, "--original", ORIGINAL]
+            measure([*fft, "fisher", *sources, "--storage", storage, "--out", fisher, "--json"])
             flags = f"--new.train-rows {TWEETS} --head shared --epochs 1 --lr {LR} --keep latest --json"
-            told = f"--method ewc --ewc.strength {STRENGTH} --fisher {fisher}".split()
-            tuned = measure([*fft, "tune", *known, "--new", NEW, "--out", run, *told, *flags.split()])
+            ewc = f"--method ewc --ewc.strength {STRENGTH} --fisher {fisher}".split()
+            tuned = measure([*fft, "tune", *sources, "--new", NEW, "--out", run, *ewc, *flags.split()])
             megabytes = (Path(fisher) / "tensors.safetensors").stat().st_size / 1e6
             original, new = (tuned.result[task]["after"] for task in ("original", "new"))
             lines.append(
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def _last_penalty(run: Path) -> float:
-    """The penalty of the last step that the run logged."""
+    """Return the penalty of the last step in the run's log."""
     events = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [event["penalty"] for event in events if event["event"] == "step"][-1]
 

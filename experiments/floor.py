@@ -1,12 +1,12 @@
-"""What the contract adds to `kl`: the multiplier's floor at 1 against 1e-3, and `kl` at strength 1 without a contract.
+"""The effect of the contract on `kl`: the multiplier's floor at 1 or 1e-3, and `kl` at strength 1 without a contract.
 
     python -m experiments.floor --out runs/floor     runs what is missing, safe to kill and repeat, and writes
                                                      experiments/results/floor.json and floor.md
 
-The pairs, seeds and settings of experiments/bar.py, whose runs with full fine-tuning are read from bar.json. The floor
-is chosen by validation rows: of the two, the one with the greater mean gain of the new task among those that keep the
-original within the budget. For nyt also what could be had at all, one seed: joint training (replay with 2 original rows
-a new one) and `kl` for twice the epochs.
+Pairs, seeds and settings are those of experiments/bar.py, whose runs with full fine-tuning are read from bar.json. The
+floor is chosen on validation rows: the one with the larger mean gain of the new task while the original stays within
+the budget. For nyt, also upper bounds with one seed: joint training (replay with 2 original rows per new one) and `kl`
+for twice the epochs.
 """
 
 import json
@@ -21,7 +21,7 @@ from rich.console import Console
 from experiments import bar
 from experiments.article import LAST, RESULTS
 from experiments.base import movie_base
-from experiments.kept import FIELDS, kept_runs
+from experiments.cached import FIELDS, cached_runs
 from fft.after.mergeable import load_sides
 from fft.commands.demo import ORIGINAL
 from fft.disk.files import replace_file
@@ -32,8 +32,8 @@ from fft.stats.intervals import Change
 from fft.training import dual
 
 FLOORS = {"floor 1": 1.0, "floor 1e-3": 1e-3}
-PLAIN = "kl"
-HOWS = (*FLOORS, PLAIN)
+NO_CONTRACT = "kl"
+HOWS = (*FLOORS, NO_CONTRACT)
 CEILINGS = {
     "replay, ratio 2": (Replay(ratio=2.0), bar.EPOCHS),
     "kl, 6 epochs": (KL(), 2 * bar.EPOCHS),
@@ -47,46 +47,46 @@ class Cell(NamedTuple):
     base: float
     full: float
     new: float
-    """on the test rows, as the two above"""
+    """on the test rows, like the two above"""
     drop: float
     half: float
-    """of the drop's 95 % interval"""
+    """half the 95 % interval of the drop"""
     gained: dict[str, float]
-    """{"original", "new"}: what validation rows gained over the base"""
+    """{"original", "new"}: gain over the base on validation rows"""
     strength: float
-    """by which the pull to the base was multiplied at the end"""
+    """multiplier of the method's strength at the end"""
 
     @property
     def within(self) -> bool:
-        """Whether validation rows keep the budget."""
+        """Whether the drop on validation rows is within the budget."""
         return -self.gained["original"] <= float(bar.MAX_DROP)
 
 
 def experiments() -> dict[str, dict[str, Experiment]]:
-    """{how: experiments by name}, each seed by seed; of the contract one set a floor, which no setting says."""
+    """Return {how: experiments by name}, seed by seed; the floor is patched in `main`, as it is not a setting."""
     base, original = str(movie_base(Console(stderr=True))), Data(ORIGINAL)
-    optim, held = Optim(lr=bar.RATE, epochs=bar.EPOCHS), Retention(max_drop=bar.MAX_DROP)
+    optim, contract = Optim(lr=bar.RATE, epochs=bar.EPOCHS), Retention(max_drop=bar.MAX_DROP)
 
-    def one(pair: str, method: Method, seed: int, retention: Retention, optim: Optim = optim) -> Experiment:
+    def of_pair(pair: str, method: Method, seed: int, retention: Retention, optim: Optim = optim) -> Experiment:
         return Experiment(base, Data(bar.PAIRS[pair]), original, method, optim, retention, head="shared", seed=seed)
 
-    found = {
+    by_how = {
         how: {
-            bar.NAME.format(pair, how, seed): one(pair, KL(), seed, LAST if how == PLAIN else held)
+            bar.NAME.format(pair, how, seed): of_pair(pair, KL(), seed, LAST if how == NO_CONTRACT else contract)
             for seed in bar.SEEDS
             for pair in bar.PAIRS
         }
         for how in HOWS
     }
-    found["ceilings"] = {
-        bar.NAME.format(CEILING, how, 0): one(CEILING, method, 0, LAST, Optim(lr=bar.RATE, epochs=epochs))
+    by_how["ceilings"] = {
+        bar.NAME.format(CEILING, how, 0): of_pair(CEILING, method, 0, LAST, Optim(lr=bar.RATE, epochs=epochs))
         for how, (method, epochs) in CEILINGS.items()
     }
-    return found
+    return by_how
 
 
 def validated(experiment: Experiment, folder: Path, record: dict) -> dict:
-    """The record with what the kept model gained on all validation rows of both tasks."""
+    """Return the record with the selected model's gains on all validation rows of both tasks."""
     (original,) = experiment.original
     sides = load_sides(experiment.model, str(folder), original, experiment.new, None, None, None)
     rows = HeldOut(sides.tuned.model, sides.data)
@@ -95,29 +95,29 @@ def validated(experiment: Experiment, folder: Path, record: dict) -> dict:
 
 
 def cells(records: dict[str, dict]) -> dict[str, dict[tuple[str, int], Cell]]:
-    """{how: finished runs by pair and seed}."""
+    """Return {how: finished runs by pair and seed}."""
     full = json.loads((RESULTS / "bar.json").read_text(encoding="utf-8"))
-    found: dict[str, dict[tuple[str, int], Cell]] = {}
+    by_how: dict[str, dict[tuple[str, int], Cell]] = {}
     for how in (*HOWS, *CEILINGS):
         for pair in bar.PAIRS:
             for seed in bar.SEEDS:
                 if run := records.get(bar.NAME.format(pair, how, seed)):
-                    whole, change = full[bar.NAME.format(pair, "full", seed)]["new"], Change(**run["original"])
-                    found.setdefault(how, {})[pair, seed] = Cell(
+                    full_new, change = full[bar.NAME.format(pair, "full", seed)]["new"], Change(**run["original"])
+                    by_how.setdefault(how, {})[pair, seed] = Cell(
                         run["new"]["before"],
-                        whole["after"],
+                        full_new["after"],
                         run["new"]["after"],
                         -change.change,
                         (change.high - change.low) / 2,
                         run["validated"],
                         1.0 if run["contract"] is None else run["contract"]["strength"],
                     )
-    return found
+    return by_how
 
 
-def share(found: list[Cell]) -> float:
-    """The mean gain as a share of full fine-tuning's, test rows."""
-    return float(np.mean([cell.new - cell.base for cell in found]) / np.mean([cell.full - cell.base for cell in found]))
+def share(group: list[Cell]) -> float:
+    """Return the mean gain on test rows as a share of full fine-tuning's."""
+    return float(np.mean([cell.new - cell.base for cell in group]) / np.mean([cell.full - cell.base for cell in group]))
 
 
 HEADER = (
@@ -127,25 +127,25 @@ HEADER = (
 )
 
 
-def line(pair: str, how: str, found: list[Cell]) -> str:
-    """One row of the table: means over seeds."""
+def line(pair: str, how: str, group: list[Cell]) -> str:
+    """Return one row of the table: means over seeds."""
 
     def mean(values) -> float:
         return float(np.mean(list(values)))
 
     margin = float(bar.MAX_DROP)
-    kept = sum(cell.drop <= margin + cell.half for cell in found)
+    within_budget = sum(cell.drop <= margin + cell.half for cell in group)
     return (
-        f"| {pair} | {how} | {len(found)} | {mean(c.full for c in found):.3f} | {mean(c.new for c in found):.3f} | "
-        f"{mean(c.drop for c in found):+.4f} ±{mean(c.half for c in found):.3f} | {kept} of {len(found)} | "
-        f"{share(found):.0%} | {mean(c.gained['new'] for c in found):+.4f} | "
-        f"{-mean(c.gained['original'] for c in found):+.4f} | {sum(c.within for c in found)} of {len(found)} | "
-        f"{mean(c.strength for c in found):.3g} |"
+        f"| {pair} | {how} | {len(group)} | {mean(c.full for c in group):.3f} | {mean(c.new for c in group):.3f} | "
+        f"{mean(c.drop for c in group):+.4f} ±{mean(c.half for c in group):.3f} | {within_budget} of {len(group)} | "
+        f"{share(group):.0%} | {mean(c.gained['new'] for c in group):+.4f} | "
+        f"{-mean(c.gained['original'] for c in group):+.4f} | {sum(c.within for c in group)} of {len(group)} | "
+        f"{mean(c.strength for c in group):.3g} |"
     )
 
 
-def markdown(found: dict[str, dict[tuple[str, int], Cell]]) -> str:
-    """Every pair, the means over all, and the ceilings."""
+def markdown(by_how: dict[str, dict[tuple[str, int], Cell]]) -> str:
+    """Return the table of every pair, the means over all, and the upper bounds."""
     lines = [
         "# The floor of the contract's multiplier, and `kl` without a contract",
         "",
@@ -162,23 +162,23 @@ def markdown(found: dict[str, dict[tuple[str, int], Cell]]) -> str:
         lines += [
             line(pair, how, of_pair)
             for how in HOWS
-            if (of_pair := [cell for (name, _), cell in found.get(how, {}).items() if name == pair])
+            if (of_pair := [cell for (name, _), cell in by_how.get(how, {}).items() if name == pair])
         ]
-    lines += [line("**all**", how, list(found[how].values())) for how in HOWS if how in found]
-    ceilings = [line(CEILING, how, list(found[how].values())) for how in CEILINGS if how in found]
+    lines += [line("**all**", how, list(by_how[how].values())) for how in HOWS if how in by_how]
+    ceilings = [line(CEILING, how, list(by_how[how].values())) for how in CEILINGS if how in by_how]
     if ceilings:
         lines += ["", f"What can be had for {CEILING} at all, seed 0, without a contract:", "", *HEADER, *ceilings]
     return "\n".join(lines) + "\n"
 
 
 def main(out: Path = Path("runs/floor")) -> None:
-    """Run what experiments/results/floor.json does not hold; after every run floor.md says what there is."""
-    asked, records = experiments(), {}
-    for how in ("floor 1", PLAIN, "ceilings", "floor 1e-3"):
+    """Run what experiments/results/floor.json lacks; update floor.md after every run."""
+    by_how, records = experiments(), {}
+    for how in ("floor 1", NO_CONTRACT, "ceilings", "floor 1e-3"):
         with mock.patch.object(dual, "LEAST", FLOORS.get(how, dual.LEAST)):
-            for made in kept_runs(asked[how], out, RESULTS / "floor.json", validated, (*FIELDS, "validated")):
-                replace_file(RESULTS / "floor.md", markdown(cells(records | made)).encode())
-        records |= made
+            for finished in cached_runs(by_how[how], out, RESULTS / "floor.json", validated, (*FIELDS, "validated")):
+                replace_file(RESULTS / "floor.md", markdown(cells(records | finished)).encode())
+        records |= finished
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""How often `fft check` says pass where the true drop is exactly the accepted one, and how often it decides at all.
+"""How often `fft check` passes a model whose true drop equals the accepted one, and how often it decides at all.
 
     python -m experiments.noninferiority          writes experiments/results/noninferiority.md; about a minute
 
-The share of examples that are newly wrong is the margin more than the share that is newly right, so that the true drop
-is the margin: at most 2.5 % of such sets should pass, and at most 2.5 % fail. And of a model whose true drop is 0, how
-many sets of the size that `needed` names are decided.
+The share of newly wrong examples exceeds that of newly right ones by the margin, so the true drop is the margin: at
+most 2.5 % of such test sets should pass, and at most 2.5 % fail. For a model whose true drop is 0: how many test sets
+of the size `needed` are decided.
 
-Resampling n examples of which `lost` are newly wrong and `gained` newly right is a draw of two counts from a
-multinomial; `interval` draws those in place of the examples, which is what makes thousands of sets affordable.
+Resampling n examples, of which `lost` are newly wrong and `gained` newly right, amounts to drawing two counts from a
+multinomial. `interval` draws these instead of the examples, which makes thousands of sets affordable.
 """
 
 from collections import Counter
@@ -43,7 +43,7 @@ SIZES, MARGINS, RIGHT = (100, 300, 1_000, 3_000), (0.01, 0.03), (0.0, 0.02, 0.1)
 
 
 def interval(rng: np.random.Generator, n: int, lost: int, gained: int) -> Change:
-    """What `paired_change` says of n examples of which so many are newly wrong and newly right, but for p."""
+    """Return the `paired_change` of n examples with `lost` newly wrong and `gained` newly right ones, without p."""
     drawn = rng.multinomial(n, [lost / n, gained / n, 1 - (lost + gained) / n], RESAMPLES)
     ends = np.quantile((drawn[:, 1] - drawn[:, 0]) / n, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     change, floor = (gained - lost) / n, unseen_rate(n)
@@ -52,19 +52,19 @@ def interval(rng: np.random.Generator, n: int, lost: int, gained: int) -> Change
 
 
 def outcomes(rng: np.random.Generator, n: int, wrong: float, right: float, margin: float) -> Counter:
-    """How many of SETS sets of n examples, of which these shares are newly wrong and right, have which outcome."""
-    found, known = Counter(), {}
+    """Count the outcomes of SETS simulated sets of n examples with these shares of newly wrong and right ones."""
+    counts, known = Counter(), {}
     for lost, gained, _ in rng.multinomial(n, [wrong, right, 1 - wrong - right], SETS):
         if (lost, gained) not in known:
             known[lost, gained] = verdict(interval(rng, n, lost, gained), margin).outcome
-        found[known[lost, gained]] += 1
-    return found
+        counts[known[lost, gained]] += 1
+    return counts
 
 
 def row(n: int, margin: float, wrong: float, right: float, rng: np.random.Generator) -> str:
-    """A line of either table."""
-    found = outcomes(rng, n, wrong, right, margin)
-    shares = " | ".join(f"{100 * found[name] / SETS:.1f} %" for name in ("pass", "fail", "undecided"))
+    """Return a row of either table."""
+    counts = outcomes(rng, n, wrong, right, margin)
+    shares = " | ".join(f"{100 * counts[name] / SETS:.1f} %" for name in ("pass", "fail", "undecided"))
     rates = f"{100 * wrong:g} % | {100 * right:g} % | {n * (wrong + right):,.0f}"
     return f"| {n:,} | {margin:g} | {rates} | {shares} |"
 

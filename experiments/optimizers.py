@@ -3,8 +3,8 @@
     python -m experiments.optimizers --out runs/optimizers   runs what is missing, safe to kill and repeat, and writes
                                                              experiments/results/optimizers.json and optimizers.md
 
-MiniLM learns tweets with a fresh head, one epoch at batch 32, the last step, two seeds. The rate of an optimizer is the
-one with the best mean score; its factor is that over AdamW's.
+MiniLM learns tweets with a new head, one epoch at batch 32, last step, two seeds. An optimizer's rate is the one with
+the best mean score; its factor is that rate over AdamW's.
 """
 
 from pathlib import Path
@@ -13,7 +13,7 @@ import numpy as np
 import tyro
 
 from experiments.article import RESULTS
-from experiments.kept import FIELDS, kept_runs
+from experiments.cached import FIELDS, cached_runs
 from fft.data.demo import minilm_folder
 from fft.disk.files import replace_file
 from fft.experiment import Data, Experiment, Optim, Retention
@@ -31,7 +31,7 @@ NAME = "{}-{:g}-seed{}"
 
 
 def experiments() -> dict[str, Experiment]:
-    """Every optimizer, rate and seed by name."""
+    """Return the experiments by name: every optimizer, rate and seed."""
     base = str(minilm_folder())
     return {
         NAME.format(optimizer, rate, seed): Experiment(
@@ -44,18 +44,20 @@ def experiments() -> dict[str, Experiment]:
 
 
 def scores(records: dict[str, dict]) -> dict[str, dict[float, list[float]]]:
-    """{optimizer: {rate: the last step's scores on all validation rows}} of the runs there are."""
-    found: dict[str, dict[float, list[float]]] = {}
+    """Return {optimizer: {rate: scores of the last step on all validation rows}} of the finished runs."""
+    by_optimizer: dict[str, dict[float, list[float]]] = {}
     for record in records.values():
         optim = record["experiment"]["optim"]
-        of_rate = found.setdefault(optim.get("optimizer", "adamw"), {}).setdefault(optim["lr"], [])
+        of_rate = by_optimizer.setdefault(optim.get("optimizer", "adamw"), {}).setdefault(optim["lr"], [])
         of_rate.append(record["history"][-1]["new"])
-    return found
+    return by_optimizer
 
 
-def markdown(found: dict[str, dict[float, list[float]]]) -> str:
-    """The table of all rates, and the best of each optimizer over AdamW's."""
-    means = {name: {rate: float(np.mean(values)) for rate, values in rates.items()} for name, rates in found.items()}
+def markdown(by_optimizer: dict[str, dict[float, list[float]]]) -> str:
+    """Return the table of all rates, and each optimizer's best rate over AdamW's."""
+    means = {
+        name: {rate: float(np.mean(values)) for rate, values in rates.items()} for name, rates in by_optimizer.items()
+    }
     best = {name: max(rates, key=lambda rate: rates[rate]) for name, rates in means.items()}
     lines = [
         "# Learning rates of the optimizers",
@@ -67,7 +69,7 @@ def markdown(found: dict[str, dict[float, list[float]]]) -> str:
         "| optimizer | rate | accuracy | runs |",
         "|---|---:|---|---:|",
     ]
-    for name, rates in found.items():
+    for name, rates in by_optimizer.items():
         for rate, values in rates.items():
             mark = "**" if rate == best[name] else ""
             mean = f"{mark}{means[name][rate]:.4f}{mark} ({min(values):.4f} to {max(values):.4f})"
@@ -77,8 +79,8 @@ def markdown(found: dict[str, dict[float, list[float]]]) -> str:
 
 
 def main(out: Path = Path("runs/optimizers")) -> None:
-    """Run what experiments/results/optimizers.json does not hold; after every run optimizers.md says what there is."""
-    for records in kept_runs(experiments(), out, RESULTS / "optimizers.json", fields=(*FIELDS, "history")):
+    """Run what experiments/results/optimizers.json lacks; update optimizers.md after every run."""
+    for records in cached_runs(experiments(), out, RESULTS / "optimizers.json", fields=(*FIELDS, "history")):
         replace_file(RESULTS / "optimizers.md", markdown(scores(records)).encode())
 
 

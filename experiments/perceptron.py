@@ -1,4 +1,4 @@
-"""Handwritten digits and a perceptron, with every method of `fft` by its pure functions alone: no files or commands."""
+"""Trains a perceptron on handwritten digits with any method of `fft`, by pure functions only, without files."""
 
 from collections.abc import Iterator
 from functools import cache, partial
@@ -42,25 +42,25 @@ def _dense(params: Params, path: str, width: int, x: jax.Array) -> jax.Array:
 
 
 class Perceptron(NamedTuple):
-    """64 pixels with a scale each, two hidden layers of tanh, ten classes; the names are those of an encoder."""
+    """A perceptron: 64 scaled pixels, two hidden layers of tanh, ten classes; parameters are named as in an encoder."""
 
     depth: int = 2
 
     def states(
         self, params: Params, batch: Any, *, read: Any = ("pooled",), key: Any = None, layers: Any = ()
     ) -> States:
-        """The second hidden layer [B, D] of pixels x [B, 64]."""
+        """Return the second hidden layer [B, D] for pixels x [B, 64]."""
         x = jnp.asarray(batch.x) * params["embed"]["scale"]
         for i in range(self.depth):
             x = jnp.tanh(_dense(params, f"layers/{i}/mlp/up", WIDTH, x))
         return States(x)
 
     def readout(self, params: Params, head: str, states: jax.Array, *, key: Any = None) -> jax.Array:
-        """The logits [B, 10]."""
+        """Return the logits [B, 10]."""
         return _dense(params, f"heads/{head}/out", CLASSES, states)
 
     def init(self, key: jax.Array) -> Params:
-        """Random weights, of variance 1 / fan-in."""
+        """Return random weights of variance 1 / fan-in."""
         keys = jax.random.split(key, self.depth + 1)
 
         def dense(key, fan_in, fan_out):
@@ -75,18 +75,18 @@ MODEL = Perceptron()
 
 
 class _Teacher(NoTeacher):
-    """The base's answers to all rows of new and original."""
+    """The base's outputs on all new and original rows."""
 
     def __init__(self, base: Params, new: Split, original: Split | None) -> None:
         self._base, self._rows = base, {"new": new, "original": original}
 
     def outputs(self, stream: str, part: str) -> np.ndarray:
-        """[N, C] or [N, D]"""
+        """Return outputs [N, C] or [N, D]."""
         return _outputs(self._base, self._rows[stream])[part]
 
 
 class Trained(NamedTuple):
-    """What training left: plain parameters, and for SI the importance of each for all that was learned so far."""
+    """The result of training: parameters, and for SI the importance of each for all tasks so far."""
 
     params: Params
     omega: Params | None = None
@@ -95,7 +95,7 @@ class Trained(NamedTuple):
 def train(
     start: Trained, method: Method, new: Split, original: Split | None, lr: float, steps: int, key: jax.Array
 ) -> Trained:
-    """`steps` steps of AdamW (no decay, clip 1, linear warmup and decay) on the new rows, with the method."""
+    """Train on the new rows with the method: AdamW without weight decay, clip 1, linear warm-up and decay."""
     base, (prepare_key, init_key, run_key, data_key) = start.params, jax.random.split(key, 4)
     context = Context(
         MODEL,
@@ -108,7 +108,7 @@ def train(
         steps=steps,
     )
     si = next((member for member in method.members if isinstance(member, SI)), None)
-    if si is not None:  # `prepare` reads a run's folder; here what it reads is at hand
+    if si is not None:  # `prepare` would read this from a run's folder
         aux = {} if start.omega is None else {"omega": start.omega, "anchor": jax.tree.map(jnp.copy, base)}
     else:
         aux = method.prepare(context, prepare_key)
@@ -124,7 +124,7 @@ def train(
 
 @cache
 def _program(method: Method, lr: float, steps: int):
-    """All steps as one compiled program; every seed and stage uses it again."""
+    """Compile all steps into one program, shared by all seeds and stages."""
     shapes = jax.eval_shape(MODEL.init, jax.random.key(0))
     theta = jax.eval_shape(method.init, shapes, jax.random.key(0))
     multiplier = multipliers(method, theta, MODEL.depth)
@@ -142,13 +142,13 @@ def _program(method: Method, lr: float, steps: int):
 
 
 def _drawn(split: Split, steps: int, size: int, key: jax.Array) -> Rows:
-    """The batches of all steps, arrays [steps, size, ...]."""
+    """Return the batches of all steps, arrays [steps, size, ...]."""
     picked = np.random.default_rng(_seed(key)).integers(0, len(split.label), (steps, size))
     return Rows.of(split, picked.astype(np.int32))
 
 
 def _batches(split: Split, key: jax.Array, n: int, size: int) -> Iterator[Rows]:
-    """At most n rows in batches of `size`, the last one filled up with rows of weight 0."""
+    """Yield at most n rows in batches of `size`; the last one ends in filler rows of weight 0."""
     chosen = np.random.default_rng(_seed(key)).permutation(len(split.label))[:n]
     for at in range(0, len(chosen), size):
         part = chosen[at : at + size]
@@ -167,5 +167,5 @@ def _outputs(base: Params, split: Split) -> dict[str, jax.Array]:
 
 
 def accuracy(params: Params, split: Split) -> float:
-    """The share of rows that are right."""
+    """Return the share of correct rows."""
     return float(jnp.mean(jnp.argmax(_outputs(params, split)["logits"], -1) == split.label))

@@ -1,4 +1,4 @@
-"""Writes docs/records.md, the fields of every file that says what a command did, from fft/stats/records.py.
+"""Writes docs/records.md, the fields of every command's record, from fft/stats/records.py.
 
 python -m experiments.records
 """
@@ -37,7 +37,7 @@ Every record has `git`, `versions` and `device`: {commit, dirty} of the fft that
 
 
 def page() -> str:
-    """The text of docs/records.md."""
+    """Return the text of docs/records.md."""
     sections = [HEAD]
     for kind, parts in PARTS.items():
         sections.append(f"## {_headed(kind)}\n\n{_table(kind)}")
@@ -46,15 +46,15 @@ def page() -> str:
 
 
 def _headed(kind: type) -> str:
-    """What a dataclass is of, as a heading, and what its docstring says beside."""
+    """Return the heading and the introduction from a dataclass's docstring."""
     text = inspect.getdoc(kind) or ""
     name, colon, rest = text.partition(": ")
     return f"{name}\n\n{rest[:1].upper()}{rest[1:]}" if colon else text.removesuffix(".")
 
 
 def _table(kind: type) -> str:
-    """The fields that a dataclass of records has of its own, with what they say."""
-    texts = {found.arg_name: found.description for found in docstring_parser.parse_from_object(kind).params}
+    """Return the table of a dataclass's fields and their descriptions."""
+    texts = {param.arg_name: param.description for param in docstring_parser.parse_from_object(kind).params}
     rows = [
         f"| `{field.name}` | {_cell(texts.get(field.name) or '')} |"
         for field in dataclasses.fields(kind)

@@ -1,9 +1,9 @@
-"""What `fft repair` wins back of full fine-tuning, and its time beside that of the training it repairs.
+"""How much `fft repair` recovers after full fine-tuning, and its time relative to training.
 
     python -m experiments.repairs --out runs/repairs     runs what is missing, safe to kill and repeat, and writes
                                                          experiments/results/repairs.json and repairs.md
 
-The three pairs of experiments/bar.py, full fine-tuning with seed 0, each repaired by the defaults within .01.
+The three pairs of experiments/bar.py, full fine-tuning with seed 0, repaired with default settings within .01.
 """
 
 import time
@@ -13,7 +13,7 @@ import tyro
 
 from experiments import bar
 from experiments.article import RESULTS
-from experiments.kept import FIELDS, kept_runs
+from experiments.cached import FIELDS, cached_runs
 from fft.after.repair import repair
 from fft.after.settings import RepairSettings
 from fft.disk.files import replace_file
@@ -24,14 +24,14 @@ SEED = 0
 
 
 def repaired(experiment: Experiment, folder: Path, record: dict) -> dict:
-    """The record of a run with what repairing it took and gave."""
+    """Repair a run, and return its record with the result and the time of the repair."""
     (original,) = experiment.original
     settings = RepairSettings(experiment.model, str(folder), original, experiment.new, bar.MAX_DROP)
     start = time.monotonic()
-    found = repair(settings, folder.with_name(f"{folder.name}-out")).record
+    repair_record = repair(settings, folder.with_name(f"{folder.name}-out")).record
     seconds = time.monotonic() - start
-    kept = ("outcome", "candidates", "chosen", "rows", "original", "new", "given_up", "tuned_change")
-    return record | {"repair": {name: found[name] for name in kept} | {"wall": seconds}}
+    fields = ("outcome", "candidates", "chosen", "rows", "original", "new", "given_up", "tuned_change")
+    return record | {"repair": {name: repair_record[name] for name in fields} | {"wall": seconds}}
 
 
 HEADER = (
@@ -42,22 +42,25 @@ HEADER = (
 
 
 def line(pair: str, run: dict) -> str:
-    """A pair in the table."""
-    found, trained = run["repair"], run["seconds"]["total"]
-    base, tuned = found["candidates"][:2]
-    best = found["candidates"][found["chosen"]] if found["chosen"] is not None else base
-    lost = found["original"] and f"{-found['original']['change']:+.4f}"
-    news = found["given_up"] and f"{found['given_up']['before']:.3f} → {found['given_up']['after']:.3f}"
+    """Return the table row of a pair."""
+    repair_record, trained = run["repair"], run["seconds"]["total"]
+    base, tuned = repair_record["candidates"][:2]
+    best = repair_record["candidates"][repair_record["chosen"]] if repair_record["chosen"] is not None else base
+    lost = repair_record["original"] and f"{-repair_record['original']['change']:+.4f}"
+    news = (
+        repair_record["given_up"]
+        and f"{repair_record['given_up']['before']:.3f} → {repair_record['given_up']['after']:.3f}"
+    )
     cells = (
-        *(pair, f"{trained:.0f}", f"{found['wall']:.0f}", f"{found['wall'] / trained:.2f}"),
-        *(str(len(found["candidates"])), described(best), f"{best['drop']:+.4f}", f"{best['gain']:+.4f}"),
-        *(f"{best['gain'] / tuned['gain']:.0%}", lost, news, found["outcome"]),
+        *(pair, f"{trained:.0f}", f"{repair_record['wall']:.0f}", f"{repair_record['wall'] / trained:.2f}"),
+        *(str(len(repair_record["candidates"])), described(best), f"{best['drop']:+.4f}", f"{best['gain']:+.4f}"),
+        *(f"{best['gain'] / tuned['gain']:.0%}", lost, news, repair_record["outcome"]),
     )
     return f"| {' | '.join(map(str, cells))} |"
 
 
 def markdown(records: dict[str, dict]) -> str:
-    """Every pair that is finished."""
+    """Return the table of all finished pairs."""
     lines = [
         "# What repair wins back",
         "",
@@ -74,10 +77,10 @@ def markdown(records: dict[str, dict]) -> str:
 
 
 def main(out: Path = Path("runs/repairs")) -> None:
-    """Train and repair what experiments/results/repairs.json does not hold."""
+    """Train and repair what experiments/results/repairs.json lacks."""
     names = [bar.NAME.format(pair, "full", SEED) for pair in bar.PAIRS]
-    asked = {name: experiment for name, experiment in bar.experiments().items() if name in names}
-    for records in kept_runs(asked, out, RESULTS / "repairs.json", repaired, (*FIELDS, "repair")):
+    chosen = {name: experiment for name, experiment in bar.experiments().items() if name in names}
+    for records in cached_runs(chosen, out, RESULTS / "repairs.json", repaired, (*FIELDS, "repair")):
         replace_file(RESULTS / "repairs.md", markdown(records).encode())
 
 

@@ -5,7 +5,7 @@
     run.record["original"], run.record["verdict"]
     model, params = fft.restore("runs/ewc")[:2]
 
-Names are imported when they are first used, so that `import fft` costs nothing.
+Names are imported on first use, so `import fft` is fast.
 """
 
 from typing import TYPE_CHECKING
@@ -124,7 +124,7 @@ if TYPE_CHECKING:
     from fft.training.step import make_train_step
 
 else:
-    _HOMES = {  # of all that is not in fft.methods
+    _HOMES = {  # the modules of the names that are not in fft.methods
         "Adapter": "fft.adapters.adapter",
         "Adapters": "fft.adapters.adapter",
         "load_adapter": "fft.adapters",

@@ -1,4 +1,4 @@
-"""The Python ways in: `fft.tune` starts or resumes a run, `fft.assemble` gives the parts of one."""
+"""The Python entry points: `fft.tune` starts or resumes a run, `fft.assemble` returns the parts of one."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
@@ -36,21 +36,22 @@ def tune(
     verbose: bool = True,
     **settings: Any,
 ) -> Run:
-    """`fft tune` as a function. Sources may be strings; `method` may be a name as on the command line, by default
-    "auto", which tells `emit` what it chose and why; `settings` are fields of Optim and of Retention. Of several
-    original tasks `original`, `original_head` and `max_drop` are lists. What goes on is shown on standard error as the
-    command shows it, unless `verbose` is False; `emit` is handed every event of the run as a dict.
+    """Run `fft tune` from Python: start or resume the run in `out`.
 
+    Sources may be strings. `method` may be a name as on the command line; the default, "auto", reports its choice and
+    the reason through `emit`. `settings` are fields of Optim and Retention. With several original tasks, `original`,
+    `original_head` and `max_drop` are lists. Progress appears on standard error as in the command, unless `verbose` is
+    False; `emit` receives every event of the run as a dict.
+
+    Raises: InputError for a setting that neither Optim nor Retention has; otherwise as `run`.
     Example: `fft.tune("base/", "new.csv", "old.csv", fft.LoRA(rank=16) + fft.EWC(), out="runs/1", epochs=1, lr=1e-3)`
-
-    Raises: as `run`; InputError for a setting that neither Optim nor Retention has.
     """
     parts = {}
     for kind in (Optim, Retention):
         names = [f.name for f in dataclasses.fields(kind)]
         parts[kind] = kind(**{name: settings.pop(name) for name in names if name in settings})
     if settings:
-        raise InputError(f"unknown settings {', '.join(settings)}; they are fields of fft.Optim and fft.Retention")
+        raise InputError(f"unknown settings {', '.join(settings)}: give fields of fft.Optim or fft.Retention")
     model, out = local(model, "--model", hub=True), local(out, "--out")
     originals = tuple(data if isinstance(data, Data) else Data(str(data)) for data in listed(original))
     texts = unlabelled if isinstance(unlabelled, Texts | None) else Texts(unlabelled)
@@ -76,12 +77,13 @@ def tune(
 
 
 def assemble(experiment: Experiment, directory: str | Path) -> Job:
-    """All that a training loop of one's own needs, made as `fft tune` makes it before its first step: the step, its
-    batches, the base with every head, what the methods prepared. See docs/own_loop.md.
+    """Return everything a custom training loop needs, prepared as by `fft tune`: the training step, its batches, the
+    base with all heads, and the state that the methods prepared. See docs/own_loop.md.
 
-    What is slow (fitted heads, statistics of the methods) is kept in `directory`, which is then of this experiment.
+    Slow results (fitted heads, statistics of the methods) are cached in `directory`, which then belongs to this
+    experiment.
 
-    Raises: InputError for input that does not fit, and for a directory of another experiment or a finished run.
+    Raises: InputError for unusable input, and for a directory of another experiment or of a finished run.
     """
     experiment = resolved(experiment)
     with RunFolder(directory, experiment) as folder:
@@ -94,7 +96,7 @@ def assemble(experiment: Experiment, directory: str | Path) -> Job:
 
 @contextmanager
 def _shown(verbose: bool, emit: Callable[[dict], None]) -> Iterator[Callable[[dict], None]]:
-    """What a run's events are to be handed to: `emit`, and with `verbose` a display on standard error as well."""
+    """Yield the function that receives a run's events: `emit`, with `verbose` joined by a display on standard error."""
     if not verbose:
         yield emit
         return

@@ -1,4 +1,4 @@
-"""What is run, as frozen data: an Experiment goes to JSON and comes back, strictly."""
+"""Experiment: the settings of a run as frozen data, with a strict round trip through JSON."""
 
 import dataclasses
 from dataclasses import dataclass, field
@@ -29,54 +29,54 @@ from fft.methods import to_json as method_to_json
 from fft.stats.budget import Budget
 
 LEAST_LENGTH = 3
-"""tokens: one of the text, between two special ones"""
+"""in tokens: one token of text between two special tokens"""
 TextLength = Annotated[int, Interval(ge=LEAST_LENGTH)]
 ScoredLength = Annotated[
     TextLength | None,
     tyro.conf.arg(
-        help="tokens of a text; longer ones are cut and counted (default: as in its training, else 128 or what it "
-        "takes)",
+        help="maximum tokens per text; longer texts are cut and counted (default: the length the checkpoint was "
+        "trained at, else 128 or the model's maximum)",
         help_behavior_hint="",
     ),
 ]
-"""of a command that scores a checkpoint"""
+"""`--max-length` of a command that scores a checkpoint"""
 BatchCount = Annotated[int, Interval(ge=1, le=65_536)]
-"""rows of a forward pass, and passes of a step"""
+"""the range of `batch_size` and of `accumulate`"""
 TrainedLength = Annotated[
     TextLength | None,
     tyro.conf.arg(
-        help="tokens of a text; longer ones are cut and counted (default: 128, or as many as the model takes)",
+        help="maximum tokens per text; longer texts are cut and counted (default: 128, or the model's maximum)",
         help_behavior_hint="",
     ),
 ]
-"""of a command that trains"""
+"""`--max-length` of a command that trains"""
 SEVERAL_DROPS = tyro.conf.arg(metavar="DROP [DROP ...]", help_behavior_hint="")
 
 
 @dataclass(frozen=True)
 class Optim:
-    """How the new task is optimised: the optimizer, its rate and schedule, clipping."""
+    """How the new task is optimised: optimizer, learning rate, schedule and clipping."""
 
     lr: Annotated[Positive | None, TELLS_DEFAULT] = None
-    """peak learning rate (default: the method's own, 5e-5 for whole weights, more for adapters)"""
+    """peak learning rate (default: the method's, 5e-5 for full weights, more for adapters)"""
     epochs: Positive = 3.0
-    """passes over the new training rows"""
+    """passes over the new task's training rows"""
     steps: Count | None = None
-    """optimizer steps, instead of epochs"""
+    """number of optimizer steps, instead of epochs"""
     batch_size: BatchCount = 32
-    """rows of one forward pass"""
+    """rows per forward pass"""
     accumulate: BatchCount = 1
-    """forward passes an optimizer step"""
+    """forward passes per optimizer step (gradient accumulation)"""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
-    """what the rate does after warmup"""
+    """learning-rate schedule after the warm-up"""
     warmup: Share = 0.1
-    """share of the steps over which the rate rises from 0"""
+    """share of the steps in which the learning rate rises from 0 to its peak"""
     weight_decay: NonNegative = 0.01
-    """share of a parameter that a step takes off, times the rate; never of one-dimensional parameters"""
+    """decoupled weight decay, scaled by the learning rate; one-dimensional parameters have none"""
     clip: NonNegative = 1.0
-    """the largest global norm of the trained gradients; 0 is off"""
+    """clip the gradients to this global norm; 0 disables clipping"""
     optimizer: Literal["adamw", "lion", "sgd", "adafactor"] = later("adamw")
-    """the optimizer of optax; sgd has a momentum of 0.9"""
+    """optax optimizer; sgd has momentum 0.9"""
     __pydantic_config__ = STRICT
 
     def __post_init__(self) -> None:
@@ -84,31 +84,32 @@ class Optim:
 
     @property
     def step_rows(self) -> int:
-        """New rows of a step: those of all its forward passes."""
+        """Rows of the new task per optimizer step, over all its forward passes."""
         return self.accumulate * self.batch_size
 
 
 @dataclass(frozen=True)
 class Retention:
-    """What may be lost on the original task, and how the run watches it."""
+    """How much the original task may lose, and how the run monitors it."""
 
     tolerance: NonNegative = 0.01
-    """the drop of the original score that is accepted, in units of the score"""
+    """accepted drop of the original score, in units of the score"""
     drop_weight: NonNegative = 1.0
-    """how much a drop beyond the tolerance costs in the combined score that picks the best step"""
+    """weight of a drop beyond the tolerance in the combined score that selects the best step"""
     patience: CountOrZero = 0
-    """stop after this many scorings without a better combined score; 0 is off"""
+    """stop early after this many evaluations without a better combined score; 0 disables early stopping"""
     max_drop: Annotated[tuple[str, ...] | str | None, SEVERAL_DROPS] = ()
-    """the contract: end within this drop of the original score, 0.01 in its units or 1% of what it was, one for all
-    original tasks or one each; strength or rate are driven by held-out original rows (default: nothing is driven)"""
+    """the contract: the largest accepted drop of the original score, absolute (0.01) or relative (1%), one value for
+    all original tasks or one per task; held-out original rows then control the method's strength or the learning rate
+    (default: no contract)"""
     keep: Literal["best", "latest"] = "best"
-    """the step that becomes the model: the best combined score on the probe, or the last one trained"""
+    """the step that becomes the model: the one with the best combined score on the probe, or the last one"""
     eval_every: Annotated[Count | None, TELLS_DEFAULT] = None
-    """steps between scorings (default: eight, evenly over the run)"""
+    """steps between evaluations (default: eight evaluations, evenly spaced over the run)"""
     probe: Count = 128
-    """validation rows of each task that every scoring uses"""
+    """validation rows per task that each evaluation scores"""
     checkpoints: Literal["tidy", "keep"] = later("tidy")
-    """what stays of the saved steps once the run is finished: what was trained at the best and the last, or all"""
+    """checkpoints that remain after the run: the trained parameters of the best and the last step, or all"""
     __pydantic_config__ = STRICT
 
     def __post_init__(self) -> None:
@@ -117,19 +118,19 @@ class Retention:
         for text in self.drops:
             Budget.parse(text)
         if self.drops and self.tolerance != Retention.tolerance:
-            raise InputError("--max-drop is the drop that is accepted under a contract: leave out --tolerance")
+            raise InputError("--max-drop and --tolerance both set the accepted drop: leave out --tolerance")
         if self.drops and self.keep == "latest":
-            raise InputError("--keep latest keeps the last step whatever it lost; leave it or --max-drop out")
+            raise InputError("--keep latest ignores what was lost, which --max-drop limits: leave out one of them")
 
     @property
     def drops(self) -> tuple[str, ...]:
-        """What `max_drop` holds, which is a tuple once the settings are made."""
+        """The values of `max_drop` as a tuple."""
         return listed(self.max_drop)
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """Everything a run depends on. Two equal experiments give the same result, bit for bit on CPU.
+    """Everything a run depends on. Equal experiments give the same result, bit for bit on CPU.
 
     Example: `Experiment(model="bert/", new=Data("new.csv"), original=Data("old.csv"), method=LoRA() + EWC())`
     """
@@ -138,20 +139,20 @@ class Experiment:
     """a folder with a Hugging Face checkpoint (safetensors), or hf:NAME"""
     new: Data
     original: tuple[Data, ...] = ()
-    """data of the original tasks; one may be given as itself"""
+    """data of the original tasks; a single one need not be in a tuple"""
     method: Method = field(default_factory=Full)
     optim: Optim = field(default_factory=Optim)
     retention: Retention = field(default_factory=Retention)
     head: Literal["new", "shared"] = "new"
-    """the new task's head: a fresh one, or the (first) original's where the labels are the same"""
+    """head of the new task: a new one, or the head of the (first) original task, if the labels are the same"""
     original_head: tuple[str, ...] = ()
-    """the original task's head: a name, or `fit` to train one on the frozen base (default: the checkpoint's); one for
-    all original tasks, or one each"""
+    """head of the original task: a name, or `fit` to train one on the frozen base; one for all original tasks or one
+    per task (default: the checkpoint's)"""
     max_length: TrainedLength = None
     seed: Seed = 0
-    """seeds the data order, dropout, fresh parameters and draws"""
+    """random seed of the data order, dropout, new parameters and sampling"""
     unlabelled: Texts | None = None
-    """texts without labels for methods that read some"""
+    """unlabelled texts, for methods that use them"""
 
     def __post_init__(self) -> None:
         check_bounds(self)
@@ -161,62 +162,70 @@ class Experiment:
         if not self.original and "original" in self.method.needs:
             raise InputError(f"the method {self.method.label} needs data of the original task: give --original")
         if self.unlabelled is None and "unlabelled" in self.method.streams:
-            raise InputError(f"the method {self.method.label} reads texts without labels: give --unlabelled")
+            raise InputError(f"the method {self.method.label} needs unlabelled texts: give --unlabelled")
         if self.unlabelled is not None and "unlabelled" not in self.method.streams:
-            readers = "pseudo, and kl and distill with `on unlabelled`"
-            raise InputError(f"--unlabelled is read by {readers}, not by {self.method.label}")
+            raise InputError(
+                f"--unlabelled is unused by {self.method.label}: leave it out, or choose pseudo, or kl or distill with "
+                "`on unlabelled`"
+            )
         if not self.original and self.retention.drops:
-            raise InputError("--max-drop is measured on the original task: give --original")
+            raise InputError("--max-drop needs data of the original task: give --original")
         self._check_heads()
         self._check_originals()
 
     def _check_heads(self) -> None:
-        """Refuse names of heads that would have no effect."""
+        """Reject head names that would have no effect. Raises: InputError."""
         if self.head == "shared" and self.new.name is not None:
-            raise InputError(f"--head shared makes no head that --new.name {self.new.name} could name: leave one out")
+            raise InputError(
+                f"--new.name {self.new.name} names a new head, and --head shared creates none: leave out one of them"
+            )
         if self.original:
             return
         if "fit" in self.original_head:
-            raise InputError("--original-head fit trains a head on original data: give --original")
+            raise InputError("--original-head fit needs original data to train a head on: give --original")
         if self.original_head and self.head == "new" and "head" not in self.method.needs:
             raise InputError(
-                f"--original-head {self.original_head[0]} has no effect: without --original nothing is scored with it, "
-                f"and the method {self.method.label} does not ask it"
+                f"--original-head {self.original_head[0]} is unused: give --original, or a method that uses the base's "
+                "head (such as kl or lwf), or leave it out"
             )
 
     def _check_originals(self) -> None:
-        """Refuse original tasks that are no two, or none that can be held together, and settings for others of them."""
+        """Reject duplicate or incompatible original tasks, and settings whose number differs from theirs.
+
+        Raises: InputError.
+        """
         seen = [(data.source, data.text, data.pair, data.label) for data in self.original]
-        if twice := [one[0] for at, one in enumerate(seen) if one in seen[:at]]:
-            raise InputError(f"--original names {twice[0]} twice, with the same columns: leave one of them out")
+        if duplicates := [columns[0] for at, columns in enumerate(seen) if columns in seen[:at]]:
+            raise InputError(f"--original names {duplicates[0]} twice with the same columns: leave one of them out")
         if len(seen) > 1 and (odd := [data.source for data in self.original if data.kind != "classification"]):
             raise InputError(
-                f"several original tasks must all be classification, and {odd[0]} is regression: their losses have no "
-                "common unit. Watch it in a run of its own"
+                f"several original tasks must all be classification, and {odd[0]} is regression: the losses have no "
+                "common unit. Give it a run of its own"
             )
         for_each("original-head", self.original_head, max(1, len(seen)), "original task")
         for_each("max-drop", self.retention.drops, max(1, len(seen)), "original task")
 
     @property
     def original_heads(self) -> tuple[str | None, ...]:
-        """What is asked for as the head of each original task."""
+        """The requested head of each original task; None for the checkpoint's."""
         return for_each("original-head", self.original_head, len(self.original), "original task")
 
     @property
     def budgets(self) -> tuple[str, ...]:
-        """What may be lost of each original task under the contract; empty without one."""
+        """The accepted drop of each original task under the contract; empty without a contract."""
         drops = for_each("max-drop", self.retention.drops, len(self.original), "original task")
         return tuple(drop for drop in drops if drop is not None)
 
     @property
     def sources(self) -> dict[str, Data | Texts]:
-        """The data by the name of their task: "new", "original", "original_2", …, "unlabelled"."""
+        """The data by task name: "new", "original", "original_2", …, "unlabelled"."""
         originals = zip(numbered(ORIGINAL, len(self.original)), self.original, strict=True)
         return {"new": self.new, **dict(originals)} | ({"unlabelled": self.unlabelled} if self.unlabelled else {})
 
     def to_json(self) -> dict[str, Any]:
-        """The experiment as JSON data; `from_json` gives an equal experiment back. One original task is an object,
-        several are a list; likewise their heads and budgets.
+        """Return the experiment as JSON data, from which `from_json` makes an equal experiment.
+
+        One original task is an object, several are a list; likewise their heads and budgets.
         """
         plain = recorded(self)
         return plain | {
@@ -228,7 +237,10 @@ class Experiment:
 
 
 def from_json(data: Any, where: str = "experiment") -> Experiment:
-    """The experiment of JSON data. Unknown names, wrong types and values out of range are refused by path."""
+    """Return the experiment of JSON data.
+
+    Raises: InputError with the path of an unknown name, a wrong type or a value out of range.
+    """
     if not isinstance(data, dict):
         raise InputError(f"{where}: expected a JSON object, got {type(data).__name__}")
     names = {f.name for f in dataclasses.fields(Experiment)}
@@ -238,7 +250,7 @@ def from_json(data: Any, where: str = "experiment") -> Experiment:
         raise InputError(f"{where}: {', '.join(missing)} is missing")
     types = {"new": Data, "unlabelled": Texts | None, "optim": Optim, "retention": Retention}
     parts = {name: validated(kind, data[name], f"{where}.{name}") for name, kind in types.items() if name in data}
-    parts["original"] = tuple(validated(Data, one, f"{where}.original") for one in listed(data.get("original")))
+    parts["original"] = tuple(validated(Data, task, f"{where}.original") for task in listed(data.get("original")))
     if "method" in data:
         parts["method"] = method_from_json(data["method"], f"{where}.method")
     hints = {
@@ -253,8 +265,9 @@ def from_json(data: Any, where: str = "experiment") -> Experiment:
 
 
 def completed(data: dict[str, Any]) -> dict[str, Any]:
-    """The JSON data of an experiment with every setting that they lack at its default: a setting that did not exist
-    when they were written had that value. Data that cannot be read are given back as they are.
+    """Return an experiment's JSON data with defaults for missing settings, which are newer than the data.
+
+    Data that cannot be read are returned unchanged.
     """
     try:
         return from_json(data).to_json()
@@ -263,12 +276,15 @@ def completed(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def with_defaults(record: dict[str, Any]) -> dict[str, Any]:
-    """The record of a run, its experiment `completed`."""
+    """Return the record of a run with its experiment `completed`."""
     return record | {"experiment": completed(record["experiment"])}
 
 
 def load(path: str | Path) -> Experiment:
-    """The experiment in a JSON file, such as a run's experiment.json."""
+    """Load the experiment in a JSON file, such as a run's experiment.json.
+
+    Raises: InputError for a file that cannot be read, or does not hold an experiment.
+    """
     path = Path(local(path, "--config"))
     try:
         data = parsed_file(path)

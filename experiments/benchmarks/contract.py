@@ -1,12 +1,12 @@
-"""What keeping the original task costs: penalties in a step, a whole run under a budget, repair by interpolation.
+"""The cost of preserving the original task: penalties per step, a run under a budget, repair by interpolation.
 
     python -m experiments.benchmarks.contract [--rounds 7] [--runs 3]
 
-Steps: MiniLM with two heads, B = 32, T = 48, float32, AdamW, 2 threads, the contenders taking turns in one process; an
-overhead is the share that a method adds to a full step. KL is on the new inputs (lwf), and for the record on 8 original
-rows beside them (kl). Repair: interpolations of MiniLM scored on 1,000 + 600 rows against plain evaluations of the same
-rows, in turns. Budget: whole `fft tune` processes, one epoch of tweets with kl, with and without --max-drop, in turns;
-rate and budget are such that the last step loses too much, so that the way back to the base is scored too.
+Steps: MiniLM with two heads, B = 32, T = 48, float32, AdamW, 2 threads, the methods alternating in one process; the
+overhead is the share that a method adds to a full step. KL is on the new inputs (lwf), and also on 8 additional
+original rows (kl). Repair: scoring interpolations of MiniLM on 1,000 + 600 rows against evaluating the same rows,
+alternating. Budget: `fft tune` processes, one epoch of tweets with kl, with and without --max-drop, alternating; rate
+and budget are chosen so that the last step loses too much, and the interpolations with the base are scored too.
 """
 
 import json
@@ -41,20 +41,20 @@ from fft.training.step import make_train_step
 
 ROWS = {"original": 1_000, "new": 600}
 SOURCES = {"original": "demo:movie", "new": "demo:tweets"}
-WAY_SCORED = 2  # points at least: the last step and one on the way
-ALPHAS = (0.25, 0.5, 0.75)  # of a turn; enough for a ratio
+LEAST_TRIED = 2  # candidates: the last step and an interpolation with the base
+ALPHAS = (0.25, 0.5, 0.75)  # interpolations per round
 
 
 class _Teacher(NoTeacher):
-    """A base that says the same of every row."""
+    """A teacher with the same output for every row."""
 
     def outputs(self, stream: str, part: str) -> np.ndarray:
-        """[B, C]"""
+        """Return logits [B, C]."""
         return np.zeros((B, len(LABELS)), np.float32)
 
 
-def held_step(method: Method):
-    """A step of a method on MiniLM with an original and a new head; nothing is returned."""
+def timed_step(method: Method):
+    """Return a function that takes one step of a method on MiniLM with an original and a new head."""
     checkpoint = models.load(minilm_folder())
     head = checkpoint.model.init_head(jax.random.key(0), len(LABELS))
     base = {**checkpoint.params, "heads": {"original": head, "new": jax.tree.map(jnp.copy, head)}}
@@ -80,18 +80,18 @@ def held_step(method: Method):
 
 
 def _fisher(base):
-    held = {**base, "heads": {"original": base["heads"]["original"]}}
-    return {"fisher": jax.tree.map(jnp.ones_like, held), "unit": jnp.float32(1.0)}
+    original_params = {**base, "heads": {"original": base["heads"]["original"]}}
+    return {"fisher": jax.tree.map(jnp.ones_like, original_params), "unit": jnp.float32(1.0)}
 
 
 def repairing():
-    """(score interpolations, score as many plain parameter trees) on the same rows."""
+    """Return functions that score interpolations, and as many ordinary parameter trees, on the same rows."""
     checkpoint = models.load(_base())
     data = {name: _rows(checkpoint, name) for name in ROWS}
     tuned = jax.tree.map(lambda leaf: leaf * 1.01, checkpoint.params)
     rows = HeldOut(checkpoint.model, data)
-    plain = make_predict(checkpoint.model, data["original"].task)
-    made = {
+    predict_plain = make_predict(checkpoint.model, data["original"].task)
+    batches_by_task = {
         name: list(eval_batches(part.splits["validation"], SCORE_BATCH, part.lengths, part.pad_id))
         for name, part in data.items()
     }
@@ -102,14 +102,14 @@ def repairing():
 
     def evaluate() -> None:
         for _ in ALPHAS:
-            for name, batches in made.items():
-                predict(plain, tuned, batches, ROWS[name])
+            for name, batches in batches_by_task.items():
+                predict(predict_plain, tuned, batches, ROWS[name])
 
     return interpolate, evaluate
 
 
 def _rows(checkpoint, name):
-    """A task with its validation rows cut, or filled up with test and training rows, to ROWS; no test rows else."""
+    """Return a task whose validation rows are ROWS of its training rows, with a single test row."""
     head = checkpoint.primary
     data = prepare(Data(SOURCES[name]), checkpoint, head, checkpoint.heads[head], seed=0, max_length=None)
     chosen = data.splits["train"].take(np.arange(ROWS[name]))
@@ -123,19 +123,21 @@ def _base() -> str:
 
 
 def run_seconds(folder: Path, *flags: str) -> float:
-    """Wall seconds of a whole `fft tune`, compiled programs from the cache where they are."""
+    """Return the wall seconds of an `fft tune` process, which may use cached compiled programs."""
     command = [sys.executable, "-m", "fft", "tune", "--model", _base(), "--method", "kl", "--head", "shared"]
     for name, source in SOURCES.items():
         command += [f"--{name}", source]
     start = time.monotonic()
     command += ["--epochs", "1", "--lr", "3e-4", "--out", str(folder), *flags]
-    done = subprocess.run(command, capture_output=True)
+    process = subprocess.run(command, capture_output=True)
     spent = time.monotonic() - start
-    if done.returncode not in (0, 1, 4):
-        raise RuntimeError(done.stderr.decode())
+    if process.returncode not in (0, 1, 4):
+        raise RuntimeError(process.stderr.decode())
     contract = json.loads((folder / "run.json").read_text())["contract"]
-    if contract is not None and len(contract["tried"]) < WAY_SCORED:
-        raise RuntimeError(f"the way back to the base was not scored, only {contract['tried']}")
+    if contract is not None and len(contract["tried"]) < LEAST_TRIED:
+        raise RuntimeError(
+            f"no interpolation with the base was scored, only {contract['tried']}: raise the rate or lower the budget"
+        )
     return spent
 
 
@@ -143,7 +145,7 @@ def main(rounds: int = 7, runs: int = 3) -> None:
     """Measure, print the table and, last, the figures as JSON."""
     keep_freed_memory()
     methods = {"full": Full(), "ewc": EWC(), "l2sp": L2SP(), "lwf": LwF(), "kl": KL(ratio=0.25)}
-    seconds = alternate({name: held_step(method) for name, method in methods.items()}, rounds, 2)
+    seconds = alternate({name: timed_step(method) for name, method in methods.items()}, rounds, 2)
     table = Table("step", "median ms", "min-max ms", "of full (quartiles over rounds)")
     ratios = {}
     for name, times in seconds.items():
@@ -162,7 +164,7 @@ def main(rounds: int = 7, runs: int = 3) -> None:
         for at in range(runs + 1):
             for name, flags in (("free", ()), ("budget", ("--max-drop", "0.001"))):
                 spent = run_seconds(Path(folder) / f"{name}-{at}", *flags)
-                if at:  # the first of each pays for compiling
+                if at:  # the first run of each compiles
                     whole[name].append(spent)
     budget_ratio = statistics.median(whole["budget"]) / statistics.median(whole["free"])
     for name, times in whole.items():

@@ -1,12 +1,11 @@
-"""`fft tune` against a plain transformers training loop, as whole processes on the same data.
+"""`fft tune` against a transformers training loop, as separate processes on the same data.
 
     python -m experiments.benchmarks.end_to_end [--rounds 3] [--steps 252]
 
 Both start from the demo's base, take the same number of steps of 32 tweets (AdamW, dropout, clip 1, linear schedule
-with warmup, float32, 2 threads) and end with the scores of both test splits. `fft tune` does its usual work besides:
-it compiles, scores the base, scores both tasks on a probe at least eight times, saves checkpoints, writes its report.
-The plain loop pads each batch to its longest row and does nothing else. Processes alternate; wall seconds and peak
-memory are those of the whole process, imports included.
+with warm-up, float32, 2 threads) and end by scoring both test splits. `fft tune` also compiles, scores the base, scores
+both tasks on a probe at least eight times, saves checkpoints and writes its report. The transformers loop pads each
+batch to its longest row and does nothing else. Processes alternate; wall seconds and peak memory include imports.
 """
 
 import dataclasses
@@ -31,7 +30,7 @@ BATCH, LR, THREADS = 32, 1e-4, 2
 
 @dataclasses.dataclass
 class Measured:
-    """One process: wall seconds, peak resident bytes, and what it printed last as JSON."""
+    """One process: wall seconds, peak resident bytes, and the JSON in its last line."""
 
     seconds: float
     memory_bytes: int
@@ -39,7 +38,7 @@ class Measured:
 
 
 def plain_loop(base: str, steps: int) -> dict:
-    """The contender: torch eager, transformers' model, dynamic padding. Returns its scores."""
+    """Train with torch eager, the transformers model and dynamic padding, and return the scores."""
     import numpy as np
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer, get_linear_schedule_with_warmup
@@ -92,7 +91,7 @@ def plain_loop(base: str, steps: int) -> dict:
 
 
 def measure(command: list[str]) -> Measured:
-    """Run a command and read its wall time, its peak memory and its last line."""
+    """Run a command and measure its wall time, peak memory and last line."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(THREADS)}
     start = time.monotonic()
     with (
@@ -108,13 +107,13 @@ def measure(command: list[str]) -> Measured:
 
 
 def tune_command(base: str, steps: int, out: str) -> list[str]:
-    """`fft tune` with its defaults, the full method and the same optimizer settings."""
+    """Return the `fft tune` command with defaults, the full method and the same optimizer settings."""
     flags = f"--new {NEW} --original {ORIGINAL} --head shared --method full --lr {LR} --steps {steps} --json"
     return [sys.executable, "-m", "fft", "tune", "--model", base, "--out", out, *flags.split()]
 
 
 def main(rounds: int = 3, steps: int = 252, plain: bool = False) -> None:
-    """Alternate the two and print the table. `plain` runs the plain loop alone, in this process."""
+    """Alternate both and print the table; `plain` runs only the transformers loop, in this process."""
     base = str(quick_base(Console(stderr=True)))
     if plain:
         print(json.dumps(plain_loop(base, steps)))
@@ -151,7 +150,7 @@ def main(rounds: int = 3, steps: int = 252, plain: bool = False) -> None:
 
 
 def _scores(result: dict) -> tuple[float, float]:
-    """(new, original) after training, of either contender."""
+    """Return the scores (new, original) after training, for either program."""
     if "verdict" in result:
         return result["new"]["after"], result["original"]["after"]
     return result["new"], result["original"]

@@ -1,15 +1,14 @@
-"""The diagonal Fisher of one batch by several roads, in units of one ordinary gradient of the same batch.
+"""The time of the diagonal Fisher of one batch by several implementations, relative to one gradient of that batch.
 
     python -m experiments.benchmarks.fisher [--rounds 7] [--steps 2]
 
-Then the cost of a row against the rows of a batch and against their tokens, drawn to
-experiments/results/fisher_cost.{svg,png}, and the whole command `fft fisher` over 2,048 movie snippets, imports,
-reading, tokenizing, compiling (nothing is taken from a cache) and writing included.
+Also the cost per row by batch size and by tokens, drawn to experiments/results/fisher_cost.{svg,png}, and the command
+`fft fisher` over 2,048 movie snippets, including imports, reading, tokenizing, compiling (without a cache) and writing.
 
 MiniLM with a head of two classes, B = 32 rows, T = 40 tokens with padding, float32, dropout off, labels of the data,
-2 threads. The contenders take turns in one process; each one's peak memory is that of a process of its own, less what
-the process held before the first pass. `torch.func` is vmap(grad) over the whole batch, `loop` the gradients of one
-row after another in torch, `batched` the loop at the batch's own size: as cheap as a gradient, and not the Fisher.
+2 threads. The implementations alternate in one process; peak memory is measured in separate processes, minus the memory
+before the first pass. `torch.func` is vmap(grad) over the batch, `loop` the gradient of each row in turn in torch, and
+`batched` the squared gradient of the batch: as cheap as a gradient, but not the Fisher.
 """
 
 import json
@@ -46,7 +45,7 @@ PICTURE = Path(__file__).parents[1] / "results" / "fisher_cost"
 
 
 def ours(way: str, chunk: int = 1, rows: int = B, tokens: int = T) -> Callable[[], dict]:
-    """Σ_b g_b² of a batch with the data's labels by path, or with `unit` the ordinary gradient."""
+    """Return a function for Σ_b g_b² of a batch with the data's labels by path; for `unit`, the ordinary gradient."""
     checkpoint = models.load(minilm_folder())
     head = checkpoint.model.init_head(jax.random.key(0), len(LABELS))
     params, task = {**checkpoint.params, "heads": {"new": head}}, Classify("new", LABELS)
@@ -62,8 +61,8 @@ def ours(way: str, chunk: int = 1, rows: int = B, tokens: int = T) -> Callable[[
     return lambda: flatten(jax.block_until_ready(squares(params, params, batch, key)))
 
 
-def theirs(road: str) -> Callable[[], object]:
-    """The same in torch: vmap(grad), the loop over rows, or the squared gradient of the batch's mean."""
+def theirs(way: str) -> Callable[[], object]:
+    """Return the same in torch: vmap(grad), the loop over rows, or the squared gradient of the batch's mean."""
     from transformers import AutoModelForSequenceClassification
 
     options = {"num_labels": len(LABELS), "attn_implementation": "eager"}
@@ -72,7 +71,7 @@ def theirs(road: str) -> Callable[[], object]:
     batch = make_batch(T)
     inputs = {name: torch.tensor(getattr(batch, ours)).long() for name, ours in names.items()}
     labels = torch.tensor(batch.targets).long()
-    if road == "torch.func":  # transformers makes its mask with a branch on the data, which vmap refuses
+    if way == "torch.func":  # vmap rejects the data-dependent branch in the mask of transformers
         hidden = (1 - torch.tensor(batch.mask).float())[:, None, None] * torch.finfo(torch.float32).min
         inputs["attention_mask"] = hidden.expand(-1, 1, T, T)
     params = {name: parameter.detach() for name, parameter in model.named_parameters()}
@@ -96,7 +95,7 @@ def theirs(road: str) -> Callable[[], object]:
                 total[name] += parameter.grad.square()
         return total
 
-    return {"torch.func": vmapped, "loop": lambda: looped(1), "batched": lambda: looped(len(labels))}[road]
+    return {"torch.func": vmapped, "loop": lambda: looped(1), "batched": lambda: looped(len(labels))}[way]
 
 
 CONTENDERS = {
@@ -110,15 +109,15 @@ CONTENDERS = {
 
 
 def peak(name: str) -> float:
-    """MB that three passes of a contender add to a process that has loaded and compiled nothing else."""
+    """Return the MB that three passes of an implementation add to a fresh process."""
     command = [sys.executable, "-m", "experiments.benchmarks.fisher", "--only", name]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    return float(done.stdout.splitlines()[-1])
+    process = subprocess.run(command, check=True, capture_output=True, text=True)
+    return float(process.stdout.splitlines()[-1])
 
 
 def costs(rounds: int) -> list[dict]:
-    """Milliseconds a row of the fused pass and of a gradient, for batches of ROWS rows and rows of TOKENS tokens."""
-    found = []
+    """Return milliseconds per row of the fused pass and of a gradient, by batch size (ROWS) and by tokens (TOKENS)."""
+    measured = []
     shapes = [("rows of a batch (T = 40)", rows, rows, T) for rows in ROWS]
     shapes += [(f"tokens of a row (B = {FEW})", tokens, FEW, tokens) for tokens in TOKENS]
     for panel, at, rows, tokens in shapes:
@@ -126,18 +125,18 @@ def costs(rounds: int) -> list[dict]:
         for way, seconds in alternate(pair, rounds, max(1, 32 // rows)).items():
             label = {"unit": "gradient", "fused": "Fisher, fused"}[way]
             cost = 1e3 * statistics.median(seconds) / rows
-            found.append({"panel": panel, "at": at, "way": label, "cost": cost})
-    return found
+            measured.append({"panel": panel, "at": at, "way": label, "cost": cost})
+    return measured
 
 
-def draw_costs(found: list[dict]) -> None:
-    """Two panels: milliseconds a row over the batch's rows, and over a row's tokens."""
+def draw_costs(measured: list[dict]) -> None:
+    """Draw two panels: milliseconds per row by batch size, and by tokens."""
     import altair as alt
 
     from fft.report.drawing import save, styled
 
     def panel(name):
-        rows = [row for row in found if row["panel"] == name]
+        rows = [row for row in measured if row["panel"] == name]
         return (
             alt.Chart(alt.Data(values=rows), width=300, height=240)
             .mark_line(point=True)
@@ -149,12 +148,12 @@ def draw_costs(found: list[dict]) -> None:
             )
         )
 
-    panels = [panel(name) for name in dict.fromkeys(row["panel"] for row in found)]
+    panels = [panel(name) for name in dict.fromkeys(row["panel"] for row in measured)]
     save(styled(alt.hconcat(*panels).properties(title="MiniLM, float32, 2 threads: the cost of a row")), PICTURE)
 
 
 def command_seconds() -> float:
-    """Wall seconds of `fft fisher` over SAMPLES movie snippets, as a process that compiles everything itself."""
+    """Return the wall seconds of an `fft fisher` process over SAMPLES movie snippets, including compilation."""
     from experiments.base import quick_base
     from fft.commands.demo import ORIGINAL
 
@@ -169,7 +168,7 @@ def command_seconds() -> float:
 
 
 def main(rounds: int = 7, steps: int = 2, only: str | None = None) -> None:
-    """Measure, print the table and, last, the figures as JSON. `only` prints the peak memory of one contender."""
+    """Measure, print the table and, last, the figures as JSON; `only` prints the peak memory of one implementation."""
     keep_freed_memory()
     torch.set_num_threads(THREADS)
     if only:
@@ -180,15 +179,15 @@ def main(rounds: int = 7, steps: int = 2, only: str | None = None) -> None:
         print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
         return
     memory = {name: peak(name) for name in CONTENDERS}
-    made = {name: make() for name, make in CONTENDERS.items()}
-    reference, fused = (made[name]() for name in ("vmapped, chunk 1", "fused"))
+    passes = {name: make() for name, make in CONTENDERS.items()}
+    reference, fused = (passes[name]() for name in ("vmapped, chunk 1", "fused"))
     worst = max(
         (float(jnp.linalg.norm(fused[path] - leaf) / jnp.linalg.norm(leaf)), path)
         for path, leaf in reference.items()
         if not path.endswith("attention/key/bias")
     )
-    seconds = alternate(made, rounds, steps)
-    table = Table("road", "median ms", "min-max ms", "units (quartiles over rounds)", "MB added", "of a gradient's")
+    seconds = alternate(passes, rounds, steps)
+    table = Table("way", "median ms", "min-max ms", "units (quartiles over rounds)", "MB added", "of a gradient's")
     units = {}
     for name, times in seconds.items():
         units[name], quartiles = paired_ratio(times, seconds["unit"])
@@ -202,9 +201,9 @@ def main(rounds: int = 7, steps: int = 2, only: str | None = None) -> None:
         )
     Console(width=110).print(table)
     print(f"fused against vmapped, worst leaf: {worst[0]:.1e} ({worst[1]})")
-    found = costs(rounds)
-    draw_costs(found)
-    for row in found:
+    measured = costs(rounds)
+    draw_costs(measured)
+    for row in measured:
         print(f"{row['panel']}: {row['at']}: {row['way']} {row['cost']:.2f} ms a row")
     command = [command_seconds() for _ in range(3)]
     print("fft fisher, seconds:", ", ".join(f"{seconds:.1f}" for seconds in command))

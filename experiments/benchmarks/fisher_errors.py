@@ -1,9 +1,9 @@
-"""How far the two ways of the Fisher pass are from float64 gradients taken one example at a time, family by family.
+"""Errors of the two Fisher implementations against per-example float64 gradients, by model family.
 
     python -m experiments.benchmarks.fisher_errors
 
-Random small models with padding, repeated tokens and a filler row, two heads where there are heads, all in float32;
-the data's labels. The figure is the worst leaf's |a - b| / |b|, key biases left out (their true gradient is 0).
+Random small models with padding, repeated tokens and a filler row, two heads if there are heads, all in float32, with
+the data's labels. The error is the worst leaf's |a - b| / |b|, without key biases (their true gradient is 0).
 """
 
 import json
@@ -29,11 +29,11 @@ from tests.helpers.language_model import LANGUAGE, language_logits, sequence_nll
 from tests.helpers.language_model import decoder as tiny_decoder
 
 Case = tuple[Network, Task, Params, Batch, Callable, Callable]
-"""(model, task, params, batch, run, nll), the last two as tests.helpers.per_example.loop has them"""
+"""(model, task, params, batch, run, nll), the last two as in tests.helpers.per_example.loop"""
 
 
 def encoder(family: str) -> Case:
-    """A random model of a family, with a second head beside the task's."""
+    """Return a random model of a family, with the task's head and a second one."""
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = models.load(theirs.save(theirs.make(family, num_labels=3), Path(folder)))
     second = checkpoint.model.init_head(jax.random.key(3), 3)
@@ -43,17 +43,17 @@ def encoder(family: str) -> Case:
 
 
 def decoder(tied: bool) -> Case:
-    """The same of a tiny decoder: fused projection, RMS norm, and an output layer that is the embedding or its own."""
+    """Return a tiny decoder with fused projection, RMS norm, and an output layer tied to the embedding or not."""
     return LANGUAGE, LANGUAGE, *tiny_decoder(tied), language_logits, sequence_nll
 
 
 def worst(case: Case, way: str) -> tuple[float, str]:
-    """The worst leaf's error and its path."""
+    """Return the worst leaf's error and its path."""
     model, task, params, batch, run, nll = case
     expected = flatten(reference.loop(run, params, batch, nll))
-    found = diagonal_fisher(model, task, params, [batch], jax.random.key(0), estimator="empirical", way=way)
+    fisher = diagonal_fisher(model, task, params, [batch], jax.random.key(0), estimator="empirical", way=way)
     errors = []
-    for path, leaf in flatten(found.diagonal).items():
+    for path, leaf in flatten(fisher.diagonal).items():
         norm = np.linalg.norm(expected[path])
         if norm > 0 and not path.endswith(reference.KEY_BIAS):
             errors.append((float(np.linalg.norm(np.asarray(leaf, np.float64) - expected[path]) / norm), path))

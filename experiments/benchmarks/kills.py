@@ -1,12 +1,11 @@
-"""SIGKILL at random moments of `fft tune`, then the same command again: does every run end like the one left alone?
+"""Kills `fft tune` at random moments, resumes it, and compares the result with an uninterrupted run.
 
     python -m experiments.benchmarks.kills [--kills 20] [--seed 0]
 
-The run does everything a run can do: it fits a head for the original task, measures the Fisher information, trains
-with dropout and EWC, scores, saves, keeps the best step, writes its model and its report. The base is that of the
-tests, two blocks of width 16, so that a run is short. A moment is drawn evenly from the life of a run that is left
-alone, imports included. Equal means to the last bit: the weights of the model, every score of the history, before and
-after with their intervals.
+The run covers all stages: it fits a head for the original task, estimates the Fisher information, trains with dropout
+and EWC, scores, saves, selects the best step, and writes its model and report. The base is the tests' tiny model, two
+blocks of width 16, to keep runs short. The time of the SIGKILL is uniform over the duration of an uninterrupted run,
+imports included. Weights, history, and scores before and after with their intervals must be equal to the last bit.
 """
 
 import json
@@ -29,14 +28,14 @@ FLAGS = "--original-head fit --method full+ewc --ewc.samples 64 --steps 48 --bat
 
 
 def begin(folder: Path, out: Path):
-    """Start the run in a process of its own; compiled programs are kept in FOLDER, as a user's are."""
+    """Start the run in a new process, with a persistent cache of compiled programs in `folder`."""
     data = ("--new", folder / "new.csv", "--original", folder / "original.csv")
     environment = os.environ | {"XDG_CACHE_HOME": str(folder / "cache")}
     arguments = ("--model", folder / "bare", *data, "--out", out, *FLAGS.split())
     return tiny_runs.start("tune", *arguments, env=environment)
 
 
-def whole(folder: Path, out: Path) -> float:
+def complete(folder: Path, out: Path) -> float:
     """Run to the end and return the seconds it took."""
     start = time.perf_counter()
     answer = tiny_runs.finish(begin(folder, out))
@@ -46,7 +45,7 @@ def whole(folder: Path, out: Path) -> float:
 
 
 def killed(folder: Path, out: Path, moment: Callable[[], float]) -> float:
-    """Kill the run after `moment()` seconds, again with another moment if it was done before; returns the seconds."""
+    """Kill the run after `moment()` seconds and return these; repeat if it had already finished."""
     while True:
         seconds, process = moment(), begin(folder, out)
         time.sleep(seconds)
@@ -58,7 +57,7 @@ def killed(folder: Path, out: Path, moment: Callable[[], float]) -> float:
 
 
 def reached(out: Path) -> str:
-    """How far a killed run had come, by what it left."""
+    """Describe how far a killed run had come, by its files."""
     log = out / "metrics.jsonl"
     lines = log.read_bytes().split(b"\n")[:-1] if log.exists() else []
     if lines:
@@ -80,23 +79,25 @@ def main(kills: int = 20, seed: int = 0) -> None:
         tiny_checkpoint.write_checkpoint(folder / "bare", head=False)
         tiny_checkpoint.write_original(folder / "original.csv")
         tiny_checkpoint.write_new(folder / "new.csv", filler=(2, 5))
-        cold = whole(folder, folder / "alone")
-        wanted = tiny_runs.outcome(folder / "alone")
-        warm = whole(folder, folder / "again")
+        cold = complete(folder, folder / "alone")
+        expected = tiny_runs.outcome(folder / "alone")
+        warm = complete(folder, folder / "again")
         for number in range(1, kills + 1):
             out = folder / f"run{number}"
             seconds = killed(folder, out, lambda: rng.uniform(0, warm))
             before = reached(out)
             saved = [path.name for path in sorted((out / "checkpoints").glob("[0-9]*"))]
-            resumed = whole(folder, out)
-            found = tiny_runs.outcome(out)
-            differing = [name for name in wanted if found[name] != wanted[name]]
+            resumed = complete(folder, out)
+            actual = tiny_runs.outcome(out)
+            differing = [name for name in expected if actual[name] != expected[name]]
             equal += not differing
             steps = ", ".join(str(int(step.split(".")[0])) for step in saved)
             table.add_row(str(number), f"{seconds:.2f}", before, steps, f"{resumed:.1f}", ", ".join(differing) or "all")
-        repeated = tiny_runs.outcome(folder / "again") == wanted
+        repeated = tiny_runs.outcome(folder / "again") == expected
     Console(width=100).print(table)
-    print(f"left alone: {cold:.1f} s the first time, {warm:.1f} s the second, {'equal' if repeated else 'NOT equal'}")
+    print(
+        f"uninterrupted: {cold:.1f} s the first time, {warm:.1f} s the second, {'equal' if repeated else 'NOT equal'}"
+    )
     print(json.dumps({"kills": kills, "bit_equal": equal}))
 
 

@@ -2,13 +2,13 @@
 
     python -m experiments.benchmarks.step [--rounds 15] [--steps 3]
 
-Same MiniLM, same batch (B = 32 rows, T = 48 tokens, float32, padding as texts of 12 to 48 tokens have it), dropout on,
+Same MiniLM, same batch (B = 32 rows, T = 48 tokens, float32, padded from lengths of 12 to 48), dropout on,
 AdamW with decay on matrices, clip 1, 2 threads. LoRA is r = 8 on query and value with dropout .1 on the adapter's
-input, the classifier trained beside it; `factored` is PEFT's own form of it, and the one compared.
+input, and the classifier is trained as well; `factored` is the form that PEFT uses, and the one compared.
 
-The contenders take turns in one process, `steps` steps a turn after one that is not counted (it pays for the caches
-and the spinning threads of the one before); the table has the median turn of each and the spread over turns. A ratio
-below 1 means that `fft` is faster.
+The implementations alternate in one process, with `steps` steps per round after an uncounted one, which absorbs cold
+caches and threads still spinning from the previous implementation. The table has the median over rounds and the spread.
+A ratio below 1 means that `fft` is faster.
 """
 
 import json
@@ -40,7 +40,7 @@ LABELS = ("negative", "positive")
 
 
 def make_batch(tokens: int = T, rows: int = B) -> Batch:
-    """Rows of random tokens with lengths spread over 12 .. `tokens`, and random labels."""
+    """Return rows of random tokens with lengths from 12 to `tokens`, and random labels."""
     rng = np.random.default_rng(0)
     lengths = rng.integers(12, tokens + 1, rows)
     mask = (np.arange(tokens)[None] < lengths[:, None]).astype(np.int32)
@@ -50,7 +50,7 @@ def make_batch(tokens: int = T, rows: int = B) -> Batch:
 
 
 def our_step(method: Method, batch: Batch) -> Callable[[], float]:
-    """A step of `fft` on MiniLM with a fresh head, as `fft tune` compiles it; returns the loss."""
+    """Return a step of `fft` on MiniLM with a new head, as `fft tune` compiles it; the step returns the loss."""
     checkpoint = models.load(minilm_folder())
     head = checkpoint.model.init_head(jax.random.key(0), len(LABELS))
     base = {**checkpoint.params, "heads": {"new": head}}
@@ -71,7 +71,7 @@ def our_step(method: Method, batch: Batch) -> Callable[[], float]:
 
 
 def torch_step(lora: bool, batch: Batch) -> Callable[[], float]:
-    """The same step in torch eager; returns the loss."""
+    """Return the same step in torch eager; the step returns the loss."""
     from transformers import AutoModelForSequenceClassification
 
     model = AutoModelForSequenceClassification.from_pretrained(minilm_folder(), num_labels=len(LABELS))
@@ -101,7 +101,7 @@ def torch_step(lora: bool, batch: Batch) -> Callable[[], float]:
 
 
 def alternate(contenders: dict[str, Callable], rounds: int, steps: int) -> dict[str, list[float]]:
-    """Seconds a step of each contender in each round; the order turns around from round to round."""
+    """Return the seconds per step of each function in each round; the order alternates between rounds."""
     for take in contenders.values():
         for _ in range(3):
             take()
@@ -117,7 +117,7 @@ def alternate(contenders: dict[str, Callable], rounds: int, steps: int) -> dict[
 
 
 def paired_ratio(times: list[float], reference: list[float]) -> tuple[float, str]:
-    """The median over rounds of times / reference, and the quartiles as text."""
+    """Return the median over rounds of times / reference, and the quartiles as text."""
     ratios = [mine / other for mine, other in zip(times, reference, strict=True)]
     low, _, high = statistics.quantiles(ratios)
     return statistics.median(ratios), f"({low:.3f}-{high:.3f})"

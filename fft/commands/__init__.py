@@ -1,1 +1,1 @@
-"""One file per command: its flags, `parse`, and `execute(flags, console) -> (JSON-able result, exit code)`."""
+"""One module per command: its `Flags`, `parse`, and `execute(flags, console) -> (JSON-able result, exit code)`."""

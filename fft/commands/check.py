@@ -1,4 +1,4 @@
-"""`fft check`: whether a checkpoint still does what another one could."""
+"""`fft check`: test whether a tuned checkpoint is still as good as its base on the original task."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,35 +13,35 @@ from fft.core.settings import TELLS_DEFAULT, AsJson
 
 @dataclass(frozen=True, kw_only=True)
 class Flags(CheckSettings):
-    """Score two checkpoints on the same examples, and say whether the second one kept what the first one could do.
+    """Score two checkpoints on the same examples, and report whether the tuned one is as good as the base.
 
-    Both are of one family and shape; who tuned them, and how, does not matter. The exit code is 0 when the drop of
-    every original score is within --max-drop, 1 when one is not, 4 when the examples are too few to tell. All rows of a
-    source with one split are scored, else those of its split `test`. Each --original setting is one for all of its
-    sources, or one a source.
+    Both must have the same architecture and shape; how they were tuned does not matter. The exit code is 0 if every
+    original score drops by at most --max-drop, 1 if one drops by more, 4 if there are too few examples to decide. A
+    source with one split is scored on all rows, others on the split `test`. Each --original setting has one value for
+    all sources, or one per source.
     """
 
     out: Annotated[Path | None, TELLS_DEFAULT] = None
-    """a folder for check.html, check.json and examples.jsonl (default: what is printed is all)"""
+    """folder for check.html, check.json and examples.jsonl (default: only print)"""
     json: AsJson = False
 
 
 def parse(args: list[str], cli: Callable[..., Flags]) -> Flags:
-    """The flags."""
+    """Parse the flags."""
     return cli(Flags, args=args)
 
 
 def execute(flags: Flags, console: Console) -> tuple[dict, int]:
-    """Score, judge, print, and write what --out asks for."""
+    """Score both checkpoints, print the verdict, and write the files of --out."""
     from fft.after.check import check
     from fft.disk.folder import refuse_taken
     from fft.report import checked
 
     if flags.out is not None:
         refuse_taken(flags.out, checked.FILES)
-    found = check(flags)
-    checked.show(found.record, console)
+    result = check(flags)
+    checked.show(result.record, console)
     if flags.out is not None:
-        for path in checked.write(found.record, found.examples, flags.out):
+        for path in checked.write(result.record, result.examples, flags.out):
             console.out(f"wrote {path}", highlight=False)
-    return found.record, found.exit_code
+    return result.record, result.exit_code

@@ -1,8 +1,8 @@
-"""The command line: chooses a command, parses its flags, prints its result, turns errors into exit codes.
+"""The command line: selects a command, parses its flags, prints its result, turns errors into exit codes.
 
-Exit codes: 0 fine, 1 the retention verdict failed, 2 wrong usage or data, 3 the machine (network, disk, folder),
-4 undecided, 70 not foreseen, 130 and 143 stopped by SIGINT and SIGTERM with the state saved, 141 nobody reads the
-output any more.
+Exit codes: 0 success, 1 the retention verdict is fail, 2 wrong usage or data, 3 a failure of the machine (network,
+disk, folder), 4 undecided, 70 unexpected error, 130 and 143 stopped by SIGINT and SIGTERM with the state saved,
+141 the reader of the output has gone.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from itertools import pairwise, takewhile
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from fft.commands.allocator import keep_freed_memory
-from fft.commands.failures import told
+from fft.commands.failures import message_and_code
 from fft.core.bounds import OutOfBoundsError
 from fft.core.errors import InputError
 from fft.disk.cache import keep_compiled_programs
@@ -28,28 +28,28 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 COMMANDS = {
-    "tune": "fine-tune a checkpoint on a new task and watch the original one",
-    "sequence": "learn several tasks one after the other, and say what each did to the others",
+    "tune": "fine-tune a checkpoint on a new task and measure what the original task loses",
+    "sequence": "learn several tasks in turn, and report how each affects the others",
     "eval": "score a checkpoint on a task",
-    "check": "say whether one checkpoint still does what another one could",
-    "diagnose": "say which layers forgot, and whether the knowledge is gone or only the head misaligned",
-    "repair": "win back what tuning lost by merging a checkpoint with its base, without training",
-    "merge": "make one checkpoint of several that were tuned from one base: soups, task vectors, TIES, DARE, Fisher",
-    "compare": "put finished runs side by side",
+    "check": "test whether a tuned checkpoint is still as good as its base on the original task",
+    "diagnose": "report which layers forgot, and whether the features or only the head changed",
+    "repair": "recover what tuning lost by merging a checkpoint with its base, without training",
+    "merge": "merge checkpoints tuned from one base: soups, task vectors, TIES, DARE, Fisher",
+    "compare": "compare finished runs in one table and one picture",
     "export": "write a run's model as a Hugging Face checkpoint, or its adapter for PEFT",
-    "fisher": "measure the Fisher information of a task, for EWC, and show where it sits",
-    "data": "look into a data source: rows, labels, lengths, trouble",
-    "sweep": "run the experiments of a Python file that are not finished yet",
-    "demo": "the whole story on real data: six recipes, one table, one picture",
+    "fisher": "estimate the Fisher information of a task, for EWC, and show which layers have it",
+    "data": "inspect a data source: rows, labels, lengths, problems",
+    "sweep": "run the unfinished experiments of a Python file",
+    "demo": "run six recipes on real data: one table, one picture",
 }
 PLAIN_WIDTH = 120
-SEVERAL = ("--original", "--original-head", "--max-drop", "--tasks")  # flags of one or more values
-FEW = 4  # files that a message names one by one
-CLOSED_PIPE = 141  # 128 + SIGPIPE, as of any command whose reader has gone
+SEVERAL = ("--original", "--original-head", "--max-drop", "--tasks")  # flags that take one or more values
+FEW = 4  # a message lists up to this many files by name
+CLOSED_PIPE = 141  # 128 + SIGPIPE, as for any command whose reader has gone
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code. With --json the last line on standard output is one JSON object."""
+    """Run one command and return its exit code; with --json the last line on standard output is one JSON object."""
     argv = list(sys.argv[1:] if argv is None else argv)
     as_json = "--json" in argv
     show_what_fits()
@@ -62,15 +62,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         _let_go(sys.stdout)
         return CLOSED_PIPE
     except SystemExit as left:
-        if left.code == 1:  # rich has met a closed pipe
+        if left.code == 1:  # rich exits with 1 on a closed pipe
             return CLOSED_PIPE
         if as_json and left.code:
-            _print_json({"error": "wrong usage, as told on standard error", "exit_code": left.code})
-        return cast("int", left.code or 0)  # the parsers, which end with numbers, have printed what there is to say
+            _print_json({"error": "wrong usage; see standard error", "exit_code": left.code})
+        return cast("int", left.code or 0)  # the parsers exit with a number and have printed the reason
     except OutOfBoundsError as error:
-        return _fail(*told(as_typed(error, argv)), as_json)
+        return _fail(*message_and_code(as_typed(error, argv)), as_json)
     except BaseException as error:
-        return _fail(*told(error), as_json)
+        return _fail(*message_and_code(error), as_json)
 
 
 def _execute(command: str, args: list[str], as_json: bool) -> tuple[dict, int]:
@@ -89,7 +89,7 @@ def _execute(command: str, args: list[str], as_json: bool) -> tuple[dict, int]:
     refuse_bare(args)
     module = importlib.import_module(f"fft.commands.{command}")
     shown = [tyro.conf.FlagCreatePairsOff, tyro.conf.PositionalMetavarFromFieldName]
-    if {"--help", "-h"} & set(args):  # the value None unsets what --config sets; not every flag need say so
+    if {"--help", "-h"} & set(args):  # None unsets a value of --config; the help need not repeat it at every flag
         shown.append(tyro.conf.DisallowNone)
 
     def read(kind: type, args: list[str], **more: Any) -> Any:
@@ -98,7 +98,7 @@ def _execute(command: str, args: list[str], as_json: bool) -> tuple[dict, int]:
 
     flags = module.parse(dotted(args, module.Flags), read)
     make_local(flags)
-    # Standard output belongs to the result; what libraries and sweep files print there goes the other way.
+    # Standard output is for the result alone, so prints of libraries and sweep files go to standard error.
     with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
         console = _console(as_json)
         with Progress(console, f"fft {command}"):
@@ -106,39 +106,44 @@ def _execute(command: str, args: list[str], as_json: bool) -> tuple[dict, int]:
 
 
 def as_typed(error: OutOfBoundsError, args: Sequence[str]) -> OutOfBoundsError:
-    """The error with the flag as it was typed: the settings of a task do not know whether they are --new's."""
+    """Return the error with the flag as typed: a task's settings do not know whether they belong to --new."""
     flags = {name for name in (arg.partition("=")[0].replace("_", "-") for arg in args) if name.startswith("--")}
     typed = [flag for flag in flags if flag.endswith((f"-{error.setting}", f".{error.setting}"))]
     return OutOfBoundsError(typed[0].removeprefix("--"), error.complaint) if len(typed) == 1 else error
 
 
 def refuse_undecoded(args: Sequence[str]) -> None:
-    """Refuse a name with bytes that are no text, which no record of a run could hold."""
+    """Reject a name with undecodable bytes, which no JSON record could hold. Raises: InputError."""
     for value in args:
         if any("\ud800" <= character <= "\udfff" for character in value):
             raise InputError(
-                f"{value!a} holds bytes that are not {sys.getfilesystemencoding()}; rename the file, or, if they are "
-                "UTF-8, set a locale that is too, as with LC_ALL=C.UTF-8"
+                f"{value!a} has bytes that are not {sys.getfilesystemencoding()}: rename the file, or, if they are "
+                "UTF-8, set a UTF-8 locale, as with LC_ALL=C.UTF-8"
             )
 
 
 def refuse_empty_out(args: Sequence[str]) -> None:
-    """Refuse `--out ""`, which an unset variable of a script makes: as a path it is the folder one happens to be in."""
+    """Reject `--out ""`, the result of an unset shell variable: as a path it would be the current folder.
+
+    Raises: InputError.
+    """
     if any(name == "--out=" or (name == "--out" and value == "") for name, value in pairwise([*args, None])):
-        raise InputError("--out is empty; name a place, such as --out runs/1, or . for the folder you are in")
+        raise InputError("--out is empty: name a folder, such as --out runs/1, or . for the current folder")
 
 
 def refuse_bare(args: Sequence[str]) -> None:
-    """Refuse a flag of one or more values without any, as an unset variable of a script leaves it: it would
-    read as though the flag had not been given.
+    """Reject a flag of one or more values that has none, the result of an unset shell variable: it would be parsed as
+    if the flag were absent.
+
+    Raises: InputError.
     """
     for name, value in pairwise([*args, None]):
         if name in SEVERAL and (value is None or value.startswith("--")):
-            raise InputError(f"{name} needs a value")
+            raise InputError(f"{name} has no value: give one, or leave out the flag")
 
 
 def refuse_second_source(args: Sequence[str], flags: type) -> None:
-    """Refuse a second file behind a flag of one source, which a shell makes of `--new parts/*.csv`."""
+    """Reject a second file after a flag of one source, as a shell expands `--new parts/*.csv`. Raises: InputError."""
     from fft.data.several import UnnamedData
     from fft.experiment import Data, Texts
 
@@ -158,16 +163,16 @@ def _one_source(name: str, files: Sequence[str]) -> str:
     few = len(files) <= FEW
     named = ", ".join(files) if few else f"{files[0]} to {files[-1]}"
     join = joined(os.path.splitext(files[0])[1], shlex.join(files) if few else "FILES")
-    return f"{name} takes one source, and here are {len(files)}: {named}. Join them: {join}"
+    return f"{name} takes one source, got {len(files)}: {named}. Join them: {join}"
 
 
 def _is_data_file(word: str) -> bool:
-    """Whether a word of the command line looks like a file of data, and not like a folder or a model of the hub."""
+    """Whether an argument looks like a data file, and not like a folder or a model of the hub."""
     return bool(os.path.splitext(word)[1]) and not word.startswith(("-", "hf:")) and not os.path.isdir(word)
 
 
 def dotted(args: Sequence[str], flags: type) -> list[str]:
-    """The arguments with `--new-text` spelled `--new.text`: a setting of a task may be named with a dash or a dot."""
+    """Return the arguments with `--new-text` as `--new.text`: a task's settings may be written with a dash or a dot."""
     from fft.data.several import SeveralData
     from fft.experiment import Data
 
@@ -187,7 +192,7 @@ def _choose(argv: list[str]) -> str:
     parser = argparse.ArgumentParser(
         prog="fft",
         description="Fine-tune a pre-trained transformer without forgetting what it knew, and prove it.",
-        epilog="fft COMMAND --help tells a command's flags. The documentation is in docs/.",
+        epilog="fft COMMAND --help lists a command's flags. The documentation is in docs/.",
     )
     parser.add_argument("--version", action="version", version=_version() if "--version" in argv else "")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -224,8 +229,9 @@ def _fail(message: str, exit_code: int, as_json: bool) -> int:
 
 
 def _let_go(stream: TextIO) -> None:
-    """Nobody reads the stream, or there is no room for it: the interpreter, at its end, would complain once more, and
-    end with a code of its own.
+    """Redirect a stream that cannot be written to the null device.
+
+    Otherwise the interpreter would report the error again at exit, and change the exit code.
     """
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 

@@ -1,4 +1,4 @@
-"""`fft compare`: put finished runs side by side."""
+"""`fft compare`: compare finished runs."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,9 +16,9 @@ from fft.disk.files import read_object
 
 @dataclass(frozen=True)
 class Flags:
-    """Put finished runs side by side: one table, and one picture of original against new score.
+    """Compare finished runs: one table, and one picture of original score against new score.
 
-    Where a method has several strengths, also its whole front: hypervolume, and the original score at the same new
+    If a method ran with several strengths, also its Pareto front: the hypervolume, and the original score at equal new
     score, with intervals over seeds.
     """
 
@@ -27,66 +27,71 @@ class Flags:
     ]
     """run folders, at least one"""
     out: Path | None = None
-    """write the picture to OUT.svg and OUT.png and tables to OUT.md and OUT-table.md; fronts to OUT-fronts,
-    courses to OUT-steps"""
+    """write the picture to OUT.svg and OUT.png, the tables to OUT.md and OUT-table.md, the fronts to OUT-fronts, and
+    the scores over training steps to OUT-steps"""
     original: str = ORIGINAL
-    """of runs with several original tasks, which one the pictures and fronts are of: original, original_2, …"""
+    """the original task in the pictures and fronts, for runs with several: original, original_2, …"""
     json: AsJson = False
 
 
 def parse(args: list[str], cli: Callable[..., Flags]) -> Flags:
-    """The flags."""
+    """Parse the flags."""
     return cli(Flags, args=args)
 
 
 def execute(flags: Flags, console: Console) -> tuple[dict, int]:
-    """Read every run.json, warn where runs cannot be compared, print and draw."""
+    """Read every run.json, warn about incomparable runs, print the tables and draw the pictures."""
     from fft.experiment import with_defaults
 
     if not flags.runs:
-        raise InputError("fft compare needs at least one run folder")
+        raise InputError("no run folder: give fft compare at least one")
     records = [read_object(path / "run.json") | {"name": path.resolve().name} for path in flags.runs]
     for warning in differences(records):
         console.out(f"warning: {warning}", highlight=False)
     pictured = [of_original(with_defaults(record), flags.original) for record in records]
     show(records, console, flags.out, pictured)
     rows = show_ablation(pictured, console, flags.out)
-    found = show_fronts(pictured, console, flags.out)
-    return {"runs": records, "table": rows, "fronts": found, "warnings": differences(records)}, 0
+    fronts = show_fronts(pictured, console, flags.out)
+    return {"runs": records, "table": rows, "fronts": fronts, "warnings": differences(records)}, 0
 
 
 def differences(records: list[dict]) -> list[str]:
-    """What makes the scores of some runs incomparable: other test rows, cut elsewhere, another base, other metrics."""
+    """Warnings for runs with incomparable scores: the base, test rows, maximum length or metrics differ."""
     from fft.data.task_data import DEFAULT_LENGTH
 
-    found = []
+    warnings = []
     for what, value in (
         ("base model", lambda r: r["base_sha256"]),
         ("new test rows", lambda r: r["data"]["new"]["splits"]["test"]["sha256"]),
         ("original test rows", lambda r: [r["data"][n]["splits"]["test"]["sha256"] for n in original_names(r["data"])]),
-        ("length of texts", lambda r: r["experiment"]["max_length"] or DEFAULT_LENGTH),
+        ("maximum length of texts", lambda r: r["experiment"]["max_length"] or DEFAULT_LENGTH),
         ("new metric", lambda r: r["new"]["metric"]),
         ("original metric", lambda r: [(r[name] or {}).get("metric") for name in original_names(r["data"])]),
     ):
         if any(value(record) != value(records[0]) for record in records):
-            found.append(f"the runs differ in their {what}, so their scores are not comparable")
-    return found
+            warnings.append(f"the runs differ in their {what}, so their scores are not comparable")
+    return warnings
 
 
 def of_original(record: dict, name: str) -> dict:
-    """A run as if the original task `name` were its only one; InputError where it has no such task."""
-    there = original_names(record["data"])
-    if name == ORIGINAL and len(there) < 2:
+    """Return a run's record as if the original task `name` were its only one.
+
+    Raises: InputError if the run has no such task.
+    """
+    names = original_names(record["data"])
+    if name == ORIGINAL and len(names) < 2:
         return record
-    if name not in there:
-        raise InputError(f"--original {name}: the run {record['name']} has {', '.join(there) or 'no original task'}")
+    if name not in names:
+        has = f"has {', '.join(names)}: name one of these" if names else "has no original task: leave out --original"
+        raise InputError(f"--original {name}: the run {record['name']} {has}")
     history = [entry | {ORIGINAL: entry[name]} for entry in record["history"]]
     return record | {ORIGINAL: record[name], "history": history}
 
 
 def show(records: list[dict], console: Console, stem: Path | None, pictured: list[dict] | None = None) -> None:
-    """Print the table of some runs; with a path also write the table and the picture (of `pictured`, where those are
-    other records), and say so.
+    """Print the table of runs; with `stem` also write the table and the picture, and print their paths.
+
+    The picture shows `pictured` if given, else `records`.
     """
     from fft.disk.files import replace_file, writing
     from fft.report import tables
@@ -104,7 +109,7 @@ def show(records: list[dict], console: Console, stem: Path | None, pictured: lis
 
 
 def show_ablation(records: list[dict], console: Console, stem: Path | None) -> list[dict]:
-    """Print the table of methods and settings over seeds, and with a path write it; returns its rows."""
+    """Print the table of methods and settings over seeds, write it if `stem` is given, and return its rows."""
     from fft.disk.files import replace_file
     from fft.report.ablation import ablation_markdown, ablation_table
     from fft.stats.ablation import ablation
@@ -119,21 +124,22 @@ def show_ablation(records: list[dict], console: Console, stem: Path | None) -> l
 
 
 def show_fronts(records: list[dict], console: Console, stem: Path | None) -> dict:
-    """Print the table of the methods' fronts where one has several settings; with a path write it, and the pictures
-    over strengths and over steps. {"matched", "methods"} of what was found.
+    """Print the table of the methods' fronts if one has several settings; return {"matched", "methods"}.
+
+    With `stem` also write the table, and the pictures over strengths and over training steps.
     """
     from fft.disk.files import plain, replace_file
     from fft.report.fronts import draw_fronts, draw_steps, fronts_markdown, fronts_table
     from fft.stats.fronts import fronts
 
-    found, matched = fronts(records)
+    by_method, matched = fronts(records)
     written = []
-    if matched is not None and any(front.settings > 1 for front in found):
-        console.print(fronts_table(found, matched))
+    if matched is not None and any(front.settings > 1 for front in by_method):
+        console.print(fronts_table(by_method, matched))
         if stem is not None:
             table = stem.with_name(f"{stem.name}-fronts.md")
-            replace_file(table, fronts_markdown(found, matched).encode())
-            written += [table, *draw_fronts(found, matched, records, stem.with_name(f"{stem.name}-fronts"))]
+            replace_file(table, fronts_markdown(by_method, matched).encode())
+            written += [table, *draw_fronts(by_method, matched, records, stem.with_name(f"{stem.name}-fronts"))]
     if stem is not None:
         written += draw_steps(records, stem.with_name(f"{stem.name}-steps"))
     if written:
@@ -141,6 +147,6 @@ def show_fronts(records: list[dict], console: Console, stem: Path | None) -> dic
     methods = {
         front.method: front._asdict()
         | {"hypervolume": front.hypervolume._asdict(), "original": front.original._asdict()}
-        for front in found
+        for front in by_method
     }
     return plain({"matched": matched, "methods": methods})

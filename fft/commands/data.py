@@ -1,4 +1,4 @@
-"""`fft data`: look into a data source before training on it."""
+"""`fft data`: inspect a data source before training on it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,13 +17,13 @@ from fft.disk.local import CHECKPOINT
 
 @dataclass(frozen=True)
 class Flags:
-    """Look into a data source: rows, labels, lengths, what would be cut, and what is wrong with it."""
+    """Inspect a data source: rows, labels, text lengths, texts that would be cut, and problems."""
 
     task: UnnamedData
     model: Annotated[str | None, TELLS_DEFAULT, CHECKPOINT] = None
-    """a checkpoint folder or a run, whose tokenizer counts the tokens (default: lengths are in words)"""
+    """a checkpoint or run folder whose tokenizer counts the tokens (default: count words)"""
     max_length: Annotated[Count | None, TELLS_DEFAULT] = None
-    """tokens of a text; longer ones are cut and counted (default: those that the model was trained at, or 128)"""
+    """maximum tokens per text; longer texts count as cut (default: the length the model was trained at, or 128)"""
     json: AsJson = False
 
     def __post_init__(self) -> None:
@@ -31,20 +31,20 @@ class Flags:
 
 
 def parse(args: list[str], cli: Callable[..., Flags]) -> Flags:
-    """The flags; the source may be named as elsewhere, `fft data --task new.csv`."""
+    """Parse the flags; `fft data --task new.csv` is the same as `fft data new.csv`."""
     return cli(Flags, args=without_name(args, "--task"))
 
 
 def execute(flags: Flags, console: Console) -> tuple[dict, int]:
-    """Describe the source and print a table."""
+    """Print a table of the source's splits and the problems."""
     from fft.data import describe
     from fft.run.restored import tokenizer_folder
 
     folder, length = (None, None) if flags.model is None else tokenizer_folder(flags.model)
-    found = describe(flags.task, folder, flags.max_length or length or DEFAULT_LENGTH)
-    unit = found["length_unit"]
+    description = describe(flags.task, folder, flags.max_length or length or DEFAULT_LENGTH)
+    unit = description["length_unit"]
     table = Table("split", "rows", "labels", f"median {unit}", f"99 % {unit}", f"longest, {unit}", "cut", "duplicates")
-    for name, split in found["splits"].items():
+    for name, split in description["splits"].items():
         values = split.get("labels") or split["targets"]
         shown = ", ".join(f"{label}: {value}" for label, value in list(values.items())[:8])
         lengths = [f"{split['lengths'][q]:g}" for q in ("0.5", "0.99", "1.0")]
@@ -52,6 +52,6 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
         # Text, so that a label with [brackets] is not read as markup
         table.add_row(*map(Text, (name, str(split["rows"]), shown, *lengths, cut, str(split["duplicates"]))))
     console.print(table)
-    for trouble in found["troubles"]:
-        console.out(f"trouble: {trouble}", highlight=False)
-    return found, 0
+    for problem in description["troubles"]:
+        console.out(f"problem: {problem}", highlight=False)
+    return description, 0

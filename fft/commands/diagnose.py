@@ -1,4 +1,4 @@
-"""`fft diagnose`: which layers forgot the original task, and whether it is gone or only the head misaligned."""
+"""`fft diagnose`: report which layers forgot the original task, and whether the features or only the head changed."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,35 +14,36 @@ from fft.core.settings import AsJson
 
 @dataclass(frozen=True, kw_only=True)
 class Flags(DiagnoseSettings):
-    """Say which layers of a tuned checkpoint forgot the original task, and whether it is gone or the head misaligned.
+    """Report which layers of a tuned checkpoint forgot the original task, and whether its features or its head lost it.
 
-    Layer by layer the tuned model gets the base's weights back, and the base gets the tuned ones; what that does to
-    the original score is measured on the test rows, beside what the Fisher information of the base predicts. A head is
-    fitted anew to the frozen features of both. Nothing else is trained. The exit code is 0 whatever was found.
+    For each layer, the tuned model is scored with the base's weights restored there, and the base with the tuned
+    weights there. The effect on the original score is measured on the test rows, and compared with the prediction by
+    the Fisher information of the base. A new head is fitted to the frozen features of both models; nothing else is
+    trained. The exit code is 0 whatever the result.
     """
 
     out: Path
-    """the folder to write: report.html, layers.svg, layers.png, diagnose.json; it must not exist yet, or be empty"""
+    """output folder for report.html, layers.svg, layers.png and diagnose.json; it must be new or empty"""
     json: AsJson = False
 
 
 def parse(args: list[str], cli: Callable[..., Flags]) -> Flags:
-    """The flags."""
+    """Parse the flags."""
     return cli(Flags, args=args)
 
 
 def execute(flags: Flags, console: Console) -> tuple[dict, int]:
-    """Diagnose, print."""
+    """Diagnose the checkpoint and print the result."""
     from fft.after.diagnose import diagnose
     from fft.report.diagnosed import page
 
     with doing("scoring models") as work:
-        found = diagnose(
+        result = diagnose(
             flags,
             flags.out,
             lambda text: console.out(text, highlight=False),
             lambda count: work.update(description=f"{counted(count, 'model')} scored"),
         )
-    page.show(found.record, console)
+    page.show(result.record, console)
     console.out(f"report: {flags.out}/report.html", highlight=False)
-    return found.record, 0
+    return result.record, 0

@@ -18,23 +18,23 @@ from fft.experiment import ScoredLength
 
 @dataclass(frozen=True)
 class Flags:
-    """Score a checkpoint on a task: the score, its 95 % interval and the number of rows.
+    """Score a checkpoint on a task: print the score, its 95 % interval and the number of rows.
 
-    All rows of a source with one split are scored, else those of its split `test`.
+    A source with one split is scored on all rows, others on the split `test`.
     """
 
     model: CheckpointPath
     """a folder with a Hugging Face checkpoint, a run folder, or hf:NAME"""
     task: Data
     adapter: Path | None = None
-    """a folder with PEFT's files, put on the model"""
+    """a folder with a PEFT adapter, merged into the model"""
     metric: MetricName = None
     head: Annotated[str | None, TELLS_DEFAULT] = None
-    """which head, where the checkpoint has several (default: its classifier)"""
+    """the head to score with, if the checkpoint has several (default: its classifier)"""
     predictions: Path | None = None
-    """write one JSON line an example to this file: row, label, prediction, logits"""
+    """write one JSON line per example to this file: row, label, prediction, logits"""
     held_out: bool = False
-    """score only the rows that `fft tune` holds out for its test, a tenth of a source with one split"""
+    """score only the rows that `fft tune` would use for testing, a tenth of a source with one split"""
     max_length: ScoredLength = None
     json: AsJson = False
 
@@ -43,12 +43,12 @@ class Flags:
 
 
 def parse(args: list[str], cli: Callable[..., Flags]) -> Flags:
-    """The flags."""
+    """Parse the flags."""
     return cli(Flags, args=args)
 
 
 def execute(flags: Flags, console: Console) -> tuple[dict, int]:
-    """Score and print."""
+    """Score the checkpoint and print the score."""
     from fft.adapters import load_adapter
     from fft.data import prepare_scored, read_scored
     from fft.disk.files import write_lines
@@ -66,10 +66,10 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     name = chosen_head(checkpoint, flags.head, flags.model, "to score with")
     (task,) = scored_by(flags.metric, [flags.task])
     length = scored_length(flags.max_length, {str(flags.adapter or flags.model): checkpoint})
-    asked = read_scored(task, flags.held_out)
-    data = prepare_scored(task, asked, checkpoint, name, checkpoint.heads[name], length.tokens)
+    scored_rows = read_scored(task, flags.held_out)
+    data = prepare_scored(task, scored_rows, checkpoint, name, checkpoint.heads[name], length.tokens)
     scored = Scored(data.keys["test"], task.source, data.identity["test"]["sha256"], flags.held_out, "--task.test")
-    seen = seen_notes([str(one) for one in (flags.model, flags.adapter) if one], scored)
+    seen = seen_notes([str(path) for path in (flags.model, flags.adapter) if path], scored)
     notes = [*checkpoint.notes, *length.notes, *data.notes, *seen]
     for note in notes:
         console.out(f"note: {note}", highlight=False)

@@ -1,4 +1,4 @@
-"""`fft export`: write a run's model as a Hugging Face checkpoint, or its adapter as PEFT's files."""
+"""`fft export`: write a run's model as a Hugging Face checkpoint, or its adapter in PEFT's format."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,31 +20,31 @@ if TYPE_CHECKING:
 class Flags:
     """Write the model of a run as a Hugging Face checkpoint: weights, config, tokenizer, label names.
 
-    With --to peft, write the adapter that the run trained instead, for PEFT to load onto the run's base.
+    With --to peft, write only the adapter that the run trained; PEFT loads it onto the run's base.
     """
 
     run: Annotated[tyro.conf.Positional[CheckpointPath], tyro.conf.arg(metavar="RUN")]
     """the run folder; with --adapter, the base: a folder with a Hugging Face checkpoint, or hf:NAME"""
     out: Path
-    """the folder to write; it must not exist yet, or be an earlier export"""
+    """output folder; it must be new or an earlier export"""
     to: Literal["hf", "peft"] = "hf"
-    """a Hugging Face checkpoint, adapters merged, or the adapter alone in PEFT's files"""
+    """hf: a Hugging Face checkpoint with adapters merged; peft: the adapter alone in PEFT's format"""
     adapter: Path | None = None
-    """a folder with PEFT's files, to be merged into the base"""
+    """a folder with a PEFT adapter to merge into the base"""
     head: Annotated[str | None, TELLS_DEFAULT] = None
     """the head to export as the classifier (default: the new task's)"""
     step: Annotated[Literal["best", "latest"] | None, TELLS_DEFAULT] = None
-    """which step of the run (default: the one the run keeps, its setting `keep`)"""
+    """the step of the run to export (default: the one selected by the run's --keep)"""
     json: AsJson = False
 
 
 def parse(args: list[str], cli: Callable[..., Flags]) -> Flags:
-    """The flags; the run folder may be named, `fft export --run RUN --out DIR`."""
+    """Parse the flags; `fft export --run RUN` is the same as `fft export RUN`."""
     return cli(Flags, args=without_name(args, "--run"))
 
 
 def execute(flags: Flags, console: Console) -> tuple[dict, int]:
-    """Restore the step and write it, whole or as its adapter."""
+    """Restore the step and write the model or its adapter."""
     if flags.to == "peft":
         return _write_adapter(flags, console)
     from fft import models
@@ -52,17 +52,17 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
 
     restored = _merged(flags, flags.adapter) if flags.adapter else _restored(flags, console)
     _note(restored.notes, console)
-    wanted = flags.head or restored.heads
-    head = chosen_head(restored, flags.head, str(flags.run), "to export") if wanted else None
+    has_head = flags.head or restored.heads
+    head = chosen_head(restored, flags.head, str(flags.run), "to export") if has_head else None
     folder = models.save(restored, flags.out, primary=head)
     if (dtype := restored.raw_config["dtype"]) != "float32":
-        console.out(f"note: the weights are rounded to {dtype}, as the base is stored", highlight=False)
+        console.out(f"note: the weights are rounded to {dtype}, the dtype of the base", highlight=False)
     console.out(f"wrote {folder} with {with_heads(head, restored.heads)}", highlight=False)
     return {"folder": str(folder), "head": head, "heads": list(restored.heads)}, 0
 
 
 def _restored(flags: Flags, console: Console) -> "Checkpoint":
-    """The model of the run's step."""
+    """Restore the model of the run's step."""
     from fft.run.restored import restore
 
     restored = restore(flags.run, flags.step)
@@ -71,24 +71,28 @@ def _restored(flags: Flags, console: Console) -> "Checkpoint":
 
 
 def _merged(flags: Flags, adapter: Path) -> "Checkpoint":
-    """The base with the adapter merged into it."""
+    """Load the base and merge the adapter into it. Raises: InputError if --step is given."""
     from fft import models
     from fft.adapters import load_adapter
 
     if flags.step is not None:
-        raise InputError("--step is of a run; with --adapter the model is a base, which has no steps")
+        raise InputError(
+            "--step selects a step of a run, and with --adapter RUN is a base model: leave out one of them"
+        )
     base = models.load(flags.run)
     return load_adapter(adapter, base).on(base)
 
 
 def _write_adapter(flags: Flags, console: Console) -> tuple[dict, int]:
-    """Write the run's adapter as PEFT's files."""
+    """Write the run's adapter in PEFT's format. Raises: InputError if --adapter is given."""
     from fft.adapters import save_adapter
     from fft.models.heads import chosen_head
     from fft.run.restored import adapter_of
 
     if flags.adapter:
-        raise InputError("--adapter names PEFT's files already; --to peft writes those of a run")
+        raise InputError(
+            "--adapter is a PEFT adapter already, and --to peft writes that of a run: leave out one of them"
+        )
     base, adapter, source = adapter_of(flags.run, flags.step)
     head = chosen_head(base, flags.head, str(flags.run), "to export")
     folder = save_adapter(adapter, base, flags.out, source.removeprefix("hf:"), head)
@@ -107,4 +111,4 @@ def _warn(flags: Flags, console: Console) -> None:
     from fft.run.restored import kept_base
 
     if kept_base(flags.run, flags.step):
-        console.out(f"warning: {flags.run} kept the base, step 0: this is not fine-tuned", highlight=False)
+        console.out(f"warning: {flags.run} kept the base, step 0, so this model is not fine-tuned", highlight=False)

@@ -1,4 +1,4 @@
-"""`fft merge`: one checkpoint out of a base and several that were tuned from it."""
+"""`fft merge`: merge checkpoints tuned from one base into one."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,47 +13,47 @@ from fft.core.settings import AsJson
 
 @dataclass(frozen=True, kw_only=True)
 class Flags(MergeSettings):
-    """Merge checkpoints that were tuned from one base into one, by a formula: no training, and no data but --task.
+    """Merge checkpoints tuned from one base into one by a formula, without training; the only data are those of --task.
 
-    What comes out is a checkpoint, with merge.json, which says what went in. Whether it is any good is for `fft check`
-    to say; `fft repair` searches for a good merge of two models.
+    The output is a checkpoint with merge.json, which records the inputs. Test the result with `fft check`; use
+    `fft repair` to search for a good merge of a base and a tuned model.
     """
 
     out: Path
-    """the checkpoint's folder; it must not exist yet, or be empty"""
+    """folder of the merged checkpoint; it must be new or empty"""
     json: AsJson = False
 
 
 def parse(args: list[str], cli: Callable[..., Flags]) -> Flags:
-    """The flags."""
+    """Parse the flags."""
     return cli(Flags, args=args)
 
 
-def greedy_sentence(found: dict) -> str:
-    """What the greedy soup of merge.json is of, with the scores that chose it; one model is no soup."""
-    greedy = found["greedy"]
-    folders = [tuned["folder"] for tuned in found["tuned"]]
+def greedy_sentence(record: dict) -> str:
+    """Return a sentence on the members of the greedy soup in merge.json and the scores that selected them."""
+    greedy = record["greedy"]
+    folders = [tuned["folder"] for tuned in record["tuned"]]
     alone = ", ".join(f"{folder} {value:.4f}" for folder, value in zip(folders, greedy["scores"], strict=True))
     on = f"{greedy['metric']} on {counted(greedy['rows']['rows'], 'validation row')}"
     chosen = ", ".join(folders[at] for at in greedy["chosen"])
     if len(greedy["chosen"]) == 1:
-        return f"no soup: {chosen} alone is what is written, no average with another model is as good; {on}: {alone}"
-    return f"the greedy soup is of {chosen}: {greedy['soup']:.4f}; {on}, each alone: {alone}"
+        return f"no soup: {chosen} is written alone, as every average with another model scores lower; {on}: {alone}"
+    return f"the greedy soup averages {chosen}: {greedy['soup']:.4f}; {on}, each alone: {alone}"
 
 
 def execute(flags: Flags, console: Console) -> tuple[dict, int]:
-    """Merge and say where the result is and which heads it has."""
+    """Merge the checkpoints, and print the folder and the heads of the result."""
     from fft.after.merge import merge
     from fft.models.heads import with_heads
 
-    found = merge(flags, flags.out)
-    for note in found["notes"]:
+    record = merge(flags, flags.out)
+    for note in record["notes"]:
         console.out(f"note: {note}", highlight=False)
     if flags.task.source:
-        console.out(greedy_sentence(found), highlight=False)
-    for tuned in found["tuned"]:
+        console.out(greedy_sentence(record), highlight=False)
+    for tuned in record["tuned"]:
         for own, name in tuned["heads"].items():
             if own != name:
                 console.out(f"the head {own} of {tuned['folder']} is called {name}", highlight=False)
-    console.out(f"wrote {flags.out} with {with_heads(found['primary'], found['heads'])}", highlight=False)
-    return found, 0
+    console.out(f"wrote {flags.out} with {with_heads(record['primary'], record['heads'])}", highlight=False)
+    return record, 0

@@ -1,4 +1,4 @@
-"""`fft repair`: win back what a tuned checkpoint lost, by merging it with its base; no training."""
+"""`fft repair`: recover what a tuned checkpoint lost by merging it with its base, without training."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,36 +13,38 @@ from fft.core.settings import AsJson
 
 @dataclass(frozen=True, kw_only=True)
 class Flags(RepairSettings):
-    """Merge a tuned checkpoint with its base so that the original task is kept and the new one is as good as it can be.
+    """Merge a tuned checkpoint with its base: the best new score whose original score drops by at most --max-drop.
 
-    Merged models are scored on the validation rows of both tasks; the best new score within --max-drop is chosen and
-    confirmed once on the test rows. The exit code is 0 when the original task is kept, 1 when it is not or nothing
-    better than the base was found, 4 when the test rows are too few to tell.
+    Merged models are scored on the validation rows of both tasks; the chosen one is confirmed once on the test rows.
+    The exit code is 0 if the original task stays within --max-drop, 1 if it does not or no merge is better than the
+    base, 4 if there are too few test rows to decide.
     """
 
     out: Path
-    """the folder to write: model/, report.html, repair.json; it must not exist yet, or be empty"""
+    """output folder for model/, report.html and repair.json; it must be new or empty"""
     json: AsJson = False
 
 
 def parse(args: list[str], cli: Callable[..., Flags]) -> Flags:
-    """The flags."""
+    """Parse the flags."""
     return cli(Flags, args=args)
 
 
 def execute(flags: Flags, console: Console) -> tuple[dict, int]:
-    """Search, confirm, print."""
+    """Search for the best merge, confirm it on the test rows, and print the result."""
     from fft.after.repair import repair
     from fft.report import repaired
 
     with doing("scoring candidates") as work:
-        found = repair(
+        result = repair(
             flags,
             flags.out,
             lambda text: console.out(text, highlight=False),
-            lambda tried, count: work.update(description=f"{count} tried, {repaired.described(tried._asdict())}"),
+            lambda candidate, count: work.update(
+                description=f"{count} tried, {repaired.described(candidate._asdict())}"
+            ),
         )
-    repaired.show(found.record, console)
-    model = f"model: {flags.out}/model   " if found.record["chosen"] is not None else ""
+    repaired.show(result.record, console)
+    model = f"model: {flags.out}/model   " if result.record["chosen"] is not None else ""
     console.out(f"{model}report: {flags.out}/report.html", highlight=False)
-    return found.record, found.exit_code
+    return result.record, result.exit_code

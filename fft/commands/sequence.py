@@ -1,4 +1,4 @@
-"""`fft sequence`: learn several tasks one after the other, and say what each did to the others."""
+"""`fft sequence`: learn several tasks in turn, and report how each affects the others."""
 
 import dataclasses
 from collections.abc import Callable
@@ -21,14 +21,14 @@ from fft.run.auto import AUTO, choose
 
 @dataclass(frozen=True)
 class Flags:
-    """Learn several tasks one after the other, each from the model of the one before, with all earlier tasks held.
+    """Learn several tasks in turn, each from the model of the previous stage, while preserving all earlier tasks.
 
-    A second call with the same --out goes on where the first one stopped. The exit code is 0 when every stage kept all
-    tasks before it within the tolerance, 1 when one did not, 4 when the test rows are too few to tell.
+    Repeat a call with the same --out to resume it. The exit code is 0 if every stage keeps all earlier tasks within the
+    accepted drop, 1 if one does not, 4 if there are too few test rows to decide.
     """
 
     out: Path
-    """the folder of the sequence: stage-1, stage-2, …, sequence.json, sequence.html, matrix.svg"""
+    """folder of the sequence: stage-1, stage-2, …, sequence.json, sequence.html, matrix.svg"""
     model: CheckpointPath
     """a folder with a Hugging Face checkpoint (safetensors), or hf:NAME"""
     tasks: SeveralData
@@ -36,17 +36,17 @@ class Flags:
     unlabelled: Texts = NO_TEXTS
     metric: MetricName = None
     method: str = AUTO
-    """methods joined by +, as in lora+ewc; auto is what it is with data of an original task"""
+    """methods joined by +, as in lora+ewc; auto chooses as for a run with original data"""
     gamma: Annotated[Share | None, TELLS_DEFAULT] = None
-    """online EWC: the Fisher information of earlier tasks is kept, and fades by this factor a stage (default: it is
-    measured anew at every stage, on rows of all earlier tasks)"""
+    """online EWC: accumulate the Fisher information of earlier tasks, decayed by this factor per stage (default:
+    estimate it at every stage on rows of all earlier tasks)"""
     head: Literal["new", "shared"] = Experiment.head
-    """a head for each task, or one for all: that of the (first) original task, or one that the first task makes"""
+    """a new head for each task, or one shared by all: that of the (first) original task, else the first task's"""
     original_head: Annotated[tuple[str, ...] | None, HEADS] = ()
-    """the head of the original task, as of fft tune (default: the checkpoint's)"""
+    """head of the original task, as in fft tune (default: the checkpoint's)"""
     max_length: TrainedLength = None
     seed: Seed = Experiment.seed
-    """seeds the data order, dropout, fresh parameters and draws of every stage"""
+    """random seed of the data order, dropout, new parameters and sampling of every stage"""
     json: AsJson = False
     optim: tyro.conf.OmitArgPrefixes[Optim] = field(default_factory=Optim)
     retention: tyro.conf.OmitArgPrefixes[Retention] = field(default_factory=Retention)
@@ -54,12 +54,12 @@ class Flags:
 
 
 def parse(args: list[str], cli: Callable[..., Flags]) -> Flags:
-    """The flags."""
+    """Parse the flags."""
     return cli(Flags, args=args, default=Flags(tyro.MISSING, tyro.MISSING, SeveralData(tyro.MISSING)))
 
 
 def execute(flags: Flags, console: Console) -> tuple[dict, int]:
-    """Run the stages, score all models on all tasks, print and write what came out."""
+    """Run the stages, score every model on every task, print and write the result."""
     from fft.report.console import Display
     from fft.report.sequenced import show
     from fft.run.sequence import run_sequence
@@ -72,14 +72,14 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     originals = flags.original.each("original")
     tasks = scored_by(flags.metric, [*originals, *flags.tasks.each("tasks")])
     same = ("model", "optim", "retention", "head", "original_head", "max_length", "seed", "gamma")
-    wanted = SequenceSettings(
+    request = SequenceSettings(
         tasks=tasks[len(originals) :],
         original=tasks[: len(originals)],
         method=method_of(flags.method, settings, choice),
         unlabelled=flags.unlabelled if flags.unlabelled.source else None,
         **{name: getattr(flags, name) for name in same},
     )
-    found = run_sequence(wanted, flags.out, lambda title: Display(console, title))
-    show(found.record, console)
+    result = run_sequence(request, flags.out, lambda title: Display(console, title))
+    show(result.record, console)
     console.out(f"report: {flags.out}/sequence.html", highlight=False)
-    return found.record, found.exit_code
+    return result.record, result.exit_code

@@ -1,4 +1,4 @@
-"""`fft sweep`: run the experiments of a Python file that are not finished yet."""
+"""`fft sweep`: run the unfinished experiments of a Python file."""
 
 import runpy
 import traceback
@@ -17,28 +17,28 @@ from fft.experiment import Experiment
 
 @dataclass(frozen=True)
 class Flags:
-    """Run the experiments that a Python file names. Finished ones are skipped, interrupted ones go on.
+    """Run the experiments of a Python file. Finished ones are skipped, interrupted ones are resumed.
 
-    The file defines `experiments() -> dict[str, Experiment]`; each runs in OUT/NAME. It is your own code and is run as
-    such.
+    The file defines `experiments() -> dict[str, Experiment]`; each runs in OUT/NAME. The file is executed, so pass only
+    code that you trust.
     """
 
     file: tyro.conf.Positional[Path]
     """the Python file"""
     out: Path = Path("runs")
-    """the folder of the run folders"""
+    """parent folder of the run folders"""
     only: str | None = None
-    """run only the experiments whose name contains this text"""
+    """run only experiments whose name contains this text"""
     json: AsJson = False
 
 
 def parse(args: list[str], cli: Callable[..., Flags]) -> Flags:
-    """The flags."""
+    """Parse the flags."""
     return cli(Flags, args=args)
 
 
 def execute(flags: Flags, console: Console) -> tuple[dict, int]:
-    """Run what is missing, in the file's order; then one table over all."""
+    """Run the unfinished experiments in the file's order, then print one table of all."""
     from fft.commands.compare import show
 
     chosen = {name: e for name, e in named_experiments(flags.file).items() if flags.only is None or flags.only in name}
@@ -50,22 +50,29 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
 
 
 def named_experiments(file: Path) -> dict[str, Experiment]:
-    """What the file's `experiments()` returns: experiments by name."""
+    """Return the experiments by name that the file's `experiments()` returns.
+
+    Raises: InputError for a missing file, an error in it, or another result.
+    """
     if not file.is_file():
-        raise InputError(f"{file} is not a file; fft sweep runs a Python file that defines experiments()")
-    with _its_own_errors(file):
+        raise InputError(f"{file} is not a file: give a Python file that defines experiments()")
+    with _user_code_errors(file):
         make = runpy.run_path(str(file)).get("experiments")
         if not callable(make):
-            raise InputError(f"{file} does not define a function experiments()")
-        found = make()
-    if not isinstance(found, dict) or not all(isinstance(e, Experiment) for e in found.values()):
+            raise InputError(
+                f"{file} defines no function experiments(): define one that returns a dict of name to fft.Experiment"
+            )
+        experiments_by_name = make()
+    if not isinstance(experiments_by_name, dict) or not all(
+        isinstance(e, Experiment) for e in experiments_by_name.values()
+    ):
         raise InputError(f"{file}: experiments() must return a dict of name to fft.Experiment")
-    return found
+    return experiments_by_name
 
 
 @contextmanager
-def _its_own_errors(file: Path) -> Iterator[None]:
-    """Turn what is raised by the user's own code, an exit included, into an InputError that names its line."""
+def _user_code_errors(file: Path) -> Iterator[None]:
+    """Turn any exception of the user's code, SystemExit included, into an InputError that names its line."""
     try:
         yield
     except FFTError:
@@ -83,10 +90,10 @@ def run_missing(
     known: dict[str, dict] | None = None,
     watch: Callable[[dict], None] = lambda event: None,
 ) -> dict[str, dict]:
-    """The records of all experiments by name, each run in OUT/NAME unless it is finished there.
+    """Return the records of all experiments by name, after running the unfinished ones in OUT/NAME.
 
-    `known` is what `fft.run.run.run` shares between runs; a caller with several calls may hand in its own. `watch` is
-    handed every event of the runs.
+    `known` is the cache that `fft.run.run.run` shares between runs; pass a dict to share it between calls too.
+    `watch` is handed every event of the runs.
     """
     from fft.report.console import Display, tee
     from fft.run.run import run

@@ -1,4 +1,4 @@
-"""`fft tune`: fine-tune a checkpoint on a new task and watch the original one."""
+"""`fft tune`: fine-tune a checkpoint on a new task and measure what the original task loses."""
 
 import dataclasses
 import inspect
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     @dataclass(frozen=True)
     class Settings:
-        """The settings of every method that has some, by its name."""
+        """The settings of every method that has any, by method name."""
 
 else:
     Settings = dataclasses.make_dataclass(
@@ -42,15 +42,15 @@ else:
 
 @dataclass(frozen=True)
 class Flags:
-    """Fine-tune a checkpoint on a new task, watch the original tasks beside it, and say what was forgotten.
+    """Fine-tune a checkpoint on a new task, monitor the original tasks, and report what was forgotten.
 
-    A second call with the same --out goes on where the first one stopped. The exit code is 0 when every original task
-    was kept within the tolerance, 1 when one was not, 4 when the test rows are too few to tell. Each --original setting
-    is one for all of its sources, or one a source.
+    Repeat a call with the same --out to resume it. The exit code is 0 if every original task stays within the accepted
+    drop, 1 if one does not, 4 if there are too few test rows to decide. Each --original setting has one value for all
+    sources, or one per source.
     """
 
     out: Path
-    """the run folder; a second call with the same flags resumes it"""
+    """run folder; a second call with the same flags resumes the run"""
     model: CheckpointPath = ""
     """a folder with a Hugging Face checkpoint (safetensors), or hf:NAME"""
     new: Data = NO_DATA
@@ -58,21 +58,21 @@ class Flags:
     unlabelled: Texts = NO_TEXTS
     metric: MetricName = None
     method: str = AUTO
-    """methods joined by +, as in lora+ewc; auto chooses by what there is of the original task, and says why"""
+    """methods joined by +, as in lora+ewc; auto chooses by the available data of the original task and prints why"""
     fisher: Annotated[str | None, TELLS_DEFAULT, LOCAL] = None
-    """what `fft fisher` wrote: ewc and sparse read it in place of a pass of their own (the same as --ewc.fisher)"""
+    """folder written by `fft fisher`, which ewc and sparse use instead of estimating it (same as --ewc.fisher)"""
     head: Literal["new", "shared"] = Experiment.head
-    """the new task's head: a fresh one, or the (first) original's where the labels are the same"""
+    """head of the new task: a new one, or the head of the (first) original task, if the labels are the same"""
     original_head: Annotated[tuple[str, ...] | None, HEADS] = ()
-    """the original task's head: a name, or `fit` to train one on the frozen base; one for all original tasks, or one
-    each (default: the checkpoint's)"""
+    """head of the original task: a name, or `fit` to train one on the frozen base; one for all original tasks or one
+    per task (default: the checkpoint's)"""
     max_length: TrainedLength = None
     seed: Seed = Experiment.seed
-    """seeds the data order, dropout, fresh parameters and draws"""
+    """random seed of the data order, dropout, new parameters and sampling"""
     config: Path | None = None
-    """an experiment.json to start from; flags given beside it override it"""
+    """an experiment.json to start from; other flags override it"""
     tensorboard: bool = False
-    """also write the scores and losses to OUT/tensorboard (needs the extra `tensorboard`)"""
+    """also write scores and losses to OUT/tensorboard (needs the extra `tensorboard`)"""
     json: AsJson = False
     optim: tyro.conf.OmitArgPrefixes[Optim] = field(default_factory=Optim)
     retention: tyro.conf.OmitArgPrefixes[Retention] = field(default_factory=Retention)
@@ -80,17 +80,17 @@ class Flags:
 
     @cached_property
     def choice(self) -> Choice | None:
-        """What `--method auto` comes to; None for methods that were named."""
+        """The choice of `--method auto`; None if the methods are named."""
         if self.method != AUTO:
             return None
         return choose_for(self.model, bool(self.original.source), bool(self.unlabelled.source))
 
     def experiment(self) -> Experiment:
-        """The experiment these flags describe."""
+        """Return the experiment that these flags describe. Raises: InputError if --model or --new is missing."""
         if not self.model:
-            raise InputError("--model is missing: a folder with a Hugging Face checkpoint, or hf:NAME")
+            raise InputError("--model is missing: give a folder with a Hugging Face checkpoint, or hf:NAME")
         if not self.new.source:
-            raise InputError("--new is missing: the new task's data, such as new.csv")
+            raise InputError("--new is missing: give the new task's data, such as new.csv")
         new, *originals = scored_by(self.metric, [self.new, *self.original.each("original")])
         return Experiment(
             self.model,
@@ -107,36 +107,42 @@ class Flags:
         )
 
     def chain(self) -> Method:
-        """The method with its settings; InputError for settings and a --fisher that no member reads."""
+        """Return the method with its settings.
+
+        Raises: InputError for settings, or a --fisher, that no method of the chain uses.
+        """
         settings = {f.name: getattr(self.settings, f.name) for f in dataclasses.fields(self.settings)}
         if self.fisher is not None:
             readers = [name for name in self.method.split("+") if hasattr(settings.get(name), "fisher")]
             if not readers:
-                raise InputError(f"--fisher is read by ewc and sparse, neither of which is in --method {self.method}")
+                raise InputError(f"--fisher is unused by --method {self.method}: leave it out, or add ewc or sparse")
             for name in readers:
                 if settings[name].fisher not in (None, self.fisher):
                     other = f"--{name}.fisher {settings[name].fisher}"
-                    raise InputError(f"--fisher {self.fisher} and {other} differ; give one")
+                    raise InputError(f"--fisher {self.fisher} and {other} differ: give one of them")
                 settings[name] = dataclasses.replace(settings[name], fisher=self.fisher)
         return method_of(self.method, settings, self.choice)
 
 
 def method_of(names: str, settings: dict[str, Method], choice: Choice | None) -> Method:
-    """The method that `names` says, or that auto came to, with its settings; InputError for settings of others."""
+    """Return the methods `names`, or those that auto chose, with their settings.
+
+    Raises: InputError for settings of other methods.
+    """
     if not choice:
         return parse_chain(names, settings)
     chosen = settings[choice.method]
     for name, method in settings.items():
         if method not in (chosen, METHODS[name]()):
             raise InputError(
-                f"a setting of {name} is given, but --method auto, which is {choice.method} here, does not name "
-                f"{name}: name the methods"
+                f"a setting of {name} is unused: --method auto chose {choice.method}. Name the methods, or leave out "
+                "the setting"
             )
     return choice.chain(chosen)
 
 
 def flags_of(experiment: Experiment, out: Path) -> Flags:
-    """The flags that describe an experiment."""
+    """Return the flags that describe an experiment."""
     same = ("model", "new", "optim", "retention", "head", "original_head", "max_length", "seed")
     members = {m.name: m for m in experiment.method.members if dataclasses.fields(m)}
     return Flags(
@@ -156,7 +162,7 @@ class _Start:
 
 
 def _flags_to_start_from(config: Path, method: str | None) -> Flags:
-    """The flags of an experiment file; another --method starts from its own defaults, learning rate included."""
+    """Return the flags of an experiment file; another `method` has its own defaults, including the learning rate."""
     experiment = load(config)
     flags = flags_of(experiment, Path())
     if method in (None, experiment.method.label):
@@ -165,18 +171,18 @@ def _flags_to_start_from(config: Path, method: str | None) -> Flags:
 
 
 def parse(args: list[str], cli: Callable[..., Any]) -> Flags:
-    """The flags; those of --config are the defaults of the others: only the help calls --model and --new required."""
+    """Parse the flags, with those of --config as defaults. Only the help marks --model and --new as required."""
     if "--help" in args or "-h" in args:
         return cli(Flags, args=args, default=Flags(tyro.MISSING, tyro.MISSING, Data(tyro.MISSING)))
     start: _Start = cli(_Start, args=args, return_unknown_args=True)[0]
     if start.config is None:
         return cli(Flags, args=args)
-    begun = _flags_to_start_from(start.config, start.method)
-    return cli(Flags, args=args, default=dataclasses.replace(begun, out=tyro.MISSING))
+    configured = _flags_to_start_from(start.config, start.method)
+    return cli(Flags, args=args, default=dataclasses.replace(configured, out=tyro.MISSING))
 
 
 def execute(flags: Flags, console: Console) -> tuple[dict, int]:
-    """Run the experiment, print the table of before and after, and the verdict."""
+    """Run the experiment, print the scores before and after, and the verdict."""
     from fft.disk.folder import ADAPTER, MODEL
     from fft.report.console import Board, Display, tee
     from fft.report.tables import before_after
@@ -191,6 +197,6 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
         finished = run(experiment, flags.out, tee(display.show, board.show) if board else display.show)
     console.print(before_after([finished.record]))
     console.out(sentence(finished.record) or HEADLINES[None], highlight=False)
-    kept = next(name for name in (MODEL, ADAPTER) if (flags.out / name).is_dir())
-    console.out(f"{kept}: {flags.out}/{kept}   report: {flags.out}/report.html", highlight=False)
+    saved = next(name for name in (MODEL, ADAPTER) if (flags.out / name).is_dir())
+    console.out(f"{saved}: {flags.out}/{saved}   report: {flags.out}/report.html", highlight=False)
     return finished.record, finished.exit_code

@@ -1,10 +1,10 @@
-"""From sources of rows to batches on the host.
+"""Data: from sources of rows to batches on the host.
 
 task_data = prepare(Data("reviews.csv"), checkpoint, "new", None, seed=0, max_length=None)
 batches = TrainBatches(task_data.splits["train"], 32, 0, task_data.lengths, task_data.pad_id)
 nll = task_data.task.terms(outputs_of(model, params, batches.batch(0)), batches.batch(0))
 
-Names are imported when they are first used, so that the settings of data can be read without the rest.
+Names are imported on first use, so the data settings load without the rest.
 """
 
 from typing import TYPE_CHECKING

@@ -1,9 +1,9 @@
-"""The tokenizer that transformers builds from a Hugging Face folder, and where the files of the folder disagree.
+"""Builds the tokenizer of a Hugging Face folder with transformers, and reports where the folder's files disagree.
 
-Which file counts depends on the class: BertTokenizer takes lower case, accents and what is put around a text from
-tokenizer_config.json and its own defaults, and the vocabulary alone from tokenizer.json; PreTrainedTokenizerFast takes
-tokenizer.json as it stands. So the class itself builds it. Code that a folder brings is never run, and AutoTokenizer is
-not asked: it would hand all of config.json to the library, and import torch where that is installed.
+Which file takes precedence depends on the class. BertTokenizer reads only the vocabulary from tokenizer.json, and takes
+lower-casing, accents and special tokens from tokenizer_config.json and its own defaults. PreTrainedTokenizerFast uses
+tokenizer.json unchanged. So the class itself builds the tokenizer. Code in the folder is never run. AutoTokenizer is
+avoided: it would pass all of config.json to the library, and import torch if that is installed.
 """
 
 import codecs
@@ -21,26 +21,28 @@ if TYPE_CHECKING:
     import tokenizers
 
 FILE, CONFIG = "tokenizer.json", "tokenizer_config.json"
-STATED = (CONFIG, "special_tokens_map.json", "added_tokens.json")
+CONFIG_FILES = (CONFIG, "special_tokens_map.json", "added_tokens.json")
 VOCABULARIES = ("vocab.txt", "vocab.json", "merges.txt")
-"""what is read in place of tokenizer.json where there is none"""
+"""read if there is no tokenizer.json"""
 CLASSES = {"bert": "BertTokenizer", "distilbert": "DistilBertTokenizer", "roberta": "RobertaTokenizer"}
-PLAIN = "PreTrainedTokenizerFast"
-"""the class of tokenizer.json alone; transformers takes it too where it does not know the one that is named"""
+GENERIC_CLASS = "PreTrainedTokenizerFast"
+"""the class that uses tokenizer.json alone, also for class names that transformers does not know"""
 SETTINGS = {
     "normalizer.lowercase": "do_lower_case",
     "normalizer.strip_accents": "strip_accents",
     "normalizer.handle_chinese_chars": "tokenize_chinese_chars",
     "pre_tokenizer.add_prefix_space": "add_prefix_space",
 }
-"""fields of tokenizer.json, and what tokenizer_config.json calls them"""
-UNTOLD = ("type", "vocab", "merges", "trim_offsets")
-"""fields of its parts that are told elsewhere, that every class takes from there, and that no token depends on"""
+"""fields of tokenizer.json: the corresponding settings of tokenizer_config.json"""
+IGNORED = ("type", "vocab", "merges", "trim_offsets")
+"""fields to leave out of the comparison: reported elsewhere, read by every class alike, or without effect on tokens"""
 
 
 class Built(NamedTuple):
-    """A `tokenizers.Tokenizer`, the side at which a long text is cut, {token: id} without the special tokens that
-    transformers adds where the folder's files lack them, and what is to be said where those files disagree.
+    """A tokenizer as transformers builds it.
+
+    `side` is where long texts are cut, `vocabulary` is {token: id} without special tokens that only transformers adds,
+    and `notes` report where the folder's files disagree.
     """
 
     backend: "tokenizers.Tokenizer"
@@ -50,68 +52,73 @@ class Built(NamedTuple):
 
 
 def build(folder: Path, config: dict) -> Built:
-    """The tokenizer of a folder whose config.json says `config`.
+    """Build the tokenizer of a folder whose config.json holds `config`.
 
-    Raises: InputError where there is none, and where transformers cannot build it.
+    Raises: InputError if the folder has no tokenizer, or transformers cannot build it.
     """
     if not folder.is_dir():
-        raise InputError(f"{folder} is no folder; expected that of a checkpoint, with {FILE} or a vocabulary")
-    stated = json_object(folder / CONFIG)
-    kind = _class_of(folder, stated, config)
+        raise InputError(f"{folder} is not a folder: give that of a checkpoint, with {FILE} or a vocabulary")
+    settings = json_object(folder / CONFIG)
+    kind = _class_of(folder, settings, config)
     _refuse_marks(folder)
     own = _own(folder)
     needed = [name for role, name in kind.vocab_files_names.items() if role != "tokenizer_file"]
     if own is None and not all((folder / name).is_file() for name in needed):
         raise InputError(
-            f"{folder}: no tokenizer: expected {FILE}, or what transformers reads in its place for a {kind.__name__}, "
+            f"{folder}: no tokenizer: add {FILE}, or the files that transformers reads instead for a {kind.__name__}, "
             f"{' and '.join(needed)}"
         )
     with _in_transformers(folder, kind.__name__):
         built = kind.from_pretrained(str(folder), local_files_only=True)
     backend, side = _bare(built.backend_tokenizer), built.truncation_side
     known = backend.get_vocab(with_added_tokens=False) if own is None else own.get_vocab(with_added_tokens=True)
-    vocabulary = {token: at for token, at in backend.get_vocab(with_added_tokens=True).items() if token in known}
-    told = [] if own is None else _differences(_fields(own), _fields(backend), stated)
-    note = f"{folder}: its tokenizer files disagree, and what counts is what transformers builds from them: "
-    return Built(backend, side, vocabulary, (note + "; ".join(told),) if told else ())
+    vocabulary = {
+        token: number for token, number in backend.get_vocab(with_added_tokens=True).items() if token in known
+    }
+    differences = [] if own is None else _differences(_fields(own), _fields(backend), settings)
+    note = f"{folder}: its tokenizer files disagree; the tokenizer that transformers builds from them is used: "
+    return Built(backend, side, vocabulary, (note + "; ".join(differences),) if differences else ())
 
 
 def json_object(path: Path) -> dict:
-    """The JSON object in `path`; empty when there is no such file. Raises: InputError for anything else."""
+    """Load the JSON object in `path`; empty if there is no such file. Raises: InputError for any other content."""
     if not path.is_file():
         return {}
     try:
-        found = parsed_file(path)
+        content = parsed_file(path)
     except ValueError as error:
         raise InputError(f"{path}: not JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise InputError(f"{path} must hold a JSON object, but holds a {type(found).__name__}")
-    return found
+    if not isinstance(content, dict):
+        raise InputError(f"{path} must hold a JSON object, but holds a {type(content).__name__}")
+    return content
 
 
-def _class_of(folder: Path, stated: dict, config: dict) -> Any:
-    """The class that the files name, else that of the family."""
-    named = stated.get("tokenizer_class")
+def _class_of(folder: Path, settings: dict, config: dict) -> Any:
+    """Return the tokenizer class named in the files, else that of the model family. Raises: InputError."""
+    named = settings.get("tokenizer_class")
     if named is None:
-        named = config.get("tokenizer_class") or CLASSES.get(str(config.get("model_type")), PLAIN)
+        named = config.get("tokenizer_class") or CLASSES.get(str(config.get("model_type")), GENERIC_CLASS)
     with _in_transformers(folder, named):
         import transformers
 
-        plain, found = getattr(transformers, PLAIN), None
+        generic, kind = getattr(transformers, GENERIC_CLASS), None
         if isinstance(named, str):
-            found = getattr(transformers, named, None) or getattr(transformers, named.removesuffix("Fast"), plain)
-        found = plain if found is transformers.PreTrainedTokenizer else found
-    if not (isinstance(found, type) and issubclass(found, plain)):
+            kind = getattr(transformers, named, None) or getattr(transformers, named.removesuffix("Fast"), generic)
+        kind = generic if kind is transformers.PreTrainedTokenizer else kind
+    if not (isinstance(kind, type) and issubclass(kind, generic)):
         raise InputError(
-            f"{folder}: tokenizer_class {named!r} is no fast tokenizer of transformers, and no other is read. Where "
-            f"{FILE} says all, name {PLAIN} in {CONFIG}"
+            f"{folder}: tokenizer_class {named!r} is not a fast tokenizer of transformers, the only kind supported. If "
+            f"{FILE} is complete, name {GENERIC_CLASS} in {CONFIG}"
         )
-    return found
+    return kind
 
 
 def _refuse_marks(folder: Path) -> None:
-    """Refuse byte order marks in what transformers reads: it takes none for JSON, and for a part of the first token."""
-    read = (FILE, *STATED) if (folder / FILE).is_file() else (*VOCABULARIES, *STATED)
+    """Reject byte order marks: to transformers they are invalid JSON, or part of the first token.
+
+    Raises: InputError.
+    """
+    read = (FILE, *CONFIG_FILES) if (folder / FILE).is_file() else (*VOCABULARIES, *CONFIG_FILES)
     for name in read:
         if (folder / name).is_file() and (folder / name).read_bytes().startswith(codecs.BOM_UTF8):
             raise InputError(f"{folder / name} begins with a byte order mark; save it as UTF-8 without one")
@@ -119,26 +126,26 @@ def _refuse_marks(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _in_transformers(folder: Path, name: object) -> Iterator[None]:
-    """Turn whatever transformers raises in the block into an InputError, and keep it from printing."""
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that there is no torch, on import
+    """Turn any exception of transformers in the block into an InputError, and silence its log."""
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # silences "no torch" on import
     from transformers.utils import logging
 
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
         yield
-    except Exception as error:  # it raises what it likes for a bad folder
+    except Exception as error:  # for a bad folder it raises exceptions of many types
         reason = " ".join(str(error).split())
         raise InputError(
-            f"{folder}: transformers cannot build a {name} from it: {reason}. Take the tokenizer's files from where "
-            "the model came"
+            f"{folder}: transformers cannot build a {name} from it: {reason}. Copy the tokenizer's files from the "
+            "model's source"
         ) from None
     finally:
         logging.set_verbosity(verbosity)
 
 
 def _own(folder: Path) -> "tokenizers.Tokenizer | None":
-    """The `tokenizers.Tokenizer` that tokenizer.json describes; None where there is no such file."""
+    """Load tokenizer.json unchanged; None if there is no such file. Raises: InputError."""
     from tokenizers import Tokenizer
 
     path = folder / FILE
@@ -147,50 +154,52 @@ def _own(folder: Path) -> "tokenizers.Tokenizer | None":
     try:
         return _bare(Tokenizer.from_file(str(path)))
     except Exception as error:  # tokenizers raises bare Exception
-        raise InputError(f"{path}: not a readable tokenizer file: {error}") from None
+        raise InputError(
+            f"{path}: not a readable tokenizer file: {error}. Copy it again from the model's source"
+        ) from None
 
 
 def _bare(backend: "tokenizers.Tokenizer") -> "tokenizers.Tokenizer":
-    """The tokenizer without the padding and truncation that a file may carry."""
+    """Return the tokenizer without padding and truncation, which its file may set."""
     backend.no_padding()
     backend.no_truncation()
     return backend
 
 
 def _fields(backend: "tokenizers.Tokenizer") -> dict[str, Any]:
-    """What a `tokenizers.Tokenizer` does to texts: the kind of each part, its fields, and what is put around a pair."""
-    content, found = json.loads(backend.to_str()), {}
+    """The settings of a `tokenizers.Tokenizer`: the type and fields of each part, and the special tokens of a pair."""
+    content, fields = json.loads(backend.to_str()), {}
     for part in ("normalizer", "pre_tokenizer", "model"):
-        told = content[part] or {}
-        found[part] = told.get("type")
-        found |= {
-            f"{part}.{name}": None if value == "" else value for name, value in told.items() if name not in UNTOLD
+        settings = content[part] or {}
+        fields[part] = settings.get("type")
+        fields |= {
+            f"{part}.{name}": None if value == "" else value for name, value in settings.items() if name not in IGNORED
         }
     pair = backend.encode("", "")
-    around = [at for at, special in enumerate(pair.special_tokens_mask) if special]
-    tokens, types = (" ".join(str(values[at]) for at in around) for values in (pair.tokens, pair.type_ids))
-    found["post_processor"] = f"{tokens} of types {types}" if around else None
-    return found
+    around = [place for place, special in enumerate(pair.special_tokens_mask) if special]
+    tokens, types = (" ".join(str(values[place]) for place in around) for values in (pair.tokens, pair.type_ids))
+    fields["post_processor"] = f"{tokens} of types {types}" if around else None
+    return fields
 
 
-def _differences(own: dict[str, Any], built: dict[str, Any], stated: dict) -> list[str]:
-    """What tokenizer.json and tokenizer_config.json, or the class, say differently: both values, and which one counts.
+def _differences(own: dict[str, Any], built: dict[str, Any], settings: dict) -> list[str]:
+    """Describe where tokenizer.json disagrees with tokenizer_config.json or the class: both values, and the one in use.
 
-    `own` and `built` are the `_fields` of tokenizer.json and of what the class makes of it.
+    `own` and `built` are the `_fields` of tokenizer.json and of the tokenizer that the class builds from it.
     """
-    told = []
+    notes = []
     for field, value in own.items():
         part, setting = field.partition(".")[0], SETTINGS.get(field)
         if field != part and own[part] != built[part]:
-            continue  # the whole part is another one
-        asked = stated.get(setting)
+            continue  # the part itself is replaced, which has its own note
+        configured = settings.get(setting)
         if value != built[field]:
-            has = f"has {setting} {_shown(asked)}" if setting in stated else f"does not say {setting}"
-            said = f" ({CONFIG} {has})" if setting else ""
-            told.append(f"{field} is {_shown(value)} in {FILE}, {_shown(built[field])} counts{said}")
-        elif asked is not None and asked != value:
-            told.append(f"{setting} is {_shown(asked)} in {CONFIG}, {field} {_shown(value)} of {FILE} counts")
-    return told
+            has = f"has {setting} {_shown(configured)}" if setting in settings else f"does not say {setting}"
+            remark = f" ({CONFIG} {has})" if setting else ""
+            notes.append(f"{field} is {_shown(value)} in {FILE}, {_shown(built[field])} is used{remark}")
+        elif configured is not None and configured != value:
+            notes.append(f"{setting} is {_shown(configured)} in {CONFIG}, {field} {_shown(value)} of {FILE} is used")
+    return notes
 
 
 def _shown(value: object) -> str:

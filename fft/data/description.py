@@ -1,4 +1,4 @@
-"""What is in a source: rows, labels, lengths and troubles, as `fft data` shows them."""
+"""Describes a source for `fft data`: rows, labels, lengths and problems."""
 
 from pathlib import Path
 
@@ -16,24 +16,26 @@ QUANTILES = (0.0, 0.5, 0.9, 0.99, 1.0)
 
 
 def describe(data: Data, folder: Path | str | None = None, max_length: int = 128) -> dict:
-    """What training on `data` would meet, as plain JSON data.
+    """Return what training on `data` would encounter, as JSON data.
 
     {'source', 'length_unit': 'tokens' | 'words', 'max_length', 'splits': {role: {'rows', 'labels': {name: count} or
     'targets': {quantile: value}, 'lengths': {quantile: length}, 'cut', 'duplicates'}}, 'troubles': [str]}.
-    With the `folder` of a Hugging Face tokenizer lengths are in tokens and 'cut' counts the texts longer than
-    max_length; without one they are in words and 'cut' is None. Raises: InputError where the source cannot be read.
+    With the `folder` of a Hugging Face tokenizer, lengths are in tokens and 'cut' counts the texts longer than
+    max_length; without one, lengths are in words and 'cut' is None.
+
+    Raises: InputError if the source cannot be read.
     """
     tokenizer, kind = None if folder is None else load_tokenizer(folder), KINDS[data.kind]
-    found = make_splits(data.source, Columns(data.text, data.pair, data.label), data.validation, data.test)
-    tokens = {role: token_ids(tokenizer, rows) for role, rows in found.rows.items()} if tokenizer else {}
-    splits = {role: _split(rows, kind, tokens.get(role), max_length) for role, rows in found.rows.items()}
-    troubles = [*(tokenizer.notes if tokenizer else ()), *found.warnings]
-    for role, rows in found.rows.items():
-        troubles += [f"{role}: {told}" for told in (*missing_labels(rows), *missing_texts(rows))]
-        if told := kind.refusal(rows):
-            troubles.append(f"{role}: {told}")
+    parts = make_splits(data.source, Columns(data.text, data.pair, data.label), data.validation, data.test)
+    tokens = {role: token_ids(tokenizer, rows) for role, rows in parts.rows.items()} if tokenizer else {}
+    splits = {role: _split(rows, kind, tokens.get(role), max_length) for role, rows in parts.rows.items()}
+    troubles = [*(tokenizer.notes if tokenizer else ()), *parts.warnings]
+    for role, rows in parts.rows.items():
+        troubles += [f"{role}: {problem}" for problem in (*missing_labels(rows), *missing_texts(rows))]
+        if problem := kind.refusal(rows):
+            troubles.append(f"{role}: {problem}")
         if clashes := _clashes(rows, kind):
-            troubles.append(f"{role}: {counted(clashes, 'text stands', 'texts stand')} there with different labels")
+            troubles.append(f"{role}: {counted(clashes, 'text has', 'texts have')} different labels in different rows")
         if tokenizer:
             troubles += [f"{role}: {note}" for note in text_notes(tokenizer, tokens[role], rows.pairs is not None)]
         if cut := splits[role]["cut"]:
@@ -65,8 +67,8 @@ def _split(rows: Rows, kind: Kind, tokens: list[np.ndarray] | None, max_length: 
 
 
 def _clashes(rows: Rows, kind: Kind) -> int:
-    """Different texts that stand there with more than one label."""
+    """Count the distinct texts that occur with more than one label."""
     labels: dict[bytes, set] = {}
     for key, label in zip(text_keys(rows), kind.values(rows), strict=True):
         labels.setdefault(key, set()).add(label)
-    return sum(len(found) > 1 for found in labels.values())
+    return sum(len(values) > 1 for values in labels.values())

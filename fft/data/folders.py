@@ -1,4 +1,4 @@
-"""What stands where a data file was named: a folder, the parts of a table, a pattern, or nothing."""
+"""Messages for a path that is not a data file: a folder, the parts of a table, a pattern, or nothing."""
 
 import shlex
 from collections import Counter
@@ -13,38 +13,38 @@ SHOWN = 3
 
 
 def no_file(path: Path, endings: Sequence[str]) -> str:
-    """What is wrong with a path that is no file, and what to do; `endings` are those of files that are read."""
+    """Describe the problem with a path that is not a file, and the remedy; `endings` are the supported ones."""
     if path.is_dir():
         return _folder(path, endings)
     expected = f"a {path.suffix[1:].lower()} file" if path.suffix.lower() in endings else ", ".join(endings)
     if path.exists():
-        return f"{path} is a pipe or a device; expected a file: save the rows in one, {', '.join(endings)}"
-    if found := [name for name in glob(str(path)) if Path(name).is_file()]:
+        return f"{path} is a pipe or a device: save the rows in a file, {', '.join(endings)}"
+    if matches := [name for name in glob(str(path)) if Path(name).is_file()]:
         words = str(path) if " " not in str(path) else "FILES"
         return (
-            f"{path}: there is no such file, and patterns are not expanded. Name one of the {len(found)} files that it "
-            f"fits, or join them: {joined(Path(found[0]).suffix, words)}"
+            f"{path}: there is no such file, and patterns are not expanded. Name one of the {len(matches)} files that "
+            f"match, or join them: {joined(Path(matches[0]).suffix, words)}"
         )
     pattern = ", and patterns are not expanded" if set("*?[") & set(str(path)) else ""
     return f"{path}: there is no such file{pattern}; expected {expected}"
 
 
 def saved_to_disk(folder: Path) -> str | None:
-    """What is wrong with a folder that save_to_disk of the datasets library wrote; None of another folder."""
+    """Describe how to convert a folder written by the datasets library's save_to_disk; None for other folders."""
     splits = (folder / "dataset_dict.json").is_file()
     if not splits and not (folder / "state.json").is_file():
         return None
     return (
-        f"{folder} is a folder that datasets' save_to_disk wrote, which is not read. Write it as Parquet: "
+        f"{folder} is a folder of datasets' save_to_disk, which is not supported. Convert it to Parquet: "
         f"{from_disk(folder, splits)}"
     )
 
 
 def _folder(path: Path, endings: Sequence[str]) -> str:
-    if told := saved_to_disk(path):
-        return told
+    if problem := saved_to_disk(path):
+        return problem
     if (path / "dataset_info.json").is_file():
-        return f"{path} is a folder that tfds prepared: name it as tfds:{path}"
+        return f"{path} is a folder prepared by tfds: name it as tfds:{path}"
     files = sorted(file for file in chain(path.glob("*"), path.glob("*/*")) if file.suffix.lower() in endings)
     if not files:
         return f"{path} is a folder; expected a file: {', '.join(endings)}"

@@ -1,4 +1,4 @@
-"""The strict reader of JSON lines, and what JSON there is in other forms: tables over several lines, other endings."""
+"""Strict reader of JSON lines, and messages for other JSON: tables over several lines, other endings."""
 
 import json
 from collections.abc import Iterator
@@ -11,11 +11,11 @@ from fft.data.convert import from_json
 from fft.data.rows import Columns, Rows, collect, require_columns
 from fft.disk.files import parsed
 
-_EXPECTED = "JSON is read as one object a line, .jsonl"
+_EXPECTED = "JSON is read as one object per line, .jsonl"
 
 
 def read_jsonl(path: Path, columns: Columns) -> Rows:
-    """The rows of a file with one JSON object a line. Raises: InputError naming file, row and column."""
+    """Read a file with one JSON object per line. Raises: InputError naming file, row and column."""
     text = decoded(path)
 
     def rows() -> Iterator[tuple[str, dict]]:
@@ -25,8 +25,8 @@ def read_jsonl(path: Path, columns: Columns) -> Rows:
                 continue
             number += 1
             place = f"row {number} (line {line})"
-            if number == 1 and (told := one_value(path, text, columns)):
-                raise InputError(told)
+            if number == 1 and (problem := one_value(path, text, columns)):
+                raise InputError(problem)
             record = _record(f"{path}, {place}", content)
             require_columns(f"{path}, {place}", list(record), columns)
             yield place, record
@@ -35,34 +35,36 @@ def read_jsonl(path: Path, columns: Columns) -> Rows:
 
 
 def refuse_json(path: Path, columns: Columns) -> NoReturn:
-    """Raise InputError for a .json file: what is in it, and how it becomes JSON lines."""
+    """Reject a .json file. Raises: InputError with its content and how to convert it to JSON lines."""
     text = decoded(path)
-    raise InputError(other_json(path, text, columns) or f"{path}: {_EXPECTED}; expected a table, or lines")
+    raise InputError(
+        other_json(path, text, columns) or f"{path}: {_EXPECTED}, and this file holds neither lines nor a table"
+    )
 
 
 def other_json(path: Path, text: str, columns: Columns) -> str | None:
-    """What is wrong with a file of another ending that holds JSON; None where it holds none."""
-    if told := one_value(path, text, columns):
-        return told
+    """Describe the problem with JSON in a file of another ending; None if it holds no JSON."""
+    if problem := one_value(path, text, columns):
+        return problem
     first = _value(text.lstrip().partition("\n")[0])
     return f"{path}: {_EXPECTED}, and this file holds such lines: rename it .jsonl" if isinstance(first, dict) else None
 
 
 def one_value(path: Path, text: str, columns: Columns) -> str | None:
-    """What is wrong with a text that is one JSON value, a table, over any number of lines; None of another text."""
+    """Describe the problem with a table that is one JSON value, over one or more lines; None for other texts."""
     first = text.lstrip().partition("\n")[0].strip()
     if _is_row(_value(first), columns):
         return None
     rows = _rows_in(_value(text), columns)
     if rows is not None:
-        return f"{path}: {_EXPECTED}, and this file is one table. Write it anew: {from_json(path, rows)}"
+        return f"{path}: {_EXPECTED}, and this file is one table. Convert it: {from_json(path, rows)}"
     if first in ("{", "["):
-        return f"{path}: {_EXPECTED}, and in this file a value goes over several lines. Write each object on one line."
+        return f"{path}: {_EXPECTED}, and here one value spans several lines. Write each object on one line."
     return None
 
 
 def _is_row(value: Any, columns: Columns) -> bool:
-    """Whether a JSON value has the columns that are read, with one value each."""
+    """Whether a JSON value has all the columns to read, with one scalar each."""
     named = isinstance(value, dict) and set(columns.named()) <= set(value)
     return named and not any(isinstance(value[name], list | dict) for name in columns.named())
 
@@ -75,12 +77,12 @@ def _record(where: str, line: str) -> dict:
     except ValueError as error:
         raise InputError(f"{where}: JSON that cannot be a row of data: {error}") from None
     if not isinstance(record, dict):
-        raise InputError(f"{where}: expected one JSON object a line, got {type(record).__name__}")
+        raise InputError(f"{where}: expected one JSON object per line, got {type(record).__name__}")
     return record
 
 
 def _value(text: str) -> Any:
-    """The value of a JSON text; None of another text."""
+    """Return the value of a JSON text; None for other texts."""
     try:
         return parsed(text)
     except ValueError:
@@ -88,9 +90,9 @@ def _value(text: str) -> Any:
 
 
 def _rows_in(value: Any, columns: Columns) -> str | None:
-    """The rows of a table in JSON, as Python that makes them of `table`; None where there is no table.
+    """Return a Python expression for the rows of a JSON `table`; None if the value is no table.
 
-    Known are an array, an object that holds one, and what pandas writes: columns of values, or rows by number.
+    Supported: an array, an object that holds one, and the formats of pandas (columns of values, or rows by number).
     """
     if isinstance(value, list):
         return "table"
@@ -98,9 +100,9 @@ def _rows_in(value: Any, columns: Columns) -> str | None:
         return None
     if {"columns", "data"} <= value.keys():
         return '(dict(zip(table["columns"], row)) for row in table["data"])'
-    held = [name for name, rows in value.items() if isinstance(rows, list) and rows and isinstance(rows[0], dict)]
-    if held:
-        return f"table[{json.dumps(held[0], ensure_ascii=False)}]"
+    arrays = [name for name, rows in value.items() if isinstance(rows, list) and rows and isinstance(rows[0], dict)]
+    if arrays:
+        return f"table[{json.dumps(arrays[0], ensure_ascii=False)}]"
     if all(isinstance(column, list) for column in value.values()):
         return "(dict(zip(table, row)) for row in zip(*table.values()))"
     if not all(isinstance(column, dict) for column in value.values()):

@@ -1,6 +1,6 @@
-"""Labels as people write them to class numbers and targets: every one is checked here, before anything is computed.
+"""Encodes labels as class numbers or targets, and checks each one before anything is computed.
 
-On a device a label of -1 scores as the last class and a label >= C gives NaN.
+On a device, a label of -1 would count as the last class, and a label >= C would give NaN.
 """
 
 import difflib
@@ -19,7 +19,7 @@ _GENERIC = re.compile(r"LABEL_[0-9]+")
 
 
 def class_texts(rows: Rows) -> list[str]:
-    """The label of every row as a class name, before any head is asked; 1.0 among whole numbers is 1."""
+    """Return the label of every row as a class name, regardless of any head; 1.0 among whole numbers is 1."""
     texts = [str(label) for label in rows.labels]
     kinds = [text for text in set(texts) if not is_missing(text)]
     plain = dict(zip(kinds, without_point(kinds), strict=True))
@@ -27,10 +27,10 @@ def class_texts(rows: Rows) -> list[str]:
 
 
 def label_names(rows: Rows) -> tuple[str, ...]:
-    """The class names of `rows`: whole numbers in numeric order ('0', '1', ...), else names in alphabetic order.
+    """Return the class names of `rows`: whole numbers in numeric order ('0', '1', ...), else names alphabetically.
 
-    Raises: InputError for labels that are fractions (that is regression), negative, missing values among numbers, or of
-    one class only.
+    Raises: InputError for fractions (use regression), negative numbers, missing values among numbers, or a single
+    class.
     """
     if among_numbers(rows):
         refuse_missing(rows)
@@ -40,18 +40,19 @@ def label_names(rows: Rows) -> tuple[str, ...]:
     if numbers:
         _refuse_negative(rows)
     if len(names) < 2:
-        raise InputError(f"{rows.source}: every row has the label {names.pop()!r}; classification needs two or more")
+        raise InputError(f"{rows.source}: every row has the label {names.pop()!r}; give rows of two classes or more")
     return tuple(sorted(names, key=int if numbers else str))
 
 
 def encode_labels(
     rows: Rows, labels: Sequence[str] | None = None, numbers: bool = True
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Class numbers int32 [N] and the class names; `labels` fixes the names, None takes those of `rows`.
+    """Return class numbers int32 [N] and the class names; `labels` fixes the names, None derives them from `rows`.
 
-    With fixed names a label is one of them, whatever blanks a name has at its ends (labels of rows have none), in any
-    case where that is unambiguous, and 1.0 is 1. With `numbers`, rows that have only whole numbers where no name is a
-    number have class numbers, as in Hugging Face's id2label.
+    With fixed names, a label must match a name, apart from blanks at its ends, from case if that is unambiguous, and
+    with 1.0 equal to 1. With `numbers`, if all labels are whole numbers and no name is, the labels are class numbers,
+    as in Hugging Face's id2label.
+
     Raises: InputError naming the row of an unknown label, a negative one, one >= C, or a missing value.
     """
     if labels is None:
@@ -64,16 +65,16 @@ def encode_labels(
         _refuse_fractions(rows)
     numbered = numbers and all(whole(name) is None for name in names) and _all_whole(rows)
     known: dict[Label, int] = {}
-    found = np.empty(len(rows.labels), np.int32)
+    encoded = np.empty(len(rows.labels), np.int32)
     for row, label in enumerate(rows.labels):
         if label not in known:
             known[label] = _class_of(label, names, numbered, f"{rows.source}, row {rows.numbers[row]}")
-        found[row] = known[label]
-    return found, tuple(labels)
+        encoded[row] = known[label]
+    return encoded, tuple(labels)
 
 
 def label_notes(rows: Rows, labels: Sequence[str], given: bool) -> list[str]:
-    """What a user should know of how labels were read; `given`: the names are those of a head that was there."""
+    """Return notes on how labels were read; `given`: the names are those of a head in the checkpoint."""
     notes = []
     if given and numbers_for_names(rows, labels):
         named = ", ".join(f"{at} = {name}" for at, name in enumerate(labels))
@@ -90,7 +91,7 @@ def label_notes(rows: Rows, labels: Sequence[str], given: bool) -> list[str]:
 
 
 def numbers_for_names(rows: Rows, labels: Sequence[str]) -> bool:
-    """True when `rows` has class numbers although the head's classes have real names: worth telling the user."""
+    """Whether `rows` has class numbers although the head's classes have real names."""
     if any(whole(name.strip()) is not None or _GENERIC.fullmatch(name.strip()) for name in labels):
         return False
     return _all_whole(rows)
@@ -101,7 +102,7 @@ def _all_whole(rows: Rows) -> bool:
 
 
 def _class_of(label: Label, names: tuple[str, ...], numbered: bool, where: str) -> int:
-    """The class number of one label of a head with fixed names."""
+    """Return the class number of a label for a head with fixed names. Raises: InputError for an unknown label."""
     text = str(label)
     if text in names:
         return names.index(text)
@@ -129,20 +130,21 @@ _UNLABELLED = (
 
 
 def _refuse_codes(source: str, pairs: Sequence[tuple[int, str]]) -> None:
-    """Raise InputError where some of the labels (row, text) have a point and others are codes such as 007: whether 007
-    is the class 7 then, or one of its own, nobody has said.
+    """Reject labels (row, text) of which some have a decimal point and others are codes such as 007.
+
+    It is then ambiguous whether 007 is class 7. Raises: InputError.
     """
     pointed = next((text for _, text in pairs if whole(text) is not None and not INTEGER.fullmatch(text)), None)
     number, code = next((pair for pair in pairs if is_code(pair[1])), (0, None))
     if pointed is not None and code is not None:
         raise InputError(
             f"{source}, row {number}: label {code} is written as a code, and others as numbers with a point, such as "
-            f"{pointed}: write them all one way"
+            f"{pointed}: write all of them the same way"
         )
 
 
 def _refuse_fractions(rows: Rows) -> None:
-    """Raise InputError, at the first of them, where all labels are numbers and some are not whole."""
+    """Reject labels that are all numbers, some of them not whole. Raises: InputError naming the first of these."""
     pairs = [(number, str(label)) for number, label in zip(rows.numbers, rows.labels, strict=True)]
     pairs = [pair for pair in pairs if not is_missing(pair[1])]
     if not all(is_number(text) or has_comma(text) for _, text in pairs):
@@ -157,7 +159,7 @@ def _refuse_fractions(rows: Rows) -> None:
             what = "is too large to be read exactly"
         point = ", and write it with a point, as 0.5" if has_comma(text) else ""
         raise InputError(
-            f"{rows.source}, row {number}: label {text} {what}, so this is no class. Classes are names or whole "
+            f"{rows.source}, row {number}: label {text} {what}, so it is not a class. Classes are names or whole "
             "numbers; for a numeric target use kind regression (--task.kind regression, or --original.kind, "
             f"--new.kind){point}."
         )
@@ -173,7 +175,7 @@ LARGEST = float(np.finfo(np.float32).max)
 
 
 def encode_targets(rows: Rows) -> np.ndarray:
-    """Targets float32 [N]. Raises: InputError naming the row of a target that is missing or no finite number."""
+    """Return targets float32 [N]. Raises: InputError naming the row of a missing or non-finite target."""
     refuse_missing(rows, "target")
     targets = np.empty(len(rows.labels), np.float32)
     for row, label in enumerate(rows.labels):
@@ -181,11 +183,11 @@ def encode_targets(rows: Rows) -> np.ndarray:
         try:
             value = float(label)
         except ValueError:
-            told = "for class names use kind classification"
+            advice = "for class names use kind classification"
             if has_comma(str(label)):
-                told = "it seems to have a decimal comma. Write it with a point, as 0.5"
-            raise InputError(f"{where}: target {label!r} is not a number; {told}") from None
+                advice = "it seems to have a decimal comma. Write it with a point, as 0.5"
+            raise InputError(f"{where}: target {label!r} is not a number; {advice}") from None
         if not math.isfinite(value) or abs(value) > LARGEST:
-            raise InputError(f"{where}: target {label} is not a finite float32 number. Remove the row or mend it.")
+            raise InputError(f"{where}: target {label} is not a finite float32 number. Remove or correct the row.")
         targets[row] = value
     return targets

@@ -1,4 +1,4 @@
-"""Values that read as though there were none: what R, pandas and databases write where a value is missing."""
+"""Spellings of missing values, as R, pandas and databases write them."""
 
 from collections import Counter
 from collections.abc import Collection
@@ -10,20 +10,22 @@ from fft.data.rows import Label, Rows
 
 
 def among_numbers(rows: Rows) -> bool:
-    """Whether some labels read like missing values and all others are numbers: then these are no classes."""
+    """Whether some labels read like missing values and all others are numbers; then the former are not classes."""
     others = [str(label) for label in rows.labels if not is_missing(label)]
     return len(others) < len(rows.labels) and all(map(is_number, others))
 
 
 def present(rows: Rows) -> Rows:
-    """The rows whose labels do not read like missing values."""
+    """Return the rows whose labels do not read like missing values."""
     return rows.take(at for at, label in enumerate(rows.labels) if not is_missing(label))
 
 
 def refuse_missing(rows: Rows, what: str = "label", known: Collection[str] = ()) -> None:
-    """Raise InputError, with the first row and their number, where labels read like missing values.
+    """Reject labels that read like missing values.
 
-    Names of classes that are `known`, in any case, are none. `what` a label is called in the message.
+    Class names in `known`, in any case, are accepted. `what` is the word for a label in the message.
+
+    Raises: InputError with the first such row and their number.
     """
     known = {name.casefold() for name in known}
     missing = [
@@ -41,16 +43,16 @@ def refuse_missing(rows: Rows, what: str = "label", known: Collection[str] = ())
 
 
 def missing_labels(rows: Rows) -> list[str]:
-    """A sentence for each spelling that stands among the labels."""
-    return _told(("row has the label", "rows have the label"), rows.labels)
+    """Return a sentence for each spelling of a missing value among the labels."""
+    return _sentences(("row has the label", "rows have the label"), rows.labels)
 
 
 def missing_texts(rows: Rows) -> list[str]:
-    """A sentence for each spelling that stands in place of a text, or of the second text of a pair."""
+    """Return a sentence for each spelling of a missing value among the texts, or the second texts of pairs."""
     seconds = "second text is", "second texts are"
-    return _told(("text is", "texts are"), rows.texts) + _told(seconds, rows.pairs or ())
+    return _sentences(("text is", "texts are"), rows.texts) + _sentences(seconds, rows.pairs or ())
 
 
-def _told(are: tuple[str, str], values: Collection[Label]) -> list[str]:
+def _sentences(are: tuple[str, str], values: Collection[Label]) -> list[str]:
     counts = Counter(str(value).strip() for value in values if is_missing(value))
     return [f"{counted(counts[s], *are)} '{s}', which reads like a missing value" for s in sorted(counts)]

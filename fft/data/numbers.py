@@ -1,4 +1,4 @@
-"""What a value in a data file is: a number (1 and 1.0 are one class, 0.5 is none), or a spelling of a missing one."""
+"""Tells numbers (1 and 1.0 are one class, 0.5 is none) and spellings of missing values apart in a data file."""
 
 import re
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ INTEGER = re.compile(r"-?(0|[1-9][0-9]*)")
 _DIGITS = re.compile(r"[-+]?[0-9]+")
 _FLOAT = re.compile(r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+|[0-9]+)([eE][-+]?[0-9]+)?")
 _COMMA = re.compile(r"[-+]?[0-9.]*,[0-9]+([eE][-+]?[0-9]+)?")
-_EXACT = 2.0**53  # from here on a float skips whole numbers
+_EXACT = 2.0**53  # beyond this, floats skip whole numbers
 
 
 def is_number(text: str) -> bool:
@@ -16,7 +16,7 @@ def is_number(text: str) -> bool:
 
 
 def whole(text: str) -> int | None:
-    """The whole number that a label is, written as 1, 1.0 or 1e0; None of names, fractions, and codes such as 007."""
+    """Return the whole number of a label written as 1, 1.0 or 1e0; None for names, fractions and codes such as 007."""
     if INTEGER.fullmatch(text):
         return int(text)
     if _DIGITS.fullmatch(text) or not _FLOAT.fullmatch(text):
@@ -26,12 +26,12 @@ def whole(text: str) -> int | None:
 
 
 def is_fraction(text: str) -> bool:
-    """Whether a label is a number that cannot be that of a class."""
+    """Whether a label is a number that cannot be a class number."""
     return is_number(text) and not _DIGITS.fullmatch(text) and whole(text) is None
 
 
 def is_code(text: str) -> bool:
-    """Whether a label is digits that are no plain whole number, as 007 or +1."""
+    """Whether a label is digits but no plain whole number, such as 007 or +1."""
     return bool(_DIGITS.fullmatch(text)) and not INTEGER.fullmatch(text)
 
 
@@ -41,7 +41,7 @@ def has_comma(text: str) -> bool:
 
 
 def without_point(texts: Sequence[str]) -> list[str]:
-    """The labels themselves; where all are whole numbers and some are written with a point, all of them without one."""
+    """Return the labels; if all are whole numbers and some have a decimal point, return all of them without."""
     numbers = [whole(text) for text in texts]
     if all(map(_DIGITS.fullmatch, texts)) or None in numbers:
         return list(texts)
@@ -50,9 +50,9 @@ def without_point(texts: Sequence[str]) -> list[str]:
 
 SPELLINGS = frozenset(
     ("NA", "N/A", "n/a", "nan", "NaN", "null", "NULL", "None", "none", r"\N", "<NA>", "#N/A")
-)  # exact, for a class may well be called na
+)  # case matters: a class may be named na
 
 
 def is_missing(value: str | int | float) -> bool:
-    """Whether a label or a text is one of the spellings, blanks at its ends aside."""
+    """Whether a label or a text, stripped of blanks, is a spelling of a missing value."""
     return str(value).strip() in SPELLINGS

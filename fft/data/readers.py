@@ -1,6 +1,6 @@
-"""Strict readers of local files: CSV, TSV, JSONL, Parquet. What cannot be read for sure is refused, with its place.
+"""Strict readers of local files: CSV, TSV, JSONL, Parquet. Ambiguous content is rejected, with its position.
 
-A lenient reader turns one stray quote into lost rows and a column of mixed types into wrong labels, silently.
+A lenient reader would silently turn a stray quote into lost rows, and a column of mixed types into wrong labels.
 """
 
 from pathlib import Path
@@ -19,11 +19,13 @@ if TYPE_CHECKING:
 
 
 def read_file(path: Path, columns: Columns) -> Rows:
-    """The rows of one file; its ending decides the format: .csv, .tsv, .jsonl or .ndjson, .parquet, .txt.
+    """Read the rows of one file; its ending decides the format: .csv, .tsv, .jsonl or .ndjson, .parquet, .txt.
 
-    CSV and TSV have a header line; a field may be quoted with " and then hold delimiters and line ends. A .txt file
-    has a text a line, in a column called text, and no labels.
-    Raises: InputError naming file, row and column, or what stands there in place of such a file.
+    CSV and TSV have a header line; a field quoted with " may hold delimiters and line breaks. A .txt file has one text
+    per line, in a column called text, and no labels.
+
+    Raises: InputError naming file, row and column, or what the path is instead of such a file; MachineError if the
+    file cannot be read.
     """
     readers = {
         ".csv": lambda path, columns: read_delimited(path, columns, ","),
@@ -42,7 +44,7 @@ def read_file(path: Path, columns: Columns) -> Rows:
             refuse_json(path, columns)
         if ending not in readers:
             expected = ", ".join(readers)
-            raise InputError(f"{path}: cannot tell the format from the ending {ending!r}; expected {expected}")
+            raise InputError(f"{path}: unknown ending {ending!r}: rename it, or convert it to one of {expected}")
         return readers[ending](path, columns)
     except OSError as error:
         raise MachineError(f"{path}: cannot be read: {error.strerror or error}") from error
@@ -73,9 +75,9 @@ def _read_parquet(path: Path, columns: Columns) -> Rows:
 
 
 def _class_names(schema: "pyarrow.Schema", label: str | None) -> list[str] | None:
-    """The names of the classes that the datasets library wrote beside a column of their numbers; None: there are none.
+    """Return the class names that the datasets library stored for a column of class numbers; None if there are none.
 
-    They are features of the JSON text `huggingface` in the metadata, which other programs may have left stale.
+    They are in the JSON text `huggingface` of the metadata, which other programs may have left stale.
     """
     from pyarrow import types
 
@@ -92,7 +94,7 @@ def _class_names(schema: "pyarrow.Schema", label: str | None) -> list[str] | Non
 
 
 def _values(column: "pyarrow.ChunkedArray") -> list:
-    """The values of a Parquet column; as bytes where they are no text, so that the row at fault can be named."""
+    """Return the values of a Parquet column; as bytes if some are not UTF-8, so that a message can name the row."""
     try:
         return column.to_pylist()
     except UnicodeDecodeError:

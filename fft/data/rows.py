@@ -1,4 +1,4 @@
-"""Rows as they come out of a source, before any model sees them, and the checks every source shares."""
+"""Rows as read from a source, and the checks that all sources share."""
 
 import difflib
 import math
@@ -17,7 +17,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 class Rows(NamedTuple):
     """N rows of one split.
 
-    `numbers` are row numbers in the source, 1 for the first row of data; `source` is its name, for messages.
+    `numbers` are row numbers in the source, from 1; `source` is its name, for messages.
     """
 
     texts: list[str]
@@ -27,7 +27,7 @@ class Rows(NamedTuple):
     source: str = ""
 
     def take(self, picked: Iterable[int]) -> "Rows":
-        """The rows at positions `picked`, in that order."""
+        """Return the rows at positions `picked`, in that order."""
         picked = list(picked)
         return Rows(
             [self.texts[i] for i in picked],
@@ -39,39 +39,42 @@ class Rows(NamedTuple):
 
 
 class Columns(NamedTuple):
-    """Which columns of a source hold the text, the second text of a pair and the label; None: there is none."""
+    """The columns of a source with the text, the second text of a pair and the label; None for no such column."""
 
     text: str = "text"
     pair: str | None = None
     label: str | None = "label"
 
     def named(self) -> tuple[str, ...]:
-        """The columns that are read."""
+        """Return the names of the columns to read."""
         return tuple(name for name in self if name is not None)
 
 
-def require_columns(source: str, there: Sequence[str], columns: Columns) -> None:
-    """Raise InputError when a named column is not there, or there twice: lists those that are and the nearest name."""
-    for role, wanted in zip(("text", "pair", "label"), columns, strict=True):
-        if there.count(wanted) > 1:
-            raise InputError(
-                f"{source}: two columns are named {wanted!r}, and one is wanted for the {role}. Rename the other one."
-            )
-        if wanted is None or wanted in there:
+def require_columns(source: str, existing: Sequence[str], columns: Columns) -> None:
+    """Check that each named column exists exactly once.
+
+    Raises: InputError with the existing columns and the closest name.
+    """
+    for role, name in zip(("text", "pair", "label"), columns, strict=True):
+        if existing.count(name) > 1:
+            raise InputError(f"{source}: two columns are named {name!r}, the column of the {role}. Rename one of them.")
+        if name is None or name in existing:
             continue
-        near = difflib.get_close_matches(wanted, there, n=1, cutoff=0.5)
+        near = difflib.get_close_matches(name, existing, n=1, cutoff=0.5)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise InputError(
-            f"{source}: no column {wanted!r} for the {role}. The columns are: {', '.join(map(repr, there)) or 'none'}."
+            f"{source}: no column {name!r} for the {role}. The columns are: {', '.join(map(repr, existing)) or 'none'}."
             f"{hint} Name the {role} column of this source with its `{role}` setting."
         )
 
 
 def collect(source: str, columns: Columns, records: Iterable[tuple[str, Mapping]]) -> Rows:
-    """Rows of (place, {column: value}) records, where place says "row 3 (line 5)" in messages.
+    """Return the rows of (place, {column: value}) records; `place`, such as "row 3 (line 5)", is for messages.
 
-    Without a label column every label is 0. Raises: InputError for a text that is missing, empty, no text or no whole
-    characters, a missing label, labels of several types, rows without any value, or no row.
+    Without a label column, every label is 0.
+
+    Raises: InputError for a text that is missing, empty, of another type or with half characters, a missing label,
+    labels of several types, empty rows, or no row.
     """
     texts, pairs, labels, kinds = [], [], [], {}
     for place, values in _filled(source, records):
@@ -83,10 +86,10 @@ def collect(source: str, columns: Columns, records: Iterable[tuple[str, Mapping]
         if columns.label is not None:
             label, kind = _label(values[columns.label], f"{where}, column {columns.label!r}")
         labels.append(label)
-        if not is_missing(label):  # "NA" among numbers: told as what it is, and not as a text
+        if not is_missing(label):  # "NA" among numbers is reported as missing, not as text
             kinds.setdefault(kind, (place, label))
     if not texts:
-        raise InputError(f"{source}: no rows of data")
+        raise InputError(f"{source}: no rows of data: give a source with some")
     if len(kinds) > 1:
         seen = "; ".join(f"{place} has {kind} ({label!r})" for kind, (place, label) in kinds.items())
         raise InputError(f"{source}, column {columns.label!r}: labels of more than one type: {seen}. Use one type.")
@@ -95,9 +98,9 @@ def collect(source: str, columns: Columns, records: Iterable[tuple[str, Mapping]
 
 
 def collect_named(source: str, columns: Columns, records: Iterable[Mapping], names: Sequence[str] | None) -> Rows:
-    """Rows of {column: value} records; with `names` class numbers become their names.
+    """Return the rows of {column: value} records; `names` replace class numbers.
 
-    Raises: InputError as `collect`, and for a number that is none of the classes.
+    Raises: InputError as `collect`, and for a number that is not a class.
     """
 
     def rows() -> Iterator[tuple[str, Mapping]]:
@@ -111,23 +114,28 @@ def collect_named(source: str, columns: Columns, records: Iterable[Mapping], nam
 
 
 def _named(label: int | float | str | None, names: Sequence[str], where: str) -> str | float | None:
-    """The name of a class number, also of one in text; a name is itself, and what is missing, None or NaN, or other
-    text is left for others to refuse.
+    """Return the class name of a class number, also one written as text.
+
+    Names are returned unchanged, and so are other texts and missing values (None, NaN), which later checks reject.
+
+    Raises: InputError for a number that is not a class.
     """
     if isinstance(label, str) and label.strip().isdecimal() and label.strip() not in map(str.strip, names):
         label = int(label)
     if label is None or label != label or isinstance(label, str):
         return label
     if not 0 <= label < len(names) or label != int(label):
-        advice = "Mend the row, or the names of the classes that the source states."
+        advice = "Correct the row, or the class names in the source."
         if label < 0:
             advice = "Negative numbers mark unlabelled rows: name a labelled split."
-        raise InputError(f"{where}: label {label} is none of the {len(names)} classes, 0 to {len(names) - 1}. {advice}")
+        raise InputError(
+            f"{where}: label {label} is not one of the {len(names)} classes, 0 to {len(names) - 1}. {advice}"
+        )
     return names[int(label)]
 
 
 def _filled(source: str, records: Iterable[tuple[str, Mapping]]) -> Iterator[tuple[str, Mapping]]:
-    """The records; those without any value, as a sheet that was saved often ends in, are refused together."""
+    """Yield the records, and reject empty ones, which saved spreadsheets often end with. Raises: InputError."""
     empty = []
     for number, (place, values) in enumerate(records, 1):
         if all(_is_nothing(value) or (isinstance(value, str) and not value.strip()) for value in values.values()):
@@ -138,12 +146,12 @@ def _filled(source: str, records: Iterable[tuple[str, Mapping]]) -> Iterator[tup
             yield place, values
     if empty:
         (first, place), (last, _) = empty[0], empty[-1]
-        told = "the row is empty. Remove it." if first == last else f"rows {first} to {last} are empty. Remove them."
-        raise InputError(f"{source}, {place}: {told}")
+        problem = "the row is empty. Remove it." if first == last else f"rows {first} to {last} are empty. Remove them."
+        raise InputError(f"{source}, {place}: {problem}")
 
 
 def _is_nothing(value: object) -> bool:
-    """Whether a value is null, or the NaN that pandas has in its place."""
+    """Whether a value is null, or NaN, which pandas uses for null."""
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
@@ -158,36 +166,39 @@ def _text(value: object, where: str) -> str:
         raise InputError(f"{where}: expected text, got {type(value).__name__} {value!r}")
     if not value.strip():
         raise InputError(f"{where}: the text is empty. Remove the row or fill it in.")
-    return _whole(value, where)
+    return _without_surrogates(value, where)
 
 
 def _decoded(value: bytes, where: str) -> str:
     try:
-        return value.decode("utf-8", "surrogatepass")  # a half character has a message of its own
+        return value.decode("utf-8", "surrogatepass")  # half characters have their own message
     except UnicodeDecodeError as error:
         raise InputError(f"{where}: not valid UTF-8 at byte {error.start} of the text. Save it as UTF-8.") from None
 
 
-def _whole(text: str, where: str) -> str:
-    """The text itself; half a character, which JSON can write and no tokenizer or terminal takes, is refused."""
+def _without_surrogates(text: str, where: str) -> str:
+    """Return the text, and reject surrogates, which JSON can express but no tokenizer or terminal can use.
+
+    Raises: InputError.
+    """
     if half := _SURROGATE.search(text):
-        raise InputError(f"{where}: half a character (U+{ord(half.group()):04X}); remove it or save the text anew")
+        raise InputError(f"{where}: half a character (U+{ord(half.group()):04X}): remove it, or save the text again")
     return text
 
 
 def _label(value: object, where: str) -> tuple[Label, str]:
-    """The label as str, int or float, and its type in words."""
+    """Return the label as str, int or float, and its type in words. Raises: InputError."""
     if isinstance(value, bytes):
         value = _decoded(value, where)
     if callable(item := getattr(value, "item", None)):  # numpy scalars of tfds
         value = item()
     if _is_nothing(value) or (isinstance(value, str) and not value.strip()):
-        told = " (NaN)" if isinstance(value, float) else ""
-        raise InputError(f"{where}: the label is missing{told}. Remove the row or fill it in.")
+        nan = " (NaN)" if isinstance(value, float) else ""
+        raise InputError(f"{where}: the label is missing{nan}. Remove the row or fill it in.")
     if isinstance(value, bool):
         return str(value).lower(), "true or false"
     if isinstance(value, int | float):
         return value, "a number"
     if isinstance(value, str):
-        return _whole(value.strip(), where), "text"
+        return _without_surrogates(value.strip(), where), "text"
     raise InputError(f"{where}: expected a label (text or a number), got {type(value).__name__} {value!r}")

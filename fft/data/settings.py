@@ -1,4 +1,4 @@
-"""What a user says of data: where they are, which columns hold what, and of which kind the task is."""
+"""Settings of data: the source, its columns, and the kind of task."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,12 +13,12 @@ from fft.stats.metrics import METRICS
 from fft.tasks import KINDS
 
 STRICT = {"extra": "forbid"}
-"""of pydantic: a file of settings has no names that there are not"""
+"""for pydantic: reject unknown names in a settings file"""
 KIND = tyro.conf.arg(metavar=f"{{{','.join(KINDS)}}}")
 MetricName = Annotated[
     str | None,
     tyro.conf.arg(
-        help="the score of every task that it fits (default: accuracy, or pearson for regression)",
+        help="metric of every task of the matching kind (default: accuracy, or pearson for regression)",
         help_behavior_hint="",
     ),
 ]
@@ -26,28 +26,29 @@ MetricName = Annotated[
 
 @dataclass(frozen=True)
 class Data:
-    """One task's data: where it is and which columns hold what."""
+    """The data of one task: its source and columns."""
 
     source: Annotated[str, tyro.conf.arg(name="", metavar="SRC", help_behavior_hint="")]
     """file:PATH (or a bare path: CSV, TSV, JSONL, Parquet), demo:NAME, tfds:NAME or hf:NAME"""
     validation: str | None = None
-    """a source for validation rows; without it they are split off by a hash of their text"""
+    """source of the validation rows; without it, rows are split off by a hash of their text"""
     test: str | None = None
-    """a source for test rows; without it they are split off by a hash of their text"""
+    """source of the test rows; without it, rows are split off by a hash of their text"""
     text: str = "text"
-    """the column that holds the text"""
+    """column of the text"""
     pair: str | None = None
-    """the column that holds the second text of a pair"""
+    """column of the second text, for pairs of texts"""
     label: str = "label"
-    """the column that holds the label or the target"""
+    """column of the label or target"""
     kind: Annotated[str, KIND] = "classification"
-    """what the label is"""
+    """kind of task"""
     metric: Annotated[str | None, TELLS_DEFAULT] = None
-    """accuracy, macro_f1, mcc; pearson, spearman, rmse (default: accuracy, or pearson for regression)"""
+    """metric: accuracy, macro_f1, mcc; for regression pearson, spearman, rmse (default: accuracy, or pearson for
+    regression)"""
     name: Annotated[str | None, TELLS_DEFAULT] = None
-    """what the head of this task is called in the checkpoint (default: new or original)"""
+    """name of this task's head in the checkpoint (default: new or original)"""
     train_rows: Count | None = None
-    """use at most this many training rows, chosen by the seed"""
+    """maximum number of training rows, sampled with the seed"""
     __pydantic_config__ = STRICT
 
     def __post_init__(self) -> None:
@@ -58,16 +59,17 @@ class Data:
 
 @dataclass(frozen=True)
 class Texts:
-    """Texts without labels, of the kind that the checkpoint knew before."""
+    """Unlabelled texts, similar to what the checkpoint was trained on."""
 
     source: Annotated[str, tyro.conf.arg(name="", metavar="SRC", help_behavior_hint="")]
-    """file:PATH (or a bare path: .txt with a text a line, CSV, TSV, JSONL, Parquet), demo:NAME, tfds:NAME or hf:NAME"""
+    """file:PATH (or a bare path: .txt with one text per line, CSV, TSV, JSONL, Parquet), demo:NAME, tfds:NAME or
+    hf:NAME"""
     text: str = "text"
-    """the column that holds the text"""
+    """column of the text"""
     pair: str | None = None
-    """the column that holds the second text of a pair"""
+    """column of the second text, for pairs of texts"""
     rows: Count | None = None
-    """use at most this many, chosen by the seed"""
+    """maximum number of texts, sampled with the seed"""
     __pydantic_config__ = STRICT
 
     def __post_init__(self) -> None:
@@ -76,20 +78,24 @@ class Texts:
 
 NO_DATA = Data("")
 NO_TEXTS = Texts("")
-"""Sources that a command line did not name."""
+"""Placeholders for data that the command line does not name."""
 
 
 def scored_by(metric: str | None, tasks: Sequence[Data]) -> tuple[Data, ...]:
-    """The tasks, those without a metric of their own scored by `metric` where it fits their kind.
+    """Return the tasks with `metric` set on those of its kind that name no metric.
 
-    Raises: InputError for a metric that does not exist, or that no task takes.
+    Raises: InputError for an unknown metric, or one that fits no such task.
     """
     if metric is None:
         return tuple(tasks)
     if metric not in METRICS:
-        raise InputError(f"--metric {metric}: unknown; known are {', '.join(METRICS)}")
+        raise InputError(f"--metric {metric} is unknown: choose from {', '.join(METRICS)}")
     kind = METRICS[metric].kind
-    found = tuple(replace(task, metric=metric) if task.metric is None and task.kind == kind else task for task in tasks)
-    if not any(task.metric == metric for task in found):
-        raise InputError(f"--metric {metric} scores {kind}, and no task here is {kind} without a metric of its own")
-    return found
+    scored = tuple(
+        replace(task, metric=metric) if task.metric is None and task.kind == kind else task for task in tasks
+    )
+    if not any(task.metric == metric for task in scored):
+        raise InputError(
+            f"--metric {metric} fits no task here: leave it out, or give a {kind} task that names no other metric"
+        )
+    return scored

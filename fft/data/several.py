@@ -1,4 +1,4 @@
-"""Data flags for several tasks at once, and for one whose source stands without its flag."""
+"""Data flags for several tasks at once, and for one task whose source is a positional argument."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -14,41 +14,42 @@ HEADS = tyro.conf.arg(metavar="NAME [NAME ...]", help_behavior_hint="")
 
 @dataclass(frozen=True)
 class UnnamedData(Data):
-    """One task's data: where it is and which columns hold what."""
+    """The data of one task: its source and columns."""
 
     source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SRC", help_behavior_hint="")]
 
 
 @dataclass(frozen=True)
 class SeveralData:
-    """One source or several; each setting is one for all of them, or one a source."""
+    """The data of one or more tasks; each setting has one value for all sources, or one per source."""
 
-    # The fields are those of Data, with their texts, in the plural.
+    # The fields are those of Data and their help texts, as tuples.
     source: Annotated[tuple[str, ...], tyro.conf.arg(name="", metavar="SRC [SRC ...]", help_behavior_hint="")] = ()
     """file:PATH (or a bare path: CSV, TSV, JSONL, Parquet), demo:NAME, tfds:NAME or hf:NAME"""
     validation: tuple[str | None, ...] = (None,)
-    """a source for validation rows; without it they are split off by a hash of their text"""
+    """source of the validation rows; without it, rows are split off by a hash of their text"""
     test: tuple[str | None, ...] = (None,)
-    """a source for test rows; without it they are split off by a hash of their text"""
+    """source of the test rows; without it, rows are split off by a hash of their text"""
     text: tuple[str, ...] = (Data.text,)
-    """the column that holds the text"""
+    """column of the text"""
     pair: tuple[str | None, ...] = (None,)
-    """the column that holds the second text of a pair"""
+    """column of the second text, for pairs of texts"""
     label: tuple[str, ...] = (Data.label,)
-    """the column that holds the label or the target"""
+    """column of the label or target"""
     kind: Annotated[tuple[str, ...], KIND] = (Data.kind,)
-    """what the label is"""
+    """kind of task"""
     metric: Annotated[tuple[str | None, ...], tyro.conf.arg(help_behavior_hint="")] = (None,)
-    """accuracy, macro_f1, mcc; pearson, spearman, rmse (default: accuracy, or pearson for regression)"""
+    """metric: accuracy, macro_f1, mcc; for regression pearson, spearman, rmse (default: accuracy, or pearson for
+    regression)"""
     name: Annotated[tuple[str | None, ...], tyro.conf.arg(help_behavior_hint="")] = (None,)
-    """what the head of this task is called in the checkpoint (default: new or original)"""
+    """name of this task's head in the checkpoint (default: new or original)"""
     train_rows: tuple[int | None, ...] = (None,)
-    """use at most this many training rows, chosen by the seed"""
+    """maximum number of training rows, sampled with the seed"""
 
     def each(self, flag: str) -> tuple[Data, ...]:
-        """The data of every source; `flag` names them in errors.
+        """Return the data of every source; `flag` is for messages.
 
-        Raises: InputError for a setting that has neither one value nor one a source.
+        Raises: InputError for a setting that has neither one value nor one per source.
         """
         count = len(self.source)
         columns = {
@@ -61,7 +62,7 @@ class SeveralData:
 
     @classmethod
     def of(cls, *tasks: Data) -> "SeveralData":
-        """The tasks as settings in the plural; `each` gives them back."""
+        """Return the settings that hold these tasks; the inverse of `each`."""
         if not tasks:
             return NO_SOURCES
         return cls(*(tuple(getattr(task, field.name) for task in tasks) for field in dataclasses.fields(Data)))

@@ -1,4 +1,4 @@
-"""Where rows come from: file:PATH, demo:NAME, tfds:NAME, hf:NAME, each as named splits that are read when asked for."""
+"""Sources of rows: file:PATH, demo:NAME, tfds:NAME, hf:NAME, each with named splits that are read lazily."""
 
 import contextlib
 import sys
@@ -21,14 +21,14 @@ DOMAINS = ("movie", "amazon", "nyt", "tweets")
 
 
 class Source(NamedTuple):
-    """A source that is open: its name, its splits, and `read(split, columns)`."""
+    """An opened source: its name, its splits, and `read(split, columns)`."""
 
     name: str
     splits: tuple[str, ...]
     read: Callable[[str, Columns], Rows]
 
     def spelled(self, role: str) -> str | None:
-        """This source's own name for the split `role`; None when it has none."""
+        """Return this source's own name for the split `role`; None if it has none."""
         return next((name for name in SPELLINGS[role] if name in self.splits), None)
 
 
@@ -37,7 +37,8 @@ def open_source(source: str) -> Source:
 
     file:PATH or a bare path (CSV, TSV, JSONL, Parquet by the ending; one split) · demo:NAME[/SPLIT] (movie, amazon,
     nyt, tweets) · tfds:NAME[/CONFIG][/SPLIT] or tfds:FOLDER[/SPLIT] (array_record) · hf:NAME[:CONFIG][/SPLIT].
-    Raises: InputError for what is not there, MachineError without a network that is needed.
+
+    Raises: InputError if the source does not exist, MachineError if it needs a network and there is none.
     """
     scheme, colon, rest = source.partition(":")
     if colon and scheme in _OPENERS:
@@ -45,34 +46,34 @@ def open_source(source: str) -> Source:
     other = colon and len(scheme) > 1 and (scheme.isalnum() or rest.startswith("//"))
     if other and not Path(source).exists():
         raise InputError(
-            f"{source}: unknown kind of source {scheme!r}; expected {', '.join(_OPENERS)}, or a path; copy what lies "
-            "elsewhere to a file here"
+            f"{source}: unknown kind of source {scheme!r}: give {', '.join(_OPENERS)} or a path, and copy remote data "
+            "to a local file"
         )
     return _open_file(source, source)
 
 
 def read_source(source: str, columns: Columns) -> dict[str, Rows]:
-    """All splits of `source`; a file has the one split 'all'."""
+    """Read all splits of `source`; a file has the single split 'all'."""
     opened = open_source(source)
     return {name: opened.read(name, columns) for name in opened.splits}
 
 
 @contextlib.contextmanager
 def _as_one_message(source: str) -> Iterator[None]:
-    """Raise whatever the library behind a source raises as InputError, or as MachineError where the system failed."""
+    """Turn exceptions of a source's library into InputError, or MachineError for errors of the system."""
     try:
         yield
     except FFTError:
         raise
     except Exception as error:
         system = isinstance(error, OSError) and not isinstance(error, FileNotFoundError)
-        told = (str(error).splitlines() or [""])[0].rstrip(".")
-        message = f"{source}: cannot be read: {type(error).__name__}: {told}. Fetch or prepare it anew."
+        reason = (str(error).splitlines() or [""])[0].rstrip(".")
+        message = f"{source}: cannot be read: {type(error).__name__}: {reason}. Download or prepare it again."
         raise (MachineError if system else InputError)(message) from error
 
 
 def _fetched(source: str, records: Iterable[Mapping]) -> Iterator[Mapping]:
-    """The records of a library's reader, which opens its files only as they are reached."""
+    """Yield the records of a library's reader, which opens its files lazily, with its errors converted."""
     reader = iter(records)
     while True:
         with _as_one_message(source):
@@ -85,14 +86,14 @@ def _fetched(source: str, records: Iterable[Mapping]) -> Iterator[Mapping]:
 
 def _open_file(source: str, path: str) -> Source:
     if not path:
-        raise InputError(f"{source!r}: no path given")
+        raise InputError(f"{source!r} has no path: give one, such as file:new.csv")
     return Source(source, ("all",), lambda split, columns: read_file(Path(expanded(path, "the data")), columns))
 
 
 def _open_demo(source: str, rest: str) -> Source:
     domain, _, split = rest.partition("/")
     if domain not in DOMAINS:
-        raise InputError(f"{source}: no demo data {domain!r}; expected {', '.join(DOMAINS)}")
+        raise InputError(f"{source}: no demo data {domain!r}: choose from {', '.join(DOMAINS)}")
     from fft.data.demo import demo_data
 
     return _from_builder(source, _folder_builder(demo_data() / "sentiment" / domain / "1.0.0"), split)
@@ -114,11 +115,11 @@ def _ends_in_split(name: str) -> bool:
 
 
 def _folder_builder(folder: Path) -> "tfds.core.DatasetBuilder":
-    """The builder of a prepared folder, the one that holds dataset_info.json."""
+    """Return the builder of a prepared folder, the one with dataset_info.json. Raises: InputError."""
     import tensorflow_datasets as tfds
 
-    if told := saved_to_disk(folder):
-        raise InputError(told)
+    if problem := saved_to_disk(folder):
+        raise InputError(problem)
     if not (folder / "dataset_info.json").is_file():
         below = [path.parent.name for path in sorted(folder.glob("*/dataset_info.json"))]
         hint = f" Name one of its folders: {', '.join(below)}." if below else ""
@@ -127,20 +128,23 @@ def _folder_builder(folder: Path) -> "tfds.core.DatasetBuilder":
 
 
 def _named_builder(source: str, name: str) -> "tfds.core.DatasetBuilder":
-    """The builder of a data set that tfds knows, prepared as array_record."""
+    """Prepare a data set of tfds as array_record and return its builder.
+
+    Raises: InputError for an unknown name or a missing package, MachineError if it cannot be downloaded.
+    """
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core.registered import DatasetNotFoundError
 
-    _ = tfds.text.Glue  # the import behind it registers the older text data sets, all of them
+    _ = tfds.text.Glue  # importing this registers all of the older text data sets
     try:
         builder = tfds.builder(name, file_format="array_record", try_gcs=False)
     except (DatasetNotFoundError, ValueError, AttributeError) as error:
         raise InputError(f"{source}: tfds has no data set {name!r}: {str(error).splitlines()[0]}") from None
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # standard output belongs to the command
+        with contextlib.redirect_stdout(sys.stderr):  # standard output is for the command's result
             builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
     except OSError as error:
-        raise MachineError(f"{source}: tfds cannot fetch or write it: {error}") from error
+        raise MachineError(f"{source}: tfds cannot download or write it: {error}") from error
     except ImportError as error:
         raise InputError(f"{source}: preparing it needs the Python package {error.name}: install it") from None
     return builder
@@ -149,18 +153,19 @@ def _named_builder(source: str, name: str) -> "tfds.core.DatasetBuilder":
 def _from_builder(source: str, builder: "tfds.core.DatasetBuilder", split: str) -> Source:
     splits = tuple(builder.info.splits)
     if split and split not in splits:
-        raise InputError(f"{source}: no split {split!r}; there are {', '.join(splits)}")
+        raise InputError(f"{source}: no split {split!r}: choose from {', '.join(splits)}")
 
     def read(name: str, columns: Columns) -> Rows:
-        features = cast("Mapping[str, Any]", builder.info.features)  # of rows they are a FeaturesDict
-        require_columns(source, sorted(features), columns)  # tfds keeps no order
+        features = cast("Mapping[str, Any]", builder.info.features)  # always a FeaturesDict for rows
+        require_columns(source, sorted(features), columns)  # tfds has no column order
         names = _class_names(features, columns)
         with _as_one_message(source):
             try:
                 records = builder.as_data_source(name)  # pyright: ignore[reportCallIssue]  # tfds wraps it untyped
             except NotImplementedError as error:
                 raise InputError(
-                    f"{source}: not prepared as array_record, which reading without TensorFlow needs: {error}"
+                    f"{source}: not prepared as array_record, which reading without TensorFlow needs: {error}. "
+                    "Prepare it with file_format='array_record'"
                 ) from None
         where = source if split else f"{source}/{name}"
         return collect_named(where, columns, _fetched(where, records), names)
@@ -169,7 +174,7 @@ def _from_builder(source: str, builder: "tfds.core.DatasetBuilder", split: str) 
 
 
 def _class_names(features: Mapping[str, Any], columns: Columns) -> list[str] | None:
-    """The names of the classes where the label column holds their numbers."""
+    """Return the class names if the label column holds class numbers, else None."""
     return None if columns.label is None else getattr(features[columns.label], "names", None)
 
 
@@ -182,7 +187,7 @@ def _open_hf(source: str, rest: str) -> Source:
     name, _, config = name.partition(":")
     if Path(name).exists():
         raise InputError(
-            f"{source}: a local folder {name!r} would be read in place of the hub's; use file: or another folder"
+            f"{source}: the local folder {name!r} would be read instead of the hub: use file:, or run in another folder"
         )
     with _as_one_message(source):
         try:
@@ -193,11 +198,11 @@ def _open_hf(source: str, rest: str) -> Source:
             raise InputError(f"{source}: {error}. Name a configuration as hf:NAME:CONFIG.") from None
         except OSError as error:
             raise MachineError(
-                f"{source}: the hub cannot be reached: {error}. With a network, run this again."
+                f"{source}: the hub cannot be reached: {error}. Run this again with a network."
             ) from error
     splits = tuple(loaded)
     if split and split not in splits:
-        raise InputError(f"{source}: no split {split!r}; there are {', '.join(splits)}")
+        raise InputError(f"{source}: no split {split!r}: choose from {', '.join(splits)}")
 
     def read(part: str, columns: Columns) -> Rows:
         table = loaded[part]

@@ -1,7 +1,7 @@
-"""Train, validation and test rows of a task, such that no text that is trained on is scored.
+"""Splits a task's rows into train, validation and test, so that no training text is scored.
 
-A source with one split is split 80/10/10 by a hash of each row's text, so a text is on the same side in every run, in
-every source and however many rows are added.
+A source with one split is split 80/10/10 by a hash of each row's text, so a text is in the same split in every run and
+every source, no matter how many rows are added.
 """
 
 import hashlib
@@ -13,12 +13,12 @@ from fft.core.naming import agreeing, counted
 from fft.data.rows import Columns, Rows
 from fft.data.sources import ROLES, Source, open_source
 
-SPLIT_SEED = 0  # a constant, and not the seed of the run: scores of two runs are of the same rows
+SPLIT_SEED = 0  # not the run's seed: all runs are scored on the same rows
 _BANDS = {"train": (0.0, 0.8), "validation": (0.8, 0.9), "test": (0.9, 1.0)}
 
 
 class Splits(NamedTuple):
-    """Rows by role; `carved` are the roles whose rows come from the same split of the source as train."""
+    """Rows by role; `carved` are the roles whose rows were split off from the training split."""
 
     rows: dict[str, Rows]
     carved: tuple[str, ...]
@@ -26,7 +26,7 @@ class Splits(NamedTuple):
 
 
 def text_keys(rows: Rows) -> list[bytes]:
-    """16 bytes for each row that are equal for equal text (and pair)."""
+    """Return a hash of 16 bytes for each row's text (and pair)."""
     pairs = rows.pairs if rows.pairs is not None else [""] * len(rows.texts)
     return [
         hashlib.blake2b(f"{len(text)}:{text}{pair}".encode("utf-8", "surrogatepass"), digest_size=16).digest()
@@ -35,7 +35,7 @@ def text_keys(rows: Rows) -> list[bytes]:
 
 
 def positions(rows: Rows, seed: int = SPLIT_SEED) -> list[float]:
-    """A number in [0, 1) for each row, a seeded hash of its text (and pair)."""
+    """Return a number in [0, 1) for each row, a seeded hash of its text (and pair)."""
     salt = seed.to_bytes(8, "little", signed=True)
     return [
         int.from_bytes(hashlib.blake2b(key, digest_size=8, salt=salt).digest(), "big") / 2**64
@@ -50,11 +50,13 @@ def make_splits(
     test: str | None = None,
     seed: int = SPLIT_SEED,
 ) -> Splits:
-    """The rows of `source` by role: train, validation, test.
+    """Read `source` and return its rows by role: train, validation, test.
 
-    A role is filled, in this order, by the source named for it, by the source's own split of that name, or by the rows
-    of train whose hash falls in its tenth. Rows of train whose text stands in validation or test are dropped and
-    counted in a warning. Raises: InputError when a role stays empty.
+    A role's rows come from the source named for it, else from the source's own split of that name, else from the
+    training rows whose hash falls in its tenth. Training rows whose text is in validation or test are dropped and
+    counted in a warning.
+
+    Raises: InputError if a role has no rows.
     """
     opened = open_source(source)
     named = {"validation": validation, "test": test}
@@ -74,16 +76,19 @@ def make_splits(
 
 
 def drop_shared(train: Rows, scored: Iterable[Rows]) -> tuple[Rows, int]:
-    """`train` without the rows whose text (and pair) stands in `scored`, and how many were dropped."""
-    held = {key for rows in scored for key in text_keys(rows)}
-    kept = [row for row, key in enumerate(text_keys(train)) if key not in held]
-    if not kept:
-        raise InputError(f"{train.source}: every row for training also stands in the validation or test rows")
-    return train.take(kept), len(train.texts) - len(kept)
+    """Return `train` without rows whose text (and pair) is in `scored`, and the number dropped.
+
+    Raises: InputError if no row remains.
+    """
+    scored_keys = {key for rows in scored for key in text_keys(rows)}
+    remaining = [row for row, key in enumerate(text_keys(train)) if key not in scored_keys]
+    if not remaining:
+        raise InputError(f"{train.source}: every training row is also in the validation or test rows: give other rows")
+    return train.take(remaining), len(train.texts) - len(remaining)
 
 
 def _explicit(source: str, role: str, columns: Columns) -> Rows:
-    """All rows of a source named for one role: its split of that name, or its only split."""
+    """Read the rows of a source named for one role: its split of that name, or its only split. Raises: InputError."""
     opened = open_source(source)
     split = opened.spelled(role) or (opened.splits[0] if len(opened.splits) == 1 else None)
     if split is None:
@@ -94,7 +99,7 @@ def _explicit(source: str, role: str, columns: Columns) -> Rows:
 
 
 def training_split(opened: Source) -> str:
-    """The split of a source whose rows are trained on: its only one, or the one called train."""
+    """Return the training split of a source: its only split, or the one called train. Raises: InputError."""
     split = opened.splits[0] if len(opened.splits) == 1 else opened.spelled("train")
     if split is None:
         raise InputError(
@@ -104,9 +109,11 @@ def training_split(opened: Source) -> str:
 
 
 def _carve(train: Rows, missing: list[str], seed: int) -> dict[str, Rows]:
-    """`train` and the `missing` roles out of it, by the hash of the text.
+    """Split `train` into train and the `missing` roles by the hash of the text.
 
-    A role that no text falls into, as happens in a small file, takes the one text whose hash is nearest to its tenth.
+    A role that would get no text, as in a small file, takes the text whose hash is nearest to its tenth.
+
+    Raises: InputError if there are too few different texts.
     """
     where = positions(train, seed)
     of_text = {key: at for key, at in zip(text_keys(train), where, strict=True)}
@@ -130,10 +137,10 @@ def _carve(train: Rows, missing: list[str], seed: int) -> dict[str, Rows]:
 def _warnings(rows: dict[str, Rows], dropped: int) -> list[str]:
     warnings = []
     if dropped:
-        also = counted(dropped, "row of train also stands", "rows of train also stand")
+        also = counted(dropped, "training row is", "training rows are")
         they = agreeing(dropped, "it is", "they are")
-        warnings.append(f"{also} in validation or test; {they} not trained on")
+        warnings.append(f"{also} also in validation or test; {they} not trained on")
     both = set(text_keys(rows["validation"])) & set(text_keys(rows["test"]))
     if both:
-        warnings.append(f"{counted(len(both), 'text stands', 'texts stand')} in both validation and test")
+        warnings.append(f"{counted(len(both), 'text is', 'texts are')} in both validation and test")
     return warnings

@@ -1,4 +1,4 @@
-"""From a Data setting to a TaskData: rows read, split, checked, labelled and tokenized, all before step 1."""
+"""Prepares a TaskData from Data settings: reads, splits, checks, labels and tokenizes the rows."""
 
 import hashlib
 from dataclasses import dataclass
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Unlabelled(Classify):
-    """What texts without labels have in place of a task: one without any class."""
+    """Placeholder task for unlabelled texts, without classes."""
 
     name: str = "unlabelled"
     labels: tuple[str, ...] = ()
     kind: ClassVar[str] = "texts"
 
     def called(self, value: float) -> float:
-        """The number that stands in place of a label."""
+        """Return the number that replaces a label."""
         return float(value)
 
 
@@ -43,12 +43,12 @@ DEFAULT_LENGTH = 128
 
 
 class TaskData(NamedTuple):
-    """One task, ready to train on and to be scored.
+    """The data of one task, ready for training and scoring.
 
-    `splits` holds train, validation, test (test alone when only scored). `lengths` are the at most 5 padded
-    lengths that suit the rows of all splits. `identity` is {split: {'rows', 'sha256'}}, the same for the same texts
-    and labels in the same order. `keys` are the text keys of every split, by which rows of two tasks are compared.
-    `warnings` are about the rows, `tokenizer_notes` about the checkpoint's tokenizer, the same for all of its tasks.
+    `splits` holds train, validation and test; only test if nothing is trained. `lengths` are the at most 5 bucket
+    lengths for padding the rows of all splits. `identity` is {split: {'rows', 'sha256'}}, equal for equal texts and
+    labels in equal order. `keys` are the text keys of every split, for finding rows that two tasks share. `warnings`
+    are about the rows, `tokenizer_notes` about the checkpoint's tokenizer.
     """
 
     task: Task
@@ -63,32 +63,32 @@ class TaskData(NamedTuple):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """All that is to be said of the task where it is the only one."""
+        """The notes and warnings on this task and its tokenizer."""
         return (*self.tokenizer_notes, *self.warnings)
 
 
 def prepare(
     data: Data, checkpoint: "Checkpoint", name: str, head: "Head | None", *, seed: int, max_length: int | None
 ) -> TaskData:
-    """The task `name` on `data` for the model of `checkpoint`.
+    """Prepare the task `name` on `data` for the model of `checkpoint`.
 
-    `head` fixes the labels, None takes them from the data: from every row of a source that is split
-    here, from the training rows where the source comes split. `max_length` None is 128 tokens, or the model's positions
-    where they are fewer.
-    Raises: InputError for anything in the data that does not fit the model or the head, MachineError without a network
-    that is needed.
+    `head` fixes the labels. With None they come from the data: from the training rows, and from the validation and
+    test rows that are split off from the same split. `max_length` None is 128 tokens, or the model's maximum if less.
+
+    Raises: InputError if the data do not fit the model or the head, MachineError if they need a network and there is
+    none.
     """
-    found = make_splits(data.source, columns_of(data), data.validation, data.test)
-    task = _task(data, name, head, _labelling_rows(found))
-    rows = dict(found.rows)
+    parts = make_splits(data.source, columns_of(data), data.validation, data.test)
+    task = _task(data, name, head, _labelling_rows(parts))
+    rows = dict(parts.rows)
     rows["train"] = _at_most(data.train_rows, rows["train"], seed)
     prepared = _encoded(task, rows, checkpoint, max_length, numbers=head is not None)
     notes = KINDS[task.kind].training_notes(task, rows, prepared.splits)
-    return prepared._replace(warnings=(*found.warnings, *notes, *prepared.warnings))
+    return prepared._replace(warnings=(*parts.warnings, *notes, *prepared.warnings))
 
 
 def prepare_unlabelled(texts: Texts, checkpoint: "Checkpoint", *, seed: int, max_length: int | None) -> TaskData:
-    """Texts without labels, all of them in the split 'train'. Raises: InputError as `prepare`."""
+    """Prepare unlabelled texts, all in the split 'train'. Raises: InputError as `prepare`."""
     opened = open_source(texts.source)
     rows = opened.read(training_split(opened), Columns(texts.text, texts.pair, None))
     rows = {"train": _at_most(texts.rows, rows, seed)}
@@ -96,10 +96,12 @@ def prepare_unlabelled(texts: Texts, checkpoint: "Checkpoint", *, seed: int, max
 
 
 def read_scored(data: Data, held_out: bool = False) -> Rows:
-    """The rows of `data` that are scored where nothing is trained.
+    """Read the rows of `data` to score when nothing is trained.
 
-    Those of data.test where it is named, else all rows of a source with one split, else its split test, or validation.
-    With `held_out` the rows that `prepare` keeps for its split test: of a source with one split about a tenth.
+    These are the rows of data.test if named, else all rows of a source with one split, else its split test or
+    validation. With `held_out`, they are the test rows of `prepare`, about a tenth of a source with one split.
+
+    Raises: InputError if there is no split to score.
     """
     if held_out:
         return make_splits(data.source, columns_of(data), data.validation, data.test).rows["test"]
@@ -116,7 +118,7 @@ def read_scored(data: Data, held_out: bool = False) -> Rows:
 def prepare_scored(
     data: Data, rows: Rows, checkpoint: "Checkpoint", name: str, head: "Head | None", max_length: int | None
 ) -> TaskData:
-    """The task of a head on rows that are only scored: one split, 'test', of `read_scored(data)`.
+    """Prepare the task of a head on rows that are only scored: the single split 'test', from `read_scored(data)`.
 
     Raises: InputError as `prepare`.
     """
@@ -127,94 +129,96 @@ def prepare_scored(
 def prepare_held_out(
     data: Data, checkpoint: "Checkpoint", name: str, head: "Head | None", max_length: int | None
 ) -> TaskData:
-    """The task of a head on the validation and test rows that `prepare` would hold out; nothing is trained.
+    """Prepare the task of a head on the validation and test rows of `prepare`, without training rows.
 
     Raises: InputError as `prepare`.
     """
-    found = make_splits(data.source, columns_of(data), data.validation, data.test)
-    rows = {role: found.rows[role] for role in ROLES if role != "train"}
+    parts = make_splits(data.source, columns_of(data), data.validation, data.test)
+    rows = {role: parts.rows[role] for role in ROLES if role != "train"}
     prepared = _encoded(_task(data, name, head, rows["test"]), rows, checkpoint, max_length, numbers=True)
-    return prepared._replace(warnings=(*found.warnings, *prepared.warnings))
+    return prepared._replace(warnings=(*parts.warnings, *prepared.warnings))
 
 
 def drop_overlap(
     trained: TaskData, scored: TaskData, names: tuple[str, str] | None = None
 ) -> tuple[TaskData, tuple[str, ...]]:
-    """`trained` without training rows whose text the other task is scored on, and a note with their count.
+    """Return `trained` without training rows whose text the other task is scored on, and a note with their number.
 
-    `names` are what the two are called, None: as their heads. Raises: InputError when no training row is left.
+    `names` are the names of the two tasks in messages, by default those of their heads.
+
+    Raises: InputError if no training row remains.
     """
-    one, other = names or (trained.task.name, scored.task.name)
-    held = {key for role, keys in scored.keys.items() if role != "train" for key in keys}
-    kept = [row for row, key in enumerate(trained.keys["train"]) if key not in held]
-    dropped = len(trained.keys["train"]) - len(kept)
+    name, other = names or (trained.task.name, scored.task.name)
+    scored_keys = {key for role, keys in scored.keys.items() if role != "train" for key in keys}
+    remaining = [row for row, key in enumerate(trained.keys["train"]) if key not in scored_keys]
+    dropped = len(trained.keys["train"]) - len(remaining)
     if not dropped:
         return trained, ()
-    if not kept:
-        raise InputError(f"{one}: the task {other!r} is scored on the text of every training row")
-    keys = trained.keys | {"train": [trained.keys["train"][row] for row in kept]}
-    splits = trained.splits | {"train": trained.splits["train"].take(np.array(kept))}
+    if not remaining:
+        raise InputError(f"{name}: the task {other!r} is scored on the text of every training row: give other rows")
+    keys = trained.keys | {"train": [trained.keys["train"][row] for row in remaining]}
+    splits = trained.splits | {"train": trained.splits["train"].take(np.array(remaining))}
     are, they = agreeing(dropped, "is", "are"), agreeing(dropped, "it is", "they are")
-    note = f"{counted(dropped, 'training row')} of {one!r} {are} scored in {other!r}; {they} not trained on"
+    note = f"{counted(dropped, 'training row')} of {name!r} {are} scored in {other!r}; {they} not trained on"
     return trained._replace(splits=splits, keys=keys, identity=_identity(trained.task, splits, keys)), (note,)
 
 
 def task_of(name: str, head: "Head") -> Task:
-    """The task that a head serves, for what needs no data of it."""
+    """Return the task of a head, without data."""
     return TASKS[head.kind].of_head(name, head.labels)
 
 
 def head_of(task: Task) -> "Head":
-    """The fft.models.Head that serves `task`."""
+    """Return the fft.models.Head of `task`."""
     from fft.models.model import Head
 
     return Head(task.kind, task.labels)
 
 
 def length_of(max_length: int | None, config: "Config") -> int:
-    """The tokens that a longer text is cut to: `max_length`, or 128 for None, or the model's positions if fewer."""
+    """Return `max_length`, or for None 128 tokens, or the model's positions if fewer."""
     return min(DEFAULT_LENGTH, config.max_positions) if max_length is None else max_length
 
 
 def columns_of(data: Data) -> Columns:
-    """The columns that a Data setting names."""
+    """Return the columns that `data` names."""
     return Columns(data.text, data.pair, data.label)
 
 
 def _at_most(most: int | None, rows: Rows, seed: int) -> Rows:
-    """A seeded choice of at most so many rows, in their order."""
+    """Return a seeded sample of at most `most` rows, in order."""
     if most is None or most >= len(rows.texts):
         return rows
     return rows.take(np.sort(np.random.default_rng(seed).permutation(len(rows.texts))[:most]).tolist())
 
 
-def _labelling_rows(found: Splits) -> Rows:
-    """The rows whose labels are a new head's classes."""
-    parts = [found.rows[role] for role in ("train", *found.carved)]
+def _labelling_rows(splits: Splits) -> Rows:
+    """Return the rows whose labels define a new head's classes."""
+    parts = [splits.rows[role] for role in ("train", *splits.carved)]
     labels = [label for part in parts for label in part.labels]
     numbers = [number for part in parts for number in part.numbers]
     return Rows([], None, labels, numbers, parts[0].source)
 
 
 def _task(data: Data, name: str, head: "Head | None", rows: Rows) -> Task:
-    """The task of a Data setting; its metric must exist and be of its kind."""
+    """Return the task of `data`. Raises: InputError for a head or metric of another kind."""
     if head is not None and head.kind != data.kind:
         raise InputError(
-            f"{data.source}: the head {name!r} is for {head.kind}, the data are named as {data.kind}. Give their "
-            f"kind as {head.kind} (--task.kind {head.kind}, or --original.kind, --new.kind), or a head for {data.kind}"
+            f"{data.source}: the head {name!r} is for {head.kind}, and the kind of the data is {data.kind}. Give the "
+            f"kind {head.kind} (--task.kind {head.kind}, or --original.kind, --new.kind), or a head for {data.kind}"
         )
     kind = KINDS[data.kind]
     metric = data.metric or kind.metric
     fitting = [known for known in METRICS if METRICS[known].kind == data.kind]
     if metric not in fitting:
-        raise InputError(f"metric {metric!r} does not fit {data.kind}; choose from {', '.join(fitting)}")
+        raise InputError(f"metric {metric!r} does not fit {data.kind}: choose from {', '.join(fitting)}")
     return kind.task(name, None if head is None else tuple(head.labels), metric, rows)
 
 
 def _encoded(
     task: Task, rows: dict[str, Rows], checkpoint: "Checkpoint", max_length: int | None, numbers: bool
 ) -> TaskData:
-    """Labels and tokens of every split; `numbers`: class numbers may stand for the names of the head."""
+    """Encode labels and texts of every split; `numbers`: class numbers are accepted in place of the head's names."""
     config, splits, warnings, kind = checkpoint.model.config, {}, [], KINDS.get(task.kind)
     max_length = length_of(max_length, config)
     tokenizer: Tokenizer = load_tokenizer(checkpoint.folder, config.vocab_size)
@@ -236,7 +240,7 @@ def _encoded(
 
 
 def _identity(task: Task, splits: dict[str, Encoded], keys: dict[str, list[bytes]]) -> dict[str, dict]:
-    """Rows and hash of each split: of the texts in order and their labels, and of nothing of the model."""
+    """Return the row count and hash of each split; the hash depends on texts, labels and order, not on the model."""
     result = {}
     for role, part in splits.items():
         labels = [task.called(value) for value in part.labels]

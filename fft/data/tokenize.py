@@ -1,6 +1,6 @@
-"""Texts to token ids with the tokenizer of a Hugging Face folder, checked against the model's tables on the host.
+"""Encodes texts as token ids with the tokenizer of a Hugging Face folder, checked against the model's embeddings.
 
-An id beyond the embedding table does not fail on a device: it reads the last row, or gives NaN.
+On a device, an id beyond the embedding table does not fail: it reads the last row, or gives NaN.
 """
 
 from pathlib import Path
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     import tokenizers
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "<pad>", "<unk>", "<s>", "</s>", "<mask>")
-TYPED_FAMILIES = ("bert",)  # the others have no token types, or one that is always 0
-MANY_UNKNOWN = 0.05  # of the tokens: one in twenty is noise of emoji and rare letters at most
+TYPED_FAMILIES = ("bert",)  # the others have no token types, or only type 0
+MANY_UNKNOWN = 0.05  # share of tokens; emoji and rare letters stay below it
 
 
 class Tokenizer(NamedTuple):
-    """A `tokenizers.Tokenizer` without padding and truncation, and what else the batches need.
+    """A `tokenizers.Tokenizer` without padding and truncation, and the settings that batches need.
 
-    `vocabulary` is {token: id}, as of `fft.data.backend.Built`; `side` is where a long text is cut, left or right;
-    `notes` tell where the folder's files disagree.
+    `typed` is whether the model has token types; `vocabulary` is {token: id}, as in `fft.data.backend.Built`; `side` is
+    where long texts are cut, left or right; `notes` report where the folder's files disagree.
     """
 
     backend: "tokenizers.Tokenizer"
@@ -42,8 +42,8 @@ class Tokenizer(NamedTuple):
 class Encoded(NamedTuple):
     """N tokenized rows: ids, types int32 [T_i] each, labels int32 or float32 [N], numbers int64 [N] (source rows).
 
-    `task` int32 [N] is which of several tasks a row is of; None where there is one. `targets` int32 [T_i] each are
-    those of the tokens, -1 for none, of a task that predicts tokens; there `labels` are what the metric compares with.
+    `task` int32 [N] is each row's task number, None if there is one task. `targets` int32 [T_i] each are the targets of
+    the tokens, -1 for none, if the task predicts tokens; `labels` are then what the metric compares with.
     """
 
     ids: list[np.ndarray]
@@ -55,11 +55,11 @@ class Encoded(NamedTuple):
     __repr__ = brief
 
     def lengths(self) -> np.ndarray:
-        """Tokens of every row, int64 [N]."""
+        """Return the number of tokens of every row, int64 [N]."""
         return np.array([len(ids) for ids in self.ids], np.int64)
 
     def take(self, picked: np.ndarray) -> "Encoded":
-        """The rows at positions `picked`, in that order."""
+        """Return the rows at positions `picked`, in that order."""
         picked = np.asarray(picked, np.int64)
         task = None if self.task is None else self.task[picked]
         ids, types = ([values[i] for i in picked] for values in (self.ids, self.types))
@@ -68,10 +68,10 @@ class Encoded(NamedTuple):
 
 
 def load_tokenizer(folder: Path | str, vocab_size: int | None = None) -> Tokenizer:
-    """The tokenizer of a Hugging Face folder, the one that transformers builds from it.
+    """Load the tokenizer of a Hugging Face folder, as transformers builds it.
 
-    Raises: InputError when there is none, when it cannot be read, or when it has ids >= `vocab_size` (V, the rows of
-    the embedding table).
+    Raises: InputError if there is none, if it cannot be read, or if it has ids >= `vocab_size` (V, the rows of the
+    embedding table).
     """
     folder = Path(folder)
     config = json_object(folder / "config.json")
@@ -95,29 +95,38 @@ def encode(
     vocab_size: int,
     max_positions: int,
 ) -> tuple[Encoded, int]:
-    """Token ids of every row, cut to `max_length` tokens, the longer text of a pair first; also the count of cut rows.
+    """Return the token ids of every row and the number of rows that were cut.
 
-    Raises: InputError when max_length exceeds the model's positions or leaves no room, and for an id >= vocab_size.
+    Rows are cut to `max_length` tokens, pairs in their longer text first.
+
+    Raises: InputError if max_length exceeds the model's positions or leaves no room for text, for a text without
+    tokens, and for an id >= vocab_size.
     """
     backend = tokenizer.backend
     special = backend.num_special_tokens_to_add(rows.pairs is not None)
     if max_length > max_positions:
-        raise InputError(f"max_length {max_length}: the model in {tokenizer.folder} has {max_positions} positions")
+        raise InputError(
+            f"max_length {max_length} is too large: give at most {max_positions}, the positions of {tokenizer.folder}"
+        )
     if max_length <= special:
-        raise InputError(f"max_length {max_length}: {special} are taken by special tokens; give at least {special + 1}")
+        raise InputError(
+            f"max_length {max_length} is too small: give at least {special + 1}, as {special} are special tokens"
+        )
     backend.enable_truncation(max_length, strategy="longest_first", direction=tokenizer.side)
     try:
         encodings = _encodings(tokenizer, rows)
     finally:
         backend.no_truncation()
     ids = [np.array(encoding.ids, np.int32) for encoding in encodings]
-    for row, (number, found) in enumerate(zip(rows.numbers, ids, strict=True)):
-        if not len(found):
-            raise InputError(f"{rows.source}, row {number}: the text has no tokens: {rows.texts[row]!r}")
-        if found.max() >= vocab_size:
-            at = int(found.argmax())
+    for row, (number, row_ids) in enumerate(zip(rows.numbers, ids, strict=True)):
+        if not len(row_ids):
             raise InputError(
-                f"{rows.source}, row {number}: token {encodings[row].tokens[at]!r} has id {found[at]}, the embedding "
+                f"{rows.source}, row {number}: the text has no tokens: {rows.texts[row]!r}. Remove the row"
+            )
+        if row_ids.max() >= vocab_size:
+            at = int(row_ids.argmax())
+            raise InputError(
+                f"{rows.source}, row {number}: token {encodings[row].tokens[at]!r} has id {row_ids[at]}, the embedding "
                 f"table has {vocab_size} rows"
             )
     types = [np.array(e.type_ids, np.int32) * np.int32(tokenizer.typed) for e in encodings]
@@ -126,15 +135,15 @@ def encode(
 
 
 def token_ids(tokenizer: Tokenizer, rows: Rows) -> list[np.ndarray]:
-    """Token ids of every row before any cut, special tokens included, int32 [T_i] each."""
+    """Return the uncut token ids of every row, special tokens included, int32 [T_i] each."""
     return [np.array(encoding.ids, np.int32) for encoding in _encodings(tokenizer, rows)]
 
 
 def text_notes(tokenizer: Tokenizer, ids: list[np.ndarray], pairs: bool) -> list[str]:
-    """What is to be said of texts, or `pairs`, by their ids: many unknown tokens, and special tokens that they hold."""
+    """Return notes on texts, or `pairs`, by their ids: many unknown tokens, and special tokens in the text."""
     backend = tokenizer.backend
     around = backend.encode("", "" if pairs else None).ids
-    flat, ends = np.concatenate(ids), np.cumsum([len(each) for each in ids])
+    flat, ends = np.concatenate(ids), np.cumsum([len(row) for row in ids])
     unknown, notes = _unknown_id(backend), []
     share = np.sum(flat == unknown) / max(1, len(flat) - len(around) * len(ids))
     if share >= MANY_UNKNOWN:
@@ -145,21 +154,21 @@ def text_notes(tokenizer: Tokenizer, ids: list[np.ndarray], pairs: bool) -> list
         return np.flatnonzero(np.bincount(rows, minlength=len(ids)) > around.count(number))
 
     special = {at: token.content for at, token in backend.get_added_tokens_decoder().items() if token.special}
-    held = {special[at]: rows for at in sorted(special) if at != unknown and len(rows := holders(at))}
-    if held:
-        count = len(set().union(*held.values()))
-        notes.append(f"{counted(count, 'text holds', 'texts hold')} {', '.join(held)}, read as control tokens")
+    rows_with = {special[at]: rows for at in sorted(special) if at != unknown and len(rows := holders(at))}
+    if rows_with:
+        count = len(set().union(*rows_with.values()))
+        notes.append(f"{counted(count, 'text holds', 'texts hold')} {', '.join(rows_with)}, read as control tokens")
     return notes
 
 
 def _unknown_id(backend: "tokenizers.Tokenizer") -> int | None:
-    """The id of what stands for a word that the vocabulary cannot spell; None where it can spell every one."""
+    """Return the id of the unknown token; None if the vocabulary can spell every word."""
     token = getattr(backend.model, "unk_token", None)
     return None if token is None else backend.token_to_id(token)
 
 
 def _encodings(tokenizer: Tokenizer, rows: Rows) -> "list[tokenizers.Encoding]":
-    """What the backend makes of every row, cut as it is set to."""
+    """Encode every row, cut as the backend is configured. Raises: InputError."""
     inputs = rows.texts if rows.pairs is None else list(zip(rows.texts, rows.pairs, strict=True))
     try:
         return tokenizer.backend.encode_batch(inputs)
@@ -168,41 +177,43 @@ def _encodings(tokenizer: Tokenizer, rows: Rows) -> "list[tokenizers.Encoding]":
 
 
 def _pad_id(folder: Path, vocabulary: dict[str, int], config: dict) -> int:
-    """The model's pad_token_id, else the id of the tokenizer's pad token."""
+    """Return the model's pad_token_id, else the id of the tokenizer's pad token. Raises: InputError for neither."""
     if isinstance(config.get("pad_token_id"), int):
         return config["pad_token_id"]
-    if (found := _token_id(folder, vocabulary, "pad_token", ("[PAD]", "<pad>"))) is not None:
-        return found
+    if (number := _token_id(folder, vocabulary, "pad_token", ("[PAD]", "<pad>"))) is not None:
+        return number
     raise InputError(
-        f"{folder}: no padding token: config.json has no pad_token_id and the tokenizer names no pad_token"
+        f"{folder}: no padding token: give config.json a pad_token_id, or tokenizer_config.json a pad_token"
     )
 
 
 def mask_id(tokenizer: Tokenizer) -> int:
-    """The id of the mask token; InputError where the tokenizer has none."""
-    found = _token_id(tokenizer.folder, tokenizer.vocabulary, "mask_token", ("[MASK]", "<mask>"))
-    if found is None:
-        raise InputError(f"{tokenizer.folder}: the tokenizer has no mask token, so nothing can be masked")
-    return found
+    """Return the id of the mask token. Raises: InputError if the tokenizer has none."""
+    number = _token_id(tokenizer.folder, tokenizer.vocabulary, "mask_token", ("[MASK]", "<mask>"))
+    if number is None:
+        raise InputError(
+            f"{tokenizer.folder}: the tokenizer has no mask token, so nothing can be masked: use a checkpoint with one"
+        )
+    return number
 
 
 def special_ids(tokenizer: Tokenizer) -> frozenset[int]:
-    """The ids that stand for no text: padding, mask, unknown, and what begins and ends a row."""
+    """Return the ids of special tokens: padding, mask, unknown, and those that begin and end a row."""
     added = {at for at, token in tokenizer.backend.get_added_tokens_decoder().items() if token.special}
     named = {tokenizer.vocabulary[name] for name in SPECIAL if name in tokenizer.vocabulary}
     return frozenset(added | named | {tokenizer.pad_id, mask_id(tokenizer)})
 
 
-def first_difference(one: Tokenizer, other: Tokenizer) -> tuple[int, str | None, str | None] | None:
-    """(number, the token in one, the token in the other) of the first number that is not one token's in both."""
-    first, second = ({number: token for token, number in each.vocabulary.items()} for each in (one, other))
+def first_difference(left: Tokenizer, right: Tokenizer) -> tuple[int, str | None, str | None] | None:
+    """Return (id, left token, right token) of the first id whose tokens differ; None if there is none."""
+    first, second = ({number: token for token, number in tokenizer.vocabulary.items()} for tokenizer in (left, right))
     numbers = sorted(number for number in first.keys() | second.keys() if first.get(number) != second.get(number))
     return (numbers[0], first.get(numbers[0]), second.get(numbers[0])) if numbers else None
 
 
 def _token_id(folder: Path, vocabulary: dict[str, int], field: str, names: tuple[str, ...]) -> int | None:
-    """The id of the token that tokenizer_config.json names in a field, else of the first of `names` that there is."""
+    """Return the id of the token in a field of tokenizer_config.json, else of the first existing one of `names`."""
     token = json_object(folder / CONFIG).get(field)
     token = token.get("content") if isinstance(token, dict) else token
-    found = (vocabulary.get(name) for name in (token, *names) if name is not None)
-    return next((at for at in found if at is not None), None)
+    ids = (vocabulary.get(name) for name in (token, *names) if name is not None)
+    return next((at for at in ids if at is not None), None)

@@ -1,4 +1,4 @@
-"""The rows of several tasks as those of one."""
+"""Merges the training rows of several tasks."""
 
 from collections.abc import Sequence
 
@@ -10,27 +10,27 @@ from fft.data.tokenize import Encoded
 from fft.tasks import Classify, Several
 
 
-def together(given: Sequence[TaskData]) -> TaskData:
-    """The training rows of some tasks as those of one, in their order; one task alone is itself."""
-    if len(given) == 1:
-        return given[0]
-    tasks = tuple(data.task for data in given if isinstance(data.task, Classify))
-    assert len(tasks) == len(given)  # an experiment takes one original task of regression alone
+def together(originals: Sequence[TaskData]) -> TaskData:
+    """Merge the training rows of classification tasks, in order, into one TaskData; a single task is returned as is."""
+    if len(originals) == 1:
+        return originals[0]
+    tasks = tuple(data.task for data in originals if isinstance(data.task, Classify))
+    assert len(tasks) == len(originals)  # an experiment allows a regression task only as its single original task
     widest = max(tasks, key=lambda task: task.outputs)
-    rows = joined([data.splits["train"] for data in given])
+    rows = joined([data.splits["train"] for data in originals])
     return TaskData(
         Several(", ".join(task.name for task in tasks), widest.labels, tasks=tasks),
         {"train": rows},
         bucket_lengths(rows.lengths()),
-        given[0].pad_id,
+        originals[0].pad_id,
         {"train": {"rows": len(rows.ids)}},
         (),
-        {"train": [key for data in given for key in data.keys["train"]]},
+        {"train": [key for data in originals for key in data.keys["train"]]},
     )
 
 
 def joined(parts: Sequence[Encoded]) -> Encoded:
-    """The rows of some tasks, each row with its task's number where there is more than one."""
+    """Concatenate the rows of tasks; with more than one, each row has its task's number."""
     if len(parts) == 1:
         return parts[0]
     return Encoded(

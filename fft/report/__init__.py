@@ -1,1 +1,1 @@
-"""What a person reads: tables on the terminal and in Markdown, pictures, and one HTML page. All take run.json data."""
+"""Reports for people: tables for the terminal and Markdown, pictures, and HTML pages, all from JSON records."""

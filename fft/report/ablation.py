@@ -1,4 +1,4 @@
-"""The table of an ablation: method and settings against scores, mean ± standard deviation over seeds."""
+"""The table of an ablation: scores by method and settings, mean ± standard deviation over seeds."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from fft.stats.ablation import Row
 if TYPE_CHECKING:
     from rich.table import Table
 
-CAPTION = "mean ± standard deviation over n seeds, on test; settings: those in which runs that have them differ"
+CAPTION = "mean ± standard deviation over n seeds, on test; settings: only those that differ between runs"
 
 
-def _spread(found: tuple[float, float | None] | None, shown: Callable[[float], str] = score) -> str:
-    if found is None:
+def _spread(spread: tuple[float, float | None] | None, write: Callable[[float], str] = score) -> str:
+    if spread is None:
         return NONE
-    mean, deviation = found
-    return shown(mean) + ("" if deviation is None else f" ±{deviation:.3f}")
+    mean, deviation = spread
+    return write(mean) + ("" if deviation is None else f" ±{deviation:.3f}")
 
 
-def _kept(row: Row) -> str:
-    """The steps kept, of how many: `5 of 8`, `3, 5, 2 of 8`."""
+def _steps(row: Row) -> str:
+    """Return the selected step of each seed, of how many: `5 of 8`, `3, 5, 2 of 8`."""
     steps = ", ".join(map(str, dict.fromkeys(row.steps)))
     return f"{', '.join(map(str, row.kept))} of {steps}"
 
@@ -34,15 +34,15 @@ COLUMNS = (
     Column("original", lambda row: _spread(row.original)),
     Column("forgotten", lambda row: _spread(row.forgotten, signed)),
     Column("new", lambda row: _spread(row.new)),
-    Column("kept step", _kept),
+    Column("kept step", _steps),
 )
 
 
 def ablation_table(rows: Sequence[Row]) -> Table:
-    """A line a method and setting."""
+    """Return the table with one row per method and settings."""
     return rich_table(COLUMNS, rows, CAPTION)
 
 
 def ablation_markdown(rows: Sequence[Row]) -> str:
-    """The table of `ablation_table` as Markdown."""
+    """Return the table of `ablation_table` as Markdown."""
     return f"{markdown_table(COLUMNS, rows)}\n\n{CAPTION}\n"

@@ -1,4 +1,4 @@
-"""What `fft check` found, for people: tables on the terminal, and one HTML page. Both read check.json data."""
+"""Reports of `fft check` from check.json data: tables on the terminal, and one HTML page."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from fft.stats.metrics import METRICS
 if TYPE_CHECKING:
     from rich.console import Console
 
-SHOWN, ON_PAGE = 10, 500  # examples of a list on the terminal, on the page; labels on the terminal
-WIDTH = 60  # characters of a text on the terminal
+SHOWN, ON_PAGE = 10, 500  # maximum examples on the terminal, and on the page; SHOWN also for labels
+WIDTH = 60  # maximum characters of a text on the terminal
 COLUMNS = (
-    "change: tuned less base, + is better, with its paired 95 % interval; lost, gained: examples that are newly wrong, "
-    "newly right; p: McNemar's exact test of a change"
+    "change: tuned minus base, + is better, with its paired 95 % interval; lost, gained: newly wrong and newly right "
+    "examples; p: McNemar's exact test of a change"
 )
 
 # ---------------------------------------------------------------- columns
@@ -29,11 +29,13 @@ COLUMNS = (
 def _interval(change: dict[str, Any]) -> str:
     if change["low"] is None or change["high"] is None:
         return "?"
-    return f"[{signed(change['low'])},{signed(change['high'])}]"  # no space: a narrow terminal would break it there
+    return (
+        f"[{signed(change['low'])},{signed(change['high'])}]"  # without a space, so a narrow terminal does not break it
+    )
 
 
 def _of_change(cell):
-    """A cell of a task's change; a dash where the base has no score."""
+    """Return the cell function of a task's change; its cell is a dash if the base has no score."""
     return lambda row: NONE if row[1]["change"] is None else cell(row[1]["change"])
 
 
@@ -89,25 +91,25 @@ EXAMPLES = (
 
 
 def one_line(text: str, most: int = WIDTH) -> str:
-    """A text for the terminal: on one line, cut, and without characters that would steer the terminal."""
-    whole = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
-    return whole if len(whole) <= most else whole[: most - 1] + "…"
+    """Return a text for the terminal: on one line, cut, and without control characters."""
+    line = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+    return line if len(line) <= most else line[: most - 1] + "…"
 
 
 # ---------------------------------------------------------------- in words
 
 
 def caption(record: dict[str, Any]) -> str:
-    """The metric and McNemar's p of every task, and what the columns mean."""
-    said = []
+    """Return the metric and McNemar's p of every task, and the meaning of the columns."""
+    parts = []
     for name, task in _tasks(record):
         p = task["change"] and task["change"]["mcnemar_p"]
-        said.append(f"{name}: {task['score']['metric']}" + ("" if p is None else f", p = {p:.2g}"))
-    return "; ".join([*said, COLUMNS])
+        parts.append(f"{name}: {task['score']['metric']}" + ("" if p is None else f", p = {p:.2g}"))
+    return "; ".join([*parts, COLUMNS])
 
 
 def verdict_sentence(record: dict[str, Any], task: dict[str, Any]) -> str:
-    """The verdict of an original task in words; a budget that is a share is named beside what it comes to."""
+    """Return the verdict on an original task in words, with a relative budget as given."""
     return sentence(_as_run(task)) + _share(record, task)
 
 
@@ -117,7 +119,7 @@ def _share(record: dict[str, Any], task: dict[str, Any]) -> str:
 
 
 def _title(task: dict[str, Any], which: str) -> str:
-    """What the examples in a task's `worse` or `better` are."""
+    """Return the title of the examples in a task's `worse` or `better`."""
     if METRICS[task["score"]["metric"]].kind == "classification":
         return {"worse": "newly wrong", "better": "newly right"}[which]
     return {"worse": "further from the target", "better": "nearer to the target"}[which]
@@ -128,12 +130,12 @@ def _listed(examples: Sequence[Any], most: int) -> str:
 
 
 def _as_run(task: dict[str, Any]) -> dict[str, Any]:
-    """The task as the original of a run, which is what sentences are made of."""
+    """Return the task as the original of a run's record, for the sentences."""
     return {"original": task["change"], "verdict": task["verdict"]}
 
 
 def _tasks(record: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """Every task with what it is called."""
+    """Return (name, task) of every task."""
     return [("original", task) for task in record["original"]] + ([("new", record["new"])] if record["new"] else [])
 
 
@@ -141,7 +143,7 @@ def _tasks(record: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
 
 
 def show(record: dict[str, Any], console: Console) -> None:
-    """Print the notes, the scores, the damage by label, the first examples of it, and the verdict."""
+    """Print the notes, the scores, the change by label, the first worse examples, and the verdict."""
     for note in record["notes"]:
         console.out(f"note: {note}", highlight=False)
     console.print(rich_table(SCORES, _tasks(record), caption(record)))
@@ -164,7 +166,10 @@ FILES = ("check.html", "examples.jsonl", "check.json")
 
 
 def write(record: dict[str, Any], examples: list[dict[str, Any]], folder: Path) -> list[Path]:
-    """Write check.html, examples.jsonl and check.json into the folder; MachineError where that cannot be done."""
+    """Write check.html, examples.jsonl and check.json into the folder, and return their paths.
+
+    Raises: MachineError if they cannot be written.
+    """
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     written = [folder / name for name in FILES]
@@ -175,7 +180,7 @@ def write(record: dict[str, Any], examples: list[dict[str, Any]], folder: Path) 
 
 
 def page(record: dict[str, Any]) -> str:
-    """The page of a check as HTML text."""
+    """Return the page of a check as HTML."""
     judged = record["original"]
     listed = [_examples(task, which) for which in ("worse", "better") for task in judged]
     sections = [*(box(_as_run(task), _share(record, task)) for task in judged), _table_of_scores(record)]
@@ -190,20 +195,20 @@ def _table_of_scores(record: dict[str, Any]) -> str:
 def _by_label(task: dict[str, Any]) -> str:
     if not task["labels"]:
         return ""
-    said = "Recall of each label, the greatest loss first. Of many intervals, one in twenty misses the true change."
-    return f"<h2>By label</h2>\n{table(LABELS, task['labels'])}\n<p class='note'>{said}</p>"
+    note = "Recall of each label, largest loss first. About one in twenty of the intervals misses the true change."
+    return f"<h2>By label</h2>\n{table(LABELS, task['labels'])}\n<p class='note'>{note}</p>"
 
 
 def _examples(task: dict[str, Any], which: str) -> str:
     examples = task[which]
     title = f"{_title(task, which).capitalize()}: {_listed(examples, ON_PAGE)}"
-    held = table(EXAMPLES, examples[:ON_PAGE])
-    return f'<h2>{escape(title)}</h2>\n<div class="texts">{held}</div>' if examples else ""
+    rows = table(EXAMPLES, examples[:ON_PAGE])
+    return f'<h2>{escape(title)}</h2>\n<div class="texts">{rows}</div>' if examples else ""
 
 
 def _compared(record: dict[str, Any]) -> str:
-    said = {name: record[name] for name in ("base", "tuned", "max_drop", "held_out", "git", "device")}
-    found = [*flat(said)]
+    compared = {name: record[name] for name in ("base", "tuned", "max_drop", "held_out", "git", "device")}
+    settings = [*flat(compared)]
     for name, task in _tasks(record):
-        found += flat({name: {part: task[part] for part in ("source", "sha256", "heads")}})
-    return f"<h2>What was compared</h2>\n{pairs([*found, *record['versions'].items()])}"
+        settings += flat({name: {part: task[part] for part in ("source", "sha256", "heads")}})
+    return f"<h2>What was compared</h2>\n{pairs([*settings, *record['versions'].items()])}"

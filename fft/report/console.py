@@ -1,4 +1,4 @@
-"""What goes on, on a console: live bars on a terminal, plain lines elsewhere; and the events of a run."""
+"""Shows progress and the events of a run on a console: live bars on a terminal, plain lines elsewhere."""
 
 import contextlib
 import threading
@@ -18,24 +18,24 @@ from fft.core.progress import Unshown, Work, doing, shown_on
 from fft.report.tables import parameter_table
 
 QUIET, LOOK = 6.0, 0.5
-"""seconds without a line after which one is printed, and between two looks at that"""
+"""seconds: print a line after QUIET without output, which is checked every LOOK"""
 PLAIN_LINES = 20
 
 
 def tee(*shows: Callable[[dict], None]) -> Callable[[dict], None]:
-    """One `show` that hands every event to all of some."""
+    """Return a function that passes each event to all of `shows`."""
 
     def show(event: dict) -> None:
-        for each in shows:
-            each(event)
+        for receive in shows:
+            receive(event)
 
     return show
 
 
 class Board:
-    """Writes the numbers of a run's events for TensorBoard: `with Board(folder) as board: run(..., board.show)`.
+    """Writes the numbers in a run's events for TensorBoard: `with Board(folder) as board: run(..., board.show)`.
 
-    Raises: InputError when the extra `tensorboard` is not installed.
+    Raises: InputError if the extra `tensorboard` is not installed.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -45,7 +45,7 @@ class Board:
             raise InputError(
                 "--tensorboard needs tensorboardX: install the extra, as in pip install '.[tensorboard]'"
             ) from None
-        # The writer makes its folder at once; a run whose input is refused leaves none.
+        # The writer creates its folder at once, so it is opened late: a rejected run must leave no folder.
         self._open, self.writer = lambda: SummaryWriter(str(folder)), None
 
     def __enter__(self) -> "Board":
@@ -56,7 +56,7 @@ class Board:
             self.writer.close()
 
     def show(self, event: dict) -> None:
-        """Write an event's numbers, `score/new` and the like, at its step."""
+        """Write an event's numbers at its step, under names such as `score/new`."""
         if event["event"] not in ("step", "score"):
             return
         self.writer = self.writer or self._open()
@@ -66,14 +66,14 @@ class Board:
 
 
 class _Count(MofNCompleteColumn):
-    """How many of how many, where that is known."""
+    """The column `done/total`; empty if the total is unknown."""
 
     def render(self, task: Task) -> Text:
         return Text() if task.total is None else super().render(task)
 
 
 class _Bar:
-    """A piece of work among a console's bars (fft.core.progress.Work)."""
+    """The progress bar of one piece of work (fft.core.progress.Work)."""
 
     def __init__(self, bars: Bars, task: TaskID) -> None:
         self.bars, self.task = bars, task
@@ -93,7 +93,7 @@ class _Bar:
 
 
 class _Stamped:
-    """A text file that knows when it was written to last."""
+    """Wraps a text file and records the time of the last write."""
 
     def __init__(self, file: IO[str]) -> None:
         self.file, self.written = file, time.monotonic()
@@ -107,8 +107,10 @@ class _Stamped:
 
 
 class Progress:
-    """Shows on a console what is `doing` in the block (`fft.core.progress`): live bars on a terminal; elsewhere, after
-    QUIET seconds without a line, one that says what goes on, how far it is and since when.
+    """Shows the work of the block (`fft.core.progress.doing`) on a console.
+
+    On a terminal as live bars; elsewhere as a line with the current work, its progress and time after every QUIET
+    seconds without output.
     """
 
     def __init__(self, console: Console, text: str = "working") -> None:
@@ -127,11 +129,11 @@ class Progress:
         self._open = contextlib.ExitStack()
 
     def begin(self, text: str, total: int | None, completed: int) -> _Bar:
-        """Show that a piece of work has begun."""
+        """Add the bar of a piece of work."""
         return _Bar(self.bars, self.bars.add_task(text, total=total, completed=completed, more=""))
 
     def end(self, work: Work) -> None:
-        """Show it no more."""
+        """Remove the bar of a piece of work."""
         if isinstance(work, _Bar):
             self.bars.remove_task(work.task)
 
@@ -141,18 +143,18 @@ class Progress:
         if self.console.is_terminal:
             self._open.enter_context(self.bars)
         else:
-            self._open.enter_context(self._heard())
+            self._open.enter_context(self._break_silence())
         return self
 
     def __exit__(self, *_: object) -> None:
         self._open.close()
 
     @contextlib.contextmanager
-    def _heard(self) -> Iterator[None]:
-        """A thread that breaks long silences."""
+    def _break_silence(self) -> Iterator[None]:
+        """Run a thread that prints a line after every long silence."""
         plain, stop = self.console.file, threading.Event()
         stamped = _Stamped(plain)
-        self.console.file = cast("IO[str]", stamped)  # which it stands in for by its __getattr__
+        self.console.file = cast("IO[str]", stamped)  # a stand-in through its __getattr__
         watching = threading.Thread(target=self._watch, args=(stamped, stop), daemon=True)
         watching.start()
         try:
@@ -168,26 +170,26 @@ class Progress:
                 try:
                     self.console.print(f"… {self.line()}", markup=False, highlight=False, soft_wrap=True)
                 except OSError:
-                    return  # nobody reads any more, which the next line of the command finds
+                    return  # the reader has gone; the next print of the command handles it
 
     def line(self) -> str:
-        """What goes on now, in words."""
+        """Return the current work and its progress in words."""
         tasks = self.bars.tasks
-        if not tasks:  # it ends just now
+        if not tasks:  # the block is just ending
             return self.text
         parts = tasks[1:] or tasks
         first, last = parts[0], parts[-1]
-        said, so_far = ", ".join(part.description for part in parts), f"{first.elapsed:.0f} s so far"
+        names, so_far = ", ".join(part.description for part in parts), f"{first.elapsed:.0f} s so far"
         if not last.total:
-            return f"{said}: {last.completed:,.0f}, {so_far}" if last.completed else f"{said}, {so_far}"
+            return f"{names}: {last.completed:,.0f}, {so_far}" if last.completed else f"{names}, {so_far}"
         left = f", about {last.time_remaining:.0f} s left" if last.time_remaining else ""
-        return f"{said}: {last.completed:,.0f} of {last.total:,.0f}, {so_far}{left}"
+        return f"{names}: {last.completed:,.0f} of {last.total:,.0f}, {so_far}{left}"
 
 
 class Display:
     """Shows the events of a run: `with Display(console) as display: run(experiment, out, display.show)`.
 
-    On a terminal the steps move a bar of the Progress that is shown, elsewhere every twentieth is a line.
+    Steps advance a bar of the active Progress on a terminal; elsewhere PLAIN_LINES of them are printed.
     """
 
     def __init__(self, console: Console, title: str = "") -> None:
@@ -202,7 +204,7 @@ class Display:
         self._open.close()
 
     def show(self, event: dict) -> None:
-        """Show one event."""
+        """Show an event."""
         getattr(self, f"_{event['event']}", lambda event: None)(event)
 
     def _say(self, event: dict) -> None:

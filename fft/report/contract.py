@@ -1,4 +1,4 @@
-"""What a run under a contract says of it."""
+"""The sentence on the contract of a run."""
 
 from typing import Any
 
@@ -6,16 +6,16 @@ from fft.stats.retention import SAME
 
 
 def contract_sentence(contract: dict[str, Any]) -> str:
-    """What a run says about its contract."""
+    """Return a sentence on whether and how a run met its contract."""
     kept, margins = contract["kept"], contract["margins"]
     if not contract["met"]:
         lost = contract["tried"][0]["drops"]
         worst = max(margins, key=lambda name: lost[name] - margins[name])
         excess = lost[worst] - margins[worst]
-        why = f"loses {lost[worst]:.3g}, {excess:.3g} too much" if excess > SAME else "is within and gains nothing"
+        why = f"loses {lost[worst]:.3g}, {excess:.3g} too much" if excess > SAME else "is within it and gains nothing"
         return (
-            f"the contract is not met: no point that gains on the new task keeps the {worst} drop within "
-            f"{margins[worst]:.3g} on validation rows; what was trained {why}. The base is kept"
+            f"the contract is not met: no candidate that gains on the new task keeps the {worst} drop within "
+            f"{margins[worst]:.3g} on validation rows; the trained model {why}. The base is kept"
         )
     way = f"step {kept['step']}" + ("" if kept["alpha"] == 1 else f", {kept['alpha']:g} of the way from the base")
     drops = " and ".join(

@@ -1,4 +1,4 @@
-"""The one look of all pictures, and how they become files."""
+"""The common style of all pictures, and their export to SVG and PNG."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 Chart = TypeVar("Chart", bound="altair.TopLevelMixin")
 
-# Okabe and Ito's colours, which every kind of colour vision tells apart, darkened until letters in them read on white.
+# Okabe and Ito's colour-blind-safe palette, darkened so that text in these colours is readable on white.
 COLOURS = ("#0072B2", "#C44E00", "#00795A", "#A8447F", "#8A6500", "#5B6770", "#6A4690", "#7A4038")
 SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "triangle-right", "triangle-left")
 INK, FAINT, BAND = "#333333", "#767676", "#009E73"
@@ -20,7 +20,7 @@ FONT = "Helvetica, Arial, sans-serif"
 
 
 def ticks(values: Sequence[float], most: int = 8) -> list[float]:
-    """About `most` round numbers around the values; a step divides 1, so that no accuracy of 1.02 is ever marked."""
+    """Return about `most` round numbers around the values; steps divide 1, so no accuracy above 1 is marked."""
     low, high = min(values), max(values)
     rough = max(high - low, 1e-3) / most
     power = 10.0 ** math.floor(math.log10(rough))
@@ -30,14 +30,14 @@ def ticks(values: Sequence[float], most: int = 8) -> list[float]:
 
 
 def domain(values: Sequence[float]) -> tuple[float, float]:
-    """The least and greatest value with room around them for labels."""
+    """Return the range of the values, extended to leave room for labels."""
     low, high = min(values), max(values)
     room = 0.12 * (high - low) or 0.05
     return low - room, high + room
 
 
 def styled(chart: Chart) -> Chart:
-    """One look for all pictures: horizontal grid, quiet axes, letters of 12 to 13 pixels, no background."""
+    """Return the chart in the common style: grid, unobtrusive axes, letters of 12 to 13 pixels, no background."""
     import altair as alt
 
     axis = alt.AxisConfig(
@@ -65,16 +65,16 @@ def styled(chart: Chart) -> Chart:
 
 
 def svg(chart: altair.TopLevelMixin) -> str:
-    """The chart as SVG text without a ground, for a page that has its own."""
+    """Return the chart as SVG text without a background, for HTML pages."""
     import vl_convert
 
     return vl_convert.vegalite_to_svg(chart.to_dict())
 
 
 def save(picture: str, path_stem: str | Path) -> list[Path]:
-    """Write a picture, as `svg` gives it, on white as path_stem.svg and path_stem.png (two pixels to one).
+    """Write SVG text on white as path_stem.svg and path_stem.png (at double resolution), and return the paths.
 
-    Raises: MachineError where they cannot be written.
+    Raises: MachineError if they cannot be written.
     """
     import vl_convert
 

@@ -1,6 +1,6 @@
-"""The picture of some runs: original score against new score, the base among them. SVG and PNG, no browser.
+"""The picture of runs and their base: original score against new score, as SVG and PNG.
 
-Every mark has its name beside it, and a pair of shape and colour that no other mark has.
+Every mark is labelled, and has its own combination of shape and colour.
 """
 
 from __future__ import annotations
@@ -20,15 +20,16 @@ if TYPE_CHECKING:
 
 WIDTH, HEIGHT = 560, 380  # of the data area, in pixels
 FEW, LARGER = 8, 1.4  # more points than FEW are drawn LARGER
-LETTER, LINE = 7.6, 16  # about the width of a bold letter and the height of a line at 13 pixels
-MARK, LEAD = 7, 16  # half the width of a mark; a name further than LEAD pixels from its point has a line to it
-TURNED = len(SHAPES) // 2  # each round of colours goes with shapes this much further: no shape meets a like colour
+LETTER, LINE = 7.6, 16  # approximate width of a bold letter and height of a line at 13 pixels
+MARK, LEAD = 7, 16  # half the width of a mark; a label further than LEAD pixels from its point gets a leader line
+TURNED = len(SHAPES) // 2  # shift of the shapes after each round of colours, so that similar colours differ in shape
 INTERVALS = "bars: 95 % interval of the change from the base, both scored on the same rows"
 
 
 class Point(NamedTuple):
-    """One model in the front: its two scores, each with the ends of an interval (None for no bar). A base without a new
-    score is a line across and no mark.
+    """One model in the picture: its two scores, each with the ends of an interval (None for no bar).
+
+    A base without a new score is drawn as a horizontal line without a mark.
     """
 
     name: str
@@ -37,15 +38,15 @@ class Point(NamedTuple):
     original_interval: tuple[float, float] | None = None
     new_interval: tuple[float, float] | None = None
     method: str | None = None
-    """runs of one method have one colour, and a shape each"""
+    """runs of one method share a colour and differ in shape"""
 
 
 def front_points(runs: Sequence[dict[str, Any]]) -> list[Point]:
-    """The base and then each run of run.json data, scored on the test splits; runs that lack a score are left out.
+    """Return the base and then each run of run.json data, with test scores; runs without both scores are left out.
 
-    A run's bars are the 95 % interval of its paired change, set off from the base's score: a bar that misses the
-    base's line is a change that is not chance. The base is the first run's; where a run began with a fresh head, the
-    base has no new score, and the bars of the new scores are those of the scores themselves.
+    A run's bars are the 95 % interval of its paired change, added to the base's score: if a bar misses the base's line,
+    the change is significant. The base is that of the first run. If a run started with a new head, the base has no new
+    score, and the bars of new scores are the intervals of the scores themselves.
     """
     runs = [run for run in runs if is_scored(run["original"]) and is_scored(run["new"])]
     if not runs:
@@ -60,9 +61,9 @@ def front_points(runs: Sequence[dict[str, Any]]) -> list[Point]:
 
 
 def _alone(run: dict[str, Any]) -> tuple[float, float] | None:
-    """The ends of the new score's own interval; None in a record of an older version."""
-    found = run.get("scores", {}).get("new")
-    return found and (found["low"], found["high"])
+    """Return the interval of the new score itself; None for records of older versions."""
+    score = run.get("scores", {}).get("new")
+    return score and (score["low"], score["high"])
 
 
 def front(
@@ -72,17 +73,16 @@ def front(
     new: str = "new task: score on test",
     bars: str = INTERVALS,
 ) -> list[Path]:
-    """Draw the new score (across) against the original score (up), the first point being the base; up and right is
-    better. Writes path_stem.svg and path_stem.png and returns the two paths.
+    """Draw the original score (y) against the new score (x) of the points, of which the first is the base.
 
-    original and new are the titles of the axes; `axis_title` makes them from a run. `bars` says above the picture
-    what the bars are.
+    Write path_stem.svg and path_stem.png and return their paths. `original` and `new` are the axis titles, as from
+    `axis_title`; `bars` explains the bars above the picture.
     """
     return save(svg(front_chart(points, original, new, bars)), path_stem)
 
 
 def front_of_runs(runs: Sequence[dict[str, Any]], path_stem: str | Path) -> list[Path]:
-    """Draw the `front` of run.json data with their base; draws nothing and returns [] where no run has an original."""
+    """Draw the `front` of run.json data and their base; return [] if no run has an original task."""
     points = front_points(runs)
     if not points:
         return []
@@ -91,13 +91,13 @@ def front_of_runs(runs: Sequence[dict[str, Any]], path_stem: str | Path) -> list
 
 
 def axis_title(run: dict[str, Any], task: str) -> str:
-    """The title of a task's axis: which task, its metric, the split and how many examples."""
+    """Return the axis title of a task: its name, metric, split and number of examples."""
     change = run[task]
     return f"{task} task: {change['metric']} on test, N = {change['n']:,}"
 
 
 def front_chart(points: Sequence[Point], original: str, new: str, bars: str) -> altair.LayerChart | altair.FacetChart:
-    """The picture of `front` as an altair chart."""
+    """Return the picture of `front` as an altair chart."""
     import altair as alt
 
     news = [end for p in points if p.new is not None for end in (p.new, *(p.new_interval or ()))]
@@ -107,7 +107,7 @@ def front_chart(points: Sequence[Point], original: str, new: str, bars: str) -> 
     y = alt.Y(
         "original:Q", title=original, scale=alt.Scale(domain=up, nice=False), axis=alt.Axis(values=ticks(originals))
     )
-    rows = [_row(*each) for each in zip(points, styles(points), strict=True)]
+    rows = [_row(point, style) for point, style in zip(points, styles(points), strict=True)]
     base = alt.Chart(alt.Data(values=rows[:1]))
     methods = alt.Chart(alt.Data(values=rows[1:]))
     colour = alt.Color("colour:N", scale=None)
@@ -126,12 +126,12 @@ def front_chart(points: Sequence[Point], original: str, new: str, bars: str) -> 
     if points[0].new is not None:
         cross = base.mark_point(size=130, shape="cross", angle=45, filled=True, color=INK, opacity=1)
         layers.append(cross.encode(x=x, y=y))
-    said = alt.Title(["dashed: the base's score on the original task", bars], anchor="start", offset=12)
-    return styled(alt.layer(*layers).properties(width=size[0], height=size[1], title=said))
+    title = alt.Title(["dashed: the base's score on the original task", bars], anchor="start", offset=12)
+    return styled(alt.layer(*layers).properties(width=size[0], height=size[1], title=title))
 
 
 def _after_interval(change: dict[str, Any]) -> tuple[float, float] | None:
-    """The ends of the paired change as scores: before + low, before + high, within the metric's bounds."""
+    """Return the interval of the paired change as scores, clipped to the metric's bounds."""
     if change["low"] is None or change["high"] is None:
         return None
     metric = METRICS[change["metric"]]
@@ -140,20 +140,21 @@ def _after_interval(change: dict[str, Any]) -> tuple[float, float] | None:
 
 
 def _size(points: int) -> tuple[float, float]:
-    """Width and height of the data area, in pixels."""
+    """Return width and height of the data area, in pixels."""
     factor = 1 if points <= FEW else LARGER
     return WIDTH * factor, HEIGHT * factor
 
 
 def looks(number: int) -> tuple[str, str]:
-    """Colour and shape of the method of this number, counted from 0; the first 64 pairs differ."""
+    """Return colour and shape for a number counted from 0; the first 64 pairs differ."""
     rounds = number // len(COLOURS)
     return COLOURS[number % len(COLOURS)], SHAPES[(number + rounds * TURNED + rounds // 2) % len(SHAPES)]
 
 
 def styles(points: Sequence[Point]) -> list[tuple[str, str]]:
-    """Colour and shape of each point, the base's first: a colour for each method and a shape for each of its runs,
-    where there are colours and shapes enough; else pairs that differ from point to point.
+    """Return colour and shape of each point, the base first.
+
+    Each method has a colour and each of its runs a shape, if there are enough; else each point has its own pair.
     """
     methods: dict[str | None, list[int]] = {}
     for at, point in enumerate(points[1:]):
@@ -167,7 +168,7 @@ def styles(points: Sequence[Point]) -> list[tuple[str, str]]:
 
 
 def _row(point: Point, style: tuple[str, str]) -> dict[str, Any]:
-    """The row of a point for the chart."""
+    """Return the chart data of a point."""
     original, new = (
         interval or (value, value)
         for value, interval in ((point.original, point.original_interval), (point.new, point.new_interval))
@@ -189,7 +190,7 @@ def _row(point: Point, style: tuple[str, str]) -> dict[str, Any]:
 def _labels(
     points: Sequence[Point], across: tuple[float, float], up: tuple[float, float], size: tuple[float, float]
 ) -> list:
-    """Text layers of the points' names, placed so that none covers another or a mark, and lines to those far off."""
+    """Return text layers of the points' names, without overlap, and leader lines to distant ones."""
     import altair as alt
 
     width, height = size
@@ -216,7 +217,7 @@ def _labels(
         colour = colours[number][0]
         name = alt.Chart(alt.Data(values=[{"name": point.name}]))
         end = nearest(box, (x, y))
-        if distance(box, (x, y)) > LEAD and end[0] != x:  # straight up or down it would look like a longer bar
+        if distance(box, (x, y)) > LEAD and end[0] != x:  # a vertical leader line would look like an error bar
             line = name.mark_rule(color=FAINT, strokeWidth=0.8)
             layers.append(line.encode(x=alt.value(x), y=alt.value(y), x2=alt.value(end[0]), y2=alt.value(end[1])))
         text = name.mark_text(fontSize=13, fontWeight="bold", color=colour)

@@ -1,4 +1,4 @@
-"""The fronts of methods: a table at equal new-task score, and pictures over strengths and over training steps."""
+"""Pareto fronts of methods: a table at equal new score, and pictures over strengths and over training steps."""
 
 from __future__ import annotations
 
@@ -18,23 +18,27 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 WIDTH, HEIGHT = 560, 380
-TOLD_APART = len(COLOURS)  # more lines than this in one panel are a tangle
-LETTER, LINE, MARK = 6, 13, 6  # about a letter's width and a line's height at 11 pixels; half the width of a point
-PANEL, ACROSS = 175, 4  # the width of a small panel in pixels, and how many stand side by side
+TOLD_APART = len(COLOURS)  # with more lines than this, each method gets its own panel
+LETTER, LINE, MARK = (
+    6,
+    13,
+    6,
+)  # approximate width of a letter and height of a line at 11 pixels; half the width of a point
+PANEL, ACROSS = 175, 4  # width of a small panel in pixels, and panels per row
 
 
 def fronts_table(found: Sequence[Front], matched: float) -> Table:
-    """A row a method: its settings and seeds, hypervolume, and the original score at the new score `matched`."""
+    """Return a table with a row per method: settings, seeds, hypervolume, and original score at new score `matched`."""
     return rich_table(_columns(matched), found, _caption())
 
 
 def fronts_markdown(found: Sequence[Front], matched: float) -> str:
-    """The table of `fronts_table` as Markdown."""
+    """Return the table of `fronts_table` as Markdown."""
     return f"{markdown_table(_columns(matched), found)}\n\n{_caption()}\n"
 
 
 def draw_fronts(found: Sequence[Front], matched: float, runs: Sequence[dict[str, Any]], stem: Path) -> list[Path]:
-    """New score (across) against original score (up) on test, a line a method through its settings."""
+    """Draw original score (y) against new score (x) on test, with a line per method through its settings."""
     watched = _watched(runs)[0]
     signs = {task: METRICS[watched[task]["metric"]].sign for task in ("new", "original")}
     rows = [
@@ -51,13 +55,12 @@ def draw_fronts(found: Sequence[Front], matched: float, runs: Sequence[dict[str,
     base = {task: watched[task]["before"] for task in ("new", "original")}
     base |= {"new": None} if starts_fresh(watched) else {}
     titles = {task: axis_title(watched, task) for task in ("new", "original")}
-    said = [f"lines: a method over its strengths, means over seeds; dotted: new score {matched:.3f}", _of_base(base)]
-    return save(svg(_chart(rows, base, signs["new"] * matched, titles, said)), stem)
+    lines = [f"lines: a method over its strengths, means over seeds; dotted: new score {matched:.3f}", _of_base(base)]
+    return save(svg(_chart(rows, base, signs["new"] * matched, titles, lines)), stem)
 
 
 def draw_steps(runs: Sequence[dict[str, Any]], stem: Path) -> list[Path]:
-    """The same two scores on the probe, a line a run through its training steps; [] where no run was scored on its
-    way."""
+    """Draw the two scores on the probe, with a line per run through its training steps; return [] if no run has any."""
     rows = [
         {"name": run["name"], "order": order, "new": entry["new"], "original": entry["original"], "last": last}
         for run in _watched(runs)
@@ -70,28 +73,28 @@ def draw_steps(runs: Sequence[dict[str, Any]], stem: Path) -> list[Path]:
     titles = {task: f"{task} task: {watched[task]['metric']} on the probe" for task in ("new", "original")}
     base = {task: watched["history"][0][task] for task in ("new", "original")}
     base |= {"new": None} if starts_fresh(watched) else {}
-    said = [f"lines: a run over its training steps, a ring at the last; {_of_base(base)}"]
-    return save(svg(_chart(rows, base, None, titles, said)), stem)
+    lines = [f"lines: a run over its training steps, a ring at the last; {_of_base(base)}"]
+    return save(svg(_chart(rows, base, None, titles, lines)), stem)
 
 
 def _of_base(base: dict[str, float | None]) -> str:
-    """What stands for the base in the picture."""
+    """Return the legend entry of the base."""
     return "cross: the base" if base["new"] is not None else "dashed: the base, whose new head knew nothing yet"
 
 
 def _course(run):
-    """(number, entry, whether it is the last) of the scorings of both tasks."""
+    """Return (number, entry, whether it is the last) of the evaluations with both scores."""
     scored = [entry for entry in run["history"] if entry["new"] is not None and entry["original"] is not None]
     return [(order, entry, order == len(scored) - 1) for order, entry in enumerate(scored)]
 
 
 def _watched(runs):
-    """The runs with a score of both tasks, which alone have a place in these pictures."""
+    """Return the runs with scores of both tasks; the pictures show only these."""
     return [run for run in runs if is_scored(run["original"]) and is_scored(run["new"])]
 
 
-def _chart(rows, base, matched, titles, said):
-    """One panel with a colour for each name, or where there are too many to tell apart a small panel for each."""
+def _chart(rows, base, matched, titles, subtitle):
+    """Return one panel with a colour per name, or a small panel per name if there are too many."""
     import altair as alt
 
     names = list(dict.fromkeys(row["name"] for row in rows))
@@ -103,7 +106,7 @@ def _chart(rows, base, matched, titles, said):
         return channel(f"{task}:Q", scale=scale, **more)
 
     x, y = axis(alt.X, "new", title=titles["new"]), axis(alt.Y, "original", title=titles["original"])
-    title = alt.Title(said, anchor="start", offset=12)
+    title = alt.Title(subtitle, anchor="start", offset=12)
     if len(names) <= TOLD_APART:
         pairs = [looks(number) for number in range(len(names))]
         scales = (alt.Scale(domain=names, range=list(look)) for look in zip(*pairs, strict=True))
@@ -127,12 +130,12 @@ def _chart(rows, base, matched, titles, said):
         panel = alt.layer(*layers).properties(width=size[0], height=size[1], title=alt.Title(name))
         panels.append(panel)
     axes = f"across: {titles['new']}; up: {titles['original']}"
-    title = alt.Title([*said, axes, "grey: all the others"], anchor="start", offset=12)
+    title = alt.Title([*subtitle, axes, "grey: all the others"], anchor="start", offset=12)
     return styled(alt.concat(*panels, columns=ACROSS).properties(title=title))
 
 
 def _ground(base, matched, x, y):
-    """The base's original score, and the new score at which methods are compared."""
+    """Return the rules at the base's original score and at the new score where methods are compared."""
     import altair as alt
 
     rules = [alt.Chart(alt.Data(values=[base])).mark_rule(strokeDash=[4, 4], color=FAINT).encode(y=y)]
@@ -143,7 +146,7 @@ def _ground(base, matched, x, y):
 
 
 def _lines(rows, x, y, **look):
-    """The points of each name, joined in their order."""
+    """Return the layers of each name's points, joined in order."""
     import altair as alt
 
     chart, colour = alt.Chart(alt.Data(values=rows)), {"color": look["color"]}
@@ -157,14 +160,14 @@ def _lines(rows, x, y, **look):
 
 
 def _span(rows, base, matched, task, title):
-    """The scores at the left or lower end of an axis and at the other; where lower is better the greater is first."""
+    """Return the scores at the two ends of an axis, the worse one first."""
     reached = matched if task == "new" else None
     low, high = domain([value for value in (*(row[task] for row in rows), base[task], reached) if value is not None])
     return (high, low) if _lower_is_better(title) else (low, high)
 
 
 def _labels(rows, spans, size, x, y, colour):
-    """The points' labels, placed so that none covers another or a point."""
+    """Return the points' labels, placed without overlap."""
     import altair as alt
 
     def pixels(row):
@@ -184,7 +187,7 @@ def _labels(rows, spans, size, x, y, colour):
 
 
 def _start(base, x, y):
-    """The base, where it has a score of the new task."""
+    """Return the mark of the base, if it has a new score."""
     import altair as alt
 
     cross = alt.Chart(alt.Data(values=[base] if base["new"] is not None else []))
@@ -205,10 +208,10 @@ def _columns(matched: float) -> tuple[Column, ...]:
     )
 
 
-def _spread(found: Spread, digits: int) -> str:
-    if found.interval is None:
-        return f"{found.mean:.{digits}f}"
-    return f"{found.mean:.{digits}f} ±{(found.interval[1] - found.interval[0]) / 2:.{digits}f}"
+def _spread(spread: Spread, digits: int) -> str:
+    if spread.interval is None:
+        return f"{spread.mean:.{digits}f}"
+    return f"{spread.mean:.{digits}f} ±{(spread.interval[1] - spread.interval[0]) / 2:.{digits}f}"
 
 
 def _caption() -> str:

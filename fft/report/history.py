@@ -1,4 +1,4 @@
-"""The picture of a run: both tasks' scores on the validation probe against the step. SVG and PNG, no browser."""
+"""The picture of a run: the scores of all tasks on the validation probe against the training step."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
     import altair
 
 WIDTH, PANEL = 560, 200  # a panel's data area, in pixels
-NEAR = 130  # marks nearer than this many pixels have their names on opposite sides
+NEAR = 130  # names of marks closer than this many pixels are put on opposite sides
 
 
 def history_chart(run: dict[str, Any]) -> altair.VConcatChart:
-    """Every task's scores on the validation probe against the step.
+    """Return a chart of every task's scores on the validation probe against the step.
 
-    The upper panels are the original tasks with the base's score, the band of what may be lost, and the crossover; the
-    lowest one the new task. A dotted line in all marks the best step, under a contract the one that was kept, where a
-    diamond has the drop by which it was chosen.
+    The upper panels are the original tasks, with the base's score, the accepted drop as a band, and the crossover; the
+    lowest is the new task. A dotted line marks the best step, or the selected step under a contract, where a diamond
+    shows the drop by which it was selected.
     """
     import altair as alt
 
@@ -35,7 +35,7 @@ def history_chart(run: dict[str, Any]) -> altair.VConcatChart:
 
 
 def _panel(run: dict[str, Any], task: str, first: bool, last: bool) -> altair.LayerChart | altair.FacetChart:
-    """One task's scores against the step."""
+    """Return the panel of one task."""
     import altair as alt
 
     colour = COLOURS[1] if task == "new" else COLOURS[0]
@@ -73,24 +73,24 @@ def _panel(run: dict[str, Any], task: str, first: bool, last: bool) -> altair.La
     panel = alt.layer(*layers).properties(width=WIDTH, height=PANEL)
     if tolerance is None:
         return panel
-    said = [f"dashed: the base's score; shaded: the accepted drop of {tolerance:.3g}"]
+    legend = [f"dashed: the base's score; shaded: the accepted drop of {tolerance:.3g}"]
     if judged:
         count = counted(min(JUDGED, run["data"][task]["splits"]["validation"]["rows"]), "validation row")
-        said.append(f"diamond: the drop of what is kept on {count}, by which it was chosen")
-    return panel.properties(title=alt.Title(said, anchor="start", offset=20))
+        legend.append(f"diamond: the drop of the selected model on {count}, by which it was selected")
+    return panel.properties(title=alt.Title(legend, anchor="start", offset=20))
 
 
 def _judged(run: dict[str, Any], task: str, base: float, sign: int) -> list[dict[str, float]]:
-    """Where a contract found the point that it keeps: its drop on the rows it is judged by, from the probe's base."""
+    """Return the point of the model selected under a contract: the base's probe score less its drop."""
     contract = run["contract"]
     if contract is None or task not in contract["margins"]:
         return []
-    kept = contract["kept"]
-    return [{"step": kept["step"], "score": base - sign * kept["drops"][task]}]
+    selected = contract["kept"]
+    return [{"step": selected["step"], "score": base - sign * selected["drops"][task]}]
 
 
 def _tolerance_band(base: float, sign: int, tolerance: float, steps: Sequence[int], x: altair.X, y: altair.Y) -> list:
-    """The base's score as a dashed line, and the band between it and what may be lost of it."""
+    """Return the base's score as a dashed line, and the band of the accepted drop."""
     import altair as alt
 
     edge = base - sign * tolerance
@@ -102,20 +102,20 @@ def _tolerance_band(base: float, sign: int, tolerance: float, steps: Sequence[in
 
 
 def _marked(run: dict[str, Any]) -> tuple[int, str]:
-    """The step with a line through all panels, and its name: the best one, or under a contract the one kept."""
+    """Return the marked step and its name: the best step, or the selected one under a contract."""
     if run["contract"] is None:
         return run["best_step"], f"best step {run['best_step']}"
-    kept = run["contract"]["kept"]
-    if kept["step"] and kept["alpha"] < 1:
-        return kept["step"], f"kept: {kept['alpha']:g} of the way to it, not drawn"
-    return kept["step"], f"kept: step {kept['step']}"
+    selected = run["contract"]["kept"]
+    if selected["step"] and selected["alpha"] < 1:
+        return selected["step"], f"kept: {selected['alpha']:g} of the way to it, not drawn"
+    return selected["step"], f"kept: step {selected['step']}"
 
 
 def _step_marks(run: dict[str, Any], crossed: int | None, first: bool, x: altair.X) -> list:
-    """Vertical lines at the marked step and at the task's crossover, if any; the first panel has the step's name on
-    top, a crossover is named in its own.
+    """Return vertical lines at the marked step and at the task's crossover, if any.
 
-    Two names that would meet stand on opposite sides of their lines.
+    The first panel names the marked step, each panel its own crossover. Two names that would overlap are put on
+    opposite sides of their lines.
     """
     import altair as alt
 

@@ -1,4 +1,4 @@
-"""What our pages are made of: the document around the sections, tables, lists of settings; every text is escaped."""
+"""The parts of HTML pages: document, tables, lists of settings. Every text is escaped."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from fft.report.tables import Column, cells
 
 CONTROLS = [*range(0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
 SHOWN = {code: "\N{REPLACEMENT CHARACTER}" for code in CONTROLS if chr(code) not in "\n\r\t"}
-"""what steers a terminal, or turns the letters after it round, and what stands in its place"""
+"""replacements of control characters, including those that reverse the text direction"""
 
 
 def document(title: str, sections: Iterable[str]) -> str:
-    """A whole page: `title` is text, the sections are HTML, empty ones are left out. It loads nothing, and no character
-    of a text steers the terminal that prints it.
+    """Return a self-contained page; `title` is text, `sections` are HTML, and empty ones are left out.
+
+    Control characters are replaced, so that the page is safe to print on a terminal.
     """
     body = "\n".join(f"<section>\n{text}\n</section>" for text in sections if text)
     name = escape(title)
@@ -42,7 +43,7 @@ def document(title: str, sections: Iterable[str]) -> str:
 
 
 def table(columns: Sequence[Column], rows: Sequence[Any]) -> str:
-    """The columns as an HTML table that scrolls sideways where the screen is narrow."""
+    """Return an HTML table that scrolls sideways on narrow screens."""
     kinds = [' class="number"' if column.number else "" for column in columns]
     head = "".join(f"<th{kind}>{escape(column.header)}</th>" for kind, column in zip(kinds, columns, strict=True))
     body = "\n".join(
@@ -53,18 +54,18 @@ def table(columns: Sequence[Column], rows: Sequence[Any]) -> str:
 
 
 def paragraph(text: str) -> str:
-    """Words as a sentence in a paragraph; empty where there are none."""
+    """Return the text as a paragraph of one sentence; empty if there is none."""
     return f"<p>{escape(text[:1].upper() + text[1:])}.</p>" if text else ""
 
 
 def pairs(named: Iterable[tuple[str, Any]]) -> str:
-    """Names and values as a description list."""
+    """Return names and values as a description list."""
     items = "\n".join(f"<dt>{escape(name)}</dt><dd>{escape(_plain(value))}</dd>" for name, value in named)
     return f"<dl>{items}</dl>"
 
 
 def _plain(value: Any) -> str:
-    """A JSON value in words: a float with what digits count, a missing one as a dash."""
+    """Return a JSON value as text: a float with six significant digits, null as a dash."""
     if value is None:
         return "–"
     if isinstance(value, float):
@@ -73,7 +74,7 @@ def _plain(value: Any) -> str:
 
 
 def flat(data: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested settings as (dotted name, value)."""
+    """Yield nested settings as (dotted name, value)."""
     for name, value in data.items():
         if isinstance(value, dict) and value:
             yield from flat(value, f"{prefix}{name}.")
@@ -81,7 +82,7 @@ def flat(data: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{name}", value
 
 
-def notes(said: Sequence[Any]) -> str:
-    """Notes and warnings as a section; empty where there are none."""
-    items = "".join(f"<li>{escape(str(item))}</li>" for item in said)
-    return f"<h2>Notes and warnings</h2>\n<ul>{items}</ul>" if said else ""
+def notes(texts: Sequence[Any]) -> str:
+    """Return notes and warnings as a section; empty if there are none."""
+    items = "".join(f"<li>{escape(str(item))}</li>" for item in texts)
+    return f"<h2>Notes and warnings</h2>\n<ul>{items}</ul>" if texts else ""

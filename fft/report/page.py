@@ -1,6 +1,6 @@
-"""One HTML file about one run: the verdict, the figures behind it, the course of the run, and how to repeat it.
+"""The HTML page of a run: the verdict and its figures, the course of training, and how to repeat the run.
 
-Self-contained: no script, no font, no picture from elsewhere. Every text of the run is escaped.
+Self-contained: no script, and no external font or picture. Every text of the run is escaped.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from fft.report.verdict import box
 
 
 def write_page(run: dict[str, Any], path: str | Path, picture: str) -> None:
-    """Write the page of a run (run.json data) to path, whole or not at all; MachineError where it cannot be written.
+    """Write the page of a run (run.json data) to path atomically; `picture` is the SVG text of its history.
 
-    `picture` is the SVG text of its history.
+    Raises: MachineError if it cannot be written.
     """
     path = Path(path)
     replace_file(path, page(run, path.absolute().parent.name, picture).encode())
 
 
 def page(run: dict[str, Any], folder: str, picture: str) -> str:
-    """The page of a run in a folder of that name as HTML text; `picture` is the SVG text of its history."""
+    """Return the page of a run in a folder of that name as HTML; `picture` is the SVG text of its history."""
     title = folder if folder == run["name"] else f"{folder}: {run['name']}"
     results = (box(run), _scores(run), _history(run, picture), _contract(run), _trouble(run))
     return document(title, (*results, _parameters(run), _data(run), _settings(run), _repeat(run)))
@@ -37,18 +37,18 @@ def page(run: dict[str, Any], folder: str, picture: str) -> str:
 
 
 def _scores(run: dict[str, Any]) -> str:
-    said = f"<p class='note'>{escape(caption([run]))}</p>{_tests(run)}"
-    return f"<h2>Before and after</h2>\n{table(BEFORE_AFTER, by_original([run]))}\n{said}"
+    note = f"<p class='note'>{escape(caption([run]))}</p>{_tests(run)}"
+    return f"<h2>Before and after</h2>\n{table(BEFORE_AFTER, by_original([run]))}\n{note}"
 
 
 def _tests(run: dict[str, Any]) -> str:
-    """McNemar's p of every task, where there is one."""
-    said = [
+    """Return McNemar's p of every task that has one."""
+    tests = [
         f"{task}: p = {run[task]['mcnemar_p']:.2g}"
         for task in (*original_names(run), "new")
         if run[task] and run[task]["mcnemar_p"] is not None
     ]
-    return f"<p class='note'>McNemar's exact test of a change — {escape('; '.join(said))}</p>" if said else ""
+    return f"<p class='note'>McNemar's exact test of a change — {escape('; '.join(tests))}</p>" if tests else ""
 
 
 def _history(run: dict[str, Any], picture: str) -> str:
@@ -59,9 +59,9 @@ def _history(run: dict[str, Any], picture: str) -> str:
     if run["crossover"] is not None:
         crossed = f"from step {run['crossover']} on {whose} drop on the probe exceeds what is accepted"
     ended = ", stopped for lack of progress" if run["stopped"] == "patience" else ""
-    course = f"{counted(run['steps'], 'step')}{ended}; kept is step {run['kept_step']}"
-    said = f"{course}; {crossed}" if run["original"] else course
-    return f"<h2>Course</h2>\n<figure>{picture}<figcaption>{escape(said)}.</figcaption></figure>"
+    course = f"{counted(run['steps'], 'step')}{ended}; the model is step {run['kept_step']}"
+    legend = f"{course}; {crossed}" if run["original"] else course
+    return f"<h2>Course</h2>\n<figure>{picture}<figcaption>{escape(legend)}.</figcaption></figure>"
 
 
 TRIED = (
@@ -75,35 +75,35 @@ TRIED = (
 
 
 MULTIPLIER = (
-    "The multiplier is what held the original task at the end: the method's hold on the base was so many times its set "
-    "strength, and of a method without one the updates were so many times smaller. It rises while held-out original "
-    "rows show more loss than is accepted and falls while they show less; at 1 nothing was changed."
+    "The multiplier scales the method's strength at the end of training, or divides the updates of a method without a "
+    "strength. It rises while held-out original rows show more loss than is accepted and falls while they show less; "
+    "at 1 nothing is changed."
 )
 
 
 def _contract(run: dict[str, Any]) -> str:
-    """The points that were tried under a contract, on validation rows."""
+    """Return the section on the candidates that were tried under a contract, on validation rows."""
     contract = run["contract"]
     if contract is None:
         return ""
     rows = [point | {"kept": point == contract["kept"]} for point in contract["tried"]]
-    said = f"{paragraph(contract_sentence(contract))}\n<p class='note'>{MULTIPLIER}</p>"
-    return f"<h2>The contract</h2>\n{said}\n{table(TRIED, rows)}"
+    text = f"{paragraph(contract_sentence(contract))}\n<p class='note'>{MULTIPLIER}</p>"
+    return f"<h2>The contract</h2>\n{text}\n{table(TRIED, rows)}"
 
 
 def _parameters(run: dict[str, Any]) -> str:
     counts = run["parameters"]
-    said = f"{counts['trained']:,} of {counts['total']:,} trained: {percent(counts['percent'])}"
-    return f"<h2>Parameters</h2>\n<p>{escape(said)}.</p>\n{table(PARAMETERS, groups(counts['table']))}"
+    summary = f"{counts['trained']:,} of {counts['total']:,} trained: {percent(counts['percent'])}"
+    return f"<h2>Parameters</h2>\n<p>{escape(summary)}.</p>\n{table(PARAMETERS, groups(counts['table']))}"
 
 
 def _trouble(run: dict[str, Any]) -> str:
-    """Notes of the run, but for what its contract's own section says, and warnings about its data; each once."""
-    said = [note for note in run["notes"] if run["contract"] is None or note != contract_sentence(run["contract"])]
+    """Return notes of the run and warnings about its data, each once; the contract has its own section."""
+    texts = [note for note in run["notes"] if run["contract"] is None or note != contract_sentence(run["contract"])]
     if run["skipped_steps"]:
-        said.append(f"{counted(run['skipped_steps'], 'step was', 'steps were')} skipped: loss or gradient not finite")
-    said += [f"{task}: {warning}" for task, data in run["data"].items() for warning in data["warnings"]]
-    return notes(list(dict.fromkeys(said)))
+        texts.append(f"{counted(run['skipped_steps'], 'step was', 'steps were')} skipped: loss or gradient not finite")
+    texts += [f"{task}: {warning}" for task, data in run["data"].items() for warning in data["warnings"]]
+    return notes(list(dict.fromkeys(texts)))
 
 
 def _data(run: dict[str, Any]) -> str:
@@ -129,11 +129,13 @@ def _settings(run: dict[str, Any]) -> str:
 
 def _repeat(run: dict[str, Any]) -> str:
     git = run["git"]
-    said = [("experiment hash", run["experiment_hash"])]
+    facts = [("experiment hash", run["experiment_hash"])]
     if git["commit"]:
-        said.append(("git commit", f"{git['commit']}{', with changes that are not committed' if git['dirty'] else ''}"))
-    said += [*flat({"device": run["device"]}), *flat({"seconds": run["seconds"]}), *run["versions"].items()]
+        facts.append(
+            ("git commit", f"{git['commit']}{', with changes that are not committed' if git['dirty'] else ''}")
+        )
+    facts += [*flat({"device": run["device"]}), *flat({"seconds": run["seconds"]}), *run["versions"].items()]
     return (
-        "<h2>To repeat</h2>\n<p>Where the run was started, so that paths in its settings still hold, with RUN this "
-        f"folder:</p>\n<pre>fft tune --config RUN/experiment.json --out again</pre>\n{pairs(said)}"
+        "<h2>To repeat</h2>\n<p>Run this in the folder where the run was started, so that relative paths are valid; "
+        f"RUN is this run's folder:</p>\n<pre>fft tune --config RUN/experiment.json --out again</pre>\n{pairs(facts)}"
     )

@@ -1,4 +1,4 @@
-"""Where Fisher information sits: layer by role, as a table and as a picture."""
+"""Shows the Fisher information by layer and role, as a table and as a picture."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from fft.report.tables import Column, rich_table
 if TYPE_CHECKING:
     from rich.table import Table
 
-CELL = 34  # pixels of a cell's height; it is twice as wide
-MOST = 4  # operations named beside a layer
+CELL = 34  # height of a cell in pixels; the width is twice that
+MOST = 4  # operations named per layer
 ORDER = ("word", "position", "type", "norm", "query", "key", "value", "out")
 ORDER += ("attention_norm", "up", "down", "mlp_norm", "pooler")
 PLACES = (
@@ -26,7 +26,7 @@ PLACES = (
 
 
 def places_table(places: Sequence[dict[str, Any]]) -> Table:
-    """The share of the trace of every layer, its mean per parameter, and the operations that hold the most of it."""
+    """Return a table of each layer's share of the trace, mean per parameter, and operations with the most of it."""
     rows = []
     for layer in dict.fromkeys(place["layer"] for place in places):
         mine = [place for place in places if place["layer"] == layer]
@@ -39,7 +39,7 @@ def places_table(places: Sequence[dict[str, Any]]) -> Table:
 
 
 def places_chart(places: Sequence[dict[str, Any]], title: str) -> Any:
-    """The mean information of a parameter in every layer and role, on a logarithmic scale, and its share as text."""
+    """Return a heat map of the mean information per parameter by layer and role, log scale, with its share as text."""
     import altair as alt
 
     layers, roles = (list(dict.fromkeys(place[name] for place in places)) for name in ("layer", "role"))

@@ -1,4 +1,4 @@
-"""What `fft repair` found, for people: a table on the terminal, a picture, one HTML page. All read repair.json data."""
+"""Reports of `fft repair` from repair.json data: a table on the terminal, a picture, one HTML page."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ WIDTH, HEIGHT = 560, 380  # of the data area, in pixels
 
 
 def described(candidate: dict[str, Any]) -> str:
-    """A candidate in a few words: `α 0.35`, `TIES density 0.2, scale 0.5`."""
+    """Describe a candidate briefly: `α 0.35`, `TIES density 0.2, scale 0.5`."""
     settings = candidate["settings"]
     if candidate["kind"] == "alpha":
         return {0.0: "the base (α 0)", 1.0: "the tuned model (α 1)"}.get(settings["alpha"], f"α {settings['alpha']:g}")
@@ -44,45 +44,45 @@ def described(candidate: dict[str, Any]) -> str:
 
 
 def _by_layer(alphas: dict[str, float]) -> str:
-    """The α of each layer; neighbours of one α together: `embeddings 0.5, layers/0–layers/4 1, top 0`."""
-    said = []
+    """Return the α of each layer, grouping neighbours of equal α: `embeddings 0.5, layers/0–layers/4 1, top 0`."""
+    groups = []
     for alpha, group in groupby(alphas, key=alphas.get):
         first, *others = group
-        said.append(f"{first}{f'–{others[-1]}' if others else ''} {alpha:g}")
-    return ", ".join(said)
+        groups.append(f"{first}{f'–{others[-1]}' if others else ''} {alpha:g}")
+    return ", ".join(groups)
 
 
 def headline(record: dict[str, Any]) -> str:
-    """What was chosen on the validation rows, or by how much everything missed the budget."""
+    """Return what was chosen on the validation rows, or by how much the nearest candidate missed the budget."""
     tried = record["candidates"]
     if record["chosen"] is not None:
-        found = tried[record["chosen"]]
+        choice = tried[record["chosen"]]
         return (
-            f"chosen of {len(tried)} on the validation rows: {described(found)}, original {score(found['original'])} "
-            f"(drop {signed(found['drop'])}), new {score(found['new'])}"
+            f"chosen of {len(tried)} on the validation rows: {described(choice)}, original {score(choice['original'])} "
+            f"(drop {signed(choice['drop'])}), new {score(choice['new'])}"
         )
-    said = f"nothing better than the base was found: of {counted(len(tried), 'candidate')} none that gains on the new "
-    said += f"task keeps the original's drop within {record['margin']:.3g} on the validation rows"
+    text = f"nothing better than the base was found: of {counted(len(tried), 'candidate')} none that gains on the new "
+    text += f"task keeps the original's drop within {record['margin']:.3g} on the validation rows"
     if record["nearest"] is None:
-        return said
-    near = tried[record["nearest"]]
-    over = near["drop"] - record["margin"]
-    return f"{said}; the nearest is {described(near)}, whose drop of {near['drop']:.4f} is {over:.4f} too much"
+        return text
+    nearest = tried[record["nearest"]]
+    over = nearest["drop"] - record["margin"]
+    return f"{text}; the nearest is {described(nearest)}, whose drop of {nearest['drop']:.4f} is {over:.4f} too much"
 
 
 def tuned_sentence(record: dict[str, Any]) -> str:
-    """What tuning had cost, and what of it the repair gives back and takes away, on the test rows."""
+    """Return what tuning lost on the original task, and what the repair changes on the new one, on the test rows."""
     tuned, given_up = record["tuned_change"]["original"], record["given_up"]
     if tuned["undefined"]:
-        said = f"what the tuned model's original {tuned['metric']} lost is not known"
+        text = f"the drop of the tuned model's original {tuned['metric']} is unknown"
     else:
         lost = None if tuned["change"] is None else 0.0 - tuned["change"]
-        said = f"the tuned model's original {tuned['metric']} is {score(tuned['after'])}, a drop of "
-        said += f"{signed(lost)} {half_width(tuned)}"
+        text = f"the tuned model's original {tuned['metric']} is {score(tuned['after'])}, a drop of "
+        text += f"{signed(lost)} {half_width(tuned)}"
     if given_up is None or given_up["undefined"]:
-        return said
+        return text
     return (
-        f"{said}; the repaired model's new {given_up['metric']} is {score(given_up['after'])} in place of "
+        f"{text}; the repaired model's new {given_up['metric']} is {score(given_up['after'])} instead of "
         f"{score(given_up['before'])}, a change of {signed(given_up['change'])} {half_width(given_up)}"
     )
 
@@ -101,11 +101,11 @@ VALIDATION = (
 
 
 def _marked(record: dict[str, Any]) -> list[dict[str, Any]]:
-    return [{**one, "chosen": at == record["chosen"]} for at, one in enumerate(record["candidates"])]
+    return [{**candidate, "chosen": at == record["chosen"]} for at, candidate in enumerate(record["candidates"])]
 
 
 def _best_of_kinds(record: dict[str, Any]) -> list[dict[str, Any]]:
-    """The base, the tuned model, the best of every kind within the budget, and what was chosen; each once."""
+    """Return the base, the tuned model, the best of every kind within the budget, and the chosen one, each once."""
     rows = _marked(record)
     picked = rows[:2]
     for kind in KINDS:
@@ -116,27 +116,27 @@ def _best_of_kinds(record: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def show(record: dict[str, Any], console: Console) -> None:
-    """Print the notes, the best of every kind, what was chosen, and the verdict."""
+    """Print the notes, the best of every kind, the choice, and the verdict."""
     for note in record["notes"]:
         console.out(f"note: {note}", highlight=False)
-    said = "scores on the validation rows; the best of each kind within the accepted drop"
-    console.print(rich_table(VALIDATION, _best_of_kinds(record), said))
-    for said in (headline(record), sentence(record), tuned_sentence(record)):
-        if said:
-            console.out(said, highlight=False)
+    caption = "scores on the validation rows; the best of each kind within the accepted drop"
+    console.print(rich_table(VALIDATION, _best_of_kinds(record), caption))
+    for text in (headline(record), sentence(record), tuned_sentence(record)):
+        if text:
+            console.out(text, highlight=False)
 
 
 # ---------------------------------------------------------------- the picture
 
 
 def chart(record: dict[str, Any]) -> altair.LayerChart | altair.FacetChart:
-    """New score (across) against original score (up) of everything tried, on the validation rows."""
+    """Return a chart of original score (y) against new score (x) of all candidates, on the validation rows."""
     import altair as alt
 
     rows = [
-        {**one, "label": KINDS[one["kind"]]}
-        for one in _marked(record)
-        if one["original"] is not None and one["new"] is not None
+        {**candidate, "label": KINDS[candidate["kind"]]}
+        for candidate in _marked(record)
+        if candidate["original"] is not None and candidate["new"] is not None
     ]
     limit = record["candidates"][0]["original"] - METRICS[_metric(record, "original")].sign * record["margin"]
     kinds = [label for label in KINDS.values() if any(row["label"] == label for row in rows)]
@@ -151,7 +151,7 @@ def chart(record: dict[str, Any]) -> altair.LayerChart | altair.FacetChart:
     }
     line = sorted((row for row in rows if row["kind"] == "alpha"), key=lambda row: row["settings"]["alpha"])
     line = [row | {"order": at} for at, row in enumerate(line)]
-    everything, along = (alt.Chart(alt.Data(values=kept)) for kept in (rows, line))
+    everything, along = (alt.Chart(alt.Data(values=values)) for values in (rows, line))
     chosen = alt.Chart(alt.Data(values=[row for row in rows if row["chosen"]]))
     layers = [
         alt.Chart(alt.Data(values=[{"original": limit}])).mark_rule(strokeDash=[4, 4], color=FAINT).encode(y=y),
@@ -160,8 +160,8 @@ def chart(record: dict[str, Any]) -> altair.LayerChart | altair.FacetChart:
         chosen.mark_point(size=320, shape="circle", strokeWidth=2, color=INK).encode(x=x, y=y),
         *_names(rows, domain(news), domain(originals)),
     ]
-    said = alt.Title("dashed: the original score that is just accepted; ring: chosen", anchor="start", offset=12)
-    return styled(alt.layer(*layers).properties(width=WIDTH, height=HEIGHT, title=said))
+    title = alt.Title("dashed: the original score that is just accepted; ring: chosen", anchor="start", offset=12)
+    return styled(alt.layer(*layers).properties(width=WIDTH, height=HEIGHT, title=title))
 
 
 def _metric(record: dict[str, Any], task: str) -> str:
@@ -186,7 +186,7 @@ def _range(kinds: list[str], looks: Sequence[str]) -> Any:
 
 
 def _names(rows: list[dict[str, Any]], across: tuple[float, float], up: tuple[float, float]) -> list[Any]:
-    """Text layers: α beside the points of one α, those of one place together."""
+    """Return text layers with α beside the points of a single α; those at one place share a label."""
     import altair as alt
 
     def pixels(row: dict[str, Any]) -> tuple[float, float]:
@@ -198,13 +198,13 @@ def _names(rows: list[dict[str, Any]], across: tuple[float, float], up: tuple[fl
         if row["kind"] == "alpha":
             names.setdefault(pixels(row), []).append(f"{row['settings']['alpha']:g}")
     marks = [Box(x - 5, y - 5, x + 5, y + 5) for x, y in map(pixels, rows)]
-    texts = [f"α {', '.join(found)}" for found in names.values()]
+    texts = [f"α {', '.join(alphas)}" for alphas in names.values()]
     boxes = place([(7 * len(text), 15) for text in texts], list(names), marks, Box(0, 0, WIDTH, HEIGHT))
     layers = []
     for text, at in zip(texts, boxes, strict=True):
-        one = alt.Chart(alt.Data(values=[{"name": text}])).mark_text(color=INK)
+        label = alt.Chart(alt.Data(values=[{"name": text}])).mark_text(color=INK)
         middle = {"x": alt.value((at.left + at.right) / 2), "y": alt.value((at.top + at.bottom) / 2)}
-        layers.append(one.encode(**middle, text="name:N"))
+        layers.append(label.encode(**middle, text="name:N"))
     return layers
 
 
@@ -212,7 +212,7 @@ def _names(rows: list[dict[str, Any]], across: tuple[float, float], up: tuple[fl
 
 
 def page(record: dict[str, Any], picture: str) -> str:
-    """The page of a repair as HTML text, which loads nothing; `picture` is the SVG text of its chart."""
+    """Return the self-contained page of a repair as HTML; `picture` is the SVG text of its chart."""
     results = (_verdict(record), _choice(record), _picture(picture), notes(record["notes"]))
     return document("fft repair", (*results, _everything(record), _settings(record)))
 
@@ -220,23 +220,23 @@ def page(record: dict[str, Any], picture: str) -> str:
 def _verdict(record: dict[str, Any]) -> str:
     if record["verdict"]:
         return box(record)
-    said = escape(headline(record))
-    return f'<div class="verdict fail"><h2>Nothing better than the base was found</h2><p>{said}.</p></div>'
+    text = escape(headline(record))
+    return f'<div class="verdict fail"><h2>Nothing better than the base was found</h2><p>{text}.</p></div>'
 
 
 def _choice(record: dict[str, Any]) -> str:
-    said = [headline(record), tuned_sentence(record)] if record["verdict"] else [tuned_sentence(record)]
-    return "<h2>Choice</h2>\n" + "".join(map(paragraph, said))
+    texts = [headline(record), tuned_sentence(record)] if record["verdict"] else [tuned_sentence(record)]
+    return "<h2>Choice</h2>\n" + "".join(map(paragraph, texts))
 
 
 def _picture(picture: str) -> str:
-    said = "What was scored on both tasks, on the validation rows that chose; the verdict is of the test rows."
-    return f"<h2>Front</h2>\n<figure>{picture}<figcaption>{said}</figcaption></figure>"
+    legend = "Candidates on the validation rows, which decided the choice; the verdict is from the test rows."
+    return f"<h2>Front</h2>\n<figure>{picture}<figcaption>{legend}</figcaption></figure>"
 
 
 def _everything(record: dict[str, Any]) -> str:
-    said = "<p class='note'>Beyond the accepted drop the new task was not scored.</p>"
-    return f"<h2>Tried</h2>\n{table(VALIDATION, _marked(record))}\n{said}"
+    note = "<p class='note'>The new task is not scored for candidates beyond the accepted drop.</p>"
+    return f"<h2>Tried</h2>\n{table(VALIDATION, _marked(record))}\n{note}"
 
 
 def _settings(record: dict[str, Any]) -> str:
@@ -245,7 +245,7 @@ def _settings(record: dict[str, Any]) -> str:
 
 
 def write(record: dict[str, Any], out: Path) -> None:
-    """Write front.svg, front.png and report.html of a repair into `out`; MachineError where they cannot be written."""
+    """Write front.svg, front.png and report.html into `out`. Raises: MachineError if they cannot be written."""
     picture = svg(chart(record))
     save(picture, out / "front")
     replace_file(out / "report.html", page(record, picture).encode())

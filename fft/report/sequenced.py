@@ -1,4 +1,4 @@
-"""What `fft sequence` found, for people: tables on the terminal, a picture, one HTML page. All read sequence.json."""
+"""Reports of `fft sequence` from sequence.json data: tables on the terminal, a picture, one HTML page."""
 
 from __future__ import annotations
 
@@ -18,18 +18,21 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 MEASURES = {
-    "average_accuracy": ("average accuracy", score, "of all tasks after the last"),
-    "backward_transfer": ("backward transfer", signed, "what later tasks did to earlier ones; − is forgetting"),
-    "forward_transfer": ("forward transfer", signed, "what earlier tasks did for later ones before these were learned"),
-    "forgetting": ("forgetting", signed, "the fall from the best that a task once had"),
+    "average_accuracy": ("average accuracy", score, "mean over all tasks after the last one"),
+    "backward_transfer": ("backward transfer", signed, "effect of later tasks on earlier ones; − is forgetting"),
+    "forward_transfer": ("forward transfer", signed, "effect of earlier tasks on later ones before these are learned"),
+    "forgetting": ("forgetting", signed, "drop from the best score that a task once had"),
 }
-SIDE = 72  # pixels of a cell
+SIDE = 72  # size of a cell in pixels
 LIGHT, DARK = "#F4F8FB", "#005A8C"
-"""Not of drawing.py: a page turns those round in the dark, and letters lie on these."""
+"""not the colours of drawing.py, which dark mode inverts: cells carry text"""
 
 
 def write(record: dict[str, Any], folder: Path) -> list[Path]:
-    """Write the picture, the page and, last, sequence.json; MachineError where that cannot be done."""
+    """Write the picture, the page and, last, sequence.json; return their paths.
+
+    Raises: MachineError if they cannot be written.
+    """
     picture = svg(matrix_chart(record))
     written = [*save(picture, folder / "matrix"), folder / "sequence.html", folder / "sequence.json"]
     replace_file(written[-2], page(record, picture).encode())
@@ -41,7 +44,7 @@ def write(record: dict[str, Any], folder: Path) -> list[Path]:
 
 
 def matrix_columns(record: dict[str, Any]) -> tuple[Column, ...]:
-    """A column a task; a row is a model: its name and its scores."""
+    """Return a column per task, for rows (model name, scores)."""
     names = [task["name"] for task in record["tasks"]]
     return (
         Column("model", lambda row: row[0], number=False),
@@ -50,7 +53,7 @@ def matrix_columns(record: dict[str, Any]) -> tuple[Column, ...]:
 
 
 def matrix_rows(record: dict[str, Any]) -> list[tuple[str, list[float | None]]]:
-    """The rows for `matrix_columns`."""
+    """Return the rows for `matrix_columns`."""
     return list(zip(record["rows"], record["matrix"], strict=True))
 
 
@@ -72,15 +75,15 @@ STAGES = (
 
 
 def measured(record: dict[str, Any]) -> list[tuple[str, dict | None]]:
-    """The rows for MEASURED."""
+    """Return the rows for MEASURED."""
     return [(name, record[name]) for name in MEASURES]
 
 
 def _interval(name: str, estimate: dict[str, Any] | None) -> str:
     if not estimate or estimate["low"] is None:
         return NONE
-    shown = MEASURES[name][1]
-    return f"{shown(estimate['low'])} to {shown(estimate['high'])}"
+    write = MEASURES[name][1]
+    return f"{write(estimate['low'])} to {write(estimate['high'])}"
 
 
 def _met(contract: dict[str, Any] | None) -> str:
@@ -96,14 +99,14 @@ def _lost(stage: dict[str, Any]) -> str:
 
 
 def caption(record: dict[str, Any]) -> str:
-    """What the scores are of."""
+    """Return the metric, source and number of test examples of each task."""
     return "; ".join(
         f"{t['name']}: {t['metric']} of {t['source']} on {counted(t['n'], 'test example')}" for t in record["tasks"]
     )
 
 
 def show(record: dict[str, Any], console: Console) -> None:
-    """Print the stages, the matrix, the measures and what there is to note."""
+    """Print the stages, the matrix, the measures and the notes."""
     console.print(rich_table(STAGES, record["stages"]))
     console.print(rich_table(matrix_columns(record), matrix_rows(record), caption(record)))
     console.print(rich_table(MEASURED, measured(record)))
@@ -115,7 +118,7 @@ def show(record: dict[str, Any], console: Console) -> None:
 
 
 def matrix_chart(record: dict[str, Any]) -> altair.LayerChart | altair.FacetChart:
-    """The matrix as a heat map: a row a model, a column a task, the score in every cell that has one."""
+    """Return the matrix as a heat map: a row per model, a column per task, with the scores as text."""
     import altair as alt
 
     names = [task["name"] for task in record["tasks"]]
@@ -141,11 +144,11 @@ def matrix_chart(record: dict[str, Any]) -> altair.LayerChart | altair.FacetChar
 
 
 def page(record: dict[str, Any], picture: str) -> str:
-    """The page of a sequence as HTML text; `picture` is the SVG text of its matrix."""
+    """Return the page of a sequence as HTML; `picture` is the SVG text of its matrix."""
     outcome = record["outcome"]
     headline = OF_SEVERAL.get(outcome, HEADLINES[outcome])
-    said = "The worst of what the stages say; each compares with the model of the stage before."
-    box = f'<div class="verdict {outcome}"><h2>{escape(headline)}</h2><p>{said}</p></div>'
+    note = "The worst verdict of the stages; each stage is compared with the model of the previous one."
+    box = f'<div class="verdict {outcome}"><h2>{escape(headline)}</h2><p>{note}</p></div>'
     figure = f"<figure>{picture}<figcaption>{escape(caption(record))}.</figcaption></figure>"
     sections = (
         box,

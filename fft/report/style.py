@@ -1,4 +1,4 @@
-"""The style sheet of the page: light and dark, wide and narrow. The pictures' colours are those of drawing.py."""
+"""The style sheet of HTML pages: light and dark, wide and narrow, with the pictures' colours of drawing.py."""
 
 STYLE = """\
 :root {

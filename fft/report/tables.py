@@ -1,4 +1,4 @@
-"""Tables of runs and of parameters; each table's columns are defined once, for the terminal and for Markdown."""
+"""Tables of runs and of parameters; the columns are defined once, for the terminal and for Markdown."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STYLES = {"pass": "green", "fail": "red", "undecided": "yellow"}
 
 
 class Column(NamedTuple):
-    """A column: its header, a row's text in it, whether that is a number (set to the right), and its colour."""
+    """A column: header, cell text of a row, whether it is a number (right-aligned), and colour."""
 
     header: str
     cell: Callable[[Any], str]
@@ -30,8 +30,8 @@ class Column(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Parameters that agree: a pattern of their paths, shape (None where they differ), how many tensors and numbers,
-    whether they are trained, and their learning-rate multiplier."""
+    """Parameters in one row of the table: path pattern, shape (None if they differ), number of tensors and of
+    parameters, whether they are trained, and their learning-rate multiplier."""
 
     pattern: str
     shape: tuple[int, ...] | None
@@ -45,12 +45,12 @@ class Group(NamedTuple):
 
 
 def score(value: float | None) -> str:
-    """A score with three digits after the point; a dash where there is none."""
+    """Return a score with three decimals; a dash for None."""
     return NONE if value is None else f"{value:.3f}".replace("-", "−")
 
 
 def signed(value: float | None) -> str:
-    """A change of a score with its sign: +0.063, −0.004, 0.000."""
+    """Return a change of a score with its sign: +0.063, −0.004, 0.000."""
     if value is None:
         return NONE
     text = f"{value:+.3f}"
@@ -58,17 +58,17 @@ def signed(value: float | None) -> str:
 
 
 def scores(change: dict[str, Any]) -> str:
-    """The score before and after; a dash where it is not defined on these rows."""
+    """Return the scores before and after; a dash if the score is undefined on these rows."""
     return NONE if change.get("undefined") else f"{score(change['before'])} → {score(change['after'])}"
 
 
 def percent(value: float) -> str:
-    """A percentage with three digits that count: 100 %, 21.8 %, 0.27 %."""
+    """Return a percentage with three significant digits: 100 %, 21.8 %, 0.27 %."""
     return f"{value:.3g} %"
 
 
 def half_width(change: dict[str, Any]) -> str:
-    """± half the 95 % interval of a change."""
+    """Return ± half the 95 % interval of a change."""
     if change["low"] is None or change["high"] is None:
         return "± ?"
     return f"±{(change['high'] - change['low']) / 2:.3f}"
@@ -78,14 +78,14 @@ def half_width(change: dict[str, Any]) -> str:
 
 
 def _path(task: str) -> Callable[[dict], str]:
-    """The cell `before → after` of a task; of a new task with a fresh head `after` alone, with its interval."""
+    """Return the cell function `before → after` of a task; with a new head, `after` and its interval."""
 
     def cell(run: dict[str, Any]) -> str:
         change = run[task]
         if not change or change.get("undefined"):
             return NONE
         if task == "new" and starts_fresh(run):
-            alone = run.get("scores", {}).get(task)  # a record of an older version has no interval
+            alone = run.get("scores", {}).get(task)  # records of older versions have no interval
             return f"{score(change['after'])} {half_width(alone)}" if alone else score(change["after"])
         return scores(change)
 
@@ -93,7 +93,7 @@ def _path(task: str) -> Callable[[dict], str]:
 
 
 def _change(task: str, sign: int) -> Callable[[dict], str]:
-    """The cell of a task's signed change with its interval; sign -1 for what was lost."""
+    """Return the cell function of a task's change with its interval, times `sign`: -1 shows losses as positive."""
 
     def cell(run: dict[str, Any]) -> str:
         change = run[task]
@@ -105,7 +105,7 @@ def _change(task: str, sign: int) -> Callable[[dict], str]:
 
 
 def outcome(run: dict[str, Any]) -> str:
-    """The outcome of a run's verdict, and whether it is the base's own; a dash where there is no original task."""
+    """Return the outcome of a run's verdict, and whether the model is its base; a dash without an original task."""
     kept = " (base kept)" if run["kept_step"] == 0 else ""
     return run["verdict"]["outcome"] + kept if run["verdict"] else NONE + kept
 
@@ -124,52 +124,55 @@ BEFORE_AFTER = (
 
 
 def verdicts(run: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The verdict on each original task; a record that knows one at most may hold no more than that one."""
+    """Return the verdict on each original task, also for older records, which have a single one."""
     return run.get("verdicts", {ORIGINAL: run["verdict"]} if run["verdict"] else {})
 
 
 def by_original(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows of `before_after`: a run of several original tasks once for each, as if it had no other."""
+    """Return the rows of `before_after`: a run with several original tasks has one row for each."""
     rows = []
     for run in runs:
-        found = verdicts(run)
-        if len(found) < 2:
+        by_name = verdicts(run)
+        if len(by_name) < 2:
             rows.append(run)
-        for name, verdict in found.items() if len(found) > 1 else ():
+        for name, verdict in by_name.items() if len(by_name) > 1 else ():
             rows.append(run | {"name": f"{run['name']}: {name}", ORIGINAL: run[name], "verdict": verdict})
     return rows
 
 
 def before_after(runs: Sequence[dict[str, Any]]) -> Table:
-    """A table of run.json data, one row a run and original task: both tasks before and after, what was forgotten and
-    gained with half the 95 % interval, the share of parameters trained, the step kept, seconds, verdict."""
+    """Return a table of run.json data with a row per run and original task.
+
+    Columns: both tasks before and after, drop and gain with half the 95 % interval, share of parameters trained,
+    selected step, seconds, verdict.
+    """
     return rich_table(BEFORE_AFTER, by_original(runs), caption(runs))
 
 
 def markdown(runs: Sequence[dict[str, Any]]) -> str:
-    """The table of `before_after` as Markdown, its caption below it."""
+    """Return the table of `before_after` as Markdown, with its caption below."""
     return f"{markdown_table(BEFORE_AFTER, by_original(runs))}\n\n{caption(runs)}\n"
 
 
 def caption(runs: Sequence[dict[str, Any]]) -> str:
-    """What the columns of `before_after` mean for these runs: the metrics, how many examples, the tolerance."""
-    said, runs = [], by_original(runs)
+    """Return the caption of `before_after` for these runs: metrics, numbers of examples, tolerance."""
+    parts, runs = [], by_original(runs)
     for task in ("original", "new"):
-        found = sorted(
+        metrics = sorted(
             {f"{run[task]['metric']} on {counted(run[task]['n'], 'test example')}" for run in runs if run[task]}
         )
-        if found:
-            said.append(f"{task}: {' or '.join(found)}")
-    said += ["±: half the paired 95 % interval", "s: seconds"]
+        if metrics:
+            parts.append(f"{task}: {' or '.join(metrics)}")
+    parts += ["±: half the paired 95 % interval", "s: seconds"]
     if any(starts_fresh(run) for run in runs):
-        said.append("a fresh head has no new score before: nothing is gained over it, and ± is of the score itself")
+        parts.append("a fresh head has no new score before: nothing is gained over it, and ± is of the score itself")
     if len({(run["kept_step"], run["steps"]) for run in runs}) > 1:
-        said.append("runs that keep different steps compare stopping points too: --keep latest compares last steps")
+        parts.append("runs that keep different steps compare stopping points too: --keep latest compares last steps")
     if little := gained_little(runs):
-        said.append(f"gained less than half of what full did: {', '.join(little)}")
+        parts.append(f"gained less than half of what full did: {', '.join(little)}")
     if tolerances := sorted({f"{run['verdict']['tolerance']:.3g}" for run in runs if run["verdict"]}):
-        said.append(f"accepted drop: {' or '.join(tolerances)}")
-    return "; ".join(said)
+        parts.append(f"accepted drop: {' or '.join(tolerances)}")
+    return "; ".join(parts)
 
 
 # ---------------------------------------------------------------- parameters
@@ -185,24 +188,24 @@ PARAMETERS = (
 
 
 def parameter_table(table: Sequence[dict[str, Any]]) -> Table:
-    """The rows {path, shape, trained, multiplier} of run.json as one short table: those that agree share a row.
+    """Return a short table of the rows {path, shape, trained, multiplier} of run.json, grouping equal rows.
 
-    Layers that agree become one: layers/{0..5}/attention/query/kernel. Where that leaves more than 40 rows, whole
-    subtrees of one multiplier do: layers/3/*. The last row is the sum, with the per cent trained.
+    Equal layers share a row: layers/{0..5}/attention/query/kernel. If that leaves more than 40 rows, subtrees with one
+    multiplier share a row: layers/3/*. The caption has the number and percentage of trained parameters.
     """
-    found = groups(table)
-    total, trained = (sum(g.parameters for g in found if g.trained or every) for every in (True, False))
-    said = f"{trained:,} of {total:,} parameters trained: {percent(100 * trained / total)}"
-    return rich_table(PARAMETERS, found, said)
+    rows = groups(table)
+    total, trained = (sum(g.parameters for g in rows if g.trained or frozen_too) for frozen_too in (True, False))
+    caption = f"{trained:,} of {total:,} parameters trained: {percent(100 * trained / total)}"
+    return rich_table(PARAMETERS, rows, caption)
 
 
 def parameter_markdown(table: Sequence[dict[str, Any]]) -> str:
-    """The table of `parameter_table` as Markdown."""
+    """Return the table of `parameter_table` as Markdown."""
     return markdown_table(PARAMETERS, groups(table)) + "\n"
 
 
 def groups(table: Sequence[dict[str, Any]]) -> list[Group]:
-    """The rows {path, shape, trained, multiplier} gathered into groups that agree, in the order of the rows."""
+    """Group equal rows {path, shape, trained, multiplier}, in the order of the rows."""
     leaves = [
         Group(r["path"], tuple(r["shape"]), 1, math.prod(r["shape"]), r["trained"], r["multiplier"]) for r in table
     ]
@@ -211,7 +214,7 @@ def groups(table: Sequence[dict[str, Any]]) -> list[Group]:
 
 
 def _subtrees(prefix: str, leaves: list[Group]) -> list[Group]:
-    """The leaves below prefix as one group `prefix*` where all are alike, else their subtrees' groups."""
+    """Return the leaves below prefix as one group `prefix*` if all are equal, else the groups of their subtrees."""
     if len(leaves) == 1:
         return leaves
     if len({(leaf.trained, leaf.multiplier) for leaf in leaves}) == 1:
@@ -225,10 +228,10 @@ def _subtrees(prefix: str, leaves: list[Group]) -> list[Group]:
     return [group for name, inside in below.items() for group in _subtrees(name, inside)]
 
 
-def _across_layers(found: list[Group]) -> list[Group]:
-    """Groups that differ in nothing but the number of their layer, as one."""
+def _across_layers(leaves: list[Group]) -> list[Group]:
+    """Merge groups that differ only in the number of their layer."""
     alike: dict[tuple, list[Group]] = {}
-    for group in found:
+    for group in leaves:
         pattern = LAYER.sub("layers/{}/", group.pattern)
         alike.setdefault((pattern, group.shape, group.trained, group.multiplier), []).append(group)
     merged = []
@@ -241,7 +244,7 @@ def _across_layers(found: list[Group]) -> list[Group]:
 
 
 def _ranges(numbers: Sequence[int]) -> str:
-    """[0, 1, 2, 5] -> {0..2,5}; one number stands bare."""
+    """Abbreviate layer numbers: [0, 1, 2, 5] -> {0..2,5}; a single number has no braces."""
     runs: list[list[int]] = []
     for number in sorted(numbers):
         if runs and number == runs[-1][-1] + 1:
@@ -256,14 +259,14 @@ def _ranges(numbers: Sequence[int]) -> str:
 
 
 def cells(columns: Sequence[Column], rows: Sequence[Any]) -> list[list[str]]:
-    """The text of every cell, row by row."""
+    """Return the text of every cell, row by row."""
     return [[column.cell(row) for column in columns] for row in rows]
 
 
 def rich_table(columns: Sequence[Column], rows: Sequence[Any], caption: str = "") -> Table:
-    """A rich table; whatever it shows is Text, so that a name with [brackets] is not read as markup.
+    """Return a rich table of Text cells, so that a name with [brackets] is not read as markup.
 
-    On a narrow terminal cells break at their spaces, never within a number.
+    On a narrow terminal, cells break at spaces, never within a number.
     """
     from rich import box
     from rich.table import Table
@@ -278,7 +281,7 @@ def rich_table(columns: Sequence[Column], rows: Sequence[Any], caption: str = ""
     for at, column in enumerate(columns):
         words = [word for text in (column.header, *(line[at] for line in texts)) for word in text.split()]
         least = max(map(len, words)) if at else 9
-        whole = not any(" " in line[at] for line in texts)  # only what may break at a space gives way on a narrow one
+        whole = not any(" " in line[at] for line in texts)  # only cells with spaces may wrap on a narrow terminal
         justify = "right" if column.number else "left"
         table.add_column(Text(column.header), justify=justify, min_width=least, no_wrap=whole, overflow="fold")
     for row, line in zip(rows, texts, strict=True):
@@ -288,12 +291,12 @@ def rich_table(columns: Sequence[Column], rows: Sequence[Any], caption: str = ""
 
 
 def _broken(name: str) -> str:
-    """A long chain of methods with a line to each: the name of a run is what may take the room on 80 columns."""
+    """Break a long chain of methods into one line each, to save width on 80 columns."""
     return name.replace("+", "+\n") if len(name) > 12 else name
 
 
 def markdown_table(columns: Sequence[Column], rows: Sequence[Any]) -> str:
-    """A Markdown table; a | within a cell is escaped, a line break becomes a space."""
+    """Return a Markdown table; a | in a cell is escaped, a line break becomes a space."""
     lines = [[column.header for column in columns], ["---:" if column.number else "---" for column in columns]]
     lines += [[" ".join(text.replace("|", "\\|").split()) for text in line] for line in cells(columns, rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

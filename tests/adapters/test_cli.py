@@ -99,8 +99,8 @@ def test_the_norms_of_a_run_are_an_adapter_wherever_norm_stands_in_its_chain(tin
 def test_wrong_flags_and_folders_are_refused(run, adapter, tiny, tmp_path):
     out = ("--out", tmp_path / "x", "--json")
     for arguments, message in (
-        (("export", run, "--to", "peft", "--adapter", adapter, *out), "names PEFT's files already"),
-        (("export", tiny / "bert", "--adapter", adapter, "--step", "best", *out), "--step is of a run"),
+        (("export", run, "--to", "peft", "--adapter", adapter, *out), "--adapter is a PEFT adapter already"),
+        (("export", tiny / "bert", "--adapter", adapter, "--step", "best", *out), "--step selects a step of a run"),
         (("export", tiny / "bert", "--adapter", run, *out), "has no adapter_config.json"),
         (("export", run, "--to", "peft", "--head", "third", *out), "has no head third; its heads are: original, new"),
         (

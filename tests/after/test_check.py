@@ -247,7 +247,7 @@ def test_the_page_says_what_the_terminal_says(tiny, hurt, tmp_path):
     text = " ".join(" ".join(Outline(page(told)).words).split())
     said = next(line for line in answer.out.splitlines() if line.startswith("fail: ")).removeprefix("fail: original ")
     assert said in text and "5% of the base's score" in said
-    order = ("Lost: the original task", "Scores", "By label", "Newly wrong", "What was compared")
+    order = ("Failed: the original task", "Scores", "By label", "Newly wrong", "What was compared")
     assert sorted(order, key=text.index) == list(order)
     assert all(example["text"] in text for example in told["original"][0]["worse"])
 

@@ -76,7 +76,7 @@ def test_the_one_layer_that_was_hurt_is_named(broken):
         row = rows[name]
         assert (row["put_back"]["change"], row["alone"]["change"], row["predicted"], row["distance"]) == (0, 0, 0, 0)
     assert [step["layer"] for step in found["proposal"]["steps"]] == ["block 0"] and found["order"] is None
-    assert "most comes back with block 0" in answer.err and "tuned alone, block 0 loses most" in answer.err
+    assert "restoring block 0 recovers most" in answer.err and "tuned alone, block 0 loses most" in answer.err
 
 
 def test_a_head_with_its_classes_the_other_way_round_is_only_misaligned(tiny, tmp_path):
@@ -90,7 +90,10 @@ def test_a_head_with_its_classes_the_other_way_round_is_only_misaligned(tiny, tm
     assert refit["back"]["after"] == refit["reference"]["after"] > 0.9
     assert refit["fitted"]["base"] == refit["fitted"]["tuned"]
     assert [row["name"] for row in found["layers"] if row["moved"]] == ["head original"]
-    assert found["proposal"]["pattern"] == "heads/original/.*" and "features kept, head misaligned" in answer.err
+    assert (
+        found["proposal"]["pattern"] == "heads/original/.*"
+        and "the features are intact, the head is misaligned" in answer.err
+    )
 
 
 def test_features_that_lost_the_difference_are_gone(tiny, tmp_path):

@@ -154,7 +154,7 @@ def test_a_greedy_soup_by_fft_eval_and_the_recipe(three, tiny, tmp_path):
     assert told["chosen"] == chosen and 0 not in chosen and len(chosen) == 2
     assert told["scores"] == pytest.approx(alone) and told["soup"] == pytest.approx(reached)
     close(numbers(out), numbers(tmp_path / "-".join(map(str, chosen))))
-    assert f"the greedy soup is of {', '.join(str(folders[at]) for at in chosen)}: {reached:.4f}" in answer.err
+    assert f"the greedy soup averages {', '.join(str(folders[at]) for at in chosen)}: {reached:.4f}" in answer.err
 
 
 def test_a_greedy_soup_of_one_model_is_no_soup():

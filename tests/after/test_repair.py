@@ -399,11 +399,11 @@ def test_test_rows_on_which_the_score_is_not_defined_leave_it_undecided(repaired
     record["tuned_change"]["original"] |= nothing
     verdict = {"outcome": "undecided", "drop": None, "drop_low": None, "drop_high": None, "needed": None}
     record |= {"outcome": "undecided", "verdict": record["verdict"] | verdict | {"reason": nothing["undefined"]}}
-    assert "what the tuned model's original accuracy lost is not known; the repaired" in tuned_sentence(record)
+    assert "the drop of the tuned model's original accuracy is unknown; the repaired" in tuned_sentence(record)
     text = page(record, svg(chart(record)))
     assert "decides nothing: all 9 rows are of one class" in text and "Undecided" in text
     record["given_up"] |= nothing
-    assert tuned_sentence(record).endswith("is not known")
+    assert tuned_sentence(record).endswith("is unknown")
 
 
 def test_rows_too_few_to_choose_by_are_refused(tiny, tuned, tmp_path):

@@ -70,7 +70,7 @@ def test_a_sweep_of_a_part_and_of_nothing(swept):
     ("content", "message"),
     [
         (None, "is not a file"),
-        ("x = 1", "does not define a function experiments"),
+        ("x = 1", "defines no function experiments"),
         ("def experiments(): return [1]", "must return a dict"),
         ("def experiments():\n    return missing", "file.py, line 2: NameError: name 'missing' is not defined"),
         ("import sys\nsys.exit(1)", "file.py, line 2: SystemExit: 1"),

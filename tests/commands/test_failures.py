@@ -14,7 +14,7 @@ import pytest
 
 import fft as package
 from fft.commands import cli
-from fft.commands.failures import UNFORESEEN, told
+from fft.commands.failures import UNFORESEEN, message_and_code
 from fft.core.errors import InputError, MachineError
 from fft.core.signals import Stopped
 from fft.disk.local import local
@@ -47,15 +47,15 @@ def broken(monkeypatch, error):
         (RuntimeError("RESOURCE_EXHAUSTED: Out of memory.\nmore"), 3, "RESOURCE_EXHAUSTED: Out of memory. Lower"),
         (OSError(errno.ENOSPC, "No space left on device", "x"), 3, "No space left on device: x"),
         (OSError(errno.ENAMETOOLONG, "File name too long", "x"), 3, "File name too long: x. Choose a shorter path"),
-        (OSError(errno.ENOENT, "No such file", "x"), UNFORESEEN, "not foreseen: FileNotFoundError: [Errno 2]"),
-        (AssertionError(), UNFORESEEN, "not foreseen: AssertionError: ; the traceback"),
-        (RuntimeError("one\ntwo"), UNFORESEEN, "not foreseen: RuntimeError: one; the traceback is in "),
+        (OSError(errno.ENOENT, "No such file", "x"), UNFORESEEN, "unexpected error: FileNotFoundError: [Errno 2]"),
+        (AssertionError(), UNFORESEEN, "unexpected error: AssertionError: ; the traceback"),
+        (RuntimeError("one\ntwo"), UNFORESEEN, "unexpected error: RuntimeError: one; the traceback is in "),
     ],
 )
 def test_every_error_has_a_message_and_a_code(error, code, message, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    said, found = told(error)
-    assert found == code and said.startswith(message) and "\n" not in said
+    text, exit_code = message_and_code(error)
+    assert exit_code == code and text.startswith(message) and "\n" not in text
 
 
 @pytest.mark.parametrize("flags", [(), ("--json",)])
@@ -64,7 +64,7 @@ def test_what_is_not_foreseen_leaves_its_traceback_in_a_file(flags, tmp_path, mo
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     answer = fft("data", "rows.csv", *flags)
     (file,) = tmp_path.iterdir()
-    refused(answer, f"fft: not foreseen: KeyError: 'F64'; the traceback is in {file}: please report it", UNFORESEEN)
+    refused(answer, f"fft: unexpected error: KeyError: 'F64'; the traceback is in {file}: please report it", UNFORESEEN)
     assert "Traceback" in file.read_text() and file.read_text().endswith("KeyError: 'F64'\n")
     if flags:
         assert answer.json == {"error": answer.err.removeprefix("fft: ").rstrip(), "exit_code": UNFORESEEN}
@@ -75,7 +75,8 @@ def test_a_traceback_that_no_file_takes_is_shown(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
     answer = fft("data", "rows.csv")
     assert answer.code == UNFORESEEN and answer.err.startswith("Traceback")
-    assert answer.err.splitlines()[-1] == "fft: not foreseen: KeyError: 'F64'; the traceback is above: please report it"
+    message = "fft: unexpected error: KeyError: 'F64'; the traceback is above: please report it"
+    assert answer.err.splitlines()[-1] == message
 
 
 # --- standard output ---
@@ -110,7 +111,7 @@ def test_a_full_or_closed_output(tmp_path, monkeypatch):
 
 def test_a_name_that_is_no_text_is_refused(tmp_path):
     name = os.fsdecode(b"caf\xe9.csv")
-    refused(fft("data", name), r"'caf\udce9.csv' holds bytes that are not utf-8; rename the file")
+    refused(fft("data", name), r"'caf\udce9.csv' has bytes that are not utf-8: rename the file")
 
 
 # --- no home folder ---
@@ -139,7 +140,7 @@ def test_no_home_folder(monkeypatch):
 def test_a_platform_that_is_not_here_is_named(tiny):
     arguments = ("--model", tiny / "bert", "--task", tiny / "original.csv", "--json")
     answer = finish(start("eval", *arguments, env=os.environ | {"JAX_PLATFORMS": "cuda,bogus"}))
-    said = "JAX_PLATFORMS=cuda,bogus: this machine or this jax has no such device (there are: "
+    said = "JAX_PLATFORMS=cuda,bogus: this machine or this jax has no such device (it has: "
     assert answer.code == 3 and answer.json["error"].startswith(said) and answer.json["error"].endswith("; unset it")
 
 

@@ -47,9 +47,9 @@ def test_a_setting_of_a_task_may_be_spelled_with_a_dash_or_a_dot():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("data", "a.csv", "b.csv"), "--task takes one source, and here are 2: a.csv, b.csv. Join them: awk"),
+        (("data", "a.csv", "b.csv"), "--task takes one source, got 2: a.csv, b.csv. Join them: awk"),
         (("tune", *MINIMAL[:4], "--new", "a.csv", "b c.csv", "--lr", 1), "|| NR == 1' a.csv 'b c.csv' > joined.csv"),
-        (("tune", *MINIMAL, "--new-test=a.csv", "b.csv"), "--new.test takes one source, and here are 2: a.csv, b.csv"),
+        (("tune", *MINIMAL, "--new-test=a.csv", "b.csv"), "--new.test takes one source, got 2: a.csv, b.csv"),
         (("tune", *MINIMAL, "--unlabelled", "a.txt", "b.txt"), "--unlabelled takes one source"),
         (("repair", "m", "r", "--original", "o.csv", "--new", *(f"{n}.csv" for n in range(9))), "9: 0.csv to 8.csv"),
         (("diagnose", "m", "r", "--original", "o.csv", "p.jsonl", "--out", "x"), "--original takes one source"),
@@ -97,10 +97,10 @@ def test_flags_override_the_file_and_the_rest_of_it_stays(tmp_path):
         (("tune", "--out", "{0}/x", "--model", "m", "--new", "n.csv", "--lr", "fast"), "fast"),
         (("tune", "--out", "{0}/x", *FILES, "--new-train-rows", "0"), "--new-train-rows must be at least 1"),
         (("tune", "--out", "{0}/x", *FILES, "--original.train_rows=0"), "--original.train-rows must be at least 1"),
-        (("tune", "--out", "{0}/x", *FILES, "--metric", "pearson"), "--metric pearson scores regression"),
+        (("tune", "--out", "{0}/x", *FILES, "--metric", "pearson"), "--metric pearson fits no task here"),
         (("tune", "--out", "{0}/x", "--model", "m", "--new", "n.csv", "--method", "sgd"), "unknown method 'sgd'"),
         (("tune", "--out", "{0}/x", "--model", "m", "--new", "n.csv", "--method", "ewc"), "give --original"),
-        (("tune", "--out", "{0}/x", *FILES, "--lora.rank", "4"), "--method auto, which is kl here, does not name lora"),
+        (("tune", "--out", "{0}/x", *FILES, "--lora.rank", "4"), "a setting of lora is unused: --method auto chose kl"),
         (("tune", "--out", "{0}/x", *FILES, "--method", "full", "--lora.rank", "4"), "full does not name lora"),
         (("tune", "--out", "{0}/x", "--config", "{0}/none.json"), "none.json"),
         (("tune", "--out", "{0}/x", "--config", "{0}/broken.json"), "is not JSON"),
@@ -184,7 +184,7 @@ def test_an_empty_out_is_not_the_folder_one_is_in(command, spelling, tmp_path, m
     monkeypatch.chdir(tmp_path)
     answer = fft(command, *spelling)
     assert (answer.code, list(tmp_path.iterdir())) == (2, [])
-    assert answer.err == "fft: --out is empty; name a place, such as --out runs/1, or . for the folder you are in\n"
+    assert answer.err == "fft: --out is empty: name a folder, such as --out runs/1, or . for the current folder\n"
 
 
 def test_the_version_is_that_of_the_distribution():

@@ -84,41 +84,45 @@ ADDED = {"id": len(WORDS), "content": "Café", **dict.fromkeys(("single_word", "
 @pytest.mark.parametrize(
     ("stated", "config", "said"),
     [
-        (None, {}, "normalizer.lowercase is false in tokenizer.json, true counts (tokenizer_config.json does not say "),
+        (
+            None,
+            {},
+            "normalizer.lowercase is false in tokenizer.json, true is used (tokenizer_config.json does not say ",
+        ),
         ({"do_lower_case": False}, {}, None),
-        ({"do_lower_case": True}, {}, "true counts (tokenizer_config.json has do_lower_case true)"),
+        ({"do_lower_case": True}, {}, "true is used (tokenizer_config.json has do_lower_case true)"),
         (
             {"do_lower_case": False, "strip_accents": True},
             {"family": "distilbert"},
-            "normalizer.strip_accents is null in tokenizer.json, true counts",
+            "normalizer.strip_accents is null in tokenizer.json, true is used",
         ),
         (
             {"do_lower_case": False, "tokenize_chinese_chars": False},
             {},
-            "normalizer.handle_chinese_chars is true in tokenizer.json, false counts",
+            "normalizer.handle_chinese_chars is true in tokenizer.json, false is used",
         ),
         (
             {"tokenizer_class": "PreTrainedTokenizerFast", "do_lower_case": True},
             {},
-            "do_lower_case is true in tokenizer_config.json, normalizer.lowercase false of tokenizer.json counts",
+            "do_lower_case is true in tokenizer_config.json, normalizer.lowercase false of tokenizer.json is used",
         ),
         ({"tokenizer_class": "TokenizersBackend"}, {}, None),
         ({"tokenizer_class": "DistilBertTokenizerFast", "do_lower_case": False}, {}, None),
         ({"tokenizer_class": "OurOwnTokenizer"}, {}, None),
         ({"tokenizer_class": "OurOwnTokenizer"}, {"family": None}, None),
-        ({"tokenizer_class": "BertTokenizer"}, {"family": None}, "true counts"),
+        ({"tokenizer_class": "BertTokenizer"}, {"family": None}, "true is used"),
         ({}, {"tokenizer_class": "PreTrainedTokenizerFast"}, None),
-        ({"do_lower_case": False}, {"change": {"post_processor": None}}, "[CLS] [SEP] [SEP] of types 0 0 1 counts"),
+        ({"do_lower_case": False}, {"change": {"post_processor": None}}, "[CLS] [SEP] [SEP] of types 0 0 1 is used"),
         ({"tokenizer_class": "TokenizersBackend"}, {"change": {"post_processor": None}}, None),
         (
             {"do_lower_case": False},
             {"change": {"pre_tokenizer": {"type": "Whitespace"}}},
-            "pre_tokenizer is Whitespace in tokenizer.json, BertPreTokenizer counts",
+            "pre_tokenizer is Whitespace in tokenizer.json, BertPreTokenizer is used",
         ),
         (
             {"do_lower_case": False},
             {"change": {"normalizer": {"type": "Sequence", "normalizers": [{"type": "Lowercase"}]}}},
-            "normalizer is Sequence in tokenizer.json, BertNormalizer counts",
+            "normalizer is Sequence in tokenizer.json, BertNormalizer is used",
         ),
         ({"do_lower_case": False, "truncation_side": "left"}, {}, None),
         ({"do_lower_case": False}, {"change": PADDED}, None),
@@ -139,8 +143,8 @@ def test_the_ids_of_a_bert_folder_are_those_of_transformers(tmp_path, stated, co
     ("prefix", "stated", "said"),
     [
         (False, None, None),
-        (True, {}, "pre_tokenizer.add_prefix_space is true in tokenizer.json, false counts"),
-        (False, {"add_prefix_space": True}, "false in tokenizer.json, true counts"),
+        (True, {}, "pre_tokenizer.add_prefix_space is true in tokenizer.json, false is used"),
+        (False, {"add_prefix_space": True}, "false in tokenizer.json, true is used"),
         (
             True,
             {"tokenizer_class": "PreTrainedTokenizerFast", "add_prefix_space": False},
@@ -178,10 +182,10 @@ def test_what_transformers_adds_is_no_part_of_the_vocabulary(tmp_path):
 @pytest.mark.parametrize(
     ("stated", "message"),
     [
-        ({"tokenizer_class": "AutoModel"}, "tokenizer_class 'AutoModel' is no fast tokenizer of transformers"),
+        ({"tokenizer_class": "AutoModel"}, "tokenizer_class 'AutoModel' is not a fast tokenizer of transformers"),
         ({"tokenizer_class": "BertweetTokenizer"}, "name PreTrainedTokenizerFast in tokenizer_config.json"),
-        ({"tokenizer_class": "pipeline"}, "is no fast tokenizer"),
-        ({"tokenizer_class": 3}, "tokenizer_class 3 is no fast tokenizer"),
+        ({"tokenizer_class": "pipeline"}, "is not a fast tokenizer"),
+        ({"tokenizer_class": 3}, "tokenizer_class 3 is not a fast tokenizer"),
         ({"do_lower_case": "yes"}, "transformers cannot build a BertTokenizer from it: 'str' object"),
         ([], r"tokenizer_config\.json must hold a JSON object, but holds a list"),
     ],
@@ -199,7 +203,7 @@ def test_a_class_without_its_files_is_refused(tmp_path, family, needed):
     folder = written(tmp_path / "m", bert(), family, {})
     (folder / "tokenizer.json").unlink()
     (folder / {"bert": "vocab.json", "roberta": "vocab.txt"}[family]).write_text("{}")
-    with pytest.raises(InputError, match=f"expected tokenizer.json, or what transformers reads.*, {needed}$"):
+    with pytest.raises(InputError, match=f"add tokenizer.json, or the files that transformers reads.*, {needed}$"):
         load_tokenizer(folder)
 
 
@@ -219,7 +223,7 @@ def test_byte_order_marks_are_named(tmp_path, name):
 
 
 def test_a_folder_that_is_none(tmp_path):
-    with pytest.raises(InputError, match="nowhere is no folder; expected that of a checkpoint"):
+    with pytest.raises(InputError, match="nowhere is not a folder: give that of a checkpoint"):
         load_tokenizer(tmp_path / "nowhere")
 
 

@@ -131,7 +131,7 @@ def test_padding_waste_counts_padding_and_fillers():
 def test_troubles():
     data = encoded([3, 9])
     for make in (lambda: TrainBatches(data, 2, 0, (4, 8), 0), lambda: next(eval_batches(data, 2, (4, 8), 0))):
-        with pytest.raises(InputError, match="row 2 has 9 tokens; the longest length is 8"):
+        with pytest.raises(InputError, match="row 2 has 9 tokens, more than the longest bucket, 8"):
             make()
     with pytest.raises(InputError, match="no training rows"):
         TrainBatches(data.take(np.zeros(0, int)), 2, 0, (4,), 0)

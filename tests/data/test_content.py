@@ -47,16 +47,16 @@ def here(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "line", "message"),
     [
-        ("a.csv", "text;label", "separated by ';', and not by ',': 'text;label'. Save it with commas, or with tabs as"),
+        ("a.csv", "text;label", "separated by ';', not by ',': 'text;label'. Save it with commas, or with tabs as"),
         ("a.csv", '"text";"label"', "separated by ';'"),
         ("a.csv", "\ufeffnumber;text;label", "separated by ';'"),
         ("a.csv", "sentence;stars", "separated by ';'"),
         ("a.csv", "text|label", "separated by '|'"),
-        ("a.csv", "text\tlabel", r"separated by '\t', and not by ',': 'text\tlabel'. Rename it .tsv."),
-        ("a.tsv", "text,label", r"separated by ',', and not by '\t': 'text,label'. Rename it .csv."),
+        ("a.csv", "text\tlabel", r"separated by '\t', not by ',': 'text\tlabel'. Rename it .tsv."),
+        ("a.tsv", "text,label", r"separated by ',', not by '\t': 'text,label'. Rename it .csv."),
         ("a.tsv", "text;label", "separated by ';'"),
         ("a.csv", "sep=;\ntext;label", "separated by ';'"),
-        ("a.csv", "sep=,\r\ntext,label", "'sep=,' is a word to Excel, and no header. Remove the line."),
+        ("a.csv", "sep=,\r\ntext,label", "'sep=,' is an Excel directive, not a header. Remove the line."),
         ("a.csv", "one (a;b;c),label", "no column 'text' for the text"),
         ("a.csv", "[one],label", "no column 'text' for the text"),
     ],
@@ -93,7 +93,7 @@ WHOLE = {
 def test_one_json_value_is_told_how_it_becomes_lines(form, name, indent):
     Path(name).write_text(json.dumps(WHOLE[form], indent=indent))
     message = told(name)
-    assert message.startswith(f"{name}: JSON is read as one object a line, .jsonl, and this file is one table.")
+    assert message.startswith(f"{name}: JSON is read as one object per line, .jsonl, and this file is one table.")
     if indent:
         assert converted(message)[:3] == (["a, b", 'the "ü"'], None, ["x", "y"])
 
@@ -104,9 +104,13 @@ def test_one_json_value_is_told_how_it_becomes_lines(form, name, indent):
         ("a.json", "\n".join(map(json.dumps, ROWS)), "this file holds such lines: rename it .jsonl"),
         ("a.csv", "\n".join(map(json.dumps, ROWS)), "this file holds such lines: rename it .jsonl"),
         ("a.csv", json.dumps(ROWS), "this file is one table"),
-        ("a.json", json.dumps({"a": 1}, indent=1), "a value goes over several lines. Write each object on one line."),
-        ("a.json", "text", "JSON is read as one object a line, .jsonl; expected a table, or lines"),
-        ("a.jsonl", "\n".join(json.dumps(row, indent=1) for row in ROWS), "a value goes over several lines"),
+        ("a.json", json.dumps({"a": 1}, indent=1), "one value spans several lines. Write each object on one line."),
+        (
+            "a.json",
+            "text",
+            "JSON is read as one object per line, .jsonl, and this file holds neither lines nor a table",
+        ),
+        ("a.jsonl", "\n".join(json.dumps(row, indent=1) for row in ROWS), "one value spans several lines"),
         ("a.jsonl", "[" * 5000, "nested too deep"),
         ("a.jsonl", json.dumps({"txt": "a", "label": 1}), "no column 'text' for the text"),
         ("a.jsonl", "text,label", "row 1 (line 1): not JSON: Expecting value at column 1"),
@@ -166,9 +170,9 @@ def test_archives_and_tables():
     pq.write_table(TABLE, "a.csv")
     assert told("a.csv") == "a.csv is a Parquet file: rename it .parquet"
     Path("a.parquet").write_text("text,label\na,1\n")
-    assert told("a.parquet").startswith(r"a.parquet is no Parquet file: it begins with b'text,label\na,1\n'.")
+    assert told("a.parquet").startswith(r"a.parquet is not a Parquet file: it begins with b'text,label\na,1\n'.")
     Path("b.parquet").touch()
-    assert told("b.parquet") == "b.parquet: the file is empty"
+    assert told("b.parquet") == "b.parquet: the file is empty: give one with rows"
 
 
 @pytest.mark.parametrize("opened", [pa.ipc.new_stream, pa.ipc.new_file])
@@ -182,10 +186,12 @@ def test_lines_of_tabs_without_quoting():
     texts = ['"the" film', 'a "b" c', '"open', "x"]
     Path("a.tsv").write_text("text\tlabel\n" + "".join(f"{text}\t{at % 2}\n" for at, text in enumerate(texts)))
     message = told("a.tsv")
-    assert "the row that starts at line 2: stray quote" in message and "Files without quoting are not read" in message
+    assert (
+        "the row that starts at line 2: stray quote" in message and "If the file has no quoting, convert it" in message
+    )
     assert converted(message)[:3] == (texts, None, ["0", "1", "0", "1"])
     Path("a.csv").write_text('text,label\n"the" film,1\n')
-    assert "without quoting" not in told("a.csv")
+    assert "no quoting" not in told("a.csv")
 
 
 def saved(folder, *names):
@@ -225,7 +231,7 @@ def test_parts_are_not_joined_and_the_message_says_how(folder, pattern):
 
 def test_other_folders():
     saved(Path("prepared"), "dataset_info.json", "features.json")
-    assert told("prepared") == "prepared is a folder that tfds prepared: name it as tfds:prepared"
+    assert told("prepared") == "prepared is a folder prepared by tfds: name it as tfds:prepared"
     Path("data").mkdir()
     assert told("data").startswith("data is a folder; expected a file: .csv, .tsv")
     saved(Path("data"), "a.csv", "b.md")

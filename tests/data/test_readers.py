@@ -51,7 +51,7 @@ def test_columns_that_nobody_reads_may_have_any_name(tmp_path, header):
     pq.write_table(table, tmp_path / "a.parquet")
     assert read_file(tmp_path / "a.parquet", Columns()).labels == [1, 0]
     pq.write_table(table.rename_columns(["text", "label", "label", "note"]), tmp_path / "a.parquet")
-    with pytest.raises(InputError, match="two columns are named 'label', and one is wanted for the label"):
+    with pytest.raises(InputError, match="two columns are named 'label', the column of the label"):
         read_file(tmp_path / "a.parquet", Columns())
 
 
@@ -91,9 +91,9 @@ def test_jsonl_and_parquet_agree(tmp_path):
         ("text,label\n", "no rows of data"),
         ("text,label\na,1\nb\n", r"row 2 \(line 3\): expected 2 fields \(text, label\), got 1"),
         ("text,label\na,b,1\n", r"row 1 \(line 2\): expected 2 fields .* got 3"),
-        ('text,label\n"good,1\nbad,0\nfine,1\n', "starts at line 2: a quote is opened and never closed"),
+        ('text,label\n"good,1\nbad,0\nfine,1\n', "starts at line 2: a quote is never closed"),
         ('text,label\nx,1\n"good"y,1\n', "starts at line 3: stray quote"),
-        ('text,label\nthe "best" one,1\n', "line 2: stray quote inside a field that is not quoted"),
+        ('text,label\nthe "best" one,1\n', "line 2: stray quote in an unquoted field"),
         ('text,label\na,1\nb,0\n"oh no,0\nmore,1\nhe said",1\n', r"row 3 \(line 4\): a pair of stray quotes joins 3"),
         ("txt,label\na,1\n", "no column 'text' for the text.*'txt', 'label'.*Did you mean 'txt'"),
         ("text,label,label\na,1,2\n", "two columns are named 'label'"),
@@ -130,7 +130,7 @@ def test_a_quoted_newline_that_looks_like_fields_is_legal(tmp_path):
         (['{"text": 3, "label": 1}'], "expected text, got int 3"),
         (['{"text": "a", "label": [1]}'], "expected a label"),
         (['{"text": "a", "label": 1}', '{"text": "b", "lable": 1}'], "row 2 .*no column 'label'.*mean 'lable'"),
-        (['{"text": "a", "label": 1}', "[1]"], r"row 2 \(line 2\): expected one JSON object a line, got list"),
+        (['{"text": "a", "label": 1}', "[1]"], r"row 2 \(line 2\): expected one JSON object per line, got list"),
         (['{"text": "a" "label": 1}'], r"row 1 \(line 1\): not JSON: .* at column 14"),
     ],
 )
@@ -144,7 +144,7 @@ def test_a_missing_value_is_no_other_type_of_label(tmp_path):
     assert read(tmp_path, "a.jsonl", "\n".join(lines)).labels == [0, "NA"]
 
 
-HALF = "half a character \\(U\\+D83D\\); remove it or save the text anew"
+HALF = "half a character \\(U\\+D83D\\): remove it, or save the text again"
 
 
 @pytest.mark.parametrize("column", ["text", "pair", "label"])
@@ -192,7 +192,7 @@ def test_class_names_in_the_metadata_of_parquet(tmp_path):
     assert parquet(path, ["no", "yes", "maybe"], told) == ["no", "yes", "maybe"]
     assert read_file(path, Columns(label=None)).labels == [0, 0, 0]
     for label in (-1, 2, 0.5):
-        with pytest.raises(InputError, match=rf"row 2: label {label} is none of the 2 classes, 0 to 1\..*"):
+        with pytest.raises(InputError, match=rf"row 2: label {label} is not one of the 2 classes, 0 to 1\..*"):
             parquet(path, [0, label], told)
     for nothing in (None, float("nan")):
         with pytest.raises(InputError, match="row 2, column 'label': the label is missing"):

@@ -76,10 +76,10 @@ def test_named_sources_override_and_overlap_is_dropped(tmp_path):
     kept = set(found.rows["train"].texts) | set(found.rows["validation"].texts)
     assert kept == {f"text {n}" for n in range(5, 100)}
     assert 3 <= len(found.rows["validation"].texts) <= 20
-    assert found.warnings == ["5 rows of train also stand in validation or test; they are not trained on"]
+    assert found.warnings == ["5 training rows are also in validation or test; they are not trained on"]
     both = make_splits(main, C, validation=test, test=test)
-    assert both.carved == () and "6 texts stand in both validation and test" in both.warnings
-    with pytest.raises(InputError, match="every row for training also stands"):
+    assert both.carved == () and "6 texts are in both validation and test" in both.warnings
+    with pytest.raises(InputError, match="every training row is also"):
         make_splits(main, C, test=main)
 
 
@@ -92,9 +92,9 @@ def test_drop_shared_compares_pairs_too():
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("demo:books", "no demo data 'books'; expected movie, amazon"),
+        ("demo:books", "no demo data 'books': choose from movie, amazon"),
         ("http://example.org/a.csv", "unknown kind of source 'http'"),
-        ("file:", "no path given"),
+        ("file:", "has no path"),
         ("tfds:huggingface:glue/sst2", "use hf:glue/sst2"),
         ("tfds:no_such_data_set", "tfds has no data set"),
     ],
@@ -146,12 +146,12 @@ def test_tfds_folder(prepared):
     assert sorted(rows.texts) == sorted(f"ü {n}" for n in range(12))
     assert set(rows.labels) == {"yes"} and rows.numbers == list(range(1, 13))
     assert list(read_source(f"tfds:{prepared}/dev", columns)) == ["dev"]
-    with pytest.raises(InputError, match=r"row 1: label -1 is none of the 2 classes.*unlabelled"):
+    with pytest.raises(InputError, match=r"row 1: label -1 is not one of the 2 classes.*unlabelled"):
         make_splits(f"tfds:{prepared}", columns)
     found = make_splits(f"tfds:{prepared}", columns, test=f"tfds:{prepared}/dev")
     assert {role: len(rows.texts) for role, rows in found.rows.items()} == {"train": 12, "validation": 3, "test": 3}
     assert found.carved == ()
-    with pytest.raises(InputError, match="no split 'validation'; there are "):
+    with pytest.raises(InputError, match="no split 'validation': choose from "):
         open_source(f"tfds:{prepared}/validation")
     with pytest.raises(InputError, match=r"no column 'text'.*'label', 'sentence'"):
         opened.read("train", C)
@@ -163,7 +163,7 @@ def test_tfds_folder_that_is_none(prepared, tmp_path):
     (tmp_path / "dataset_info.json").write_text("{}")
     (tmp_path / "state.json").write_text("{}")
     for kind in ("file", "tfds"):
-        with pytest.raises(InputError, match=r"datasets' save_to_disk wrote.*load_from_disk.*\.to_parquet"):
+        with pytest.raises(InputError, match=r"of datasets' save_to_disk.*load_from_disk.*\.to_parquet"):
             read_source(f"{kind}:{tmp_path}", C)
 
 
@@ -216,9 +216,9 @@ def test_hub(monkeypatch):
     hub(monkeypatch, load)
     rows = read_source("hf:owner/name:config/train", C)
     assert asked == [("owner/name", "config")] and rows["train"].labels == ["yes"]
-    with pytest.raises(InputError, match="label -1 is none of the 2 classes"):
+    with pytest.raises(InputError, match="label -1 is not one of the 2 classes"):
         read_source("hf:owner/name", C)
-    with pytest.raises(InputError, match="no split 'dev'; there are train, test"):
+    with pytest.raises(InputError, match="no split 'dev': choose from train, test"):
         open_source("hf:owner/name/dev")
 
 
@@ -253,5 +253,5 @@ def test_hub_troubles(monkeypatch, tmp_path):
         read_source("hf:owner/name", C)
     (tmp_path / "owner" / "name").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match="a local folder 'owner/name' would be read"):
+    with pytest.raises(InputError, match="the local folder 'owner/name' would be read"):
         open_source("hf:owner/name")

@@ -91,7 +91,7 @@ def test_warnings(model, tmp_path):
     found = prepared(model, Data(source, test=test), Head("classification", ("NEG", "POS")), max_length=16)
     assert found.splits["test"].labels.tolist() == [1] * 5
     assert set(found.warnings) == {
-        "4 rows of train also stand in validation or test; they are not trained on",
+        "4 training rows are also in validation or test; they are not trained on",
         "test: all 5 rows have one label; its scores say little",
         "test: 1 of 5 texts is longer than 16 tokens and is cut",
         *(f"{r}: labels are numbers, read as the head's classes: 0 = NEG, 1 = POS" for r in found.splits),
@@ -104,8 +104,8 @@ def test_warnings(model, tmp_path):
         (lines(40, label=lambda n: "yes"), {}, None, "every row has the label 'yes'"),
         (lines(40, label=lambda n: "yes"), {}, Head("classification", ("no", "yes")), "training rows have one label"),
         (lines(40, label=lambda n: 1), {"kind": "regression"}, None, "training rows have one target"),
-        (lines(40), {}, Head("regression", ()), "head 'new' is for regression, .*Give their kind as regression"),
-        (lines(40), {"metric": "pearson"}, None, "metric 'pearson' does not fit classification; choose from accuracy"),
+        (lines(40), {}, Head("regression", ()), "head 'new' is for regression, .*Give the kind regression"),
+        (lines(40), {"metric": "pearson"}, None, "metric 'pearson' does not fit classification: choose from accuracy"),
         (lines(40), {}, Head("classification", ("a", "b")), r"unknown label '(no|yes)'; the head has 'a', 'b'"),
         (lines(40, label=lambda n: n % 3), {}, Head("classification", ("a", "b")), "row 3: unknown label '2'"),
         (lines(40, label=lambda n: n / 3), {}, None, "not a whole number.*kind regression"),
@@ -130,7 +130,7 @@ def test_tokenizer_and_lengths_against_the_model(model, tmp_path):
     data = Data(write_csv(tmp_path / "a.csv", lines(40)))
     with pytest.raises(InputError, match="tokenizer is larger than the embedding table"):
         prepared(checkpoint(model.folder, vocab_size=43), data)
-    with pytest.raises(InputError, match=r"max_length 129: the model in .* has 128 positions"):
+    with pytest.raises(InputError, match=r"max_length 129 is too large: give at most 128, the positions of "):
         prepared(model, data, max_length=129)
     scored = prepare_scored(data, read_scored(data), checkpoint(model.folder, max_positions=5), "new", None, None)
     assert scored.lengths[-1] == 5 and any("longer than 5 tokens" in warning for warning in scored.warnings)
@@ -220,7 +220,7 @@ def test_describe(model, tmp_path):
     assert sum(split["cut"] for split in splits.values()) == 1
     assert sum(split["labels"]["yes"] for split in splits.values()) == 61
     assert max(split["lengths"]["1.0"] for split in splits.values()) == 32
-    assert any("1 text stands there with different labels" in trouble for trouble in found["troubles"])
+    assert any("1 text has different labels in different rows" in trouble for trouble in found["troubles"])
     assert any("longer than 16 tokens" in trouble for trouble in found["troubles"])
     words = describe(Data(write_csv(tmp_path / "b.csv", lines(50, label=lambda n: "yes"))))
     assert words["splits"]["train"]["cut"] is None and words["length_unit"] == "words"

@@ -67,8 +67,8 @@ def test_predictions_are_preserved_without_any_original_data(tiny, texts, tmp_pa
     [
         (("--method", "replay"), {"original": None}, "needs data of the original task: give --original"),
         (("--method", "kl"), {"original": None}, "give --original"),
-        (("--method", "kl", "--kl.on", "unlabelled"), {}, "reads texts without labels: give --unlabelled"),
-        (("--method", "full", "--unlabelled", "{texts}"), {}, "--unlabelled is read by pseudo, and kl and distill"),
+        (("--method", "kl", "--kl.on", "unlabelled"), {}, "needs unlabelled texts: give --unlabelled"),
+        (("--method", "full", "--unlabelled", "{texts}"), {}, "--unlabelled is unused by full: leave it out, or"),
         (
             ("--method", "lwf"),
             {"original": None, "model": "bare"},

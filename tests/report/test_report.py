@@ -367,10 +367,10 @@ def test_the_page_begins_with_the_verdict(outcome):
     [
         (2_310, 1_005, "about 2,310 test examples would decide"),
         (9_999, 1_005, "about 9,999 test examples would decide"),
-        (10_001, 1_005, "no number of test examples will decide soon"),
-        (90_450_001, 1_005, "no number of test examples will decide soon"),
+        (10_001, 1_005, "no feasible number of test examples would decide"),
+        (90_450_001, 1_005, "no feasible number of test examples would decide"),
         (12_345, 4_000, "about 12,000 test examples would decide"),
-        (None, 1_005, "no number of test examples will decide soon"),
+        (None, 1_005, "no feasible number of test examples would decide"),
     ],
 )
 def test_estimates_are_rounded_and_none_is_given_where_the_drop_is_within_noise(needed, n, said):
@@ -424,7 +424,7 @@ def test_a_page_without_an_original_or_a_history():
     run = make_run(original=False)
     run["history"] = run["history"][:1]
     text = paged(run, "runs")
-    assert "what was forgotten is not measured" in text
+    assert "forgetting was not measured" in text
     assert "<svg" not in text
     assert Outline(text).open == []
 
@@ -440,7 +440,7 @@ def test_a_base_that_was_kept_is_not_a_success(contract):
     said = "the contract is not met" if contract else "no scored step beat it"
     assert sentence(run).startswith(f"the base is kept, {said}: original accuracy")
     text = " ".join(" ".join(Outline(paged(run, "runs")).words).split())
-    assert f"The base is kept, {said}" in text and "Kept: the original task is within" not in text
+    assert f"The base is kept, {said}" in text and "Passed: the original task is within" not in text
 
 
 def test_no_text_of_a_page_steers_a_terminal_or_turns_letters_round():
@@ -460,7 +460,7 @@ def test_the_page_has_every_point_that_was_tried_under_a_contract():
     outline = Outline(paged(make_run() | {"contract": told}, "runs"))
     text = " ".join(" ".join(outline.words).split())
     assert "400 1 not scored +0.030 no" in text and "400 0.5 0.810 +0.004 yes kept" in text
-    assert "The multiplier is what held the original task" in text
+    assert "The multiplier scales the method's strength" in text
 
 
 LOST = {"drop": 0.004, "drops": {"original": 0.004}}

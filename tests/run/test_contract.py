@@ -224,9 +224,9 @@ def test_the_base_is_kept_where_no_point_is_within_and_errors_count_the_other_wa
         return contract_sentence(plain(selection.contract_record(chosen, "0.01", {"original": 0.01}, 1.0)))
 
     said = said_of(chosen)
-    assert "the contract is not met" in said and "what was trained loses 0.2, 0.19 too much" in said
+    assert "the contract is not met" in said and "the trained model loses 0.2, 0.19 too much" in said
     idle = choose(lambda x: 0.9, lambda x: 0.5)
-    assert not idle.met and "what was trained is within and gains nothing" in said_of(idle)
+    assert not idle.met and "the trained model is within it and gains nothing" in said_of(idle)
     chosen = choose(lambda x: 1.0 + 0.005 * x, lambda x: 1.0 - 0.4 * x, signs={"original": -1, "new": -1})
     assert chosen.met and chosen.point.new == pytest.approx(0.6) and chosen.point.drop == pytest.approx(0.005)
 
@@ -336,9 +336,9 @@ def test_targets_that_do_not_vary_give_a_contract_no_scale():
         (("--max-drop", "-1%"), "original.csv", "expected a number above 0"),
         (("--max-drop", "some"), "original.csv", "expected a number above 0"),
         (("--max-drop", "1"), "original.csv", "so nothing would fail"),
-        (("--max-drop", "0.2"), None, "--max-drop is measured on the original task: give --original"),
+        (("--max-drop", "0.2"), None, "--max-drop needs data of the original task: give --original"),
         (("--max-drop", "0.0001"), "original.csv", "it takes at least 10000 of them to see 0.0001"),
-        (("--max-drop", "0.2", "--keep", "latest"), "original.csv", "--keep latest keeps the last step whatever it"),
+        (("--max-drop", "0.2", "--keep", "latest"), "original.csv", "--keep latest ignores what was lost"),
     ],
 )
 def test_contracts_that_say_nothing_are_refused(tiny, tmp_path, flags, original, message):

@@ -67,10 +67,10 @@ def test_a_run_refuses_the_fisher_of_another_base_before_it_writes_anything(made
     answer = tune(tiny, tmp_path / "run", "--method", "ewc", "--fisher", made[0], model=tmp_path / "other")
     assert answer.code == 2 and "was measured at other weights" in answer.err
     for flags, message in (
-        (("--method", "full"), "--fisher is read by ewc"),
+        (("--method", "full"), "--fisher is unused by --method full: leave it out, or add ewc or sparse"),
         (("--method", "ewc", "--original-head", "fit"), "--original-head fit trains a head"),
         (("--method", "ewc", "--ewc.samples", 64), "ewc.samples is a setting of the run's own Fisher pass"),
-        (("--method", "ewc", "--ewc.fisher", tmp_path), "differ; give one"),
+        (("--method", "ewc", "--ewc.fisher", tmp_path), "differ: give one"),
     ):
         answer = tune(tiny, tmp_path / "run", *flags, "--fisher", made[0])
         assert answer.code == 2 and message in answer.err, answer.err

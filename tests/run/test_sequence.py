@@ -181,7 +181,7 @@ TWO = (Data("a"), Data("b"))
         ({"method": PromptTuning()}, "prompt ends as an adapter on its base"),
         ({"method": EWC(fisher="x")}, "--ewc.fisher is of one model, and each stage has its own"),
         ({"gamma": 0.5}, "--gamma has no effect: full does not use Fisher information"),
-        ({"method": KL(on="unlabelled")}, "reads texts without labels: give --unlabelled"),
+        ({"method": KL(on="unlabelled")}, "needs unlabelled texts: give --unlabelled"),
         ({"gamma": 1.5, "method": EWC()}, "--gamma must be between 0 and 1"),
         ({"gamma": 0.5, "method": EWC(), "original_head": "fit"}, "leave one out"),
         ({"retention": Retention(max_drop=("0.1", "0.2"))}, "`fft sequence` takes a single --max-drop"),

@@ -219,7 +219,7 @@ def test_several_to_json_and_back():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"original": (Data("a"), Data("b"), Data("a"))}, "--original names a twice, with the same columns"),
+        ({"original": (Data("a"), Data("b"), Data("a"))}, "--original names a twice with the same columns"),
         ({"original": (Data("a"), Data("b", kind="regression"))}, "must all be classification, and b is regression"),
         ({"original_head": ("x", "y", "z")}, "--original-head has 3 values for 2 original tasks"),
         ({"retention": Retention(max_drop=("0.1", "0.2", "0.3"))}, "--max-drop has 3 values for 2 original tasks"),
@@ -361,4 +361,4 @@ def test_wrong_usage_of_several_is_told(tiny, files, tmp_path, flags, message):
 
 def test_the_same_source_twice_is_refused(tiny, files, tmp_path):
     answer = tuned(tiny, tmp_path / "run", (files[0], files[0]))
-    assert answer.code == 2 and "twice, with the same columns" in answer.err
+    assert answer.code == 2 and "twice with the same columns" in answer.err

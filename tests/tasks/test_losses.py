@@ -182,7 +182,7 @@ def test_notes_of_how_labels_were_read():
 
 @pytest.mark.parametrize("names", [None, ("0", "1")])
 def test_codes_beside_numbers_with_a_point_are_nobodys_classes(names):
-    said = r"row 6: label 01 is written as a code, and others as numbers with a point, such as 1\.0: write them all one"
+    said = r"row 6: label 01 is written as a code, and others as numbers with a point, such as 1\.0: write all of them"
     with pytest.raises(InputError, match=said):
         encode_labels(rows_of(["1", "01", "1.0", "0"]), names)
     assert class_texts(rows_of(["1", "01", "1.0"])) == ["1", "01", "1.0"], "shown as they stand"

@@ -1,6 +1,6 @@
-"""Kinds of tasks as rows have them: what their labels are read as, and what is said of rows that do not fit.
+"""Kinds of tasks: how the labels of rows are read, and the messages for unusable rows.
 
-A kind is one file here and one in fft/tasks, which has its mathematics, and a line in KINDS of each.
+A kind has one module here, one in fft/tasks for its loss and outputs, and an entry in KINDS of both.
 """
 
 from fft.data.kinds.classification import Classification

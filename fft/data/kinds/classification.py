@@ -1,4 +1,4 @@
-"""Classes: a name or a whole number a row."""
+"""Classification: one class name or number per row."""
 
 import math
 from collections import Counter
@@ -20,7 +20,7 @@ from fft.tasks import Classify, Task
 
 
 class Classification(Kind):
-    """One of C classes."""
+    """Reads labels that are one of C classes."""
 
     metric = "accuracy"
     what = "label"
@@ -40,14 +40,14 @@ class Classification(Kind):
         return math.ceil(1 / drop)
 
     def training_notes(self, task: Task, rows: Mapping[str, Rows], splits: Mapping[str, Encoded]) -> list[str]:
-        """Which splits have one class, and which classes have no training row."""
+        """Return notes on splits with a single class, and classes without a training row."""
         notes = super().training_notes(task, rows, splits)
         seen = {role: set(part.labels.tolist()) for role, part in splits.items()}
         for role in ROLES[1:]:
             if len(seen[role]) < 2 and not METRICS[task.metric].by_variation:
                 count = len(rows[role].labels)
-                said = agreeing(count, "the only row has", f"all {count:,} rows have")
-                notes.append(f"{role}: {said} one label; its scores say little")
+                subject = agreeing(count, "the only row has", f"all {count:,} rows have")
+                notes.append(f"{role}: {subject} one label; its scores say little")
             if untaught := seen[role] - seen["train"]:
                 names = ", ".join(repr(task.labels[at]) for at in sorted(untaught))
                 notes.append(f"{role}: no training row has the label {names}")

@@ -1,4 +1,4 @@
-"""What every kind of task says of the labels in rows."""
+"""The interface of a kind of task to the labels in rows."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -14,64 +14,64 @@ from fft.tasks import Task
 
 
 class Kind(ABC):
-    """Reads the labels of rows for tasks of one kind."""
+    """Reads the labels of rows, for tasks of one kind."""
 
     metric: ClassVar[str]
-    """what a task is scored by where nobody says, a name in fft.stats.metrics"""
+    """the default metric, a name in fft.stats.metrics"""
     what: ClassVar[str]
-    """what a label is called"""
+    """the word for a label in messages"""
     advice: ClassVar[str]
-    """what to do about training rows that all have one"""
+    """the remedy if all training rows have the same label"""
 
     @abstractmethod
     def task(self, name: str, labels: tuple[str, ...] | None, metric: str, rows: Rows) -> Task:
-        """The task `name`; `labels` are those of the head that it goes on with, None takes them from the rows.
+        """Return the task `name`; `labels` are those of an existing head, None derives them from the rows.
 
-        Raises: InputError for labels that are no such, by row.
+        Raises: InputError naming the row of an invalid label.
         """
 
     @abstractmethod
     def encoded(self, task: Task, rows: Rows, numbers: bool) -> tuple[np.ndarray, list[str]]:
-        """What the metric compares with, of every row [N], and notes; `numbers`: class numbers may stand for names.
+        """Return the encoded labels [N] and notes; with `numbers`, class numbers are accepted in place of names.
 
-        Raises: InputError for a label that the task does not have, by row.
+        Raises: InputError naming the row of a label that the task does not have.
         """
 
     def with_targets(self, task: Task, rows: Rows, encoded: Encoded) -> Encoded:
-        """The rows with a target for each token, where the task has such."""
+        """Return the rows with a target for each token, if the task predicts tokens."""
         return encoded
 
     def undefined(self, labels: np.ndarray, reason: str | None) -> str | None:
-        """`reason`, why the score of rows with these labels says nothing, with what it may come from; None for None."""
+        """Return `reason`, why the score is undefined on these labels, with a possible cause; None for None."""
         return reason
 
     def constant(self, labels: np.ndarray) -> str | None:
-        """Why a drop of the score has no scale on rows with these labels; None where it has one."""
+        """Return why a drop of the score has no scale on rows with these labels; None if it has one."""
         return None
 
     def least_rows(self, drop: float) -> int:
-        """The held-out rows that it takes to see such a drop, in units of the score."""
+        """Return the number of held-out rows needed to detect such a drop, in units of the score."""
         return 1
 
     def training_notes(self, task: Task, rows: Mapping[str, Rows], splits: Mapping[str, Encoded]) -> list[str]:
-        """Notes on the labels of the splits. Raises: InputError for training rows that teach nothing."""
+        """Return notes on the labels of the splits. Raises: InputError if all training rows have the same label."""
         if len(np.unique(splits["train"].labels)) < 2:
             count = len(rows["train"].labels)
-            said = agreeing(count, "the only training row has", f"all {count:,} training rows have")
-            raise InputError(f"{rows['train'].source}: {said} one {self.what}. {self.advice}")
+            subject = agreeing(count, "the only training row has", f"all {count:,} training rows have")
+            raise InputError(f"{rows['train'].source}: {subject} one {self.what}. {self.advice}")
         return []
 
     @abstractmethod
     def refusal(self, rows: Rows) -> str:
-        """Why training would refuse the labels of some rows, or could not score them; "" where it would not.
+        """Return why training would reject the labels of these rows or could not score them, else "".
 
-        Missing values have troubles of their own.
+        Missing values are reported separately.
         """
 
     @abstractmethod
     def summary(self, rows: Rows) -> dict[str, Any]:
-        """The labels of some rows as `fft data` counts them: one entry, by what it shows."""
+        """Return the label counts or quantiles of the rows for `fft data`, as a dict of one entry."""
 
     @abstractmethod
     def values(self, rows: Rows) -> list[Any]:
-        """The label of every row, alike where training would read it alike."""
+        """Return the label of every row; labels that training reads as equal are equal."""

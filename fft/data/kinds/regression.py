@@ -1,4 +1,4 @@
-"""Numeric targets: a finite number a row."""
+"""Regression: one finite number per row."""
 
 from typing import Any
 
@@ -13,11 +13,11 @@ from fft.stats.metrics import METRICS
 from fft.tasks import Regress, Task
 
 QUANTILES = (0.0, 0.5, 0.9, 0.99, 1.0)
-UNLABELLED = "published splits without targets look like this: name a labelled one"
+UNLABELLED = "published splits without targets look like this: name a labelled split"
 
 
 class Regression(Kind):
-    """A number."""
+    """Reads labels that are numeric targets."""
 
     metric = "pearson"
     what = "target"
@@ -44,7 +44,7 @@ class Regression(Kind):
             return str(error)
 
     def summary(self, rows: Rows) -> dict[str, Any]:
-        """Quantiles of the targets that are there; none when they are not numbers (a trouble says so)."""
+        """Return quantiles of the targets that are present; empty if they are not numbers (reported separately)."""
         try:
             targets = encode_targets(present(rows))
         except InputError:

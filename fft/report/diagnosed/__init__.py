@@ -1,1 +1,1 @@
-"""What `fft diagnose` found, for people: tables on the terminal, a picture, one HTML page. All read diagnose.json."""
+"""Reports of `fft diagnose` from diagnose.json data: tables on the terminal, a picture, one HTML page."""

@@ -1,4 +1,4 @@
-"""The tables of a diagnosis: its layers, and the steps of its proposal."""
+"""The tables of a diagnosis: the layers, and the steps of the proposal."""
 
 from typing import Any
 
@@ -23,18 +23,19 @@ STEPS = (
 
 
 def caption(record: dict[str, Any]) -> str:
-    """What the columns of the table of layers mean."""
+    """Return the meaning of the columns in the table of layers."""
     change, fisher = record["change"], record["fisher"]
     return (
-        f"back: original {change['metric']} and loss on {counted(change['n'], 'test row')} when the layer is put back "
-        "to the base, the rest as tuned; alone: the base with that layer tuned; ±: half the paired 95 % interval; "
+        f"back: original {change['metric']} and loss on {counted(change['n'], 'test row')} with the base's "
+        "weights in that layer and the tuned ones elsewhere; alone: the base with that layer tuned; ±: half the "
+        "paired 95 % interval; "
         f"moved: ‖θ − θ*‖ / ‖θ*‖; predicted: ½ (θ − θ*)ᵀ F (θ − θ*), nats, F of the base ({fisher['estimator']}, "
         f"{counted(fisher['examples'], 'training row')})"
     )
 
 
 def rows(record: dict[str, Any]) -> list[dict[str, Any]]:
-    """The layers, the roles within the blocks, and everything together."""
+    """Return the rows of the table: the layers, the roles within all blocks, and everything together."""
     together = {
         "name": "everything",
         "distance": None,

@@ -1,4 +1,4 @@
-"""A diagnosis on the terminal and as one HTML page."""
+"""Shows a diagnosis on the terminal and as one HTML page."""
 
 from __future__ import annotations
 
@@ -29,35 +29,35 @@ if TYPE_CHECKING:
 
 
 def show(record: dict[str, Any], console: Console) -> None:
-    """Print the notes, the table of layers, what follows from it, and the flags that are proposed."""
+    """Print the notes, the table of layers, the conclusions, and the proposed flags."""
     for note in record["notes"]:
         console.out(f"note: {note}", highlight=False)
     console.print(rich_table(PARTS, rows(record), caption(record)))
     console.out(HEADLINES[record["refit"]["outcome"]][1], highlight=False)
-    for said in sentences(record):
-        console.out(f"- {said}", highlight=False)
+    for text in sentences(record):
+        console.out(f"- {text}", highlight=False)
     if flags(record):
         console.out(f"proposed for the next fft tune, not a measured result: {flags(record)}", highlight=False)
 
 
 def page(record: dict[str, Any], picture: str) -> str:
-    """The page of a diagnosis as HTML text, which loads nothing; `picture` is the SVG text of its chart."""
+    """Return the self-contained page of a diagnosis as HTML; `picture` is the SVG text of its chart."""
     results = (_verdict(record), _layers(record, picture), _proposed(record))
     return document("fft diagnose", (*results, notes(record["notes"]), _settings(record)))
 
 
 def _verdict(record: dict[str, Any]) -> str:
     kind, title = HEADLINES[record["refit"]["outcome"]]
-    said = "".join(paragraph(sentence(record)) for sentence in (lost_sentence, head_sentence))
-    return f'<div class="verdict {kind}"><h2>{escape(title)}</h2>{said}</div>'
+    text = "".join(paragraph(sentence(record)) for sentence in (lost_sentence, head_sentence))
+    return f'<div class="verdict {kind}"><h2>{escape(title)}</h2>{text}</div>'
 
 
 def _layers(record: dict[str, Any], picture: str) -> str:
-    said = f"{paragraph(layer_sentence(record))}{paragraph(prediction_sentence(record))}"
-    legend = "Bars: paired 95 % intervals. Roles are those of all blocks together."
+    text = f"{paragraph(layer_sentence(record))}{paragraph(prediction_sentence(record))}"
+    legend = "Bars: paired 95 % intervals. A role is the same part of all blocks together."
     drawn = f"<figure>{picture}<figcaption>{legend}</figcaption></figure>"
     note = f"<p class='note'>{escape(caption(record))}</p>"
-    return f"<h2>Layers</h2>\n{said}{drawn}{table(PARTS, rows(record))}\n{note}"
+    return f"<h2>Layers</h2>\n{text}{drawn}{table(PARTS, rows(record))}\n{note}"
 
 
 def _proposed(record: dict[str, Any]) -> str:
@@ -65,7 +65,7 @@ def _proposed(record: dict[str, Any]) -> str:
         return ""
     fragment = f"<pre>{escape(flags(record))}</pre>" if flags(record) else ""
     on = counted(record["rows"]["validation"], "validation row")
-    rows = f"<p class='note'>In the order of the search, on {on}.</p>"
+    rows = f"<p class='note'>In the order of the greedy search, on {on}.</p>"
     steps = table(STEPS, record["proposal"]["steps"])
     return f"<h2>A proposal</h2>\n{fragment}{paragraph(proposal_sentence(record))}{steps}\n{rows}"
 
@@ -76,7 +76,7 @@ def _settings(record: dict[str, Any]) -> str:
 
 
 def write(record: dict[str, Any], out: Path) -> None:
-    """Write layers.svg, layers.png and report.html into `out`; MachineError where they cannot be written."""
+    """Write layers.svg, layers.png and report.html into `out`. Raises: MachineError if they cannot be written."""
     picture = svg(chart(record))
     save(picture, out / "layers")
     replace_file(out / "report.html", page(record, picture).encode())

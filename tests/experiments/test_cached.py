@@ -1,4 +1,4 @@
-"""What the experiments keep of their runs."""
+"""The cached results of experiments."""
 
 import dataclasses
 import json
@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from experiments.kept import kept_runs
+from experiments.cached import cached_runs
 from fft.experiment import Data, Experiment, Optim
 
 
@@ -28,18 +28,18 @@ def test_a_run_that_is_in_the_file_is_not_run_again(made, tmp_path):
         ran.append(experiment.seed)
         return record | {"kept_step": "finished"}
 
-    first = next(kept_runs(made, out, results, finish))  # and killed here
+    first = next(cached_runs(made, out, results, finish))  # and killed here
     assert list(first) == ["seed0"] and list(json.loads(results.read_text())) == ["seed0"]
-    counts = [len(records) for records in kept_runs(made, out, results, finish)]
+    counts = [len(records) for records in cached_runs(made, out, results, finish)]
     assert counts == [1, 2] and ran == [0, 1] and not list(out.iterdir())
     held = json.loads(results.read_text())
     assert held["seed1"]["experiment"]["model"] == "base-1" and 50 < held["seed1"]["percent_trained"] < 100
     assert held["seed0"]["kept_step"] == "finished" and 0 <= held["seed0"]["original"]["after"] <= 1
 
-    *_, again = kept_runs(made, out, results, finish)
+    *_, again = cached_runs(made, out, results, finish)
     assert ran == [0, 1] and again == held
 
     made["seed0"] = dataclasses.replace(made["seed0"], optim=Optim(lr=2e-3, steps=2))
-    *_, changed = kept_runs(made, out, results, finish)
+    *_, changed = cached_runs(made, out, results, finish)
     assert ran == [0, 1, 0], "only the changed one is measured again"
     assert changed["seed0"]["experiment"]["optim"]["lr"] == 2e-3 and changed["seed1"] == held["seed1"]
