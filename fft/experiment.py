@@ -20,7 +20,7 @@ from fft.core.settings import (
     recorded,
     validated,
 )
-from fft.data.settings import STRICT, Data, Texts
+from fft.data.settings import STRICT, Data, Texts, repeated
 from fft.disk.files import parsed_file
 from fft.disk.local import CheckpointPath, local, make_local
 from fft.methods import Full, Method
@@ -194,16 +194,15 @@ class Experiment:
 
         Raises: InputError.
         """
-        seen = [(data.source, data.text, data.pair, data.label) for data in self.original]
-        if duplicates := [columns[0] for at, columns in enumerate(seen) if columns in seen[:at]]:
-            raise InputError(f"--original names {duplicates[0]} twice with the same columns: leave one of them out")
-        if len(seen) > 1 and (odd := [data.source for data in self.original if data.kind != "classification"]):
+        if source := repeated(self.original):
+            raise InputError(f"--original names {source} twice with the same columns: leave one of them out")
+        if len(self.original) > 1 and (odd := [data.source for data in self.original if data.kind != "classification"]):
             raise InputError(
                 f"several original tasks must all be classification, and {odd[0]} is regression: the losses have no "
                 "common unit. Give it a run of its own"
             )
-        for_each("original-head", self.original_head, max(1, len(seen)), "original task")
-        for_each("max-drop", self.retention.drops, max(1, len(seen)), "original task")
+        for_each("original-head", self.original_head, max(1, len(self.original)), "original task")
+        for_each("max-drop", self.retention.drops, max(1, len(self.original)), "original task")
 
     @property
     def original_heads(self) -> tuple[str | None, ...]:

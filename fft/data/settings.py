@@ -81,6 +81,12 @@ NO_TEXTS = Texts("")
 """Placeholders for data that the command line does not name."""
 
 
+def repeated(tasks: Sequence[Data]) -> str | None:
+    """Return the source of a task that is there twice, with the same columns; None without one."""
+    columns = [(task.source, task.text, task.pair, task.label) for task in tasks]
+    return next((source for at, (source, *_) in enumerate(columns) if columns[at] in columns[:at]), None)
+
+
 def scored_by(metric: str | None, tasks: Sequence[Data]) -> tuple[Data, ...]:
     """Return the tasks with `metric` set on those of its kind that name no metric.
 

@@ -1,6 +1,6 @@
 """Train a head on the frozen base, for checkpoints without a head for the original task."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import NamedTuple, cast
 
 import jax
@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fft.core.batch import Batch, row_weight, weighted_sum
-from fft.core.network import outputs_of
+from fft.core.batch import Batch, weighted_sum
+from fft.core.network import on_host, outputs_of
 from fft.core.progress import doing
 from fft.core.tree import Params
 from fft.models import Checkpoint, Model
@@ -48,27 +48,13 @@ class Features(NamedTuple):
 
 
 def _features(model: Model, params: Params, task: Task, batches: Iterable[Batch], poll: Callable[[], None]) -> Features:
-    """Compute the Features of the real rows (weight > 0), on the host."""
+    """Compute the Features of the real rows, on the host."""
 
     def states_of(params: Params, batch: Batch) -> jax.Array:
         outputs = outputs_of(model, params, batch, read=(task.reads,))
         return outputs.pooled if task.reads == "pooled" else outputs.tokens
 
-    program, parts = jax.jit(states_of), []
-    for batch in batches:
-        poll()
-        real = np.asarray(row_weight(batch.weight)) > 0
-        parts.append(Features(*(np.asarray(x)[real] for x in (program(params, batch), batch.targets, batch.weight))))
-    return Features(*(_concatenated(columns) for columns in zip(*parts, strict=True)))
-
-
-def _concatenated(parts: Sequence[np.ndarray]) -> np.ndarray:
-    """Concatenate arrays [n_i, ...]; arrays of tokens [n_i, T_i, ...] are zero-padded to the longest."""
-    if parts[0].ndim == 1 or len({part.shape[1:] for part in parts}) == 1:
-        return np.concatenate(parts)
-    longest = max(part.shape[1] for part in parts)
-    rest = [(0, 0)] * (parts[0].ndim - 2)
-    return np.concatenate([np.pad(part, ((0, 0), (0, longest - part.shape[1]), *rest)) for part in parts])
+    return Features(*on_host(states_of, params, batches, poll))
 
 
 def _descend(model: Model, task: Task, head: Params, data: Features) -> tuple[Params, tuple[float, float]]:

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fft.core.batch import Batch, row_weight
-from fft.core.network import Network, outputs_of
+from fft.core.batch import Batch
+from fft.core.network import Network, on_host, outputs_of
 from fft.core.tree import Params, map_leaves
 from fft.fisher.diagonal import Fisher, FisherPass, Running, diagonal_fisher
 from fft.tasks import Task
@@ -148,16 +148,11 @@ class Context(NamedTuple):
         """Return the base's logits [N, C] and the targets [N] of at most `n` training rows of the original task."""
         task, batches = self.original, self.batches
         assert task is not None and batches is not None  # called only by methods that need original data
-        apply = jax.jit(
-            lambda params, batch: task.logits(outputs_of(self.model, params, batch, read=(task.reads,)), batch)
-        )
-        logits, targets = [], []
-        for batch in batches(n, PREDICT_BATCH):
-            self.poll()
-            real = row_weight(batch.weight) > 0
-            logits.append(np.asarray(apply(self.base, batch))[real])
-            targets.append(batch.targets[real])
-        return np.concatenate(logits), np.concatenate(targets)
+
+        def logits_of(params: Params, batch: Batch) -> jax.Array:
+            return task.logits(outputs_of(self.model, params, batch, read=(task.reads,)), batch)
+
+        return on_host(logits_of, self.base, batches(n, PREDICT_BATCH), self.poll)[:2]
 
     def fisher(
         self,

@@ -9,7 +9,7 @@ import tyro
 from fft.core.bounds import Seed, Share, check_bounds
 from fft.core.errors import InputError
 from fft.core.settings import TELLS_DEFAULT, listed, recorded
-from fft.data.settings import NO_DATA, Data, Texts
+from fft.data.settings import NO_DATA, Data, Texts, repeated
 from fft.disk.local import CHECKPOINT, make_local
 from fft.experiment import Experiment, Optim, Retention, ScoredLength, TextLength
 from fft.fisher.diagonal import FisherPass
@@ -87,9 +87,8 @@ class SequenceSettings:
             raise InputError(
                 f"{odd[0]} is not classification, and a sequence averages the scores of its tasks: leave it out"
             )
-        columns = [(data.source, data.text, data.pair, data.label) for data in every]
-        if twice := [source for at, (source, *_) in enumerate(columns) if columns[at] in columns[:at]]:
-            raise InputError(f"{twice[0]} is named twice, with the same columns: leave one of them out")
+        if source := repeated(every):
+            raise InputError(f"{source} is named twice, with the same columns: leave one of them out")
         # Built only for its checks: what the last stage would refuse is refused before the first one.
         Experiment(
             self.model, every[-1], every[:-1], self.method, self.optim, self.retention, unlabelled=self.unlabelled
