@@ -123,9 +123,9 @@ def markdown(finished: dict[tuple[str, int], Cell]) -> str:
         within = sum(cell.drop["contract"] <= margin + cell.half["contract"] for cell in of_group)
         lines.append(
             f"| {name} | {np.mean([cell.base for cell in of_group]):.3f} | {new['full']} | {drop['full']} | "
-            f"{new['contract']} | {drop['contract']} | {within} of {len(of_group)} "
-            f"| {share(of_group, 'contract'):.0%} | "
-            f"{new['nothing']} | {drop['nothing']} | {share(of_group, 'nothing'):.0%} |"
+            f"{new['contract']} | {drop['contract']} | {within} of {len(of_group)} | "
+            f"{share(of_group, 'contract'):.0%} | {new['nothing']} | {drop['nothing']} | "
+            f"{share(of_group, 'nothing'):.0%} |"
         )
     return "\n".join([*lines, "", *verdicts(finished, margin)]) + "\n"
 

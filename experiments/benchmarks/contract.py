@@ -26,7 +26,7 @@ from rich.table import Table
 
 from experiments.benchmarks.step import LABELS, LR, B, T, alternate, make_batch, paired_ratio
 from fft import models
-from fft.commands.allocator import keep_freed_memory
+from fft.core.allocator import keep_freed_memory
 from fft.data import eval_batches, prepare
 from fft.data.demo import minilm_folder
 from fft.evaluate.heldout import HeldOut

@@ -31,7 +31,7 @@ from rich.table import Table
 
 from experiments.benchmarks.step import LABELS, THREADS, B, alternate, make_batch, paired_ratio
 from fft import models
-from fft.commands.allocator import keep_freed_memory
+from fft.core.allocator import keep_freed_memory
 from fft.core.network import outputs_of
 from fft.core.tree import flatten
 from fft.data.demo import minilm_folder

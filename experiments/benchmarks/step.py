@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fft import models
-from fft.commands.allocator import keep_freed_memory
+from fft.core.allocator import keep_freed_memory
 from fft.core.batch import Batch
 from fft.data.demo import minilm_folder
 from fft.experiment import Optim

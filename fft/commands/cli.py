@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from itertools import pairwise, takewhile
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
-from fft.commands.allocator import keep_freed_memory
 from fft.commands.failures import message_and_code
+from fft.core.allocator import keep_freed_memory
 from fft.core.bounds import OutOfBoundsError
 from fft.core.errors import InputError
 from fft.disk.cache import keep_compiled_programs

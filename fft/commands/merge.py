@@ -37,7 +37,7 @@ def greedy_sentence(record: dict) -> str:
     on = f"{greedy['metric']} on {counted(greedy['rows']['rows'], 'validation row')}"
     chosen = ", ".join(folders[at] for at in greedy["chosen"])
     if len(greedy["chosen"]) == 1:
-        return f"no soup: {chosen} is written alone, as every average with another model scores lower; {on}: {alone}"
+        return f"no soup: {chosen} is written alone, as every average with another model is worse; {on}: {alone}"
     return f"the greedy soup averages {chosen}: {greedy['soup']:.4f}; {on}, each alone: {alone}"
 
 

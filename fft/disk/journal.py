@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
+from fft.core.allocator import release_freed_memory
 from fft.core.progress import doing
 from fft.disk.log import MetricsLog
 
@@ -34,6 +35,8 @@ class Journal:
                 yield
         finally:
             self.seconds[part] = self.seconds.get(part, 0.0) + time.monotonic() - start
+            if part != "train":
+                release_freed_memory()
 
     def resume(self, step: int, seconds: dict[str, float], expected: Collection[tuple[str, int]] = ()) -> None:
         """Remove the events after `step` from the log (-1: all of them) and add the seconds of the run so far.

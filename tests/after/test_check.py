@@ -322,10 +322,10 @@ def test_dropout_is_no_difference(tiny, tmp_path):
         (("--new", "none.csv", "--new-name", "third"), "has no head third"),
         (("--original-label", "stars"), "'stars'"),
         (("--original-kind", "regression"), "the head 'original' is for classification"),
-        (("--metric", "f7"), "--metric f7: unknown"),
-        (("--metric", "rmse"), "--metric rmse scores regression, and no task here is regression"),
+        (("--metric", "f7"), "--metric f7 is unknown"),
+        (("--metric", "rmse"), "--metric rmse fits no task here"),
         (("--head", "original", "third", "fourth"), "--head has 3 values for 1 original task:"),
-        (("--max-length", "161"), "160 positions"),
+        (("--max-length", "161"), "give at most 160, the positions of"),
     ],
 )
 def test_flags_that_do_not_fit(tiny, tmp_path, flags, message):

@@ -160,7 +160,7 @@ def test_a_greedy_soup_by_fft_eval_and_the_recipe(three, tiny, tmp_path):
 def test_a_greedy_soup_of_one_model_is_no_soup():
     found = {"tuned": [{"folder": "a"}, {"folder": "b"}]}
     found["greedy"] = {"metric": "accuracy", "rows": {"rows": 1}, "scores": [0.5, 0.75], "soup": 0.75, "chosen": [1]}
-    said = "no soup: b alone is what is written, no average with another model is as good; accuracy on 1 validation row"
+    said = "no soup: b is written alone, as every average with another model is worse; accuracy on 1 validation row"
     assert greedy_sentence(found) == f"{said}: a 0.5000, b 0.7500"
 
 

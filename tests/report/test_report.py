@@ -355,7 +355,7 @@ def test_the_page_begins_with_the_verdict(outcome):
     assert text.index("Before and after") > text.index(said[1:])
     order = ("Before and after", "Course", "Notes and warnings", "Parameters", "Data", "Settings", "To repeat")
     assert sorted(order, key=text.index) == list(order)
-    assert "kept is step 400;" in text, "with --keep latest it is not the best step"
+    assert "the model is step 400;" in text, "with --keep latest it is not the best step"
     repeat = "fft tune --config RUN/experiment.json"
     for words in ("a note", "original: 3 cut", "optim.lr 0.0001", repeat, "c" * 40, "cpu"):
         assert words in text.replace("\n", " ")
@@ -471,7 +471,7 @@ def test_the_kept_point_of_a_contract_lies_where_it_was_judged():
     told = {"margins": {"original": 0.01}, "met": True, "kept": kept, "tried": [kept], "strength": 2.0}
     spec = json.dumps(history.history_chart(make_run() | {"contract": told}).to_dict())
     assert '"step": 400, "score": 0.882}' in spec, "0.886 on the probe less the drop on the rows that decided"
-    assert "on 337 validation rows, by which it was chosen" in spec
+    assert "on 337 validation rows, by which it was selected" in spec
     assert "diamond" not in json.dumps(history.history_chart(make_run()).to_dict())
 
 
