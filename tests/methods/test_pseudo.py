@@ -222,7 +222,7 @@ def test_it_shares_its_texts_with_no_other_method():
 def test_the_base_itself_fills_in_where_it_can_and_what_cannot_is_refused(folders, tmp_path):
     base, folder, _ = folders
     assert find_filler(None, folder) == folder
-    with pytest.raises(InputError, match=r"no masked-language head.*Give --pseudo\.filler DIR, .*once tuned from"):
+    with pytest.raises(InputError, match=r"no masked-language head.*Give --pseudo\.filler DIR, .*was tuned from"):
         find_filler(None, base)
     with pytest.raises(InputError, match="does not exist"):
         find_filler(str(tmp_path / "nowhere"), base)
