@@ -227,7 +227,7 @@ def test_no_other_method_may_read_its_texts():
 def test_the_base_is_the_default_filler_and_unfit_fillers_are_rejected(folders, tmp_path):
     base, folder, _ = folders
     assert find_filler(None, folder) == folder
-    with pytest.raises(InputError, match=r"no masked-language head.*Give --pseudo\.filler DIR, .*once tuned from"):
+    with pytest.raises(InputError, match=r"no masked-language head.*Give --pseudo\.filler DIR, .*was tuned from"):
         find_filler(None, base)
     with pytest.raises(InputError, match="does not exist"):
         find_filler(str(tmp_path / "nowhere"), base)
