@@ -58,7 +58,7 @@ def test_predictions_are_preserved_without_any_original_data(tiny, texts, tmp_pa
     assert result["original"] is None and result["verdicts"] == {}
     unlabelled = result["data"]["unlabelled"]
     assert unlabelled["source"] == str(texts) and unlabelled["splits"]["train"]["rows"] > 10
-    assert "head" not in unlabelled
+    assert unlabelled["head"] is None
     assert str(texts) in (tmp_path / "run" / "report.html").read_text()
 
 
