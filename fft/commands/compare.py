@@ -64,7 +64,7 @@ def differences(records: list[dict]) -> list[str]:
         ("base model", lambda r: r["base_sha256"]),
         ("new test rows", lambda r: r["data"]["new"]["splits"]["test"]["sha256"]),
         ("original test rows", lambda r: [r["data"][n]["splits"]["test"]["sha256"] for n in original_names(r["data"])]),
-        ("maximum length of texts", lambda r: r["experiment"]["max_length"] or DEFAULT_LENGTH),
+        ("length of texts", lambda r: r["experiment"]["max_length"] or DEFAULT_LENGTH),
         ("new metric", lambda r: r["new"]["metric"]),
         ("original metric", lambda r: [(r[name] or {}).get("metric") for name in original_names(r["data"])]),
     ):
