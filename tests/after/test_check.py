@@ -313,7 +313,7 @@ def test_dropout_is_no_difference(tiny, tmp_path):
         (("--max-drop=-1%",), "--max-drop '-1%': expected a number above 0"),
         (("--max-drop", "nan"), "--max-drop 'nan'"),
         (("--max-drop", "little"), "--max-drop 'little'"),
-        (("--max-drop", "1"), "nothing would fail; one per cent of the base's score is 1%"),
+        (("--max-drop", "1"), "nothing would fail: give 1% for one per cent of it"),
         (("--max-drop", "100%"), "nothing would fail"),
         (("--head", "third"), "has no head third; its heads are: original"),
         (("--tuned-head", "third"), "has no head third; its heads are: original"),

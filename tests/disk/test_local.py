@@ -123,7 +123,7 @@ def test_no_command_reads_elsewhere(arguments, message, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("source", ["s3://b/x.csv", "https://h/x.csv", "a+b://h/x.csv"])
 def test_a_source_that_is_not_local_is_refused_with_the_alternatives(source):
-    with pytest.raises(InputError, match="expected file, demo, tfds, hf, or a path; copy what lies elsewhere"):
+    with pytest.raises(InputError, match="give file, demo, tfds, hf or a path, and copy remote data"):
         open_source(source)
 
 
