@@ -4,26 +4,17 @@ from pathlib import Path
 
 from rich.console import Console
 
-from fft.commands.demo import ORIGINAL, cached_base
+from fft.commands.demo import NEW_ROWS, ORIGINAL, cached_base, trained_base
 from fft.data.demo import minilm_folder
-from fft.experiment import Data, Experiment, Optim, Retention
+from fft.experiment import Data, Experiment, Optim
 
-TWEETS = 1_344
+TWEETS = NEW_ROWS
 """new training rows of the experiments that start from `quick_base`"""
 
 
 def quick_base(console: Console) -> Path:
-    """The folder of the checkpoint after one epoch of 5,000 rows at 1e-4; trained the first time, cached after that."""
-    return cached_base(
-        "demo-base",
-        lambda: Experiment(
-            str(minilm_folder()),
-            Data(ORIGINAL, name="original", train_rows=5_000),
-            optim=Optim(lr=1e-4, epochs=1.0),
-            retention=Retention(eval_every=19),  # part of the recipe: the best scored step is the base
-        ),
-        console,
-    )
+    """Return the folder of the demo's base: one epoch of some movie snippets."""
+    return trained_base(console)
 
 
 def movie_base(console: Console) -> Path:
