@@ -117,9 +117,9 @@ def _rows(checkpoint, name):
 
 
 def _base() -> str:
-    from experiments.base import quick_base
+    from fft.commands.demo import trained_base
 
-    return str(quick_base(Console(stderr=True)))
+    return str(trained_base(Console(stderr=True)))
 
 
 def run_seconds(folder: Path, *flags: str) -> float:

@@ -22,8 +22,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from experiments.base import quick_base
-from fft.commands.demo import NEW, ORIGINAL
+from fft.commands.demo import NEW, ORIGINAL, trained_base
 
 BATCH, LR, THREADS = 32, 1e-4, 2
 
@@ -114,7 +113,7 @@ def tune_command(base: str, steps: int, out: str) -> list[str]:
 
 def main(rounds: int = 3, steps: int = 252, plain: bool = False) -> None:
     """Alternate both and print the table; `plain` runs only the transformers loop, in this process."""
-    base = str(quick_base(Console(stderr=True)))
+    base = str(trained_base(Console(stderr=True)))
     if plain:
         print(json.dumps(plain_loop(base, steps)))
         return

@@ -259,7 +259,9 @@ def _record(
         fisher=inputs["fisher"],
         data=inputs["data"],
         notes=inputs["notes"],
-        candidates=[CandidateRecord(*tried, within=tried.is_within(search.margin)) for tried in search.tried],
+        candidates=[
+            CandidateRecord(**tried._asdict(), within=tried.is_within(search.margin)) for tried in search.tried
+        ],
         chosen=chosen,
         nearest=nearest_miss(search.tried, search.margin),
         tuned_change=changes["tuned"],

@@ -108,6 +108,8 @@ def _execute(command: str, args: list[str], as_json: bool) -> tuple[dict, int]:
 def as_typed(error: OutOfBoundsError, args: Sequence[str]) -> OutOfBoundsError:
     """Return the error with the flag as typed: a task's settings do not know whether they belong to --new."""
     flags = {name for name in (arg.partition("=")[0].replace("_", "-") for arg in args) if name.startswith("--")}
+    if f"--{error.setting}" in flags:
+        return error
     typed = [flag for flag in flags if flag.endswith((f"-{error.setting}", f".{error.setting}"))]
     return OutOfBoundsError(typed[0].removeprefix("--"), error.complaint) if len(typed) == 1 else error
 

@@ -97,6 +97,10 @@ def test_flags_override_the_file_and_the_rest_of_it_stays(tmp_path):
         (("tune", "--out", "{0}/x", "--model", "m", "--new", "n.csv", "--lr", "fast"), "fast"),
         (("tune", "--out", "{0}/x", *FILES, "--new-train-rows", "0"), "--new-train-rows must be at least 1"),
         (("tune", "--out", "{0}/x", *FILES, "--original.train_rows=0"), "--original.train-rows must be at least 1"),
+        (
+            ("diagnose", "m", "r", "--original", "o.csv", "--out", "{0}/x", "--fit-rows", "9", "--rows", "0"),
+            "--rows must",
+        ),
         (("tune", "--out", "{0}/x", *FILES, "--metric", "pearson"), "--metric pearson fits no task here"),
         (("tune", "--out", "{0}/x", "--model", "m", "--new", "n.csv", "--method", "sgd"), "unknown method 'sgd'"),
         (("tune", "--out", "{0}/x", "--model", "m", "--new", "n.csv", "--method", "ewc"), "give --original"),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import fft.data.batches as module
-from experiments.base import TWEETS
+from fft.commands.demo import NEW_ROWS
 from fft.core.batch import Batch
 from fft.core.errors import InputError
 from fft.data.batches import TrainBatches, bucket_lengths, eval_batches, padding_waste
@@ -153,7 +153,7 @@ def test_padding_waste_on_the_demo_data(minilm, demo_data):
         rows = open_source(f"demo:{domain}").read("train", Columns())
         data, _ = encode(tokenizer, rows, np.zeros(len(rows.texts), np.int32), 128, 30522, 512)
         default = 3 * len(data.ids) // 32
-        for rows, steps, most in ((len(data.ids), default, 0.20), (TWEETS, TWEETS // 32, 0.25)):
+        for rows, steps, most in ((len(data.ids), default, 0.20), (NEW_ROWS, NEW_ROWS // 32, 0.25)):
             new = SimpleNamespace(splits={"train": data.take(np.arange(rows))}, pad_id=0)
             batches = training_batches(Optim().step_rows, {"new": 1.0}, {"new": new}, steps, 0)["new"]
             epoch = [batches.batch(step) for step in range(len(batches))]
