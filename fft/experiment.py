@@ -201,18 +201,18 @@ class Experiment:
                 f"several original tasks must all be classification, and {odd[0]} is regression: the losses have no "
                 "common unit. Give it a run of its own"
             )
-        for_each("original-head", self.original_head, max(1, len(self.original)), "original task")
-        for_each("max-drop", self.retention.drops, max(1, len(self.original)), "original task")
+        for_each("original-head", self.original_head, max(1, len(self.original)), "original task", None)
+        for_each("max-drop", self.retention.drops, max(1, len(self.original)), "original task", None)
 
     @property
     def original_heads(self) -> tuple[str | None, ...]:
         """The requested head of each original task; None for the checkpoint's."""
-        return for_each("original-head", self.original_head, len(self.original), "original task")
+        return for_each("original-head", self.original_head, len(self.original), "original task", None)
 
     @property
     def budgets(self) -> tuple[str, ...]:
         """The accepted drop of each original task under the contract; empty without a contract."""
-        drops = for_each("max-drop", self.retention.drops, len(self.original), "original task")
+        drops = for_each("max-drop", self.retention.drops, len(self.original), "original task", None)
         return tuple(drop for drop in drops if drop is not None)
 
     @property

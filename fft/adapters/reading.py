@@ -5,7 +5,6 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from fft.adapters.adapter import Adapter
@@ -14,7 +13,7 @@ from fft.adapters.layout import Formats, Layout, Tensor, layout_of
 from fft.adapters.prompt import KEY as PROMPT_KEY
 from fft.adapters.writing import CONFIG, WEIGHTS
 from fft.core.errors import InputError
-from fft.core.tree import Params, unflatten
+from fft.core.tree import Params
 from fft.disk.local import local
 from fft.disk.sniff import check_not_pointer
 from fft.methods import from_json
@@ -23,7 +22,7 @@ from fft.models.files.config import read_json
 from fft.models.files.folders import instead_of_adapter
 from fft.models.files.heads import HEADS_JSON, ORIGINAL, alike, check_name, read_record, stored_length, width
 from fft.models.files.hf import read_tensors, refuse_not_finite
-from fft.models.files.keys import body_keys, listed
+from fft.models.files.keys import StoredTensor, body_keys, listed, to_tree
 from fft.models.heads import unused_head
 from fft.models.layers import Config
 from fft.models.model import Family
@@ -208,15 +207,5 @@ def to_theta(stored: Mapping[str, np.ndarray], places: Mapping[str, Tensor], fol
         raise InputError(f"{folder / WEIGHTS} has tensors that the base {base} has no place for: {listed(unknown)}")
     if missing := sorted(set(places) - set(stored)):
         raise InputError(f"{folder / WEIGHTS} lacks tensors that its {CONFIG} promises: {listed(missing)}")
-    leaves, wrong = {}, []
-    for key, place in places.items():
-        value = stored[key]
-        if value.dtype.name not in ("float32", "float16", "bfloat16"):
-            wrong.append(f"{key} is {value.dtype.name}, expected float32, float16 or bfloat16")
-        elif value.shape != place.shape:
-            wrong.append(f"{key} is {list(value.shape)}, expected {list(place.shape)}")
-        else:
-            leaves[place.path] = jnp.asarray(np.ascontiguousarray(place.ours(value), dtype=np.float32))
-    if wrong:
-        raise InputError(f"{folder / WEIGHTS} does not fit the base {base}: {listed(wrong, '; ')}")
-    return unflatten(leaves)
+    tensors = {place.path: StoredTensor(key, stored[key], place.shape, place.ours) for key, place in places.items()}
+    return to_tree(tensors, f"{folder / WEIGHTS} does not fit the base {base}")

@@ -1,6 +1,5 @@
 """`fft merge`: merge models tuned from one base into one model, without training."""
 
-import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -12,6 +11,7 @@ from fft.after.pair import Side, length_of_sides, refuse_other_shape, refuse_oth
 from fft.after.settings import MergeSettings
 from fft.core.bounds import check_value
 from fft.core.errors import InputError
+from fft.core.naming import names_from
 from fft.core.tree import Params, flatten, overlay
 from fft.data import prepare_held_out
 from fft.disk.environment import environment
@@ -145,10 +145,9 @@ def _common_heads(base: Side, tuned: Sequence[Side], apart: bool) -> CommonHeads
     for side in tuned:
         own, shareable = {}, dict(base.checkpoint.heads) if apart else dict(heads)
         for name, head in side.checkpoint.heads.items():
-            candidates = itertools.chain([name], (f"{name}_{number}" for number in itertools.count(2)))
             own[name] = next(
                 new
-                for new in candidates
+                for new in names_from(name)
                 if new not in own.values() and (new not in heads or (new in shareable and alike(shareable[new], head)))
             )
             heads[own[name]] = head

@@ -3,9 +3,7 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from fft.after.pair import load_pair, refuse_other_vocabulary
+from fft.after.pair import load_pair, refuse_other_tokens, refuse_other_vocabulary
 from fft.after.settings import RepairSettings
 from fft.core.errors import InputError
 from fft.core.tree import Params
@@ -97,12 +95,7 @@ def _read(base: str, old: Checkpoint, tuned: str, merged: Checkpoint, source: Da
         for folder in (merged.folder, old.folder)
     )
     for role, rows in data.splits.items():
-        for number, ids, others in zip(rows.numbers, rows.ids, other.splits[role].ids, strict=True):
-            if not np.array_equal(ids, others):
-                raise InputError(
-                    f"{source.source}, row {number}: {base} and {tuned} read it as different tokens, so their "
-                    "tokenizers differ; only checkpoints with the same tokenizer can be merged"
-                )
+        refuse_other_tokens(source.source, (base, tuned), rows, other.splits[role], "merged")
     return data._replace(tokenizer_notes=(*data.tokenizer_notes, *other.tokenizer_notes))
 
 

@@ -141,7 +141,8 @@ def score_pair(pair: Pair, data: Data, base_head: str | None, tuned_head: str, h
     heads = ((pair.base.checkpoint, base_head), (pair.tuned.checkpoint, tuned_head))
     scorable = [(one, head) for one, head in heads if head is not None]
     encoded = [prepare_scored(data, rows, one, head, one.heads[head], pair.length.tokens) for one, head in scorable]
-    _refuse_other_tokens(pair, rows, [task.splits["test"] for task in encoded])
+    first, last = encoded[0].splits["test"], encoded[-1].splits["test"]
+    refuse_other_tokens(rows.source, (pair.base.name, pair.tuned.name), first, last, "compared")
     predictor = pair.predictor(encoded[0].task)
     scores = [scored_logits(predictor, only_head(one.params, head, SCORED), encoded[0]) for one, head in scorable]
     notes = tuple(dict.fromkeys(note for task in encoded for note in task.notes))
@@ -200,12 +201,17 @@ def refuse_other_vocabulary(base: Side, tuned: Side, purpose: str) -> None:
         )
 
 
-def _refuse_other_tokens(pair: Pair, rows: Rows, encoded: list[Encoded]) -> None:
-    first, last = encoded[0], encoded[-1]
-    pairs = zip(rows.numbers, first.ids, last.ids, first.types, last.types, strict=True)
+def refuse_other_tokens(
+    source: str | None, names: tuple[str, str], first: Encoded, second: Encoded, purpose: str
+) -> None:
+    """Refuse rows of `source` that two tokenizers, those of the checkpoints in `names`, read differently.
+
+    `purpose` is as `refuse_other_shape`'s. Raises: InputError that names the row.
+    """
+    pairs = zip(first.numbers, first.ids, second.ids, first.types, second.types, strict=True)
     for number, ids, other_ids, types, other_types in pairs:
         if not (np.array_equal(ids, other_ids) and np.array_equal(types, other_types)):
             raise InputError(
-                f"{rows.source}, row {number}: {pair.base.name} and {pair.tuned.name} read it as different tokens, so "
-                "their tokenizers differ; only checkpoints with the same tokenizer can be compared"
+                f"{source}, row {number}: {names[0]} and {names[1]} read it as different tokens, so their tokenizers "
+                f"differ; only checkpoints with the same tokenizer can be {purpose}"
             )

@@ -95,7 +95,7 @@ class CheckSettings:
         return scored_by(self.metric, [*self.original.each("original"), *([self.new] if self.new.source else [])])
 
     def _heads(self, name: str) -> tuple[str | None, ...]:
-        return for_each(name.replace("_", "-"), getattr(self, name), len(self.original.source), "original task")
+        return for_each(name.replace("_", "-"), getattr(self, name), len(self.original.source), "original task", None)
 
 
 @dataclass(frozen=True)

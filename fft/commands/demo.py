@@ -15,11 +15,11 @@ from fft.methods import EWC, Freeze, Full, Layerwise, LoRA
 from fft.run.auto import choose
 
 BASE_ROWS, NEW_ROWS = 5_000, 1_344
-BASE_EVERY = 19  # steps between scorings; the best scored step is the base, so that this belongs to the recipe
-EVERY = 21  # of the runs that end in their last step, whatever is scored before
+BASE_EVERY = 39  # steps between scorings; the best scored step is the base, so that this belongs to the recipe
+EVERY, HELD_EVERY = 21, 14  # of the runs that end in their last step, and of the one under a contract
 ORIGINAL, NEW = "demo:movie", "demo:tweets"
 AUTO = choose(original=True, unlabelled=False, head=True).chain()
-LAST, HELD = Retention(keep="latest", eval_every=EVERY), Retention(max_drop="0.01")
+LAST, HELD = Retention(keep="latest", eval_every=EVERY), Retention(max_drop="0.01", eval_every=HELD_EVERY)
 RUNS = {
     "full": (Full(), 3e-4, LAST),
     "freeze+layerwise": (Freeze() + Layerwise(), 3e-4, LAST),

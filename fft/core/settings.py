@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 T = TypeVar("T")
+D = TypeVar("D")
 
 TELLS_DEFAULT = tyro.conf.arg(help_behavior_hint="")
 """Marks a setting whose help text states its default; the help then adds no `(default: None)`."""
@@ -106,13 +107,13 @@ def alone(values: Sequence[T]) -> T | list[T] | None:
     return list(values) if len(values) > 1 else next(iter(values), None)
 
 
-def for_each(flag: str, values: tuple[T, ...], count: int, of: str) -> tuple[T | None, ...]:
-    """Return one value for each of `count` items: a single value is repeated, no value becomes None for each.
+def for_each(flag: str, values: tuple[T, ...], count: int, of: str, default: D) -> tuple[T | D, ...]:
+    """Return one value for each of `count` items: a single value is repeated, for no value the default.
 
     Raises: InputError for any other number of values.
     """
     if len(values) <= 1:
-        return (values or (None,)) * count
+        return (values or (default,)) * count
     if len(values) != count:
         raise InputError(f"--{flag} has {len(values)} values for {counted(count, of)}: give one for all, or one each")
     return values

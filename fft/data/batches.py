@@ -3,6 +3,7 @@
 Each distinct shape [B, T] is compiled once, and a padding token costs as much as a real one.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -12,28 +13,36 @@ from fft.core.errors import InputError
 from fft.data.tokenize import Encoded
 
 WINDOW = 50  # about this many batches are sorted by length together
+MOST_LENGTHS = 5
+COMPILE_STEPS = 14  # compiling a step for one more length takes about as long as so many steps, on two CPU cores
 
 
-def bucket_lengths(lengths: Sequence[int] | np.ndarray, most: int = 5) -> tuple[int, ...]:
+def bucket_lengths(
+    lengths: Sequence[int] | np.ndarray, most: int = MOST_LENGTHS, steps: float = math.inf
+) -> tuple[int, ...]:
     """Return at most `most` bucket lengths, ascending, that minimise the total tokens after padding.
 
-    Each row is padded to the next bucket length; `lengths` [N] are the lengths of the rows. Exact, by dynamic
-    programming over the unique lengths u_1 < ... < u_M: the minimum tokens of the rows up to u_j in k buckets are
-    cost[k, j] = min over i of cost[k-1, i] + u_j · (rows longer than u_i and not longer than u_j).
+    Each row is padded to the next bucket length; `lengths` [N] are the lengths of the rows. For a run of `steps` steps
+    a further bucket counts as the tokens of COMPILE_STEPS steps without padding, so that short runs get few.
+
+    Exact, by dynamic programming over the unique lengths u_1 < ... < u_M: the minimum tokens of the rows up to u_j in
+    k buckets are cost[k, j] = min over i of cost[k-1, i] + u_j · (rows longer than u_i and not longer than u_j).
     """
     unique, counts = np.unique(np.asarray(lengths), return_counts=True)
-    if len(unique) <= most:
-        return tuple(int(length) for length in unique)
     rows = np.concatenate([[0], np.cumsum(counts)])  # rows[j]: rows among the j shortest lengths
     alone = unique[None, :] * (rows[None, 1:] - rows[:-1, None])  # [i, j]: lengths i..j in one bucket
     alone = np.where(np.tri(len(unique), k=-1, dtype=bool), np.inf, alone)
     cost, cuts = alone[0], []
-    for _ in range(1, most):
+    totals = [cost[-1]]
+    for _ in range(1, min(most, len(unique))):
         through = np.concatenate([[np.inf], cost[:-1]])[:, None] + alone  # [i, j]: the last bucket starts at i
         cuts.append(through.argmin(0))
         cost = through.min(0)
+        totals.append(cost[-1])
+    price = COMPILE_STEPS / steps * (unique * counts).sum()
+    count = int(np.argmin(np.array(totals) + price * np.arange(len(totals))))
     last, chosen = len(unique) - 1, []
-    for cut in reversed(cuts):
+    for cut in reversed(cuts[:count]):
         chosen.append(last)
         last = cut[last] - 1
     return tuple(int(unique[at]) for at in reversed([*chosen, last]))

@@ -53,7 +53,7 @@ class SeveralData:
         """
         count = len(self.source)
         columns = {
-            name: for_each(f"{flag}.{name.replace('_', '-')}", values, count, "source")
+            name: for_each(f"{flag}.{name.replace('_', '-')}", values, count, "source", None)
             for name, values in ((f.name, getattr(self, f.name)) for f in dataclasses.fields(Data))
             if name != "source"
         }

@@ -10,7 +10,6 @@ from fft.core.errors import InputError
 from fft.core.progress import doing
 from fft.data import TaskData, TrainBatches, bucket_lengths, eval_batches
 
-MOST_LENGTHS, STEPS_A_LENGTH = 5, 14
 EVAL_BATCH = 32
 PROBE_SEED = 0  # not the run's seed: all runs are scored on the same probe rows
 
@@ -25,17 +24,9 @@ def training_batches(
     batches = {}
     for name, share in shares.items():
         rows, size = data[name].splits["train"], max(1, round(share * step_rows))
-        lengths = bucket_lengths(rows.lengths(), most_lengths(share * steps))
+        lengths = bucket_lengths(rows.lengths(), steps=share * steps)
         batches[name] = TrainBatches(rows, size, seed, lengths, data[name].pad_id)
     return batches
-
-
-def most_lengths(steps: float) -> int:
-    """Return the number of bucket lengths for a run of so many steps, at most MOST_LENGTHS.
-
-    Short runs use fewer, because compiling the step for one length takes as long as about STEPS_A_LENGTH steps.
-    """
-    return min(MOST_LENGTHS, 1 + int(steps) // STEPS_A_LENGTH)
 
 
 def step_batch(batches: dict[str, TrainBatches], step: int, accumulate: int) -> dict[str, Batch]:

@@ -15,7 +15,7 @@ from fft.core.progress import announced
 from fft.core.tree import Params
 from fft.data import Encoded, TaskData, bucket_lengths, eval_batches
 from fft.data.streams import PROBE_SEED, chosen_rows
-from fft.evaluate.predict import MOST_LENGTHS, SCORE_BATCH, predict
+from fft.evaluate.predict import SCORE_BATCH, predict
 from fft.merging.formulas import interpolate_layers
 from fft.models import Model
 from fft.stats.intervals import predictions
@@ -29,7 +29,7 @@ class HeldOut:
     """The validation and test rows of some tasks, batched once, and the programs that score parameters on them.
 
     `most` limits the number of rows of a split. The weights are an argument of the programs, and all tasks and splits
-    share the padded lengths: a program is compiled once for each length, at most MOST_LENGTHS times, however many trees
+    share the padded lengths: a program is compiled once for each length, at most five times, however many trees
     are scored. Interpolated trees are built one at a time. Measured on MiniLM and 2 CPU cores, in units of 21 plain
     evaluations: 21 interpolations one after the other 0.98, with `lax.map` over α inside the program 1.1, with `vmap`
     over α 1.5 to 1.7 and 21 times the memory.
@@ -45,7 +45,7 @@ class HeldOut:
         self.poll, self.blend = poll, partial(interpolate_layers, blocks=model.depth)
         self.data = {name: task._replace(splits=_at_most(most, task.splits)) for name, task in data.items()}
         rows = {(name, role): task.splits[role] for name, task in self.data.items() for role in ROLES}
-        lengths = bucket_lengths(np.concatenate([encoded.lengths() for encoded in rows.values()]), MOST_LENGTHS)
+        lengths = bucket_lengths(np.concatenate([encoded.lengths() for encoded in rows.values()]))
         self._programs = _programs(model, [task.task for task in self.data.values()], lengths)
         self._batches = {
             at: list(eval_batches(encoded, SCORE_BATCH, lengths, data[at[0]].pad_id)) for at, encoded in rows.items()

@@ -83,9 +83,6 @@ def predict(
     return outputs
 
 
-MOST_LENGTHS = 5
-
-
 SCORE_BATCH = 16  # a row costs no more than in a larger batch, and less of the batch is padding
 
 

@@ -144,11 +144,19 @@ def _squares_vmapped(
     def of_row(row: Labelled) -> Params:
         return _squares_of_a_batch(model, task, targets_of, selected, params, row)
 
-    def of_chunk(total: Params, rows: Labelled) -> tuple[Params, None]:
-        squares = jax.vmap(of_row)(rows)
-        return jax.tree.map(lambda t, s: t + jnp.sum(s, axis=0), total, squares), None
+    return sum_over_rows(of_row, zeros_like(selected), batch, chunk)
 
-    return jax.lax.scan(of_chunk, zeros_like(selected), _in_chunks(batch, chunk))[0]
+
+def sum_over_rows(of_row: Callable[[Labelled], Params], start: Params, batch: Labelled, chunk: int = 1) -> Params:
+    """Return `start` + Σ_b of_row(row b) for rows [1, ...] of a batch, `chunk` of them at a time with vmap.
+
+    `of_row` must be 0 for a row of weight 0, with which the last chunk is filled.
+    """
+
+    def of_chunk(total: Params, rows: Labelled) -> tuple[Params, None]:
+        return jax.tree.map(lambda t, s: t + jnp.sum(s, axis=0), total, jax.vmap(of_row)(rows)), None
+
+    return jax.lax.scan(of_chunk, start, _in_chunks(batch, chunk))[0]
 
 
 def _squares_of_a_batch(

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from fft.core.bounds import Finite, Positive, Seed, Share, check_bounds
 from fft.core.errors import InputError
-from fft.core.settings import TELLS_DEFAULT
+from fft.core.settings import TELLS_DEFAULT, for_each
 from fft.core.tree import Params, overlay
 from fft.merging import formulas
 from fft.merging.formulas import DareRate
@@ -109,7 +109,7 @@ def dare(models: Models, settings: FormulaSettings) -> Params:
 
 def fisher(models: Models, settings: FormulaSettings) -> Params:
     """Return Σ_i λ_i F_i θ_i / Σ_i λ_i F_i, entry by entry."""
-    weights = _for_each(settings.weights, len(models.tuned), "weights")
+    weights = for_each("weights", settings.weights, len(models.tuned), "TUNED model", 1.0)
     return formulas.fisher_merge(models.tuned, models.fishers, weights)
 
 
@@ -152,11 +152,5 @@ def _vectors(models: Models) -> list[Params]:
 
 
 def _scaled(vectors: Sequence[Params], scale: Sequence[float]) -> list[Params]:
-    factors = _for_each(scale, len(vectors), "scale")
+    factors = for_each("scale", tuple(scale), len(vectors), "TUNED model", 1.0)
     return [jax.tree.map(lambda leaf, by=by: by * leaf, vector) for by, vector in zip(factors, vectors, strict=True)]
-
-
-def _for_each(values: Sequence[float], count: int, flag: str) -> list[float]:
-    if len(values) not in (1, count):
-        raise InputError(f"--{flag} takes one number for all or {count}, one for each TUNED, not {len(values)}")
-    return [*values] * (count if len(values) == 1 else 1)

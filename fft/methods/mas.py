@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fft.core.batch import Batch, row_weight
+from fft.core.batch import Batch, Labelled, row_weight
 from fft.core.bounds import Count, NonNegative
 from fft.core.naming import counted
-from fft.core.network import Network, outputs_of
+from fft.core.network import Network
 from fft.core.tree import Params, flatten, overlay, unflatten
+from fft.fisher.squares import logits_of, sum_over_rows
 from fft.methods.base import Method
 from fft.methods.context import PREDICT_BATCH, Context
 from fft.methods.parts import Parts, StepContext
@@ -62,18 +63,16 @@ class MAS(Method):
 def _adder(model: Network, task: Task) -> Callable[[Params, Params, Params, Batch], Params]:
     """Return the compiled (total, measured, base, batch) -> total + Σ_b |∂ ‖z_b‖² / ∂ measured|, row by row."""
 
-    def squared_length(measured: Params, base: Params, row: Batch) -> jax.Array:
+    def squared_length(measured: Params, base: Params, row: Labelled) -> jax.Array:
         # Classes that the row's head lacks add a constant, whose gradient is 0.
-        logits = task.logits(outputs_of(model, overlay(base, measured), row, read=(task.reads,)), row)
+        logits = logits_of(model, task, overlay(base, measured), row)
         return jnp.sum(jnp.square(row.weight[..., None] * logits))
 
     @jax.jit
     def add(total: Params, measured: Params, base: Params, batch: Batch) -> Params:
-        def of_row(total: Params, row: Batch) -> tuple[Params, None]:
-            row = jax.tree.map(lambda x: x[None], row)
-            slope, real = jax.grad(squared_length)(measured, base, row), row_weight(row.weight)[0] > 0
-            return jax.tree.map(lambda t, g: t + jnp.where(real, jnp.abs(g), 0.0), total, slope), None
+        def of_row(row: Labelled) -> Params:
+            return jax.tree.map(jnp.abs, jax.grad(squared_length)(measured, base, row))
 
-        return jax.lax.scan(of_row, total, batch)[0]
+        return sum_over_rows(of_row, total, batch)
 
     return add

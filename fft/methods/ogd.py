@@ -13,8 +13,9 @@ from annotated_types import Interval
 from fft.core.batch import Batch, row_weight
 from fft.core.errors import InputError
 from fft.core.naming import counted
-from fft.core.network import Network, outputs_of
+from fft.core.network import Network
 from fft.core.tree import Params, flatten, overlay, unflatten
+from fft.fisher.squares import logits_of
 from fft.methods.base import Method
 from fft.methods.context import PREDICT_BATCH, Context
 from fft.methods.parts import Parts, StepContext, transformation, updates_of
@@ -97,7 +98,7 @@ def _adder(model: Network, task: Task) -> Callable[[Params, int, Params, Params,
     """
 
     def logit(protected: Params, base: Params, row: Batch) -> jax.Array:
-        logits = task.logits(outputs_of(model, overlay(base, protected), row, read=(task.reads,)), row)
+        logits = logits_of(model, task, overlay(base, protected), row)
         of_target = jnp.expand_dims(row.targets if task.labels else jnp.zeros_like(row.targets, jnp.int32), -1)
         return jnp.sum(row.weight * jnp.take_along_axis(logits, of_target, axis=-1)[..., 0])
 

@@ -1,10 +1,13 @@
 """Dropout with nearly free random numbers: a keyed hash of each entry's index, fused by XLA."""
 
 import zlib
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.experimental.xla_metadata import set_xla_metadata
 
 LAST_FLOAT_BELOW_2_32 = 4294967040.0
 
@@ -19,8 +22,8 @@ def scramble(x: jax.Array) -> jax.Array:
     return x ^ (x >> 16)
 
 
-def random_words(seed: jax.Array, salt: int, shape: tuple[int, ...]) -> jax.Array:
-    """Return random uint32 of `shape` from a seed uint32 [2] and a static salt: word i is a keyed hash of i.
+def random_words(seed: jax.Array, salt: int | jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Return random uint32 of `shape` from a seed uint32 [2] and a salt: word i is a keyed hash of i.
 
     It replaces jax.random.bits because XLA fuses it into the multiplication that uses it, so that dropout costs no
     memory and hardly any time, and because it compiles in a third of threefry's time.
@@ -40,7 +43,22 @@ def drop(x: jax.Array, rate: float | jax.Array, seed: jax.Array, salt: int) -> j
     """
     keep = 1.0 - rate
     limit = jnp.minimum(jnp.float32(keep) * 2.0**32, LAST_FLOAT_BELOW_2_32).astype(jnp.uint32)
-    return jnp.where(random_words(seed, salt, x.shape) < limit, x * (1.0 / keep), jnp.zeros((), x.dtype))
+    with _compiled_once():
+        kept = _below(limit, seed, jnp.uint32(salt), x.shape)
+    return jnp.where(kept, x * (1.0 / keep), jnp.zeros((), x.dtype))
+
+
+@partial(jax.jit, static_argnums=3)
+def _below(limit: jax.Array, seed: jax.Array, salt: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    return random_words(seed, salt, shape) < limit
+
+
+def _compiled_once() -> AbstractContextManager[None]:
+    """On CPU, keep the hash a function of its own: inlined, it is compiled again in every loop that reads a mask.
+
+    That took a fifth of the time to compile a training step. On GPU and TPU the inlined hash saves memory traffic.
+    """
+    return set_xla_metadata(inlineable="false") if jax.default_backend() == "cpu" else nullcontext()
 
 
 def salt_of(module: nn.Module) -> int:

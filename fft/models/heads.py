@@ -1,9 +1,9 @@
 """The heads of a checkpoint by name: choosing one, and naming a new one."""
 
-import itertools
 from collections.abc import Iterable
 
 from fft.core.errors import InputError
+from fft.core.naming import names_from
 from fft.core.tree import Params
 from fft.models.files.heads import check_name
 from fft.models.model import Checkpoint
@@ -50,5 +50,4 @@ def unused_head(requested: str | None, default: str, taken: list[str]) -> str:
     if requested is not None:
         check_name(requested)
         return requested
-    numbered = (f"{default}_{number}" for number in itertools.count(2))
-    return next(name for name in itertools.chain([default], numbered) if name not in taken)
+    return next(name for name in names_from(default) if name not in taken)

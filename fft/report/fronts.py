@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,8 @@ from fft.report.drawing import COLOURS, FAINT, INK, domain, save, styled, svg
 from fft.report.front import axis_title, looks
 from fft.report.labels import Box, place
 from fft.report.tables import Column, markdown_table, rich_table
-from fft.stats.fronts import Front, Spread
+from fft.stats.fronts import Front
+from fft.stats.intervals import Estimate
 from fft.stats.metrics import METRICS
 from fft.stats.retention import is_scored, starts_fresh
 
@@ -203,15 +205,14 @@ def _columns(matched: float) -> tuple[Column, ...]:
         Column("method", lambda front: front.method, number=False),
         Column("settings", lambda front: str(front.settings)),
         Column("seeds", lambda front: str(front.seeds)),
-        Column("hypervolume", lambda front: _spread(front.hypervolume, 4)),
-        Column(f"original at new {matched:.3f}", lambda front: _spread(front.original, 3)),
+        Column("hypervolume", lambda front: _with_interval(front.hypervolume, 4)),
+        Column(f"original at new {matched:.3f}", lambda front: _with_interval(front.original, 3)),
     )
 
 
-def _spread(spread: Spread, digits: int) -> str:
-    if spread.interval is None:
-        return f"{spread.mean:.{digits}f}"
-    return f"{spread.mean:.{digits}f} ±{(spread.interval[1] - spread.interval[0]) / 2:.{digits}f}"
+def _with_interval(mean: Estimate, digits: int) -> str:
+    half = "" if math.isnan(mean.low) else f" ±{(mean.high - mean.low) / 2:.{digits}f}"
+    return f"{mean.value:.{digits}f}{half}"
 
 
 def _caption() -> str:

@@ -10,7 +10,7 @@ from fft.core.naming import ORIGINAL
 from fft.core.tree import Params
 from fft.data import Encoded, TaskData, bucket_lengths, eval_batches
 from fft.data.streams import PROBE_SEED, chosen_rows
-from fft.evaluate.predict import MOST_LENGTHS, SCORE_BATCH, make_predict, predict
+from fft.evaluate.predict import SCORE_BATCH, make_predict, predict
 from fft.models.identity import base_sha256
 from fft.run.job import Job
 from fft.stats import retention
@@ -38,7 +38,7 @@ class Scorer:
         self._judged = {} if job.watch is None else self._validation(JUDGED)
         # The tasks have the same padded lengths, so that tasks with a common head share its compiled programs.
         scored = [*self._probes.values(), *self._judged.values(), *(data.splits["test"] for data in job.tasks.values())]
-        self._lengths = bucket_lengths(np.concatenate([rows.lengths() for rows in scored]), MOST_LENGTHS)
+        self._lengths = bucket_lengths(np.concatenate([rows.lengths() for rows in scored]))
         tasks = {data.task.name: data.task for data in job.tasks.values()}
         model = job.checkpoint.model
         self._predictors = {head: make_predict(model, task, self._lengths) for head, task in tasks.items()}

@@ -12,7 +12,7 @@ from fft.core.naming import counted
 from fft.core.settings import alone
 from fft.data import Encoded, TaskData, TrainBatches, bucket_lengths, joined, together
 from fft.data.kinds import KINDS
-from fft.data.streams import PROBE_SEED, chosen_rows, most_lengths
+from fft.data.streams import PROBE_SEED, chosen_rows
 from fft.disk.artefact import load_artefact, save_artefact
 from fft.evaluate.teacher import base_part
 from fft.models import Checkpoint
@@ -24,13 +24,13 @@ from fft.training.dual import PROBED, Watch
 
 
 class ProbeBatches(TrainBatches):
-    """Batches of up to PROBED held-out rows of each original task, padded to at most `most` lengths; `row` indexes the
-    rows of all tasks together.
+    """Batches of up to PROBED held-out rows of each original task, padded to few lengths as suits a run of `steps`
+    steps; `row` indexes the rows of all tasks together.
     """
 
-    def __init__(self, parts: Sequence[Encoded], seed: int, most: int, pad_id: int) -> None:
+    def __init__(self, parts: Sequence[Encoded], seed: int, steps: int, pad_id: int) -> None:
         all_rows = joined(parts)
-        lengths = bucket_lengths(all_rows.lengths(), most)
+        lengths = bucket_lengths(all_rows.lengths(), steps=steps)
         sizes = [min(PROBED, len(part.ids)) for part in parts]
         self._parts = [TrainBatches(p, size, seed, lengths, pad_id) for p, size in zip(parts, sizes, strict=True)]
         self._starts = np.cumsum([0, *(len(part.ids) for part in parts[:-1])])
@@ -91,7 +91,7 @@ def make_watch(
     """
     splits = [data.splits["validation"] for data in originals]
     parts = [rows.take(chosen_rows(len(rows.ids), JUDGED, PROBE_SEED)) for rows in splits]
-    batches = ProbeBatches(parts, seed, most_lengths(steps), originals[0].pad_id)
+    batches = ProbeBatches(parts, seed, steps, originals[0].pad_id)
     rows, task = batches.encoded, together(originals).task
     scale = task.scale(rows.labels)
     if not (folder / "provenance.json").exists():

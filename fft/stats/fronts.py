@@ -11,17 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fft.stats.ablation import describe_differences, method_label, setting_hash
+from fft.stats.intervals import Estimate
 from fft.stats.metrics import METRICS
 from fft.stats.retention import is_scored, starts_fresh
 
 LEVEL = 0.95
-
-
-class Spread(NamedTuple):
-    """A mean over seeds and its 95 % interval (None for one seed)."""
-
-    mean: float
-    interval: tuple[float, float] | None
 
 
 class Front(NamedTuple):
@@ -34,8 +28,8 @@ class Front(NamedTuple):
     """[settings, 2]: new and original score on test, means over seeds, by rising new score"""
     labels: tuple[str, ...]
     """[settings]: the settings in which a point differs from the method's others, such as `strength 10`"""
-    hypervolume: Spread
-    original: Spread
+    hypervolume: Estimate
+    original: Estimate
     """the original score at the new score `matched`"""
 
 
@@ -68,7 +62,7 @@ def fronts(records: Sequence[dict[str, Any]]) -> tuple[list[Front], float | None
         points, labels = np.stack([means[key] for key in order]), tuple(differences[key] for key in order)
         volumes = [hypervolume(points, np.nanmin(every, axis=0)) for points in seeds]
         originals = [original_at(points, matched) for points in seeds]
-        result.append(Front(name, len(differences), len(seeds), points, labels, spread(volumes), spread(originals)))
+        result.append(Front(name, len(differences), len(seeds), points, labels, mean_of(volumes), mean_of(originals)))
     return result, matched
 
 
@@ -101,16 +95,16 @@ def original_at(points: np.ndarray, new: float) -> float:
     return float(np.interp(new, front[:, 0], front[:, 1]))
 
 
-def spread(values: Sequence[float]) -> Spread:
+def mean_of(values: Sequence[float]) -> Estimate:
     """Return the mean over seeds and its 95 % t interval."""
     from scipy import stats
 
     mean = float(np.mean(values))
     if len(values) < 2:
-        return Spread(mean, None)
+        return Estimate(mean, float("nan"), float("nan"))
     error = stats.sem(values)
     low, high = stats.t.interval(LEVEL, len(values) - 1, mean, error) if error > 0 else (mean, mean)
-    return Spread(mean, (float(low), float(high)))
+    return Estimate(mean, float(low), float(high))
 
 
 def _signed(record: dict[str, Any], when: str) -> np.ndarray:

@@ -162,7 +162,7 @@ def test_the_worst_of_several_drives_the_multiplier():
 
 def test_a_probe_holds_rows_of_every_task_and_of_one_what_it_held():
     few, many = encoded([3] * 10), encoded([3 + row % 4 for row in range(100)])
-    batches = ProbeBatches([few, many], 0, 2, 0)
+    batches = ProbeBatches([few, many], 0, 20, 0)
     for index in (0, 7):
         batch = batches.batch(index)
         assert np.bincount(batch.task).tolist() == [10, PROBED] and (batch.row == batches.rows(index)).all()
@@ -170,7 +170,8 @@ def test_a_probe_holds_rows_of_every_task_and_of_one_what_it_held():
     assert len(batches) == -(-100 // PROBED)
     seen = np.concatenate([batches.rows(index) for index in range(len(batches))])
     assert set(seen.tolist()) == set(range(110))
-    alone, plain = ProbeBatches([many], 5, 2, 0), TrainBatches(many, PROBED, 5, bucket_lengths(many.lengths(), 2), 0)
+    alone = ProbeBatches([many], 5, 20, 0)
+    plain = TrainBatches(many, PROBED, 5, bucket_lengths(many.lengths(), steps=20), 0)
     assert all((alone.rows(i) == plain.rows(i)).all() for i in range(9)) and len(alone) == len(plain)
 
 

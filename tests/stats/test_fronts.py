@@ -6,7 +6,7 @@ from rich.console import Console
 
 from fft.commands.compare import show_fronts
 from fft.report.fronts import draw_fronts
-from fft.stats.fronts import fronts, hypervolume, original_at, pareto_front, spread
+from fft.stats.fronts import fronts, hypervolume, mean_of, original_at, pareto_front
 
 
 def record(method, strength, seed, new, original, base=(0.5, 0.9), metric="accuracy"):
@@ -42,10 +42,10 @@ def test_the_original_score_at_a_new_score_lies_on_the_line_between_two_points()
 
 
 def test_a_spread_is_the_t_interval_over_seeds():
-    result = spread([0.7, 0.8, 0.9])
+    result = mean_of([0.7, 0.8, 0.9])
     half = 4.302653 * 0.1 / np.sqrt(3)
-    assert result.mean == pytest.approx(0.8) and result.interval == pytest.approx((0.8 - half, 0.8 + half), abs=1e-6)
-    assert spread([0.7]).interval is None
+    assert result == pytest.approx((0.8, 0.8 - half, 0.8 + half), abs=1e-6)
+    assert mean_of([0.7]) == pytest.approx((0.7, np.nan, np.nan), nan_ok=True)
 
 
 def test_methods_are_compared_at_the_highest_new_score_that_all_reach():
@@ -59,7 +59,7 @@ def test_methods_are_compared_at_the_highest_new_score_that_all_reach():
     assert (kl.method, kl.settings, kl.seeds, full.settings) == ("kl", 3, 2, 2)
     assert kl.original.mean == pytest.approx(0.7) and full.original.mean == pytest.approx(0.595)
     np.testing.assert_allclose(kl.points, [[0.7, 0.8], [0.8, 0.7], [0.9, 0.6]])
-    assert kl.hypervolume.mean > full.hypervolume.mean
+    assert kl.hypervolume.value > full.hypervolume.value
 
 
 def test_errors_count_downwards():

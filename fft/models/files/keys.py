@@ -5,9 +5,10 @@ transposed: torch stores them as [out, in], our kernels are [in, out].
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -108,19 +109,41 @@ def to_params(
     Raises: InputError for missing tensors, wrong shapes, and tensors that are not floating point.
     """
     check_missing(sorted(set(shapes) - set(tensors)), where)
-    wrong = []
-    leaves = {}
-    for path, (key, value) in tensors.items():
-        transposed = path.endswith("/kernel")
-        expected = shapes[path][::-1] if transposed else shapes[path]
+
+    def tensor(path: str, key: str, value: np.ndarray) -> StoredTensor:
+        is_kernel = path.endswith("/kernel")
+        return StoredTensor(
+            key, value, shapes[path][::-1] if is_kernel else shapes[path], np.transpose if is_kernel else None
+        )
+
+    stored = {path: tensor(path, key, value) for path, (key, value) in tensors.items()}
+    return to_tree(stored, f"{where} does not fit its config.json")
+
+
+class StoredTensor(NamedTuple):
+    """A tensor of a file with its key, the shape that it must have, and the map to the layout of our leaf."""
+
+    key: str
+    value: np.ndarray
+    shape: tuple[int, ...]
+    ours: Callable[[np.ndarray], np.ndarray] | None = None
+
+
+def to_tree(stored: Mapping[str, StoredTensor], problem: str) -> Params:
+    """Return the tree of float32 jax arrays from tensors by our paths.
+
+    Raises: InputError, beginning with `problem`, for tensors of another shape or not floating point.
+    """
+    wrong, leaves = [], {}
+    for path, (key, value, shape, ours) in stored.items():
         if value.dtype.name not in ("float32", "float16", "bfloat16"):
             wrong.append(f"{key} is {value.dtype.name}, expected float32, float16 or bfloat16")
-        elif value.shape != expected:
-            wrong.append(f"{key} is {list(value.shape)}, expected {list(expected)}")
+        elif value.shape != shape:
+            wrong.append(f"{key} is {list(value.shape)}, expected {list(shape)}")
         else:
-            leaves[path] = jnp.asarray(np.ascontiguousarray(value.T if transposed else value, dtype=np.float32))
+            leaves[path] = jnp.asarray(np.ascontiguousarray(ours(value) if ours else value, dtype=np.float32))
     if wrong:
-        raise InputError(f"{where} does not fit its config.json: {listed(wrong, '; ')}")
+        raise InputError(f"{problem}: {listed(wrong, '; ')}")
     return unflatten(leaves)
 
 
