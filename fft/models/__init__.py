@@ -9,7 +9,20 @@ To add a family: a file in fft/models/families, a line in FAMILIES, and its name
 from collections.abc import Mapping
 from pathlib import Path
 
-from fft.models.families import bert, distilbert, roberta
+from fft.models.families import (
+    bert,
+    distilbert,
+    gemma,
+    gemma2,
+    gemma3,
+    gpt2,
+    llama,
+    mistral,
+    qwen2,
+    qwen3,
+    roberta,
+    smollm3,
+)
 from fft.models.files import export, filler, hf
 from fft.models.files.filler import Filler
 from fft.models.model import Checkpoint, Family, Head, Model
@@ -18,6 +31,15 @@ FAMILIES: dict[str, Family] = {
     "bert": bert.FAMILY,
     "roberta": roberta.FAMILY,
     "distilbert": distilbert.FAMILY,
+    "llama": llama.FAMILY,
+    "mistral": mistral.FAMILY,
+    "qwen2": qwen2.FAMILY,
+    "qwen3": qwen3.FAMILY,
+    "smollm3": smollm3.FAMILY,
+    "gemma": gemma.FAMILY,
+    "gemma2": gemma2.FAMILY,
+    "gemma3_text": gemma3.FAMILY,
+    "gpt2": gpt2.FAMILY,
 }
 
 __all__ = ["FAMILIES", "Checkpoint", "Head", "Model", "find_filler", "has_head", "load", "load_filler", "save"]

@@ -1,12 +1,13 @@
-"""The flax modules shared by all families: Dense, Dropout, norms, attention, MLP and the post-norm encoder.
+"""The flax modules shared by encoders and decoders: Dense, norms, activations and heads; the interface of a config.
 
-Only fft.models imports flax. A family file gives sizes, rates and position ids; the mathematics is here.
+Only fft.models imports flax. A family file gives sizes, rates and position ids; the mathematics is here, in
+fft.models.encoder and in fft.models.decoder.
 
-Letters: B batch, T tokens, D model, H heads, K head width, F mlp, C classes.
+Letters: B batch, T tokens, D model, C classes.
 """
 
-from collections.abc import Callable
-from dataclasses import Field, dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import Field
 from functools import partial
 from typing import Any, ClassVar, Protocol
 
@@ -14,8 +15,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from fft.core.batch import Read, States
-from fft.models.dropout import Dropout, drop, salt_of
+from fft.core.batch import Array
+from fft.models.dropout import drop, salt_of
 
 MASKED = float(jnp.finfo(jnp.float32).min)  # not -inf, which would give NaN for a row without tokens
 
@@ -46,26 +47,33 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 }
 
 
-@dataclass(frozen=True)
-class Shape:
-    """Sizes and rates of a post-norm encoder under names common to all families.
+class Sizes(Protocol):
+    """The sizes that encoders and decoders share; a frozen dataclass, EncoderShape or DecoderShape."""
 
-    `types` is 0 if the family has no token types; `pooler` says whether `pooled` is tanh(dense(first token)), as in
-    BERT, or the first token itself.
-    """
+    @property
+    def vocab(self) -> int:
+        """The number of rows of the word embedding table."""
+        ...
 
-    vocab: int
-    positions: int
-    types: int
-    dim: int
-    depth: int
-    heads: int
-    mlp: int
-    activation: str
-    epsilon: float
-    dropout: float
-    attention_dropout: float
-    pooler: bool
+    @property
+    def types(self) -> int:
+        """The number of token types, 0 for none."""
+        ...
+
+    @property
+    def dim(self) -> int:
+        """D, the width of the model."""
+        ...
+
+    @property
+    def depth(self) -> int:
+        """The number of blocks."""
+        ...
+
+    @property
+    def heads(self) -> int:
+        """H, the number of attention heads of a block."""
+        ...
 
 
 class Config(Protocol):
@@ -74,8 +82,8 @@ class Config(Protocol):
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
     @property
-    def shape(self) -> Shape:
-        """The sizes and rates as a Shape."""
+    def shape(self) -> Sizes:
+        """The sizes and rates under names common to all families."""
         ...
 
     @property
@@ -98,7 +106,11 @@ class Config(Protocol):
         """The standard deviation of a newly initialized kernel."""
         ...
 
-    def positions(self, ids: jax.Array, places: int = 0) -> jax.Array:
+    def problems(self) -> Iterator[str]:
+        """Yield what does not fit together, where each field alone is valid."""
+        ...
+
+    def positions(self, ids: jax.Array, mask: Array, places: int = 0) -> jax.Array:
         """Return the position ids [1 or B, T] of a text after `places` virtual tokens."""
         ...
 
@@ -121,7 +133,7 @@ def matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 class Dense(nn.Module):
-    """y = x W + b, plus a low-rank path if the parameter tree has one.
+    """y = x W + b, without b if not `use_bias`, plus a low-rank path if the parameter tree has one.
 
     x [..., in] -> [..., out]; leaves `kernel` [in, out], `bias` [out]. With `lora_a` [in, R] and `lora_b` [R, out]
     next to the kernel, y += lora_scale * (drop(x) a) b, where `lora_scale` is [] and the optional `lora_dropout` [] is
@@ -131,12 +143,14 @@ class Dense(nn.Module):
     """
 
     features: int
+    use_bias: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array, seed: jax.Array | None = None) -> jax.Array:
         kernel = self.param("kernel", nn.initializers.zeros, (x.shape[-1], self.features))
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        y = matmul(x, kernel) + bias
+        y = matmul(x, kernel)
+        if self.use_bias:
+            y = y + self.param("bias", nn.initializers.zeros, (self.features,))
         return y + self.side(x, kernel, seed) if self.has_variable("params", "lora_a") else y
 
     def side(self, x: jax.Array, kernel: jax.Array, seed: jax.Array | None) -> jax.Array:
@@ -155,114 +169,22 @@ def norm(epsilon: float, name: str) -> nn.LayerNorm:
     return nn.LayerNorm(epsilon=epsilon, use_fast_variance=False, name=name)
 
 
-class Embed(nn.Module):
-    """Sum of word, position and type embeddings, norm, dropout: ids, positions, types [B or 1, T] -> [B, T, D].
+class RMSNorm(nn.Module):
+    """x / √(mean x² + epsilon) · (offset + scale), over the last axis in float32; leaf `scale` [D].
 
-    Virtual `tokens` [P, D] are put before the words of every row; positions and types must then be for P + T tokens.
+    The offset is 1 in Gemma, whose files hold the difference from 1. Reference: Zhang and Sennrich 2019, arXiv
+    1910.07467.
     """
 
-    shape: Shape
+    epsilon: float
+    offset: float = 0.0
 
     @nn.compact
-    def __call__(
-        self,
-        ids: jax.Array,
-        positions: jax.Array,
-        types: jax.Array,
-        seed: jax.Array | None,
-        tokens: jax.Array | None = None,
-    ) -> jax.Array:
-        shape = self.shape
-        x = nn.Embed(shape.vocab, shape.dim, name="word")(ids)
-        if tokens is not None:
-            x = jnp.concatenate([jnp.broadcast_to(tokens, (x.shape[0], *tokens.shape)), x], axis=1)
-        if shape.types:
-            x = x + nn.Embed(shape.types, shape.dim, name="type")(types)
-        x = x + nn.Embed(shape.positions, shape.dim, name="position")(positions)
-        return Dropout(shape.dropout)(norm(shape.epsilon, "norm")(x), seed)
-
-
-class Attention(nn.Module):
-    """Multi-head attention of `rows` [B, t, D] to `x` [B, T, D]; bias [B, 1, 1, T] is 0 or MASKED -> [B, t, D].
-
-    softmax(q k^T / sqrt(K) + bias) v, dropout on the probabilities, then the output projection. The P keys and values
-    of a `prefix` [P, 2, D] are put before those of x; bias must then be [B, 1, 1, P + T].
-    """
-
-    shape: Shape
-
-    @nn.compact
-    def __call__(
-        self, rows: jax.Array, x: jax.Array, bias: jax.Array, seed: jax.Array | None, prefix: jax.Array | None = None
-    ) -> jax.Array:
-        shape, width = self.shape, self.shape.dim // self.shape.heads
-
-        def by_head(name: str, inputs: jax.Array) -> jax.Array:  # [B, T, D] -> [B, H, T, K]
-            y = Dense(shape.dim, name=name)(inputs, seed)
-            return y.reshape(*inputs.shape[:2], shape.heads, width).transpose(0, 2, 1, 3)
-
-        query, key, value = by_head("query", rows) * (width**-0.5), by_head("key", x), by_head("value", x)
-        if prefix is not None:  # [P, 2, D] -> [2, 1, H, P, K]
-            front = prefix.reshape(-1, 2, 1, shape.heads, width).transpose(1, 2, 3, 0, 4)
-            front = jnp.broadcast_to(front, (2, x.shape[0], *front.shape[2:]))
-            key, value = (jnp.concatenate(pair, axis=2) for pair in ((front[0], key), (front[1], value)))
-        scores = jnp.einsum("bhtk,bhsk->bhts", query, key) + bias
-        weights = Dropout(shape.attention_dropout)(jax.nn.softmax(scores, axis=-1), seed)
-        mixed = jnp.einsum("bhts,bhsk->bhtk", weights, value).transpose(0, 2, 1, 3).reshape(rows.shape)
-        return Dense(shape.dim, name="out")(mixed, seed)
-
-
-class Mlp(nn.Module):
-    """down(activation(up(x))): [B, T, D] -> [B, T, F] -> [B, T, D]."""
-
-    shape: Shape
-
-    @nn.compact
-    def __call__(self, x: jax.Array, seed: jax.Array | None) -> jax.Array:
-        x = ACTIVATIONS[self.shape.activation](Dense(self.shape.mlp, name="up")(x, seed))
-        return Dense(self.shape.dim, name="down")(x, seed)
-
-
-class Block(nn.Module):
-    """One post-norm block for the rows [B, t, D] among x [B, T, D]: y = norm(rows + drop(attention(rows, x))),
-    then norm(y + drop(mlp(y))).
-    """
-
-    shape: Shape
-
-    @nn.compact
-    def __call__(
-        self, rows: jax.Array, x: jax.Array, bias: jax.Array, seed: jax.Array | None, prefix: jax.Array | None = None
-    ) -> jax.Array:
-        shape = self.shape
-        mixed = Dropout(shape.dropout)(Attention(shape, name="attention")(rows, x, bias, seed, prefix), seed)
-        y = norm(shape.epsilon, "attention_norm")(rows + mixed)
-        mixed = Dropout(shape.dropout)(Mlp(shape, name="mlp")(y, seed), seed)
-        return norm(shape.epsilon, "mlp_norm")(y + mixed)
-
-
-class Blocks(nn.Module):
-    """All blocks, in subtrees 0, 1, ... of `layers`, so that every depth can have its own learning rate.
-
-    x [B, T, D] -> the last block's output [B, T, D] and all outputs {depth: [B, T, D]}, i for the i-th block, from 1.
-    With `first` the last block is computed for the first token only, [B, 1, D]: the result for that token is the same,
-    and 1/depth of the work is saved. A `prefix` is [P, depth, 2, D].
-    """
-
-    shape: Shape
-    first: bool
-
-    @nn.compact
-    def __call__(
-        self, x: jax.Array, bias: jax.Array, seed: jax.Array | None, prefix: jax.Array | None = None
-    ) -> tuple[jax.Array, dict[int, jax.Array]]:
-        made = {}
-        for i in range(self.shape.depth):
-            last = i == self.shape.depth - 1
-            front = None if prefix is None else prefix[:, i]
-            x = Block(self.shape, name=str(i))(x[:, :1] if self.first and last else x, x, bias, seed, front)
-            made[i + 1] = x
-        return x, made
+    def __call__(self, x: jax.Array) -> jax.Array:
+        scale = self.param("scale", nn.initializers.zeros, (x.shape[-1],))
+        wide = x.astype(jnp.float32)
+        wide = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + self.epsilon)
+        return (wide * (self.offset + scale)).astype(x.dtype)
 
 
 class Heads(nn.Module):
@@ -285,39 +207,3 @@ class Readout(nn.Module):
     @nn.compact
     def __call__(self, states: jax.Array, seed: jax.Array | None) -> dict[str, jax.Array]:
         return Heads(self.head, self.classes, name="heads")(states, seed)
-
-
-class Encoder(nn.Module):
-    """Embeddings, blocks and pooling: ids, mask, types int32 [B, T], positions int32 [B or 1, T] -> States.
-
-    `read` names the states to return, `depths` the layers to return with them. `prompt` holds virtual `tokens`, a
-    `prefix`, or nothing; mask, positions and types are those that `fft.models.prompt.inputs` returns. `seed` uint32 [2]
-    turns dropout on, None turns it off.
-    """
-
-    shape: Shape
-    read: frozenset[Read] = frozenset({"pooled"})
-    depths: tuple[int, ...] = ()
-
-    @nn.compact
-    def __call__(
-        self,
-        ids: jax.Array,
-        mask: jax.Array,
-        positions: jax.Array,
-        types: jax.Array,
-        seed: jax.Array | None,
-        prompt: dict[str, jax.Array],
-    ) -> States:
-        bias = jnp.where(mask[:, None, None, :] > 0, 0.0, MASKED)
-        embedded = Embed(self.shape, name="embed")(ids, positions, types, seed, prompt.get("tokens"))
-        blocks = Blocks(self.shape, "tokens" not in self.read, name="layers")
-        x, made = blocks(embedded, bias, seed, prompt.get("prefix"))
-        layers = {0: embedded, **made}
-        pooled = self._pooled(x, seed) if "pooled" in self.read else None
-        tokens = x[:, -ids.shape[1] :] if "tokens" in self.read else None
-        return States(pooled, tokens, {depth: layers[depth] for depth in self.depths})
-
-    def _pooled(self, x: jax.Array, seed: jax.Array | None) -> jax.Array:
-        first = x[:, 0]
-        return jnp.tanh(Dense(self.shape.dim, name="pooler")(first, seed)) if self.shape.pooler else first

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 from jax.core import Tracer
 
 from fft.core.batch import Array, Read, States, Text
@@ -15,7 +16,7 @@ from fft.core.errors import InputError
 from fft.core.network import ReadoutOf, StatesOf, outputs_of
 from fft.core.programs import shared
 from fft.core.tree import Params
-from fft.models.layers import Config, Encoder, HeadMaker, Readout
+from fft.models.layers import Config, HeadMaker, Readout
 from fft.models.prompt import inputs as prompted
 
 
@@ -27,7 +28,7 @@ class Head(NamedTuple):
 
 
 class Model(NamedTuple):
-    """An encoder of one family and size, as pure functions of a parameter tree of nested dicts.
+    """A network of one family and size, as pure functions of a parameter tree of nested dicts.
 
     states(params, batch, *, read=("pooled",), key=None, layers=()) -> States; batch has `ids`, `mask`, `types`, int32
     [B, T]; without a key there is no dropout; `read` may contain "pooled" and "tokens"; for params['prompt'] see
@@ -86,21 +87,25 @@ class Filling(NamedTuple):
 class Family(NamedTuple):
     """The description of a family, defined in its file and used by the loader.
 
-    name: config.json's model_type; prefix: of the encoder's keys in a model with a head; architecture: the stem of
-    Hugging Face's class names; config: a frozen dataclass; body, head_rows: rows of the key table (hf module, our
-    module, kind); ignored: regexes of keys to skip; head: config -> constructor of the linen head module;
-    filling: the masked-language head, used only by fft.models.files.filler.
+    name: config.json's model_type; prefix: of the body's keys in a model with a head; architecture: the stem of
+    Hugging Face's class names; network: the linen module of the body, Encoder or Decoder; config: a frozen dataclass;
+    body, head_rows: rows of the key table (hf module, our module, kind); ignored: regexes of keys to skip; head: config
+    -> constructor of the linen head module; filling: the masked-language head, used only by fft.models.files.filler;
+    split, join: stored tensors {name: array} to those of the key table, and back, where files fuse or transpose them.
     """
 
     name: str
     prefix: str
     architecture: str
+    network: Callable[..., nn.Module]
     config: type[Config]
     body: tuple[tuple[str, str, str], ...]
     head_rows: tuple[tuple[str, str, str], ...]
     ignored: tuple[str, ...]
     head: Callable[[Config], HeadMaker]
-    filling: Filling
+    filling: Filling | None = None
+    split: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]] = lambda tensors: tensors
+    join: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]] = lambda tensors: tensors
 
 
 @shared
@@ -123,8 +128,8 @@ def build(family: Family, config: Config) -> Model:
         if shape.types:
             refuse_outside("token type", batch.types, shape.types)
         *arrays, prompt = prompted(params, batch, config)
-        encoder = Encoder(shape, frozenset(read), layers)
-        return cast("States", encoder.apply({"params": params}, *arrays, seed_of(key), prompt))
+        network = family.network(shape, frozenset(read), layers)
+        return cast("States", network.apply({"params": params}, *arrays, seed_of(key), prompt))
 
     def readout(params: Params, head: str, states: Array, *, key: jax.Array | None = None) -> jax.Array:
         classes = params["heads"][head]["out"]["kernel"].shape[1]

@@ -26,9 +26,9 @@ def inputs(
     prompt, ids, types = params.get("prompt", {}), batch.ids, batch.types
     places = next((len(leaf) for leaf in prompt.values()), 0)
     check_length(ids.shape[1], places, config)
-    positions = config.positions(jnp.asarray(ids), places)
+    positions = config.positions(jnp.asarray(ids), batch.mask, places)
     if "tokens" in prompt:
-        front = config.positions(jnp.full((1, places), -1), 0)  # -1: no id is padding
+        front = config.positions(jnp.full((1, places), -1), jnp.ones((1, places)))  # -1: no id is padding
         positions = jnp.concatenate([jnp.broadcast_to(front, (len(positions), places)), positions], axis=1)
         types = jnp.pad(types, ((0, 0), (places, 0)))
     mask = jnp.pad(batch.mask, ((0, 0), (places, 0)), constant_values=1)

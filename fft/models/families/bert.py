@@ -1,5 +1,6 @@
 """BERT (Devlin et al., arXiv 1810.04805): config, Hugging Face's key names, sequence head."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -7,7 +8,11 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from fft.models.layers import Dense, Dropout, Shape
+from fft.core.batch import Array
+from fft.models.dropout import Dropout
+from fft.models.encoder import Encoder, EncoderShape, problems_of
+from fft.models.fields import Activation, Depth, Rate, Size, Small, Token
+from fft.models.layers import Dense
 from fft.models.model import Family, Filling
 
 
@@ -15,27 +20,27 @@ from fft.models.model import Family, Filling
 class BertConfig:
     """The fields of a BERT config.json that change the mathematics, under their own names and defaults."""
 
-    vocab_size: int = 30522
-    hidden_size: int = 768
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    intermediate_size: int = 3072
-    hidden_act: str = "gelu"
-    hidden_dropout_prob: float = 0.1
-    attention_probs_dropout_prob: float = 0.1
-    classifier_dropout: float | None = None
-    max_position_embeddings: int = 512
-    type_vocab_size: int = 2
-    layer_norm_eps: float = 1e-12
-    initializer_range: float = 0.02
-    pad_token_id: int | None = 0
+    vocab_size: Size = 30522
+    hidden_size: Size = 768
+    num_hidden_layers: Depth = 12
+    num_attention_heads: Size = 12
+    intermediate_size: Size = 3072
+    hidden_act: Activation = "gelu"
+    hidden_dropout_prob: Rate = 0.1
+    attention_probs_dropout_prob: Rate = 0.1
+    classifier_dropout: Rate | None = None
+    max_position_embeddings: Size = 512
+    type_vocab_size: Size = 2
+    layer_norm_eps: Small = 1e-12
+    initializer_range: Small = 0.02
+    pad_token_id: Token | None = 0
 
     pooler = True
 
     @property
-    def shape(self) -> Shape:
-        """The sizes and rates as a layers.Shape."""
-        return Shape(
+    def shape(self) -> EncoderShape:
+        """The sizes and rates as an EncoderShape."""
+        return EncoderShape(
             vocab=self.vocab_size,
             positions=self.max_position_embeddings,
             types=self.type_vocab_size,
@@ -60,7 +65,11 @@ class BertConfig:
         """classifier_dropout, or the hidden rate if it is None."""
         return self.hidden_dropout_prob if self.classifier_dropout is None else self.classifier_dropout
 
-    def positions(self, ids: jax.Array, places: int = 0) -> jax.Array:
+    def problems(self) -> Iterator[str]:
+        """Yield what does not fit together."""
+        return problems_of(self)
+
+    def positions(self, ids: jax.Array, mask: Array, places: int = 0) -> jax.Array:
         """Return the position ids [1, T] after `places` virtual tokens: `places`, `places` + 1, ..."""
         return places + jnp.arange(ids.shape[1])[None]
 
@@ -97,6 +106,7 @@ FAMILY = Family(
     name="bert",
     prefix="bert",
     architecture="Bert",
+    network=Encoder,
     config=BertConfig,
     body=(*BODY, ("pooler.dense", "pooler", "dense")),
     head_rows=(("classifier", "out", "dense"),),

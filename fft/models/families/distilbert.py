@@ -1,5 +1,6 @@
 """DistilBERT (Sanh et al., arXiv 1910.01108): BERT's blocks without token types or pooler, under other names."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -7,7 +8,11 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from fft.models.layers import Dense, Dropout, Shape
+from fft.core.batch import Array
+from fft.models.dropout import Dropout
+from fft.models.encoder import Encoder, EncoderShape, problems_of
+from fft.models.fields import Activation, Depth, Rate, Size, Small, Token
+from fft.models.layers import Dense
 from fft.models.model import Family, Filling
 
 
@@ -18,24 +23,24 @@ class DistilBertConfig:
     `sinusoidal_pos_embds` says only how the position table was initialized; the checkpoint contains the table.
     """
 
-    vocab_size: int = 30522
-    max_position_embeddings: int = 512
+    vocab_size: Size = 30522
+    max_position_embeddings: Size = 512
     sinusoidal_pos_embds: bool = False
-    n_layers: int = 6
-    n_heads: int = 12
-    dim: int = 768
-    hidden_dim: int = 3072
-    dropout: float = 0.1
-    attention_dropout: float = 0.1
-    seq_classif_dropout: float = 0.2
-    activation: str = "gelu"
-    initializer_range: float = 0.02
-    pad_token_id: int | None = 0
+    n_layers: Depth = 6
+    n_heads: Size = 12
+    dim: Size = 768
+    hidden_dim: Size = 3072
+    dropout: Rate = 0.1
+    attention_dropout: Rate = 0.1
+    seq_classif_dropout: Rate = 0.2
+    activation: Activation = "gelu"
+    initializer_range: Small = 0.02
+    pad_token_id: Token | None = 0
 
     @property
-    def shape(self) -> Shape:
-        """The sizes and rates as a layers.Shape; DistilBERT's norms have a fixed epsilon."""
-        return Shape(
+    def shape(self) -> EncoderShape:
+        """The sizes and rates as an EncoderShape; DistilBERT's norms have a fixed epsilon."""
+        return EncoderShape(
             vocab=self.vocab_size,
             positions=self.max_position_embeddings,
             types=0,
@@ -60,7 +65,11 @@ class DistilBertConfig:
         """The dropout rate in the head, seq_classif_dropout."""
         return self.seq_classif_dropout
 
-    def positions(self, ids: jax.Array, places: int = 0) -> jax.Array:
+    def problems(self) -> Iterator[str]:
+        """Yield what does not fit together."""
+        return problems_of(self)
+
+    def positions(self, ids: jax.Array, mask: Array, places: int = 0) -> jax.Array:
         """Return the position ids [1, T] after `places` virtual tokens: `places`, `places` + 1, ..."""
         return places + jnp.arange(ids.shape[1])[None]
 
@@ -83,6 +92,7 @@ FAMILY = Family(
     name="distilbert",
     prefix="distilbert",
     architecture="DistilBert",
+    network=Encoder,
     config=DistilBertConfig,
     body=(
         ("embeddings.word_embeddings", "embed/word", "embed"),

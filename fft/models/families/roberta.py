@@ -7,8 +7,11 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from fft.core.batch import Array
+from fft.models.dropout import Dropout
+from fft.models.encoder import Encoder
 from fft.models.families.bert import BODY, BertConfig
-from fft.models.layers import Dense, Dropout
+from fft.models.layers import Dense
 from fft.models.model import Family, Filling
 
 
@@ -26,7 +29,7 @@ class RobertaConfig(BertConfig):
         """The length of the longest text, in tokens: the first pad_token_id + 1 rows of the table are for padding."""
         return self.max_position_embeddings - self.pad_token_id - 1
 
-    def positions(self, ids: jax.Array, places: int = 0) -> jax.Array:
+    def positions(self, ids: jax.Array, mask: Array, places: int = 0) -> jax.Array:
         """Return the position ids [B, T]: pad + 1, pad + 2, ... for tokens, pad for padding.
 
         After `places` virtual tokens the ids of tokens are higher by `places`.
@@ -52,6 +55,7 @@ FAMILY = Family(
     name="roberta",
     prefix="roberta",
     architecture="Roberta",
+    network=Encoder,
     config=RobertaConfig,
     body=BODY,
     head_rows=(("classifier.dense", "dense", "dense"), ("classifier.out_proj", "out", "dense")),

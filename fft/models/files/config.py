@@ -13,7 +13,8 @@ from typing import Any
 from fft.core.errors import InputError
 from fft.core.settings import says_nothing
 from fft.disk.files import parsed_file
-from fft.models.layers import ACTIVATIONS, Config
+from fft.models.fields import wrong_values
+from fft.models.layers import Config
 from fft.models.model import Family
 
 # fmt: off
@@ -34,6 +35,8 @@ HARMLESS = frozenset(
         "encoder_no_repeat_ngram_size", "bad_words_ids", "num_return_sequences", "output_scores",
         "return_dict_in_generate", "remove_invalid_values", "exponential_decay_length_penalty", "suppress_tokens",
         "begin_suppress_tokens", "sentence_transformers", "sbert_ce_default_activation_function",
+        "pretraining_tp", "is_llama_config", "cache_implementation", "_sliding_window_pattern",
+        "summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels", "summary_first_dropout",
     }
 )
 # fmt: on
@@ -51,21 +54,6 @@ PINNED = {
 }
 OLD_VOCABULARY = "vocab_size_or_config_json_file"  # written by transformers 2: vocab_size again, or -1
 
-POSITIVE = (
-    "vocab_size",
-    "max_position_embeddings",
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "intermediate_size",
-    "type_vocab_size",
-    "dim",
-    "n_layers",
-    "n_heads",
-    "hidden_dim",
-)
-LAYERS = ("num_hidden_layers", "n_layers")
-MOST_LAYERS, MOST_SIZE = 1_000, 10**8
 RATES = (
     "hidden_dropout_prob",
     "attention_probs_dropout_prob",
@@ -97,7 +85,7 @@ def read_config(raw: dict[str, Any], family: Family, where: Path) -> tuple[Confi
     Raises: InputError naming every field that is unknown, has another value than the pinned one, or is out of range.
     """
     known = {field.name for field in fields(family.config)}
-    config = family.config(**{name: raw[name] for name in known if name in raw})
+    config = family.config(**{name: hashable(raw[name]) for name in known if name in raw})
     unknown = sorted(set(raw) - known - set(PINNED) - HARMLESS - {"model_type", OLD_VOCABULARY})
     idle = [name for name in unknown if says_nothing(raw[name])]
     strange = [name for name in unknown if name not in idle]
@@ -109,7 +97,8 @@ def read_config(raw: dict[str, Any], family: Family, where: Path) -> tuple[Confi
         )
     if wrong:
         raise InputError(f"{where}: {'; '.join(wrong)}")
-    check_shape(config, where)
+    if problems := list(config.problems()):
+        raise InputError(f"{where}: {'; '.join(problems)}")
     note = f"{where}: the unknown field(s) {', '.join(idle)} are null, false or empty, and are ignored"
     return config, (note,) * bool(idle)
 
@@ -122,40 +111,8 @@ def wrong_pins(raw: dict[str, Any], config: Config) -> Iterator[str]:
             yield f"{name} is {raw[name]!r}; only {expected} is supported"
 
 
-def wrong_values(config: Config) -> Iterator[str]:
-    """Yield a message for each value of a wrong type or range: the field, what is expected, and the value."""
-    for field in fields(config):
-        value = getattr(config, field.name)
-        expected = None
-        most = MOST_LAYERS if field.name in LAYERS else MOST_SIZE
-        if field.name in POSITIVE and not (type(value) is int and 0 < value <= most):
-            expected = f"a positive integer of at most {most:,}"
-        elif field.name in RATES and not (is_number(value) and 0 <= value < 1):
-            expected = None if field.name == "classifier_dropout" and value is None else "a number in [0, 1)"
-        elif field.name in ("layer_norm_eps", "initializer_range") and not (is_number(value) and 0 < value < 1):
-            expected = "a number between 0 and 1"
-        elif field.name == "pad_token_id" and not is_token(value, config.vocab_size):
-            expected = None if value is None and field.default == 0 else "a token id below vocab_size"
-        elif field.name in ("hidden_act", "activation") and value not in tuple(ACTIVATIONS):
-            expected = f"a known activation ({', '.join(sorted(ACTIVATIONS))})"
-        if expected:
-            yield f"{field.name} must be {expected}, but is {value!r}"
-
-
-def check_shape(config: Config, where: Path) -> None:
-    """Check that the sizes of a config fit each other. Raises: InputError if they do not."""
-    shape = config.shape
-    if shape.dim % shape.heads:
-        raise InputError(f"{where}: the model width {shape.dim} is not a multiple of its {shape.heads} heads")
-    if config.max_positions < 1:
-        raise InputError(f"{where}: max_position_embeddings {shape.positions} leaves no usable position")
-
-
-def is_token(value: object, vocabulary: object) -> bool:
-    """Whether `value` is a token id below the vocabulary size; a size that is not an int is reported elsewhere."""
-    return type(value) is int and value >= 0 and not (type(vocabulary) is int and value >= vocabulary)
-
-
-def is_number(value: object) -> bool:
-    """Whether `value` is an int or a float, finite or not, but not a bool."""
-    return type(value) in (int, float)
+def hashable(value: Any) -> Any:
+    """Return a JSON value with tuples in place of lists, and of objects as sorted (name, value) pairs."""
+    if isinstance(value, dict):
+        return tuple(sorted((name, hashable(entry)) for name, entry in value.items()))
+    return tuple(map(hashable, value)) if isinstance(value, list) else value

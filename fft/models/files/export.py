@@ -126,7 +126,8 @@ def write(checkpoint: Checkpoint, folder: Path, family: Family, primary: str | N
     model, raw = checkpoint.model, checkpoint.raw_config
     dtype = jnp.dtype(raw.get("dtype", "float32"))
     leaves = flatten(checkpoint.params)
-    write_shards(from_params(leaves, family, model.config, primary, dtype), folder, shard_bytes)
+    tensors = family.join(from_params(leaves, family, model.config, primary, dtype))
+    write_shards(tensors, folder, shard_bytes)
     others = {
         path: stored(leaf, path, dtype)
         for path, leaf in leaves.items()

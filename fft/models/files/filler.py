@@ -5,7 +5,7 @@ Their head is a dense layer, an activation, a norm, and the word embeddings as t
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -14,12 +14,13 @@ import numpy as np
 from fft.core.batch import Text
 from fft.core.errors import InputError
 from fft.core.tree import Params
+from fft.models.encoder import EncoderShape
 from fft.models.files import hf
 from fft.models.files.config import read_config
 from fft.models.files.heads import ORIGINAL
 from fft.models.files.keys import expected_shapes, listed, modern, rename, to_params
-from fft.models.layers import ACTIVATIONS, Shape
-from fft.models.model import Family, Model, build
+from fft.models.layers import ACTIVATIONS
+from fft.models.model import Family, Filling, Model, build
 
 OUTSIDE = ("heads/", "pooler/")  # parameters that predictions of masked tokens do not depend on
 
@@ -59,7 +60,10 @@ def find(source: str | Path, families: Mapping[str, Family]) -> Path:
     Raises: InputError if it is not a checkpoint or has no masked-language head; as `hf.open_checkpoint`.
     """
     folder, raw, family = hf.open_checkpoint(source, families)
-    missing = [names[0] for names in _leaves(family).values() if not set(names) & _modern(hf.read_names(folder))]
+    if family.filling is None:
+        raise InputError(f"{folder}: a {family.name} model predicts the next token and has no masked-language head")
+    stored = _modern(hf.read_names(folder, family))
+    missing = [names[0] for names in _leaves(family.filling).values() if not set(names) & stored]
     if missing:
         raise InputError(f"{folder} has no masked-language head: there is no {listed(missing)}")
     if not raw.get("tie_word_embeddings", True):
@@ -74,31 +78,31 @@ def load(source: str | Path, families: Mapping[str, Family]) -> Filler:
     """
     folder = find(source, families)
     _, raw, family = hf.open_checkpoint(folder, families)
+    filling = family.filling
+    assert filling is not None  # `find` refuses families without one
     config, notes = read_config(raw, family, folder / hf.CONFIG)
-    tensors, prefix_notes = hf.without_wrapper(hf.read_weights(folder), folder)
+    shape = cast("EncoderShape", config.shape)
+    tensors, prefix_notes = hf.without_wrapper(hf.read_weights(folder), folder, family)
     names = rename(tensors, family, config, ORIGINAL, folder)
     leaves = {path: (key, tensors[key]) for key, path in names.items() if not path.startswith(OUTSIDE)}
     body = expected_shapes(family, config, {})
-    shapes = {path: shape for path, shape in body.items() if not path.startswith(OUTSIDE)} | _shapes(config.shape)
+    shapes = {path: shape for path, shape in body.items() if not path.startswith(OUTSIDE)} | _shapes(shape)
     spelled = {modern(key): (key, value) for key, value in tensors.items()}
-    for path, theirs in _leaves(family).items():
+    for path, theirs in _leaves(filling).items():
         stored = [spelled[name] for name in theirs if name in spelled]
         if any(not np.array_equal(value, stored[0][1]) for _, value in stored):
             raise InputError(f"{folder}: {' and '.join(key for key, _ in stored)} differ, but are one parameter")
         leaves[f"filling/{path}"] = stored[0]
-    decoder = tensors.get(f"{family.filling.decoder}.weight")
+    decoder = tensors.get(f"{filling.decoder}.weight")
     if decoder is not None and not np.array_equal(decoder, leaves["embed/word/embedding"][1]):
-        raise InputError(
-            f"{folder}: {family.filling.decoder}.weight is not the word embeddings, though config.json says so"
-        )
-    activation = family.filling.activation(config)
+        raise InputError(f"{folder}: {filling.decoder}.weight is not the word embeddings, though config.json says so")
+    activation = filling.activation(config)
     params = to_params(leaves, shapes, folder)
-    return Filler(folder, build(family, config), params, activation, config.shape.epsilon, notes + prefix_notes)
+    return Filler(folder, build(family, config), params, activation, shape.epsilon, notes + prefix_notes)
 
 
-def _leaves(family: Family) -> dict[str, tuple[str, ...]]:
+def _leaves(rows: Filling) -> dict[str, tuple[str, ...]]:
     """Return {our path below "filling": the names under which the leaf may be stored}."""
-    rows = family.filling
     return {
         "dense/kernel": (f"{rows.dense}.weight",),
         "dense/bias": (f"{rows.dense}.bias",),
@@ -108,7 +112,7 @@ def _leaves(family: Family) -> dict[str, tuple[str, ...]]:
     }
 
 
-def _shapes(sizes: Shape) -> dict[str, tuple[int, ...]]:
+def _shapes(sizes: EncoderShape) -> dict[str, tuple[int, ...]]:
     vectors = {f"filling/{path}": (sizes.dim,) for path in ("dense/bias", "norm/scale", "norm/bias")}
     return {"filling/dense/kernel": (sizes.dim, sizes.dim), "filling/bias": (sizes.vocab,), **vectors}
 

@@ -40,7 +40,8 @@ def load(source: str | Path, families: Mapping[str, Family]) -> Checkpoint:
     """
     folder, raw, family = open_checkpoint(source, families)
     config, notes = read_config(raw, family, folder / CONFIG)
-    tensors, prefix_notes = without_wrapper(read_weights(folder), folder)
+    tensors, prefix_notes = without_wrapper(read_weights(folder), folder, family)
+    tensors = family.split(tensors)
     heads, primary, extra = read_heads(folder, raw, family, tensors)
     names = rename(tensors, family, config, primary or ORIGINAL, folder)
     refuse_broken_promise(folder, raw, family, tensors)
@@ -66,7 +67,7 @@ def has_head(source: str | Path, families: Mapping[str, Family]) -> bool:
     folder, _, family = open_checkpoint(source, families)
     if (folder / HEADS_JSON).exists():
         return bool(read_record(read_json(folder / HEADS_JSON), folder / HEADS_JSON)[0])
-    return stores_head(read_names(folder), family)
+    return stores_head(read_names(folder, family), family)
 
 
 def open_checkpoint(source: str | Path, families: Mapping[str, Family]) -> tuple[Path, dict[str, Any], Family]:
@@ -131,26 +132,28 @@ def read_weights(folder: Path) -> dict[str, np.ndarray]:
     return read_shards(folder, read_index(folder))
 
 
-def read_names(folder: Path) -> list[str]:
+def read_names(folder: Path, family: Family) -> list[str]:
     """Return the names of a folder's tensors without a wrapper's prefix, without reading the tensors."""
     one_file = (folder / WEIGHTS).exists()
     names = from_file(folder / WEIGHTS, lambda file: list(file.keys())) if one_file else list(read_index(folder))
-    return [name.removeprefix(wrapper_of(names)) for name in names]
+    return [name.removeprefix(wrapper_of(names, family)) for name in names]
 
 
-def without_wrapper(tensors: dict[str, np.ndarray], folder: Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+def without_wrapper(
+    tensors: dict[str, np.ndarray], folder: Path, family: Family
+) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     """Return ({name: array}, notes) without the prefix, if any, that a wrapper added to every stored name."""
-    prefix = wrapper_of(tensors)
+    prefix = wrapper_of(tensors, family)
     if not prefix:
         return tensors, ()
     note = f"{folder}: all {len(tensors)} tensors are stored under names that begin with {prefix!r}; read without it"
     return {name.removeprefix(prefix): value for name, value in tensors.items()}, (note,)
 
 
-def wrapper_of(names: Collection[str]) -> str:
-    """Return the prefix of one or several WRAPPERS that all names share, '' if there is none."""
-    prefix = ""
-    while names and (more := [wrap for wrap in WRAPPERS if all(name.startswith(prefix + wrap) for name in names)]):
+def wrapper_of(names: Collection[str], family: Family) -> str:
+    """Return the prefix of one or several WRAPPERS that all names share, but the family's own; '' if there is none."""
+    prefix, wrappers = "", [wrap for wrap in WRAPPERS if wrap != f"{family.prefix}."]
+    while names and (more := [wrap for wrap in wrappers if all(name.startswith(prefix + wrap) for name in names)]):
         prefix += more[0]
     return prefix
 

@@ -16,13 +16,14 @@ import numpy as np
 
 from fft.core.errors import InputError
 from fft.core.tree import Params, flatten, unflatten
-from fft.models.layers import Config, Encoder, Readout, Shape
+from fft.models.layers import Config, Readout
 from fft.models.model import Family
 
 LEAVES = {
     "embed": (("weight", "embedding"),),
     "dense": (("weight", "kernel"), ("bias", "bias")),
     "norm": (("weight", "scale"), ("bias", "bias")),
+    "kernel": (("weight", "kernel"),),
 }
 OLD_NORM = {
     ".gamma": ".weight",
@@ -44,7 +45,8 @@ def rows(table: Iterable[tuple[str, str, str]], depth: int) -> Iterator[tuple[st
 
 def body_keys(family: Family, config: Config) -> dict[str, str]:
     """Return {hf key without prefix: our path} for all parameters but the heads."""
-    return dict(rows(family.body, config.shape.depth))
+    has = body_shapes(family, config)
+    return {theirs: ours for theirs, ours in rows(family.body, config.shape.depth) if ours in has}
 
 
 def head_keys(family: Family, head: str) -> dict[str, str]:
@@ -57,13 +59,14 @@ def expected_shapes(family: Family, config: Config, classes: Mapping[str, int]) 
     heads = Readout(family.head(config), tuple(classes.items()))
     pooled = jax.ShapeDtypeStruct((1, config.shape.dim), jnp.float32)
     tree = jax.eval_shape(heads.init, jax.random.key(0), pooled, None).get("params", {})
-    return _body_shapes(config.shape) | {path: leaf.shape for path, leaf in flatten(tree).items()}
+    return body_shapes(family, config) | {path: leaf.shape for path, leaf in flatten(tree).items()}
 
 
 @lru_cache
-def _body_shapes(shape: Shape) -> dict[str, tuple[int, ...]]:
+def body_shapes(family: Family, config: Config) -> dict[str, tuple[int, ...]]:
+    """Return {our path: shape} for all parameters but the heads."""
     ids = jax.ShapeDtypeStruct((1, 1), jnp.int32)
-    tree = jax.eval_shape(Encoder(shape).init, jax.random.key(0), ids, ids, ids, ids, None, {})["params"]
+    tree = jax.eval_shape(family.network(config.shape).init, jax.random.key(0), ids, ids, ids, ids, None, {})["params"]
     return {path: leaf.shape for path, leaf in flatten(tree).items()}
 
 

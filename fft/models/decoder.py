@@ -1,0 +1,274 @@
+"""The decoder shared by all generative families: pre-norm blocks with causal attention, as fields of `DecoderShape`.
+
+Letters: B batch, T tokens, D model, H heads, G key-value heads, K head width, F mlp.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from fft.core.batch import Read, States
+from fft.models.dropout import Dropout
+from fft.models.layers import ACTIVATIONS, MASKED, Dense, RMSNorm, norm
+from fft.models.rope import Rope, rotated, table
+
+
+@dataclass(frozen=True)
+class LayerAttention:
+    """What differs between the attention of layers: reach, rotation, and the factor of the scores."""
+
+    window: int | None
+    """a token attends to so many tokens, itself included; None for all before it"""
+    rope: Rope | None
+    """None: the layer sees no positions"""
+    scale: float
+    """the scores are scale · q kᵀ"""
+
+
+@dataclass(frozen=True)
+class DecoderShape:
+    """Sizes, rates and choices of a decoder under names common to all families."""
+
+    vocab: int
+    positions: int
+    dim: int
+    depth: int
+    heads: int
+    kv_heads: int
+    width: int
+    """K, the width of a head"""
+    mlp: int
+    activation: str
+    epsilon: float
+    attention: tuple[LayerAttention, ...]
+    """one for each layer"""
+    pad: int | None
+    """the id that ends a row for sequence heads, see `last_token`; None: the mask says where it ends"""
+    norm: Literal["rms", "layer"] = "rms"
+    norm_offset: float = 0.0
+    """RMSNorm multiplies by offset + scale"""
+    norm_after: bool = False
+    """whether the outputs of attention and MLP are normalized too, before they are added"""
+    norm_heads: bool = False
+    """whether queries and keys are normalized per head"""
+    gated: bool = True
+    """whether the MLP is down(activation(gate(x)) · up(x)), else down(activation(up(x)))"""
+    qkv_bias: bool = False
+    out_bias: bool = False
+    mlp_bias: bool = False
+    learned_positions: bool = False
+    embed_scale: float = 1.0
+    score_cap: float | None = None
+    """scores s become cap · tanh(s / cap)"""
+    embed_dropout: float = 0.0
+    dropout: float = 0.0
+    """of the outputs of attention and MLP"""
+    attention_dropout: float = 0.0
+    types: int = 0
+
+
+def positions_of(segments: jax.Array) -> jax.Array:
+    """Return positions int32 [B, T] that count from 0 in every segment; `segments` [B, T] numbers runs of tokens."""
+    index = jnp.arange(segments.shape[1], dtype=jnp.int32)[None]
+    starts = jnp.concatenate([jnp.ones_like(segments[:, :1], bool), segments[:, 1:] != segments[:, :-1]], axis=1)
+    return index - jax.lax.cummax(jnp.where(starts, index, 0), axis=1)
+
+
+def last_token(ids: jax.Array, mask: jax.Array, pad: int | None) -> jax.Array:
+    """Return the place [B] of each row's last token: the rightmost id other than `pad`, as in transformers.
+
+    Without `pad`, the rightmost token that the mask does not exclude.
+    """
+    is_token = mask > 0 if pad is None else ids != pad
+    return jnp.argmax(jnp.arange(1, ids.shape[1] + 1)[None] * is_token, axis=1)
+
+
+def _norm(shape: DecoderShape, name: str) -> nn.Module:
+    if shape.norm == "layer":
+        return norm(shape.epsilon, name)
+    return RMSNorm(shape.epsilon, shape.norm_offset, name=name)
+
+
+class CausalAttention(nn.Module):
+    """Causal attention of `rows` [B, t, D] to `x` [B, T, D] with grouped queries -> [B, t, D].
+
+    softmax(scale · q kᵀ over the allowed tokens) v, dropout on the probabilities, then the output projection. `allowed`
+    is bool [B, t, T]; the rotations are (cosines, sines) for the rows and for x, or None.
+    """
+
+    shape: DecoderShape
+    scale: float
+
+    @nn.compact
+    def __call__(
+        self,
+        rows: jax.Array,
+        x: jax.Array,
+        allowed: jax.Array,
+        rotations: "tuple[Rotation, Rotation] | None",
+        seed: jax.Array | None,
+    ) -> jax.Array:
+        shape = self.shape
+
+        def by_head(name: str, inputs: jax.Array, heads: int) -> jax.Array:  # [B, T, D] -> [B, T, H, K]
+            y = Dense(heads * shape.width, shape.qkv_bias, name=name)(inputs, seed)
+            y = y.reshape(*inputs.shape[:2], heads, shape.width)
+            if shape.norm_heads and name != "value":
+                y = _norm(shape, f"{name}_norm")(y)
+            if rotations is not None and name != "value":
+                y = rotated(y, *rotations[name == "key"])
+            return y
+
+        query = by_head("query", rows, shape.heads).reshape(*rows.shape[:2], shape.kv_heads, -1, shape.width)
+        key, value = by_head("key", x, shape.kv_heads), by_head("value", x, shape.kv_heads)
+        scores = jnp.einsum("btgrk,bsgk->bgrts", query, key) * self.scale
+        if shape.score_cap is not None:
+            scores = shape.score_cap * jnp.tanh(scores / shape.score_cap)
+        scores = jnp.where(allowed[:, None, None], scores, MASKED)
+        weights = Dropout(shape.attention_dropout, name="weights")(jax.nn.softmax(scores, axis=-1), seed)
+        mixed = jnp.einsum("bgrts,bsgk->btgrk", weights, value).reshape(*rows.shape[:2], -1)
+        return Dense(shape.dim, shape.out_bias, name="out")(mixed, seed)
+
+
+class DecoderMlp(nn.Module):
+    """down(activation(gate(x)) · up(x)), or down(activation(up(x))): [B, T, D] -> [B, T, F] -> [B, T, D]."""
+
+    shape: DecoderShape
+
+    @nn.compact
+    def __call__(self, x: jax.Array, seed: jax.Array | None) -> jax.Array:
+        shape, activation = self.shape, ACTIVATIONS[self.shape.activation]
+        y = Dense(shape.mlp, shape.mlp_bias, name="up")(x, seed)
+        y = activation(Dense(shape.mlp, shape.mlp_bias, name="gate")(x, seed)) * y if shape.gated else activation(y)
+        return Dense(shape.dim, shape.mlp_bias, name="down")(y, seed)
+
+
+class DecoderBlock(nn.Module):
+    """y = rows + attention(norm(rows), norm(x)), then y + mlp(norm(y)), for the rows [B, t, D] at `places` of x."""
+
+    shape: DecoderShape
+    attention: LayerAttention
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        allowed: jax.Array,
+        rotation: "Rotation | None",
+        places: jax.Array | None,
+        seed: jax.Array | None,
+    ) -> jax.Array:
+        shape = self.shape
+        normed = _norm(shape, "attention_norm")(x)
+        attend = CausalAttention(shape, self.attention.scale, name="attention")
+        own = None if rotation is None else ((_at(places, rotation[0]), _at(places, rotation[1])), rotation)
+        mixed = attend(_at(places, normed), normed, _at(places, allowed), own, seed)
+        y = _at(places, x) + self._added("attention", mixed, seed)
+        mixed = DecoderMlp(shape, name="mlp")(_norm(shape, "mlp_norm")(y), seed)
+        return y + self._added("mlp", mixed, seed)
+
+    def _added(self, name: str, y: jax.Array, seed: jax.Array | None) -> jax.Array:
+        """Return the output of attention or MLP as it is added: normalized if the family does so, with dropout."""
+        if self.shape.norm_after:
+            y = _norm(self.shape, f"{name}_norm_after")(y)
+        return Dropout(self.shape.dropout, name=f"{name}_dropout")(y, seed)
+
+
+Rotation = tuple[jax.Array, jax.Array]
+"""cosines and sines [B, T, width / 2]"""
+
+
+def _at(places: jax.Array | None, array: jax.Array) -> jax.Array:
+    """Return an array [B, T, ...] at one place [B] of each row, [B, 1, ...]; unchanged without places."""
+    return array if places is None else jnp.take_along_axis(array, places.reshape(-1, *(1,) * (array.ndim - 1)), axis=1)
+
+
+class DecoderBlocks(nn.Module):
+    """All blocks, in subtrees 0, 1, ... of `layers`; x [B, T, D] -> the last block's output, and {depth: output}.
+
+    With `places` [B] the last block is computed for one token of each row only, [B, 1, D].
+    """
+
+    shape: DecoderShape
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        segments: jax.Array,
+        positions: jax.Array,
+        places: jax.Array | None,
+        seed: jax.Array | None,
+    ) -> tuple[jax.Array, dict[int, jax.Array]]:
+        kinds = self.shape.attention
+        rotations = {kind.rope: table(kind.rope, positions) for kind in kinds if kind.rope is not None}
+        allowed = {kind.window: _allowed(segments, kind.window) for kind in kinds}
+        made = {}
+        for i, kind in enumerate(kinds):
+            block = DecoderBlock(self.shape, kind, name=str(i))
+            rotation = None if kind.rope is None else rotations[kind.rope]
+            x = block(x, allowed[kind.window], rotation, places if i == len(kinds) - 1 else None, seed)
+            made[i + 1] = x
+        return x, made
+
+
+def _allowed(segments: jax.Array, window: int | None) -> jax.Array:
+    """Return bool [B, T, T]: whether token t attends to token s, one of its own segment, not later, in the window."""
+    index = jnp.arange(segments.shape[1])
+    distance = index[:, None] - index[None, :]
+    near = (distance >= 0) & (distance < (window or segments.shape[1]))
+    same = segments[:, :, None] == segments[:, None, :]
+    return near[None] & same & (segments[:, None, :] > 0)
+
+
+class DecoderEmbed(nn.Module):
+    """Word embeddings, scaled, plus learned positions if there are any, with dropout: ids [B, T] -> [B, T, D]."""
+
+    shape: DecoderShape
+
+    @nn.compact
+    def __call__(self, ids: jax.Array, positions: jax.Array, seed: jax.Array | None) -> jax.Array:
+        shape = self.shape
+        x = nn.Embed(shape.vocab, shape.dim, name="word")(ids)
+        if shape.embed_scale != 1.0:
+            x = x * jnp.asarray(shape.embed_scale, x.dtype)
+        if shape.learned_positions:
+            x = x + nn.Embed(shape.positions, shape.dim, name="position")(positions)
+        return Dropout(shape.embed_dropout)(x, seed)
+
+
+class Decoder(nn.Module):
+    """Embeddings, blocks and the final norm: ids, segments int32 [B, T], positions [B, T] -> States.
+
+    `segments` is 0 for padding and else the number of the packed text that a token belongs to; a plain mask is one
+    segment. `pooled` is the state of each row's last token. `seed` uint32 [2] turns dropout on.
+    """
+
+    shape: DecoderShape
+    read: frozenset[Read] = frozenset({"pooled"})
+    depths: tuple[int, ...] = ()
+
+    @nn.compact
+    def __call__(
+        self,
+        ids: jax.Array,
+        segments: jax.Array,
+        positions: jax.Array,
+        types: jax.Array,
+        seed: jax.Array | None,
+        prompt: dict[str, jax.Array],
+    ) -> States:
+        shape = self.shape
+        assert not prompt, "virtual tokens are only for encoders"
+        places = last_token(ids, segments, shape.pad)
+        embedded = DecoderEmbed(shape, name="embed")(ids, positions, seed)
+        only = None if "tokens" in self.read else places
+        x, made = DecoderBlocks(shape, name="layers")(embedded, segments, positions, only, seed)
+        layers = {0: embedded, **made}
+        x = _norm(shape, "final_norm")(x)
+        tokens = x if "tokens" in self.read else None
+        pooled = (x if only is not None else _at(places, x))[:, 0] if "pooled" in self.read else None
+        return States(pooled, tokens, {depth: layers[depth] for depth in self.depths})

@@ -1,0 +1,99 @@
+"""Gemma 2 (Gemma team, arXiv 2408.00118): norms before and after, capped scores, every second layer local."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar
+
+from fft.models.decoder import Decoder
+from fft.models.decoder_config import (
+    ATTENTION,
+    ENDS,
+    HEAD_ROWS,
+    IGNORED,
+    LAYER,
+    MLP,
+    DecoderConfig,
+    LayerTypes,
+    ScoreHead,
+    alternating,
+)
+from fft.models.fields import Activation, Depth, Off, Positive, Size, Switch, Token
+from fft.models.model import Family
+
+
+@dataclass(frozen=True)
+class Gemma2Config(DecoderConfig):
+    """The fields of a Gemma 2 config.json that change the mathematics, under their own names and defaults."""
+
+    vocab_size: Size = 256000
+    hidden_size: Size = 2304
+    intermediate_size: Size = 9216
+    num_hidden_layers: Depth = 26
+    num_attention_heads: Size = 8
+    num_key_value_heads: Size | None = 4
+    head_dim: Size | None = 256
+    hidden_activation: Activation = "gelu_pytorch_tanh"
+    max_position_embeddings: Size = 8192
+    tie_word_embeddings: Switch = True
+    pad_token_id: Token | None = 0
+    attention_bias: Switch = False
+    query_pre_attn_scalar: Positive = 256
+    sliding_window: Size | None = 4096
+    layer_types: LayerTypes | None = None
+    final_logit_softcapping: Positive | None = 30.0
+    attn_logit_softcapping: Positive | None = 50.0
+    use_bidirectional_attention: Off | None = None
+
+    local_layers: ClassVar[int] = 1
+    """local layers before each global one"""
+
+    @property
+    def activation(self) -> str:
+        return self.hidden_activation
+
+    def choices(self) -> Mapping[str, Any]:
+        return {
+            "qkv_bias": self.attention_bias,
+            "out_bias": self.attention_bias,
+            "norm_offset": 1.0,
+            "norm_after": True,
+            "embed_scale": self.hidden_size**0.5,
+            "score_cap": self.attn_logit_softcapping,
+        }
+
+    def scales(self) -> tuple[float, ...]:
+        return (self.query_pre_attn_scalar**-0.5,) * self.num_hidden_layers
+
+    def types(self) -> tuple[str, ...]:
+        """Return the type of each layer: local ones, then a global one, and so on."""
+        if self.layer_types is not None:
+            return self.layer_types
+        return alternating(self.local_layers + 1, self.num_hidden_layers)
+
+    def windows(self) -> tuple[int | None, ...]:
+        return self.sliding(self.sliding_window, self.types())
+
+
+BODY = (
+    *ENDS,
+    (f"{LAYER}.input_layernorm", "layers/{i}/attention_norm", "norm"),
+    *ATTENTION,
+    (f"{LAYER}.post_attention_layernorm", "layers/{i}/attention_norm_after", "norm"),
+    (f"{LAYER}.pre_feedforward_layernorm", "layers/{i}/mlp_norm", "norm"),
+    *MLP,
+    (f"{LAYER}.post_feedforward_layernorm", "layers/{i}/mlp_norm_after", "norm"),
+)
+
+
+FAMILY = Family(
+    name="gemma2",
+    prefix="model",
+    architecture="Gemma2",
+    network=Decoder,
+    config=Gemma2Config,
+    body=BODY,
+    head_rows=HEAD_ROWS,
+    ignored=IGNORED,
+    head=lambda config: partial(ScoreHead, config.head_dropout),
+)

@@ -1,0 +1,36 @@
+"""Qwen3 (Qwen team, arXiv 2505.09388): Qwen2 with norms of queries and keys per head, and optional biases."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from fft.models.decoder import Decoder
+from fft.models.decoder_config import BODY, HEAD_ROWS, IGNORED, ScoreHead
+from fft.models.families.qwen2 import Qwen2Config
+from fft.models.fields import Size, Switch
+from fft.models.model import Family
+
+
+@dataclass(frozen=True)
+class Qwen3Config(Qwen2Config):
+    """The fields of a Qwen3 config.json that change the mathematics, under their own names and defaults."""
+
+    head_dim: Size | None = 128
+    attention_bias: Switch = False
+
+    def choices(self) -> Mapping[str, Any]:
+        return {"qkv_bias": self.attention_bias, "out_bias": self.attention_bias, "norm_heads": True}
+
+
+FAMILY = Family(
+    name="qwen3",
+    prefix="model",
+    architecture="Qwen3",
+    network=Decoder,
+    config=Qwen3Config,
+    body=BODY,
+    head_rows=HEAD_ROWS,
+    ignored=IGNORED,
+    head=lambda config: partial(ScoreHead, config.head_dropout),
+)

@@ -1,0 +1,75 @@
+"""SmolLM3 (Hugging Face, 2025): Llama in which every fourth layer has no rotary positions."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar
+
+from fft.models.decoder import Decoder
+from fft.models.decoder_config import (
+    BODY,
+    FULL,
+    HEAD_ROWS,
+    IGNORED,
+    SLIDING,
+    DecoderConfig,
+    Flags,
+    LayerTypes,
+    ScoreHead,
+)
+from fft.models.fields import Depth, Size, Switch, Token
+from fft.models.model import Family
+from fft.models.rope import Rope
+
+
+@dataclass(frozen=True)
+class SmolLM3Config(DecoderConfig):
+    """The fields of a SmolLM3 config.json that change the mathematics, under their own names and defaults."""
+
+    vocab_size: Size = 128256
+    hidden_size: Size = 2048
+    num_hidden_layers: Depth = 36
+    num_attention_heads: Size = 16
+    num_key_value_heads: Size | None = 4
+    max_position_embeddings: Size = 32768
+    tie_word_embeddings: Switch = True
+    pad_token_id: Token | None = 128004
+    use_sliding_window: Switch = False
+    sliding_window: Size | None = None
+    no_rope_layers: Flags | None = None
+    no_rope_layer_interval: Size = 4
+    layer_types: LayerTypes | None = None
+    attention_bias: Switch = False
+    mlp_bias: Switch = False
+
+    default_theta: ClassVar[float] = 2_000_000.0
+
+    def choices(self) -> Mapping[str, Any]:
+        return {"qkv_bias": self.attention_bias, "out_bias": self.attention_bias, "mlp_bias": self.mlp_bias}
+
+    def turns(self) -> tuple[bool, ...]:
+        """Return whether each layer has rotary positions."""
+        if self.no_rope_layers is not None:
+            return tuple(map(bool, self.no_rope_layers))
+        return tuple((i + 1) % self.no_rope_layer_interval != 0 for i in range(self.num_hidden_layers))
+
+    def ropes(self) -> tuple[Rope | None, ...]:
+        return tuple(self.rope() if turns else None for turns in self.turns())
+
+    def windows(self) -> tuple[int | None, ...]:
+        window = self.sliding_window if self.use_sliding_window else None
+        types = self.layer_types or tuple(FULL if window is None or turns else SLIDING for turns in self.turns())
+        return self.sliding(window, types)
+
+
+FAMILY = Family(
+    name="smollm3",
+    prefix="model",
+    architecture="SmolLM3",
+    network=Decoder,
+    config=SmolLM3Config,
+    body=BODY,
+    head_rows=HEAD_ROWS,
+    ignored=IGNORED,
+    head=lambda config: partial(ScoreHead, config.head_dropout),
+)
