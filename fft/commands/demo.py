@@ -30,7 +30,7 @@ RUNS = {
 }
 LABELS = {"contract": f"contract ({AUTO.label})"}
 """what tables call a run, where that is not its folder's name"""
-COSTS = {"base": 330, "full": 155, "freeze+layerwise": 95, "lora": 80, "ewc": 145, "kl": 185, "contract": 345}
+COSTS = {"base": 330, "full": 125, "freeze+layerwise": 95, "lora": 90, "ewc": 135, "kl": 205, "contract": 230}
 """what each takes, in steps of the base's training, as measured on two CPU cores"""
 FIRST_STEPS = 12  # before the first scoring; some of them compile the step for a new length
 

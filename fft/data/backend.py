@@ -24,9 +24,24 @@ FILE, CONFIG = "tokenizer.json", "tokenizer_config.json"
 CONFIG_FILES = (CONFIG, "special_tokens_map.json", "added_tokens.json")
 VOCABULARIES = ("vocab.txt", "vocab.json", "merges.txt")
 """read if there is no tokenizer.json"""
-CLASSES = {"bert": "BertTokenizer", "distilbert": "DistilBertTokenizer", "roberta": "RobertaTokenizer"}
 GENERIC_CLASS = "PreTrainedTokenizerFast"
 """the class that uses tokenizer.json alone, also for class names that transformers does not know"""
+CLASSES = {
+    "bert": "BertTokenizer",
+    "distilbert": "DistilBertTokenizer",
+    "roberta": "RobertaTokenizer",
+    "qwen2": "Qwen2Tokenizer",
+    "qwen3": "Qwen2Tokenizer",
+    "gemma": "GemmaTokenizer",
+    "gemma2": "GemmaTokenizer",
+    "gemma3_text": "GemmaTokenizer",
+    "gpt2": "GPT2Tokenizer",
+    "mistral": GENERIC_CLASS,
+    "modernbert": GENERIC_CLASS,
+}
+"""the class that transformers has for a model_type; with the generic one, the files' own is not used"""
+BYTE_LEVEL = '"ByteLevel"'
+"""in a tokenizer.json that transformers does not let a LlamaTokenizer read, which would replace its pre-tokenizer"""
 SETTINGS = {
     "normalizer.lowercase": "do_lower_case",
     "normalizer.strip_accents": "strip_accents",
@@ -94,10 +109,12 @@ def json_object(path: Path) -> dict:
 
 
 def _class_of(folder: Path, settings: dict, config: dict) -> Any:
-    """Return the tokenizer class named in the files, else that of the model family. Raises: InputError."""
-    named = settings.get("tokenizer_class")
+    """Return the tokenizer class that AutoTokenizer of transformers 5.23 chooses. Raises: InputError."""
+    own, named = CLASSES.get(str(config.get("model_type"))), settings.get("tokenizer_class")
     if named is None:
-        named = config.get("tokenizer_class") or CLASSES.get(str(config.get("model_type")), GENERIC_CLASS)
+        named = config.get("tokenizer_class") or own or GENERIC_CLASS
+    if own == GENERIC_CLASS or (str(named).removesuffix("Fast") == "LlamaTokenizer" and _is_byte_level(folder)):
+        named = GENERIC_CLASS
     with _in_transformers(folder, named):
         import transformers
 
@@ -111,6 +128,11 @@ def _class_of(folder: Path, settings: dict, config: dict) -> Any:
             f"{FILE} is complete, name {GENERIC_CLASS} in {CONFIG}"
         )
     return kind
+
+
+def _is_byte_level(folder: Path) -> bool:
+    path = folder / FILE
+    return path.is_file() and BYTE_LEVEL in path.read_text(encoding="utf-8", errors="replace")
 
 
 def _refuse_marks(folder: Path) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import tokenizers
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "<pad>", "<unk>", "<s>", "</s>", "<mask>")
+ENCODERS = ("bert", "distilbert", "roberta")  # files of a decoder often name no padding token: the mask is enough
 TYPED_FAMILIES = ("bert",)  # the others have no token types, or only type 0
 MANY_UNKNOWN = 0.05  # share of tokens; emoji and rare letters stay below it
 
@@ -177,11 +178,16 @@ def _encodings(tokenizer: Tokenizer, rows: Rows) -> "list[tokenizers.Encoding]":
 
 
 def _pad_id(folder: Path, vocabulary: dict[str, int], config: dict) -> int:
-    """Return the model's pad_token_id, else the id of the tokenizer's pad token. Raises: InputError for neither."""
+    """Return the model's pad_token_id, else the id of the tokenizer's pad token; 0 for a decoder with neither.
+
+    Raises: InputError for an encoder with neither.
+    """
     if isinstance(config.get("pad_token_id"), int):
         return config["pad_token_id"]
     if (number := _token_id(folder, vocabulary, "pad_token", ("[PAD]", "<pad>"))) is not None:
         return number
+    if config.get("model_type") not in ENCODERS:
+        return 0
     raise InputError(
         f"{folder}: no padding token: give config.json a pad_token_id, or tokenizer_config.json a pad_token"
     )

@@ -142,6 +142,10 @@ def test_a_mixture_is_refused_by_the_names(part, bases, tmp_path):
 
 
 def test_the_prefix_is_that_of_every_name():
-    assert wrapper_of(["module.model.a", "module.model.b"]) == "module.model."
-    assert wrapper_of(["module.model.a", "module.b"]) == "module."
-    assert wrapper_of(["module.a", "n_averaged"]) == wrapper_of(["bert.a"]) == wrapper_of([]) == ""
+    def prefix(*names, family="bert"):
+        return wrapper_of(names, models.FAMILIES[family])
+
+    assert prefix("module.model.a", "module.model.b") == "module.model."
+    assert prefix("module.model.a", "module.b") == "module."
+    assert prefix("module.a", "n_averaged") == prefix("bert.a") == prefix() == ""
+    assert prefix("model.a", family="llama") == "" and prefix("module.model.a", family="llama") == "module."

@@ -205,7 +205,7 @@ def test_missing_extra_and_misshapen_tensors(folder, sources):
         ("vocab_size", "61", ["vocab_size", "'61'"]),
         ("layer_norm_eps", 0, ["layer_norm_eps"]),
         ("pad_token_id", 61, ["pad_token_id", "61"]),
-        ("model_type", "llama", ["llama", "bert, distilbert, roberta"]),
+        ("model_type", "t5", ["t5", "bert, distilbert, gemma"]),
         ("model_type", None, ["model_type"]),
         ("hidden_size", 10**400, ["hidden_size", "at most 100,000,000"]),
         ("vocab_size", 10**12, ["vocab_size", "at most 100,000,000"]),

@@ -11,9 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from fft.core.errors import InputError, MachineError
+from fft.core.settings import listed
 from fft.core.tree import flatten
 from fft.disk.files import write_json
 from fft.disk.local import local
+from fft.models.decoder import Decoder
 from fft.models.files.config import read_json
 from fft.models.files.heads import HEADS_JSON, HEADS_TENSORS, check_name, label_fields, write_record
 from fft.models.files.hf import CONFIG, INDEX, WEIGHTS, read_tensors
@@ -29,6 +31,9 @@ TOKENIZER_FILES = (
     "vocab.txt",
     "vocab.json",
     "merges.txt",
+    "tokenizer.model",
+    "chat_template.jinja",
+    "generation_config.json",
 )
 SHARD_BYTES = 5 * 1000**3
 PRIVATE = (
@@ -157,7 +162,25 @@ def config_json(raw: dict[str, Any], family: Family, head: Head | None, dtype: n
     if head is None:
         return {**public, "architectures": [f"{family.architecture}Model"], "dtype": dtype.name}
     architecture = f"{family.architecture}ForSequenceClassification"
-    return {**public, "architectures": [architecture], "dtype": dtype.name, **label_fields(head)}
+    return {
+        **public,
+        **pad_field(raw, family),
+        "architectures": [architecture],
+        "dtype": dtype.name,
+        **label_fields(head),
+    }
+
+
+def pad_field(raw: dict[str, Any], family: Family) -> dict[str, int]:
+    """Return a pad_token_id for a decoder without one, by which transformers finds the last token of a row.
+
+    It is the token that begins texts, as no text ends in it, else one that ends them.
+    """
+    if family.network is not Decoder or raw.get("pad_token_id") is not None:
+        return {}
+    names = ("bos_token_id", "eos_token_id")
+    ids = (number for name in names for number in listed(raw.get(name)) if type(number) is int)
+    return {"pad_token_id": next(ids, 0)}
 
 
 def write_shards(tensors: dict[str, np.ndarray], folder: Path, shard_bytes: int) -> None:

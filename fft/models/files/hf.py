@@ -1,6 +1,7 @@
 """Loading a Checkpoint from a local Hugging Face folder or from hf:NAME on the hub; safetensors only."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -121,7 +122,11 @@ def find_family(raw: dict[str, Any], families: Mapping[str, Family], where: Path
     """Return the Family of config.json's model_type. Raises: InputError that lists the supported ones."""
     name = raw["model_type"]
     if name not in families:
-        raise InputError(f"{where}: model_type {name!r} is not supported; supported are {', '.join(sorted(families))}")
+        nearest = get_close_matches(name, families, n=1)
+        hint = f"; the nearest is {nearest[0]}" if nearest else ""
+        raise InputError(
+            f"{where}: model_type {name!r} is not supported; supported are {', '.join(sorted(families))}{hint}"
+        )
     return families[name]
 
 
