@@ -4,6 +4,7 @@ transformers 5 writes `rope_parameters`, older versions `rope_theta` and `rope_s
 they contradict each other.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, ClassVar
@@ -22,11 +23,12 @@ from fft.models.rope import KINDS, READ, Rope
 FULL, SLIDING = "full_attention", "sliding_attention"
 
 
-def _is_object(value: Any, config: Any) -> bool:
+def is_object(value: Any, config: Any = None) -> bool:
+    """Whether a value is a JSON object as `fft.models.files.config.hashable` returns it."""
     return isinstance(value, tuple) and all(isinstance(pair, tuple) and len(pair) == 2 for pair in value)
 
 
-RopeFields = Annotated[tuple[tuple[str, Any], ...], Valid("an object of rope fields", _is_object)]
+RopeFields = Annotated[tuple[tuple[str, Any], ...], Valid("an object of rope fields", is_object)]
 """an object of config.json as `fft.models.files.config.hashable` returns it"""
 LayerTypes = Annotated[
     tuple[str, ...],
@@ -127,6 +129,10 @@ class DecoderConfig:
         """Return the window of each layer."""
         return (None,) * self.num_hidden_layers
 
+    def types(self) -> tuple[str, ...]:
+        """Return the type of each layer, where layers differ in their type."""
+        return (FULL,) * self.num_hidden_layers
+
     def ropes(self) -> tuple[Rope | None, ...]:
         """Return the rotation of each layer."""
         return (self.rope(),) * self.num_hidden_layers
@@ -170,6 +176,8 @@ class DecoderConfig:
             yield f"the model width {self.hidden_size} is not a multiple of its {self.num_attention_heads} heads"
         if self.width % 2:
             yield f"the head width {self.width} is odd, which rotary positions do not allow"
+        if SLIDING in self.types() and not any(self.windows()):
+            yield f"layer_types has {SLIDING}, but there is no window: check sliding_window and use_sliding_window"
 
     def _rope_problems(self) -> Iterator[str]:
         try:
@@ -178,7 +186,7 @@ class DecoderConfig:
             yield str(error)
             return
         for given in by_type.values():
-            yield from wrong_rope(given, self.max_position_embeddings)
+            yield from wrong_rope(given, self.width)
 
 
 class ScoreHead(nn.Module):
@@ -228,11 +236,16 @@ NEEDED = {
     "linear": ("factor",),
     "dynamic": ("factor",),
     "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
+    "longrope": ("short_factor", "long_factor"),
 }
+LISTS = ("short_factor", "long_factor")
 
 
-def wrong_rope(given: Mapping[str, Any], max_positions: int) -> Iterator[str]:
-    """Yield what is wrong with rope fields: an unknown type, fields that it lacks or does not read, wrong values."""
+def wrong_rope(given: Mapping[str, Any], width: int) -> Iterator[str]:
+    """Yield what is wrong with the rope fields of heads of `width` entries.
+
+    That is an unknown type, fields that the type lacks or does not read, and wrong values.
+    """
     kind = given.get("rope_type", "default")
     if kind not in KINDS:
         yield f"rope_type {kind!r} is not supported; supported are {', '.join(KINDS)}"
@@ -242,10 +255,25 @@ def wrong_rope(given: Mapping[str, Any], max_positions: int) -> Iterator[str]:
         yield f"rope_type {kind!r} does not read {', '.join(strange)}"
     if missing := [name for name in NEEDED.get(kind, ()) if given.get(name) is None]:
         yield f"rope_type {kind!r} needs {', '.join(missing)}"
-    for name in read - {"rope_type", "truncate"}:
-        value = given.get(name)
-        if value is not None and not (is_number(value) and value > 0):
-            yield f"rope field {name} must be a positive number, but is {value!r}"
+    for name, value in sorted(given.items()):
+        if value is None or name not in read - {"rope_type"}:
+            continue
+        if name == "truncate":
+            valid, words = type(value) is bool, "true or false"
+        elif name in LISTS:
+            valid = isinstance(value, tuple) and len(value) == width // 2 and all(map(_is_positive, value))
+            words = f"a list of {width // 2} positive numbers, one for each pair of a head's entries"
+        else:
+            valid, words = _is_positive(value), "a positive number"
+        if not valid:
+            yield f"rope field {name} must be {words}, but is {value!r}"
+    low, high = given.get("low_freq_factor"), given.get("high_freq_factor")
+    if kind == "llama3" and _is_positive(low) and _is_positive(high) and low >= high:
+        yield f"rope field high_freq_factor must exceed low_freq_factor, but is {high} beside {low}"
+
+
+def _is_positive(value: Any) -> bool:
+    return is_number(value) and 0 < value < math.inf
 
 
 LAYER = "layers.{i}"

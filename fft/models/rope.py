@@ -45,14 +45,6 @@ class Rope:
         """The number of positions in the training before the context was extended."""
         return self.original_max_position_embeddings or self.max_positions
 
-    @property
-    def longest(self) -> int | None:
-        """The longest row that this rotation is computed for, None without a limit.
-
-        Beyond max_position_embeddings, `dynamic` would depend on the length of the batch, and rows on each other.
-        """
-        return self.max_positions if self.rope_type == "dynamic" else None
-
 
 def _default(rope: Rope) -> tuple[np.ndarray, float]:
     return np.float32(1) / _powers(rope), 1.0
@@ -66,9 +58,9 @@ def _llama3(rope: Rope) -> tuple[np.ndarray, float]:
     frequencies, _ = _default(rope)
     factor, low, high = (_given(rope, name) for name in ("factor", "low_freq_factor", "high_freq_factor"))
     positions = rope.original_positions
-    wavelengths = np.float32(2 * math.pi) / frequencies
+    wavelengths = np.float32(2 * math.pi) * (1 / frequencies)  # torch divides numbers by tensors in two steps
     scaled = np.where(wavelengths > positions / low, frequencies / np.float32(factor), frequencies)
-    smooth = (np.float32(positions) / wavelengths - np.float32(low)) / np.float32(high - low)
+    smooth = (np.float32(positions) * (1 / wavelengths) - np.float32(low)) / np.float32(high - low)
     between = (1 - smooth) * scaled / np.float32(factor) + smooth * scaled
     is_between = (wavelengths >= positions / high) & (wavelengths <= positions / low)
     return np.where(is_between, between, scaled), 1.0
@@ -106,14 +98,36 @@ def _yarn_scale(rope: Rope, factor: float) -> float:
     return scale()
 
 
+def _longrope(rope: Rope) -> tuple[np.ndarray, float]:
+    return _longrope_by(rope.short_factor, rope), _longrope_scale(rope)
+
+
+def _longrope_by(factors: tuple[float, ...] | None, rope: Rope) -> np.ndarray:
+    return np.float32(1) / (np.asarray(factors, np.float32) * _powers(rope))
+
+
+def _longrope_scale(rope: Rope) -> float:
+    positions = rope.original_positions
+    factor = rope.factor if rope.factor is not None else rope.max_positions / positions
+    if rope.attention_factor is not None:
+        return rope.attention_factor
+    return 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(positions))
+
+
 KINDS: dict[str, Callable[[Rope], tuple[np.ndarray, float]]] = {
     "default": _default,
     "linear": _linear,
     "dynamic": _default,
     "yarn": _yarn,
     "llama3": _llama3,
+    "longrope": _longrope,
 }
-"""rope_type: the inverse frequencies float32 [width / 2], and the factor of cosines and sines"""
+"""rope_type: the inverse frequencies float32 [width / 2], and the factor of cosines and sines.
+
+`dynamic` differs from `default` only beyond max_position_embeddings, and longer rows are refused. The frequencies of
+`longrope` are those of segments of at most original_max_position_embeddings tokens; `table` takes others for longer
+ones.
+"""
 READ = {
     "default": (),
     "linear": ("factor",),
@@ -129,6 +143,13 @@ READ = {
         "truncate",
     ),
     "llama3": ("factor", "original_max_position_embeddings", "low_freq_factor", "high_freq_factor"),
+    "longrope": (
+        "factor",
+        "original_max_position_embeddings",
+        "attention_factor",
+        "short_factor",
+        "long_factor",
+    ),
 }
 """the fields that each rope_type reads beside rope_theta; others must be absent"""
 
@@ -149,10 +170,21 @@ def _given(rope: Rope, name: str) -> float:
 
 
 def table(rope: Rope, positions: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return cosines and sines float32 [B, T, width / 2] for positions int32 [B, T]."""
+    """Return cosines and sines float32 [B, T, width / 2] for positions int32 [B, T], which count from 0 in segments."""
     frequencies, scale = KINDS[rope.rope_type](rope)
+    if rope.rope_type == "longrope":
+        is_long = lengths(positions)[..., None] > rope.original_positions
+        frequencies = jnp.where(is_long, _longrope_by(rope.long_factor, rope), frequencies)
     angles = positions[..., None].astype(jnp.float32) * frequencies
     return jnp.cos(angles) * scale, jnp.sin(angles) * scale
+
+
+def lengths(positions: jax.Array) -> jax.Array:
+    """Return the length int32 [B, T] of the segment of each token; positions [B, T] count from 0 in every segment."""
+    index = jnp.arange(positions.shape[1], dtype=jnp.int32)[None]
+    is_last = jnp.concatenate([positions[:, 1:] == 0, jnp.ones_like(positions[:, :1], bool)], axis=1)
+    ends = jax.lax.cummin(jnp.where(is_last, index, positions.shape[1]), axis=1, reverse=True)
+    return positions + ends - index + 1
 
 
 def rotated(x: jax.Array, cosines: jax.Array, sines: jax.Array) -> jax.Array:

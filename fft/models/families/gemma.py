@@ -1,6 +1,6 @@
 """Gemma 1 (Gemma team, arXiv 2403.08295): scaled embeddings, norms that multiply by 1 + w, a GELU gate."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -36,6 +36,12 @@ class GemmaConfig(DecoderConfig):
     @property
     def activation(self) -> str:
         return LEGACY.get(self.hidden_act, self.hidden_act)
+
+    def problems(self) -> Iterator[str]:
+        yield from super().problems()
+        other = self.hidden_activation
+        if other is not None and LEGACY.get(other, other) != self.activation:
+            yield f"hidden_act is {self.hidden_act!r}, but hidden_activation is {other!r}"
 
     def choices(self) -> Mapping[str, Any]:
         return {

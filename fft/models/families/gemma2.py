@@ -1,6 +1,6 @@
 """Gemma 2 (Gemma team, arXiv 2408.00118): norms before and after, capped scores, every second layer local."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -24,7 +24,10 @@ from fft.models.model import Family
 
 @dataclass(frozen=True)
 class Gemma2Config(DecoderConfig):
-    """The fields of a Gemma 2 config.json that change the mathematics, under their own names and defaults."""
+    """The fields of a Gemma 2 config.json that change the mathematics, under their own names and defaults.
+
+    `hidden_act` and `sliding_window_size` repeat hidden_activation and sliding_window in published files.
+    """
 
     vocab_size: Size = 256000
     hidden_size: Size = 2304
@@ -33,6 +36,7 @@ class Gemma2Config(DecoderConfig):
     num_attention_heads: Size = 8
     num_key_value_heads: Size | None = 4
     head_dim: Size | None = 256
+    hidden_act: Activation | None = None
     hidden_activation: Activation = "gelu_pytorch_tanh"
     max_position_embeddings: Size = 8192
     tie_word_embeddings: Switch = True
@@ -40,6 +44,7 @@ class Gemma2Config(DecoderConfig):
     attention_bias: Switch = False
     query_pre_attn_scalar: Positive = 256
     sliding_window: Size | None = 4096
+    sliding_window_size: Size | None = None
     layer_types: LayerTypes | None = None
     final_logit_softcapping: Positive | None = 30.0
     attn_logit_softcapping: Positive | None = 50.0
@@ -51,6 +56,13 @@ class Gemma2Config(DecoderConfig):
     @property
     def activation(self) -> str:
         return self.hidden_activation
+
+    def problems(self) -> Iterator[str]:
+        yield from super().problems()
+        for name, other in (("hidden_activation", "hidden_act"), ("sliding_window", "sliding_window_size")):
+            value, repeated = getattr(self, name), getattr(self, other)
+            if repeated is not None and repeated != value:
+                yield f"{name} is {value!r}, but {other} is {repeated!r}"
 
     def choices(self) -> Mapping[str, Any]:
         return {

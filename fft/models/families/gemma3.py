@@ -1,12 +1,12 @@
 """Gemma 3, text (Gemma team, arXiv 2503.19786): norms of queries and keys, five local layers to a global one."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
 
 from fft.models.decoder import Decoder
-from fft.models.decoder_config import FULL, HEAD_ROWS, IGNORED, SLIDING, ScoreHead, alternating, merged
+from fft.models.decoder_config import FULL, HEAD_ROWS, IGNORED, SLIDING, ScoreHead, alternating, is_object, merged
 from fft.models.families.gemma2 import BODY, Gemma2Config
 from fft.models.fields import Positive, Size
 from fft.models.model import Family
@@ -32,6 +32,14 @@ class Gemma3Config(Gemma2Config):
 
     default_theta: ClassVar[float] = 1_000_000.0
 
+    def problems(self) -> Iterator[str]:
+        yield from super().problems()
+        if self.attn_logit_softcapping is not None:
+            yield (
+                f"attn_logit_softcapping is {self.attn_logit_softcapping!r}, which transformers ignores for Gemma 3: "
+                "set it to null if the model was trained without"
+            )
+
     def choices(self) -> Mapping[str, Any]:
         return {**super().choices(), "norm_heads": True}
 
@@ -39,9 +47,12 @@ class Gemma3Config(Gemma2Config):
         return self.layer_types or alternating(self.sliding_window_pattern, self.num_hidden_layers)
 
     def rope_fields(self) -> dict[str, dict[str, Any]]:
-        nested = {kind: dict(values or ()) for kind, values in self.rope_parameters or ()}
-        if strange := sorted(set(nested) - {FULL, SLIDING}):
+        by_type = dict(self.rope_parameters or ())
+        if strange := sorted(set(by_type) - {FULL, SLIDING}):
             raise ValueError(f"rope_parameters has {', '.join(strange)}; expected {FULL} and {SLIDING}")
+        if wrong := sorted(kind for kind, values in by_type.items() if not is_object(values or ())):
+            raise ValueError(f"rope_parameters.{wrong[0]} must be an object of rope fields")
+        nested = {kind: dict(values or ()) for kind, values in by_type.items()}
         full = {"rope_parameters": nested.get(FULL, {}), "rope_scaling": dict(self.rope_scaling or ())}
         own = {} if self.rope_theta is None else {"rope_theta": self.rope_theta}
         local = {} if self.rope_local_base_freq is None else {"rope_theta": self.rope_local_base_freq}

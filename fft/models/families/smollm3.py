@@ -57,9 +57,14 @@ class SmolLM3Config(DecoderConfig):
         return tuple(self.rope() if turns else None for turns in self.turns())
 
     def windows(self) -> tuple[int | None, ...]:
-        window = self.sliding_window if self.use_sliding_window else None
-        types = self.layer_types or tuple(FULL if window is None or turns else SLIDING for turns in self.turns())
-        return self.sliding(window, types)
+        return self.sliding(self.sliding_window if self.use_sliding_window else None, self.types())
+
+    def types(self) -> tuple[str, ...]:
+        """Return the type of each layer: those without rotary positions use the window, if there is one."""
+        if self.layer_types is not None:
+            return self.layer_types
+        slides = self.use_sliding_window and self.sliding_window is not None
+        return tuple(SLIDING if slides and not turns else FULL for turns in self.turns())
 
 
 FAMILY = Family(

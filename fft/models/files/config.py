@@ -37,6 +37,7 @@ HARMLESS = frozenset(
         "begin_suppress_tokens", "sentence_transformers", "sbert_ce_default_activation_function",
         "pretraining_tp", "is_llama_config", "cache_implementation", "_sliding_window_pattern",
         "summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels", "summary_first_dropout",
+        "n_ctx", "max_window_layers", "transformers.js_config",
     }
 )
 # fmt: on

@@ -1,7 +1,7 @@
 """Loading a Checkpoint from a local Hugging Face folder or from hf:NAME on the hub; safetensors only."""
 
+import difflib
 from collections.abc import Callable, Collection, Iterable, Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -24,6 +24,8 @@ Read = TypeVar("Read")
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 WRAPPERS = ("_orig_mod.", "module.", "model.")
 """prefixes that torch.compile, DataParallel and user-defined modules add to every name"""
+PARTS = ("text_config", "vision_config", "audio_config")
+"""fields of models that join a language model with others"""
 PATTERNS = ("*.safetensors", "*.json", "vocab.txt", "merges.txt", "*.model")
 CONVERT = (
     'python -c "from transformers import AutoModelForSequenceClassification as M, AutoTokenizer as T; '
@@ -121,13 +123,19 @@ def read_raw(folder: Path) -> dict[str, Any]:
 def find_family(raw: dict[str, Any], families: Mapping[str, Family], where: Path) -> Family:
     """Return the Family of config.json's model_type. Raises: InputError that lists the supported ones."""
     name = raw["model_type"]
-    if name not in families:
-        nearest = get_close_matches(name, families, n=1)
-        hint = f"; the nearest is {nearest[0]}" if nearest else ""
-        raise InputError(
-            f"{where}: model_type {name!r} is not supported; supported are {', '.join(sorted(families))}{hint}"
+    if name in families:
+        return families[name]
+    problem = f"{where}: model_type {name!r} is not supported"
+    if parts := sorted(set(raw) & set(PARTS)):
+        inner = raw["text_config"].get("model_type") if isinstance(raw.get("text_config"), dict) else None
+        whose = f" of model_type {inner!r}" if isinstance(inner, str) else ""
+        problem += (
+            f", as it joins a language model with others ({', '.join(parts)}); save the language model{whose} as a "
+            "checkpoint of its own"
         )
-    return families[name]
+    elif near := difflib.get_close_matches(name, families, n=1):
+        problem += f"; did you mean {near[0]!r}?"
+    raise InputError(f"{problem}; supported are {', '.join(sorted(families))}")
 
 
 def read_weights(folder: Path) -> dict[str, np.ndarray]:
