@@ -221,10 +221,10 @@ def merged(sources: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """
     given: dict[str, Any] = {}
     for source, values in sources.items():
-        for name, value in values.items():
-            name = "rope_type" if name == "type" else name
+        for spelled, value in values.items():
+            name = "rope_type" if spelled == "type" else spelled
             if name in given and given[name] != value:
-                at = f"{source}.{name}" if source else name
+                at = f"{source}.{spelled}" if source else spelled
                 raise ValueError(
                     f"the rope fields contradict each other: {name} is {given[name]!r}, but {at} is {value!r}"
                 )

@@ -148,16 +148,18 @@ def test_saving_in_one_file_and_in_shards(pair, family, tmp_path):
     assert all(np.array_equal(read[path], leaf) for path, leaf in flatten(both.params).items())
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("family", "dtype"), [*((family, "bfloat16") for family in FAMILIES), ("llama", "float16"), ("gpt2", "float16")]
+)
 def test_checkpoints_of_half_width(pair, family, dtype, tmp_path):
     both = pair(family)
-    theirs = oracle.make(family, **VARIANTS[family][0]).to(getattr(torch, dtype))
-    theirs.save_pretrained(tmp_path)
+    oracle.make(family, **VARIANTS[family][0]).to(getattr(torch, dtype)).save_pretrained(tmp_path)
+    wide = {"dtype": torch.float32, "attn_implementation": "eager"}
+    theirs = AutoModelForSequenceClassification.from_pretrained(tmp_path, **wide).eval()
     checkpoint = models.load(tmp_path)
     assert checkpoint.raw_config["dtype"] == dtype
     with torch.no_grad():
-        states = oracle.forward(theirs.float(), RIGHT)[0].numpy()
+        states = oracle.forward(theirs, RIGHT)[0].numpy()
     real = RIGHT.mask == 1
     close(family, "half width", both.states(RIGHT, checkpoint.params)[0][real], states[real])
     saved = models.save(checkpoint, tmp_path / "ours")

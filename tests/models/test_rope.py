@@ -86,7 +86,9 @@ def compare(both, inputs, tolerance):
 
 @pytest.mark.parametrize("family", oracle.FAMILIES)
 def test_long_positions_of_each_family(family, tmp_path):
-    sizes = {"n_positions": 1024, "n_layer": 1} if family == "gpt2" else {"max_position_embeddings": 1024}
+    sizes = {"max_position_embeddings": 1024, "num_attention_heads": 2}
+    if family == "gpt2":
+        sizes = {"n_positions": 1024, "n_head": 2}
     both = oracle.Pair(oracle.make(family, **{**oracle.VARIANTS[family][0], **sizes}), tmp_path)
     compare(both, oracle.texts([1024], 1024), 1e-5)
 
@@ -102,7 +104,7 @@ FACTORS = {
 
 @pytest.mark.parametrize("extra", [{}, {"factor": 3.0}, {"factor": 0.5}, {"attention_factor": 1.3}])
 def test_longrope_on_each_side_of_the_border(extra, tmp_path):
-    both = oracle.Pair(oracle.make("llama", rope_parameters=FACTORS | extra), tmp_path)
+    both = oracle.Pair(oracle.make("llama", num_hidden_layers=1, rope_parameters=FACTORS | extra), tmp_path)
     for length in (8, 9):  # rows of one batch in torch are all short or all long
         inputs = oracle.texts([length, length - 7])
         for row in (0, 1):
@@ -113,7 +115,9 @@ def test_longrope_on_each_side_of_the_border(extra, tmp_path):
 
 
 def test_longrope_is_chosen_by_the_length_of_each_segment():
-    rope = Rope(width=10, max_positions=64, **{name: tuple(v) if isinstance(v, list) else v for name, v in FACTORS.items()})
+    rope = Rope(
+        width=10, max_positions=64, **{name: tuple(v) if isinstance(v, list) else v for name, v in FACTORS.items()}
+    )
     positions = np.array([[*range(9), *range(3), *range(8)]], np.int32)
     np.testing.assert_array_equal(lengths(positions), [[9] * 9 + [3] * 3 + [8] * 8])
     cosines, sines = table(rope, positions)
