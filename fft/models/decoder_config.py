@@ -267,9 +267,10 @@ def wrong_rope(given: Mapping[str, Any], width: int) -> Iterator[str]:
             valid, words = _is_positive(value), "a positive number"
         if not valid:
             yield f"rope field {name} must be {words}, but is {value!r}"
-    low, high = given.get("low_freq_factor"), given.get("high_freq_factor")
-    if kind == "llama3" and _is_positive(low) and _is_positive(high) and low >= high:
-        yield f"rope field high_freq_factor must exceed low_freq_factor, but is {high} beside {low}"
+    if kind == "llama3" and all(_is_positive(given.get(name)) for name in NEEDED[kind]):
+        low, high = given["low_freq_factor"], given["high_freq_factor"]
+        if low >= high:
+            yield f"rope field high_freq_factor must exceed low_freq_factor, but is {high} beside {low}"
 
 
 def _is_positive(value: Any) -> bool:

@@ -36,7 +36,6 @@ class Gemma2Config(DecoderConfig):
     num_attention_heads: Size = 8
     num_key_value_heads: Size | None = 4
     head_dim: Size | None = 256
-    hidden_act: Activation | None = None
     hidden_activation: Activation = "gelu_pytorch_tanh"
     max_position_embeddings: Size = 8192
     tie_word_embeddings: Switch = True
@@ -59,10 +58,10 @@ class Gemma2Config(DecoderConfig):
 
     def problems(self) -> Iterator[str]:
         yield from super().problems()
-        for name, other in (("hidden_activation", "hidden_act"), ("sliding_window", "sliding_window_size")):
-            value, repeated = getattr(self, name), getattr(self, other)
-            if repeated is not None and repeated != value:
-                yield f"{name} is {value!r}, but {other} is {repeated!r}"
+        if self.hidden_act not in (DecoderConfig.hidden_act, self.hidden_activation):  # the default: not in the file
+            yield f"hidden_activation is {self.hidden_activation!r}, but hidden_act is {self.hidden_act!r}"
+        if self.sliding_window_size not in (None, self.sliding_window):
+            yield f"sliding_window is {self.sliding_window!r}, but sliding_window_size is {self.sliding_window_size!r}"
 
     def choices(self) -> Mapping[str, Any]:
         return {
