@@ -120,7 +120,7 @@ def layout_of(family: Family, config: Config, head: str | None, classes: int, ba
     before = "" if bare else f"{family.prefix}."
     names = {f"{before}{name}": path for name, path in body_keys(family, config).items()}
     heads = {} if head is None else {head: classes}
-    names |= {} if head is None else head_keys(family, head)
+    names |= {} if head is None else head_keys(family, config, head)
     sizes = config.shape
     shapes = expected_shapes(family, config, heads)
     return Layout(names, shapes, family.prefix, sizes.dim, sizes.depth, sizes.heads)

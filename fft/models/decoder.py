@@ -1,4 +1,4 @@
-"""The decoder shared by all generative families: pre-norm blocks with causal attention, as fields of `DecoderShape`.
+"""The pre-norm transformer of all generative families and ModernBERT, whose choices are fields of `DecoderShape`.
 
 Letters: B batch, T tokens, D model, H heads, G key-value heads, K head width, F mlp.
 """
@@ -21,7 +21,7 @@ class LayerAttention:
     """What differs between the attention of layers: reach, rotation, and the factor of the scores."""
 
     window: int | None
-    """a token attends to so many tokens, itself included; None for all before it"""
+    """a token attends to tokens at a distance below this, before it or on both sides; None for no limit"""
     rope: Rope | None
     """None: the layer sees no positions"""
     scale: float
@@ -47,9 +47,19 @@ class DecoderShape:
     """one for each layer"""
     pad: int | None
     """the id that ends a row for sequence heads, see `last_token`; None: the mask says where it ends"""
+    causal: bool = True
+    """whether a token attends only to itself and those before it"""
+    pooling: Literal["last", "first", "mean"] = "last"
+    """the pooled state: that of the last or first token, or the mean of all tokens"""
     norm: Literal["rms", "layer"] = "rms"
     norm_offset: float = 0.0
     """RMSNorm multiplies by offset + scale"""
+    norm_bias: bool = True
+    """of LayerNorm"""
+    norm_embed: bool = False
+    """whether the embeddings are normalized"""
+    norm_first: bool = True
+    """whether the first block normalizes the input of its attention"""
     norm_after: bool = False
     """whether the outputs of attention and MLP are normalized too, before they are added"""
     norm_heads: bool = False
@@ -64,9 +74,12 @@ class DecoderShape:
     score_cap: float | None = None
     """scores s become cap · tanh(s / cap)"""
     embed_dropout: float = 0.0
-    dropout: float = 0.0
-    """of the outputs of attention and MLP"""
     attention_dropout: float = 0.0
+    """of the attention probabilities"""
+    attention_out_dropout: float = 0.0
+    mlp_dropout: float = 0.0
+    """of the input of the MLP's last layer"""
+    mlp_out_dropout: float = 0.0
     types: int = 0
 
 
@@ -86,14 +99,27 @@ def last_token(ids: jax.Array, mask: jax.Array, pad: int | None) -> jax.Array:
     return jnp.argmax(jnp.arange(1, ids.shape[1] + 1)[None] * is_token, axis=1)
 
 
+def pooled_place(shape: DecoderShape, ids: jax.Array, mask: jax.Array) -> jax.Array | None:
+    """Return the place [B] of the token whose state is the pooled one, None if that is the mean of all tokens."""
+    if shape.pooling == "last":
+        return last_token(ids, mask, shape.pad)
+    return jnp.zeros(len(ids), jnp.int32) if shape.pooling == "first" else None
+
+
+def mean_token(x: jax.Array, mask: jax.Array) -> jax.Array:
+    """Return the mean over the tokens that the mask includes: [B, T, D] -> [B, D]; 0 for a row without tokens."""
+    is_token = (mask > 0).astype(x.dtype)[..., None]
+    return jnp.sum(x * is_token, axis=1) / jnp.maximum(jnp.sum(is_token, axis=1), 1)
+
+
 def _norm(shape: DecoderShape, name: str) -> nn.Module:
     if shape.norm == "layer":
-        return norm(shape.epsilon, name)
+        return norm(shape.epsilon, name, shape.norm_bias)
     return RMSNorm(shape.epsilon, shape.norm_offset, name=name)
 
 
-class CausalAttention(nn.Module):
-    """Causal attention of `rows` [B, t, D] to `x` [B, T, D] with grouped queries -> [B, t, D].
+class GroupedAttention(nn.Module):
+    """Attention of `rows` [B, t, D] to `x` [B, T, D] with grouped queries -> [B, t, D].
 
     softmax(scale · q kᵀ over the allowed tokens) v, dropout on the probabilities, then the output projection. `allowed`
     is bool [B, t, T]; the rotations are (cosines, sines) for the rows and for x, or None.
@@ -143,6 +169,7 @@ class DecoderMlp(nn.Module):
         shape, activation = self.shape, ACTIVATIONS[self.shape.activation]
         y = Dense(shape.mlp, shape.mlp_bias, name="up")(x, seed)
         y = activation(Dense(shape.mlp, shape.mlp_bias, name="gate")(x, seed)) * y if shape.gated else activation(y)
+        y = Dropout(shape.mlp_dropout, name="hidden")(y, seed)
         return Dense(shape.dim, shape.mlp_bias, name="down")(y, seed)
 
 
@@ -151,6 +178,8 @@ class DecoderBlock(nn.Module):
 
     shape: DecoderShape
     attention: LayerAttention
+    normed: bool = True
+    """whether the input of attention is normalized"""
 
     @nn.compact
     def __call__(
@@ -162,19 +191,19 @@ class DecoderBlock(nn.Module):
         seed: jax.Array | None,
     ) -> jax.Array:
         shape = self.shape
-        normed = _norm(shape, "attention_norm")(x)
-        attend = CausalAttention(shape, self.attention.scale, name="attention")
+        normed = _norm(shape, "attention_norm")(x) if self.normed else x
+        attend = GroupedAttention(shape, self.attention.scale, name="attention")
         own = None if rotation is None else ((_at(places, rotation[0]), _at(places, rotation[1])), rotation)
         mixed = attend(_at(places, normed), normed, _at(places, allowed), own, seed)
-        y = _at(places, x) + self._added("attention", mixed, seed)
+        y = _at(places, x) + self._added("attention", mixed, shape.attention_out_dropout, seed)
         mixed = DecoderMlp(shape, name="mlp")(_norm(shape, "mlp_norm")(y), seed)
-        return y + self._added("mlp", mixed, seed)
+        return y + self._added("mlp", mixed, shape.mlp_out_dropout, seed)
 
-    def _added(self, name: str, y: jax.Array, seed: jax.Array | None) -> jax.Array:
+    def _added(self, name: str, y: jax.Array, rate: float, seed: jax.Array | None) -> jax.Array:
         """Return the output of attention or MLP as it is added: normalized if the family does so, with dropout."""
         if self.shape.norm_after:
             y = _norm(self.shape, f"{name}_norm_after")(y)
-        return Dropout(self.shape.dropout, name=f"{name}_dropout")(y, seed)
+        return Dropout(rate, name=f"{name}_dropout")(y, seed)
 
 
 Rotation = tuple[jax.Array, jax.Array]
@@ -205,27 +234,32 @@ class DecoderBlocks(nn.Module):
     ) -> tuple[jax.Array, dict[int, jax.Array]]:
         kinds = self.shape.attention
         rotations = {kind.rope: table(kind.rope, positions) for kind in kinds if kind.rope is not None}
-        allowed = {kind.window: _allowed(segments, kind.window) for kind in kinds}
+        allowed = {kind.window: _allowed(segments, kind.window, self.shape.causal) for kind in kinds}
         made = {}
         for i, kind in enumerate(kinds):
-            block = DecoderBlock(self.shape, kind, name=str(i))
+            block = DecoderBlock(self.shape, kind, self.shape.norm_first or i > 0, name=str(i))
             rotation = None if kind.rope is None else rotations[kind.rope]
             x = block(x, allowed[kind.window], rotation, places if i == len(kinds) - 1 else None, seed)
             made[i + 1] = x
         return x, made
 
 
-def _allowed(segments: jax.Array, window: int | None) -> jax.Array:
-    """Return bool [B, T, T]: whether token t attends to token s, one of its own segment, not later, in the window."""
+def _allowed(segments: jax.Array, window: int | None, causal: bool) -> jax.Array:
+    """Return bool [B, T, T]: whether token t attends to token s of its segment in the window, not later if causal.
+
+    Padding attends to the tokens of all segments, as in transformers, where a head may read it in left-padded rows.
+    """
     index = jnp.arange(segments.shape[1])
     distance = index[:, None] - index[None, :]
-    near = (distance >= 0) & (distance < (window or segments.shape[1]))
-    same = segments[:, :, None] == segments[:, None, :]
-    return near[None] & same & (segments[:, None, :] > 0)
+    near = jnp.abs(distance) < (window or segments.shape[1])
+    if causal:
+        near &= distance >= 0
+    query, key = segments[:, :, None], segments[:, None, :]
+    return near[None] & ((query == key) | (query == 0)) & (key > 0)
 
 
 class DecoderEmbed(nn.Module):
-    """Word embeddings, scaled, plus learned positions if there are any, with dropout: ids [B, T] -> [B, T, D]."""
+    """Word embeddings, scaled, plus learned positions, norm and dropout if there are any: ids [B, T] -> [B, T, D]."""
 
     shape: DecoderShape
 
@@ -237,6 +271,8 @@ class DecoderEmbed(nn.Module):
             x = x * jnp.asarray(shape.embed_scale, x.dtype)
         if shape.learned_positions:
             x = x + nn.Embed(shape.positions, shape.dim, name="position")(positions)
+        if shape.norm_embed:
+            x = _norm(shape, "norm")(x)
         return Dropout(shape.embed_dropout)(x, seed)
 
 
@@ -244,7 +280,7 @@ class Decoder(nn.Module):
     """Embeddings, blocks and the final norm: ids, segments int32 [B, T], positions [B, T] -> States.
 
     `segments` is 0 for padding and else the number of the packed text that a token belongs to; a plain mask is one
-    segment. `pooled` is the state of each row's last token. `seed` uint32 [2] turns dropout on.
+    segment. `pooled` is as `shape.pooling` says. `seed` uint32 [2] turns dropout on.
     """
 
     shape: DecoderShape
@@ -262,13 +298,19 @@ class Decoder(nn.Module):
         prompt: dict[str, jax.Array],
     ) -> States:
         shape = self.shape
-        assert not prompt, "virtual tokens are only for encoders"
-        places = last_token(ids, segments, shape.pad)
+        assert not prompt, "virtual tokens are only for the families of fft.models.encoder"
         embedded = DecoderEmbed(shape, name="embed")(ids, positions, seed)
-        only = None if "tokens" in self.read else places
+        only = None if "tokens" in self.read else pooled_place(shape, ids, segments)
         x, made = DecoderBlocks(shape, name="layers")(embedded, segments, positions, only, seed)
         layers = {0: embedded, **made}
         x = _norm(shape, "final_norm")(x)
         tokens = x if "tokens" in self.read else None
-        pooled = (x if only is not None else _at(places, x))[:, 0] if "pooled" in self.read else None
+        pooled = self._pooled(x, ids, segments) if "pooled" in self.read else None
         return States(pooled, tokens, {depth: layers[depth] for depth in self.depths})
+
+    def _pooled(self, x: jax.Array, ids: jax.Array, segments: jax.Array) -> jax.Array:
+        """Return the pooled states [B, D] of x [B, T, D], or of [B, 1, D] where only they were computed."""
+        place = pooled_place(self.shape, ids, segments)
+        if place is None:
+            return mean_token(x, segments)
+        return (x if x.shape[1] == 1 else _at(place, x))[:, 0]

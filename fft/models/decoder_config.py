@@ -7,7 +7,7 @@ they contradict each other.
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -158,9 +158,7 @@ class DecoderConfig:
 
     def rope_of(self, given: Mapping[str, Any], theta: float) -> Rope:
         """Return the rotation of some rope fields; `theta` is the default."""
-        known = {field.name for field in fields(Rope)}
-        own = {name: value for name, value in given.items() if name in known and value is not None}
-        return Rope(**{"width": self.width, "max_positions": self.max_position_embeddings, "rope_theta": theta} | own)
+        return rope_of(given, self.width, self.max_position_embeddings, theta)
 
     def positions(self, ids: jax.Array, mask: Array, places: int = 0) -> jax.Array:
         """Return the position ids [B, T]; they count from 0 in every segment of the mask."""
@@ -168,25 +166,14 @@ class DecoderConfig:
 
     def problems(self) -> Iterator[str]:
         """Yield what does not fit together."""
-        yield from self._rope_problems()
+        yield from rope_problems(self)
         groups = self.num_key_value_heads or self.num_attention_heads
         if self.num_attention_heads % groups:
             yield f"{self.num_attention_heads} attention heads are not a multiple of {groups} key-value heads"
         if self.head_dim is None and self.hidden_size % self.num_attention_heads:
             yield f"the model width {self.hidden_size} is not a multiple of its {self.num_attention_heads} heads"
-        if self.width % 2:
-            yield f"the head width {self.width} is odd, which rotary positions do not allow"
         if SLIDING in self.types() and not any(self.windows()):
             yield f"layer_types has {SLIDING}, but there is no window: check sliding_window and use_sliding_window"
-
-    def _rope_problems(self) -> Iterator[str]:
-        try:
-            by_type = self.rope_fields()
-        except ValueError as error:
-            yield str(error)
-            return
-        for given in by_type.values():
-            yield from wrong_rope(given, self.width)
 
 
 class ScoreHead(nn.Module):
@@ -198,6 +185,57 @@ class ScoreHead(nn.Module):
     @nn.compact
     def __call__(self, pooled: jax.Array, seed: jax.Array | None) -> jax.Array:
         return Dense(self.classes, use_bias=False, name="out")(Dropout(self.rate)(pooled, seed), seed)
+
+
+class Rotated(Protocol):
+    """The config of a model with rotary positions."""
+
+    @property
+    def width(self) -> int:
+        """K, the width of a head."""
+        ...
+
+    @property
+    def max_position_embeddings(self) -> int:
+        """The number of positions that the model was trained for."""
+        ...
+
+    def rope_fields(self) -> dict[str, dict[str, Any]]:
+        """Return the rope fields by type of layer. Raises: ValueError for fields that contradict each other."""
+        ...
+
+
+def rope_problems(config: Rotated) -> Iterator[str]:
+    """Yield what is wrong with the rope fields of a config, and whether its heads cannot be rotated."""
+    if config.width % 2:
+        yield f"the head width {config.width} is odd, which rotary positions do not allow"
+    try:
+        by_type = config.rope_fields()
+    except ValueError as error:
+        yield str(error)
+        return
+    for given in by_type.values():
+        yield from wrong_rope(given, config.width)
+
+
+def rope_of(given: Mapping[str, Any], width: int, max_positions: int, theta: float) -> Rope:
+    """Return the rotation of some rope fields for heads of this width; `theta` is the default."""
+    known = {field.name for field in fields(Rope)}
+    own = {name: value for name, value in given.items() if name in known and value is not None}
+    return Rope(**{"width": width, "max_positions": max_positions, "rope_theta": theta} | own)
+
+
+def nested_rope(rope_parameters: RopeFields | None) -> dict[str, dict[str, Any]]:
+    """Return rope_parameters that are nested by type of layer as {FULL: fields, SLIDING: fields}.
+
+    Raises: ValueError if they are not nested or name another type.
+    """
+    nested = dict(rope_parameters or ())
+    if strange := sorted(set(nested) - {FULL, SLIDING}):
+        raise ValueError(f"rope_parameters has {', '.join(strange)}; expected {FULL} and {SLIDING}")
+    if wrong := [kind for kind, values in nested.items() if values is not None and not is_object(values)]:
+        raise ValueError(f"rope_parameters.{wrong[0]} must be an object of rope fields, but is {nested[wrong[0]]!r}")
+    return {kind: dict(nested.get(kind) or ()) for kind in (FULL, SLIDING)}
 
 
 def merged_rope(config: DecoderConfig) -> dict[str, Any]:
@@ -300,6 +338,6 @@ BODY = (
     *MLP,
 )
 """the key table of Llama, Mistral, Qwen and SmolLM3; a row counts where the model has its leaves"""
-HEAD_ROWS = (("score", "out", "kernel"),)
+HEAD_ROWS = (("score", "out", "dense"),)
 IGNORED = (r"lm_head\..*", r"(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq")
 """the language head, which sequence tasks do not read, and buffers of old versions"""

@@ -75,6 +75,11 @@ class Sizes(Protocol):
         """H, the number of attention heads of a block."""
         ...
 
+    @property
+    def epsilon(self) -> float:
+        """The epsilon of the norms."""
+        ...
+
 
 class Config(Protocol):
     """The interface of every family's config, a frozen dataclass with the fields of its config.json."""
@@ -164,9 +169,9 @@ class Dense(nn.Module):
         return gain * side + (gain - 1.0) * matmul(x, kernel)
 
 
-def norm(epsilon: float, name: str) -> nn.LayerNorm:
+def norm(epsilon: float, name: str, use_bias: bool = True) -> nn.LayerNorm:
     """Return flax's LayerNorm with this epsilon and exact variance, as in the checkpoints, unlike flax's defaults."""
-    return nn.LayerNorm(epsilon=epsilon, use_fast_variance=False, name=name)
+    return nn.LayerNorm(epsilon=epsilon, use_fast_variance=False, use_bias=use_bias, name=name)
 
 
 class RMSNorm(nn.Module):
@@ -182,9 +187,12 @@ class RMSNorm(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         scale = self.param("scale", nn.initializers.zeros, (x.shape[-1],))
+        return (self.unscaled(x) * (self.offset + scale)).astype(x.dtype)
+
+    def unscaled(self, x: jax.Array) -> jax.Array:
+        """Return x / √(mean x² + epsilon) in float32."""
         wide = x.astype(jnp.float32)
-        wide = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + self.epsilon)
-        return (wide * (self.offset + scale)).astype(x.dtype)
+        return wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + self.epsilon)
 
 
 class Heads(nn.Module):

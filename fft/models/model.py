@@ -74,7 +74,8 @@ class Checkpoint(NamedTuple):
 class Filling(NamedTuple):
     """The names in Hugging Face's files of a family's masked-language head, and config -> its activation.
 
-    The names are those of its dense layer, norm, bias and last kernel ("decoder").
+    The names are those of its dense layer, norm, bias and last kernel ("decoder"); absent: config -> the biases that
+    the head has not, of "dense/bias", "norm/bias" and "bias".
     """
 
     dense: str
@@ -82,6 +83,7 @@ class Filling(NamedTuple):
     bias: str
     decoder: str
     activation: Callable[[Config], str]
+    absent: Callable[[Config], frozenset[str]] = lambda config: frozenset()
 
 
 class Family(NamedTuple):

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 from fft.models.decoder import Decoder
-from fft.models.decoder_config import FULL, HEAD_ROWS, IGNORED, SLIDING, ScoreHead, alternating, is_object, merged
+from fft.models.decoder_config import FULL, HEAD_ROWS, IGNORED, SLIDING, ScoreHead, alternating, merged, nested_rope
 from fft.models.families.gemma2 import BODY, Gemma2Config
 from fft.models.fields import Positive, Size
 from fft.models.model import Family
@@ -47,18 +47,13 @@ class Gemma3Config(Gemma2Config):
         return self.layer_types or alternating(self.sliding_window_pattern, self.num_hidden_layers)
 
     def rope_fields(self) -> dict[str, dict[str, Any]]:
-        by_type = dict(self.rope_parameters or ())
-        if strange := sorted(set(by_type) - {FULL, SLIDING}):
-            raise ValueError(f"rope_parameters has {', '.join(strange)}; expected {FULL} and {SLIDING}")
-        if wrong := sorted(kind for kind, values in by_type.items() if not is_object(values or ())):
-            raise ValueError(f"rope_parameters.{wrong[0]} must be an object of rope fields")
-        nested = {kind: dict(values or ()) for kind, values in by_type.items()}
-        full = {"rope_parameters": nested.get(FULL, {}), "rope_scaling": dict(self.rope_scaling or ())}
+        nested = nested_rope(self.rope_parameters)
+        full = {"rope_parameters": nested[FULL], "rope_scaling": dict(self.rope_scaling or ())}
         own = {} if self.rope_theta is None else {"rope_theta": self.rope_theta}
         local = {} if self.rope_local_base_freq is None else {"rope_theta": self.rope_local_base_freq}
         return {
             FULL: merged({**full, "": own}),
-            SLIDING: merged({"rope_parameters": nested.get(SLIDING, {}), "rope_local_base_freq": local}),
+            SLIDING: merged({"rope_parameters": nested[SLIDING], "rope_local_base_freq": local}),
         }
 
     def ropes(self) -> tuple[Rope | None, ...]:

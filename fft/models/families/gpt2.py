@@ -12,6 +12,7 @@ from fft.core.batch import Array
 from fft.models.decoder import Decoder, DecoderShape, LayerAttention, positions_of
 from fft.models.decoder_config import HEAD_ROWS, ScoreHead
 from fft.models.fields import Activation, Depth, Rate, Size, Small, Switch, Token
+from fft.models.files.stacked import join_rows, split_rows
 from fft.models.model import Family
 
 
@@ -66,8 +67,9 @@ class GPT2Config:
             mlp_bias=True,
             learned_positions=True,
             embed_dropout=self.embd_pdrop,
-            dropout=self.resid_pdrop,
             attention_dropout=self.attn_pdrop,
+            attention_out_dropout=self.resid_pdrop,
+            mlp_out_dropout=self.resid_pdrop,
         )
 
     @property
@@ -104,32 +106,22 @@ BODY = (
     (f"{LAYER}.mlp.c_proj", "layers/{i}/mlp/down", "dense"),
     ("ln_f", "final_norm", "norm"),
 )
-FUSED, PARTS = ".attn.c_attn.", (".attn.query.", ".attn.key.", ".attn.value.")
+STACKED = {".attn.c_attn.": (".attn.query.", ".attn.key.", ".attn.value.")}
 TRANSPOSED = (".attn.c_attn.weight", ".attn.c_proj.weight", ".mlp.c_fc.weight", ".mlp.c_proj.weight")
 
 
 def split(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return the tensors with kernels as [out, in], and query, key and value apart."""
-    apart: dict[str, np.ndarray] = {}
-    for name, value in tensors.items():
-        turned = value.T if name.endswith(TRANSPOSED) else value
-        if FUSED in name and len(turned) % len(PARTS) == 0:
-            apart |= {name.replace(FUSED, part): own for part, own in zip(PARTS, np.split(turned, 3), strict=True)}
-        else:
-            apart[name] = turned
-    return apart
+    turned = {name: value.T if name.endswith(TRANSPOSED) else value for name, value in tensors.items()}
+    return split_rows(turned, STACKED)
 
 
 def join(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return the tensors as GPT-2's files have them; the inverse of `split`."""
-    fused: dict[str, np.ndarray] = {}
-    for name, value in tensors.items():
-        if PARTS[0] in name:
-            name = name.replace(PARTS[0], FUSED)
-            value = np.concatenate([tensors[name.replace(FUSED, part)] for part in PARTS])
-        if not any(part in name for part in PARTS):
-            fused[name] = np.ascontiguousarray(value.T) if name.endswith(TRANSPOSED) else value
-    return fused
+    fused = join_rows(tensors, STACKED)
+    return {
+        name: np.ascontiguousarray(value.T) if name.endswith(TRANSPOSED) else value for name, value in fused.items()
+    }
 
 
 FAMILY = Family(

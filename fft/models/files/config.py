@@ -35,6 +35,8 @@ HARMLESS = frozenset(
         "encoder_no_repeat_ngram_size", "bad_words_ids", "num_return_sequences", "output_scores",
         "return_dict_in_generate", "remove_invalid_values", "exponential_decay_length_penalty", "suppress_tokens",
         "begin_suppress_tokens", "sentence_transformers", "sbert_ce_default_activation_function",
+        "initializer_cutoff_factor", "deterministic_flash_attn", "reference_compile", "repad_logits_with_grad",
+        "sparse_prediction", "sparse_pred_ignore_index",
         "pretraining_tp", "is_llama_config", "cache_implementation", "_sliding_window_pattern",
         "summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels", "summary_first_dropout",
         "n_ctx", "max_window_layers", "transformers.js_config",
@@ -62,6 +64,11 @@ RATES = (
     "dropout",
     "attention_dropout",
     "seq_classif_dropout",
+    "embedding_dropout",
+    "mlp_dropout",
+    "embd_pdrop",
+    "attn_pdrop",
+    "resid_pdrop",
 )
 
 ONLY_TRAINING = (*RATES, "initializer_range")  # without effect on a forward pass without dropout

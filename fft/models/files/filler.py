@@ -5,7 +5,7 @@ Their head is a dense layer, an activation, a norm, and the word embeddings as t
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,12 +14,11 @@ import numpy as np
 from fft.core.batch import Text
 from fft.core.errors import InputError
 from fft.core.tree import Params
-from fft.models.encoder import EncoderShape
 from fft.models.files import hf
 from fft.models.files.config import read_config
 from fft.models.files.heads import ORIGINAL
 from fft.models.files.keys import expected_shapes, listed, modern, rename, to_params
-from fft.models.layers import ACTIVATIONS
+from fft.models.layers import ACTIVATIONS, Config
 from fft.models.model import Family, Filling, Model, build
 
 OUTSIDE = ("heads/", "pooler/")  # parameters that predictions of masked tokens do not depend on
@@ -44,14 +43,15 @@ class Filler(NamedTuple):
         `params` are the filler's own, passed as an argument so that a jitted program does not embed them.
         """
         head = params["filling"]
-        states = self.model.states({name: params[name] for name in ("embed", "layers")}, batch, read=("tokens",))
+        body = {name: subtree for name, subtree in params.items() if name != "filling"}
+        states = self.model.states(body, batch, read=("tokens",))
         assert states.tokens is not None  # requested by `read`
         x = jnp.take_along_axis(states.tokens, places[..., None], axis=1)
-        x = ACTIVATIONS[self.activation](x @ head["dense"]["kernel"] + head["dense"]["bias"])
+        x = ACTIVATIONS[self.activation](x @ head["dense"]["kernel"] + head["dense"].get("bias", 0.0))
         centred = x - x.mean(-1, keepdims=True)
         x = centred * jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + self.epsilon)
-        x = x * head["norm"]["scale"] + head["norm"]["bias"]
-        return x @ params["embed"]["word"]["embedding"].T + head["bias"]
+        x = x * head["norm"]["scale"] + head["norm"].get("bias", 0.0)
+        return x @ params["embed"]["word"]["embedding"].T + head.get("bias", 0.0)
 
 
 def find(source: str | Path, families: Mapping[str, Family]) -> Path:
@@ -62,8 +62,9 @@ def find(source: str | Path, families: Mapping[str, Family]) -> Path:
     folder, raw, family = hf.open_checkpoint(source, families)
     if family.filling is None:
         raise InputError(f"{folder}: a {family.name} model predicts the next token and has no masked-language head")
+    config, _ = read_config(raw, family, folder / hf.CONFIG)
     stored = _modern(hf.read_names(folder, family))
-    missing = [names[0] for names in _leaves(family.filling).values() if not set(names) & stored]
+    missing = [names[0] for names in _leaves(family.filling, config).values() if not set(names) & stored]
     if missing:
         raise InputError(f"{folder} has no masked-language head: there is no {listed(missing)}")
     if not raw.get("tie_word_embeddings", True):
@@ -81,14 +82,15 @@ def load(source: str | Path, families: Mapping[str, Family]) -> Filler:
     filling = family.filling
     assert filling is not None  # `find` refuses families without one
     config, notes = read_config(raw, family, folder / hf.CONFIG)
-    shape = cast("EncoderShape", config.shape)
     tensors, prefix_notes = hf.without_wrapper(hf.read_weights(folder), folder, family)
-    names = rename(tensors, family, config, ORIGINAL, folder)
-    leaves = {path: (key, tensors[key]) for key, path in names.items() if not path.startswith(OUTSIDE)}
+    apart = family.split(tensors)
+    names = rename(apart, family, config, ORIGINAL, folder)
+    leaves = {path: (key, apart[key]) for key, path in names.items() if not path.startswith(OUTSIDE)}
     body = expected_shapes(family, config, {})
-    shapes = {path: shape for path, shape in body.items() if not path.startswith(OUTSIDE)} | _shapes(shape)
+    shapes = {path: shape for path, shape in body.items() if not path.startswith(OUTSIDE)}
+    shapes |= _shapes(filling, config)
     spelled = {modern(key): (key, value) for key, value in tensors.items()}
-    for path, theirs in _leaves(filling).items():
+    for path, theirs in _leaves(filling, config).items():
         stored = [spelled[name] for name in theirs if name in spelled]
         if any(not np.array_equal(value, stored[0][1]) for _, value in stored):
             raise InputError(f"{folder}: {' and '.join(key for key, _ in stored)} differ, but are one parameter")
@@ -98,23 +100,25 @@ def load(source: str | Path, families: Mapping[str, Family]) -> Filler:
         raise InputError(f"{folder}: {filling.decoder}.weight is not the word embeddings, though config.json says so")
     activation = filling.activation(config)
     params = to_params(leaves, shapes, folder)
-    return Filler(folder, build(family, config), params, activation, shape.epsilon, notes + prefix_notes)
+    return Filler(folder, build(family, config), params, activation, config.shape.epsilon, notes + prefix_notes)
 
 
-def _leaves(rows: Filling) -> dict[str, tuple[str, ...]]:
+def _leaves(rows: Filling, config: Config) -> dict[str, tuple[str, ...]]:
     """Return {our path below "filling": the names under which the leaf may be stored}."""
-    return {
+    leaves = {
         "dense/kernel": (f"{rows.dense}.weight",),
         "dense/bias": (f"{rows.dense}.bias",),
         "norm/scale": (f"{rows.norm}.weight",),
         "norm/bias": (f"{rows.norm}.bias",),
         "bias": tuple(dict.fromkeys((rows.bias, f"{rows.decoder}.bias"))),
     }
+    return {path: names for path, names in leaves.items() if path not in rows.absent(config)}
 
 
-def _shapes(sizes: EncoderShape) -> dict[str, tuple[int, ...]]:
-    vectors = {f"filling/{path}": (sizes.dim,) for path in ("dense/bias", "norm/scale", "norm/bias")}
-    return {"filling/dense/kernel": (sizes.dim, sizes.dim), "filling/bias": (sizes.vocab,), **vectors}
+def _shapes(rows: Filling, config: Config) -> dict[str, tuple[int, ...]]:
+    dim = config.shape.dim
+    unlike = {"dense/kernel": (dim, dim), "bias": (config.shape.vocab,)}
+    return {f"filling/{path}": unlike.get(path, (dim,)) for path in _leaves(rows, config)}
 
 
 def _modern(names: Iterable[str]) -> set[str]:

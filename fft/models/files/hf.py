@@ -227,8 +227,11 @@ def from_file(path: Path, read: "Callable[[safe_open], Read]") -> Read:
 
 
 def stores_head(names: Iterable[str], family: Family) -> bool:
-    """Whether some of the tensor names belong to Hugging Face's sequence head."""
-    return any(name.startswith(tuple(f"{row[0]}." for row in family.head_rows)) for name in names)
+    """Whether some of the tensor names belong to the last layer of Hugging Face's sequence head.
+
+    Other layers of it may be in a model without one: ModernBERT's are those of its masked-language head.
+    """
+    return any(name.startswith(f"{family.head_rows[-1][0]}.") for name in names)
 
 
 def read_heads(

@@ -23,7 +23,6 @@ LEAVES = {
     "embed": (("weight", "embedding"),),
     "dense": (("weight", "kernel"), ("bias", "bias")),
     "norm": (("weight", "scale"), ("bias", "bias")),
-    "kernel": (("weight", "kernel"),),
 }
 OLD_NORM = {
     ".gamma": ".weight",
@@ -49,17 +48,25 @@ def body_keys(family: Family, config: Config) -> dict[str, str]:
     return {theirs: ours for theirs, ours in rows(family.body, config.shape.depth) if ours in has}
 
 
-def head_keys(family: Family, head: str) -> dict[str, str]:
+def head_keys(family: Family, config: Config, head: str) -> dict[str, str]:
     """Return {hf key: our path} for Hugging Face's sequence head, which is heads/{head} in our tree."""
-    return {theirs: f"heads/{head}/{ours}" for theirs, ours in rows(family.head_rows, 0)}
+    has = head_shapes(family, config, ((head, 1),))
+    paths = {theirs: f"heads/{head}/{ours}" for theirs, ours in rows(family.head_rows, 0)}
+    return {theirs: path for theirs, path in paths.items() if path in has}
 
 
 def expected_shapes(family: Family, config: Config, classes: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
     """Return {our path: shape} for the complete tree without allocating it; `classes` is {head name: C}."""
-    heads = Readout(family.head(config), tuple(classes.items()))
+    return body_shapes(family, config) | head_shapes(family, config, tuple(classes.items()))
+
+
+@lru_cache
+def head_shapes(family: Family, config: Config, classes: tuple[tuple[str, int], ...]) -> dict[str, tuple[int, ...]]:
+    """Return {our path: shape} for the heads (name, C)."""
+    heads = Readout(family.head(config), classes)
     pooled = jax.ShapeDtypeStruct((1, config.shape.dim), jnp.float32)
     tree = jax.eval_shape(heads.init, jax.random.key(0), pooled, None).get("params", {})
-    return body_shapes(family, config) | {path: leaf.shape for path, leaf in flatten(tree).items()}
+    return {path: leaf.shape for path, leaf in flatten(tree).items()}
 
 
 @lru_cache
@@ -76,7 +83,7 @@ def rename(names: Iterable[str], family: Family, config: Config, head: str, wher
     The body may have the family's prefix or not, norms may be weight/bias or gamma/beta, and keys that the family
     ignores are skipped. Raises: InputError naming any other keys, and two keys for one path.
     """
-    body, heads = body_keys(family, config), head_keys(family, head)
+    body, heads = body_keys(family, config), head_keys(family, config, head)
     taken: dict[str, str] = {}
     strange, twice = [], []
     for name in names:
@@ -174,7 +181,7 @@ def from_params(
     prefix = "" if primary is None else f"{family.prefix}."
     names = {f"{prefix}{key}": path for key, path in body_keys(family, config).items()}
     if primary is not None:
-        names.update(head_keys(family, primary))
+        names.update(head_keys(family, config, primary))
     return {key: stored(leaves[path], path, dtype) for key, path in names.items()}
 
 

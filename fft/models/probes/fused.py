@@ -25,7 +25,7 @@ from jax.interpreters import partial_eval
 
 from fft.core.errors import InputError
 from fft.core.tree import Params, flatten, unflatten
-from fft.models.layers import Dense
+from fft.models.layers import Dense, RMSNorm
 from fft.models.probes.rules import lookup, product, rescale, shift, tied_product
 
 Out = TypeVar("Out")
@@ -89,6 +89,11 @@ def _norm(rules: Rules, module: nn.Module, x: jax.Array, *_: jax.Array | None) -
     return y if bias is None else shift(y, *bias)
 
 
+def _rms_norm(rules: Rules, module: RMSNorm, x: jax.Array) -> jax.Array:
+    scale, sink = rules.take(module, "scale")
+    return rescale(module.unscaled(rules.check_rows(module, x)), module.offset + scale, sink).astype(x.dtype)
+
+
 def _embed(rules: Rules, module: nn.Module, ids: jax.Array) -> jax.Array:
     table, sink = rules.take(module, "embedding")
     ids = jnp.broadcast_to(ids, (rules.size, *ids.shape[1:]))
@@ -113,6 +118,7 @@ RULES: dict[tuple[type[nn.Module], str], Callable[..., jax.Array]] = {
     (nn.Dense, "__call__"): _dense,
     (nn.LayerNorm, "__call__"): _norm,
     (nn.RMSNorm, "__call__"): _norm,
+    (RMSNorm, "__call__"): _rms_norm,
     (nn.Embed, "__call__"): _embed,
     (nn.Embed, "attend"): _attend,
 }
