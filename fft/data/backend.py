@@ -40,6 +40,8 @@ CLASSES = {
     "modernbert": GENERIC_CLASS,
 }
 """the class that transformers has for a model_type; with the generic one, the files' own is not used"""
+OWN_ALWAYS = ("qwen2",)
+"""model_types whose files often name a wrong class, so that transformers takes that of CLASSES"""
 BYTE_LEVEL = '"ByteLevel"'
 """in a tokenizer.json that transformers does not let a LlamaTokenizer read, which would replace its pre-tokenizer"""
 SETTINGS = {
@@ -113,6 +115,8 @@ def _class_of(folder: Path, settings: dict, config: dict) -> Any:
     own, named = CLASSES.get(str(config.get("model_type"))), settings.get("tokenizer_class")
     if named is None:
         named = config.get("tokenizer_class") or own or GENERIC_CLASS
+    if config.get("model_type") in OWN_ALWAYS:
+        named = own
     if own == GENERIC_CLASS or (str(named).removesuffix("Fast") == "LlamaTokenizer" and _is_byte_level(folder)):
         named = GENERIC_CLASS
     with _in_transformers(folder, named):

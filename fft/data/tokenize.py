@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import tokenizers
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "<pad>", "<unk>", "<s>", "</s>", "<mask>")
-ENCODERS = ("bert", "distilbert", "roberta")  # files of a decoder often name no padding token: the mask is enough
+NAME_PADDING = (None, "bert", "distilbert", "roberta")  # other files often name no padding token: the mask is enough
 TYPED_FAMILIES = ("bert",)  # the others have no token types, or only type 0
 MANY_UNKNOWN = 0.05  # share of tokens; emoji and rare letters stay below it
 
@@ -186,7 +186,7 @@ def _pad_id(folder: Path, vocabulary: dict[str, int], config: dict) -> int:
         return config["pad_token_id"]
     if (number := _token_id(folder, vocabulary, "pad_token", ("[PAD]", "<pad>"))) is not None:
         return number
-    if config.get("model_type") not in ENCODERS:
+    if config.get("model_type") not in NAME_PADDING:
         return 0
     raise InputError(
         f"{folder}: no padding token: give config.json a pad_token_id, or tokenizer_config.json a pad_token"

@@ -85,7 +85,7 @@ def _projected(tx: "optax.GradientTransformation", now: StepContext) -> "optax.G
         for path, keep in flatten(now.aux["keep"]).items():
             changes[path] = changes[path] * keep
         for path, basis in flatten(now.aux["inputs"]).items():
-            parts = [p for p in (f"{path}/{part}" for part in PARTS) if now.is_trained(p)]
+            parts = [p for p in (f"{path}/{part}" for part in PARTS) if p in changes and now.is_trained(p)]
             rows = jnp.concatenate([jnp.atleast_2d(changes[p]) for p in parts])
             rows -= jnp.matmul(basis, jnp.matmul(basis.T, rows, precision="highest"), precision="highest")
             for p in parts:

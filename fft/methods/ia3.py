@@ -56,7 +56,8 @@ def _merge(base: Params, theta: Params) -> Params:
             merged[f"{module}/kernel"] = merged[f"{module}/kernel"] * leaf[:, None]
         elif name == OUT:
             merged[f"{module}/kernel"] = merged[f"{module}/kernel"] * leaf
-            merged[f"{module}/bias"] = merged[f"{module}/bias"] * leaf
+            if f"{module}/bias" in merged:
+                merged[f"{module}/bias"] = merged[f"{module}/bias"] * leaf
         else:
             merged[path] = leaf
     return unflatten(merged)

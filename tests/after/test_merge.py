@@ -301,7 +301,10 @@ def test_what_does_not_fit_is_refused_and_nothing_is_written(three, tiny, tmp_pa
         ((base, a, "--how", "soup", *out), "--how soup takes at least 2 TUNED beside BASE, not 1"),
         ((base, a, b, "--how", "soup", "--scale", 2, *out), "--scale is not read by --how soup, which reads none"),
         ((base, a, b, "--how", "ties", "--scale", 1, 2, *out), "--how ties takes one --scale"),
-        ((base, a, b, "--how", "dare", "--scale", 1, 2, 3, *out), "one number for all or 2, one for each TUNED, not 3"),
+        (
+            (base, a, b, "--how", "dare", "--scale", 1, 2, 3, *out),
+            "--scale has 3 values for 2 TUNED models: give one for all, or one each",
+        ),
         ((base, a, "--how", "interpolate", "--layers", 1, 0, *out), "--layers takes 4 numbers for these models"),
         ((base, a, b, "--how", "fisher", *out), "needs --fisher with one folder for each TUNED, 2 of them, not 0"),
         ((base, a, b, "--how", "arithmetic", "--scale", "nan", *out), "--scale must be a number, not nan"),

@@ -170,7 +170,7 @@ CHECKPOINTS = {
         weights(lambda t: t.update({"bert.pooler.dense.bias": np.zeros(16, np.int32)})),
         "bert.pooler.dense.bias is int32",
     ),
-    "unsupported family": (config(model_type="gpt2"), "supported are bert, distilbert, roberta"),
+    "unsupported family": (config(model_type="t5"), "supported are bert, distilbert, gemma"),
     "unknown setting": (config(magic=1), "magic"),
     "unknown activation": (config(hidden_act="swoosh"), "swoosh"),
     "tokenizer beyond the table": (

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import AutoTokenizer
 
 from fft.core.errors import InputError
-from fft.data.backend import CLASSES
+from fft.data.backend import CLASSES, GENERIC_CLASS
 from fft.data.rows import Rows
 from fft.data.tokenize import encode, load_tokenizer, mask_id
 
@@ -157,7 +157,7 @@ def test_the_ids_of_a_roberta_folder_are_those_of_transformers(tmp_path, prefix,
     assert len(tokenizer.notes) == (said is not None) and (said is None or said in tokenizer.notes[0]), tokenizer.notes
 
 
-@pytest.mark.parametrize("family", sorted(CLASSES))
+@pytest.mark.parametrize("family", sorted(name for name, kind in CLASSES.items() if kind != GENERIC_CLASS))
 @pytest.mark.parametrize("stated", [{}, {"do_lower_case": False, "add_prefix_space": True}])
 def test_a_folder_with_vocabulary_files_alone(tmp_path, family, stated):
     folder = written(tmp_path / "m", bert(), family, stated)
@@ -165,6 +165,15 @@ def test_a_folder_with_vocabulary_files_alone(tmp_path, family, stated):
     roberta().model.save(str(folder))
     (folder / "vocab.txt").write_text("\n".join(WORDS))
     assert same_as_transformers(folder).notes == ()
+
+
+@pytest.mark.parametrize(
+    "named", [None, "LlamaTokenizer", "LlamaTokenizerFast", "PreTrainedTokenizerFast", "GPT2Tokenizer"]
+)
+@pytest.mark.parametrize("family", ["llama", "mistral", "smollm3", "qwen2", "qwen3", "gemma", "gemma3_text", "gpt2"])
+def test_the_ids_of_a_decoder_are_those_of_transformers(tmp_path, family, named):
+    """Byte-level tokenizer.json files, as those of Llama 3, SmolLM2 and Qwen, under every class that files name."""
+    same_as_transformers(written(tmp_path / "m", roberta(), family, {"tokenizer_class": named} if named else {}))
 
 
 def test_what_transformers_adds_is_no_part_of_the_vocabulary(tmp_path):

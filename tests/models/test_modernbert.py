@@ -244,7 +244,7 @@ def nested(**full):
         ({"num_attention_heads": 8}, "the head width 3 is odd"),
         ({"rope_parameters": {"rope_theta": 5.0}}, "rope_parameters has rope_theta; expected full_attention"),
         ({"rope_parameters": {"full_attention": 5}}, r"rope_parameters\.full_attention must be an object"),
-        ({"rope_parameters": nested(rope_type="longrope")}, "rope_type 'longrope' is not supported"),
+        ({"rope_parameters": nested(rope_type="axial")}, "rope_type 'axial' is not supported"),
         ({"rope_parameters": nested(partial_rotary_factor=0.5)}, "does not read partial_rotary_factor"),
         ({"rope_parameters": nested(), "global_rope_theta": 7.0}, "rope_theta is 160000.0, but global_rope_theta"),
         ({"rope_scaling": {"rope_type": "linear"}, "rope_parameters": None}, "rope_type 'linear' needs factor"),

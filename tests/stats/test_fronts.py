@@ -57,7 +57,7 @@ def test_methods_are_compared_at_the_highest_new_score_that_all_reach():
     assert matched == pytest.approx(0.8)
     kl, full = compared
     assert (kl.method, kl.settings, kl.seeds, full.settings) == ("kl", 3, 2, 2)
-    assert kl.original.mean == pytest.approx(0.7) and full.original.mean == pytest.approx(0.595)
+    assert kl.original.value == pytest.approx(0.7) and full.original.value == pytest.approx(0.595)
     np.testing.assert_allclose(kl.points, [[0.7, 0.8], [0.8, 0.7], [0.9, 0.6]])
     assert kl.hypervolume.value > full.hypervolume.value
 
@@ -65,7 +65,7 @@ def test_methods_are_compared_at_the_highest_new_score_that_all_reach():
 def test_errors_count_downwards():
     runs = [record("kl", s, 0, 1.0 - 0.1 * s, 0.5 + 0.1 * s, base=(2.0, 0.5), metric="rmse") for s in (1, 2)]
     (front,), matched = fronts(runs)
-    assert matched == pytest.approx(-0.8) and front.original.mean == pytest.approx(-0.7)
+    assert matched == pytest.approx(-0.8) and front.original.value == pytest.approx(-0.7)
 
 
 def test_runs_without_an_original_have_no_front():
@@ -82,7 +82,7 @@ def test_the_table_and_the_pictures(tmp_path):
     unwatched = runs[0] | {"original": None}
     answer = show_fronts([unwatched, *runs], console, tmp_path / "cmp")
     text = console.export_text()
-    assert "original at new 0.800" in text and answer["methods"]["kl"]["original"]["mean"] == pytest.approx(0.7)
+    assert "original at new 0.800" in text and answer["methods"]["kl"]["original"]["value"] == pytest.approx(0.7)
     assert "| kl | 2 | 2 |" in (tmp_path / "cmp-fronts.md").read_text()
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {f"cmp-{name}" for name in ("fronts.md", "fronts.svg", "fronts.png", "steps.svg", "steps.png")}
