@@ -47,9 +47,9 @@ FAMILIES: dict[str, Family] = {
 __all__ = ["FAMILIES", "Checkpoint", "Head", "Model", "find_filler", "has_head", "load", "load_filler", "save"]
 
 
-def load(source: str | Path) -> Checkpoint:
+def load(source: str | Path, language: bool = False) -> Checkpoint:
     """Load a checkpoint from a Hugging Face folder or from `hf:OWNER/NAME` on the hub. See fft.models.files.hf.load."""
-    return hf.load(source, FAMILIES)
+    return hf.load(source, FAMILIES, language)
 
 
 def has_head(source: str | Path) -> bool:

@@ -71,6 +71,10 @@ class DecoderShape:
     mlp_bias: bool = False
     learned_positions: bool = False
     embed_scale: float = 1.0
+    tied: bool = False
+    """whether the language head is the word embeddings"""
+    logit_cap: float | None = None
+    """logits z of the language head become cap · tanh(z / cap)"""
     score_cap: float | None = None
     """scores s become cap · tanh(s / cap)"""
     embed_dropout: float = 0.0

@@ -97,6 +97,7 @@ class DecoderConfig:
             epsilon=self.rms_norm_eps,
             attention=tuple(map(LayerAttention, windows, ropes, scales)),
             pad=self.pad_token_id,
+            tied=self.tie_word_embeddings,
             attention_dropout=self.attention_dropout,
             **self.choices(),
         )

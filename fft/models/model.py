@@ -16,7 +16,8 @@ from fft.core.errors import InputError
 from fft.core.network import ReadoutOf, StatesOf, outputs_of
 from fft.core.programs import shared
 from fft.core.tree import Params
-from fft.models.layers import Config, HeadMaker, Readout
+from fft.models.decoder import DecoderShape
+from fft.models.layers import Config, HeadMaker, Readout, matmul
 from fft.models.prompt import inputs as prompted
 
 
@@ -34,6 +35,8 @@ class Model(NamedTuple):
     [B, T]; without a key there is no dropout; `read` may contain "pooled" and "tokens"; for params['prompt'] see
     fft.models.prompt. Outside jit it raises InputError for ids or types outside the embedding tables.
     readout(params, head, states, *, key=None) -> [..., C], a head of params['heads'] on states [..., D].
+    unembed(params, states [..., D]) -> [..., V], the logits of the next token by the language head of a decoder, whose
+    kernel is params['unembed'] or the word embeddings.
     init_head(key, classes) -> head_params, normal(0, initializer_range) kernels and zero biases.
     """
 
@@ -43,6 +46,7 @@ class Model(NamedTuple):
     states: StatesOf
     readout: ReadoutOf
     init_head: Callable[[jax.Array, int], Params]
+    unembed: Callable[[Params, Array], jax.Array]
     __repr__ = brief
 
     def apply(self, params: Params, batch: Text, key: jax.Array | None = None) -> dict[str, Any]:
@@ -57,7 +61,8 @@ class Checkpoint(NamedTuple):
 
     `primary` names the head stored as Hugging Face's classifier (None: the checkpoint has no head); `raw_config` is
     config.json as read, with 'dtype' set to the dtype of the stored weights; `notes` are remarks about its files for
-    the user; `max_length` is the number of tokens to which texts were truncated in its training, None if not recorded.
+    the user; `max_length` is the number of tokens to which texts were truncated in its training, None if not recorded;
+    `language` is whether its language head was read.
     """
 
     model: Model
@@ -68,6 +73,7 @@ class Checkpoint(NamedTuple):
     raw_config: dict
     notes: tuple[str, ...] = ()
     max_length: int | None = None
+    language: bool = False
     __repr__ = brief
 
 
@@ -93,6 +99,7 @@ class Family(NamedTuple):
     Hugging Face's class names; network: the linen module of the body, Encoder or Decoder; config: a frozen dataclass;
     body, head_rows: rows of the key table (hf module, our module, kind); ignored: regexes of keys to skip; head: config
     -> constructor of the linen head module; filling: the masked-language head, used only by fft.models.files.filler;
+    language: Hugging Face's class of a model with the language head, None for families without one;
     split, join: stored tensors {name: array} to those of the key table, and back, where files fuse or transpose them.
     """
 
@@ -106,6 +113,7 @@ class Family(NamedTuple):
     ignored: tuple[str, ...]
     head: Callable[[Config], HeadMaker]
     filling: Filling | None = None
+    language: str | None = None
     split: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]] = lambda tensors: tensors
     join: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]] = lambda tensors: tensors
 
@@ -147,7 +155,15 @@ def build(family: Family, config: Config) -> Model:
         ]
         return jax.tree.unflatten(tree, drawn)
 
-    return Model(family.name, config, shape.depth, states, readout, init_head)
+    def unembed(params: Params, states: Array) -> jax.Array:
+        if family.language is None:
+            raise InputError(f"a {family.name} model has no language head that predicts the next token")
+        sizes = cast("DecoderShape", shape)
+        kernel = params["embed"]["word"]["embedding"].T if sizes.tied else params["unembed"]["kernel"]
+        logits = matmul(jnp.asarray(states), kernel)
+        return logits if sizes.logit_cap is None else sizes.logit_cap * jnp.tanh(logits / sizes.logit_cap)
+
+    return Model(family.name, config, shape.depth, states, readout, init_head, unembed)
 
 
 def refuse_outside(what: str, numbers: jax.Array | np.ndarray, size: int) -> None:

@@ -60,6 +60,7 @@ FAMILY = Family(
     config=GemmaConfig,
     body=BODY,
     head_rows=HEAD_ROWS,
+    language="GemmaForCausalLM",
     ignored=IGNORED,
     head=lambda config: partial(ScoreHead, config.head_dropout),
 )

@@ -71,6 +71,7 @@ class Gemma2Config(DecoderConfig):
             "norm_after": True,
             "embed_scale": self.hidden_size**0.5,
             "score_cap": self.attn_logit_softcapping,
+            "logit_cap": self.final_logit_softcapping,
         }
 
     def scales(self) -> tuple[float, ...]:
@@ -105,6 +106,7 @@ FAMILY = Family(
     config=Gemma2Config,
     body=BODY,
     head_rows=HEAD_ROWS,
+    language="Gemma2ForCausalLM",
     ignored=IGNORED,
     head=lambda config: partial(ScoreHead, config.head_dropout),
 )

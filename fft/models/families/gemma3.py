@@ -73,6 +73,7 @@ FAMILY = Family(
     config=Gemma3Config,
     body=BODY,
     head_rows=HEAD_ROWS,
+    language="Gemma3ForCausalLM",
     ignored=IGNORED,
     head=lambda config: partial(ScoreHead, config.head_dropout),
 )

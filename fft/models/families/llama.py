@@ -30,6 +30,7 @@ FAMILY = Family(
     config=LlamaConfig,
     body=BODY,
     head_rows=HEAD_ROWS,
+    language="LlamaForCausalLM",
     ignored=IGNORED,
     head=lambda config: partial(ScoreHead, config.head_dropout),
 )

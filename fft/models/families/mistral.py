@@ -30,6 +30,7 @@ FAMILY = Family(
     config=MistralConfig,
     body=BODY,
     head_rows=HEAD_ROWS,
+    language="MistralForCausalLM",
     ignored=IGNORED,
     head=lambda config: partial(ScoreHead, config.head_dropout),
 )

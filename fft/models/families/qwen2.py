@@ -46,6 +46,7 @@ FAMILY = Family(
     config=Qwen2Config,
     body=BODY,
     head_rows=HEAD_ROWS,
+    language="Qwen2ForCausalLM",
     ignored=IGNORED,
     head=lambda config: partial(ScoreHead, config.head_dropout),
 )

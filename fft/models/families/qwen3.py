@@ -31,6 +31,7 @@ FAMILY = Family(
     config=Qwen3Config,
     body=BODY,
     head_rows=HEAD_ROWS,
+    language="Qwen3ForCausalLM",
     ignored=IGNORED,
     head=lambda config: partial(ScoreHead, config.head_dropout),
 )

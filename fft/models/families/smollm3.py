@@ -75,6 +75,7 @@ FAMILY = Family(
     config=SmolLM3Config,
     body=BODY,
     head_rows=HEAD_ROWS,
+    language="SmolLM3ForCausalLM",
     ignored=IGNORED,
     head=lambda config: partial(ScoreHead, config.head_dropout),
 )

@@ -3,17 +3,19 @@
 import difflib
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 
 from fft.core.errors import InputError, MachineError
 from fft.disk.local import local
 from fft.disk.sniff import check_not_pointer, check_safetensors
+from fft.models.decoder import DecoderShape
 from fft.models.files.config import read_config, read_json
 from fft.models.files.folders import ADAPTER_CONFIG, CONFIG, choices, folders_with, instead_of_checkpoint
 from fft.models.files.heads import HEADS_JSON, HEADS_TENSORS, ORIGINAL, classifier_of, read_record, stored_length, width
-from fft.models.files.keys import expected_shapes, listed, rename, to_params
+from fft.models.files.keys import LANGUAGE, UNEMBED, expected_shapes, listed, rename, to_params
+from fft.models.layers import Config
 from fft.models.model import Checkpoint, Family, Head, build
 
 if TYPE_CHECKING:
@@ -34,11 +36,12 @@ CONVERT = (
 )
 
 
-def load(source: str | Path, families: Mapping[str, Family]) -> Checkpoint:
+def load(source: str | Path, families: Mapping[str, Family], language: bool = False) -> Checkpoint:
     """Return the Checkpoint in a local folder, or in `hf:NAME` on the hub; `families` is {model_type: Family}.
 
     Weights become float32 jax arrays; raw_config['dtype'] is the dtype in which they were stored. Heads that fft saved
-    get their names back; any other classifier becomes the head 'original'.
+    get their names back; any other classifier becomes the head 'original'. A decoder's language head is read only if
+    `language`.
     Raises: InputError for a checkpoint that does not match its config.json exactly, MachineError without network.
     """
     folder, raw, family = open_checkpoint(source, families)
@@ -51,6 +54,11 @@ def load(source: str | Path, families: Mapping[str, Family]) -> Checkpoint:
     leaves = {path: (key, tensors[key]) for key, path in names.items()}
     leaves.update({path: (path, value) for path, value in extra.items()})
     shapes = expected_shapes(family, config, {name: width(head) for name, head in heads.items()})
+    kernel = leaves.pop(UNEMBED, None)
+    if language:
+        stored = {**tensors, LANGUAGE: kernel[1]} if kernel else tensors
+        leaves |= language_leaves(stored, family, config, leaves["embed/word/embedding"][1], folder)
+        shapes |= {path: (config.shape.dim, config.shape.vocab) for path in {UNEMBED} & set(leaves)}
     strange = sorted(set(leaves) - set(shapes))
     if strange:
         raise InputError(f"{folder / HEADS_TENSORS} holds parameters of no known head: {listed(strange)}")
@@ -59,7 +67,34 @@ def load(source: str | Path, families: Mapping[str, Family]) -> Checkpoint:
     raw.pop("torch_dtype", None)
     params = to_params(leaves, shapes, folder)
     notes += prefix_notes
-    return Checkpoint(build(family, config), params, heads, primary, folder, raw, notes, stored_length(folder))
+    length = stored_length(folder)
+    return Checkpoint(build(family, config), params, heads, primary, folder, raw, notes, length, language)
+
+
+def language_leaves(
+    tensors: Mapping[str, np.ndarray], family: Family, config: Config, embeddings: np.ndarray, folder: Path
+) -> dict[str, tuple[str, np.ndarray]]:
+    """Return {our path: (stored name, array)} of a decoder's language head; empty if it is the word embeddings.
+
+    Raises: InputError for a family or folder without one, and for a stored head that differs from the embeddings where
+    config.json ties the two.
+    """
+    if family.language is None:
+        raise InputError(f"{folder}: a {family.name} model has no language head that predicts the next token")
+    stored = tensors.get(LANGUAGE)
+    if not cast("DecoderShape", config.shape).tied:
+        if stored is None:
+            raise InputError(
+                f"{folder} has no language head: there is no {LANGUAGE}, and tie_word_embeddings is false, so that the "
+                "word embeddings do not replace it"
+            )
+        return {UNEMBED: (LANGUAGE, stored)}
+    if stored is not None and not np.array_equal(stored, embeddings):
+        raise InputError(
+            f"{folder}: {LANGUAGE} differs from the word embeddings, though tie_word_embeddings is true; delete the "
+            "wrong one, or set tie_word_embeddings to false"
+        )
+    return {}
 
 
 def has_head(source: str | Path, families: Mapping[str, Family]) -> bool:
@@ -251,7 +286,7 @@ def read_heads(
             f"{folder / HEADS_JSON} says the stored classifier is {recorded}, config.json says {classifier}: "
             f"the folder was changed by another program; delete {HEADS_JSON} and {HEADS_TENSORS} to load it anyway"
         )
-    extra = read_tensors(folder / HEADS_TENSORS) if len(heads) > 1 else {}
+    extra = read_tensors(folder / HEADS_TENSORS) if (folder / HEADS_TENSORS).exists() or len(heads) > 1 else {}
     if any(path.startswith(f"heads/{primary}/") for path in extra):
         raise InputError(f"{folder / HEADS_TENSORS} holds the head {primary!r}, which is the stored classifier already")
     return heads, primary, extra

@@ -29,6 +29,8 @@ OLD_NORM = {
     ".beta": ".bias",
 }  # checkpoints converted from TensorFlow spell norms like this
 SHOWN = 10
+LANGUAGE, UNEMBED = "lm_head.weight", "unembed/kernel"
+"""the kernel of a language head in files, and our path"""
 
 
 def rows(table: Iterable[tuple[str, str, str]], depth: int) -> Iterator[tuple[str, str]]:
@@ -172,16 +174,25 @@ def check_missing(missing: Sequence[str], where: Path) -> None:
 
 
 def from_params(
-    leaves: Mapping[str, jax.Array], family: Family, config: Config, primary: str | None, dtype: np.dtype
+    leaves: Mapping[str, jax.Array],
+    family: Family,
+    config: Config,
+    primary: str | None,
+    dtype: np.dtype,
+    predicts: bool = False,
 ) -> dict[str, np.ndarray]:
-    """Return {hf key: array} for the body and the primary head (None: only the body, without prefix).
+    """Return {hf key: array} for the body and the primary head, or the language head if the model `predicts` tokens.
+
+    Without either it is only the body, without prefix.
 
     `leaves` is the flattened tree. The arrays are as Hugging Face stores them, in `dtype`; see `stored`.
     """
-    prefix = "" if primary is None else f"{family.prefix}."
+    prefix = "" if primary is None and not predicts else f"{family.prefix}."
     names = {f"{prefix}{key}": path for key, path in body_keys(family, config).items()}
     if primary is not None:
         names.update(head_keys(family, config, primary))
+    if predicts and UNEMBED in leaves:
+        names[LANGUAGE] = UNEMBED
     return {key: stored(leaves[path], path, dtype) for key, path in names.items()}
 
 
