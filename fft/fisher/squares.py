@@ -154,6 +154,8 @@ def sum_over_rows(of_row: Callable[[Labelled], Params], start: Params, batch: La
     """
 
     def of_chunk(total: Params, rows: Labelled) -> tuple[Params, None]:
+        if chunk == 1:
+            return jax.tree.map(jnp.add, total, of_row(jax.tree.map(lambda values: values[0], rows))), None
         return jax.tree.map(lambda t, s: t + jnp.sum(s, axis=0), total, jax.vmap(of_row)(rows)), None
 
     return jax.lax.scan(of_chunk, start, _in_chunks(batch, chunk))[0]
