@@ -15,6 +15,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -39,25 +40,30 @@ RANK, ALPHA, DROP = 8, 16, 0.1
 LABELS = ("negative", "positive")
 
 
-def make_batch(tokens: int = T, rows: int = B) -> Batch:
-    """Return rows of random tokens with lengths from 12 to `tokens`, and random labels."""
+def make_batch(tokens: int = T, rows: int = B, labels: tuple[str, ...] = LABELS) -> Batch:
+    """Return rows of random tokens with lengths from 12 to `tokens`, and random labels; padding has id 0."""
     rng = np.random.default_rng(0)
     lengths = rng.integers(12, tokens + 1, rows)
     mask = (np.arange(tokens)[None] < lengths[:, None]).astype(np.int32)
     ids = (rng.integers(1000, 30000, (rows, tokens)) * mask).astype(np.int32)
-    label = rng.integers(0, len(LABELS), rows).astype(np.int32)
+    label = rng.integers(0, len(labels), rows).astype(np.int32)
     return Batch(ids, mask, 0 * ids, label, np.ones(rows, np.float32), np.arange(rows, dtype=np.int32))
 
 
-def our_step(method: Method, batch: Batch) -> Callable[[], float]:
-    """Return a step of `fft` on MiniLM with a new head, as `fft tune` compiles it; the step returns the loss."""
-    checkpoint = models.load(minilm_folder())
-    head = checkpoint.model.init_head(jax.random.key(0), len(LABELS))
+def our_step(
+    method: Method, batch: Batch, folder: str | Path | None = None, labels: tuple[str, ...] = LABELS
+) -> Callable[[], float]:
+    """Return a step of `fft` with a new head, as `fft tune` compiles it; the step returns the loss.
+
+    The checkpoint is that in `folder`, by default MiniLM.
+    """
+    checkpoint = models.load(folder or minilm_folder())
+    head = checkpoint.model.init_head(jax.random.key(0), len(labels))
     base = {**checkpoint.params, "heads": {"new": head}}
     theta = method.init(base, jax.random.key(1))
     multiplier = multipliers(method, theta, checkpoint.model.depth)
     tx = make_optimizer(theta, multiplier, Optim(lr=LR), steps=1000)
-    step = make_train_step(checkpoint.model, Classify("new", LABELS), method, tx, multiplier)
+    step = make_train_step(checkpoint.model, Classify("new", labels), method, tx, multiplier)
     state = init_state(theta, tx, jax.random.key(2))
     stream = {"new": jax.tree.map(lambda value: value[None], batch)}
 
@@ -70,11 +76,16 @@ def our_step(method: Method, batch: Batch) -> Callable[[], float]:
     return take
 
 
-def torch_step(lora: bool, batch: Batch) -> Callable[[], float]:
-    """Return the same step in torch eager; the step returns the loss."""
+def torch_step(
+    lora: bool, batch: Batch, folder: str | Path | None = None, labels: tuple[str, ...] = LABELS, **adamw: bool
+) -> Callable[[], float]:
+    """Return the same step in torch eager; the step returns the loss. `adamw` goes to torch's optimizer."""
     from transformers import AutoModelForSequenceClassification
 
-    model = AutoModelForSequenceClassification.from_pretrained(minilm_folder(), num_labels=len(LABELS))
+    source = folder or minilm_folder()
+    model = AutoModelForSequenceClassification.from_pretrained(
+        source, num_labels=len(labels), attn_implementation="sdpa"
+    )
     if lora:
         from peft import LoraConfig, get_peft_model
 
@@ -85,8 +96,10 @@ def torch_step(lora: bool, batch: Batch) -> Callable[[], float]:
     matrices = [parameter for parameter in trained if parameter.ndim > 1]
     rest = [parameter for parameter in trained if parameter.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": 0.01}, {"params": rest, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=LR)
-    names = {"input_ids": "ids", "attention_mask": "mask", "token_type_ids": "types", "labels": "targets"}
+    optimizer = torch.optim.AdamW(groups, lr=LR, **adamw)
+    names = {"input_ids": "ids", "attention_mask": "mask", "labels": "targets"}
+    if getattr(model.config, "type_vocab_size", 0):
+        names["token_type_ids"] = "types"
     inputs = {theirs: torch.tensor(getattr(batch, ours)).long() for theirs, ours in names.items()}
 
     def take() -> float:
@@ -100,10 +113,13 @@ def torch_step(lora: bool, batch: Batch) -> Callable[[], float]:
     return take
 
 
-def alternate(contenders: dict[str, Callable], rounds: int, steps: int) -> dict[str, list[float]]:
-    """Return the seconds per step of each function in each round; the order alternates between rounds."""
+def alternate(contenders: dict[str, Callable], rounds: int, steps: int, warm: int = 3) -> dict[str, list[float]]:
+    """Return the seconds per step of each function in each round, after `warm` calls of each.
+
+    The order alternates between rounds.
+    """
     for take in contenders.values():
-        for _ in range(3):
+        for _ in range(warm):
             take()
     seconds = {name: [] for name in contenders}
     for i in range(rounds):
