@@ -1,17 +1,18 @@
 """One full fine-tuning step of a decoder and of ModernBERT by `fft`, against torch eager and against the machine.
 
-    python -m experiments.benchmarks.decoder_step [--rounds 7] [--steps 1]
+    python -m experiments.benchmarks.decoder_step [--rounds 7] [--steps 1] [--threads 2]
     python -m experiments.benchmarks.decoder_step --depths 6 12 24 48
 
 The decoder has the shape of SmolLM2-135M (30 layers, D = 576, F = 1536, 9 heads, 3 key-value heads) with random weights
 and a score head of 3 labels. ModernBERT has the base size, but 6 of its 22 layers, to keep the run short. Both take the
 same batch: B = 4 rows, T = 128 tokens, float32, padded from lengths of 12 to 128, which costs both sides as much as
-rows without padding. The step is AdamW with decay on matrices and clip 1, without dropout, on 2 threads. Torch runs
-transformers' model eagerly with `sdpa` attention and torch's AdamW in its foreach or its fused form, whichever is
-faster here on the kernels of 6 layers.
+rows without padding. The step is AdamW with decay on matrices and clip 1, without dropout. Torch runs transformers'
+model eagerly with `sdpa` attention and torch's AdamW in its foreach or its fused form, whichever is faster here on the
+kernels of 6 layers.
 
 The implementations alternate in one process as in experiments.benchmarks.step. A ratio below 1 means that `fft` is
-faster.
+faster. On a busy machine compare with `--threads 1`: torch's threads wait for each other at the end of every operation,
+and where other processes hold a core, two of them can take over twice the time of one.
 
 The limit is the time that the matrix products of the step take on this machine. For each kernel W [in, out] of every
 layer of the decoder and tokens x [B T, in], g [B T, out], these are x W, g Wᵀ and xᵀ g, each a call of its own, by jax
@@ -31,6 +32,7 @@ the peak memory of a process that loads it, compiles and takes two steps. Each d
 
 import gc
 import json
+import os
 import resource
 import statistics
 import subprocess
@@ -184,6 +186,7 @@ def compare(rounds: int, steps: int) -> None:
         "full_seconds": statistics.median(decoder["fft"]),
         "torch_seconds": statistics.median(decoder["torch"]),
         "torch_adamw": form,
+        "threads": torch.get_num_threads(),
         "limit_gflops": per_second / 1e9,
         "modernbert_ratio": modernbert_ratio,
         "compile_seconds": decoder_compile,
@@ -223,10 +226,18 @@ def compare_depths(depths: tuple[int, ...]) -> None:
     print(json.dumps({"depths": costs}))
 
 
-def main(rounds: int = 7, steps: int = 1, depths: tuple[int, ...] = (), only: int | None = None) -> None:
+def use_threads(threads: int) -> None:
+    """Limit jax, which counts the cores that the process may use, and torch to this many threads."""
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
+    torch.set_num_threads(threads)
+
+
+def main(
+    rounds: int = 7, steps: int = 1, threads: int = THREADS, depths: tuple[int, ...] = (), only: int | None = None
+) -> None:
     """Compare steps or, with `depths`, the costs of depths; `only` prints the costs of one depth as JSON."""
     keep_freed_memory()
-    torch.set_num_threads(THREADS)
+    use_threads(threads)
     if only:
         print(json.dumps(cost_of_depth(only)))
     elif depths:
