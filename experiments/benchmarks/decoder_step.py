@@ -27,7 +27,7 @@ does nothing but these products at their measured speed. As the last layer compu
 for one token of each row only, a step of `fft` has 3 % fewer operations than the formula.
 
 With `--depths` the table has, instead, the seconds to trace and compile our step of the decoder at these depths, and
-the peak memory of a process that loads it, compiles and takes two steps. Each depth has a process of its own.
+the peak memory of a process that loads it, compiles and takes three steps. Each depth has a process of its own.
 """
 
 import gc
