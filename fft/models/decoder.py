@@ -304,17 +304,14 @@ class Decoder(nn.Module):
         shape = self.shape
         assert not prompt, "virtual tokens are only for the families of fft.models.encoder"
         embedded = DecoderEmbed(shape, name="embed")(ids, positions, seed)
-        only = None if "tokens" in self.read else pooled_place(shape, ids, segments)
+        place = pooled_place(shape, ids, segments)
+        only = None if "tokens" in self.read else place
         x, made = DecoderBlocks(shape, name="layers")(embedded, segments, positions, only, seed)
         layers = {0: embedded, **made}
         x = _norm(shape, "final_norm")(x)
         tokens = x if "tokens" in self.read else None
-        pooled = self._pooled(x, ids, segments) if "pooled" in self.read else None
+        pooled = None
+        if "pooled" in self.read:
+            at_place = x if only is not None else _at(place, x)  # only these states were computed, or all
+            pooled = mean_token(x, segments) if place is None else at_place[:, 0]
         return States(pooled, tokens, {depth: layers[depth] for depth in self.depths})
-
-    def _pooled(self, x: jax.Array, ids: jax.Array, segments: jax.Array) -> jax.Array:
-        """Return the pooled states [B, D] of x [B, T, D], or of [B, 1, D] where only they were computed."""
-        place = pooled_place(self.shape, ids, segments)
-        if place is None:
-            return mean_token(x, segments)
-        return (x if x.shape[1] == 1 else _at(place, x))[:, 0]

@@ -15,7 +15,6 @@ from flax import linen as nn
 
 from fft.core.batch import Array
 from fft.models.decoder import DecoderShape, LayerAttention, positions_of
-from fft.models.dropout import Dropout
 from fft.models.fields import Activation, Depth, Positive, Rate, Size, Small, Switch, Token, Valid, is_number
 from fft.models.layers import Dense
 from fft.models.rope import KINDS, READ, Rope
@@ -180,12 +179,11 @@ class DecoderConfig:
 class ScoreHead(nn.Module):
     """One dense layer without bias: pooled [B, D] -> [B, C]."""
 
-    rate: float
     classes: int
 
     @nn.compact
     def __call__(self, pooled: jax.Array, seed: jax.Array | None) -> jax.Array:
-        return Dense(self.classes, use_bias=False, name="out")(Dropout(self.rate)(pooled, seed), seed)
+        return Dense(self.classes, use_bias=False, name="out")(pooled, seed)
 
 
 class Rotated(Protocol):

@@ -2,13 +2,11 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
-from fft.models.decoder import Decoder
-from fft.models.decoder_config import BODY, HEAD_ROWS, IGNORED, DecoderConfig, ScoreHead
+from fft.models.decoder_config import DecoderConfig
+from fft.models.families import llama
 from fft.models.fields import Activation, Depth, Off, Size, Switch, Token
-from fft.models.model import Family
 
 LEGACY = {"gelu": "gelu_pytorch_tanh"}
 """what the first files call the tanh approximation"""
@@ -52,15 +50,9 @@ class GemmaConfig(DecoderConfig):
         }
 
 
-FAMILY = Family(
+FAMILY = llama.FAMILY._replace(
     name="gemma",
-    prefix="model",
     architecture="Gemma",
-    network=Decoder,
     config=GemmaConfig,
-    body=BODY,
-    head_rows=HEAD_ROWS,
     language="GemmaForCausalLM",
-    ignored=IGNORED,
-    head=lambda config: partial(ScoreHead, config.head_dropout),
 )

@@ -2,24 +2,19 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
-from fft.models.decoder import Decoder
 from fft.models.decoder_config import (
     ATTENTION,
     ENDS,
-    HEAD_ROWS,
-    IGNORED,
     LAYER,
     MLP,
     DecoderConfig,
     LayerTypes,
-    ScoreHead,
     alternating,
 )
+from fft.models.families import llama
 from fft.models.fields import Activation, Depth, Off, Positive, Size, Switch, Token
-from fft.models.model import Family
 
 
 @dataclass(frozen=True)
@@ -49,9 +44,6 @@ class Gemma2Config(DecoderConfig):
     attn_logit_softcapping: Positive | None = 50.0
     use_bidirectional_attention: Off | None = None
 
-    local_layers: ClassVar[int] = 1
-    """local layers before each global one"""
-
     @property
     def activation(self) -> str:
         return self.hidden_activation
@@ -78,10 +70,8 @@ class Gemma2Config(DecoderConfig):
         return (self.query_pre_attn_scalar**-0.5,) * self.num_hidden_layers
 
     def types(self) -> tuple[str, ...]:
-        """Return the type of each layer: local ones, then a global one, and so on."""
-        if self.layer_types is not None:
-            return self.layer_types
-        return alternating(self.local_layers + 1, self.num_hidden_layers)
+        """Return the type of each layer: a local one, then a global one, and so on."""
+        return self.layer_types or alternating(2, self.num_hidden_layers)
 
     def windows(self) -> tuple[int | None, ...]:
         return self.sliding(self.sliding_window, self.types())
@@ -97,16 +87,10 @@ BODY = (
     (f"{LAYER}.post_feedforward_layernorm", "layers/{i}/mlp_norm_after", "norm"),
 )
 
-
-FAMILY = Family(
+FAMILY = llama.FAMILY._replace(
     name="gemma2",
-    prefix="model",
     architecture="Gemma2",
-    network=Decoder,
     config=Gemma2Config,
-    body=BODY,
-    head_rows=HEAD_ROWS,
     language="Gemma2ForCausalLM",
-    ignored=IGNORED,
-    head=lambda config: partial(ScoreHead, config.head_dropout),
+    body=BODY,
 )

@@ -2,14 +2,12 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, ClassVar
 
-from fft.models.decoder import Decoder
-from fft.models.decoder_config import FULL, HEAD_ROWS, IGNORED, SLIDING, ScoreHead, alternating, merged, nested_rope
+from fft.models.decoder_config import FULL, SLIDING, alternating, merged, nested_rope
+from fft.models.families import llama
 from fft.models.families.gemma2 import BODY, Gemma2Config
 from fft.models.fields import Positive, Size
-from fft.models.model import Family
 from fft.models.rope import Rope
 
 LOCAL_THETA = 10_000.0
@@ -65,15 +63,10 @@ class Gemma3Config(Gemma2Config):
         return tuple(by_type[kind] for kind in self.types())
 
 
-FAMILY = Family(
+FAMILY = llama.FAMILY._replace(
     name="gemma3_text",
-    prefix="model",
     architecture="Gemma3Text",
-    network=Decoder,
     config=Gemma3Config,
-    body=BODY,
-    head_rows=HEAD_ROWS,
     language="Gemma3ForCausalLM",
-    ignored=IGNORED,
-    head=lambda config: partial(ScoreHead, config.head_dropout),
+    body=BODY,
 )

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -135,7 +134,7 @@ FAMILY = Family(
     head_rows=HEAD_ROWS,
     language="GPT2LMHeadModel",
     ignored=(r"lm_head\..*", r"h\.\d+\.attn\.(masked_)?bias"),
-    head=lambda config: partial(ScoreHead, config.head_dropout),
+    head=lambda config: ScoreHead,
     split=split,
     join=join,
 )

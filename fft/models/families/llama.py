@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from fft.models.decoder import Decoder
@@ -32,5 +31,5 @@ FAMILY = Family(
     head_rows=HEAD_ROWS,
     language="LlamaForCausalLM",
     ignored=IGNORED,
-    head=lambda config: partial(ScoreHead, config.head_dropout),
+    head=lambda config: ScoreHead,
 )

@@ -1,12 +1,10 @@
 """Mistral (Jiang et al., arXiv 2310.06825): Llama with a window over which all layers attend."""
 
 from dataclasses import dataclass
-from functools import partial
 
-from fft.models.decoder import Decoder
-from fft.models.decoder_config import BODY, HEAD_ROWS, IGNORED, DecoderConfig, ScoreHead
+from fft.models.decoder_config import DecoderConfig
+from fft.models.families import llama
 from fft.models.fields import Size
-from fft.models.model import Family
 
 
 @dataclass(frozen=True)
@@ -22,15 +20,9 @@ class MistralConfig(DecoderConfig):
         return (self.sliding_window,) * self.num_hidden_layers
 
 
-FAMILY = Family(
+FAMILY = llama.FAMILY._replace(
     name="mistral",
-    prefix="model",
     architecture="Mistral",
-    network=Decoder,
     config=MistralConfig,
-    body=BODY,
-    head_rows=HEAD_ROWS,
     language="MistralForCausalLM",
-    ignored=IGNORED,
-    head=lambda config: partial(ScoreHead, config.head_dropout),
 )

@@ -2,13 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
-from fft.models.decoder import Decoder
-from fft.models.decoder_config import BODY, FULL, HEAD_ROWS, IGNORED, SLIDING, DecoderConfig, LayerTypes, ScoreHead
+from fft.models.decoder_config import FULL, SLIDING, DecoderConfig, LayerTypes
+from fft.models.families import llama
 from fft.models.fields import Size, Switch, Whole
-from fft.models.model import Family
 
 
 @dataclass(frozen=True)
@@ -38,15 +36,9 @@ class Qwen2Config(DecoderConfig):
         return tuple(SLIDING if slides and i >= self.max_window_layers else FULL for i in range(self.num_hidden_layers))
 
 
-FAMILY = Family(
+FAMILY = llama.FAMILY._replace(
     name="qwen2",
-    prefix="model",
     architecture="Qwen2",
-    network=Decoder,
     config=Qwen2Config,
-    body=BODY,
-    head_rows=HEAD_ROWS,
     language="Qwen2ForCausalLM",
-    ignored=IGNORED,
-    head=lambda config: partial(ScoreHead, config.head_dropout),
 )

@@ -2,14 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
-from fft.models.decoder import Decoder
-from fft.models.decoder_config import BODY, HEAD_ROWS, IGNORED, ScoreHead
+from fft.models.families import llama
 from fft.models.families.qwen2 import Qwen2Config
 from fft.models.fields import Size, Switch
-from fft.models.model import Family
 
 
 @dataclass(frozen=True)
@@ -23,15 +20,9 @@ class Qwen3Config(Qwen2Config):
         return {"qkv_bias": self.attention_bias, "out_bias": self.attention_bias, "norm_heads": True}
 
 
-FAMILY = Family(
+FAMILY = llama.FAMILY._replace(
     name="qwen3",
-    prefix="model",
     architecture="Qwen3",
-    network=Decoder,
     config=Qwen3Config,
-    body=BODY,
-    head_rows=HEAD_ROWS,
     language="Qwen3ForCausalLM",
-    ignored=IGNORED,
-    head=lambda config: partial(ScoreHead, config.head_dropout),
 )

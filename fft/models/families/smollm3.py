@@ -2,23 +2,17 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, ClassVar
 
-from fft.models.decoder import Decoder
 from fft.models.decoder_config import (
-    BODY,
     FULL,
-    HEAD_ROWS,
-    IGNORED,
     SLIDING,
     DecoderConfig,
     Flags,
     LayerTypes,
-    ScoreHead,
 )
+from fft.models.families import llama
 from fft.models.fields import Depth, Size, Switch, Token
-from fft.models.model import Family
 from fft.models.rope import Rope
 
 
@@ -67,15 +61,9 @@ class SmolLM3Config(DecoderConfig):
         return tuple(SLIDING if slides and not turns else FULL for turns in self.turns())
 
 
-FAMILY = Family(
+FAMILY = llama.FAMILY._replace(
     name="smollm3",
-    prefix="model",
     architecture="SmolLM3",
-    network=Decoder,
     config=SmolLM3Config,
-    body=BODY,
-    head_rows=HEAD_ROWS,
     language="SmolLM3ForCausalLM",
-    ignored=IGNORED,
-    head=lambda config: partial(ScoreHead, config.head_dropout),
 )
