@@ -27,6 +27,7 @@ __all__ = [
     "Adapter",
     "Adapters",
     "BitFit",
+    "Computation",
     "Context",
     "Data",
     "Distill",
@@ -76,6 +77,7 @@ if TYPE_CHECKING:
     from fft.adapters import load_adapter, save_adapter
     from fft.adapters.adapter import Adapter, Adapters
     from fft.api import assemble, tune
+    from fft.core.computation import Computation
     from fft.core.errors import FFTError, InputError, MachineError
     from fft.experiment import Data, Experiment, Optim, Retention, Texts
     from fft.fisher.diagonal import diagonal_fisher
@@ -137,6 +139,7 @@ else:
         "Run": "fft.run.claim",
         "Job": "fft.run.job",
         "Scorer": "fft.run.scoring",
+        "Computation": "fft.core.computation",
         "Data": "fft.experiment",
         "Experiment": "fft.experiment",
         "Optim": "fft.experiment",

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+from fft.core.computation import Computation
 from fft.core.errors import InputError
 from fft.core.settings import listed
 from fft.data.settings import Data, Texts
@@ -39,19 +40,20 @@ def tune(
     """Run `fft tune` from Python: start or resume the run in `out`.
 
     Sources may be strings. `method` may be a name as on the command line; the default, "auto", reports its choice and
-    the reason through `emit`. `settings` are fields of Optim and Retention. With several original tasks, `original`,
-    `original_head` and `max_drop` are lists. Progress appears on standard error as in the command, unless `verbose` is
-    False; `emit` receives every event of the run as a dict.
+    the reason through `emit`. `settings` are fields of Optim, Retention and Computation. With several original tasks,
+    `original`, `original_head` and `max_drop` are lists. Progress appears on standard error as in the command, unless
+    `verbose` is False; `emit` receives every event of the run as a dict.
 
-    Raises: InputError for a setting that neither Optim nor Retention has; otherwise as `run`.
+    Raises: InputError for a setting that none of Optim, Retention and Computation has; otherwise as `run`.
     Example: `fft.tune("base/", "new.csv", "old.csv", fft.LoRA(rank=16) + fft.EWC(), out="runs/1", epochs=1, lr=1e-3)`
     """
     parts = {}
-    for kind in (Optim, Retention):
+    for kind in (Optim, Retention, Computation):
         names = [f.name for f in dataclasses.fields(kind)]
         parts[kind] = kind(**{name: settings.pop(name) for name in names if name in settings})
     if settings:
-        raise InputError(f"unknown settings {', '.join(settings)}: give fields of fft.Optim or fft.Retention")
+        kinds = ", ".join(f"fft.{kind.__name__}" for kind in parts)
+        raise InputError(f"unknown settings {', '.join(settings)}: give fields of {kinds}")
     model, out = local(model, "--model", hub=True), local(out, "--out")
     originals = tuple(data if isinstance(data, Data) else Data(str(data)) for data in listed(original))
     texts = unlabelled if isinstance(unlabelled, Texts | None) else Texts(unlabelled)
@@ -72,6 +74,7 @@ def tune(
             max_length,
             seed,
             texts,
+            parts[Computation],
         )
         return run(experiment, out, emit)
 

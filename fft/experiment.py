@@ -9,6 +9,7 @@ import tyro
 from annotated_types import Interval
 
 from fft.core.bounds import Count, CountOrZero, NonNegative, Positive, Seed, Share, check_bounds
+from fft.core.computation import PRECISE, Computation
 from fft.core.errors import InputError
 from fft.core.naming import ORIGINAL, numbered
 from fft.core.settings import (
@@ -26,6 +27,7 @@ from fft.disk.local import CheckpointPath, local, make_local
 from fft.methods import Full, Method
 from fft.methods import from_json as method_from_json
 from fft.methods import to_json as method_to_json
+from fft.methods.trees import BASE_TREE
 from fft.stats.budget import Budget
 
 LEAST_LENGTH = 3
@@ -153,6 +155,7 @@ class Experiment:
     """random seed of the data order, dropout, new parameters and sampling"""
     unlabelled: Texts | None = None
     """unlabelled texts, for methods that use them"""
+    computation: Computation = later(PRECISE)
 
     def __post_init__(self) -> None:
         check_bounds(self)
@@ -170,6 +173,11 @@ class Experiment:
             )
         if not self.original and self.retention.drops:
             raise InputError("--max-drop needs data of the original task: give --original")
+        if self.computation.base_dtype != PRECISE.base_dtype and self.method.tree is BASE_TREE:
+            raise InputError(
+                f"--base-dtype {self.computation.base_dtype} rounds the frozen base of an adapter, and "
+                f"{self.method.label} trains the base's own weights: leave it out, or use an adapter such as lora"
+            )
         self._check_heads()
         self._check_originals()
 
@@ -247,7 +255,8 @@ def from_json(data: Any, where: str = "experiment") -> Experiment:
         raise InputError(f"{where}: unknown {', '.join(unknown)}; known are {', '.join(sorted(names))}")
     if missing := sorted({"model", "new"} - set(data)):
         raise InputError(f"{where}: {', '.join(missing)} is missing")
-    types = {"new": Data, "unlabelled": Texts | None, "optim": Optim, "retention": Retention}
+    types = {"new": Data, "unlabelled": Texts | None}
+    types |= {"optim": Optim, "retention": Retention, "computation": Computation}
     parts = {name: validated(kind, data[name], f"{where}.{name}") for name, kind in types.items() if name in data}
     parts["original"] = tuple(validated(Data, task, f"{where}.original") for task in listed(data.get("original")))
     if "method" in data:

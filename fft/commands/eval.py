@@ -9,6 +9,7 @@ from typing import Annotated
 from rich.console import Console
 
 from fft.core.bounds import check_bounds
+from fft.core.computation import Computation, Format
 from fft.core.naming import counted
 from fft.core.settings import TELLS_DEFAULT, AsJson
 from fft.data.settings import Data, MetricName, scored_by
@@ -36,6 +37,8 @@ class Flags:
     held_out: bool = False
     """score only the rows that `fft tune` would use for testing, a tenth of a source with one split"""
     max_length: ScoredLength = None
+    compute: Format = "float32"
+    """number format of products and hidden states"""
     json: AsJson = False
 
     def __post_init__(self) -> None:
@@ -49,6 +52,7 @@ def parse(args: list[str], cli: Callable[..., Flags]) -> Flags:
 
 def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     """Score the checkpoint and print the score."""
+    from fft import models
     from fft.adapters import load_adapter
     from fft.data import prepare_scored, read_scored
     from fft.disk.files import write_lines
@@ -63,6 +67,7 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     checkpoint = load_model(flags.model)
     if flags.adapter:
         checkpoint = load_adapter(flags.adapter, checkpoint).on(checkpoint)
+    checkpoint = models.computed(checkpoint, Computation(flags.compute))
     name = chosen_head(checkpoint, flags.head, flags.model, "to score with")
     (task,) = scored_by(flags.metric, [flags.task])
     length = scored_length(flags.max_length, {str(flags.adapter or flags.model): checkpoint})

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from fft.commands.tune import Settings, method_of
 from fft.core.bounds import Seed, Share
+from fft.core.computation import PRECISE, Computation
 from fft.core.settings import TELLS_DEFAULT, AsJson
 from fft.data.settings import NO_TEXTS, MetricName, Texts, scored_by
 from fft.data.several import HEADS, NO_SOURCES, SeveralData
@@ -50,6 +51,7 @@ class Flags:
     json: AsJson = False
     optim: tyro.conf.OmitArgPrefixes[Optim] = field(default_factory=Optim)
     retention: tyro.conf.OmitArgPrefixes[Retention] = field(default_factory=Retention)
+    computation: tyro.conf.OmitArgPrefixes[Computation] = PRECISE
     settings: Annotated[Settings, tyro.conf.arg(name="")] = field(default_factory=Settings)
 
 
@@ -71,7 +73,7 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     settings = {f.name: getattr(flags.settings, f.name) for f in dataclasses.fields(flags.settings)}
     originals = flags.original.each("original")
     tasks = scored_by(flags.metric, [*originals, *flags.tasks.each("tasks")])
-    same = ("model", "optim", "retention", "head", "original_head", "max_length", "seed", "gamma")
+    same = ("model", "optim", "retention", "head", "original_head", "max_length", "seed", "gamma", "computation")
     request = SequenceSettings(
         tasks=tasks[len(originals) :],
         original=tasks[: len(originals)],

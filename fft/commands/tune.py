@@ -13,6 +13,7 @@ import tyro
 from rich.console import Console
 
 from fft.core.bounds import Seed
+from fft.core.computation import PRECISE, Computation
 from fft.core.errors import InputError
 from fft.core.settings import TELLS_DEFAULT, AsJson, listed
 from fft.data.settings import NO_DATA, NO_TEXTS, Data, MetricName, Texts, scored_by
@@ -76,6 +77,7 @@ class Flags:
     json: AsJson = False
     optim: tyro.conf.OmitArgPrefixes[Optim] = field(default_factory=Optim)
     retention: tyro.conf.OmitArgPrefixes[Retention] = field(default_factory=Retention)
+    computation: tyro.conf.OmitArgPrefixes[Computation] = PRECISE
     settings: Annotated[Settings, tyro.conf.arg(name="")] = field(default_factory=Settings)
 
     @cached_property
@@ -104,6 +106,7 @@ class Flags:
             self.max_length,
             self.seed,
             self.unlabelled if self.unlabelled.source else None,
+            self.computation,
         )
 
     def chain(self) -> Method:
@@ -143,7 +146,7 @@ def method_of(names: str, settings: dict[str, Method], choice: Choice | None) ->
 
 def flags_of(experiment: Experiment, out: Path) -> Flags:
     """Return the flags that describe an experiment."""
-    same = ("model", "new", "optim", "retention", "head", "original_head", "max_length", "seed")
+    same = ("model", "new", "optim", "retention", "head", "original_head", "max_length", "seed", "computation")
     members = {m.name: m for m in experiment.method.members if dataclasses.fields(m)}
     return Flags(
         out,

@@ -10,6 +10,7 @@ from annotated_types import Interval
 
 from fft.core.batch import Batch, Outputs
 from fft.core.bounds import check_bounds
+from fft.core.computation import widened
 from fft.core.tree import Params
 from fft.disk.local import make_local
 from fft.methods.context import Context
@@ -150,8 +151,8 @@ class Method:
         return self._by_member(statistics)
 
     def init(self, base: Params, key: jax.Array) -> Params:
-        """Return the trainable tree theta at step 0; a copy, because training donates it."""
-        return self.tree.init(base, key)
+        """Return the trainable tree theta at step 0, in float32; a copy, because training donates it."""
+        return self.tree.init(widened(base), key)
 
     def merge(self, base: Params, theta: Params) -> Params:
         """Return the base model's parameters with theta merged into them."""

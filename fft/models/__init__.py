@@ -9,6 +9,8 @@ To add a family: a file in fft/models/families, a line in FAMILIES, and its name
 from collections.abc import Mapping
 from pathlib import Path
 
+from fft.core.computation import Computation
+from fft.models import computed as computed_models
 from fft.models.families import (
     bert,
     distilbert,
@@ -44,12 +46,28 @@ FAMILIES: dict[str, Family] = {
     "gpt2": gpt2.FAMILY,
 }
 
-__all__ = ["FAMILIES", "Checkpoint", "Head", "Model", "find_filler", "has_head", "load", "load_filler", "save"]
+__all__ = [
+    "FAMILIES",
+    "Checkpoint",
+    "Head",
+    "Model",
+    "computed",
+    "find_filler",
+    "has_head",
+    "load",
+    "load_filler",
+    "save",
+]
 
 
 def load(source: str | Path, language: bool = False) -> Checkpoint:
     """Load a checkpoint from a Hugging Face folder or from `hf:OWNER/NAME` on the hub. See fft.models.files.hf.load."""
     return hf.load(source, FAMILIES, language)
+
+
+def computed(checkpoint: Checkpoint, computation: Computation) -> Checkpoint:
+    """Return the checkpoint with a model that computes as `computation` says. See fft.models.computed.computed."""
+    return computed_models.computed(checkpoint, computation, FAMILIES)
 
 
 def has_head(source: str | Path) -> bool:

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from fft.core.batch import Read, States
+from fft.core.computation import Format
 from fft.models.dropout import Dropout
-from fft.models.layers import ACTIVATIONS, MASKED, Dense, RMSNorm, norm
+from fft.models.layers import ACTIVATIONS, MASKED, Dense, RMSNorm, as_format, norm, wide
 from fft.models.rope import Rope, rotated, table
 
 
@@ -85,6 +86,8 @@ class DecoderShape:
     """of the input of the MLP's last layer"""
     mlp_out_dropout: float = 0.0
     types: int = 0
+    dtype: Format = "float32"
+    remat: bool = False
 
 
 def positions_of(segments: jax.Array) -> jax.Array:
@@ -118,7 +121,7 @@ def mean_token(x: jax.Array, mask: jax.Array) -> jax.Array:
 
 def _norm(shape: DecoderShape, name: str) -> nn.Module:
     if shape.norm == "layer":
-        return norm(shape.epsilon, name, shape.norm_bias)
+        return norm(shape.epsilon, name, shape.norm_bias, shape.dtype)
     return RMSNorm(shape.epsilon, shape.norm_offset, name=name)
 
 
@@ -144,7 +147,7 @@ class GroupedAttention(nn.Module):
         shape = self.shape
 
         def by_head(name: str, inputs: jax.Array, heads: int) -> jax.Array:  # [B, T, D] -> [B, T, H, K]
-            y = Dense(heads * shape.width, shape.qkv_bias, name=name)(inputs, seed)
+            y = Dense(heads * shape.width, shape.qkv_bias, shape.dtype, name=name)(inputs, seed)
             y = y.reshape(*inputs.shape[:2], heads, shape.width)
             if shape.norm_heads and name != "value":
                 y = _norm(shape, f"{name}_norm")(y)
@@ -154,13 +157,14 @@ class GroupedAttention(nn.Module):
 
         query = by_head("query", rows, shape.heads).reshape(*rows.shape[:2], shape.kv_heads, -1, shape.width)
         key, value = by_head("key", x, shape.kv_heads), by_head("value", x, shape.kv_heads)
-        scores = jnp.einsum("btgrk,bsgk->bgrts", query, key) * self.scale
+        scores = jnp.einsum("btgrk,bsgk->bgrts", query, key, preferred_element_type=wide(key.dtype)) * self.scale
         if shape.score_cap is not None:
             scores = shape.score_cap * jnp.tanh(scores / shape.score_cap)
         scores = jnp.where(allowed[:, None, None], scores, MASKED)
-        weights = Dropout(shape.attention_dropout, name="weights")(jax.nn.softmax(scores, axis=-1), seed)
+        weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+        weights = Dropout(shape.attention_dropout, name="weights")(weights, seed)
         mixed = jnp.einsum("bgrts,bsgk->btgrk", weights, value).reshape(*rows.shape[:2], -1)
-        return Dense(shape.dim, shape.out_bias, name="out")(mixed, seed)
+        return Dense(shape.dim, shape.out_bias, shape.dtype, name="out")(mixed, seed)
 
 
 class DecoderMlp(nn.Module):
@@ -171,10 +175,13 @@ class DecoderMlp(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, seed: jax.Array | None) -> jax.Array:
         shape, activation = self.shape, ACTIVATIONS[self.shape.activation]
-        y = Dense(shape.mlp, shape.mlp_bias, name="up")(x, seed)
-        y = activation(Dense(shape.mlp, shape.mlp_bias, name="gate")(x, seed)) * y if shape.gated else activation(y)
-        y = Dropout(shape.mlp_dropout, name="hidden")(y, seed)
-        return Dense(shape.dim, shape.mlp_bias, name="down")(y, seed)
+
+        def dense(features: int, name: str, x: jax.Array) -> jax.Array:
+            return Dense(features, shape.mlp_bias, shape.dtype, name=name)(x, seed)
+
+        y = dense(shape.mlp, "up", x)
+        y = activation(dense(shape.mlp, "gate", x)) * y if shape.gated else activation(y)
+        return dense(shape.dim, "down", Dropout(shape.mlp_dropout, name="hidden")(y, seed))
 
 
 class DecoderBlock(nn.Module):
@@ -239,11 +246,12 @@ class DecoderBlocks(nn.Module):
         kinds = self.shape.attention
         rotations = {kind.rope: table(kind.rope, positions) for kind in kinds if kind.rope is not None}
         allowed = {kind.window: _allowed(segments, kind.window, self.shape.causal) for kind in kinds}
-        made = {}
+        made, block = {}, nn.remat(DecoderBlock) if self.shape.remat else DecoderBlock
         for i, kind in enumerate(kinds):
-            block = DecoderBlock(self.shape, kind, self.shape.norm_first or i > 0, name=str(i))
             rotation = None if kind.rope is None else rotations[kind.rope]
-            x = block(x, allowed[kind.window], rotation, places if i == len(kinds) - 1 else None, seed)
+            only = places if i == len(kinds) - 1 else None
+            normed = self.shape.norm_first or i > 0
+            x = block(self.shape, kind, normed, name=str(i))(x, allowed[kind.window], rotation, only, seed)
             made[i + 1] = x
         return x, made
 
@@ -270,11 +278,11 @@ class DecoderEmbed(nn.Module):
     @nn.compact
     def __call__(self, ids: jax.Array, positions: jax.Array, seed: jax.Array | None) -> jax.Array:
         shape = self.shape
-        x = nn.Embed(shape.vocab, shape.dim, name="word")(ids)
+        x = as_format(nn.Embed(shape.vocab, shape.dim, name="word")(ids), shape.dtype)
         if shape.embed_scale != 1.0:
             x = x * jnp.asarray(shape.embed_scale, x.dtype)
         if shape.learned_positions:
-            x = x + nn.Embed(shape.positions, shape.dim, name="position")(positions)
+            x = x + as_format(nn.Embed(shape.positions, shape.dim, name="position")(positions), shape.dtype)
         if shape.norm_embed:
             x = _norm(shape, "norm")(x)
         return Dropout(shape.embed_dropout)(x, seed)

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from fft.core.batch import Read, States
+from fft.core.computation import Format
 from fft.models.dropout import Dropout
-from fft.models.layers import ACTIVATIONS, MASKED, Config, Dense, norm
+from fft.models.layers import ACTIVATIONS, MASKED, Config, Dense, as_format, norm, wide
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class EncoderShape:
     dropout: float
     attention_dropout: float
     pooler: bool
+    dtype: Format = "float32"
+    remat: bool = False
 
 
 def problems_of(config: Config) -> Iterator[str]:
@@ -65,13 +68,17 @@ class Embed(nn.Module):
         tokens: jax.Array | None = None,
     ) -> jax.Array:
         shape = self.shape
-        x = nn.Embed(shape.vocab, shape.dim, name="word")(ids)
+
+        def looked_up(name: str, rows: int, numbers: jax.Array) -> jax.Array:
+            return as_format(nn.Embed(rows, shape.dim, name=name)(numbers), "float32")
+
+        x = looked_up("word", shape.vocab, ids)
         if tokens is not None:
             x = jnp.concatenate([jnp.broadcast_to(tokens, (x.shape[0], *tokens.shape)), x], axis=1)
         if shape.types:
-            x = x + nn.Embed(shape.types, shape.dim, name="type")(types)
-        x = x + nn.Embed(shape.positions, shape.dim, name="position")(positions)
-        return Dropout(shape.dropout)(norm(shape.epsilon, "norm")(x), seed)
+            x = x + looked_up("type", shape.types, types)
+        x = x + looked_up("position", shape.positions, positions)
+        return Dropout(shape.dropout)(norm(shape.epsilon, "norm", dtype=shape.dtype)(x), seed)
 
 
 class Attention(nn.Module):
@@ -90,18 +97,18 @@ class Attention(nn.Module):
         shape, width = self.shape, self.shape.dim // self.shape.heads
 
         def by_head(name: str, inputs: jax.Array) -> jax.Array:  # [B, T, D] -> [B, H, T, K]
-            y = Dense(shape.dim, name=name)(inputs, seed)
+            y = Dense(shape.dim, name=name, dtype=shape.dtype)(inputs, seed)
             return y.reshape(*inputs.shape[:2], shape.heads, width).transpose(0, 2, 1, 3)
 
         query, key, value = by_head("query", rows) * (width**-0.5), by_head("key", x), by_head("value", x)
         if prefix is not None:  # [P, 2, D] -> [2, 1, H, P, K]
             front = prefix.reshape(-1, 2, 1, shape.heads, width).transpose(1, 2, 3, 0, 4)
-            front = jnp.broadcast_to(front, (2, x.shape[0], *front.shape[2:]))
+            front = jnp.broadcast_to(front, (2, x.shape[0], *front.shape[2:])).astype(key.dtype)
             key, value = (jnp.concatenate(pair, axis=2) for pair in ((front[0], key), (front[1], value)))
-        scores = jnp.einsum("bhtk,bhsk->bhts", query, key) + bias
-        weights = Dropout(shape.attention_dropout)(jax.nn.softmax(scores, axis=-1), seed)
+        scores = jnp.einsum("bhtk,bhsk->bhts", query, key, preferred_element_type=wide(key.dtype)) + bias
+        weights = Dropout(shape.attention_dropout)(jax.nn.softmax(scores, axis=-1).astype(value.dtype), seed)
         mixed = jnp.einsum("bhts,bhsk->bhtk", weights, value).transpose(0, 2, 1, 3).reshape(rows.shape)
-        return Dense(shape.dim, name="out")(mixed, seed)
+        return Dense(shape.dim, name="out", dtype=shape.dtype)(mixed, seed)
 
 
 class Mlp(nn.Module):
@@ -111,8 +118,9 @@ class Mlp(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, seed: jax.Array | None) -> jax.Array:
-        x = ACTIVATIONS[self.shape.activation](Dense(self.shape.mlp, name="up")(x, seed))
-        return Dense(self.shape.dim, name="down")(x, seed)
+        shape = self.shape
+        x = ACTIVATIONS[shape.activation](Dense(shape.mlp, name="up", dtype=shape.dtype)(x, seed))
+        return Dense(shape.dim, name="down", dtype=shape.dtype)(x, seed)
 
 
 class Block(nn.Module):
@@ -128,9 +136,9 @@ class Block(nn.Module):
     ) -> jax.Array:
         shape = self.shape
         mixed = Dropout(shape.dropout)(Attention(shape, name="attention")(rows, x, bias, seed, prefix), seed)
-        y = norm(shape.epsilon, "attention_norm")(rows + mixed)
+        y = norm(shape.epsilon, "attention_norm", dtype=shape.dtype)(rows + mixed)
         mixed = Dropout(shape.dropout)(Mlp(shape, name="mlp")(y, seed), seed)
-        return norm(shape.epsilon, "mlp_norm")(y + mixed)
+        return norm(shape.epsilon, "mlp_norm", dtype=shape.dtype)(y + mixed)
 
 
 class Blocks(nn.Module):
@@ -148,11 +156,11 @@ class Blocks(nn.Module):
     def __call__(
         self, x: jax.Array, bias: jax.Array, seed: jax.Array | None, prefix: jax.Array | None = None
     ) -> tuple[jax.Array, dict[int, jax.Array]]:
-        made = {}
+        made, block = {}, nn.remat(Block) if self.shape.remat else Block
         for i in range(self.shape.depth):
             last = i == self.shape.depth - 1
             front = None if prefix is None else prefix[:, i]
-            x = Block(self.shape, name=str(i))(x[:, :1] if self.first and last else x, x, bias, seed, front)
+            x = block(self.shape, name=str(i))(x[:, :1] if self.first and last else x, x, bias, seed, front)
             made[i + 1] = x
         return x, made
 
@@ -190,4 +198,6 @@ class Encoder(nn.Module):
 
     def _pooled(self, x: jax.Array, seed: jax.Array | None) -> jax.Array:
         first = x[:, 0]
-        return jnp.tanh(Dense(self.shape.dim, name="pooler")(first, seed)) if self.shape.pooler else first
+        if not self.shape.pooler:
+            return first
+        return jnp.tanh(Dense(self.shape.dim, name="pooler", dtype=self.shape.dtype)(first, seed))

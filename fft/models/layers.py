@@ -14,8 +14,10 @@ from typing import Any, ClassVar, Protocol
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import DTypeLike
 
 from fft.core.batch import Array
+from fft.core.computation import Format
 from fft.models.dropout import drop, salt_of
 
 MASKED = float(jnp.finfo(jnp.float32).min)  # not -inf, which would give NaN for a row without tokens
@@ -50,6 +52,8 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 class Sizes(Protocol):
     """The sizes that encoders and decoders share; a frozen dataclass, EncoderShape or DecoderShape."""
 
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
     @property
     def vocab(self) -> int:
         """The number of rows of the word embedding table."""
@@ -78,6 +82,16 @@ class Sizes(Protocol):
     @property
     def epsilon(self) -> float:
         """The epsilon of the norms."""
+        ...
+
+    @property
+    def dtype(self) -> Format:
+        """The format of products and hidden states."""
+        ...
+
+    @property
+    def remat(self) -> bool:
+        """Whether the backward pass computes every block again."""
         ...
 
 
@@ -128,12 +142,23 @@ class HeadMaker(Protocol):
         ...
 
 
-def matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Multiply x [..., in] by a kernel [in, out] as one product of two matrices.
+def wide(dtype: DTypeLike) -> DTypeLike:
+    """Return float32, or float64 for float64: the format of sums, norms and softmax over values of this `dtype`."""
+    return jnp.promote_types(dtype, jnp.float32)
+
+
+def as_format(x: jax.Array, dtype: Format) -> jax.Array:
+    """Return `x` in the format `dtype`; float64 arrays, which only tests have, stay so beside float32."""
+    return x.astype(dtype if dtype == "bfloat16" else wide(x.dtype))
+
+
+def matmul(x: jax.Array, kernel: jax.Array, dtype: Format = "float32") -> jax.Array:
+    """Multiply x [..., in] by a kernel [in, out] as one product of two matrices in the format `dtype`.
 
     With more dimensions XLA on CPU would copy and transpose x and the output's gradient before it computes the
     kernel's gradient, which costs 5 % of a full step.
     """
+    x, kernel = as_format(x, dtype), as_format(kernel, dtype)
     return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], kernel.shape[-1])
 
 
@@ -144,34 +169,42 @@ class Dense(nn.Module):
     next to the kernel, y += lora_scale * (drop(x) a) b, where `lora_scale` is [] and the optional `lora_dropout` [] is
     the rate of a dropout that, as in PEFT, differs for every token and needs a seed. With `lora_gain` g [out], as in
     DoRA, y += (g - 1) * (drop(x) W) + g * lora_scale * (drop(x) a) b instead.
+    The products are computed in the format `dtype`, which is that of the result; all leaves are float32, or a kernel
+    in the format of a frozen base.
     References: Hu et al., LoRA, arXiv 2106.09685; Liu et al., DoRA, arXiv 2402.09353.
     """
 
     features: int
     use_bias: bool = True
+    dtype: Format = "float32"
 
     @nn.compact
     def __call__(self, x: jax.Array, seed: jax.Array | None = None) -> jax.Array:
         kernel = self.param("kernel", nn.initializers.zeros, (x.shape[-1], self.features))
-        y = matmul(x, kernel)
+        y = matmul(x, kernel, self.dtype)
         if self.use_bias:
             y = y + self.param("bias", nn.initializers.zeros, (self.features,))
-        return y + self.side(x, kernel, seed) if self.has_variable("params", "lora_a") else y
+        y = y + self.side(x, kernel, seed) if self.has_variable("params", "lora_a") else y
+        return as_format(y, self.dtype)
 
     def side(self, x: jax.Array, kernel: jax.Array, seed: jax.Array | None) -> jax.Array:
         a, b, scale = (self.get_variable("params", name) for name in ("lora_a", "lora_b", "lora_scale"))
         if seed is not None and self.has_variable("params", "lora_dropout"):
             x = drop(x, jax.lax.stop_gradient(self.get_variable("params", "lora_dropout")), seed, salt_of(self))
-        side = matmul(matmul(x, a) * scale, b)
+        side = matmul(matmul(x, a, self.dtype) * scale, b, self.dtype)
         if not self.has_variable("params", "lora_gain"):
             return side
         gain = self.get_variable("params", "lora_gain")
-        return gain * side + (gain - 1.0) * matmul(x, kernel)
+        return gain * side + (gain - 1.0) * matmul(x, kernel, self.dtype)
 
 
-def norm(epsilon: float, name: str, use_bias: bool = True) -> nn.LayerNorm:
-    """Return flax's LayerNorm with this epsilon and exact variance, as in the checkpoints, unlike flax's defaults."""
-    return nn.LayerNorm(epsilon=epsilon, use_fast_variance=False, use_bias=use_bias, name=name)
+def norm(epsilon: float, name: str, use_bias: bool = True, dtype: Format = "float32") -> nn.LayerNorm:
+    """Return flax's LayerNorm with this epsilon and exact variance, as in the checkpoints, unlike flax's defaults.
+
+    It computes in float32; `dtype` is the format of its result.
+    """
+    result = jnp.bfloat16 if dtype == "bfloat16" else None
+    return nn.LayerNorm(epsilon=epsilon, use_fast_variance=False, use_bias=use_bias, dtype=result, name=name)
 
 
 class RMSNorm(nn.Module):
@@ -191,8 +224,8 @@ class RMSNorm(nn.Module):
 
     def unscaled(self, x: jax.Array) -> jax.Array:
         """Return x / √(mean x² + epsilon) in float32."""
-        wide = x.astype(jnp.float32)
-        return wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + self.epsilon)
+        x = x.astype(wide(x.dtype))
+        return x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + self.epsilon)
 
 
 class Heads(nn.Module):

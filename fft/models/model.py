@@ -1,6 +1,7 @@
 """The types of a loaded model: Head, Model, Checkpoint, Family, and `build`, which returns a Model for a config."""
 
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -12,12 +13,13 @@ from jax.core import Tracer
 
 from fft.core.batch import Array, Read, States, Text
 from fft.core.brief import brief
+from fft.core.computation import PRECISE, Computation
 from fft.core.errors import InputError
 from fft.core.network import ReadoutOf, StatesOf, outputs_of
 from fft.core.programs import shared
 from fft.core.tree import Params
 from fft.models.decoder import DecoderShape
-from fft.models.layers import Config, HeadMaker, Readout, matmul
+from fft.models.layers import Config, HeadMaker, Readout, as_format, wide
 from fft.models.prompt import inputs as prompted
 
 
@@ -38,6 +40,7 @@ class Model(NamedTuple):
     unembed(params, states [..., D]) -> [..., V], the logits of the next token by the language head of a decoder, whose
     kernel is params['unembed'] or the word embeddings.
     init_head(key, classes) -> head_params, normal(0, initializer_range) kernels and zero biases.
+    All of them take and return float32, whatever the format of the `computation`.
     """
 
     family: str
@@ -47,6 +50,7 @@ class Model(NamedTuple):
     readout: ReadoutOf
     init_head: Callable[[jax.Array, int], Params]
     unembed: Callable[[Params, Array], jax.Array]
+    computation: Computation = PRECISE
     __repr__ = brief
 
     def apply(self, params: Params, batch: Text, key: jax.Array | None = None) -> dict[str, Any]:
@@ -119,12 +123,14 @@ class Family(NamedTuple):
 
 
 @shared
-def build(family: Family, config: Config) -> Model:
+def build(family: Family, config: Config, computation: Computation = PRECISE) -> Model:
     """Return the Model of a family for a config; equal configs share one Model.
 
-    It holds no parameters: they are an argument of its functions.
+    It holds no parameters: they are an argument of its functions. Of the `computation` it does not read `base_dtype`,
+    which is that of parameters.
     """
-    shape, head_of = config.shape, family.head(config)
+    shape = replace(config.shape, dtype=computation.compute, remat=computation.remat == "full")
+    head_of = family.head(config)
 
     def states(
         params: Params,
@@ -139,7 +145,8 @@ def build(family: Family, config: Config) -> Model:
             refuse_outside("token type", batch.types, shape.types)
         *arrays, prompt = prompted(params, batch, config)
         network = family.network(shape, frozenset(read), layers)
-        return cast("States", network.apply({"params": params}, *arrays, seed_of(key), prompt))
+        made = network.apply({"params": params}, *arrays, seed_of(key), prompt)
+        return cast("States", jax.tree.map(lambda x: x.astype(wide(x.dtype)), made))
 
     def readout(params: Params, head: str, states: Array, *, key: jax.Array | None = None) -> jax.Array:
         classes = params["heads"][head]["out"]["kernel"].shape[1]
@@ -160,10 +167,11 @@ def build(family: Family, config: Config) -> Model:
             raise InputError(f"a {family.name} model has no language head that predicts the next token")
         sizes = cast("DecoderShape", shape)
         kernel = params["embed"]["word"]["embedding"].T if sizes.tied else params["unembed"]["kernel"]
-        logits = matmul(jnp.asarray(states), kernel)
+        x, kernel = as_format(jnp.asarray(states), shape.dtype), as_format(kernel, shape.dtype)
+        logits = jnp.matmul(x, kernel, preferred_element_type=wide(x.dtype))
         return logits if sizes.logit_cap is None else sizes.logit_cap * jnp.tanh(logits / sizes.logit_cap)
 
-    return Model(family.name, config, shape.depth, states, readout, init_head, unembed)
+    return Model(family.name, config, shape.depth, states, readout, init_head, unembed, computation)
 
 
 def refuse_outside(what: str, numbers: jax.Array | np.ndarray, size: int) -> None:

@@ -41,7 +41,8 @@ def accept(experiment: Experiment, directory: Path, say: Callable[[str], None] =
     experiment = resolved(experiment)
     say("reading the checkpoint and the data")
     loaded = models.load(experiment.model)
-    checkpoint, lengthened = _at_length(experiment, loaded)
+    stored, lengthened = _at_length(experiment, loaded)
+    checkpoint = models.computed(stored, experiment.computation)
     names = requested_heads(checkpoint, experiment)
     data, crossing = _data(experiment, checkpoint, names)
     accepted = Accepted(
@@ -49,7 +50,7 @@ def accept(experiment: Experiment, directory: Path, say: Callable[[str], None] =
         checkpoint,
         names,
         data,
-        _identity(checkpoint, data),
+        _identity(stored, data),
         (
             *checkpoint.notes,
             *lengthened,

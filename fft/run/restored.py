@@ -125,7 +125,7 @@ def _trained(directory: Path, step: int | None) -> tuple[Experiment, models.Chec
             f"{experiment.model} holds other weights than those that {directory} was trained from: put the original "
             "checkpoint back there"
         )
-    checkpoint = load_heads(base, directory / "heads")
+    checkpoint = load_heads(models.computed(base, experiment.computation), directory / "heads")
     like = {result_field(bool(experiment.budgets)): trained_leaves(experiment.method, checkpoint)[0]}
     saved = Checkpoints(directory / CHECKPOINTS).restore(like, step, part=True)
     return experiment, checkpoint, next(iter(saved.tree.values()))

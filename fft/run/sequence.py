@@ -191,6 +191,7 @@ def _stage(
         settings.max_length,
         settings.seed,
         settings.unlabelled if "unlabelled" in method.streams else None,
+        settings.computation,
     )
     return run(experiment, out / f"stage-{number}", show).record
 

@@ -7,8 +7,9 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from fft.core.bounds import Seed, Share, check_bounds
+from fft.core.computation import PRECISE, Computation
 from fft.core.errors import InputError
-from fft.core.settings import TELLS_DEFAULT, listed, recorded
+from fft.core.settings import TELLS_DEFAULT, later, listed, recorded
 from fft.data.settings import NO_DATA, Data, Texts, repeated
 from fft.disk.local import CHECKPOINT, make_local
 from fft.experiment import Experiment, Optim, Retention, ScoredLength, TextLength
@@ -67,6 +68,7 @@ class SequenceSettings:
     gamma: Share | None = None
     """the factor by which the Fisher information of earlier tasks is multiplied at each stage; None: it is measured
     anew on all their rows"""
+    computation: Computation = later(PRECISE)
 
     def __post_init__(self) -> None:
         check_bounds(self)
@@ -91,7 +93,14 @@ class SequenceSettings:
             raise InputError(f"{source} is named twice, with the same columns: leave one of them out")
         # Built only for its checks: what the last stage would refuse is refused before the first one.
         Experiment(
-            self.model, every[-1], every[:-1], self.method, self.optim, self.retention, unlabelled=self.unlabelled
+            self.model,
+            every[-1],
+            every[:-1],
+            self.method,
+            self.optim,
+            self.retention,
+            unlabelled=self.unlabelled,
+            computation=self.computation,
         )
 
     def _check_fisher(self) -> None:

@@ -8,6 +8,8 @@ from typing import Literal
 import jax
 import numpy as np
 
+from fft import models
+from fft.core.computation import PRECISE
 from fft.core.naming import ORIGINAL
 from fft.data import TrainBatches
 from fft.data.streams import original_batches
@@ -54,16 +56,17 @@ def context_of(
     is_trained: Callable[[str], bool] = lambda path: True,
     poll: Callable[[], None] = lambda: None,
 ) -> Context:
-    """Return the Context of an accepted experiment's method.
+    """Return the Context of an accepted experiment's method, which measures its statistics in float32.
 
     For the method's `check`, `checkpoint` is as loaded and the rest is left at its defaults; for `prepare` it has every
     head of the run, and the batches of its streams, its steps and its trained leaves are given.
     """
     streams, seed = accepted.streams, accepted.experiment.seed
     original, task = streams.get(ORIGINAL), accepted.original_task
+    precise = models.computed(checkpoint, PRECISE)
     return Context(
-        checkpoint.model,
-        checkpoint.params,
+        precise.model,
+        precise.params,
         accepted.names.fresh,
         task,
         None if original is None else lambda n, size: original_batches(original, n, seed, size),

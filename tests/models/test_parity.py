@@ -99,8 +99,11 @@ def test_padding_changes_nothing(family, tmp_path):
     pad = checkpoint.model.config.pad_token_id
     fill = Inputs(ids=pad, mask=0, types=0)
     wider = jax.tree.map(lambda value, at: np.pad(value, ((0, 0), (0, 6)), constant_values=at), batch, fill)
-    short = checkpoint.model.apply(checkpoint.params, batch)["logits"]["original"]
-    oracle.close(checkpoint.model.apply(checkpoint.params, wider)["logits"]["original"], short, 1e-6)
+    with jax.enable_x64(True):  # in float32 the order of the sums, which the width decides, moves the last digits
+        params = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), jnp.float64), checkpoint.params)
+        short, padded = (checkpoint.model.apply(params, each)["logits"]["original"] for each in (batch, wider))
+        assert short.dtype == jnp.float64
+        oracle.close(padded, short, 1e-13)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
