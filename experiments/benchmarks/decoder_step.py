@@ -1,7 +1,6 @@
 """One full fine-tuning step of a decoder and of ModernBERT by `fft`, against torch eager and against the machine.
 
     python -m experiments.benchmarks.decoder_step [--rounds 7] [--steps 1] [--threads 2]
-    python -m experiments.benchmarks.decoder_step --depths 6 12 24 48
 
 The decoder has the shape of SmolLM2-135M (30 layers, D = 576, F = 1536, 9 heads, 3 key-value heads) with random weights
 and a score head of 3 labels. ModernBERT has the base size, but 6 of its 22 layers, to keep the run short. Both take the
@@ -25,18 +24,12 @@ because a score head only looks rows up, nor does the head itself. Then
 where products per second are the operations of the measured products divided by their time. It is 1 for a step that
 does nothing but these products at their measured speed. As the last layer computes its MLP and most of its attention
 for one token of each row only, a step of `fft` has 3 % fewer operations than the formula.
-
-With `--depths` the table has, instead, the seconds to trace and compile our step of the decoder at these depths, and
-the peak memory of a process that loads it, compiles and takes three steps. Each depth has a process of its own.
 """
 
 import gc
 import json
 import os
-import resource
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -195,55 +188,17 @@ def compare(rounds: int, steps: int) -> None:
     print(json.dumps(figures))
 
 
-def cost_of_depth(depth: int) -> dict[str, float]:
-    """Return the seconds to compile our step of the decoder with `depth` layers, of a step, and this process's peak."""
-    with checkpoint("Llama", **{**SMOLLM2, "num_hidden_layers": depth}) as folder:
-        take = our_step(Full(), make_batch(T, B, LABELS), folder, LABELS)
-    compilation = compiled(take)
-    start = time.perf_counter()
-    take()
-    step = time.perf_counter() - start
-    return {"depth": depth, "compile_seconds": compilation, "step_seconds": step, "peak_mb": peak_mb()}
-
-
-def peak_mb() -> float:
-    """Return the largest memory of this process so far, in MB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-def compare_depths(depths: tuple[int, ...]) -> None:
-    """Measure each depth in a process of its own, print the table and, last, the figures as JSON."""
-    table = Table("layers", "compile s", "step s", "peak MB", title="our step of the decoder, D = 576")
-    costs = []
-    for depth in depths:
-        command = [sys.executable, "-m", "experiments.benchmarks.decoder_step", "--only", str(depth)]
-        process = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-        costs.append(json.loads(process.stdout.splitlines()[-1]))
-        cost = costs[-1]
-        numbers = (f"{cost['compile_seconds']:.1f}", f"{cost['step_seconds']:.2f}", f"{cost['peak_mb']:.0f}")
-        table.add_row(str(depth), *numbers)
-    Console(width=110).print(table)
-    print(json.dumps({"depths": costs}))
-
-
 def use_threads(threads: int) -> None:
     """Limit jax, which counts the cores that the process may use, and torch to this many threads."""
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
     torch.set_num_threads(threads)
 
 
-def main(
-    rounds: int = 7, steps: int = 1, threads: int = THREADS, depths: tuple[int, ...] = (), only: int | None = None
-) -> None:
-    """Compare steps or, with `depths`, the costs of depths; `only` prints the costs of one depth as JSON."""
+def main(rounds: int = 7, steps: int = 1, threads: int = THREADS) -> None:
+    """Compare the steps of both models."""
     keep_freed_memory()
     use_threads(threads)
-    if only:
-        print(json.dumps(cost_of_depth(only)))
-    elif depths:
-        compare_depths(depths)
-    else:
-        compare(rounds, steps)
+    compare(rounds, steps)
 
 
 if __name__ == "__main__":

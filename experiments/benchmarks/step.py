@@ -51,13 +51,17 @@ def make_batch(tokens: int = T, rows: int = B, labels: tuple[str, ...] = LABELS)
 
 
 def our_step(
-    method: Method, batch: Batch, folder: str | Path | None = None, labels: tuple[str, ...] = LABELS
+    method: Method,
+    batch: Batch,
+    folder: str | Path | None = None,
+    labels: tuple[str, ...] = LABELS,
+    change: Callable[[models.Checkpoint], models.Checkpoint] = lambda checkpoint: checkpoint,
 ) -> Callable[[], float]:
     """Return a step of `fft` with a new head, as `fft tune` compiles it; the step returns the loss.
 
-    The checkpoint is that in `folder`, by default MiniLM.
+    The checkpoint is that in `folder`, by default MiniLM, after `change`.
     """
-    checkpoint = models.load(folder or minilm_folder())
+    checkpoint = change(models.load(folder or minilm_folder()))
     head = checkpoint.model.init_head(jax.random.key(0), len(labels))
     base = {**checkpoint.params, "heads": {"new": head}}
     theta = method.init(base, jax.random.key(1))
