@@ -17,6 +17,7 @@ from fft.models.files.heads import alike
 from fft.models.heads import chosen_head
 from fft.models.identity import base_sha256
 from fft.run.seen import Scored, seen_notes
+from fft.stats.budget import Budget
 from fft.stats.damage import by_label, further, newly
 from fft.stats.intervals import change_between, interval, predictions
 from fft.stats.records import CheckedTaskRecord, CheckRecord
@@ -55,7 +56,7 @@ def check(settings: CheckSettings) -> Checked:
     record = CheckRecord(
         environment=environment(),
         outcome=overall([task.verdict.outcome for _, task, _ in checked if task.verdict]),
-        max_drop=str(settings.budget),
+        max_drop=str(Budget.parse(settings.max_drop)),
         base={"folder": pair.base.name, "sha256": base_sha256(pair.base.checkpoint)},
         tuned={"folder": pair.tuned.name, "sha256": base_sha256(pair.tuned.checkpoint)},
         held_out=settings.held_out,
@@ -77,7 +78,7 @@ def _original(pair: Pair, task: ScoredTask, settings: CheckSettings) -> tuple[Ch
     record = _record(task.data.source, base_head, tuned_head, scores)
     assert scores.before is not None  # the base has a head here
     change = change_between(scores.metric, scores.labels, scores.before, scores.after)
-    budget = settings.budget
+    budget = Budget.parse(settings.max_drop)
     if change.undefined:  # then a share of the score is undefined as well
         margin = np.nan if budget.relative else budget.amount
     else:

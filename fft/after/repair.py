@@ -43,6 +43,7 @@ from fft.disk.local import local
 from fft.evaluate.heldout import HeldOut, refuse_undefined
 from fft.merging.furthest import most_questions
 from fft.stats import retention
+from fft.stats.budget import Budget
 from fft.stats.intervals import Change, change_between
 from fft.stats.metrics import METRICS
 from fft.stats.records import CandidateRecord, RepairRecord
@@ -84,7 +85,7 @@ class Search:
         self.depths = sides.tuned.model.depth + 2
         metric = METRICS[rows.data["original"].task.metric]
         base = self.score(self.blended("alpha", {"alpha": 0.0}, np.zeros(self.depths)), math.inf)
-        self.margin = settings.budget.biting_margin(metric, base.original)
+        self.margin = Budget.parse(settings.max_drop).biting_margin(metric, base.original)
         self.score(self.blended("alpha", {"alpha": 1.0}, np.ones(self.depths)), math.inf)
 
     def score(self, candidate: Candidate, margin: float | None = None) -> ScoredCandidate:
@@ -246,11 +247,11 @@ def _record(
     verdict, inputs = None, search.sides.record
     if repaired:
         original = repaired["original"]
-        verdict = retention.verdict(original, settings.budget.margin(original.before))
+        verdict = retention.verdict(original, Budget.parse(settings.max_drop).margin(original.before))
     return RepairRecord(
         environment=environment(),
         outcome=verdict.outcome if verdict else NOTHING,
-        max_drop=str(settings.budget),
+        max_drop=str(Budget.parse(settings.max_drop)),
         margin=search.margin,
         rows=search.rows.counts("validation"),
         base=inputs["base"],

@@ -74,11 +74,6 @@ class CheckSettings:
                 raise InputError(f"--head {head} and --original.name {task.name} differ; give one")
 
     @property
-    def budget(self) -> Budget:
-        """The accepted drop of an original score."""
-        return Budget.parse(self.max_drop)
-
-    @property
     def originals(self) -> tuple[ScoredTask, ...]:
         """The original tasks, with their heads."""
         tasks = zip(self._tasks, self._heads("head"), self._heads("tuned_head"), strict=False)
@@ -167,11 +162,6 @@ class RepairSettings:
         Budget.parse(self.max_drop)
         if self.new_fisher is not None and self.fisher is None:
             raise InputError("--new-fisher has no effect without the base's Fisher information: give --fisher too")
-
-    @property
-    def budget(self) -> Budget:
-        """The accepted drop of the original score."""
-        return Budget.parse(self.max_drop)
 
     @property
     def tasks(self) -> dict[str, Data]:

@@ -25,7 +25,6 @@ from fft.merging import formulas
 from fft.models.identity import base_sha256
 from fft.report.drawing import svg
 from fft.report.repaired import chart, headline, page, tuned_sentence
-from fft.stats.budget import Budget
 from tests.helpers import tiny_checkpoint
 from tests.helpers.outline import Outline
 from tests.helpers.tiny_runs import fft, record, refused, tune
@@ -210,7 +209,7 @@ def test_a_higher_rmse_is_a_drop_and_what_is_accepted_lies_above_the_base(repair
 
     rows = SimpleNamespace(data=data, scores=scored, blend=lambda base, tuned, alphas: tuned if alphas[0] else base)
     sides = SimpleNamespace(base="base", tuned=SimpleNamespace(params="tuned", model=SimpleNamespace(depth=1)))
-    settings = SimpleNamespace(budget=Budget.parse("25%"))
+    settings = SimpleNamespace(max_drop="25%")
     search = module.Search(settings, sides, rows, lambda *_: None)
     assert search.margin == 0.25 and [one.drop for one in search.tried] == [0.0, 0.5]
     assert search.tried[1].gain == pytest.approx(0.4), "the tuned model is scored on both tasks whatever it lost"
