@@ -21,8 +21,8 @@ from fft.models import FAMILIES, Checkpoint, Head
 from fft.models.files.config import read_json
 from fft.models.files.folders import instead_of_adapter
 from fft.models.files.heads import HEADS_JSON, ORIGINAL, alike, check_name, read_record, stored_length, width
-from fft.models.files.hf import read_tensors, refuse_not_finite
 from fft.models.files.keys import StoredTensor, body_keys, listed, to_tree
+from fft.models.files.tensors import read_tensors, refuse_not_finite
 from fft.models.heads import unused_head
 from fft.models.layers import Config
 from fft.models.model import Family

@@ -25,7 +25,7 @@ from fft.merging.formulas import greedy_soup
 from fft.merging.recipes import WAYS, Models, check, merged
 from fft.models import Checkpoint, Head
 from fft.models.files.heads import alike
-from fft.models.files.hf import refuse_not_finite
+from fft.models.files.tensors import refuse_not_finite
 from fft.models.heads import chosen_head
 from fft.models.identity import base_sha256
 from fft.run.restored import Length, load_checkpoint

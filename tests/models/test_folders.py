@@ -12,8 +12,8 @@ from fft import models
 from fft.adapters import load_adapter
 from fft.core.errors import InputError
 from fft.core.tree import flatten
-from fft.models.files import hf
 from fft.models.files.hf import wrapper_of
+from fft.models.files.tensors import read_weights
 from tests.helpers import tiny_checkpoint
 
 FAMILIES = ("bert", "roberta", "distilbert")
@@ -130,7 +130,7 @@ def test_one_prefix_of_all_names_is_removed_with_a_note(family, prefix, bases, t
     (note,) = loaded.notes
     assert f"{folder}: all" in note and f"begin with {prefix!r}; read without it" in note
     saved = models.save(loaded, tmp_path / "saved")
-    assert hf.read_weights(saved).keys() == hf.read_weights(Path(bases[family])).keys()
+    assert read_weights(saved).keys() == read_weights(Path(bases[family])).keys()
 
 
 @pytest.mark.parametrize("part", ["bert.", "classifier."])

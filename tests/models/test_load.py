@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 from fft import models
 from fft.core.errors import InputError, MachineError
 from fft.core.tree import flatten
-from fft.models.files import hf
+from fft.models.files import tensors as stored
 from tests.helpers import torch_models as oracle
 
 
@@ -129,12 +129,12 @@ def test_has_head_reads_no_weights(sources, tmp_path, monkeypatch):
     headless = {name: tree for name, tree in checkpoint.params.items() if name != "heads"}
     cases[models.save(checkpoint, tmp_path / "ours")] = True
     cases[models.save(checkpoint._replace(params=headless, heads={}, primary=None), tmp_path / "bare")] = False
-    assert (tmp_path / "shards" / hf.INDEX).exists() and (tmp_path / "bare" / "fft_heads.json").exists()
+    assert (tmp_path / "shards" / stored.INDEX).exists() and (tmp_path / "bare" / "fft_heads.json").exists()
 
     def unread(path):
         raise AssertionError(f"the weights in {path} were read")
 
-    monkeypatch.setattr(hf, "read_tensors", unread)
+    monkeypatch.setattr(stored, "read_tensors", unread)
     for folder, expected in cases.items():
         assert models.has_head(folder) is expected, folder
     with pytest.raises(InputError, match="does not exist"):

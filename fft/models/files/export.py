@@ -17,9 +17,10 @@ from fft.disk.files import write_json
 from fft.disk.local import local
 from fft.models.decoder import Decoder
 from fft.models.files.config import read_json
+from fft.models.files.folders import CONFIG
 from fft.models.files.heads import HEADS_JSON, HEADS_TENSORS, check_name, label_fields, write_record
-from fft.models.files.hf import CONFIG, INDEX, WEIGHTS, read_tensors
 from fft.models.files.keys import UNEMBED, from_params, stored
+from fft.models.files.tensors import INDEX, WEIGHTS, read_tensors
 from fft.models.model import Checkpoint, Family, Head
 
 TOKENIZER_CONFIG = "tokenizer_config.json"

@@ -16,8 +16,10 @@ from fft.core.errors import InputError
 from fft.core.tree import Params
 from fft.models.files import hf
 from fft.models.files.config import read_config
+from fft.models.files.folders import CONFIG
 from fft.models.files.heads import ORIGINAL
 from fft.models.files.keys import expected_shapes, listed, modern, rename, to_params
+from fft.models.files.tensors import read_weights
 from fft.models.layers import ACTIVATIONS, Config
 from fft.models.model import Family, Filling, Model, build
 
@@ -62,7 +64,7 @@ def find(source: str | Path, families: Mapping[str, Family]) -> Path:
     folder, raw, family = hf.open_checkpoint(source, families)
     if family.filling is None:
         raise InputError(f"{folder}: a {family.name} model predicts the next token and has no masked-language head")
-    config, _ = read_config(raw, family, folder / hf.CONFIG)
+    config, _ = read_config(raw, family, folder / CONFIG)
     stored = _modern(hf.read_names(folder, family))
     missing = [names[0] for names in _leaves(family.filling, config).values() if not set(names) & stored]
     if missing:
@@ -81,8 +83,8 @@ def load(source: str | Path, families: Mapping[str, Family]) -> Filler:
     _, raw, family = hf.open_checkpoint(folder, families)
     filling = family.filling
     assert filling is not None  # `find` refuses families without one
-    config, notes = read_config(raw, family, folder / hf.CONFIG)
-    tensors, prefix_notes = hf.without_wrapper(hf.read_weights(folder), folder, family)
+    config, notes = read_config(raw, family, folder / CONFIG)
+    tensors, prefix_notes = hf.without_wrapper(read_weights(folder), folder, family)
     apart = family.split(tensors)
     names = rename(apart, family, config, ORIGINAL, folder)
     leaves = {path: (key, apart[key]) for key, path in names.items() if not path.startswith(OUTSIDE)}

@@ -1,39 +1,29 @@
 """Loading a Checkpoint from a local Hugging Face folder or from hf:NAME on the hub; safetensors only."""
 
 import difflib
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, cast
 
 import numpy as np
 
 from fft.core.errors import InputError, MachineError
 from fft.disk.local import local
-from fft.disk.sniff import check_not_pointer, check_safetensors
+from fft.disk.sniff import check_not_pointer
 from fft.models.decoder import DecoderShape
 from fft.models.files.config import read_config, read_json
-from fft.models.files.folders import ADAPTER_CONFIG, CONFIG, choices, folders_with, instead_of_checkpoint
+from fft.models.files.folders import CONFIG, instead_of_checkpoint
 from fft.models.files.heads import HEADS_JSON, HEADS_TENSORS, ORIGINAL, classifier_of, read_record, stored_length, width
 from fft.models.files.keys import LANGUAGE, UNEMBED, expected_shapes, listed, rename, to_params
+from fft.models.files.tensors import WEIGHTS, dtype_of, read_tensors, read_weights, refuse_not_finite, tensor_names
 from fft.models.layers import Config
 from fft.models.model import Checkpoint, Family, Head, build
 
-if TYPE_CHECKING:
-    from safetensors import safe_open
-
-Read = TypeVar("Read")
-
-WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 WRAPPERS = ("_orig_mod.", "module.", "model.")
 """prefixes that torch.compile, DataParallel and user-defined modules add to every name"""
 PARTS = ("text_config", "vision_config", "audio_config")
 """fields of models that join a language model with others"""
 PATTERNS = ("*.safetensors", "*.json", "vocab.txt", "merges.txt", "*.model")
-CONVERT = (
-    'python -c "from transformers import AutoModelForSequenceClassification as M, AutoTokenizer as T; '
-    "M.from_pretrained('OLD').save_pretrained('NEW', safe_serialization=True); "
-    "T.from_pretrained('OLD').save_pretrained('NEW')\""
-)
 
 
 def load(source: str | Path, families: Mapping[str, Family], language: bool = False) -> Checkpoint:
@@ -173,17 +163,9 @@ def find_family(raw: dict[str, Any], families: Mapping[str, Family], where: Path
     raise InputError(f"{problem}; supported are {', '.join(sorted(families))}")
 
 
-def read_weights(folder: Path) -> dict[str, np.ndarray]:
-    """Return {stored name: array} from a folder's model.safetensors, or from the shards in its index."""
-    if (folder / WEIGHTS).exists():
-        return read_tensors(folder / WEIGHTS)
-    return read_shards(folder, read_index(folder))
-
-
 def read_names(folder: Path, family: Family) -> list[str]:
     """Return the names of a folder's tensors without a wrapper's prefix, without reading the tensors."""
-    one_file = (folder / WEIGHTS).exists()
-    names = from_file(folder / WEIGHTS, lambda file: list(file.keys())) if one_file else list(read_index(folder))
+    names = tensor_names(folder)
     return [name.removeprefix(wrapper_of(names, family)) for name in names]
 
 
@@ -204,61 +186,6 @@ def wrapper_of(names: Collection[str], family: Family) -> str:
     while names and (more := [wrap for wrap in wrappers if all(name.startswith(prefix + wrap) for name in names)]):
         prefix += more[0]
     return prefix
-
-
-def read_index(folder: Path) -> dict[str, str]:
-    """Return {stored name: shard} from a folder's index. Raises: InputError that says why there are no weights."""
-    if not (folder / INDEX).exists():
-        if (folder / ADAPTER_CONFIG).is_file():
-            raise InputError(instead_of_checkpoint(folder))
-        pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in folder.glob(pattern))
-        if pickles:
-            raise InputError(
-                f"{folder} holds its weights only as pickle ({', '.join(pickles)}), which can run code and is never "
-                f"read; convert it, in an environment with torch that you trust it in: {CONVERT}"
-            )
-        folders = folders_with(WEIGHTS, folder)
-        hint = f"; the checkpoints are in {choices(folders, folder)}" if folders else ""
-        raise InputError(f"{folder} has neither {WEIGHTS} nor {INDEX}: no weights to load{hint}")
-    check_not_pointer(folder / INDEX)
-    weight_map = read_json(folder / INDEX).get("weight_map")
-    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
-        raise InputError(f"{folder / INDEX} is damaged: expected weight_map, tensor names to file names")
-    return weight_map
-
-
-def read_shards(folder: Path, weight_map: dict[str, str]) -> dict[str, np.ndarray]:
-    """Return the tensors of all shards. Raises: InputError if a shard is missing or differs from the index."""
-    where = folder / INDEX
-    tensors: dict[str, np.ndarray] = {}
-    placed: dict[str, str] = {}
-    for name in sorted(set(weight_map.values())):
-        if Path(name).name != name or not (folder / name).is_file():
-            raise InputError(f"{where} names the shard {name}, which is not in {folder}")
-        shard = read_tensors(folder / name)
-        tensors.update(shard)
-        placed.update(dict.fromkeys(shard, name))
-    if placed != weight_map:
-        wrong = sorted(key for key in {*placed, *weight_map} if placed.get(key) != weight_map.get(key))
-        raise InputError(f"{where} and its shards disagree about {len(wrong)} tensors, such as {wrong[0]}")
-    return tensors
-
-
-def read_tensors(path: Path) -> dict[str, np.ndarray]:
-    """Return {name: array} of one safetensors file. Raises: as `from_file`."""
-    return from_file(path, lambda file: file.get_tensors())
-
-
-def from_file(path: Path, read: "Callable[[safe_open], Read]") -> Read:
-    """Open a safetensors file and return `read(file)`. Raises: InputError if it is not a complete safetensors file."""
-    from safetensors import SafetensorError, safe_open
-
-    check_safetensors(path)
-    try:
-        with safe_open(path, framework="np") as file:
-            return read(file)
-    except (SafetensorError, TypeError, KeyError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from None
 
 
 def stores_head(names: Iterable[str], family: Family) -> bool:
@@ -300,19 +227,3 @@ def refuse_broken_promise(folder: Path, raw: dict[str, Any], family: Family, nam
             f"{folder}: config.json declares a classifier, but there is no {family.head_rows[-1][0]}.weight: get the "
             "complete checkpoint"
         )
-
-
-def refuse_not_finite(tensors: Mapping[str, np.ndarray], where: str | Path) -> None:
-    """Check that {name: array} has no NaN or infinity, which would make every score meaningless. Raises: InputError."""
-    for name, value in tensors.items():
-        if not np.isfinite(value).all():
-            raise InputError(
-                f"{where}: {name} holds values that are not finite (NaN or infinity): check that the file is complete "
-                "and that the training that wrote it did not diverge"
-            )
-
-
-def dtype_of(values: Iterable[np.ndarray]) -> str:
-    """Return the dtype for saving: the common one of all weights, float32 if they differ."""
-    names = {value.dtype.name for value in values}
-    return names.pop() if len(names) == 1 else "float32"
