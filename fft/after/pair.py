@@ -15,7 +15,7 @@ from fft.evaluate.answers import answers
 from fft.evaluate.predict import Predictor, make_predict, scored_logits
 from fft.experiment import Data
 from fft.models import Checkpoint
-from fft.models.files.config import ONLY_TRAINING
+from fft.models.files.config import UNREAD
 from fft.models.files.heads import alike
 from fft.models.heads import only_head
 from fft.run.restored import Length, load_checkpoint, scored_length
@@ -161,7 +161,7 @@ def refuse_other_shape(base: Side, tuned: Side, purpose: str) -> None:
     first, second = (side.checkpoint.model for side in (base, tuned))
     values = [("family", first.family, second.family)]
     if first.family == second.family:
-        names = [field.name for field in fields(first.config) if field.name not in ONLY_TRAINING]
+        names = [field.name for field in fields(first.config) if field.name not in UNREAD]
         values = [(name, getattr(first.config, name), getattr(second.config, name)) for name in names]
     differences = [f"{name} is {a} in {base.name}, {b} in {tuned.name}" for name, a, b in values if a != b]
     if differences:

@@ -26,8 +26,7 @@ from fft.models.families import (
     roberta,
     smollm3,
 )
-from fft.models.files import export, filler, hf
-from fft.models.files.filler import Filler
+from fft.models.files import export, hf
 from fft.models.model import Checkpoint, Family, Head, Model
 
 FAMILIES: dict[str, Family] = {
@@ -46,18 +45,7 @@ FAMILIES: dict[str, Family] = {
     "gpt2": gpt2.FAMILY,
 }
 
-__all__ = [
-    "FAMILIES",
-    "Checkpoint",
-    "Head",
-    "Model",
-    "computed",
-    "find_filler",
-    "has_head",
-    "load",
-    "load_filler",
-    "save",
-]
+__all__ = ["FAMILIES", "Checkpoint", "Head", "Model", "computed", "find_masked", "has_head", "load", "save"]
 
 
 def load(source: str | Path, language: bool = False) -> Checkpoint:
@@ -75,14 +63,9 @@ def has_head(source: str | Path) -> bool:
     return hf.has_head(source, FAMILIES)
 
 
-def find_filler(source: str | Path) -> Path:
-    """Return the folder of a masked language model without loading it. See fft.models.files.filler.find."""
-    return filler.find(source, FAMILIES)
-
-
-def load_filler(source: str | Path) -> Filler:
-    """Load a masked language model from a folder or `hf:NAME`. See fft.models.files.filler.load."""
-    return filler.load(source, FAMILIES)
+def find_masked(source: str | Path) -> Path:
+    """Return the folder of a masked language model without loading it. See fft.models.files.hf.find_masked."""
+    return hf.find_masked(source, FAMILIES)
 
 
 def save(

@@ -73,7 +73,7 @@ class DecoderShape:
     learned_positions: bool = False
     embed_scale: float = 1.0
     tied: bool = False
-    """whether the language head is the word embeddings"""
+    """whether the last kernel of the language head is the word embeddings"""
     logit_cap: float | None = None
     """logits z of the language head become cap · tanh(z / cap)"""
     score_cap: float | None = None

@@ -22,7 +22,7 @@ class EncoderShape:
     """Sizes and rates of a post-norm encoder under names common to all families.
 
     `types` is 0 if the family has no token types; `pooler` says whether `pooled` is tanh(dense(first token)), as in
-    BERT, or the first token itself.
+    BERT, or the first token itself; `tied` whether the last kernel of the language head is the word embeddings.
     """
 
     vocab: int
@@ -37,6 +37,7 @@ class EncoderShape:
     dropout: float
     attention_dropout: float
     pooler: bool
+    tied: bool
     dtype: Format = "float32"
     remat: bool = False
 

@@ -80,6 +80,11 @@ class Sizes(Protocol):
         ...
 
     @property
+    def activation(self) -> str:
+        """The activation of the MLPs."""
+        ...
+
+    @property
     def epsilon(self) -> float:
         """The epsilon of the norms."""
         ...
@@ -92,6 +97,11 @@ class Sizes(Protocol):
     @property
     def remat(self) -> bool:
         """Whether the backward pass computes every block again."""
+        ...
+
+    @property
+    def tied(self) -> bool:
+        """Whether the last kernel of the language head is the transposed word embeddings."""
         ...
 
 
@@ -152,14 +162,15 @@ def as_format(x: jax.Array, dtype: Format) -> jax.Array:
     return x.astype(dtype if dtype == "bfloat16" else wide(x.dtype))
 
 
-def matmul(x: jax.Array, kernel: jax.Array, dtype: Format = "float32") -> jax.Array:
+def matmul(x: jax.Array, kernel: jax.Array, dtype: Format = "float32", result: DTypeLike | None = None) -> jax.Array:
     """Multiply x [..., in] by a kernel [in, out] as one product of two matrices in the format `dtype`.
 
-    With more dimensions XLA on CPU would copy and transpose x and the output's gradient before it computes the
-    kernel's gradient, which costs 5 % of a full step.
+    `result` is the dtype of the product, by default the same format. With more dimensions XLA on CPU would copy and
+    transpose x and the output's gradient before it computes the kernel's gradient, which costs 5 % of a full step.
     """
     x, kernel = as_format(x, dtype), as_format(kernel, dtype)
-    return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], kernel.shape[-1])
+    y = jnp.matmul(x.reshape(-1, x.shape[-1]), kernel, preferred_element_type=result)
+    return y.reshape(*x.shape[:-1], kernel.shape[-1])
 
 
 class Dense(nn.Module):

@@ -18,8 +18,8 @@ from fft.core.errors import InputError
 from fft.core.network import ReadoutOf, StatesOf, outputs_of
 from fft.core.programs import shared
 from fft.core.tree import Params
-from fft.models.decoder import DecoderShape
-from fft.models.layers import Config, HeadMaker, Readout, as_format, wide
+from fft.models.language import LanguageHead, LanguageReadout
+from fft.models.layers import Config, HeadMaker, Readout, wide
 from fft.models.prompt import inputs as prompted
 
 
@@ -37,8 +37,8 @@ class Model(NamedTuple):
     [B, T]; without a key there is no dropout; `read` may contain "pooled" and "tokens"; for params['prompt'] see
     fft.models.prompt. Outside jit it raises InputError for ids or types outside the embedding tables.
     readout(params, head, states, *, key=None) -> [..., C], a head of params['heads'] on states [..., D].
-    unembed(params, states [..., D]) -> [..., V], the logits of the next token by the language head of a decoder, whose
-    kernel is params['unembed'] or the word embeddings.
+    unembed(params, states [..., D]) -> [..., V], the logits of the next token, or of an encoder's masked one, by the
+    language head in params['unembed'], whose last kernel may be the word embeddings; InputError if it was not loaded.
     init_head(key, classes) -> head_params, normal(0, initializer_range) kernels and zero biases.
     All of them take and return float32, whatever the format of the `computation`.
     """
@@ -81,29 +81,13 @@ class Checkpoint(NamedTuple):
     __repr__ = brief
 
 
-class Filling(NamedTuple):
-    """The names in Hugging Face's files of a family's masked-language head, and config -> its activation.
-
-    The names are those of its dense layer, norm, bias and last kernel ("decoder"); absent: config -> the biases that
-    the head has not, of "dense/bias", "norm/bias" and "bias".
-    """
-
-    dense: str
-    norm: str
-    bias: str
-    decoder: str
-    activation: Callable[[Config], str]
-    absent: Callable[[Config], frozenset[str]] = lambda config: frozenset()
-
-
 class Family(NamedTuple):
     """The description of a family, defined in its file and used by the loader.
 
     name: config.json's model_type; prefix: of the body's keys in a model with a head; architecture: the stem of
     Hugging Face's class names; network: the linen module of the body, Encoder or Decoder; config: a frozen dataclass;
     body, head_rows: rows of the key table (hf module, our module, kind); ignored: regexes of keys to skip; head: config
-    -> constructor of the linen head module; filling: the masked-language head, used only by fft.models.files.filler;
-    language: Hugging Face's class of a model with the language head, None for families without one;
+    -> constructor of the linen head module; language: the head that predicts tokens, the next or masked ones;
     split, join: stored tensors {name: array} to those of the key table, and back, where files fuse or transpose them.
     """
 
@@ -116,8 +100,7 @@ class Family(NamedTuple):
     head_rows: tuple[tuple[str, str, str], ...]
     ignored: tuple[str, ...]
     head: Callable[[Config], HeadMaker]
-    filling: Filling | None = None
-    language: str | None = None
+    language: LanguageHead
     split: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]] = lambda tensors: tensors
     join: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]] = lambda tensors: tensors
 
@@ -130,7 +113,7 @@ def build(family: Family, config: Config, computation: Computation = PRECISE) ->
     which is that of parameters.
     """
     shape = replace(config.shape, dtype=computation.compute, remat=computation.remat == "full")
-    head_of = family.head(config)
+    head_of, unembed_of = family.head(config), family.language.module(config).clone(shape=shape)
 
     def states(
         params: Params,
@@ -163,13 +146,13 @@ def build(family: Family, config: Config, computation: Computation = PRECISE) ->
         return jax.tree.unflatten(tree, drawn)
 
     def unembed(params: Params, states: Array) -> jax.Array:
-        if family.language is None:
-            raise InputError(f"a {family.name} model has no language head that predicts the next token")
-        sizes = cast("DecoderShape", shape)
-        kernel = params["embed"]["word"]["embedding"].T if sizes.tied else params["unembed"]["kernel"]
-        x, kernel = as_format(jnp.asarray(states), shape.dtype), as_format(kernel, shape.dtype)
-        logits = jnp.matmul(x, kernel, preferred_element_type=wide(x.dtype))
-        return logits if sizes.logit_cap is None else sizes.logit_cap * jnp.tanh(logits / sizes.logit_cap)
+        if unembed_of.has_leaves and "unembed" not in params:
+            raise InputError(
+                f"the parameters of this {family.name} model have no language head: load them with "
+                "models.load(folder, language=True)"
+            )
+        words = params["embed"]["word"]["embedding"]
+        return cast("jax.Array", LanguageReadout(unembed_of).apply({"params": params}, jnp.asarray(states), words))
 
     return Model(family.name, config, shape.depth, states, readout, init_head, unembed, computation)
 

@@ -17,8 +17,7 @@ from fft.data import TrainBatches, eval_batches
 from fft.data.streams import EVAL_BATCH
 from fft.data.tokenize import Encoded, Tokenizer, first_difference, load_tokenizer, mask_id, special_ids
 from fft.evaluate.teacher import base_part, read_rows
-from fft.models import Checkpoint
-from fft.models.files.filler import Filler
+from fft.models import Checkpoint, Model
 from fft.tasks import Task
 
 
@@ -39,7 +38,7 @@ def find_filler(source: str | None, base: Path) -> Path:
     Raises: InputError for a model that is missing, has no masked-language head, another vocabulary or no mask token.
     """
     try:
-        folder = models.find_filler(base if source is None else source)
+        folder = models.find_masked(base if source is None else source)
     except InputError as error:
         if source is not None:
             raise
@@ -72,7 +71,7 @@ def pseudo_rows(
 
     Raises: as `find_filler`; InputError for rows longer than the filler has positions.
     """
-    filler = models.load_filler(find_filler(source, checkpoint.folder))
+    filler = models.load(find_filler(source, checkpoint.folder), language=True)
     tokenizer = load_tokenizer(filler.folder, filler.model.config.shape.vocab)
     seen = read_rows(batches, steps)
     drawn = filled(filler, tokenizer, batches, seen, share, key, poll)
@@ -97,7 +96,7 @@ class Filled(NamedTuple):
 
 
 def filled(
-    filler: Filler,
+    filler: Checkpoint,
     tokenizer: Tokenizer,
     batches: TrainBatches,
     seen: np.ndarray,
@@ -126,7 +125,7 @@ def filled(
             masked_ids[row, positions] = mask
         numbers = np.resize(seen[picked], EVAL_BATCH).astype(np.int32)
         inputs = Inputs(masked_ids, batch.mask, batch.types)
-        tokens = np.asarray(draw(filler.logits, filler.params, inputs, places, allowed, numbers, key))
+        tokens = np.asarray(draw(filler.model, filler.params, inputs, places, allowed, numbers, key))
         for at, positions, new in zip(seen[picked], chosen, tokens, strict=False):
             ids[at] = ids[at].copy()
             ids[at][positions] = new[: len(positions)]
@@ -145,7 +144,7 @@ def _places(ids: np.ndarray, share: float, allowed: np.ndarray, key: jax.Array, 
 
 
 def _draw(
-    logits_of: Callable[[Params, Inputs, jax.Array], jax.Array],
+    model: Model,
     params: Params,
     batch: Inputs,
     places: jax.Array,
@@ -153,7 +152,9 @@ def _draw(
     numbers: jax.Array,
     key: jax.Array,
 ) -> jax.Array:
-    """Sample tokens [B, K] for the masked places of a batch."""
-    logits = jnp.where(allowed, logits_of(params, batch, places), -jnp.inf)
+    """Sample tokens [B, K] for the masked `places` [B, K] of a batch."""
+    tokens = model.states(params, batch, read=("tokens",)).tokens
+    states = jnp.take_along_axis(jnp.asarray(tokens), places[..., None], axis=1)
+    logits = jnp.where(allowed, model.unembed(params, states), -jnp.inf)
     keys = jax.vmap(lambda number: jax.random.fold_in(key, number))(numbers)
     return jax.vmap(jax.random.categorical)(keys, logits)

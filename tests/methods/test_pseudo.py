@@ -80,7 +80,7 @@ def rows_of(folder, count=40, seed=0):
 def filled_in(folders, key=0, share=0.4, seen=None, batches=None):
     base, folder, _ = folders
     batches = batches or rows_of(base)
-    filler = models.load_filler(folder)
+    filler = models.load(folder, language=True)
     seen = np.arange(len(batches.encoded.ids)) if seen is None else seen
     return batches, filled(filler, load_tokenizer(folder), batches, seen, share, jax.random.key(key))
 

@@ -11,9 +11,10 @@ from flax import linen as nn
 from fft.core.batch import Array
 from fft.models.dropout import Dropout
 from fft.models.encoder import Encoder, EncoderShape, problems_of
-from fft.models.fields import Activation, Depth, Rate, Size, Small, Token
+from fft.models.fields import Activation, Depth, Rate, Size, Small, Switch, Token
+from fft.models.language import LanguageHead, masked_head
 from fft.models.layers import Dense
-from fft.models.model import Family, Filling
+from fft.models.model import Family
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class BertConfig:
     layer_norm_eps: Small = 1e-12
     initializer_range: Small = 0.02
     pad_token_id: Token | None = 0
+    tie_word_embeddings: Switch = True
 
     pooler = True
 
@@ -53,6 +55,7 @@ class BertConfig:
             dropout=self.hidden_dropout_prob,
             attention_dropout=self.attention_probs_dropout_prob,
             pooler=self.pooler,
+            tied=self.tie_word_embeddings,
         )
 
     @property
@@ -112,11 +115,15 @@ FAMILY = Family(
     head_rows=(("classifier", "out", "dense"),),
     ignored=(r"embeddings\.(position|token_type)_ids", r"cls\..*", r"lm_head\..*"),
     head=lambda config: partial(BertHead, config.head_dropout),
-    filling=Filling(
-        dense="cls.predictions.transform.dense",
-        norm="cls.predictions.transform.LayerNorm",
+    language=LanguageHead(
+        architecture="BertForMaskedLM",
+        masked=True,
+        module=lambda config: masked_head(config, config.shape.activation),
+        rows=(
+            ("cls.predictions.transform.dense", "unembed/dense", "dense"),
+            ("cls.predictions.transform.LayerNorm", "unembed/norm", "norm"),
+            ("cls.predictions.decoder", "unembed", "dense"),
+        ),
         bias="cls.predictions.bias",
-        decoder="cls.predictions.decoder",
-        activation=lambda config: config.shape.activation,
     ),
 )

@@ -11,9 +11,10 @@ from flax import linen as nn
 from fft.core.batch import Array
 from fft.models.dropout import Dropout
 from fft.models.encoder import Encoder, EncoderShape, problems_of
-from fft.models.fields import Activation, Depth, Rate, Size, Small, Token
+from fft.models.fields import Activation, Depth, Rate, Size, Small, Switch, Token
+from fft.models.language import LanguageHead, masked_head
 from fft.models.layers import Dense
-from fft.models.model import Family, Filling
+from fft.models.model import Family
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class DistilBertConfig:
     activation: Activation = "gelu"
     initializer_range: Small = 0.02
     pad_token_id: Token | None = 0
+    tie_word_embeddings: Switch = True
 
     @property
     def shape(self) -> EncoderShape:
@@ -53,6 +55,7 @@ class DistilBertConfig:
             dropout=self.dropout,
             attention_dropout=self.attention_dropout,
             pooler=False,
+            tied=self.tie_word_embeddings,
         )
 
     @property
@@ -110,11 +113,14 @@ FAMILY = Family(
     head_rows=(("pre_classifier", "dense", "dense"), ("classifier", "out", "dense")),
     ignored=(r"embeddings\.position_ids", r"vocab_(transform|layer_norm|projector)\..*"),
     head=lambda config: partial(DistilBertHead, config.head_dropout),
-    filling=Filling(
-        dense="vocab_transform",
-        norm="vocab_layer_norm",
-        bias="vocab_projector.bias",
-        decoder="vocab_projector",
-        activation=lambda config: config.shape.activation,
+    language=LanguageHead(
+        architecture="DistilBertForMaskedLM",
+        masked=True,
+        module=lambda config: masked_head(config, config.shape.activation),
+        rows=(
+            ("vocab_transform", "unembed/dense", "dense"),
+            ("vocab_layer_norm", "unembed/norm", "norm"),
+            ("vocab_projector", "unembed", "dense"),
+        ),
     ),
 )

@@ -7,6 +7,7 @@ from typing import Any
 from fft.models.decoder_config import DecoderConfig
 from fft.models.families import llama
 from fft.models.fields import Activation, Depth, Off, Size, Switch, Token
+from fft.models.language import next_token
 
 LEGACY = {"gelu": "gelu_pytorch_tanh"}
 """what the first files call the tanh approximation"""
@@ -54,5 +55,5 @@ FAMILY = llama.FAMILY._replace(
     name="gemma",
     architecture="Gemma",
     config=GemmaConfig,
-    language="GemmaForCausalLM",
+    language=next_token("GemmaForCausalLM"),
 )

@@ -15,6 +15,7 @@ from fft.models.decoder_config import (
 )
 from fft.models.families import llama
 from fft.models.fields import Activation, Depth, Off, Positive, Size, Switch, Token
+from fft.models.language import next_token
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,6 @@ FAMILY = llama.FAMILY._replace(
     name="gemma2",
     architecture="Gemma2",
     config=Gemma2Config,
-    language="Gemma2ForCausalLM",
+    language=next_token("Gemma2ForCausalLM"),
     body=BODY,
 )

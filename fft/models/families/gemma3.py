@@ -8,6 +8,7 @@ from fft.models.decoder_config import FULL, SLIDING, alternating, merged, nested
 from fft.models.families import llama
 from fft.models.families.gemma2 import BODY, Gemma2Config
 from fft.models.fields import Positive, Size
+from fft.models.language import next_token
 from fft.models.rope import Rope
 
 LOCAL_THETA = 10_000.0
@@ -67,6 +68,6 @@ FAMILY = llama.FAMILY._replace(
     name="gemma3_text",
     architecture="Gemma3Text",
     config=Gemma3Config,
-    language="Gemma3ForCausalLM",
+    language=next_token("Gemma3ForCausalLM"),
     body=BODY,
 )

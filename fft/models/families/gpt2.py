@@ -12,6 +12,7 @@ from fft.models.decoder import Decoder, DecoderShape, LayerAttention, positions_
 from fft.models.decoder_config import HEAD_ROWS, ScoreHead
 from fft.models.fields import Activation, Depth, Rate, Size, Small, Switch, Token
 from fft.models.files.stacked import join_rows, split_rows
+from fft.models.language import next_token
 from fft.models.model import Family
 
 
@@ -132,7 +133,7 @@ FAMILY = Family(
     config=GPT2Config,
     body=BODY,
     head_rows=HEAD_ROWS,
-    language="GPT2LMHeadModel",
+    language=next_token("GPT2LMHeadModel"),
     ignored=(r"lm_head\..*", r"h\.\d+\.attn\.(masked_)?bias"),
     head=lambda config: ScoreHead,
     split=split,

@@ -7,6 +7,7 @@ from typing import Any
 from fft.models.decoder import Decoder
 from fft.models.decoder_config import BODY, HEAD_ROWS, IGNORED, DecoderConfig, ScoreHead
 from fft.models.fields import Switch
+from fft.models.language import next_token
 from fft.models.model import Family
 
 
@@ -29,7 +30,7 @@ FAMILY = Family(
     config=LlamaConfig,
     body=BODY,
     head_rows=HEAD_ROWS,
-    language="LlamaForCausalLM",
+    language=next_token("LlamaForCausalLM"),
     ignored=IGNORED,
     head=lambda config: ScoreHead,
 )

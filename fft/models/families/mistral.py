@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from fft.models.decoder_config import DecoderConfig
 from fft.models.families import llama
 from fft.models.fields import Size
+from fft.models.language import next_token
 
 
 @dataclass(frozen=True)
@@ -24,5 +25,5 @@ FAMILY = llama.FAMILY._replace(
     name="mistral",
     architecture="Mistral",
     config=MistralConfig,
-    language="MistralForCausalLM",
+    language=next_token("MistralForCausalLM"),
 )

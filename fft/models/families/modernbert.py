@@ -16,8 +16,9 @@ from fft.models.decoder_config import FULL, SLIDING, LayerTypes, RopeFields, mer
 from fft.models.dropout import Dropout
 from fft.models.fields import Activation, Depth, Positive, Rate, Size, Small, Switch, Token, Valid
 from fft.models.files.stacked import join_rows, split_rows
+from fft.models.language import LanguageHead, Transform, Unembed
 from fft.models.layers import ACTIVATIONS, Config, Dense, norm
-from fft.models.model import Family, Filling
+from fft.models.model import Family
 
 THETAS = {FULL: 160_000.0, SLIDING: 10_000.0}
 POOLING: dict[str, Literal["first", "mean"]] = {"cls": "first", "mean": "mean"}
@@ -56,6 +57,7 @@ class ModernBertConfig:
     mlp_bias: Switch = False
     mlp_dropout: Rate = 0.0
     decoder_bias: Switch = True
+    tie_word_embeddings: Switch = True
     classifier_pooling: Pooling = "cls"
     classifier_dropout: Rate = 0.0
     classifier_bias: Switch = False
@@ -85,6 +87,7 @@ class ModernBertConfig:
             epsilon=self.norm_eps,
             attention=tuple(LayerAttention(reach[kind], ropes[kind], scale) for kind in self.types()),
             pad=self.pad_token_id,
+            tied=self.tie_word_embeddings,
             causal=False,
             pooling=POOLING[self.classifier_pooling],
             norm="layer",
@@ -201,14 +204,12 @@ def join(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return join_rows(tensors, STACKED)
 
 
-def _activation(config: Config) -> str:
-    return cast("ModernBertConfig", config).classifier_activation
-
-
-def _absent(config: Config) -> frozenset[str]:
+def _masked_head(config: Config) -> Unembed:
     config = cast("ModernBertConfig", config)
-    has = {"dense/bias": config.classifier_bias, "norm/bias": config.norm_bias, "bias": config.decoder_bias}
-    return frozenset(path for path, is_there in has.items() if not is_there)
+    transform = Transform(
+        config.classifier_activation, config.norm_eps, dense_bias=config.classifier_bias, norm_bias=config.norm_bias
+    )
+    return Unembed(config.shape, transform, use_bias=config.decoder_bias)
 
 
 FAMILY = Family(
@@ -221,13 +222,15 @@ FAMILY = Family(
     head_rows=HEAD_ROWS,
     ignored=(r"decoder\..*", r"(layers\.\d+\.attn\.)?rotary_emb\..*"),
     head=lambda config: partial(ModernBertHead, config),
-    filling=Filling(
-        dense="head.dense",
-        norm="head.norm",
-        bias="decoder.bias",
-        decoder="decoder",
-        activation=_activation,
-        absent=_absent,
+    language=LanguageHead(
+        architecture="ModernBertForMaskedLM",
+        masked=True,
+        module=_masked_head,
+        rows=(
+            ("head.dense", "unembed/dense", "dense"),
+            ("head.norm", "unembed/norm", "norm"),
+            ("decoder", "unembed", "dense"),
+        ),
     ),
     split=split,
     join=join,

@@ -7,6 +7,7 @@ from typing import Any
 from fft.models.decoder_config import FULL, SLIDING, DecoderConfig, LayerTypes
 from fft.models.families import llama
 from fft.models.fields import Size, Switch, Whole
+from fft.models.language import next_token
 
 
 @dataclass(frozen=True)
@@ -40,5 +41,5 @@ FAMILY = llama.FAMILY._replace(
     name="qwen2",
     architecture="Qwen2",
     config=Qwen2Config,
-    language="Qwen2ForCausalLM",
+    language=next_token("Qwen2ForCausalLM"),
 )

@@ -7,6 +7,7 @@ from typing import Any
 from fft.models.families import llama
 from fft.models.families.qwen2 import Qwen2Config
 from fft.models.fields import Size, Switch
+from fft.models.language import next_token
 
 
 @dataclass(frozen=True)
@@ -24,5 +25,5 @@ FAMILY = llama.FAMILY._replace(
     name="qwen3",
     architecture="Qwen3",
     config=Qwen3Config,
-    language="Qwen3ForCausalLM",
+    language=next_token("Qwen3ForCausalLM"),
 )

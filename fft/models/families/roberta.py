@@ -11,8 +11,9 @@ from fft.core.batch import Array
 from fft.models.dropout import Dropout
 from fft.models.encoder import Encoder
 from fft.models.families.bert import BODY, BertConfig
+from fft.models.language import LanguageHead, masked_head
 from fft.models.layers import Dense
-from fft.models.model import Family, Filling
+from fft.models.model import Family
 
 
 @dataclass(frozen=True)
@@ -61,11 +62,15 @@ FAMILY = Family(
     head_rows=(("classifier.dense", "dense", "dense"), ("classifier.out_proj", "out", "dense")),
     ignored=(r"embeddings\.(position|token_type)_ids", r"pooler\..*", r"cls\..*", r"lm_head\..*"),
     head=lambda config: partial(RobertaHead, config.head_dropout),
-    filling=Filling(
-        dense="lm_head.dense",
-        norm="lm_head.layer_norm",
+    language=LanguageHead(
+        architecture="RobertaForMaskedLM",
+        masked=True,
+        module=lambda config: masked_head(config, "gelu"),
+        rows=(
+            ("lm_head.dense", "unembed/dense", "dense"),
+            ("lm_head.layer_norm", "unembed/norm", "norm"),
+            ("lm_head.decoder", "unembed", "dense"),
+        ),
         bias="lm_head.bias",
-        decoder="lm_head.decoder",
-        activation=lambda config: "gelu",
     ),
 )

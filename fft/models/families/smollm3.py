@@ -13,6 +13,7 @@ from fft.models.decoder_config import (
 )
 from fft.models.families import llama
 from fft.models.fields import Depth, Size, Switch, Token
+from fft.models.language import next_token
 from fft.models.rope import Rope
 
 
@@ -65,5 +66,5 @@ FAMILY = llama.FAMILY._replace(
     name="smollm3",
     architecture="SmolLM3",
     config=SmolLM3Config,
-    language="SmolLM3ForCausalLM",
+    language=next_token("SmolLM3ForCausalLM"),
 )

@@ -25,7 +25,7 @@ HARMLESS = frozenset(
         "transformers_version", "id2label", "label2id", "num_labels", "_num_labels", "problem_type",
         "finetuning_task", "use_cache", "output_attentions", "output_hidden_states", "output_past", "return_dict",
         "gradient_checkpointing", "torchscript", "use_bfloat16", "xla_device", "tf_legacy_loss",
-        "chunk_size_feed_forward", "tie_word_embeddings", "tie_encoder_decoder", "tie_last_hidden_states",
+        "chunk_size_feed_forward", "tie_encoder_decoder", "tie_last_hidden_states",
         "tie_weights_", "qa_dropout", "bos_token_id", "eos_token_id", "eos_token_ids", "sep_token_id", "cls_token_id",
         "mask_token_id", "decoder_start_token_id", "forced_bos_token_id", "forced_eos_token_id", "directionality",
         "pooler_fc_size", "pooler_num_attention_heads", "pooler_num_fc_layers", "pooler_size_per_head", "pooler_type",
@@ -71,7 +71,8 @@ RATES = (
     "resid_pdrop",
 )
 
-ONLY_TRAINING = (*RATES, "initializer_range")  # without effect on a forward pass without dropout
+UNREAD = (*RATES, "initializer_range", "tie_word_embeddings")
+"""without effect on states and sequence heads if there is no dropout"""
 
 
 def read_json(path: Path) -> dict[str, Any]:

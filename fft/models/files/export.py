@@ -19,8 +19,9 @@ from fft.models.decoder import Decoder
 from fft.models.files.config import read_json
 from fft.models.files.folders import CONFIG
 from fft.models.files.heads import HEADS_JSON, HEADS_TENSORS, check_name, label_fields, write_record
-from fft.models.files.keys import UNEMBED, from_params, stored
+from fft.models.files.keys import from_params, stored
 from fft.models.files.tensors import INDEX, WEIGHTS, read_tensors
+from fft.models.files.unembed import UNEMBED, written_keys
 from fft.models.model import Checkpoint, Family, Head
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
@@ -132,19 +133,20 @@ def write(checkpoint: Checkpoint, folder: Path, family: Family, primary: str | N
     model, raw = checkpoint.model, checkpoint.raw_config
     dtype = jnp.dtype(raw.get("dtype", "float32"))
     leaves = flatten(checkpoint.params)
-    predicts = primary is None and checkpoint.language
-    tensors = family.join(from_params(leaves, family, model.config, primary, dtype, predicts))
+    language = written_keys(family, model.config) if primary is None and checkpoint.language else None
+    tensors = family.join(from_params(leaves, family, model.config, primary, dtype, language))
     write_shards(tensors, folder, shard_bytes)
     others = {
         path: stored(leaf, path, dtype)
         for path, leaf in leaves.items()
-        if (path.startswith("heads/") and path.split("/")[1] != primary) or (path == UNEMBED and not predicts)
+        if (path.startswith("heads/") and path.split("/")[1] != primary)
+        or (path.startswith(UNEMBED) and language is None)
     }
     if others:
         write_tensors(others, folder / HEADS_TENSORS)
     write_json(folder / HEADS_JSON, write_record(checkpoint.heads, primary, checkpoint.max_length))
     head = None if primary is None else checkpoint.heads.get(primary)
-    write_json(folder / CONFIG, config_json(raw, family, head, dtype, predicts))
+    write_json(folder / CONFIG, config_json(raw, family, head, dtype, language is not None))
     for name in TOKENIZER_FILES:
         if (checkpoint.folder / name).is_file():
             shutil.copyfile(checkpoint.folder / name, folder / name)
@@ -164,7 +166,7 @@ def config_json(
     """Return the config.json to write: the one read, updated with the architecture, labels and dtype written."""
     public = {name: value for name, value in raw.items() if name not in PRIVATE}
     if head is None:
-        architecture = family.language if predicts else f"{family.architecture}Model"
+        architecture = family.language.architecture if predicts else f"{family.architecture}Model"
         return {**public, "architectures": [architecture], "dtype": dtype.name}
     architecture = f"{family.architecture}ForSequenceClassification"
     return {

@@ -3,20 +3,27 @@
 import difflib
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
 from fft.core.errors import InputError, MachineError
 from fft.disk.local import local
 from fft.disk.sniff import check_not_pointer
-from fft.models.decoder import DecoderShape
 from fft.models.files.config import read_config, read_json
 from fft.models.files.folders import CONFIG, instead_of_checkpoint
 from fft.models.files.heads import HEADS_JSON, HEADS_TENSORS, ORIGINAL, classifier_of, read_record, stored_length, width
-from fft.models.files.keys import LANGUAGE, UNEMBED, expected_shapes, listed, rename, to_params
-from fft.models.files.tensors import WEIGHTS, dtype_of, read_tensors, read_weights, refuse_not_finite, tensor_names
-from fft.models.layers import Config
+from fft.models.files.keys import POOLER, expected_shapes, head_keys, listed, rename, to_params
+from fft.models.files.tensors import (
+    WEIGHTS,
+    dtype_of,
+    read_tensors,
+    read_weights,
+    refuse_not_finite,
+    stored_names,
+    tensor_names,
+)
+from fft.models.files.unembed import UNEMBED, WORDS, language_leaves, language_shapes, refuse_missing
 from fft.models.model import Checkpoint, Family, Head, build
 
 WRAPPERS = ("_orig_mod.", "module.", "model.")
@@ -30,25 +37,27 @@ def load(source: str | Path, families: Mapping[str, Family], language: bool = Fa
     """Return the Checkpoint in a local folder, or in `hf:NAME` on the hub; `families` is {model_type: Family}.
 
     Weights become float32 jax arrays; raw_config['dtype'] is the dtype in which they were stored. Heads that fft saved
-    get their names back; any other classifier becomes the head 'original'. A decoder's language head is read only if
-    `language`.
+    get their names back; any other classifier becomes the head 'original'. The language head is read only if
+    `language`; a model with that head alone needs no pooler.
     Raises: InputError for a checkpoint that does not match its config.json exactly, MachineError without network.
     """
     folder, raw, family = open_checkpoint(source, families)
     config, notes = read_config(raw, family, folder / CONFIG)
     tensors, prefix_notes = without_wrapper(read_weights(folder), folder, family)
-    tensors = family.split(tensors)
-    heads, primary, extra = read_heads(folder, raw, family, tensors)
-    names = rename(tensors, family, config, primary or ORIGINAL, folder)
-    refuse_broken_promise(folder, raw, family, tensors)
-    leaves = {path: (key, tensors[key]) for key, path in names.items()}
-    leaves.update({path: (path, value) for path, value in extra.items()})
+    apart = family.split(tensors)
+    heads, primary, extra = read_heads(folder, raw, family, apart)
+    names = rename(apart, family, config, primary or ORIGINAL, folder)
+    refuse_broken_promise(folder, raw, family, apart)
+    leaves = {path: (key, apart[key]) for key, path in names.items()}
+    leaves |= {path: (path, value) for path, value in extra.items()}
+    own = {path: leaves.pop(path) for path in extra if path.startswith(UNEMBED)}
     shapes = expected_shapes(family, config, {name: width(head) for name, head in heads.items()})
-    kernel = leaves.pop(UNEMBED, None)
     if language:
-        stored = {**tensors, LANGUAGE: kernel[1]} if kernel else tensors
-        leaves |= language_leaves(stored, family, config, leaves["embed/word/embedding"][1], folder)
-        shapes |= {path: (config.shape.dim, config.shape.vocab) for path in {UNEMBED} & set(leaves)}
+        others = {key: value for key, value in tensors.items() if key not in names}
+        leaves |= language_leaves(others, own, family, config, leaves.get(WORDS), folder)
+        shapes |= language_shapes(family, config)
+        if not heads and not any(path.startswith(POOLER) for path in leaves):
+            shapes = {path: shape for path, shape in shapes.items() if not path.startswith(POOLER)}
     strange = sorted(set(leaves) - set(shapes))
     if strange:
         raise InputError(f"{folder / HEADS_TENSORS} holds parameters of no known head: {listed(strange)}")
@@ -61,30 +70,20 @@ def load(source: str | Path, families: Mapping[str, Family], language: bool = Fa
     return Checkpoint(build(family, config), params, heads, primary, folder, raw, notes, length, language)
 
 
-def language_leaves(
-    tensors: Mapping[str, np.ndarray], family: Family, config: Config, embeddings: np.ndarray, folder: Path
-) -> dict[str, tuple[str, np.ndarray]]:
-    """Return {our path: (stored name, array)} of a decoder's language head; empty if it is the word embeddings.
+def find_masked(source: str | Path, families: Mapping[str, Family]) -> Path:
+    """Return the folder of a masked language model, a local one or that of `hf:NAME`, without reading its weights.
 
-    Raises: InputError for a family or folder without one, and for a stored head that differs from the embeddings where
-    config.json ties the two.
+    Raises: InputError if it is not a checkpoint or has no masked-language head; as `open_checkpoint`.
     """
-    if family.language is None:
-        raise InputError(f"{folder}: a {family.name} model has no language head that predicts the next token")
-    stored = tensors.get(LANGUAGE)
-    if not cast("DecoderShape", config.shape).tied:
-        if stored is None:
-            raise InputError(
-                f"{folder} has no language head: there is no {LANGUAGE}, and tie_word_embeddings is false, so that the "
-                "word embeddings do not replace it"
-            )
-        return {UNEMBED: (LANGUAGE, stored)}
-    if stored is not None and not np.array_equal(stored, embeddings):
-        raise InputError(
-            f"{folder}: {LANGUAGE} differs from the word embeddings, though tie_word_embeddings is true; delete the "
-            "wrong one, or set tie_word_embeddings to false"
-        )
-    return {}
+    folder, raw, family = open_checkpoint(source, families)
+    if not family.language.masked:
+        raise InputError(f"{folder}: a {family.name} model predicts the next token and has no masked-language head")
+    config, _ = read_config(raw, family, folder / CONFIG)
+    names = read_names(folder, family)
+    classifier = head_keys(family, config, ORIGINAL) if stores_head(names, family) else {}
+    own = stored_names(folder / HEADS_TENSORS) if (folder / HEADS_TENSORS).exists() else []
+    refuse_missing([*(set(names) - set(classifier)), *own], family, config, folder)
+    return folder
 
 
 def has_head(source: str | Path, families: Mapping[str, Family]) -> bool:

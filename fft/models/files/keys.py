@@ -29,8 +29,8 @@ OLD_NORM = {
     ".beta": ".bias",
 }  # checkpoints converted from TensorFlow spell norms like this
 SHOWN = 10
-LANGUAGE, UNEMBED = "lm_head.weight", "unembed/kernel"
-"""the kernel of a language head in files, and our path"""
+POOLER = "pooler/"
+"""the parameters that a language head does not read"""
 
 
 def rows(table: Iterable[tuple[str, str, str]], depth: int) -> Iterator[tuple[str, str]]:
@@ -164,7 +164,7 @@ def check_missing(missing: Sequence[str], where: Path) -> None:
     if not missing:
         return
     message = f"{where} lacks tensors for these parameters: {listed(missing)}"
-    if all(path.startswith("pooler/") for path in missing):
+    if all(path.startswith(POOLER) for path in missing):
         message += (
             "; it was saved from a model without a pooler (such as a masked language model), which the sequence heads"
             ' need. Add a new one: python -c "from transformers import AutoModelForSequenceClassification as M;'
@@ -179,20 +179,20 @@ def from_params(
     config: Config,
     primary: str | None,
     dtype: np.dtype,
-    predicts: bool = False,
+    language: Mapping[str, str] | None = None,
 ) -> dict[str, np.ndarray]:
-    """Return {hf key: array} for the body and the primary head, or the language head if the model `predicts` tokens.
+    """Return {hf key: array} for the body and the primary head, or the language head {hf key: our path}.
 
-    Without either it is only the body, without prefix.
-
-    `leaves` is the flattened tree. The arrays are as Hugging Face stores them, in `dtype`; see `stored`.
+    Without either it is only the body, without prefix; with the language head the body may lack a pooler. `leaves` is
+    the flattened tree. The arrays are as Hugging Face stores them, in `dtype`; see `stored`.
     """
-    prefix = "" if primary is None and not predicts else f"{family.prefix}."
-    names = {f"{prefix}{key}": path for key, path in body_keys(family, config).items()}
+    prefix = "" if primary is None and language is None else f"{family.prefix}."
+    body = body_keys(family, config)
+    if language is not None:
+        body = {key: path for key, path in body.items() if path in leaves or not path.startswith(POOLER)}
+    names = {f"{prefix}{key}": path for key, path in body.items()} | dict(language or {})
     if primary is not None:
         names.update(head_keys(family, config, primary))
-    if predicts and UNEMBED in leaves:
-        names[LANGUAGE] = UNEMBED
     return {key: stored(leaves[path], path, dtype) for key, path in names.items()}
 
 
