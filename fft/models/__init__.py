@@ -1,4 +1,4 @@
-"""Encoders in flax, loaded from and saved as Hugging Face checkpoints; one pure Model type for all families.
+"""Encoders and decoders in flax, loaded from and saved as Hugging Face checkpoints; one pure Model type for all.
 
     checkpoint = models.load("path/to/minilm")
     outputs = checkpoint.model.apply(checkpoint.params, Inputs(ids, mask, types))
