@@ -18,6 +18,7 @@ from fft.models.families import (
     gemma2,
     gemma3,
     gpt2,
+    granite,
     llama,
     mistral,
     modernbert,
@@ -43,6 +44,7 @@ FAMILIES: dict[str, Family] = {
     "gemma": gemma.FAMILY,
     "gemma2": gemma2.FAMILY,
     "gemma3_text": gemma3.FAMILY,
+    "granite": granite.FAMILY,
     "gpt2": gpt2.FAMILY,
 }
 

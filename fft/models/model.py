@@ -168,7 +168,7 @@ def build(family: Family, config: Config, computation: Computation = PRECISE) ->
         sizes = cast("DecoderShape", shape)
         kernel = params["embed"]["word"]["embedding"].T if sizes.tied else params["unembed"]["kernel"]
         x, kernel = as_format(jnp.asarray(states), shape.dtype), as_format(kernel, shape.dtype)
-        logits = jnp.matmul(x, kernel, preferred_element_type=wide(x.dtype))
+        logits = jnp.matmul(x, kernel, preferred_element_type=wide(x.dtype)) * sizes.logit_scale
         return logits if sizes.logit_cap is None else sizes.logit_cap * jnp.tanh(logits / sizes.logit_cap)
 
     return Model(family.name, config, shape.depth, states, readout, init_head, unembed, computation)

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from transformers import CONFIG_MAPPING, AutoModelForSequenceClassification
+from transformers import CONFIG_MAPPING, AutoModelForSequenceClassification, GraniteConfig, GranitePreTrainedModel
+from transformers.modeling_layers import GenericForSequenceClassification
 
 from fft import models
 from fft.core.batch import Inputs
@@ -15,6 +16,13 @@ from fft.core.tree import flatten
 from fft.models.files.keys import rename
 
 torch.set_num_threads(1)
+
+
+class GraniteForSequenceClassification(GenericForSequenceClassification, GranitePreTrainedModel):
+    """The class that transformers lacks, made as those of Llama and the others."""
+
+
+AutoModelForSequenceClassification.register(GraniteConfig, GraniteForSequenceClassification, exist_ok=True)
 
 VOCABULARY, PAD, TOKENS = 61, 1, 12
 FULL, SLIDING = "full_attention", "sliding_attention"
@@ -37,6 +45,13 @@ ROPES = {
     "yarn": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 16},
 }
 YARN = {**ROPES["yarn"], "beta_fast": 8.0, "beta_slow": 0.5, "mscale": 0.7, "mscale_all_dim": 1.1, "truncate": False}
+
+MULTIPLIERS = {
+    "embedding_multiplier": 3.0,
+    "attention_multiplier": 0.4,
+    "residual_multiplier": 0.22,
+    "logits_scaling": 0.3,
+}
 
 VARIANTS = {
     "llama": (
@@ -90,6 +105,16 @@ VARIANTS = {
             "rope_parameters": {FULL: ROPES["linear"], SLIDING: ROPES["default"]},
         },
         {"layer_types": [FULL, SLIDING], "sliding_window": 3, "attention_bias": True},
+    ),
+    "granite": (
+        {**MULTIPLIERS, "rope_parameters": ROPES["default"], "attention_bias": True},
+        {
+            "residual_multiplier": 1.7,
+            "attention_multiplier": 0.15,
+            "rope_parameters": ROPES["llama3"],
+            "num_key_value_heads": 2,
+            "mlp_bias": True,
+        },
     ),
     "gpt2": (
         {"scale_attn_by_inverse_layer_idx": True, "n_inner": 30},
