@@ -1,9 +1,10 @@
-"""Encoders in flax, loaded from and saved as Hugging Face checkpoints; one pure Model type for all families.
+"""Encoders and decoders in flax, loaded from and saved as Hugging Face checkpoints; one pure Model for all families.
 
     checkpoint = models.load("path/to/minilm")
     outputs = checkpoint.model.apply(checkpoint.params, Inputs(ids, mask, types))
 
-To add a family: a file in fft/models/families, a line in FAMILIES, and its name in the parity test.
+To add a family: a file in fft/models/families, a line in FAMILIES, its configs in the parity tests; see
+docs/add_a_model.md.
 """
 
 from collections.abc import Mapping

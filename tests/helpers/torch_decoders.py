@@ -124,13 +124,15 @@ VARIANTS = {
 }
 GPT2 = {"vocab_size": VOCABULARY, "pad_token_id": PAD, "num_labels": 3, "n_positions": 64}
 GPT2 |= {"n_embd": 24, "n_layer": 2, "n_head": 4, "bos_token_id": 0, "eos_token_id": 2}
+OWN_SIZES = {"gpt2": GPT2}
+"""of families that name them otherwise"""
 FAMILIES = tuple(VARIANTS)
 CASES = [(family, i) for family in FAMILIES for i in range(len(VARIANTS[family]))]
 
 
 def make(family, seed=0, **overrides):
     """A random torch model with a score head in eval mode; norms and biases are random too, attention is uneven."""
-    sizes = GPT2 if family == "gpt2" else SIZES
+    sizes = OWN_SIZES.get(family, SIZES)
     given = json.loads(json.dumps({**sizes, **overrides}))  # transformers fills in the objects that it is handed
     config = CONFIG_MAPPING[family](**given)
     model = AutoModelForSequenceClassification.from_config(config, attn_implementation="eager").eval()

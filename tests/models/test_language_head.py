@@ -16,7 +16,7 @@ from fft.core.errors import InputError
 from fft.core.tree import flatten, unflatten
 from fft.models.files.keys import LANGUAGE, UNEMBED, rename
 from fft.tasks.next_token import next_token_nll
-from tests.helpers.torch_decoders import FAMILIES, GPT2, SIZES, VARIANTS, texts
+from tests.helpers.torch_decoders import FAMILIES, OWN_SIZES, SIZES, VARIANTS, texts
 
 TEXTS = texts([12, 7, 3])
 CASES = [(family, tied) for family in FAMILIES for tied in (True, False)]
@@ -29,8 +29,7 @@ def pair(tmp_path_factory):
 
     def get(family, tied):
         if (family, tied) not in made:
-            sizes = GPT2 if family == "gpt2" else SIZES
-            given = {**sizes, **VARIANTS[family][0], "tie_word_embeddings": tied}
+            given = {**OWN_SIZES.get(family, SIZES), **VARIANTS[family][0], "tie_word_embeddings": tied}
             config = CONFIG_MAPPING[family](**json.loads(json.dumps(given)))
             theirs = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
             generator = torch.Generator().manual_seed(1)
