@@ -15,7 +15,7 @@ from fft.fisher.information import place_of
 ROLES = {
     "attention": r"layers/\d+/attention/.*",
     "mlp": r"layers/\d+/mlp/.*",
-    "norms": r"layers/\d+/\w+_norm/.*",
+    "norms": r"layers/\d+/\w+_norm(_after)?/.*",
 }
 
 

@@ -36,6 +36,7 @@ CLASSES = {
     "gemma2": "GemmaTokenizer",
     "gemma3_text": "GemmaTokenizer",
     "gpt2": "GPT2Tokenizer",
+    "granite": GENERIC_CLASS,
     "mistral": GENERIC_CLASS,
     "modernbert": GENERIC_CLASS,
 }

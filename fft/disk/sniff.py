@@ -11,6 +11,8 @@ from fft.disk.files import parsed
 LFS = b"version https://git-lfs.github.com/spec"
 PAGES = (b"<!doctype", b"<html", b"<?xml")
 ZIP = b"PK\x03\x04"
+PICKLES = (ZIP, b"\x80\x02", b"\x80\x03", b"\x80\x04")
+"""how torch's pickles begin"""
 FORMATS = {
     b"\x1f\x8b": "is compressed with gzip: unpack it with gunzip",
     b"BZh91AY&SY": "is compressed with bzip2: unpack it with bunzip2",
@@ -82,12 +84,12 @@ def check_safetensors(path: str | Path) -> None:
     size = os.path.getsize(path)
     with open(path, "rb") as file:
         start = file.read(8)
-        if start.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04")):
+        header_bytes = int.from_bytes(start, "little")
+        if header_bytes > size and start.startswith(PICKLES):  # a header may have 0x280 bytes, as a pickle begins
             raise InputError(
                 f"{path} is a pickle under another name, and pickles, which can run code, are never read; give a "
                 "safetensors file"
             )
-        header_bytes = int.from_bytes(start, "little")
         if len(start) < 8 or header_bytes > size:
             raise InputError(f"{path} ({size} bytes) is not a complete safetensors file: download it again")
         try:

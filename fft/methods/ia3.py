@@ -19,7 +19,7 @@ IN, OUT = "ia3_in", "ia3_out"
 
 @dataclass(frozen=True)
 class IA3(Method):
-    """y' = l ⊙ (x·W + b) for the roles query, key, value and up; y' = (l ⊙ x)·W + b for out and down.
+    """y' = l ⊙ (x·W + b) for the roles query, key, value, gate and up; y' = (l ⊙ x)·W + b for out and down.
 
     `out` and `down` read the inner activations of attention and MLP, so their inputs are rescaled. With l [out] the
     merged layer has the kernel W·diag(l) and the bias l ⊙ b, with l [in] the kernel diag(l)·W. l starts at 1, so step 0
@@ -30,7 +30,7 @@ class IA3(Method):
 
     name: ClassVar[str] = "ia3"
     targets: str = "key,value,down"
-    """roles (query, key, value, out, up, down, comma-separated), all-linear, or a pattern over module paths"""
+    """roles (query, key, value, out, gate, up, down, comma-separated), all-linear, or a pattern over module paths"""
 
     def parts(self) -> Parts:
         return Parts(tree=Tree(self._init, _merge), lr=3e-3)

@@ -11,6 +11,7 @@ ROLES = {
     "key": "attention",
     "value": "attention",
     "out": "attention",
+    "gate": "mlp",
     "up": "mlp",
     "down": "mlp",
 }
@@ -19,8 +20,8 @@ ROLES = {
 def targeted(targets: str, paths: Iterable[str], flag: str) -> list[str]:
     """Return the paths of the modules (a kernel's path without `/kernel`) in the blocks that `targets` names.
 
-    `targets` is roles (query, key, value, out, up, down, comma-separated), all-linear, or a pattern over module
-    paths; `flag` is the name of its setting.
+    `targets` is roles (query, key, value, out, gate, up, down, comma-separated), all-linear, or a pattern over
+    module paths; `flag` is the name of its setting.
 
     Raises: InputError for an unknown role, and if nothing matches.
     """

@@ -44,7 +44,8 @@ def trained_alone(name: str, pattern: str, paths: Iterable[str]) -> Rules:
     compiled = compile_pattern(pattern)
     if not any(compiled.fullmatch(path) for path in paths if not path.startswith("heads/")):
         raise InputError(
-            f"{name} chooses among the base's own parameters, and none of them is trained here: leave {name} out, or "
-            "the method of the chain that replaces the trainable tree, such as lora"
+            f"{name} chooses among the base's own parameters, and none of them is trained here: the base has no such "
+            "parameters, as most decoders have no biases, or another method, such as lora, replaces the trainable "
+            f"tree. Leave {name} or that method out"
         )
     return ((pattern, 1.0), ("heads/.*", 1.0), (".*", 0.0))

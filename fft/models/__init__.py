@@ -3,7 +3,8 @@
     checkpoint = models.load("path/to/minilm")
     outputs = checkpoint.model.apply(checkpoint.params, Inputs(ids, mask, types))
 
-To add a family: a file in fft/models/families, a line in FAMILIES, and its name in the parity test.
+To add a family: a file in fft/models/families, a line in FAMILIES, its configs in the parity tests; see
+docs/add_a_model.md.
 """
 
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ from fft.models.families import (
     gemma2,
     gemma3,
     gpt2,
+    granite,
     llama,
     mistral,
     modernbert,
@@ -42,6 +44,7 @@ FAMILIES: dict[str, Family] = {
     "gemma": gemma.FAMILY,
     "gemma2": gemma2.FAMILY,
     "gemma3_text": gemma3.FAMILY,
+    "granite": granite.FAMILY,
     "gpt2": gpt2.FAMILY,
 }
 

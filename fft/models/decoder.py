@@ -72,8 +72,12 @@ class DecoderShape:
     mlp_bias: bool = False
     learned_positions: bool = False
     embed_scale: float = 1.0
+    residual_scale: float = 1.0
+    """the outputs of attention and MLP are multiplied by this before they are added"""
     tied: bool = False
     """whether the last kernel of the language head is the word embeddings"""
+    logit_scale: float = 1.0
+    """logits of the language head are multiplied by this, before a cap"""
     logit_cap: float | None = None
     """logits z of the language head become cap · tanh(z / cap)"""
     score_cap: float | None = None
@@ -211,10 +215,12 @@ class DecoderBlock(nn.Module):
         return y + self._added("mlp", mixed, shape.mlp_out_dropout, seed)
 
     def _added(self, name: str, y: jax.Array, rate: float, seed: jax.Array | None) -> jax.Array:
-        """Return the output of attention or MLP as it is added: normalized if the family does so, with dropout."""
+        """Return the output of attention or MLP as it is added: with norm and dropout where there are any, scaled."""
         if self.shape.norm_after:
             y = _norm(self.shape, f"{name}_norm_after")(y)
-        return Dropout(rate, name=f"{name}_dropout")(y, seed)
+        y = Dropout(rate, name=f"{name}_dropout")(y, seed)
+        factor = jnp.asarray(self.shape.residual_scale, wide(y.dtype))  # in bfloat16, 0.22 would be 0.2197
+        return (y * factor).astype(y.dtype)
 
 
 Rotation = tuple[jax.Array, jax.Array]

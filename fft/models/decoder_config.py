@@ -1,13 +1,9 @@
-"""The fields that the configs of decoder families share, and their DecoderShape; rope fields in all spellings.
+"""The fields that the configs of decoder families share, their DecoderShape, their head and their key table."""
 
-transformers 5 writes `rope_parameters`, older versions `rope_theta` and `rope_scaling`; both are read, and refused if
-they contradict each other.
-"""
-
-import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
-from typing import Annotated, Any, ClassVar, Protocol
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -15,36 +11,22 @@ from flax import linen as nn
 
 from fft.core.batch import Array
 from fft.models.decoder import DecoderShape, LayerAttention, positions_of
-from fft.models.fields import Activation, Depth, Positive, Rate, Size, Small, Switch, Token, Valid, is_number
+from fft.models.fields import (
+    FULL,
+    SLIDING,
+    Activation,
+    Depth,
+    Positive,
+    Rate,
+    RopeFields,
+    Size,
+    Small,
+    Switch,
+    Token,
+)
 from fft.models.layers import Dense
-from fft.models.rope import KINDS, READ, Rope
-
-FULL, SLIDING = "full_attention", "sliding_attention"
-
-
-def is_object(value: Any, config: Any = None) -> bool:
-    """Whether a value is a JSON object as `fft.models.files.config.hashable` returns it."""
-    return isinstance(value, tuple) and all(isinstance(pair, tuple) and len(pair) == 2 for pair in value)
-
-
-RopeFields = Annotated[tuple[tuple[str, Any], ...], Valid("an object of rope fields", is_object)]
-"""an object of config.json as `fft.models.files.config.hashable` returns it"""
-LayerTypes = Annotated[
-    tuple[str, ...],
-    Valid(
-        f"one of {FULL} and {SLIDING} for each layer",
-        lambda value, config: (
-            isinstance(value, tuple) and set(value) <= {FULL, SLIDING} and len(value) == config.num_hidden_layers
-        ),
-    ),
-]
-
-
-def _is_switches(value: Any, config: Any) -> bool:
-    return isinstance(value, tuple) and len(value) == config.num_hidden_layers and set(value) <= {0, 1}
-
-
-Flags = Annotated[tuple[int, ...], Valid("0 or 1 for each layer", _is_switches)]
+from fft.models.rope import Rope
+from fft.models.rope_fields import merged, rope_of, rope_problems
 
 
 def alternating(period: int, depth: int) -> tuple[str, ...]:
@@ -52,8 +34,31 @@ def alternating(period: int, depth: int) -> tuple[str, ...]:
     return tuple(FULL if (i + 1) % period == 0 else SLIDING for i in range(depth))
 
 
+class CausalConfig(ABC):
+    """What follows from the shape of any causal model: lengths and positions of its texts, a head without dropout."""
+
+    @property
+    @abstractmethod
+    def shape(self) -> DecoderShape:
+        """The sizes, rates and choices as a DecoderShape."""
+
+    @property
+    def max_positions(self) -> int:
+        """The length of the longest text, in tokens."""
+        return self.shape.positions
+
+    @property
+    def head_dropout(self) -> float:
+        """0: a score head is not preceded by dropout."""
+        return 0.0
+
+    def positions(self, ids: jax.Array, mask: Array, places: int = 0) -> jax.Array:
+        """Return the position ids [B, T]; they count from 0 in every segment of the mask."""
+        return positions_of(jnp.asarray(mask))
+
+
 @dataclass(frozen=True)
-class DecoderConfig:
+class DecoderConfig(CausalConfig):
     """The fields that Llama, Mistral, Qwen, SmolLM3 and Gemma share, with Llama's defaults.
 
     A family adds its own fields, and overrides `choices`, `windows` or `ropes` where they decide something.
@@ -111,16 +116,6 @@ class DecoderConfig:
         """The activation of the MLP."""
         return self.hidden_act
 
-    @property
-    def head_dropout(self) -> float:
-        """0: a score head is not preceded by dropout."""
-        return 0.0
-
-    @property
-    def max_positions(self) -> int:
-        """The length of the longest text, in tokens."""
-        return self.max_position_embeddings
-
     def choices(self) -> Mapping[str, Any]:
         """Return the fields of DecoderShape by which the family differs from Llama."""
         return {}
@@ -154,15 +149,16 @@ class DecoderConfig:
 
         Raises: ValueError for fields that contradict each other.
         """
-        return {FULL: merged_rope(self)}
+        sources = {
+            "rope_parameters": dict(self.rope_parameters or ()),
+            "rope_scaling": dict(self.rope_scaling or ()),
+            "": {} if self.rope_theta is None else {"rope_theta": self.rope_theta},
+        }
+        return {FULL: merged(sources)}
 
     def rope_of(self, given: Mapping[str, Any], theta: float) -> Rope:
         """Return the rotation of some rope fields; `theta` is the default."""
         return rope_of(given, self.width, self.max_position_embeddings, theta)
-
-    def positions(self, ids: jax.Array, mask: Array, places: int = 0) -> jax.Array:
-        """Return the position ids [B, T]; they count from 0 in every segment of the mask."""
-        return positions_of(jnp.asarray(mask))
 
     def problems(self) -> Iterator[str]:
         """Yield what does not fit together."""
@@ -184,134 +180,6 @@ class ScoreHead(nn.Module):
     @nn.compact
     def __call__(self, pooled: jax.Array, seed: jax.Array | None) -> jax.Array:
         return Dense(self.classes, use_bias=False, name="out")(pooled, seed)
-
-
-class Rotated(Protocol):
-    """The config of a model with rotary positions."""
-
-    @property
-    def width(self) -> int:
-        """K, the width of a head."""
-        ...
-
-    @property
-    def max_position_embeddings(self) -> int:
-        """The number of positions that the model was trained for."""
-        ...
-
-    def rope_fields(self) -> dict[str, dict[str, Any]]:
-        """Return the rope fields by type of layer. Raises: ValueError for fields that contradict each other."""
-        ...
-
-
-def rope_problems(config: Rotated) -> Iterator[str]:
-    """Yield what is wrong with the rope fields of a config, and whether its heads cannot be rotated."""
-    if config.width % 2:
-        yield f"the head width {config.width} is odd, which rotary positions do not allow"
-    try:
-        by_type = config.rope_fields()
-    except ValueError as error:
-        yield str(error)
-        return
-    for given in by_type.values():
-        yield from wrong_rope(given, config.width)
-
-
-def rope_of(given: Mapping[str, Any], width: int, max_positions: int, theta: float) -> Rope:
-    """Return the rotation of some rope fields for heads of this width; `theta` is the default."""
-    known = {field.name for field in fields(Rope)}
-    own = {name: value for name, value in given.items() if name in known and value is not None}
-    return Rope(**{"width": width, "max_positions": max_positions, "rope_theta": theta} | own)
-
-
-def nested_rope(rope_parameters: RopeFields | None) -> dict[str, dict[str, Any]]:
-    """Return rope_parameters that are nested by type of layer as {FULL: fields, SLIDING: fields}.
-
-    Raises: ValueError if they are not nested or name another type.
-    """
-    nested = dict(rope_parameters or ())
-    if strange := sorted(set(nested) - {FULL, SLIDING}):
-        raise ValueError(f"rope_parameters has {', '.join(strange)}; expected {FULL} and {SLIDING}")
-    if wrong := [kind for kind, values in nested.items() if values is not None and not is_object(values)]:
-        raise ValueError(f"rope_parameters.{wrong[0]} must be an object of rope fields, but is {nested[wrong[0]]!r}")
-    return {kind: dict(nested.get(kind) or ()) for kind in (FULL, SLIDING)}
-
-
-def merged_rope(config: DecoderConfig) -> dict[str, Any]:
-    """Return the rope fields from rope_parameters, rope_scaling and rope_theta, which must not contradict each other.
-
-    Raises: ValueError naming a field that has two values.
-    """
-    return merged(
-        {
-            "rope_parameters": dict(config.rope_parameters or ()),
-            "rope_scaling": dict(config.rope_scaling or ()),
-            "": {} if config.rope_theta is None else {"rope_theta": config.rope_theta},
-        }
-    )
-
-
-def merged(sources: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the rope fields of several objects {name: fields} as one; `type` is the old name of rope_type.
-
-    Raises: ValueError naming a field that has two values.
-    """
-    given: dict[str, Any] = {}
-    for source, values in sources.items():
-        for spelled, value in values.items():
-            name = "rope_type" if spelled == "type" else spelled
-            if name in given and given[name] != value:
-                at = f"{source}.{spelled}" if source else spelled
-                raise ValueError(
-                    f"the rope fields contradict each other: {name} is {given[name]!r}, but {at} is {value!r}"
-                )
-            given[name] = value
-    return given
-
-
-NEEDED = {
-    "linear": ("factor",),
-    "dynamic": ("factor",),
-    "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
-    "longrope": ("short_factor", "long_factor"),
-}
-LISTS = ("short_factor", "long_factor")
-
-
-def wrong_rope(given: Mapping[str, Any], width: int) -> Iterator[str]:
-    """Yield what is wrong with the rope fields of heads of `width` entries.
-
-    That is an unknown type, fields that the type lacks or does not read, and wrong values.
-    """
-    kind = given.get("rope_type", "default")
-    if kind not in KINDS:
-        yield f"rope_type {kind!r} is not supported; supported are {', '.join(KINDS)}"
-        return
-    read = {"rope_type", "rope_theta", *READ[kind]}
-    if strange := sorted(name for name, value in given.items() if name not in read and value is not None):
-        yield f"rope_type {kind!r} does not read {', '.join(strange)}"
-    if missing := [name for name in NEEDED.get(kind, ()) if given.get(name) is None]:
-        yield f"rope_type {kind!r} needs {', '.join(missing)}"
-    for name, value in sorted(given.items()):
-        if value is None or name not in read - {"rope_type"}:
-            continue
-        if name == "truncate":
-            valid, words = type(value) is bool, "true or false"
-        elif name in LISTS:
-            valid = isinstance(value, tuple) and len(value) == width // 2 and all(map(_is_positive, value))
-            words = f"a list of {width // 2} positive numbers, one for each pair of a head's entries"
-        else:
-            valid, words = _is_positive(value), "a positive number"
-        if not valid:
-            yield f"rope field {name} must be {words}, but is {value!r}"
-    if kind == "llama3" and all(_is_positive(given.get(name)) for name in NEEDED[kind]):
-        low, high = given["low_freq_factor"], given["high_freq_factor"]
-        if low >= high:
-            yield f"rope field high_freq_factor must exceed low_freq_factor, but is {high} beside {low}"
-
-
-def _is_positive(value: Any) -> bool:
-    return is_number(value) and 0 < value < math.inf
 
 
 LAYER = "layers.{i}"

@@ -7,6 +7,8 @@ from typing import Annotated, Any, get_args
 from fft.models.layers import ACTIVATIONS, Config
 
 MOST_LAYERS, MOST_SIZE = 1_000, 10**8
+FULL, SLIDING = "full_attention", "sliding_attention"
+"""the types of layers"""
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,11 @@ class Valid:
 def is_number(value: object) -> bool:
     """Whether `value` is an int or a float, finite or not, but not a bool."""
     return type(value) in (int, float)
+
+
+def is_object(value: Any, config: Any = None) -> bool:
+    """Whether a value is a JSON object as `fft.models.files.config.hashable` returns it."""
+    return isinstance(value, tuple) and all(isinstance(pair, tuple) and len(pair) == 2 for pair in value)
 
 
 def _sized(most: int) -> Valid:
@@ -44,6 +51,26 @@ Token = Annotated[int, Valid("a token id below vocab_size", _token)]
 Activation = Annotated[
     str,
     Valid(f"a known activation ({', '.join(sorted(ACTIVATIONS))})", lambda value, _: value in tuple(ACTIVATIONS)),
+]
+RopeFields = Annotated[tuple[tuple[str, Any], ...], Valid("an object of rope fields", is_object)]
+"""an object of config.json as `fft.models.files.config.hashable` returns it"""
+LayerTypes = Annotated[
+    tuple[str, ...],
+    Valid(
+        f"one of {FULL} and {SLIDING} for each layer",
+        lambda value, config: (
+            isinstance(value, tuple) and set(value) <= {FULL, SLIDING} and len(value) == config.num_hidden_layers
+        ),
+    ),
+]
+Flags = Annotated[
+    tuple[int, ...],
+    Valid(
+        "0 or 1 for each layer",
+        lambda value, config: (
+            isinstance(value, tuple) and set(value) <= {0, 1} and len(value) == config.num_hidden_layers
+        ),
+    ),
 ]
 
 

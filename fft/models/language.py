@@ -26,7 +26,7 @@ class Transform:
 
 
 class Unembed(nn.Module):
-    """y = transform(x) W + b, then cap · tanh(y / cap): states [..., D] -> logits [..., V].
+    """y = scale · (transform(x) W) + b, then cap · tanh(y / cap): states [..., D] -> logits [..., V].
 
     W is the transposed word `embeddings` [V, D] if the shape is `tied`, else the leaf `kernel` [D, V]. Transform, b
     and cap are left out where they are None or False. The product with W is in the format of the shape, its result in
@@ -36,6 +36,7 @@ class Unembed(nn.Module):
     shape: Sizes
     transform: Transform | None = None
     use_bias: bool = False
+    scale: float = 1.0
     cap: float | None = None
 
     @property
@@ -52,6 +53,8 @@ class Unembed(nn.Module):
             x = norm(self.transform.epsilon, "norm", self.transform.norm_bias)(x)
         kernel = embeddings.T if self.shape.tied else self.param("kernel", nn.initializers.zeros, (dim, vocab))
         logits = matmul(x, kernel, self.shape.dtype, wide(x.dtype))
+        if self.scale != 1.0:
+            logits = self.scale * logits
         if self.use_bias:
             logits = logits + self.param("bias", nn.initializers.zeros, (vocab,))
         return logits if self.cap is None else self.cap * jnp.tanh(logits / self.cap)
@@ -82,8 +85,8 @@ class LanguageHead(NamedTuple):
 
 
 def next_token(architecture: str) -> LanguageHead:
-    """Return the head of a decoder: one kernel, the cap that is in its shape; `architecture` is as LanguageHead's."""
-    return LanguageHead(architecture, False, _capped, (("lm_head", "unembed", "dense"),))
+    """Return the head of a decoder: one kernel, scale and cap as in its shape; `architecture` is as LanguageHead's."""
+    return LanguageHead(architecture, False, _of_decoder, (("lm_head", "unembed", "dense"),))
 
 
 def masked_head(config: Config, activation: str) -> Unembed:
@@ -91,5 +94,6 @@ def masked_head(config: Config, activation: str) -> Unembed:
     return Unembed(config.shape, Transform(activation, config.shape.epsilon), use_bias=True)
 
 
-def _capped(config: Config) -> Unembed:
-    return Unembed(config.shape, cap=cast("DecoderShape", config.shape).logit_cap)
+def _of_decoder(config: Config) -> Unembed:
+    shape = cast("DecoderShape", config.shape)
+    return Unembed(shape, scale=shape.logit_scale, cap=shape.logit_cap)

@@ -9,6 +9,7 @@ from fft.after.exchange import Move, Part, exchanged, layers_of, moves, pattern_
 from fft.after.refit import classify_drop, share_in_features
 from fft.core.errors import InputError
 from fft.core.tree import flatten, match, unflatten
+from fft.models.files.keys import expected_shapes
 from fft.stats.intervals import Change
 from tests.helpers import tiny_checkpoint
 
@@ -23,6 +24,17 @@ def test_the_layers_of_every_family_cover_every_leaf_once(family, tmp_path):
     assert sorted(path for part in layers for path in part.paths) == sorted(flatten(checkpoint.params))
     within = [path for path in flatten(checkpoint.params) if path.startswith("layers/")]
     assert sorted(path for part in roles_of(checkpoint.params) for path in part.paths) == within
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gemma3_text", "gpt2", "modernbert"])
+def test_the_roles_cover_every_leaf_of_the_blocks_of_a_pre_norm_model(family):
+    """Gemma also normalizes the outputs of attention and MLP, and its queries and keys."""
+    small = {"n_layer": 1} if family == "gpt2" else {"num_hidden_layers": 1}
+    config = models.FAMILIES[family].config(**small)
+    shapes = expected_shapes(models.FAMILIES[family], config, {})
+    parts = roles_of(unflatten({path: np.zeros(()) for path in shapes}))
+    within = sorted(path for path in shapes if path.startswith("layers/"))
+    assert sorted(path for part in parts for path in part.paths) == within
 
 
 def test_block_1_is_not_block_10_and_blocks_come_in_the_order_of_their_numbers():

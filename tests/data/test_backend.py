@@ -167,10 +167,13 @@ def test_a_folder_with_vocabulary_files_alone(tmp_path, family, stated):
     assert same_as_transformers(folder).notes == ()
 
 
+DECODERS = ["llama", "granite", "mistral", "smollm3", "qwen2", "qwen3", "gemma", "gemma3_text", "gpt2"]
+
+
 @pytest.mark.parametrize(
     "named", [None, "LlamaTokenizer", "LlamaTokenizerFast", "PreTrainedTokenizerFast", "GPT2Tokenizer"]
 )
-@pytest.mark.parametrize("family", ["llama", "mistral", "smollm3", "qwen2", "qwen3", "gemma", "gemma3_text", "gpt2"])
+@pytest.mark.parametrize("family", DECODERS)
 def test_the_ids_of_a_decoder_are_those_of_transformers(tmp_path, family, named):
     """Byte-level tokenizer.json files, as those of Llama 3, SmolLM2 and Qwen, under every class that files name."""
     same_as_transformers(written(tmp_path / "m", roberta(), family, {"tokenizer_class": named} if named else {}))

@@ -1,6 +1,8 @@
 """What the tests of methods share: a toy model, the chains that every test of all methods runs, steps of a method."""
 
+from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +30,26 @@ from tests.helpers.toy import LayeredToy, Toy, max_difference, toy_batch, toy_pa
 
 MODEL = Toy()
 
+
+class Subject(NamedTuple):
+    """A model that methods are tried on, with heads `original` and `new` of three classes."""
+
+    model: Any
+    probed: Any
+    """the same for what looks into a model's modules"""
+    original: Callable[[], Any]
+    """the rows of the original task that `prepare` reads"""
+    stream: Callable[[str, int], Any]
+    """stream(name, seed): eight rows of a step"""
+
+
+def stream_batch(stream, seed=0):
+    """Eight rows of a stream, the same in every step but those of the new task."""
+    rows = toy_batch(seed if stream == "new" else 50, filler=0 if stream == "new" else 2)
+    return rows._replace(ids=np.ones((8, 1), np.int32))
+
+
+TOY = Subject(MODEL, LayeredToy(), lambda: toy_batch(rows=8, filler=3), stream_batch)
 
 CHAINS = [
     "lora+ewc",
@@ -67,17 +89,17 @@ def task(name="new", classes=3):
     return Classify(name=name, labels=tuple("abcdefgh"[:classes]))
 
 
-def context(base, method=None):
+def context(base, method=None, subject=TOY):
     def outputs(stream, part):
-        found = MODEL.apply(base, stream_batch(stream))
+        found = subject.model.apply(base, subject.stream(stream, 0))
         return np.asarray(found["logits"]["original"] if part == "logits" else found["pooled"])
 
     theta = jax.eval_shape((method or Full()).init, base, jax.random.key(0))
-    multiplier = multipliers(method or Full(), theta, MODEL.depth, ("original",))
+    multiplier = multipliers(method or Full(), theta, subject.model.depth, ("original",))
     batches = {
         "steps": 10,
         "is_trained": lambda path: multiplier.get(path, 0.0) != 0,
-        "batches": lambda n, size: [toy_batch(rows=8, filler=3)],
+        "batches": lambda n, size: [subject.original()],
     }
 
     def pseudo_rows(stream, source, share, key):
@@ -85,42 +107,43 @@ def context(base, method=None):
         return SimpleNamespace(ids=np.zeros((len(found), 1), np.int32), logits=found, notes="")
 
     teacher = SimpleNamespace(outputs=outputs, pseudo_rows=pseudo_rows)
-    return Context(LayeredToy(), base, ("new",), task("original"), **batches, teacher=teacher)
+    return Context(subject.probed, base, ("new",), task("original"), **batches, teacher=teacher)
 
 
-def stream_batch(stream, seed=0):
-    """Eight rows of a stream, the same in every step but those of the new task."""
-    rows = toy_batch(seed if stream == "new" else 50, filler=0 if stream == "new" else 2)
-    return rows._replace(ids=np.ones((8, 1), np.int32))
-
-
-def step_batch(method, seed=0):
+def step_batch(method, seed=0, subject=TOY):
     """What one step of a method reads."""
     streams = ("new", *method.streams)
-    return {name: jax.tree.map(lambda x: x[None], stream_batch(name, seed)) for name in streams}
+    return {name: jax.tree.map(lambda x: x[None], subject.stream(name, seed)) for name in streams}
 
 
-def stepper(method, base, lr=0.05, steps=10, **optim):
+def stepper(method, base, lr=0.05, steps=10, subject=TOY, **optim):
     theta = method.init(base, jax.random.key(1))
-    multiplier = multipliers(method, theta, MODEL.depth, ("original",))
+    multiplier = multipliers(method, theta, subject.model.depth, ("original",))
     settings = Optim(lr=lr, warmup=0.0, **optim)
     tx = make_optimizer(theta, multiplier, settings, steps)
-    aux = method.prepare(context(base, method), jax.random.key(2))
-    step = make_train_step(MODEL, task(), method, tx, multiplier, task("original"), schedule=schedule(settings, steps))
+    aux = method.prepare(context(base, method, subject), jax.random.key(2))
+    tasks = task(), task("original")
+    step = make_train_step(
+        subject.model, tasks[0], method, tx, multiplier, tasks[1], schedule=schedule(settings, steps)
+    )
     return step, init_state(theta, method.transform(tx, StepContext(base, aux)), jax.random.key(3)), aux, multiplier
 
 
-def trained(method, base, steps=3, **optim):
-    step, state, aux, multiplier = stepper(method, base, **optim)
+def trained(method, base, steps=3, subject=TOY, **optim):
+    step, state, aux, multiplier = stepper(method, base, subject=subject, **optim)
     for i in range(steps):
-        state, metrics = step(state, base, aux, step_batch(method, i))
+        state, metrics = step(state, base, aux, step_batch(method, i, subject))
     return state, metrics, multiplier
 
 
 def check_contract(names, tmp_path):
     """What every method and chain promises, shown on the toy model."""
-    base = toy_params(heads={"original": 3, "new": 3}, words=7)
     method = parse_chain(names, {name: SETTINGS[name] for name in names.split("+") if name in SETTINGS})
+    check_promises(method, toy_params(heads={"original": 3, "new": 3}, words=7), tmp_path)
+
+
+def check_promises(method, base, tmp_path, subject=TOY):
+    """What every method promises, on some model and its parameters."""
     before = jax.tree.map(jnp.copy, base)
 
     assert from_json(to_json(method)) == method
@@ -129,14 +152,14 @@ def check_contract(names, tmp_path):
     assert max_difference(merged, base) == 0, "step 0 is the base, beside a prompt"
     assert method.tree.plain == ("prompt" not in method.merge(base, theta))
     assert not {id(x) for x in jax.tree.leaves(theta)} & {id(x) for x in jax.tree.leaves(base)}, "theta is a copy"
-    aux = method.prepare(context(base, method), jax.random.key(2))
+    aux = method.prepare(context(base, method, subject), jax.random.key(2))
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(aux))
     save_artefact(tmp_path, aux, {})
     assert max_difference(load_artefact(tmp_path)[0], aux) == 0, "prepare gives what a file can hold, scalars too"
-    again = method.prepare(context(base, method), jax.random.key(2))
+    again = method.prepare(context(base, method, subject), jax.random.key(2))
     assert max_difference(aux, again) == 0, "prepare is a function of its key"
 
-    state, metrics, multiplier = trained(method, base)
+    state, metrics, multiplier = trained(method, base, subject=subject)
     assert np.isfinite(float(metrics["loss"])) and np.isfinite(float(metrics["penalty"]))
     assert max_difference(base, before) == 0, "the base is never changed"
     start = flatten(theta)

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from transformers import CONFIG_MAPPING, AutoModelForSequenceClassification
+from transformers import CONFIG_MAPPING, AutoModelForSequenceClassification, GraniteConfig, GranitePreTrainedModel
+from transformers.modeling_layers import GenericForSequenceClassification
 
 from fft import models
 from fft.core.batch import Inputs
@@ -15,6 +16,13 @@ from fft.core.tree import flatten
 from fft.models.files.keys import rename
 
 torch.set_num_threads(1)
+
+
+class GraniteForSequenceClassification(GenericForSequenceClassification, GranitePreTrainedModel):
+    """The class that transformers lacks, made as those of Llama and the others."""
+
+
+AutoModelForSequenceClassification.register(GraniteConfig, GraniteForSequenceClassification, exist_ok=True)
 
 VOCABULARY, PAD, TOKENS = 61, 1, 12
 FULL, SLIDING = "full_attention", "sliding_attention"
@@ -37,6 +45,13 @@ ROPES = {
     "yarn": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 16},
 }
 YARN = {**ROPES["yarn"], "beta_fast": 8.0, "beta_slow": 0.5, "mscale": 0.7, "mscale_all_dim": 1.1, "truncate": False}
+
+MULTIPLIERS = {
+    "embedding_multiplier": 3.0,
+    "attention_multiplier": 0.4,
+    "residual_multiplier": 0.22,
+    "logits_scaling": 0.3,
+}
 
 VARIANTS = {
     "llama": (
@@ -91,6 +106,16 @@ VARIANTS = {
         },
         {"layer_types": [FULL, SLIDING], "sliding_window": 3, "attention_bias": True},
     ),
+    "granite": (
+        {**MULTIPLIERS, "rope_parameters": ROPES["default"], "attention_bias": True},
+        {
+            "residual_multiplier": 1.7,
+            "attention_multiplier": 0.15,
+            "rope_parameters": ROPES["llama3"],
+            "num_key_value_heads": 2,
+            "mlp_bias": True,
+        },
+    ),
     "gpt2": (
         {"scale_attn_by_inverse_layer_idx": True, "n_inner": 30},
         {"scale_attn_weights": False, "activation_function": "relu"},
@@ -99,13 +124,15 @@ VARIANTS = {
 }
 GPT2 = {"vocab_size": VOCABULARY, "pad_token_id": PAD, "num_labels": 3, "n_positions": 64}
 GPT2 |= {"n_embd": 24, "n_layer": 2, "n_head": 4, "bos_token_id": 0, "eos_token_id": 2}
+OWN_SIZES = {"gpt2": GPT2}
+"""of families that name them otherwise"""
 FAMILIES = tuple(VARIANTS)
 CASES = [(family, i) for family in FAMILIES for i in range(len(VARIANTS[family]))]
 
 
 def make(family, seed=0, **overrides):
     """A random torch model with a score head in eval mode; norms and biases are random too, attention is uneven."""
-    sizes = GPT2 if family == "gpt2" else SIZES
+    sizes = OWN_SIZES.get(family, SIZES)
     given = json.loads(json.dumps({**sizes, **overrides}))  # transformers fills in the objects that it is handed
     config = CONFIG_MAPPING[family](**given)
     model = AutoModelForSequenceClassification.from_config(config, attn_implementation="eager").eval()

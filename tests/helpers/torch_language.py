@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForMaskedLM
 
-from tests.helpers.torch_decoders import FAMILIES, GPT2, PAD, SIZES, VARIANTS, VOCABULARY, texts
+from tests.helpers.torch_decoders import FAMILIES, OWN_SIZES, PAD, SIZES, VARIANTS, VOCABULARY, texts
 
 torch.set_num_threads(1)
 
@@ -37,7 +37,7 @@ MASKED = {
 DECODERS = {
     f"{family}{'' if tied else ' untied'}": (
         family,
-        {**(GPT2 if family == "gpt2" else SIZES), **VARIANTS[family][0], "tie_word_embeddings": tied},
+        {**OWN_SIZES.get(family, SIZES), **VARIANTS[family][0], "tie_word_embeddings": tied},
     )
     for family in FAMILIES
     for tied in (True, False)

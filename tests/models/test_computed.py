@@ -1,5 +1,8 @@
 """Models in bfloat16: which operations are in which format, gradients, the rounded base, and recomputed blocks."""
 
+from dataclasses import replace
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +14,8 @@ from transformers import AutoModelForSequenceClassification
 from fft import models
 from fft.core.batch import Inputs
 from fft.core.computation import PRECISE, Computation
-from fft.core.tree import flatten
+from fft.core.tree import flatten, unflatten
+from fft.models.model import build
 from tests.helpers import torch_decoders, torch_models
 
 HALF, AGAIN = Computation(compute="bfloat16"), Computation(remat="full")
@@ -126,6 +130,24 @@ def test_a_word_that_occurs_often_gets_its_whole_gradient(tmp_path):
         jax.jit(jax.grad(total(one)))(one.params)["embed"]["word"]["embedding"][7] for one in (exact, half)
     )
     assert np.linalg.norm(found - expected) < 0.02 * np.linalg.norm(expected)
+
+
+def test_the_scale_of_block_outputs_is_not_rounded(tmp_path):
+    """0.22 would become 0.2197 in bfloat16, a thousandth less in every block."""
+    torch_decoders.make("granite", num_hidden_layers=1, hidden_size=240).save_pretrained(tmp_path)
+    exact = models.load(tmp_path)
+    leaves = flatten(exact.params)
+    leaves["layers/0/mlp/down/kernel"] *= 0  # so that the block adds attention's output only
+    batch = torch_decoders.texts([12] * 40)
+
+    def added(scale, computation):
+        config = replace(exact.model.config, residual_multiplier=scale)
+        model = build(models.FAMILIES["granite"], config, computation)
+        layers = jax.jit(partial(model.states, read=("tokens",), layers=(0, 1)))(unflatten(leaves), batch).layers
+        return np.asarray(layers[1] - layers[0], np.float64).ravel()
+
+    whole, scaled = added(1.0, PRECISE), added(0.22, HALF)
+    assert scaled @ whole / (whole @ whole) == pytest.approx(0.22, abs=1e-4)
 
 
 def test_a_rounded_base_keeps_vectors_and_heads_and_says_so(checkpoint):

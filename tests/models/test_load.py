@@ -296,6 +296,17 @@ def test_wrong_files_are_identified(folder, name, content, part):
     refused(folder, name, part)
 
 
+@pytest.mark.parametrize("header_bytes", [0x0280, 0x0380, 0x0480])
+def test_a_header_may_be_as_long_as_the_first_bytes_of_a_pickle(tmp_path, header_bytes):
+    path, tensors = tmp_path / "model.safetensors", {"a": np.zeros(1, np.float32)}
+    for extra in range(header_bytes):
+        save_file(tensors, path, metadata={"note": "x" * extra})
+        if int.from_bytes(path.read_bytes()[:8], "little") == header_bytes:
+            break
+    assert path.read_bytes().startswith(bytes([0x80, header_bytes >> 8]))
+    assert stored.read_tensors(path).keys() == tensors.keys()
+
+
 def test_truncated_safetensors(folder):
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-10])

@@ -4,17 +4,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fft.models.decoder_config import (
-    ATTENTION,
-    ENDS,
-    LAYER,
-    MLP,
-    DecoderConfig,
-    LayerTypes,
-    alternating,
-)
+from fft.models.decoder_config import ATTENTION, ENDS, LAYER, MLP, DecoderConfig, alternating
 from fft.models.families import llama
-from fft.models.fields import Activation, Depth, Off, Positive, Size, Switch, Token
+from fft.models.fields import Activation, Depth, LayerTypes, Off, Positive, Size, Switch, Token
 from fft.models.language import next_token
 
 

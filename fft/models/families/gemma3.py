@@ -4,12 +4,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from fft.models.decoder_config import FULL, SLIDING, alternating, merged, nested_rope
+from fft.models.decoder_config import alternating
 from fft.models.families import llama
 from fft.models.families.gemma2 import BODY, Gemma2Config
-from fft.models.fields import Positive, Size
+from fft.models.fields import FULL, SLIDING, Positive, Size
 from fft.models.language import next_token
 from fft.models.rope import Rope
+from fft.models.rope_fields import merged, nested_rope
 
 LOCAL_THETA = 10_000.0
 

@@ -3,13 +3,10 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from fft.core.batch import Array
-from fft.models.decoder import Decoder, DecoderShape, LayerAttention, positions_of
-from fft.models.decoder_config import HEAD_ROWS, ScoreHead
+from fft.models.decoder import Decoder, DecoderShape, LayerAttention
+from fft.models.decoder_config import HEAD_ROWS, CausalConfig, ScoreHead
 from fft.models.fields import Activation, Depth, Rate, Size, Small, Switch, Token
 from fft.models.files.stacked import join_rows, split_rows
 from fft.models.language import next_token
@@ -17,7 +14,7 @@ from fft.models.model import Family
 
 
 @dataclass(frozen=True)
-class GPT2Config:
+class GPT2Config(CausalConfig):
     """The fields of a GPT-2 config.json that change the mathematics, under their own names and defaults.
 
     `reorder_and_upcast_attn` changes only the order of float32 operations.
@@ -72,20 +69,6 @@ class GPT2Config:
             attention_out_dropout=self.resid_pdrop,
             mlp_out_dropout=self.resid_pdrop,
         )
-
-    @property
-    def max_positions(self) -> int:
-        """The length of the longest text, in tokens."""
-        return self.n_positions
-
-    @property
-    def head_dropout(self) -> float:
-        """0: the score head is not preceded by dropout."""
-        return 0.0
-
-    def positions(self, ids: jax.Array, mask: Array, places: int = 0) -> jax.Array:
-        """Return the position ids [B, T]; they count from 0 in every segment of the mask."""
-        return positions_of(jnp.asarray(mask))
 
     def problems(self) -> Iterator[str]:
         """Yield what does not fit together."""

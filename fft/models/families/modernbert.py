@@ -12,13 +12,27 @@ from flax import linen as nn
 
 from fft.core.batch import Array
 from fft.models.decoder import Decoder, DecoderShape, LayerAttention
-from fft.models.decoder_config import FULL, SLIDING, LayerTypes, RopeFields, merged, nested_rope, rope_of, rope_problems
 from fft.models.dropout import Dropout
-from fft.models.fields import Activation, Depth, Positive, Rate, Size, Small, Switch, Token, Valid
+from fft.models.fields import (
+    FULL,
+    SLIDING,
+    Activation,
+    Depth,
+    LayerTypes,
+    Positive,
+    Rate,
+    RopeFields,
+    Size,
+    Small,
+    Switch,
+    Token,
+    Valid,
+)
 from fft.models.files.stacked import join_rows, split_rows
 from fft.models.language import LanguageHead, Transform, Unembed
 from fft.models.layers import ACTIVATIONS, Config, Dense, norm
 from fft.models.model import Family
+from fft.models.rope_fields import merged, nested_rope, rope_of, rope_problems
 
 THETAS = {FULL: 160_000.0, SLIDING: 10_000.0}
 POOLING: dict[str, Literal["first", "mean"]] = {"cls": "first", "mean": "mean"}

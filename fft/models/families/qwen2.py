@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fft.models.decoder_config import FULL, SLIDING, DecoderConfig, LayerTypes
+from fft.models.decoder_config import DecoderConfig
 from fft.models.families import llama
-from fft.models.fields import Size, Switch, Whole
+from fft.models.fields import FULL, SLIDING, LayerTypes, Size, Switch, Whole
 from fft.models.language import next_token
 
 

@@ -4,15 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from fft.models.decoder_config import (
-    FULL,
-    SLIDING,
-    DecoderConfig,
-    Flags,
-    LayerTypes,
-)
+from fft.models.decoder_config import DecoderConfig
 from fft.models.families import llama
-from fft.models.fields import Depth, Size, Switch, Token
+from fft.models.fields import FULL, SLIDING, Depth, Flags, LayerTypes, Size, Switch, Token
 from fft.models.language import next_token
 from fft.models.rope import Rope
 
