@@ -30,7 +30,8 @@ class IA3(Method):
 
     name: ClassVar[str] = "ia3"
     targets: str = "key,value,down"
-    """roles (query, key, value, out, gate, up, down, comma-separated), all-linear, or a pattern over module paths"""
+    """roles (query, key, value, out, gate, up, down) and parts of blocks (attention, mlp), comma-separated; or
+    all-linear; or a pattern over module paths"""
 
     def parts(self) -> Parts:
         return Parts(tree=Tree(self._init, _merge), lr=3e-3)

@@ -41,7 +41,8 @@ class LoRA(Method):
     dropout: DropShare = 0.0
     """probability of dropping an input of the adapter in training"""
     targets: str = "query,value"
-    """roles (query, key, value, out, gate, up, down, comma-separated), all-linear, or a pattern over module paths"""
+    """roles (query, key, value, out, gate, up, down) and parts of blocks (attention, mlp), comma-separated; or
+    all-linear; or a pattern over module paths"""
     factored: bool = False
     """apply A and B as a side path instead of adding A·B to the kernel"""
 

@@ -6,22 +6,16 @@ from collections.abc import Iterable
 from fft.core.errors import InputError
 from fft.core.tree import compile_pattern
 
-ROLES = {
-    "query": "attention",
-    "key": "attention",
-    "value": "attention",
-    "out": "attention",
-    "gate": "mlp",
-    "up": "mlp",
-    "down": "mlp",
-}
+PARTS = {"attention": ("query", "key", "value", "out"), "mlp": ("gate", "up", "down")}
+"""the parts of a block, and the roles of their linear layers"""
+ROLES = {role: part for part, roles in PARTS.items() for role in roles}
 
 
 def targeted(targets: str, paths: Iterable[str], flag: str) -> list[str]:
     """Return the paths of the modules (a kernel's path without `/kernel`) in the blocks that `targets` names.
 
-    `targets` is roles (query, key, value, out, gate, up, down, comma-separated), all-linear, or a pattern over
-    module paths; `flag` is the name of its setting.
+    `targets` is roles (query, key, value, out, gate, up, down) and parts of a block (attention, mlp), comma-separated,
+    or all-linear, or a pattern over module paths; `flag` is the name of its setting.
 
     Raises: InputError for an unknown role, and if nothing matches.
     """
@@ -37,9 +31,11 @@ def _pattern(targets: str, flag: str) -> str:
     if targets == "all-linear":
         return r"layers/\d+/.*"
     names = [name.strip() for name in targets.split(",")]
-    if all(name in ROLES for name in names):
-        return r"layers/\d+/(" + "|".join(f"{ROLES[name]}/{name}" for name in names) + ")"
+    if all(name in ROLES or name in PARTS for name in names):
+        roles = dict.fromkeys(role for name in names for role in PARTS.get(name, (name,)))
+        return r"layers/\d+/(" + "|".join(f"{ROLES[role]}/{role}" for role in roles) + ")"
     if re.fullmatch(r"[\w, -]*", targets):
-        unknown = ", ".join(name or "(empty)" for name in names if name not in ROLES)
-        raise InputError(f"--{flag}: unknown role {unknown}; known are {', '.join(ROLES)} and all-linear")
+        unknown = ", ".join(name or "(empty)" for name in names if name not in ROLES and name not in PARTS)
+        known = ", ".join([*ROLES, *PARTS])
+        raise InputError(f"--{flag}: unknown role {unknown}; known are {known} and all-linear")
     return targets

@@ -247,6 +247,10 @@ def test_lora_targets_by_role_pattern_and_all(base):
     assert LoRA(targets="query").modules(paths) == ["layers/0/attention/query", "layers/1/attention/query"]
     assert LoRA(targets="layers/1/.*").modules(paths) == ["layers/1/attention/query"]
     assert len(LoRA(targets="all-linear").modules(paths)) == 2
+    block = [f"layers/0/{module}/kernel" for module in ("attention/query", "attention/out", "mlp/gate", "mlp/down")]
+    attention, mlp = ["layers/0/attention/query", "layers/0/attention/out"], ["layers/0/mlp/gate", "layers/0/mlp/down"]
+    assert LoRA(targets="attention").modules(block) == attention and LoRA(targets="mlp").modules(block) == mlp
+    assert LoRA(targets="mlp, query").modules(block) == [attention[0], *mlp]
     with pytest.raises(InputError, match="unknown role quarry"):
         LoRA(targets="quarry").modules(paths)
     with pytest.raises(InputError, match="matches none"):
