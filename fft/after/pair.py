@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import fields
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, is_dataclass, replace
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -14,16 +14,19 @@ from fft.data.tokenize import first_difference, load_tokenizer
 from fft.evaluate.answers import answers
 from fft.evaluate.predict import Predictor, make_predict, scored_logits
 from fft.experiment import Data
-from fft.models import Checkpoint
-from fft.models.files.config import UNREAD
+from fft.models import FAMILIES, Checkpoint
+from fft.models.files.export import pad_field
 from fft.models.files.heads import alike
 from fft.models.heads import only_head
+from fft.models.layers import Sizes
 from fft.run.restored import Length, load_checkpoint, scored_length
 from fft.stats.intervals import predictions
 from fft.stats.metrics import METRICS, Metric
 from fft.stats.records import ExampleRecord
 from fft.tasks import Task
 
+UNREAD = ("dropout", "tied")
+"""ends of the names of fields that neither states nor sequence heads depend on, if there is no dropout"""
 SCORED = "scored"  # a head's name while it is scored, so that both checkpoints share one compiled program
 
 
@@ -154,18 +157,46 @@ def _answer(answer: dict) -> dict:
 
 
 def refuse_other_shape(base: Side, tuned: Side, purpose: str) -> None:
-    """Refuse two models of different families or shapes; `purpose` is a participle for the message: "merged".
+    """Refuse two models of different families, or that compute different functions of equal parameters.
 
-    Raises: InputError that names what differs.
+    The shapes are compared, so that a field of config.json may be spelled in two ways.
+    `purpose` is a participle for the message: "merged".
+
+    Raises: InputError that names the fields of the shape that differ.
     """
     first, second = (side.checkpoint.model for side in (base, tuned))
     values = [("family", first.family, second.family)]
     if first.family == second.family:
-        names = [field.name for field in fields(first.config) if field.name not in UNREAD]
+        names = first.config.beyond_shape
         values = [(name, getattr(first.config, name), getattr(second.config, name)) for name in names]
+        values += differing("", *(_written_shape(side.checkpoint) for side in (base, tuned)))
     differences = [f"{name} is {a} in {base.name}, {b} in {tuned.name}" for name, a, b in values if a != b]
     if differences:
         raise InputError(f"only checkpoints of one family and shape can be {purpose}: {'; '.join(differences)}")
+
+
+def differing(name: str, first: Any, second: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Yield (path, value, other value) for the fields in which two shapes differ, those in UNREAD aside.
+
+    Of layers that differ only the first is named.
+    """
+    if is_dataclass(first) and type(first) is type(second):
+        for field in fields(first):
+            if not field.name.endswith(UNREAD):
+                path = f"{name}.{field.name}" if name else field.name
+                yield from differing(path, getattr(first, field.name), getattr(second, field.name))
+    elif isinstance(first, tuple) and isinstance(second, tuple):
+        pairs = enumerate(zip(first, second, strict=False))  # of another length where another field, depth, differs
+        yield from next((differing(f"{name}.{at}", a, b) for at, (a, b) in pairs if a != b), ())
+    elif first != second:
+        yield name, first, second
+
+
+def _written_shape(checkpoint: Checkpoint) -> Sizes:
+    """Return the shape of a checkpoint as fft writes it: a decoder without a padding id gets one then."""
+    written = pad_field(checkpoint.raw_config, FAMILIES[checkpoint.model.family], checkpoint.model.config)
+    shape = checkpoint.model.config.shape
+    return replace(cast("Any", shape), pad=written["pad_token_id"]) if written else shape
 
 
 def refuse_other_labels(pair: Pair, base_head: str, tuned_head: str) -> None:

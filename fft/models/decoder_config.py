@@ -37,6 +37,8 @@ def alternating(period: int, depth: int) -> tuple[str, ...]:
 class CausalConfig(ABC):
     """What follows from the shape of any causal model: lengths and positions of its texts, a head without dropout."""
 
+    beyond_shape: ClassVar[tuple[str, ...]] = ()
+
     @property
     @abstractmethod
     def shape(self) -> DecoderShape:

@@ -109,6 +109,8 @@ class Config(Protocol):
     """The interface of every family's config, a frozen dataclass with the fields of its config.json."""
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+    beyond_shape: ClassVar[tuple[str, ...]]
+    """the names of the fields that change what the model computes without dropout, but not its shape"""
 
     @property
     def shape(self) -> Sizes:

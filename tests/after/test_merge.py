@@ -311,7 +311,7 @@ def test_what_does_not_fit_is_refused_and_nothing_is_written(three, tiny, tmp_pa
         ((base, a, b, "--how", "soup", "--head", "third", *out), "has no head third; its heads are: original, new"),
         ((base, a, b, "--how", "ties", "--task", "x.csv", *out), "--task is unused by --how ties"),
         ((base, a, three[3], "--how", "soup", "--task", tiny / "new.csv", *out), "has no head new, with which --task"),
-        ((base, a, wide, "--how", "soup", *out), "one family and shape can be merged: layer_norm_eps is"),
+        ((base, a, wide, "--how", "soup", *out), "one family and shape can be merged: epsilon is"),
         ((base, a, b, "--how", "soup", "--out", taken), "holds something already (thesis.txt)"),
         ((base, a, tiny, "--how", "soup", *out), "has no config.json"),
     ):

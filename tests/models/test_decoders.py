@@ -182,3 +182,15 @@ def test_the_first_name_of_gemmas_activation(tmp_path):
     raw = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**raw, "hidden_act": "gelu", "hidden_activation": None}))
     assert models.load(tmp_path).model.config.shape == both.model.config.shape
+
+
+def test_a_padding_id_is_written_where_neither_the_file_nor_the_family_has_one(tmp_path):
+    for family, stated, expected in (("llama", None, 1), ("gemma", "absent", 0), ("gemma", None, 2), ("gpt2", None, 0)):
+        folder = tmp_path / f"{family}-{stated}"
+        oracle.make(family, **VARIANTS[family][0]).save_pretrained(folder)
+        raw = {**json.loads((folder / "config.json").read_text()), "pad_token_id": None}
+        if stated == "absent":
+            raw.pop("pad_token_id")
+        (folder / "config.json").write_text(json.dumps(raw))
+        models.save(models.load(folder), tmp_path / "saved")
+        assert AutoConfig.from_pretrained(tmp_path / "saved").pad_token_id == expected, (family, stated)

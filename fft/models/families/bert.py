@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +39,7 @@ class BertConfig:
     tie_word_embeddings: Switch = True
 
     pooler = True
+    beyond_shape: ClassVar[tuple[str, ...]] = ()
 
     @property
     def shape(self) -> EncoderShape:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 import jax
 import jax.numpy as jnp
@@ -78,6 +78,8 @@ class ModernBertConfig:
     classifier_activation: Activation = "gelu"
     layer_norm_eps: Any = None
     """in the published files beside norm_eps, but without effect"""
+
+    beyond_shape: ClassVar[tuple[str, ...]] = ("classifier_activation", "classifier_bias")
 
     @property
     def shape(self) -> DecoderShape:

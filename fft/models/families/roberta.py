@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +25,7 @@ class RobertaConfig(BertConfig):
     pad_token_id: int = 1
 
     pooler = False
+    beyond_shape: ClassVar[tuple[str, ...]] = ("pad_token_id",)
 
     @property
     def max_positions(self) -> int:

@@ -57,23 +57,6 @@ PINNED = {
 }
 OLD_VOCABULARY = "vocab_size_or_config_json_file"  # written by transformers 2: vocab_size again, or -1
 
-RATES = (
-    "hidden_dropout_prob",
-    "attention_probs_dropout_prob",
-    "classifier_dropout",
-    "dropout",
-    "attention_dropout",
-    "seq_classif_dropout",
-    "embedding_dropout",
-    "mlp_dropout",
-    "embd_pdrop",
-    "attn_pdrop",
-    "resid_pdrop",
-)
-
-UNREAD = (*RATES, "initializer_range", "tie_word_embeddings")
-"""without effect on states and sequence heads if there is no dropout"""
-
 
 def read_json(path: Path) -> dict[str, Any]:
     """Return the object in a JSON file. Raises: InputError if the file is not JSON or holds no object."""

@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,13 +15,14 @@ from fft.core.settings import listed
 from fft.core.tree import flatten
 from fft.disk.files import write_json
 from fft.disk.local import local
-from fft.models.decoder import Decoder
+from fft.models.decoder import Decoder, DecoderShape
 from fft.models.files.config import read_json
 from fft.models.files.folders import CONFIG
 from fft.models.files.heads import HEADS_JSON, HEADS_TENSORS, check_name, label_fields, write_record
 from fft.models.files.keys import from_params, stored
 from fft.models.files.tensors import INDEX, WEIGHTS, read_tensors
 from fft.models.files.unembed import UNEMBED, written_keys
+from fft.models.layers import Config
 from fft.models.model import Checkpoint, Family, Head
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
@@ -146,7 +147,7 @@ def write(checkpoint: Checkpoint, folder: Path, family: Family, primary: str | N
         write_tensors(others, folder / HEADS_TENSORS)
     write_json(folder / HEADS_JSON, write_record(checkpoint.heads, primary, checkpoint.max_length))
     head = None if primary is None else checkpoint.heads.get(primary)
-    write_json(folder / CONFIG, config_json(raw, family, head, dtype, language is not None))
+    write_json(folder / CONFIG, config_json(raw, model.config, family, head, dtype, language is not None))
     for name in TOKENIZER_FILES:
         if (checkpoint.folder / name).is_file():
             shutil.copyfile(checkpoint.folder / name, folder / name)
@@ -161,7 +162,7 @@ def write_length(max_length: int, path: Path) -> None:
 
 
 def config_json(
-    raw: dict[str, Any], family: Family, head: Head | None, dtype: np.dtype, predicts: bool
+    raw: dict[str, Any], config: Config, family: Family, head: Head | None, dtype: np.dtype, predicts: bool
 ) -> dict[str, Any]:
     """Return the config.json to write: the one read, updated with the architecture, labels and dtype written."""
     public = {name: value for name, value in raw.items() if name not in PRIVATE}
@@ -171,19 +172,20 @@ def config_json(
     architecture = f"{family.architecture}ForSequenceClassification"
     return {
         **public,
-        **pad_field(raw, family),
+        **pad_field(raw, family, config),
         "architectures": [architecture],
         "dtype": dtype.name,
         **label_fields(head),
     }
 
 
-def pad_field(raw: dict[str, Any], family: Family) -> dict[str, int]:
+def pad_field(raw: dict[str, Any], family: Family, config: Config) -> dict[str, int]:
     """Return a pad_token_id for a decoder without one, by which transformers finds the last token of a row.
 
-    It is the token that begins texts, as no text ends in it, else one that ends them.
+    It is the token that begins texts, as no text ends in it, else one that ends them. `raw` is the config.json of which
+    `config` was read; one that leaves the field out may still have the family's own.
     """
-    if family.network is not Decoder or raw.get("pad_token_id") is not None:
+    if family.network is not Decoder or cast("DecoderShape", config.shape).pad is not None:
         return {}
     names = ("bos_token_id", "eos_token_id")
     ids = (number for name in names for number in listed(raw.get(name)) if type(number) is int)
