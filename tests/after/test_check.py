@@ -271,7 +271,7 @@ OTHERS = {
     "family": (lambda folder: tiny_checkpoint.write_checkpoint(folder, "distilbert"), "family is "),
     "epsilon": (
         lambda folder: tiny_checkpoint.write_checkpoint(folder, layer_norm_eps=1e-6),
-        "layer_norm_eps is 1e-",
+        "epsilon is 1e-",
     ),
     "headless": (lambda folder: tiny_checkpoint.write_checkpoint(folder, head=False), "its heads are: none"),
     "other labels": (
