@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from fft.core.batch import Array
-from fft.models.decoder import DecoderShape, LayerAttention, positions_of
+from fft.models.decoder import positions_of
+from fft.models.decoder_shape import DecoderShape, LayerAttention
 from fft.models.fields import (
     FULL,
     SLIDING,

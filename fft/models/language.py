@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from fft.models.decoder import DecoderShape
+from fft.models.decoder_shape import DecoderShape
 from fft.models.layers import ACTIVATIONS, Config, Dense, Sizes, matmul, norm, wide
 
 

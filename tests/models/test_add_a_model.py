@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fft.models.decoder import DecoderShape, LayerAttention
+from fft.models.decoder_shape import DecoderShape, LayerAttention
 from fft.models.families import granite
 from fft.models.model import Family
 

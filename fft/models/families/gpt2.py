@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fft.models.decoder import Decoder, DecoderShape, LayerAttention
+from fft.models.decoder import Decoder
 from fft.models.decoder_config import HEAD_ROWS, CausalConfig, ScoreHead
+from fft.models.decoder_shape import DecoderShape, LayerAttention
 from fft.models.fields import Activation, Depth, Rate, Size, Small, Switch, Token
 from fft.models.files.stacked import join_rows, split_rows
 from fft.models.language import next_token

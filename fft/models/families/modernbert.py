@@ -11,7 +11,8 @@ import numpy as np
 from flax import linen as nn
 
 from fft.core.batch import Array
-from fft.models.decoder import Decoder, DecoderShape, LayerAttention
+from fft.models.decoder import Decoder
+from fft.models.decoder_shape import DecoderShape, LayerAttention
 from fft.models.dropout import Dropout
 from fft.models.fields import (
     FULL,
