@@ -39,6 +39,7 @@ CLASSES = {
     "granite": GENERIC_CLASS,
     "mistral": GENERIC_CLASS,
     "modernbert": GENERIC_CLASS,
+    "olmo2": GENERIC_CLASS,
 }
 """the class that transformers has for a model_type; with the generic one, the files' own is not used"""
 OWN_ALWAYS = ("qwen2",)

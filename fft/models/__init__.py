@@ -23,6 +23,7 @@ from fft.models.families import (
     llama,
     mistral,
     modernbert,
+    olmo2,
     qwen2,
     qwen3,
     roberta,
@@ -45,6 +46,7 @@ FAMILIES: dict[str, Family] = {
     "gemma2": gemma2.FAMILY,
     "gemma3_text": gemma3.FAMILY,
     "granite": granite.FAMILY,
+    "olmo2": olmo2.FAMILY,
     "gpt2": gpt2.FAMILY,
 }
 

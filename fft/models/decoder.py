@@ -1,4 +1,4 @@
-"""The pre-norm transformer of all generative families and ModernBERT, whose choices are fields of `DecoderShape`.
+"""The transformer of all generative families and ModernBERT, whose choices are fields of `DecoderShape`.
 
 Letters: B batch, T tokens, D model, H heads, G key-value heads, K head width, F mlp.
 """
@@ -72,6 +72,8 @@ class GroupedAttention(nn.Module):
 
         def by_head(name: str, inputs: jax.Array, heads: int) -> jax.Array:  # [B, T, D] -> [B, T, H, K]
             y = Dense(heads * shape.width, shape.qkv_bias, shape.dtype, name=name)(inputs, seed)
+            if shape.norm_whole and name != "value":
+                y = _norm(shape, f"{name}_norm")(y)
             y = y.reshape(*inputs.shape[:2], heads, shape.width)
             if shape.norm_heads and name != "value":
                 y = _norm(shape, f"{name}_norm")(y)
@@ -109,7 +111,10 @@ class DecoderMlp(nn.Module):
 
 
 class DecoderBlock(nn.Module):
-    """y = rows + attention(norm(rows), norm(x)), then y + mlp(norm(y)), for the rows [B, t, D] at `places` of x."""
+    """y = rows + attention(norm(rows), norm(x)), then y + mlp(norm(y)), for the rows [B, t, D] at `places` of x.
+
+    Without `norm_before` they read rows, x and y; with `norm_after` their outputs are normalized.
+    """
 
     shape: DecoderShape
     attention: LayerAttention
@@ -126,12 +131,13 @@ class DecoderBlock(nn.Module):
         seed: jax.Array | None,
     ) -> jax.Array:
         shape = self.shape
-        normed = _norm(shape, "attention_norm")(x) if self.normed else x
+        normed = _norm(shape, "attention_norm")(x) if self.normed and shape.norm_before else x
         attend = GroupedAttention(shape, self.attention.scale, name="attention")
         own = None if rotation is None else ((_at(places, rotation[0]), _at(places, rotation[1])), rotation)
         mixed = attend(_at(places, normed), normed, _at(places, allowed), own, seed)
         y = _at(places, x) + self._added("attention", mixed, shape.attention_out_dropout, seed)
-        mixed = DecoderMlp(shape, name="mlp")(_norm(shape, "mlp_norm")(y), seed)
+        normed = _norm(shape, "mlp_norm")(y) if shape.norm_before else y
+        mixed = DecoderMlp(shape, name="mlp")(normed, seed)
         return y + self._added("mlp", mixed, shape.mlp_out_dropout, seed)
 
     def _added(self, name: str, y: jax.Array, rate: float, seed: jax.Array | None) -> jax.Array:

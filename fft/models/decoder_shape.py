@@ -51,10 +51,14 @@ class DecoderShape:
     """whether the embeddings are normalized"""
     norm_first: bool = True
     """whether the first block normalizes the input of its attention"""
+    norm_before: bool = True
+    """whether the inputs of attention and MLP are normalized"""
     norm_after: bool = False
-    """whether the outputs of attention and MLP are normalized too, before they are added"""
+    """whether the outputs of attention and MLP are normalized, before they are added"""
     norm_heads: bool = False
     """whether queries and keys are normalized per head"""
+    norm_whole: bool = False
+    """whether queries and keys are normalized over all heads at once"""
     gated: bool = True
     """whether the MLP is down(activation(gate(x)) · up(x)), else down(activation(up(x)))"""
     qkv_bias: bool = False

@@ -167,7 +167,7 @@ def test_a_folder_with_vocabulary_files_alone(tmp_path, family, stated):
     assert same_as_transformers(folder).notes == ()
 
 
-DECODERS = ["llama", "granite", "mistral", "smollm3", "qwen2", "qwen3", "gemma", "gemma3_text", "gpt2"]
+DECODERS = ["llama", "granite", "olmo2", "mistral", "smollm3", "qwen2", "qwen3", "gemma", "gemma3_text", "gpt2"]
 
 
 @pytest.mark.parametrize(

@@ -116,6 +116,10 @@ VARIANTS = {
             "mlp_bias": True,
         },
     ),
+    "olmo2": (
+        {"head_dim": 10, "num_key_value_heads": 2, "attention_bias": True, "rope_parameters": ROPES["default"]},
+        {"num_key_value_heads": None, "rope_parameters": ROPES["llama3"], "hidden_act": "gelu", "rms_norm_eps": 1e-2},
+    ),
     "gpt2": (
         {"scale_attn_by_inverse_layer_idx": True, "n_inner": 30},
         {"scale_attn_weights": False, "activation_function": "relu"},
@@ -124,8 +128,9 @@ VARIANTS = {
 }
 GPT2 = {"vocab_size": VOCABULARY, "pad_token_id": PAD, "num_labels": 3, "n_positions": 64}
 GPT2 |= {"n_embd": 24, "n_layer": 2, "n_head": 4, "bos_token_id": 0, "eos_token_id": 2}
-OWN_SIZES = {"gpt2": GPT2}
-"""of families that name them otherwise"""
+OLMO2 = {name: value for name, value in SIZES.items() if name != "head_dim"}
+OWN_SIZES = {"olmo2": OLMO2, "gpt2": GPT2}
+"""of families that name them otherwise, or whose config has no default of a size"""
 FAMILIES = tuple(VARIANTS)
 CASES = [(family, i) for family in FAMILIES for i in range(len(VARIANTS[family]))]
 

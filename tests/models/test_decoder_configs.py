@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+from transformers import CONFIG_MAPPING
 
 from fft import models
 from fft.core.errors import InputError
@@ -74,6 +75,7 @@ PUBLISHED = {
         "rope_scaling": None,
         "rope_theta": 1e7,
     },
+    "olmo2": {"rope_scaling": None, "rope_theta": 500_000, "attention_bias": False},
     "gemma2": {"hidden_act": "gelu_pytorch_tanh", "sliding_window_size": 4096, "cache_implementation": "hybrid"},
     "gemma": {"hidden_act": "gelu", "hidden_activation": "gelu_pytorch_tanh"},
     "smollm3": {"pretraining_tp": 2, "rope_scaling": None, "rope_theta": 5e6, "max_window_layers": 28},
@@ -85,6 +87,15 @@ PUBLISHED = {
 @pytest.mark.parametrize("family", PUBLISHED)
 def test_fields_of_published_files_are_known(family):
     shape(family, **PUBLISHED[family])
+
+
+@pytest.mark.parametrize("family", models.FAMILIES)
+def test_absent_fields_have_the_defaults_of_transformers(family):
+    """Saved files have all fields, so that no comparison of models sees a default."""
+    files = ({"model_type": family}, CONFIG_MAPPING[family]().to_dict())
+    (least, _), (complete, notes) = (read_config(raw, models.FAMILIES[family], "config.json") for raw in files)
+    assert (least.shape, least.initializer_range) == (complete.shape, complete.initializer_range)
+    assert not notes
 
 
 def test_gpt2_as_published():
@@ -120,6 +131,8 @@ REFUSED = [
     ("llama", {"attention_multiplier": 0.5}, "attention_multiplier are not known for model_type 'llama'"),
     ("llama", {"quantization_config": {"bits": 4}}, "quantization_config"),
     ("granite", {"logits_scaling": 0}, "logits_scaling must be a positive number, but is 0"),
+    ("olmo2", {"attention_bias": 1}, "attention_bias must be true or false, but is 1"),
+    ("olmo2", {"mlp_bias": True}, "mlp_bias are not known for model_type 'olmo2'"),
     ("mistral", {"sliding_window": 0}, "sliding_window must be a positive integer"),
     ("qwen2", {"layer_types": [FULL]}, "layer_types must be one of full_attention and sliding_attention for each"),
     ("qwen3", {"layer_types": [FULL, "chunked_attention"]}, "layer_types must be one of"),

@@ -28,6 +28,7 @@ MODELS = {
     "llama": {**GROUPED, "rms_norm_eps": 1e-3, "num_hidden_layers": 1},
     "gemma3_text": {**GROUPED, "sliding_window": 3, "sliding_window_pattern": 2, "query_pre_attn_scalar": 6},
     "granite": {**GROUPED, "num_hidden_layers": 1, "residual_multiplier": 0.22, "embedding_multiplier": 3.0},
+    "olmo2": {**GROUPED, "num_hidden_layers": 1},
     "gpt2": {"vocab_size": 31, "n_positions": 16, "n_embd": 16, "n_layer": 1, "n_head": 2, "pad_token_id": 3},
     "modernbert": {**SIZES, "local_attention": 4, "classifier_pooling": "mean"},
 }
