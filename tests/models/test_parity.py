@@ -101,7 +101,8 @@ def test_padding_changes_nothing(family, tmp_path):
     wider = jax.tree.map(lambda value, at: np.pad(value, ((0, 0), (0, 6)), constant_values=at), batch, fill)
     with jax.enable_x64(True):  # in float32 the order of the sums, which the width decides, moves the last digits
         params = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), jnp.float64), checkpoint.params)
-        short, padded = (checkpoint.model.apply(params, each)["logits"]["original"] for each in (batch, wider))
+        apply = jax.jit(checkpoint.model.apply)
+        short, padded = (apply(params, each)["logits"]["original"] for each in (batch, wider))
         assert short.dtype == jnp.float64
         oracle.close(padded, short, 1e-13)
 
