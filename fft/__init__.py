@@ -64,6 +64,7 @@ __all__ = [
     "Wise",
     "assemble",
     "diagonal_fisher",
+    "generate",
     "load",
     "load_adapter",
     "make_train_step",
@@ -76,7 +77,7 @@ __all__ = [
 if TYPE_CHECKING:
     from fft.adapters import load_adapter, save_adapter
     from fft.adapters.adapter import Adapter, Adapters
-    from fft.api import assemble, tune
+    from fft.api import assemble, generate, tune
     from fft.core.computation import Computation
     from fft.core.errors import FFTError, InputError, MachineError
     from fft.experiment import Data, Experiment, Optim, Retention, Texts
@@ -134,6 +135,7 @@ else:
         "load": "fft.models",
         "save": "fft.models",
         "assemble": "fft.api",
+        "generate": "fft.api",
         "tune": "fft.api",
         "restore": "fft.run.restored",
         "Run": "fft.run.claim",

@@ -1,4 +1,4 @@
-"""The Python entry points: `fft.tune` starts or resumes a run, `fft.assemble` returns the parts of one."""
+"""The Python entry points: `fft.tune` runs, `fft.assemble` returns the parts of a run, `fft.generate` writes texts."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
@@ -6,11 +6,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from fft.core.computation import Computation
+from fft import models
+from fft.core.computation import Computation, Format
 from fft.core.errors import InputError
 from fft.core.settings import listed
+from fft.data.prompts import Messages, checked, in_chat
 from fft.data.settings import Data, Texts
 from fft.disk.local import local
+from fft.evaluate.generate import Generated
+from fft.evaluate.generate import generate as generated
+from fft.evaluate.settings import Generation
 from fft.experiment import Experiment, Optim, Retention
 from fft.methods import Method, parse_chain
 from fft.run.accept import accept, resolved
@@ -18,6 +23,7 @@ from fft.run.auto import AUTO, choose_for
 from fft.run.claim import Run, RunFolder
 from fft.run.job import Job
 from fft.run.job import assemble as assembled
+from fft.run.restored import load_causal
 from fft.run.run import run
 
 
@@ -95,6 +101,37 @@ def assemble(experiment: Experiment, directory: str | Path) -> Job:
             if folder.finished:
                 raise InputError(f"{folder.path} holds a finished run: choose another folder")
             return assembled(accepted, folder.path, lambda: None)
+
+
+def generate(
+    model: str | Path | models.Checkpoint,
+    prompts: str | Sequence[str | Messages],
+    *,
+    chat: bool = False,
+    compute: Format | None = None,
+    **settings: Any,
+) -> Generated:
+    """Write texts with a causal language model, as `fft generate` does: continue texts and answer conversations.
+
+    `model` is a checkpoint loaded with `language=True`, or a path as on the command line. Each prompt is a text, or a
+    conversation as a list of {"role", "content"}; with `chat` texts are put into the chat template too. `compute` is
+    the number format (default: that of the checkpoint, float32 for a path). `settings` are those of
+    fft.evaluate.settings.Generation: max_new, temperature, top_p, n, seed, batch_size.
+
+    Raises: InputError as the command. Example: `fft.generate("smollm2/", ["Once upon a time"], max_new=20).texts`
+    """
+    listed_prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+    each = [checked(content, f"prompt {number}") for number, content in enumerate(listed_prompts, 1)]
+    if not each:
+        raise InputError("there are no prompts: give at least one; an empty text is the beginning of a text")
+    names = [field.name for field in dataclasses.fields(Generation)]
+    if unknown := [name for name in settings if name not in names]:
+        raise InputError(f"unknown settings {', '.join(unknown)}: give some of {', '.join(names)}")
+    generation = Generation(**settings)
+    checkpoint = model if isinstance(model, models.Checkpoint) else load_causal(str(model))
+    if compute is not None:
+        checkpoint = models.computed(checkpoint, Computation(compute))
+    return generated(checkpoint, [in_chat(prompt) for prompt in each] if chat else each, generation)
 
 
 @contextmanager

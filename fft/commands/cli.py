@@ -31,6 +31,7 @@ COMMANDS = {
     "tune": "fine-tune a checkpoint on a new task and measure what the original task loses",
     "sequence": "learn several tasks in turn, and report how each affects the others",
     "eval": "score a checkpoint on a task",
+    "generate": "write texts with a causal language model",
     "check": "test whether a tuned checkpoint is still as good as its base on the original task",
     "diagnose": "report which layers forgot, and whether the features or only the head changed",
     "repair": "recover what tuning lost by merging a checkpoint with its base, without training",
@@ -43,7 +44,7 @@ COMMANDS = {
     "demo": "run six recipes on real data: one table, one picture",
 }
 PLAIN_WIDTH = 120
-SEVERAL = ("--original", "--original-head", "--max-drop", "--tasks")  # flags that take one or more values
+SEVERAL = ("--original", "--original-head", "--max-drop", "--tasks", "--prompt")  # flags that take one or more values
 FEW = 4  # a message lists up to this many files by name
 CLOSED_PIPE = 141  # 128 + SIGPIPE, as for any command whose reader has gone
 

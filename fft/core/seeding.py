@@ -2,7 +2,7 @@
 
 import jax
 
-PURPOSES = ("train", "init", "prepare", "heads", "repair")
+PURPOSES = ("train", "init", "prepare", "heads", "repair", "generate")
 
 
 def key_for(seed: int, purpose: str) -> jax.Array:

@@ -19,6 +19,7 @@ from fft.disk.files import parsed_file
 
 if TYPE_CHECKING:
     import tokenizers
+    import transformers
 
 FILE, CONFIG = "tokenizer.json", "tokenizer_config.json"
 CONFIG_FILES = (CONFIG, "special_tokens_map.json", "added_tokens.json")
@@ -61,13 +62,14 @@ class Built(NamedTuple):
     """A tokenizer as transformers builds it.
 
     `side` is where long texts are cut, `vocabulary` is {token: id} without special tokens that only transformers adds,
-    and `notes` report where the folder's files disagree.
+    `notes` report where the folder's files disagree, and `source` is the tokenizer of transformers.
     """
 
     backend: "tokenizers.Tokenizer"
     side: str
     vocabulary: dict[str, int]
     notes: tuple[str, ...]
+    source: "transformers.PreTrainedTokenizerFast"
 
 
 def build(folder: Path, config: dict) -> Built:
@@ -96,7 +98,7 @@ def build(folder: Path, config: dict) -> Built:
     }
     differences = [] if own is None else _differences(_fields(own), _fields(backend), settings)
     note = f"{folder}: its tokenizer files disagree; the tokenizer that transformers builds from them is used: "
-    return Built(backend, side, vocabulary, (note + "; ".join(differences),) if differences else ())
+    return Built(backend, side, vocabulary, (note + "; ".join(differences),) if differences else (), built)
 
 
 def json_object(path: Path) -> dict:

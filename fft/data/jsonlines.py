@@ -27,9 +27,9 @@ def read_jsonl(path: Path, columns: Columns) -> Rows:
             place = f"row {number} (line {line})"
             if number == 1 and (problem := one_value(path, text, columns)):
                 raise InputError(problem)
-            record = _record(f"{path}, {place}", content)
-            require_columns(f"{path}, {place}", list(record), columns)
-            yield place, record
+            values = record(f"{path}, {place}", content)
+            require_columns(f"{path}, {place}", list(values), columns)
+            yield place, values
 
     return collect(str(path), columns, rows())
 
@@ -69,16 +69,17 @@ def _is_row(value: Any, columns: Columns) -> bool:
     return named and not any(isinstance(value[name], list | dict) for name in columns.named())
 
 
-def _record(where: str, line: str) -> dict:
+def record(where: str, line: str) -> dict:
+    """Return the JSON object in a line. Raises: InputError that begins with `where`."""
     try:
-        record = parsed(line)
+        value = parsed(line)
     except json.JSONDecodeError as error:
         raise InputError(f"{where}: not JSON: {error.msg} at column {error.colno}") from None
     except ValueError as error:
         raise InputError(f"{where}: JSON that cannot be a row of data: {error}") from None
-    if not isinstance(record, dict):
-        raise InputError(f"{where}: expected one JSON object per line, got {type(record).__name__}")
-    return record
+    if not isinstance(value, dict):
+        raise InputError(f"{where}: expected one JSON object per line, got {type(value).__name__}")
+    return value
 
 
 def _value(text: str) -> Any:

@@ -16,6 +16,7 @@ from fft.data.rows import Rows
 
 if TYPE_CHECKING:
     import tokenizers
+    import transformers
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "<pad>", "<unk>", "<s>", "</s>", "<mask>")
 NAME_PADDING = (None, "bert", "distilbert", "roberta")  # other files often name no padding token: the mask is enough
@@ -27,7 +28,8 @@ class Tokenizer(NamedTuple):
     """A `tokenizers.Tokenizer` without padding and truncation, and the settings that batches need.
 
     `typed` is whether the model has token types; `vocabulary` is {token: id}, as in `fft.data.backend.Built`; `side` is
-    where long texts are cut, left or right; `notes` report where the folder's files disagree.
+    where long texts are cut, left or right; `notes` report where the folder's files disagree; `source` is the tokenizer
+    of transformers, which has the chat template.
     """
 
     backend: "tokenizers.Tokenizer"
@@ -37,6 +39,7 @@ class Tokenizer(NamedTuple):
     vocabulary: dict[str, int]
     side: str
     notes: tuple[str, ...]
+    source: "transformers.PreTrainedTokenizerFast"
     __repr__ = brief
 
 
@@ -85,7 +88,7 @@ def load_tokenizer(folder: Path | str, vocab_size: int | None = None) -> Tokeniz
         )
     typed = config.get("model_type") in TYPED_FAMILIES and config.get("type_vocab_size", 2) > 1
     pad_id = _pad_id(folder, built.vocabulary, config)
-    return Tokenizer(built.backend, pad_id, typed, folder, built.vocabulary, built.side, built.notes)
+    return Tokenizer(built.backend, pad_id, typed, folder, built.vocabulary, built.side, built.notes, built.source)
 
 
 def encode(

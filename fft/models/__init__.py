@@ -50,12 +50,28 @@ FAMILIES: dict[str, Family] = {
     "gpt2": gpt2.FAMILY,
 }
 
-__all__ = ["FAMILIES", "Checkpoint", "Head", "Model", "computed", "find_masked", "has_head", "load", "save"]
+__all__ = [
+    "FAMILIES",
+    "Checkpoint",
+    "Head",
+    "Model",
+    "computed",
+    "find_masked",
+    "has_head",
+    "load",
+    "load_causal",
+    "save",
+]
 
 
 def load(source: str | Path, language: bool = False) -> Checkpoint:
     """Load a checkpoint from a Hugging Face folder or from `hf:OWNER/NAME` on the hub. See fft.models.files.hf.load."""
     return hf.load(source, FAMILIES, language)
+
+
+def load_causal(source: str | Path) -> Checkpoint:
+    """Load a causal language model with its language head. See fft.models.files.hf.load_causal."""
+    return hf.load_causal(source, FAMILIES)
 
 
 def computed(checkpoint: Checkpoint, computation: Computation) -> Checkpoint:

@@ -3,6 +3,8 @@
 Letters: B batch, T tokens, D model, H heads, G key-value heads, K head width, F mlp.
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -53,7 +55,9 @@ class GroupedAttention(nn.Module):
     """Attention of `rows` [B, t, D] to `x` [B, T, D] with grouped queries -> [B, t, D].
 
     softmax(scale · q kᵀ over the allowed tokens) v, dropout on the probabilities, then the output projection. `allowed`
-    is bool [B, t, T]; the rotations are (cosines, sines) for the rows and for x, or None.
+    is bool [B, t, T]; the rotations are (cosines, sines) for the rows and for x, or None. With a `start`, keys and
+    values of x are written into the slots [B, S, G, K] of the collection `cache` from there on, and the rows attend to
+    the slots: `allowed` is [B, t, S].
     """
 
     shape: DecoderShape
@@ -67,6 +71,7 @@ class GroupedAttention(nn.Module):
         allowed: jax.Array,
         rotations: "tuple[Rotation, Rotation] | None",
         seed: jax.Array | None,
+        start: jax.Array | None = None,
     ) -> jax.Array:
         shape = self.shape
 
@@ -83,6 +88,8 @@ class GroupedAttention(nn.Module):
 
         query = by_head("query", rows, shape.heads).reshape(*rows.shape[:2], shape.kv_heads, -1, shape.width)
         key, value = by_head("key", x, shape.kv_heads), by_head("value", x, shape.kv_heads)
+        if start is not None:
+            key, value = self._cached("keys", key, start), self._cached("values", value, start)
         scores = jnp.einsum("btgrk,bsgk->bgrts", query, key, preferred_element_type=wide(key.dtype)) * self.scale
         if shape.score_cap is not None:
             scores = shape.score_cap * jnp.tanh(scores / shape.score_cap)
@@ -91,6 +98,12 @@ class GroupedAttention(nn.Module):
         weights = Dropout(shape.attention_dropout, name="weights")(weights, seed)
         mixed = jnp.einsum("bgrts,bsgk->btgrk", weights, value).reshape(*rows.shape[:2], -1)
         return Dense(shape.dim, shape.out_bias, shape.dtype, name="out")(mixed, seed)
+
+    def _cached(self, name: str, added: jax.Array, start: jax.Array) -> jax.Array:
+        """Write keys or values [B, t, G, K] into the slots from `start` on; return those of all slots [B, S, G, K]."""
+        slots = jax.lax.dynamic_update_slice_in_dim(self.get_variable("cache", name), added, start, axis=1)
+        self.put_variable("cache", name, slots)
+        return slots
 
 
 class DecoderMlp(nn.Module):
@@ -129,12 +142,13 @@ class DecoderBlock(nn.Module):
         rotation: "Rotation | None",
         places: jax.Array | None,
         seed: jax.Array | None,
+        start: jax.Array | None = None,
     ) -> jax.Array:
         shape = self.shape
         normed = _norm(shape, "attention_norm")(x) if self.normed and shape.norm_before else x
         attend = GroupedAttention(shape, self.attention.scale, name="attention")
         own = None if rotation is None else ((_at(places, rotation[0]), _at(places, rotation[1])), rotation)
-        mixed = attend(_at(places, normed), normed, _at(places, allowed), own, seed)
+        mixed = attend(_at(places, normed), normed, _at(places, allowed), own, seed, start)
         y = _at(places, x) + self._added("attention", mixed, shape.attention_out_dropout, seed)
         normed = _norm(shape, "mlp_norm")(y) if shape.norm_before else y
         mixed = DecoderMlp(shape, name="mlp")(normed, seed)
@@ -153,6 +167,15 @@ Rotation = tuple[jax.Array, jax.Array]
 """cosines and sines [B, T, width / 2]"""
 
 
+class Slots(NamedTuple):
+    """The slots that hold the tokens of a text seen so far, and those of the tokens that are added now."""
+
+    segments: jax.Array
+    """int32 [B, S], as those of the tokens; 0 for padding and for slots that are not in use"""
+    start: jax.Array
+    """int32 [], the slot of the first token that is added"""
+
+
 def _at(places: jax.Array | None, array: jax.Array) -> jax.Array:
     """Return an array [B, T, ...] at one place [B] of each row, [B, 1, ...]; unchanged without places."""
     return array if places is None else jnp.take_along_axis(array, places.reshape(-1, *(1,) * (array.ndim - 1)), axis=1)
@@ -161,7 +184,8 @@ def _at(places: jax.Array | None, array: jax.Array) -> jax.Array:
 class DecoderBlocks(nn.Module):
     """All blocks, in subtrees 0, 1, ... of `layers`; x [B, T, D] -> the last block's output, and {depth: output}.
 
-    With `places` [B] the last block is computed for one token of each row only, [B, 1, D].
+    With `places` [B] the last block is computed for one token of each row only, [B, 1, D]. With `slots` the T tokens
+    are added to those in the collection `cache`, and attend to them.
     """
 
     shape: DecoderShape
@@ -174,31 +198,34 @@ class DecoderBlocks(nn.Module):
         positions: jax.Array,
         places: jax.Array | None,
         seed: jax.Array | None,
+        slots: Slots | None = None,
     ) -> tuple[jax.Array, dict[int, jax.Array]]:
         kinds = self.shape.attention
         rotations = {kind.rope: table(kind.rope, positions) for kind in kinds if kind.rope is not None}
-        allowed = {kind.window: _allowed(segments, kind.window, self.shape.causal) for kind in kinds}
+        allowed = {kind.window: _allowed(segments, kind.window, self.shape.causal, slots) for kind in kinds}
+        start = None if slots is None else slots.start
         made, block = {}, nn.remat(DecoderBlock) if self.shape.remat else DecoderBlock
         for i, kind in enumerate(kinds):
             rotation = None if kind.rope is None else rotations[kind.rope]
             only = places if i == len(kinds) - 1 else None
             normed = self.shape.norm_first or i > 0
-            x = block(self.shape, kind, normed, name=str(i))(x, allowed[kind.window], rotation, only, seed)
+            x = block(self.shape, kind, normed, name=str(i))(x, allowed[kind.window], rotation, only, seed, start)
             made[i + 1] = x
         return x, made
 
 
-def _allowed(segments: jax.Array, window: int | None, causal: bool) -> jax.Array:
+def _allowed(segments: jax.Array, window: int | None, causal: bool, slots: Slots | None = None) -> jax.Array:
     """Return bool [B, T, T]: whether token t attends to token s of its segment in the window, not later if causal.
 
-    Padding attends to the tokens of all segments, as in transformers, where a head may read it in left-padded rows.
+    With `slots`, [B, T, S]: whether it attends to the token in slot s. Padding attends to the tokens of all segments,
+    as in transformers, where a head may read it in left-padded rows.
     """
-    index = jnp.arange(segments.shape[1])
-    distance = index[:, None] - index[None, :]
-    near = jnp.abs(distance) < (window or segments.shape[1])
+    keys, start = (segments, 0) if slots is None else slots
+    distance = start + jnp.arange(segments.shape[1])[:, None] - jnp.arange(keys.shape[1])[None, :]
+    near = jnp.abs(distance) < (window or keys.shape[1])
     if causal:
         near &= distance >= 0
-    query, key = segments[:, :, None], segments[:, None, :]
+    query, key = segments[:, :, None], keys[:, None, :]
     return near[None] & ((query == key) | (query == 0)) & (key > 0)
 
 
@@ -224,7 +251,7 @@ class Decoder(nn.Module):
     """Embeddings, blocks and the final norm: ids, segments int32 [B, T], positions [B, T] -> States.
 
     `segments` is 0 for padding and else the number of the packed text that a token belongs to; a plain mask is one
-    segment. `pooled` is as `shape.pooling` says. `seed` uint32 [2] turns dropout on.
+    segment. `pooled` is as `shape.pooling` says. `seed` uint32 [2] turns dropout on. `slots` are as in DecoderBlocks.
     """
 
     shape: DecoderShape
@@ -240,13 +267,14 @@ class Decoder(nn.Module):
         types: jax.Array,
         seed: jax.Array | None,
         prompt: dict[str, jax.Array],
+        slots: Slots | None = None,
     ) -> States:
         shape = self.shape
         assert not prompt, "virtual tokens are only for the families of fft.models.encoder"
         embedded = DecoderEmbed(shape, name="embed")(ids, positions, seed)
         place = pooled_place(shape, ids, segments)
         only = None if "tokens" in self.read else place
-        x, made = DecoderBlocks(shape, name="layers")(embedded, segments, positions, only, seed)
+        x, made = DecoderBlocks(shape, name="layers")(embedded, segments, positions, only, seed, slots)
         layers = {0: embedded, **made}
         x = _norm(shape, "final_norm")(x)
         tokens = x if "tokens" in self.read else None

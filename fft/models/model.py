@@ -18,6 +18,8 @@ from fft.core.errors import InputError
 from fft.core.network import ReadoutOf, StatesOf, outputs_of
 from fft.core.programs import shared
 from fft.core.tree import Params
+from fft.models.cache import Extend, extend_with
+from fft.models.decoder import DecoderShape
 from fft.models.language import LanguageHead, LanguageReadout
 from fft.models.layers import Config, HeadMaker, Readout, wide
 from fft.models.prompt import inputs as prompted
@@ -39,6 +41,8 @@ class Model(NamedTuple):
     readout(params, head, states, *, key=None) -> [..., C], a head of params['heads'] on states [..., D].
     unembed(params, states [..., D]) -> [..., V], the logits of the next token, or of an encoder's masked one, by the
     language head in params['unembed'], whose last kernel may be the word embeddings; InputError if it was not loaded.
+    extend(params, cache, ids, mask) -> (states [B, t, D], cache), the next tokens of texts whose earlier ones are in
+    the cache, see fft.models.cache; None for a model that does not predict the next token.
     init_head(key, classes) -> head_params, normal(0, initializer_range) kernels and zero biases.
     All of them take and return float32, whatever the format of the `computation`.
     """
@@ -50,6 +54,7 @@ class Model(NamedTuple):
     readout: ReadoutOf
     init_head: Callable[[jax.Array, int], Params]
     unembed: Callable[[Params, Array], jax.Array]
+    extend: Extend | None
     computation: Computation = PRECISE
     __repr__ = brief
 
@@ -154,7 +159,8 @@ def build(family: Family, config: Config, computation: Computation = PRECISE) ->
         words = params["embed"]["word"]["embedding"]
         return cast("jax.Array", LanguageReadout(unembed_of).apply({"params": params}, jnp.asarray(states), words))
 
-    return Model(family.name, config, shape.depth, states, readout, init_head, unembed, computation)
+    extend = None if family.language.masked else extend_with(family.network, cast("DecoderShape", shape))
+    return Model(family.name, config, shape.depth, states, readout, init_head, unembed, extend, computation)
 
 
 def refuse_outside(what: str, numbers: jax.Array | np.ndarray, size: int) -> None:

@@ -180,6 +180,14 @@ def load_checkpoint(source: str) -> models.Checkpoint:
     return checkpoint._replace(max_length=length_of(_configured_length(Path(source)), checkpoint.model.config))
 
 
+def load_causal(source: str) -> models.Checkpoint:
+    """Load the causal language model that a path names, as `model_folder`.
+
+    Raises: as `model_folder` and `fft.models.load_causal`.
+    """
+    return models.load_causal(model_folder(local(source, "the model", hub=True)))
+
+
 def _configured_length(run: Path) -> int | None:
     """Return the max_length of a run's experiment."""
     path = run / EXPERIMENT

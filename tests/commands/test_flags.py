@@ -162,6 +162,7 @@ UNNAMED = {
     "merge": "BASE TUNED [TUNED ...]",
     "compare": "RUN [RUN ...]",
     "export": "RUN",
+    "generate": "MODEL",
     "data": "SRC",
     "sweep": "FILE",
 }

@@ -30,7 +30,7 @@ WRAPPERS = ("_orig_mod.", "module.", "model.")
 """prefixes that torch.compile, DataParallel and user-defined modules add to every name"""
 PARTS = ("text_config", "vision_config", "audio_config")
 """fields of models that join a language model with others"""
-PATTERNS = ("*.safetensors", "*.json", "vocab.txt", "merges.txt", "*.model")
+PATTERNS = ("*.safetensors", "*.json", "*.jinja", "vocab.txt", "merges.txt", "*.model")
 
 
 def load(source: str | Path, families: Mapping[str, Family], language: bool = False) -> Checkpoint:
@@ -68,6 +68,27 @@ def load(source: str | Path, families: Mapping[str, Family], language: bool = Fa
     notes += prefix_notes
     length = stored_length(folder)
     return Checkpoint(build(family, config), params, heads, primary, folder, raw, notes, length, language)
+
+
+def load_causal(source: str | Path, families: Mapping[str, Family]) -> Checkpoint:
+    """Return the causal language model in a local folder, or in `hf:NAME` on the hub, with its language head.
+
+    Raises: InputError for a model that does not predict the next token, and for a classifier, whose language head is
+    not its own any more; as `load`.
+    """
+    folder, _, family = open_checkpoint(source, families)
+    if family.language.masked:
+        raise InputError(
+            f"{folder}: a {family.name} model predicts masked tokens, not the next one, and cannot write texts: give a "
+            "decoder with a language head"
+        )
+    checkpoint = load(folder, families, language=True)
+    if checkpoint.heads and "unembed" not in checkpoint.params:
+        raise InputError(
+            f"{folder} is a classifier (its heads are: {', '.join(checkpoint.heads)}) without a language head of its "
+            "own, and cannot write texts: give a decoder that was saved with its language head"
+        )
+    return checkpoint
 
 
 def find_masked(source: str | Path, families: Mapping[str, Family]) -> Path:

@@ -1,0 +1,72 @@
+"""The cache of keys and values with which a decoder reads a text piece by piece.
+
+Letters: B rows, t tokens that are added, S slots, G key-value heads, K head width, D model.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, NamedTuple, Protocol, cast
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.core import Tracer
+
+from fft.core.batch import Array, States
+from fft.core.computation import Format
+from fft.core.tree import Params
+from fft.models.decoder import DecoderShape, Slots
+from fft.models.layers import wide
+
+
+class Cache(NamedTuple):
+    """What a decoder keeps of the tokens that it has read, B rows in S slots; a row's first slots may be padding."""
+
+    layers: dict[str, Any]
+    """{"layers": {i: {"attention": {"keys", "values"}}}}, each [B, S, G, K] in the format of the computation"""
+    segments: jax.Array
+    """int32 [B, S], 1 for a token, 0 for padding and for slots that are not in use"""
+    start: jax.Array
+    """int32 [], the number of slots in use"""
+    position: jax.Array
+    """int32 [B], the position of each row's next token"""
+
+
+class Extend(Protocol):
+    """A pure function that reads the next tokens of every row."""
+
+    def __call__(self, params: Params, cache: Cache, ids: Array, mask: Array) -> tuple[jax.Array, Cache]:
+        """Return the states float32 [B, t, D] of the tokens ids int32 [B, t], and the cache with them.
+
+        `mask` int32 [B, t] is 0 for padding, which may precede the first token of a row and nothing else. The cache
+        must have t free slots.
+        """
+        ...
+
+
+def empty(shape: DecoderShape, dtype: Format, rows: int, slots: int) -> Cache:
+    """Return a cache for B = `rows` texts of at most S = `slots` tokens, padding included."""
+    stored = jnp.zeros((rows, slots, shape.kv_heads, shape.width), dtype)
+    layers = {str(i): {"attention": {"keys": stored, "values": stored}} for i in range(shape.depth)}
+    counts = jnp.zeros((rows, slots), jnp.int32)
+    return Cache({"layers": layers}, counts, jnp.zeros((), jnp.int32), counts[:, 0])
+
+
+def extend_with(network: Callable[..., nn.Module], shape: DecoderShape) -> Extend:
+    """Return the function `extend` of a decoder of this shape."""
+    decoder = network(replace(shape, remat=False), frozenset({"tokens"}), ())
+
+    def extend(params: Params, cache: Cache, ids: Array, mask: Array) -> tuple[jax.Array, Cache]:
+        ids, mask = jnp.asarray(ids, jnp.int32), jnp.asarray(mask, jnp.int32)
+        added, size = ids.shape[1], cache.segments.shape[1]
+        assert isinstance(cache.start, Tracer) or int(cache.start) + added <= size, "the cache has too few slots"
+        positions = jnp.maximum(cache.position[:, None] + jnp.cumsum(mask, axis=1) - 1, 0)
+        segments = jax.lax.dynamic_update_slice_in_dim(cache.segments, mask, cache.start, axis=1)
+        variables = {"params": params, "cache": cache.layers}
+        inputs = ids, mask, positions, jnp.zeros_like(ids), None, {}, Slots(segments, cache.start)
+        states, changed = cast("tuple[States, Any]", decoder.apply(variables, *inputs, mutable=["cache"]))
+        assert states.tokens is not None
+        after = Cache(changed["cache"], segments, cache.start + added, cache.position + jnp.sum(mask, axis=1))
+        return states.tokens.astype(wide(states.tokens.dtype)), after
+
+    return extend
