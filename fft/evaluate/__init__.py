@@ -1,1 +1,1 @@
-"""Models on rows: logits, scores of many parameter trees, the base as a teacher, fitted heads."""
+"""Models on rows: logits, scores of many parameter trees, the base as a teacher, fitted heads, generated texts."""
