@@ -62,7 +62,8 @@ def stacked(remat: bool) -> Callable[[models.Checkpoint], models.Checkpoint]:
                 return DecoderBlock(shape, kind).apply({"params": leaves}, x, allowed, rotation, None, None), None
 
             x = DecoderEmbed(shape).apply({"params": params["embed"]}, batch.ids, positions, None)
-            stack = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params["layers"].values())
+            blocks = [params["layers"][str(i)] for i in range(shape.depth)]  # a tree's names are sorted as text
+            stack = jax.tree.map(lambda *leaves: jnp.stack(leaves), *blocks)
             x, _ = jax.lax.scan(jax.checkpoint(body) if remat else body, x, stack)
             place = last_token(batch.ids, batch.mask, shape.pad)
             last = jnp.take_along_axis(x, place[:, None, None], axis=1)[:, 0]
