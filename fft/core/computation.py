@@ -1,15 +1,16 @@
 """Computation: in which number formats a model is computed, and what its backward pass recomputes."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from fft.core.bounds import check_bounds
-from fft.core.tree import Params
 
 Format = Literal["float32", "bfloat16"]
+Tree = TypeVar("Tree")
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,11 @@ PRECISE = Computation()
 """all in float32"""
 
 
-def widened(tree: Params) -> Params:
-    """Return the tree with bfloat16 leaves as float32, which is exact; others are the same arrays."""
-    return jax.tree.map(lambda leaf: leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)), tree)
+def wide(dtype: DTypeLike) -> DTypeLike:
+    """Return float32, or float64 for float64: the format of sums, norms and softmax over values of this `dtype`."""
+    return jnp.promote_types(dtype, jnp.float32)
+
+
+def widened(tree: Tree) -> Tree:
+    """Return the tree of arrays with bfloat16 ones as float32, which is exact; others are the same arrays."""
+    return jax.tree.map(lambda leaf: leaf.astype(wide(leaf.dtype)), tree)

@@ -13,10 +13,9 @@ from flax import linen as nn
 from jax.core import Tracer
 
 from fft.core.batch import Array, States
-from fft.core.computation import Format
+from fft.core.computation import Format, widened
 from fft.core.tree import Params
 from fft.models.decoder import DecoderShape, Slots
-from fft.models.layers import wide
 
 
 class Cache(NamedTuple):
@@ -67,6 +66,6 @@ def extend_with(network: Callable[..., nn.Module], shape: DecoderShape) -> Exten
         states, changed = cast("tuple[States, Any]", decoder.apply(variables, *inputs, mutable=["cache"]))
         assert states.tokens is not None
         after = Cache(changed["cache"], segments, cache.start + added, cache.position + jnp.sum(mask, axis=1))
-        return states.tokens.astype(wide(states.tokens.dtype)), after
+        return widened(states.tokens), after
 
     return extend

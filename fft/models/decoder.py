@@ -10,9 +10,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from fft.core.batch import Read, States
+from fft.core.computation import wide
 from fft.models.decoder_shape import DecoderShape, LayerAttention
 from fft.models.dropout import Dropout
-from fft.models.layers import ACTIVATIONS, MASKED, Dense, RMSNorm, as_format, norm, wide
+from fft.models.layers import ACTIVATIONS, MASKED, Dense, RMSNorm, as_format, norm
 from fft.models.rope import rotated, table
 
 

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from fft.core.batch import Read, States
-from fft.core.computation import Format
+from fft.core.computation import Format, wide
 from fft.models.dropout import Dropout
-from fft.models.layers import ACTIVATIONS, MASKED, Config, Dense, as_format, norm, wide
+from fft.models.layers import ACTIVATIONS, MASKED, Config, Dense, as_format, norm
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from fft.core.computation import wide
 from fft.models.decoder_shape import DecoderShape
-from fft.models.layers import ACTIVATIONS, Config, Dense, Sizes, matmul, norm, wide
+from fft.models.layers import ACTIVATIONS, Config, Dense, Sizes, matmul, norm
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from fft.core.batch import Array
-from fft.core.computation import Format
+from fft.core.computation import Format, wide
 from fft.models.dropout import drop, salt_of
 
 MASKED = float(jnp.finfo(jnp.float32).min)  # not -inf, which would give NaN for a row without tokens
@@ -152,11 +152,6 @@ class HeadMaker(Protocol):
     def __call__(self, *, classes: int, name: str | None = None) -> nn.Module:
         """Return a head with C = `classes` outputs."""
         ...
-
-
-def wide(dtype: DTypeLike) -> DTypeLike:
-    """Return float32, or float64 for float64: the format of sums, norms and softmax over values of this `dtype`."""
-    return jnp.promote_types(dtype, jnp.float32)
 
 
 def as_format(x: jax.Array, dtype: Format) -> jax.Array:

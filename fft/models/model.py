@@ -13,7 +13,7 @@ from jax.core import Tracer
 
 from fft.core.batch import Array, Read, States, Text
 from fft.core.brief import brief
-from fft.core.computation import PRECISE, Computation
+from fft.core.computation import PRECISE, Computation, widened
 from fft.core.errors import InputError
 from fft.core.network import ReadoutOf, StatesOf, outputs_of
 from fft.core.programs import shared
@@ -21,7 +21,7 @@ from fft.core.tree import Params
 from fft.models.cache import Extend, extend_with
 from fft.models.decoder import DecoderShape
 from fft.models.language import LanguageHead, LanguageReadout
-from fft.models.layers import Config, HeadMaker, Readout, wide
+from fft.models.layers import Config, HeadMaker, Readout
 from fft.models.prompt import inputs as prompted
 
 
@@ -133,8 +133,7 @@ def build(family: Family, config: Config, computation: Computation = PRECISE) ->
             refuse_outside("token type", batch.types, shape.types)
         *arrays, prompt = prompted(params, batch, config)
         network = family.network(shape, frozenset(read), layers)
-        made = network.apply({"params": params}, *arrays, seed_of(key), prompt)
-        return cast("States", jax.tree.map(lambda x: x.astype(wide(x.dtype)), made))
+        return widened(cast("States", network.apply({"params": params}, *arrays, seed_of(key), prompt)))
 
     def readout(params: Params, head: str, states: Array, *, key: jax.Array | None = None) -> jax.Array:
         classes = params["heads"][head]["out"]["kernel"].shape[1]
