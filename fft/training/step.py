@@ -29,11 +29,9 @@ class Slope(NamedTuple):
     """Losses and gradients of a step's forward and backward pass over the rows of one stream."""
 
     loss: jax.Array
-    """Σ nll of the new task, 0 for other streams; []"""
+    """mean nll of the new task, 0 for other streams; []"""
     term: jax.Array
-    """Σ of the method's own terms, times m; []"""
-    weight: jax.Array
-    """Σ weight of the rows; []"""
+    """mean of the method's own terms, times m; []"""
     gradient: dict[str, jax.Array]
     """of loss + term, for the trained leaves, by path"""
     __repr__ = brief
@@ -43,7 +41,7 @@ Streams = Mapping[str, Labelled]
 """the rows of a step: arrays [A, B, ...] of every stream and of the probe, A micro-batches of B rows"""
 TrainStep = Callable[[TrainState, Params, Params, Streams], tuple[TrainState, dict[str, jax.Array]]]
 """step(state, base, aux, batch) -> (state, metrics)"""
-_Sums = tuple[jax.Array, jax.Array, jax.Array]
+_Means = tuple[jax.Array, jax.Array]
 _Slopes = dict[str, Slope]
 _SlopeOf = Callable[[str, Params, Params, Params, Labelled, jax.Array, jax.Array, Dual], Slope]
 _SlopesOf = Callable[[TrainState, Params, Params, Mapping[str, Labelled]], _Slopes]
@@ -118,7 +116,7 @@ def _make_look(model: Network, method: Method, watch: Watch) -> _Look:
 def _make_slopes(slope: _SlopeOf, method: Method) -> _SlopesOf:
     @jax.jit
     def climb(theta: Params, slopes: _Slopes) -> Params:
-        return method.climb(theta, method.combine(_means(slopes)))
+        return method.climb(theta, method.combine(_gradients(slopes)))
 
     def slopes_of(state: TrainState, base: Params, aux: Params, batch: Streams) -> _Slopes:
         """Return the Slope of every stream of a step."""
@@ -142,7 +140,7 @@ def _make_slopes(slope: _SlopeOf, method: Method) -> _SlopesOf:
 def _make_slope(model: Network, task: Task, method: Method, trained: frozenset[str], original: Task | None) -> _SlopeOf:
     known = cast("Task", original)  # a method whose loss reads the original task is only run with one
 
-    def summed_loss(
+    def mean_loss(
         theta: Params,
         base: Params,
         aux: Params,
@@ -152,7 +150,7 @@ def _make_slope(model: Network, task: Task, method: Method, trained: frozenset[s
         key: jax.Array,
         step: jax.Array,
         strength: jax.Array,
-    ) -> tuple[jax.Array, _Sums]:
+    ) -> tuple[jax.Array, _Means]:
         inject_key, apply_key = jax.random.split(key)
         now = StepContext(base, aux, step, strength=strength)
         micro = method.inputs(now, stream, cast("Batch", micro))  # or any other rows that model and methods accept
@@ -161,8 +159,10 @@ def _make_slope(model: Network, task: Task, method: Method, trained: frozenset[s
             read |= {"pooled"} if original is None else {"pooled", original.reads}
         outputs = _outputs(model, method, stream, base, method.inject(now, theta, inject_key), micro, apply_key, read)
         loss = weighted_sum(task.terms(outputs, micro), micro.weight) if stream == "new" else jnp.zeros(())
-        term = _summed_terms(method.losses(now, stream, outputs, micro, known), micro, whole)
-        return loss + strength * term, (loss, strength * term, jnp.sum(micro.weight))
+        term = strength * _summed_terms(method.losses(now, stream, outputs, micro, known), micro, whole)
+        # Divided here and not in the gradient, which would take another pass over an array for each parameter.
+        weight = jnp.sum(whole.weight)
+        return (loss + term) / weight, (loss / weight, term / weight)
 
     @partial(jax.jit, static_argnums=0)
     def slope(
@@ -179,25 +179,24 @@ def _make_slope(model: Network, task: Task, method: Method, trained: frozenset[s
         if stream != "new":  # each stream has its own random draws
             key = jax.random.fold_in(key, MOST_STEPS + STREAMS.index(stream))
         key = jax.random.fold_in(key, step)
-        backward = partial(jax.grad(summed_loss, has_aux=True), step=step, strength=jnp.exp(dual.log_strength))
+        backward = partial(jax.grad(mean_loss, has_aux=True), step=step, strength=jnp.exp(dual.log_strength))
         micros = batch.weight.shape[0]
         whole = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch)
         if micros == 1:
-            grads, sums = backward(theta, base, aux, stream, jax.tree.map(lambda x: x[0], batch), whole, key=key)
+            grads, means = backward(theta, base, aux, stream, jax.tree.map(lambda x: x[0], batch), whole, key=key)
         else:
 
             def add(
-                total: tuple[Params, _Sums], micro_and_index: tuple[Labelled, jax.Array]
-            ) -> tuple[tuple[Params, _Sums], None]:
+                total: tuple[Params, _Means], micro_and_index: tuple[Labelled, jax.Array]
+            ) -> tuple[tuple[Params, _Means], None]:
                 micro, index = micro_and_index
                 more = backward(theta, base, aux, stream, micro, whole, key=jax.random.fold_in(key, index))
                 return jax.tree.map(jnp.add, total, more), None
 
             zero = jnp.zeros(())
-            zeros = (jax.tree.map(jnp.zeros_like, theta), (zero, zero, zero))
-            (grads, sums), _ = jax.lax.scan(add, zeros, (batch, jnp.arange(micros)))
-        loss, term, weight = sums
-        return Slope(loss, term, weight, {path: g for path, g in flatten(grads).items() if path in trained})
+            zeros = (jax.tree.map(jnp.zeros_like, theta), (zero, zero))
+            (grads, means), _ = jax.lax.scan(add, zeros, (batch, jnp.arange(micros)))
+        return Slope(*means, {path: g for path, g in flatten(grads).items() if path in trained})
 
     return slope
 
@@ -234,9 +233,9 @@ def _outputs(
     return outputs_of(model, params, micro, read=read, key=key, layers=layers)._replace(base=of_base)
 
 
-def _means(slopes: _Slopes) -> dict[str, dict[str, jax.Array]]:
+def _gradients(slopes: _Slopes) -> dict[str, dict[str, jax.Array]]:
     """Return the gradient of each stream's mean objective, by path."""
-    return {stream: {path: g / slope.weight for path, g in slope.gradient.items()} for stream, slope in slopes.items()}
+    return {stream: slope.gradient for stream, slope in slopes.items()}
 
 
 def _no_rate(step: object) -> float:
@@ -268,14 +267,14 @@ def _make_update(
         state: TrainState, slopes: _Slopes, seen: Seen | None, base: Params, aux: Params
     ) -> tuple[TrainState, dict[str, jax.Array]]:
         """Return the state after one step, and the metrics, from the slopes of its streams and the probe."""
-        loss = slopes["new"].loss / slopes["new"].weight
+        loss = slopes["new"].loss
         strength = jnp.exp(state.dual.log_strength)
         rate = jnp.asarray(schedule(state.step))
         now = StepContext(base, aux, state.step, lambda path: rate * multiplier[path], is_trained, strength)
         penalty, pull = jax.value_and_grad(lambda theta: penalty_of(theta, now))(state.theta)
-        penalty += sum(slope.term / slope.weight for slope in slopes.values())
+        penalty += sum(slope.term for slope in slopes.values())
         pull = flatten(pull)
-        grads = method.combine({"penalty": {path: pull[path] for path in slopes["new"].gradient}, **_means(slopes)})
+        grads = method.combine({"penalty": {path: pull[path] for path in slopes["new"].gradient}, **_gradients(slopes)})
         grad_norm = optax.tree.norm(grads)
         # The gradient of frozen leaves was never computed.
         whole = map_leaves(lambda path, leaf: grads.get(path, jnp.zeros_like(leaf)), state.theta)
