@@ -16,8 +16,8 @@ and where other processes hold a core, two of them can take over twice the time 
 The limit is the time that the matrix products of the step take on this machine. For each kernel W [in, out] of every
 layer of the decoder and tokens x [B T, in], g [B T, out], these are x W, g Wᵀ and xᵀ g, by jax as one program for the
 three or by torch as calls of their own, whichever is faster. They are measured for 6 layers, whose kernels exceed the
-caches, and scaled to the depth. They are 6 · P · B T operations, where P is the number of entries of these kernels. The embeddings do not count,
-because a score head only looks rows up, nor does the head itself. Then
+caches, and scaled to the depth. They are 6 · P · B T operations, where P is the number of entries of these kernels.
+The embeddings do not count, because a score head only looks rows up, nor does the head itself. Then
 
     full_of_limit = (6 · P · B T / products per second) / seconds of our step,
 

@@ -9,6 +9,9 @@ import numpy as np
 from fft.core.batch import Array, Batch, Outputs, Read, States, row_weight
 from fft.core.tree import Params
 
+UNEMBED = "unembed"
+"""the head that predicts tokens: its name, and that of its parameters"""
+
 
 class StatesOf(Protocol):
     """A pure function from parameters and a batch to hidden states; a key turns dropout on."""
@@ -30,7 +33,7 @@ class ReadoutOf(Protocol):
     """A pure function from parameters and hidden states to logits; a key turns dropout on."""
 
     def __call__(self, params: Params, head: str, states: Array, *, key: jax.Array | None = None) -> jax.Array:
-        """Return the logits [..., C] of the head params["heads"][head] on states [..., D]."""
+        """Return the logits [..., C] of the head params["heads"][head], or of UNEMBED, on states [..., D]."""
         ...
 
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from fft.core.computation import wide
+from fft.core.computation import Format, wide
 from fft.models.decoder_shape import DecoderShape
 from fft.models.layers import ACTIVATIONS, Config, Dense, Sizes, matmul, norm
 
@@ -26,12 +26,34 @@ class Transform:
     norm_bias: bool = True
 
 
+class Projection(nn.Module):
+    """y = scale · (x W) + b: states x [..., D] -> logits [..., V], with b where `use_bias`.
+
+    W is the transposed word embeddings [V, D] if they are given, else the leaf `kernel` [D, V]; b is the leaf `bias`
+    [V]. The product is in the format `dtype`, its result in float32.
+    """
+
+    vocab: int
+    use_bias: bool
+    scale: float
+    dtype: Format
+
+    @nn.compact
+    def __call__(self, x: jax.Array, embeddings: jax.Array | None) -> jax.Array:
+        if embeddings is None:
+            kernel = self.param("kernel", nn.initializers.zeros, (x.shape[-1], self.vocab))
+        else:
+            kernel = embeddings.T
+        logits = matmul(x, kernel, self.dtype, wide(x.dtype))
+        logits = logits if self.scale == 1.0 else self.scale * logits
+        return logits + self.param("bias", nn.initializers.zeros, (self.vocab,)) if self.use_bias else logits
+
+
 class Unembed(nn.Module):
     """y = scale · (transform(x) W) + b, then cap · tanh(y / cap): states [..., D] -> logits [..., V].
 
-    W is the transposed word `embeddings` [V, D] if the shape is `tied`, else the leaf `kernel` [D, V]. Transform, b
-    and cap are left out where they are None or False. The product with W is in the format of the shape, its result in
-    float32.
+    W is the transposed word `embeddings` [V, D] if the shape is `tied`, see Projection, whose leaves are its own.
+    Transform, b and cap are left out where they are None or False.
     """
 
     shape: Sizes
@@ -52,12 +74,9 @@ class Unembed(nn.Module):
             x = Dense(dim, self.transform.dense_bias, name="dense")(x)
             x = ACTIVATIONS[self.transform.activation](x)
             x = norm(self.transform.epsilon, "norm", self.transform.norm_bias)(x)
-        kernel = embeddings.T if self.shape.tied else self.param("kernel", nn.initializers.zeros, (dim, vocab))
-        logits = matmul(x, kernel, self.shape.dtype, wide(x.dtype))
-        if self.scale != 1.0:
-            logits = self.scale * logits
-        if self.use_bias:
-            logits = logits + self.param("bias", nn.initializers.zeros, (vocab,))
+        project = Projection(vocab, self.use_bias, self.scale, self.shape.dtype, name="last")
+        nn.share_scope(self, project)
+        logits = project(x, embeddings if self.shape.tied else None)
         return logits if self.cap is None else self.cap * jnp.tanh(logits / self.cap)
 
 

@@ -15,7 +15,7 @@ from fft.core.batch import Array, Read, States, Text
 from fft.core.brief import brief
 from fft.core.computation import PRECISE, Computation, widened
 from fft.core.errors import InputError
-from fft.core.network import ReadoutOf, StatesOf, outputs_of
+from fft.core.network import UNEMBED, ReadoutOf, StatesOf, outputs_of
 from fft.core.programs import shared
 from fft.core.tree import Params
 from fft.models.cache import Extend, extend_with
@@ -38,7 +38,7 @@ class Model(NamedTuple):
     states(params, batch, *, read=("pooled",), key=None, layers=()) -> States; batch has `ids`, `mask`, `types`, int32
     [B, T]; without a key there is no dropout; `read` may contain "pooled" and "tokens"; for params['prompt'] see
     fft.models.prompt. Outside jit it raises InputError for ids or types outside the embedding tables.
-    readout(params, head, states, *, key=None) -> [..., C], a head of params['heads'] on states [..., D].
+    readout(params, head, states, *, key=None) -> [..., C], a head of params['heads'] on states [..., D], or `unembed`.
     unembed(params, states [..., D]) -> [..., V], the logits of the next token, or of an encoder's masked one, by the
     language head in params['unembed'], whose last kernel may be the word embeddings; InputError if it was not loaded.
     extend(params, cache, ids, mask) -> (states [B, t, D], cache), the next tokens of texts whose earlier ones are in
@@ -136,6 +136,8 @@ def build(family: Family, config: Config, computation: Computation = PRECISE) ->
         return widened(cast("States", network.apply({"params": params}, *arrays, seed_of(key), prompt)))
 
     def readout(params: Params, head: str, states: Array, *, key: jax.Array | None = None) -> jax.Array:
+        if head == UNEMBED:
+            return unembed(params, states)
         classes = params["heads"][head]["out"]["kernel"].shape[1]
         module = Readout(head_of, ((head, classes),))
         return cast("dict[str, jax.Array]", module.apply({"params": params}, states, seed_of(key)))[head]
@@ -150,7 +152,7 @@ def build(family: Family, config: Config, computation: Computation = PRECISE) ->
         return jax.tree.unflatten(tree, drawn)
 
     def unembed(params: Params, states: Array) -> jax.Array:
-        if unembed_of.has_leaves and "unembed" not in params:
+        if unembed_of.has_leaves and UNEMBED not in params:
             raise InputError(
                 f"the parameters of this {family.name} model have no language head: load them with "
                 "models.load(folder, language=True)"

@@ -11,6 +11,7 @@ from fft.core.programs import shared
 from fft.core.tree import Params, flatten, match, unflatten
 from fft.experiment import Optim
 from fft.methods import Method
+from fft.methods.parts import transformation
 from fft.training.optimizers import OPTIMIZERS
 
 
@@ -102,8 +103,8 @@ def _clipping(limit: float) -> optax.GradientTransformation:
     Multiplied by one factor, which XLA fuses into AdamW; it keeps the quotients of optax as a second copy of the tree.
     """
 
-    def clip(gradients: Params, params: Params | None) -> Params:
+    def clip(gradients: Params, state: optax.EmptyState, params: Params) -> tuple[Params, optax.EmptyState]:
         factor = jnp.minimum(1.0, limit / optax.tree.norm(gradients))
-        return jax.tree.map(lambda gradient: gradient * factor, gradients)
+        return jax.tree.map(lambda gradient: gradient * factor, gradients), state
 
-    return optax.stateless(clip)
+    return transformation(lambda params: optax.EmptyState(), clip)

@@ -196,7 +196,8 @@ def _make_slope(model: Network, task: Task, method: Method, trained: frozenset[s
             zero = jnp.zeros(())
             zeros = (jax.tree.map(jnp.zeros_like, theta), (zero, zero))
             (grads, means), _ = jax.lax.scan(add, zeros, (batch, jnp.arange(micros)))
-        return Slope(*means, {path: g for path, g in flatten(grads).items() if path in trained})
+        loss, term = means
+        return Slope(loss, term, {path: g for path, g in flatten(grads).items() if path in trained})
 
     return slope
 

@@ -288,4 +288,4 @@ def test_only_the_requested_leaves(family):
 
 
 def test_rules_name_every_module_they_know():
-    assert {module.__name__ for module, _ in fused.RULES} == {"Dense", "LayerNorm", "RMSNorm", "Embed"}
+    assert {module.__name__ for module, _ in fused.RULES} == {"Dense", "LayerNorm", "RMSNorm", "Embed", "Projection"}

@@ -21,7 +21,7 @@ from fft.models.files.folders import CONFIG
 from fft.models.files.heads import HEADS_JSON, HEADS_TENSORS, check_name, label_fields, write_record
 from fft.models.files.keys import from_params, stored
 from fft.models.files.tensors import INDEX, WEIGHTS, read_tensors
-from fft.models.files.unembed import UNEMBED, written_keys
+from fft.models.files.unembed import PREFIX, written_keys
 from fft.models.layers import Config
 from fft.models.model import Checkpoint, Family, Head
 
@@ -141,7 +141,7 @@ def write(checkpoint: Checkpoint, folder: Path, family: Family, primary: str | N
         path: stored(leaf, path, dtype)
         for path, leaf in leaves.items()
         if (path.startswith("heads/") and path.split("/")[1] != primary)
-        or (path.startswith(UNEMBED) and language is None)
+        or (path.startswith(PREFIX) and language is None)
     }
     if others:
         write_tensors(others, folder / HEADS_TENSORS)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fft.core.errors import InputError, MachineError
+from fft.core.network import UNEMBED
 from fft.disk.local import local
 from fft.disk.sniff import check_not_pointer
 from fft.models.files.config import read_config, read_json
@@ -23,7 +24,7 @@ from fft.models.files.tensors import (
     stored_names,
     tensor_names,
 )
-from fft.models.files.unembed import UNEMBED, WORDS, language_leaves, language_shapes, refuse_missing
+from fft.models.files.unembed import PREFIX, WORDS, language_leaves, language_shapes, refuse_missing
 from fft.models.model import Checkpoint, Family, Head, build
 
 WRAPPERS = ("_orig_mod.", "module.", "model.")
@@ -50,7 +51,7 @@ def load(source: str | Path, families: Mapping[str, Family], language: bool = Fa
     refuse_broken_promise(folder, raw, family, apart)
     leaves = {path: (key, apart[key]) for key, path in names.items()}
     leaves |= {path: (path, value) for path, value in extra.items()}
-    own = {path: leaves.pop(path) for path in extra if path.startswith(UNEMBED)}
+    own = {path: leaves.pop(path) for path in extra if path.startswith(PREFIX)}
     shapes = expected_shapes(family, config, {name: width(head) for name, head in heads.items()})
     if language:
         others = {key: value for key, value in tensors.items() if key not in names}
@@ -83,7 +84,7 @@ def load_causal(source: str | Path, families: Mapping[str, Family]) -> Checkpoin
             "decoder with a language head"
         )
     checkpoint = load(folder, families, language=True)
-    if checkpoint.heads and "unembed" not in checkpoint.params:
+    if checkpoint.heads and UNEMBED not in checkpoint.params:
         raise InputError(
             f"{folder} is a classifier (its heads are: {', '.join(checkpoint.heads)}) without a language head of its "
             "own, and cannot write texts: give a decoder that was saved with its language head"

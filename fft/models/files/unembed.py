@@ -14,14 +14,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from fft.core.errors import InputError
+from fft.core.network import UNEMBED
 from fft.core.tree import flatten
 from fft.models.files.keys import listed, modern, rows
 from fft.models.language import LanguageReadout
 from fft.models.layers import Config
 from fft.models.model import Family
 
-UNEMBED = "unembed/"
-WORDS, KERNEL, BIAS = "embed/word/embedding", "unembed/kernel", "unembed/bias"
+PREFIX = f"{UNEMBED}/"
+"""of the paths of the head's own leaves"""
+WORDS, KERNEL, BIAS = "embed/word/embedding", f"{PREFIX}kernel", f"{PREFIX}bias"
 
 Stored = tuple[str, np.ndarray]
 """a tensor and its name in the file"""

@@ -25,10 +25,13 @@ from jax.interpreters import partial_eval
 
 from fft.core.errors import InputError
 from fft.core.tree import Params, flatten, unflatten
+from fft.models.language import Projection
 from fft.models.layers import Dense, RMSNorm
 from fft.models.probes.rules import lookup, product, rescale, shift, tied_product
 
 Out = TypeVar("Out")
+WORDS = "embed/word"
+"""the path of the word embeddings, which language heads share"""
 
 
 class Rules:
@@ -103,7 +106,20 @@ def _embed(rules: Rules, module: nn.Module, ids: jax.Array) -> jax.Array:
 
 
 def _attend(rules: Rules, module: nn.Module, x: jax.Array) -> jax.Array:
-    name = "/".join(module.path)
+    return _tied(rules, module, "/".join(module.path), x)
+
+
+def _projection(rules: Rules, module: Projection, x: jax.Array, embeddings: jax.Array | None) -> jax.Array:
+    if embeddings is None:
+        y = product(rules.check_rows(module, x), *rules.take(module, "kernel"))
+    else:
+        y = _tied(rules, module, WORDS, x)
+    bias = rules.take_optional(module, "bias")
+    return module.scale * y if bias is None else shift(module.scale * y, *bias)
+
+
+def _tied(rules: Rules, module: nn.Module, name: str, x: jax.Array) -> jax.Array:
+    """Return x Eᵀ for the embedding table of the module at the path `name`, which was looked up before."""
     if name not in rules.looked_up:
         raise InputError(
             f"the fused Fisher pass cannot use {name} as an output layer before it is looked up; use the vmapped pass"
@@ -121,6 +137,7 @@ RULES: dict[tuple[type[nn.Module], str], Callable[..., jax.Array]] = {
     (RMSNorm, "__call__"): _rms_norm,
     (nn.Embed, "__call__"): _embed,
     (nn.Embed, "attend"): _attend,
+    (Projection, "__call__"): _projection,
 }
 
 
