@@ -14,9 +14,9 @@ faster. On a busy machine compare with `--threads 1`: torch's threads wait for e
 and where other processes hold a core, two of them can take over twice the time of one.
 
 The limit is the time that the matrix products of the step take on this machine. For each kernel W [in, out] of every
-layer of the decoder and tokens x [B T, in], g [B T, out], these are x W, g Wᵀ and xᵀ g, by jax as one program for the
-three or by torch as calls of their own, whichever is faster. They are measured for 6 layers, whose kernels exceed the
-caches, and scaled to the depth. They are 6 · P · B T operations, where P is the number of entries of these kernels.
+layer of the decoder and tokens x [B T, in], g [B T, out], these are x W, g Wᵀ and xᵀ g, by jax as one program a layer
+or by torch as calls of their own, whichever is faster. They are measured for 6 layers, whose kernels exceed the caches,
+and scaled to the depth. They are 6 · P · B T operations, where P is the number of entries of these kernels.
 The embeddings do not count, because a score head only looks rows up, nor does the head itself. Then
 
     full_of_limit = (6 · P · B T / products per second) / seconds of our step,
@@ -97,19 +97,19 @@ def products(library: str) -> Callable[[], None]:
     def normal(*shape: int) -> object:
         return make(rng.standard_normal(shape, np.float32))
 
-    inputs = {size: normal(B * T, size) for shape in kernel_shapes() for size in shape}
-    kernels = [normal(*shape) for _ in range(SAMPLED) for shape in kernel_shapes()]
+    # Each kernel of a layer has its own x and g: XLA would compute equal products once.
+    texts = [(normal(B * T, size), normal(B * T, width)) for size, width in kernel_shapes()]
+    layers = [[normal(*shape) for shape in kernel_shapes()] for _ in range(SAMPLED)]
     forms = (lambda x, g, kernel: x @ kernel, lambda x, g, kernel: g @ kernel.T, lambda x, g, kernel: x.T @ g)
 
-    def compute(x: object, g: object, kernel: object) -> list[object]:
-        return [form(x, g, kernel) for form in forms]
+    def of_layer(texts: list[tuple], layer: list) -> list:
+        return [form(x, g, kernel) for (x, g), kernel in zip(texts, layer, strict=True) for form in forms]
 
-    compute = jax.jit(compute) if library == "jax" else compute
+    compute = jax.jit(of_layer) if library == "jax" else of_layer
 
     def compute_all() -> None:
-        for kernel in kernels:
-            size, width = kernel.shape
-            results = compute(inputs[size], inputs[width], kernel)
+        for layer in layers:
+            results = compute(texts, layer)
             if library == "jax":
                 jax.block_until_ready(results)
 
