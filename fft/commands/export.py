@@ -20,11 +20,12 @@ if TYPE_CHECKING:
 class Flags:
     """Write the model of a run as a Hugging Face checkpoint: weights, config, tokenizer, label names.
 
-    With --to peft, write only the adapter that the run trained; PEFT loads it onto the run's base.
+    Likewise the model in a GGUF file, de-quantized to float32. With --to peft, write only the adapter that the run
+    trained; PEFT loads it onto the run's base.
     """
 
     run: Annotated[tyro.conf.Positional[CheckpointPath], tyro.conf.arg(metavar="RUN")]
-    """the run folder; with --adapter, the base: a folder with a Hugging Face checkpoint, or hf:NAME"""
+    """the run folder, a GGUF file or demo:smollm2; with --adapter, the base: a Hugging Face folder, or hf:NAME"""
     out: Path
     """output folder; it must be new or an earlier export"""
     to: Literal["hf", "peft"] = "hf"
@@ -48,8 +49,11 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     if flags.to == "peft":
         return _write_adapter(flags, console)
     from fft import models
+    from fft.models.files.source import is_converted
     from fft.models.heads import chosen_head, with_heads
 
+    if not flags.adapter and is_converted(flags.run):
+        return _convert(flags, console)
     restored = _merged(flags, flags.adapter) if flags.adapter else _restored(flags, console)
     _note(restored.notes, console)
     has_head = flags.head or restored.heads
@@ -59,6 +63,18 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
         console.out(f"note: the weights are rounded to {dtype}, the dtype of the base", highlight=False)
     console.out(f"wrote {folder} with {with_heads(head, restored.heads)}", highlight=False)
     return {"folder": str(folder), "head": head, "heads": list(restored.heads)}, 0
+
+
+def _convert(flags: Flags, console: Console) -> tuple[dict, int]:
+    """Write a model that is no run's and has no heads. Raises: InputError if --head or --step is given."""
+    from fft import models
+
+    if flags.head is not None or flags.step is not None:
+        flag = "--step" if flags.head is None else "--head"
+        raise InputError(f"{flag} selects a part of a run, and {flags.run} is a language model: leave it out")
+    folder = models.export_model(flags.run, flags.out)
+    console.out(f"wrote {folder} in float32, with a language head", highlight=False)
+    return {"folder": str(folder), "head": None, "heads": []}, 0
 
 
 def _restored(flags: Flags, console: Console) -> "Checkpoint":

@@ -17,11 +17,13 @@ from fft.disk.surroundings import home_folder
 
 ELSEWHERE = re.compile(r"[A-Za-z][\w+.-]+:(/|$)|(file|hf|tfds|demo):")
 """URLs such as s3://bucket (s3:/bucket as a Path), and the schemes of data sources"""
+FETCHED = re.compile(r"(hf|demo):[^/]")
+"""models that are fetched by a name: hf:OWNER/NAME, demo:NAME"""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Marks a text setting as a path; with `hub` it may also be hf:NAME."""
+    """Marks a text setting as a path; with `hub` it may also be hf:NAME or demo:NAME."""
 
     hub: bool
 
@@ -31,12 +33,14 @@ CheckpointPath = Annotated[str, CHECKPOINT]
 
 
 def local(path: str | Path, flag: str, hub: bool = False) -> str:
-    """Return a path with ~ expanded; with `hub`, hf:NAME is returned as it is. `flag` names the path in errors.
+    """Return a path with ~ expanded; with `hub`, hf:NAME and demo:NAME are returned as they are.
+
+    `flag` names the path in errors.
 
     Raises: InputError for a path that is not local, and for ~ or ~USER without a known home folder.
     """
     text = os.fspath(path)
-    if hub and re.match("hf:[^/]", text):
+    if hub and FETCHED.match(text):
         return text
     if ELSEWHERE.match(text):
         shown, more = re.sub("^((?!file)[^/:]+:)/+", r"\1//", text), ", or hf:OWNER/NAME" if hub else ""

@@ -30,6 +30,7 @@ from fft.models.families import (
     smollm3,
 )
 from fft.models.files import export, hf
+from fft.models.files import source as sources
 from fft.models.model import Checkpoint, Family, Head, Model
 
 FAMILIES: dict[str, Family] = {
@@ -56,6 +57,8 @@ __all__ = [
     "Head",
     "Model",
     "computed",
+    "export_model",
+    "find_folder",
     "find_masked",
     "has_head",
     "load",
@@ -65,7 +68,10 @@ __all__ = [
 
 
 def load(source: str | Path, language: bool = False) -> Checkpoint:
-    """Load a checkpoint from a Hugging Face folder or from `hf:OWNER/NAME` on the hub. See fft.models.files.hf.load."""
+    """Load a checkpoint from a Hugging Face folder, a GGUF file, `hf:OWNER/NAME` or `demo:NAME`.
+
+    See fft.models.files.hf.load.
+    """
     return hf.load(source, FAMILIES, language)
 
 
@@ -87,6 +93,16 @@ def has_head(source: str | Path) -> bool:
 def find_masked(source: str | Path) -> Path:
     """Return the folder of a masked language model without loading it. See fft.models.files.hf.find_masked."""
     return hf.find_masked(source, FAMILIES)
+
+
+def find_folder(source: str | Path) -> Path:
+    """Return the folder that `load(source)` would read. See fft.models.files.source.find_folder."""
+    return sources.find_folder(source, FAMILIES)
+
+
+def export_model(source: str | Path, out: str | Path) -> Path:
+    """Write the model of a GGUF file or of demo:NAME as a folder. See fft.models.files.source.export_model."""
+    return sources.export_model(source, out, FAMILIES)
 
 
 def save(

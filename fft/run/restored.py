@@ -230,7 +230,7 @@ def tokenizer_folder(source: str) -> tuple[Path, int | None]:
     No weights are read. Raises: as `model_folder`, and InputError for a folder of something else.
     """
     source = local(source, "the model", hub=True)
-    folder = Path(model_folder(source))
+    folder = models.find_folder(model_folder(source))
     if not (folder / CONFIG).is_file() and (problem := instead_of_checkpoint(folder)):
         raise InputError(problem)
     is_run = (Path(source) / EXPERIMENT).is_file()

@@ -14,6 +14,7 @@ from fft.core.naming import agreeing, counted, original_names
 from fft.disk.artefact import load_artefact, save_artefact
 from fft.disk.files import read_object
 from fft.disk.folder import ADAPTER, EXPERIMENT, MODEL, ROWS
+from fft.disk.local import FETCHED
 from fft.run.heads import fitting_note
 from fft.run.job import Job
 
@@ -89,7 +90,7 @@ def _runs_behind(model: str, met: frozenset[Path] = frozenset()) -> Iterator[Pat
     for parent in _parents(folder):
         if Path(parent).exists():
             yield from _runs_behind(parent, met)
-        elif not parent.startswith("hf:"):
+        elif not FETCHED.match(parent):
             yield Missing(str(folder), parent)
 
 

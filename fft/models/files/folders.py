@@ -5,6 +5,7 @@ from pathlib import Path, PurePath
 
 from fft.disk.folder import ADAPTER, MODEL
 from fft.models.files.config import read_json
+from fft.models.files.gguf_file import SUFFIX
 from fft.models.files.keys import listed
 
 CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
@@ -18,6 +19,8 @@ def instead_of_checkpoint(folder: Path) -> str | None:
         return f"{folder} is a run of fft; the checkpoint that it left is {folder / MODEL}"
     if (folder / ADAPTER_CONFIG).is_file():
         return adapter_hint(folder)
+    if files := sorted(folder.glob(f"*{SUFFIX}")):
+        return f"{folder} has no {CONFIG}, but GGUF files: give one, such as {files[-1]}"
     if folders := folders_with(CONFIG, folder):
         return f"{folder} has no {CONFIG}; the checkpoints are in {choices(folders, folder)}"
     if folders := folders_with(ADAPTER_CONFIG, folder):

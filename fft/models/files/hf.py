@@ -1,4 +1,4 @@
-"""Loading a Checkpoint from a local Hugging Face folder or from hf:NAME on the hub; safetensors only."""
+"""Loading a Checkpoint from a Hugging Face folder, or from a source that is made one; safetensors only."""
 
 import difflib
 from collections.abc import Collection, Iterable, Mapping
@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from fft.core.errors import InputError, MachineError
+from fft.core.errors import InputError
 from fft.core.network import UNEMBED
-from fft.disk.local import local
 from fft.disk.sniff import check_not_pointer
 from fft.models.files.config import read_config, read_json
 from fft.models.files.folders import CONFIG, instead_of_checkpoint
 from fft.models.files.heads import HEADS_JSON, HEADS_TENSORS, ORIGINAL, classifier_of, read_record, stored_length, width
 from fft.models.files.keys import POOLER, expected_shapes, head_keys, listed, rename, to_params
+from fft.models.files.source import find_folder
 from fft.models.files.tensors import (
     WEIGHTS,
     dtype_of,
@@ -31,11 +31,10 @@ WRAPPERS = ("_orig_mod.", "module.", "model.")
 """prefixes that torch.compile, DataParallel and user-defined modules add to every name"""
 PARTS = ("text_config", "vision_config", "audio_config")
 """fields of models that join a language model with others"""
-PATTERNS = ("*.safetensors", "*.json", "*.jinja", "vocab.txt", "merges.txt", "*.model")
 
 
 def load(source: str | Path, families: Mapping[str, Family], language: bool = False) -> Checkpoint:
-    """Return the Checkpoint in a local folder, or in `hf:NAME` on the hub; `families` is {model_type: Family}.
+    """Return the Checkpoint in a folder, or of a source as in `find_folder`; `families` is {model_type: Family}.
 
     Weights become float32 jax arrays; raw_config['dtype'] is the dtype in which they were stored. Heads that fft saved
     get their names back; any other classifier becomes the head 'original'. The language head is read only if
@@ -72,7 +71,7 @@ def load(source: str | Path, families: Mapping[str, Family], language: bool = Fa
 
 
 def load_causal(source: str | Path, families: Mapping[str, Family]) -> Checkpoint:
-    """Return the causal language model in a local folder, or in `hf:NAME` on the hub, with its language head.
+    """Return the causal language model in a folder, or of a source as in `find_folder`, with its language head.
 
     Raises: InputError for a model that does not predict the next token, and for a classifier, whose language head is
     not its own any more; as `load`.
@@ -93,7 +92,7 @@ def load_causal(source: str | Path, families: Mapping[str, Family]) -> Checkpoin
 
 
 def find_masked(source: str | Path, families: Mapping[str, Family]) -> Path:
-    """Return the folder of a masked language model, a local one or that of `hf:NAME`, without reading its weights.
+    """Return the folder of a masked language model, a source as in `find_folder`, without reading its weights.
 
     Raises: InputError if it is not a checkpoint or has no masked-language head; as `open_checkpoint`.
     """
@@ -120,34 +119,13 @@ def has_head(source: str | Path, families: Mapping[str, Family]) -> bool:
 
 
 def open_checkpoint(source: str | Path, families: Mapping[str, Family]) -> tuple[Path, dict[str, Any], Family]:
-    """Return (folder, config.json as a dict, Family) of a local folder, or of `hf:NAME` after downloading it.
+    """Return (folder, config.json as a dict, Family) of a model, after fetching or converting it.
 
-    Raises: as `local`, `download`, `read_raw` and `find_family`.
+    Raises: as `find_folder`, `read_raw` and `find_family`.
     """
-    source = local(source, "the model", hub=True)
-    folder = download(source.removeprefix("hf:")) if source.startswith("hf:") else Path(source)
+    folder = find_folder(source, families)
     raw = read_raw(folder)
     return folder, raw, find_family(raw, families, folder / CONFIG)
-
-
-def download(name: str) -> Path:
-    """Download the safetensors, JSON and tokenizer files of a hub repository to the hub's cache; return the folder.
-
-    Raises: InputError for a repository that does not exist or cannot be accessed, MachineError without network.
-    """
-    from huggingface_hub import errors, snapshot_download
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=list(PATTERNS)))
-    except errors.HFValidationError:
-        raise InputError(f"hf:{name} is not a repository name; expected hf:OWNER/NAME") from None
-    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
-        raise InputError(f"hf:{name} does not exist on the hub, or is private or gated") from None
-    except Exception as error:  # the hub's client raises errors of several HTTP libraries
-        raise MachineError(
-            f"hf:{name} could not be fetched ({type(error).__name__}), and is not in its cache: check the network, "
-            "or give the path of a local folder"
-        ) from error
 
 
 def read_raw(folder: Path) -> dict[str, Any]:
