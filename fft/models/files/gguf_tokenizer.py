@@ -108,8 +108,8 @@ def _model(file: GGUF, architecture: str, vocabulary: "_Vocabulary") -> "tuple[T
         raise InputError(f"{file.path}: the tokenizer {model!r} is not known; supported are {', '.join(MODELS)}")
     if architecture in CLASSES and (model != "gpt2" or WORDS.get(pre, Words()).pattern != QWEN2_WORDS):
         raise InputError(
-            f"{file.path}: the tokenizer of a {architecture} model must be of gpt2 and qwen2, not {model} and {pre}, "
-            "as transformers reads it so: get the model as a Hugging Face folder"
+            f"{file.path}: its tokenizer is {model} with the pre-tokenizer {pre}, but transformers reads that of every "
+            f"{architecture} model as gpt2 with qwen2: get the model as a Hugging Face folder"
         )
     return MODELS[model](file, vocabulary)
 
