@@ -36,6 +36,14 @@ def minilm():
 
 
 @pytest.fixture(scope="session")
+def smollm2():
+    """The Hugging Face folder of SmolLM2-135M-Instruct."""
+    from fft import models
+
+    return _fetched(lambda: models.find_folder("demo:smollm2"))
+
+
+@pytest.fixture(scope="session")
 def demo_data():
     """The tfds folder of the rated sentences."""
     from fft.data import demo

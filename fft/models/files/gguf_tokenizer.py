@@ -177,8 +177,12 @@ def _byte_level(file: GGUF, vocabulary: _Vocabulary) -> "tuple[Tokenizer, bool]"
 
 
 def _sentencepiece(file: GGUF, vocabulary: _Vocabulary) -> "tuple[Tokenizer, bool]":
-    """Return SentencePiece's BPE, whose texts begin with the bos token if the file does not say."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    """Return SentencePiece's BPE, whose texts begin with the bos token if the file does not say.
+
+    As SentencePiece and llama.cpp do, it begins every text with a space, also one that begins with a space, and one
+    behind a special token; the LlamaTokenizer of transformers 5 leaves it out there.
+    """
+    from tokenizers import Tokenizer, decoders, models, normalizers
 
     unknown = _id(file, IDS["unk"])
     tokenizer = Tokenizer(
@@ -191,8 +195,8 @@ def _sentencepiece(file: GGUF, vocabulary: _Vocabulary) -> "tuple[Tokenizer, boo
         )
     )
     begins_with_space = file.metadata.get(f"{KEY}add_space_prefix", True)
-    scheme = "first" if begins_with_space else "never"
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(SPACE, scheme, split=False)
+    spaces = [normalizers.Prepend(SPACE)] if begins_with_space else []
+    tokenizer.normalizer = normalizers.Sequence([*spaces, normalizers.Replace(" ", SPACE)])
     steps = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
     steps += [decoders.Strip(" ", 1, 0)] if begins_with_space else []
     tokenizer.decoder = decoders.Sequence(steps)
