@@ -46,14 +46,14 @@ def parse(args: list[str], cli: Callable[..., Flags]) -> Flags:
 
 def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     """Restore the step and write the model or its adapter."""
-    if flags.to == "peft":
-        return _write_adapter(flags, console)
     from fft import models
     from fft.models.files.source import is_converted
     from fft.models.heads import chosen_head, with_heads
 
     if not flags.adapter and is_converted(flags.run):
         return _convert(flags, console)
+    if flags.to == "peft":
+        return _write_adapter(flags, console)
     restored = _merged(flags, flags.adapter) if flags.adapter else _restored(flags, console)
     _note(restored.notes, console)
     has_head = flags.head or restored.heads
@@ -66,12 +66,12 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
 
 
 def _convert(flags: Flags, console: Console) -> tuple[dict, int]:
-    """Write a model that is no run's and has no heads. Raises: InputError if --head or --step is given."""
+    """Write a model that is no run's and has no heads. Raises: InputError for flags that select a part of a run."""
     from fft import models
 
-    if flags.head is not None or flags.step is not None:
-        flag = "--step" if flags.head is None else "--head"
-        raise InputError(f"{flag} selects a part of a run, and {flags.run} is a language model: leave it out")
+    of_runs = {"--to peft": flags.to == "peft", "--head": flags.head is not None, "--step": flags.step is not None}
+    if given := [flag for flag, is_given in of_runs.items() if is_given]:
+        raise InputError(f"{given[0]} selects a part of a run, and {flags.run} is a language model: leave it out")
     folder = models.export_model(flags.run, flags.out)
     console.out(f"wrote {folder} in float32, with a language head", highlight=False)
     return {"folder": str(folder), "head": None, "heads": []}, 0

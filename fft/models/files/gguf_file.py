@@ -58,8 +58,19 @@ class GGUF(NamedTuple):
 
 
 def is_gguf(path: Path) -> bool:
-    """Whether a path is a file that is called .gguf or begins as one. Raises: MachineError if it cannot be read."""
-    return path.is_file() and (path.suffix.lower() == SUFFIX or first_bytes(path, len(MAGIC)) == MAGIC)
+    """Whether a path is called .gguf or is a file that begins as one. Raises: MachineError if it cannot be read."""
+    if path.suffix.lower() == SUFFIX:
+        return not path.is_dir()
+    return path.is_file() and first_bytes(path, len(MAGIC)) == MAGIC
+
+
+def check_begins(path: Path) -> None:
+    """Check that a file exists and begins as a GGUF file. Raises: InputError; MachineError if it cannot be read."""
+    if not path.is_file():
+        raise InputError(f"the GGUF file {path} does not exist; expected a file that ends in {SUFFIX}")
+    check_not_pointer(path)
+    if first_bytes(path, len(MAGIC)) != MAGIC:
+        raise InputError(f"{path} is not a GGUF file: it does not begin with {MAGIC.decode()}; name another file")
 
 
 def read_gguf(path: Path) -> GGUF:
@@ -68,11 +79,7 @@ def read_gguf(path: Path) -> GGUF:
     Raises: InputError for a file that is not a whole GGUF file, is one of several parts, or has a quantisation that is
     not in QUANTISATIONS; MachineError if it cannot be read.
     """
-    check_not_pointer(path)
-    if first_bytes(path, len(MAGIC)) != MAGIC:
-        raise InputError(
-            f"{path} is not a GGUF file: it does not begin with {MAGIC.decode()}; {AGAIN}, or name another"
-        )
+    check_begins(path)
     header = _Header(path, np.memmap(path, np.uint8, "r"), len(MAGIC))
     version = header.number(COUNT)
     if version not in VERSIONS:

@@ -10,7 +10,7 @@ from fft.disk.files import write_json
 from fft.disk.packages import once
 from fft.models.files.export import SHARD_BYTES, write_shards
 from fft.models.files.folders import CONFIG
-from fft.models.files.gguf_file import read_gguf
+from fft.models.files.gguf_file import check_begins, read_gguf
 from fft.models.files.gguf_model import read_model_config, read_model_tensors
 from fft.models.files.gguf_tokenizer import write_tokenizer
 from fft.models.files.heads import HEADS_JSON, write_record
@@ -46,6 +46,7 @@ def converted(path: Path, families: Mapping[str, Family]) -> Path:
         folder.mkdir()
         write_folder(path, folder, families)
 
+    check_begins(path)
     with path.open("rb") as file:
         content = hashlib.file_digest(file, "sha256").hexdigest()
     return once(cache_folder() / f"gguf-{CONVERSION}-{content[:32]}", make)
