@@ -138,7 +138,7 @@ class Experiment:
     """
 
     model: CheckpointPath
-    """a folder with a Hugging Face checkpoint (safetensors), or hf:NAME"""
+    """a folder with a Hugging Face checkpoint (safetensors), a GGUF file, hf:NAME or demo:smollm2"""
     new: Data
     original: tuple[Data, ...] = ()
     """data of the original tasks; a single one need not be in a tuple"""

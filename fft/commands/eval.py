@@ -25,7 +25,7 @@ class Flags:
     """
 
     model: CheckpointPath
-    """a folder with a Hugging Face checkpoint, a run folder, or hf:NAME"""
+    """a folder with a Hugging Face checkpoint, a run folder, a GGUF file, hf:NAME or demo:smollm2"""
     task: Data
     adapter: Path | None = None
     """a folder with a PEFT adapter, merged into the model"""

@@ -25,7 +25,7 @@ class Flags(Generation):
     """
 
     model: Annotated[str, tyro.conf.Positional, CHECKPOINT]
-    """a folder with a Hugging Face checkpoint, a run folder, or hf:NAME"""
+    """a folder with a Hugging Face checkpoint, a run folder, a GGUF file, hf:NAME or demo:smollm2"""
     prompt: Annotated[tuple[str, ...], TELLS_DEFAULT] = ()
     """texts that are continued as they stand; "" is the beginning of a text"""
     task: Annotated[Path | None, TELLS_DEFAULT] = None

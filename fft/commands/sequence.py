@@ -31,7 +31,7 @@ class Flags:
     out: Path
     """folder of the sequence: stage-1, stage-2, …, sequence.json, sequence.html, matrix.svg"""
     model: CheckpointPath
-    """a folder with a Hugging Face checkpoint (safetensors), or hf:NAME"""
+    """a folder with a Hugging Face checkpoint (safetensors), a GGUF file, hf:NAME or demo:smollm2"""
     tasks: SeveralData
     original: SeveralData = NO_SOURCES
     unlabelled: Texts = NO_TEXTS

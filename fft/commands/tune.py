@@ -53,7 +53,7 @@ class Flags:
     out: Path
     """run folder; a second call with the same flags resumes the run"""
     model: CheckpointPath = ""
-    """a folder with a Hugging Face checkpoint (safetensors), or hf:NAME"""
+    """a folder with a Hugging Face checkpoint (safetensors), a GGUF file, hf:NAME or demo:smollm2"""
     new: Data = NO_DATA
     original: SeveralData = NO_SOURCES
     unlabelled: Texts = NO_TEXTS

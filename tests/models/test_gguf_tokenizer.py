@@ -171,6 +171,8 @@ def test_the_tokens_around_a_text(convert):
         assert backend.encode("the").ids == [*first, *middle, *last]
         assert backend.encode("the", "the").ids == 2 * [*first, *middle, *last]
         assert AutoTokenizer.from_pretrained(folder).encode("the") == [*first, *middle, *last]
+        config = json.loads((folder / "tokenizer_config.json").read_text())  # which converters to GGUF read
+        assert (config.get("add_bos_token"), config.get("add_eos_token")) == (bool(first) or None, bool(last) or None)
 
 
 def test_special_tokens_that_are_not_ascii(convert):
