@@ -40,13 +40,15 @@ def test_other_paths_are_unchanged(path):
 def test_a_tilde_is_the_home_folder(home):
     assert local("~", "--out") == str(home) and local(Path("~/runs/1"), "--out") == f"{home}/runs/1"
     assert local("~/base", "--model", hub=True) == f"{home}/base" and local("hf:a/b", "--model", hub=True) == "hf:a/b"
+    assert local("demo:a", "--model", hub=True) == "demo:a"
     for of_nobody in (lambda: local("~nobody-here/x", "--out"), lambda: expanded("~nobody-here/x", "the data")):
         with pytest.raises(InputError, match="~nobody-here/x: no home folder is known by this name"):
             of_nobody()
 
 
 @pytest.mark.parametrize(
-    "path", ["s3://b/x", "gs://b", "file:///x", "abfs+x://b", "gs:", "hf://a/b", Path("s3://b/x"), "file:x", "tfds:x"]
+    "path",
+    ["s3://b/x", "gs://b", "file:///x", "abfs+x://b", "gs:", "hf://a/b", Path("s3://b/x"), "file:x", "tfds:x", "demo:"],
 )
 def test_paths_that_are_not_local_are_refused(path):
     for hub in (False, True):
