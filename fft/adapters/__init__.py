@@ -15,6 +15,7 @@ FORMATS: Formats = {
     "LORA": lora.FORMAT,
     "IA3": ia3.FORMAT,
     "PROMPT_TUNING": prompt.PROMPT,
+    "P_TUNING": prompt.ENCODED,
     "PREFIX_TUNING": prompt.PREFIXES,
     "LN_TUNING": norm.FORMAT,
 }

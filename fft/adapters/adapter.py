@@ -7,7 +7,7 @@ from fft.core.brief import brief
 from fft.core.errors import InputError
 from fft.core.tree import Params, flatten
 from fft.methods import Method
-from fft.models import Checkpoint, Head
+from fft.models import Checkpoint, Head, untied
 
 
 class Adapter(NamedTuple):
@@ -25,10 +25,13 @@ class Adapter(NamedTuple):
     """notes on its files, for the user"""
     max_length: int | None = None
     """the number of tokens that texts were cut to in its training; None: the base's"""
+    unties: bool = False
+    """whether word embeddings and language head, which the base ties, are no longer equal"""
     __repr__ = brief
 
     def on(self, base: Checkpoint) -> Checkpoint:
         """Return the base with this adapter merged, merge(θ*, θ), and with the heads of both."""
+        base = untied(base) if self.unties else base
         return base._replace(
             params=self.method.merge(base.params, self.theta),
             heads={**base.heads, **self.heads},

@@ -29,7 +29,10 @@ class Config:
     unset: ClassVar[tuple[str, ...]] = ()
     """further fields, which are not supported: each must be null, false or empty"""
     allowed: ClassVar[Mapping[str, tuple[tuple, str]]] = {
-        "task_type": (("SEQ_CLS", "FEATURE_EXTRACTION", None), "only SEQ_CLS and FEATURE_EXTRACTION are read"),
+        "task_type": (
+            ("SEQ_CLS", "CAUSAL_LM", "FEATURE_EXTRACTION", None),
+            "only SEQ_CLS, CAUSAL_LM and FEATURE_EXTRACTION are read",
+        ),
     }
     """{field, one of the above or a further one: (accepted values, why no others)}"""
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -57,7 +60,8 @@ class Linear(Targeted):
 
     layers_to_transform: int | list[int] | None = None
     layers_pattern: str | list[str] | None = None
-    unset: ClassVar[tuple[str, ...]] = ("fan_in_fan_out",)
+    fan_in_fan_out: bool = False
+    """how the base's weights are stored; PEFT corrects a wrong value, and the adapter's own tensors are the same"""
 
 
 def read_config(kind: type[Known], raw: dict[str, Any], where: str) -> tuple[Known, tuple[str, ...]]:

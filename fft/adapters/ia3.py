@@ -1,11 +1,14 @@
 """PEFT's IA3: a vector scales the inputs of its feed-forward modules and the outputs of its other modules."""
 
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from fft.adapters.config import Linear
-from fft.adapters.layout import Format, Layout, Tensor, linear_targets
+from fft.adapters.layout import Format, Layout, Leaves, Tensor, Written
+from fft.adapters.targets import linear_targets
 from fft.core.tree import compile_pattern
 from fft.methods import IA3
 from fft.methods.ia3 import IN, OUT
@@ -21,31 +24,25 @@ class Config(Linear):
     init_ia3_weights: bool = True
 
 
-def describe(method: IA3, layout: Layout, paths: Iterable[str]) -> dict[str, Any]:
-    """Return the config fields of an IA3 adapter with leaves at `paths`."""
-    own, linear = set(paths), layout.linear()
-    return {
-        "target_modules": [n for n, place in linear.items() if {f"{place[0]}/{IN}", f"{place[0]}/{OUT}"} & own],
-        "feedforward_modules": [n for n, place in linear.items() if f"{place[0]}/{IN}" in own],
-        "fan_in_fan_out": False,
-    }
-
-
 def method_of(config: Config) -> dict[str, Any]:
     """Return the method of a config, as JSON data."""
     return {"name": IA3.name}
 
 
 def tensors(config: Config, layout: Layout) -> list[Tensor]:
-    """Return the vector of every targeted layer."""
+    """Return the vector of every targeted layer; that of a fused one is divided by outputs, or shared as its input."""
     vectors = []
-    for name, (module, fan_in, fan_out) in linear_targets(config, layout).items():
-        key = f"{PREFIX}{name}.ia3_l"
+    for name, parts in linear_targets(config, layout).items():
+        key, width = f"{PREFIX}{name}.ia3_l", parts[-1].rows.stop
         if _is_feedforward(config.feedforward_modules, name):
-            vectors.append(Tensor(key, (1, fan_in), f"{module}/{IN}", (fan_in,)))
+            vectors.append(Tensor(key, (1, parts[0].fan_in), {f"{part.module}/{IN}": np.ravel for part in parts}))
         else:
-            vectors.append(Tensor(key, (fan_out, 1), f"{module}/{OUT}", (fan_out,)))
+            vectors.append(Tensor(key, (width, 1), {f"{part.module}/{OUT}": _rows(part.rows) for part in parts}))
     return vectors
+
+
+def _rows(rows: slice) -> Callable[[np.ndarray], np.ndarray]:
+    return lambda value: value[rows, 0]
 
 
 def _is_feedforward(feedforward: str | list[str], name: str) -> bool:
@@ -55,4 +52,25 @@ def _is_feedforward(feedforward: str | list[str], name: str) -> bool:
     return name.endswith(tuple(feedforward))
 
 
-FORMAT = Format((IA3,), Config, PREFIX, describe, method_of, tensors)
+def written(method: IA3, layout: Layout, base: Leaves, theta: Leaves) -> Written:
+    """Return the config fields and vectors of an IA3 adapter; of a fused layer the untrained outputs have 1."""
+    vectors, feedforward, own = {}, [], set()
+    for name, parts in layout.linear().items():
+        key, first = f"{PREFIX}{name}.ia3_l", parts[0]
+        if f"{first.module}/{IN}" in theta:  # only of `out` and `down`, which no family fuses
+            vectors[key] = theta[f"{first.module}/{IN}"][None]
+            feedforward.append(name)
+            own.add(f"{first.module}/{IN}")
+        elif any(f"{part.module}/{OUT}" in theta for part in parts):
+            paths = [f"{part.module}/{OUT}" for part in parts]
+            pieces = [
+                theta.get(path, np.ones(part.fan_out, np.float32)) for path, part in zip(paths, parts, strict=True)
+            ]
+            vectors[key] = np.concatenate(pieces)[:, None]
+            own |= set(paths)
+    names = [key.removeprefix(PREFIX).removesuffix(".ia3_l") for key in vectors]
+    fields = {"target_modules": names, "feedforward_modules": feedforward, "fan_in_fan_out": bool(layout.family.turned)}
+    return Written(fields, vectors, frozenset(own))
+
+
+FORMAT = Format((IA3,), Config, PREFIX, method_of, tensors, written)

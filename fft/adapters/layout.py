@@ -1,89 +1,119 @@
-"""The correspondence of PEFT's tensor names and shapes to ours, shared by reading and writing."""
+"""The modules and tensors of a base under transformers' names, and where our leaves are in an adapter's tensors."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
-from fft.adapters.config import Known, Linear, Targeted
-from fft.core.errors import InputError
-from fft.core.settings import listed
-from fft.core.tree import compile_pattern
+from fft.adapters.config import Known
 from fft.methods import Method
 from fft.models.files.keys import body_keys, expected_shapes, head_keys
-from fft.models.layers import Config
-from fft.models.model import Family
+from fft.models.files.unembed import KERNEL, WORDS, written_keys
+from fft.models.model import Checkpoint, Family
 
-Place = TypeVar("Place")
-TRANSPOSED = ("/kernel", "/lora_a", "/lora_b")
+Leaves = Mapping[str, np.ndarray]
 
 
 class Tensor(NamedTuple):
-    """One tensor of an adapter: PEFT's key and shape, our path and shape.
+    """One tensor of an adapter's file: PEFT's key and shape, and {our path: the function that makes our leaf of it}.
 
-    Weight matrices are transposed between the two; other tensors that differ in shape are vectors with an axis of 1.
+    A tensor gives several leaves where transformers fuses what are separate modules here.
     """
 
     key: str
     shape: tuple[int, ...]
-    path: str
-    own: tuple[int, ...]
+    leaves: Mapping[str, Callable[[np.ndarray], np.ndarray]]
 
-    def theirs(self, leaf: np.ndarray) -> np.ndarray:
-        """Return our leaf in PEFT's layout."""
-        return (leaf.T if self.path.endswith(TRANSPOSED) else leaf).reshape(self.shape)
 
-    def ours(self, value: np.ndarray) -> np.ndarray:
-        """Return PEFT's tensor in the layout of our leaf."""
-        return (value.T if self.path.endswith(TRANSPOSED) else value).reshape(self.own)
+class Part(NamedTuple):
+    """One of our dense modules in a module of transformers, which may hold several, their outputs one after another."""
+
+    module: str
+    """its path; its weight is `module`/kernel [fan_in, fan_out]"""
+    fan_in: int
+    fan_out: int
+    rows: slice
+    """its outputs among those of transformers' module"""
+
+
+class Table(NamedTuple):
+    """A table of embeddings [V, D], the leaf `module`/embedding."""
+
+    module: str
+    rows: int
+    dim: int
 
 
 class Layout(NamedTuple):
-    """The parameters of a base, encoder and at most one head, with Hugging Face's names."""
+    """The parameters of a base: body, at most one head, and the language head if it was loaded."""
 
     names: dict[str, str]
-    """{Hugging Face's name: our path}"""
+    """{transformers' name: our path}; of a fused tensor the names of its parts, as in the key tables"""
     shapes: dict[str, tuple[int, ...]]
     """{our path: our shape}"""
-    prefix: str
-    """of the encoder's names"""
+    family: Family
     dim: int
     depth: int
     heads: int
     """number of attention heads"""
 
-    def linear(self) -> dict[str, tuple[str, int, int]]:
-        """Return {Hugging Face's module: (our module, fan in, fan out)} of the dense layers outside the heads."""
-        modules = {}
+    def fused(self, name: str) -> str:
+        """Return the name of the tensor in transformers that holds the one with this name in the key tables."""
+        for stack, parts in self.family.stacks:
+            for part in parts:
+                if part in name:
+                    return name.replace(part, stack)
+        return name
+
+    def linear(self) -> dict[str, tuple[Part, ...]]:
+        """Return {transformers' module: its Parts} of the dense modules but the last ones of the sequence heads."""
+        modules: dict[str, tuple[Part, ...]] = {}
         for name, path in self.names.items():
-            if path.endswith("/kernel") and not path.startswith("heads/"):
+            if path.endswith("/kernel") and not (path.startswith("heads/") and path.endswith("/out/kernel")):
                 fan_in, fan_out = self.shapes[path]
-                modules[name.removesuffix(".weight")] = (path.removesuffix("/kernel"), fan_in, fan_out)
+                module = self.fused(name).removesuffix(".weight")
+                others = modules.get(module, ())
+                start = others[-1].rows.stop if others else 0
+                own = Part(path.removesuffix("/kernel"), fan_in, fan_out, slice(start, start + fan_out))
+                modules[module] = (*others, own)
         return modules
 
+    def tables(self) -> dict[str, Table]:
+        """Return {transformers' module: Table} of the embeddings."""
+        ends = {name.removesuffix(".weight"): path for name, path in self.names.items() if path.endswith("/embedding")}
+        return {name: Table(path.removesuffix("/embedding"), *self.shapes[path]) for name, path in ends.items()}
+
     def norms(self) -> dict[str, str]:
-        """Return {Hugging Face's module: our module} of the layer norms."""
+        """Return {transformers' module: our module} of the norms."""
         ends = ((name, path.removesuffix("/scale")) for name, path in self.names.items() if path.endswith("/scale"))
         return {name.removesuffix(".weight"): module for name, module in ends}
 
-    def saved_modules(self, prefix: str, modules: Iterable[str]) -> list[Tensor]:
-        """Return the tensors that PEFT saves in full: those in a module whose name ends with one of `modules`."""
+    def within(self, modules: Iterable[str]) -> list[str]:
+        """Return the names of the tensors that PEFT saves in full: in modules whose names end with one of `modules`."""
         endings = tuple(modules)
-        return [
-            self.tensor(prefix, name, path)
-            for name, path in self.names.items()
-            if any(module.endswith(endings) for module in _around(name))
-        ]
+        return [name for name in self.names if any(module.endswith(endings) for module in _around(self.fused(name)))]
 
-    def top_modules(self) -> tuple[str, ...]:
-        """Return the names of the modules above the blocks, pooler and head, for PEFT's modules_to_save."""
-        outside = [name for name, path in self.names.items() if not path.startswith(("embed/", "layers/"))]
-        return tuple(dict.fromkeys(name.removeprefix(f"{self.prefix}.").split(".")[0] for name in outside))
+    def saved_for_head(self) -> list[str]:
+        """Return the modules of pooler and head, for PEFT's modules_to_save."""
+        above = [name for name, path in self.names.items() if path.startswith(("pooler/", "heads/"))]
+        return list(dict.fromkeys(name.removeprefix(f"{self.family.prefix}.").split(".")[0] for name in above))
 
-    def tensor(self, prefix: str, name: str, path: str) -> Tensor:
-        """Return a parameter of the base as a Tensor that is stored in full."""
-        own = self.shapes[path]
-        return Tensor(prefix + name, own[::-1] if path.endswith(TRANSPOSED) else own, path, own)
+    def stored(self, leaves: Leaves, paths: Iterable[str]) -> dict[str, np.ndarray]:
+        """Return {transformers' name: tensor} of whole leaves as transformers stores them, fused ones together."""
+        names = {path: name for name, path in self.names.items()}
+        apart = {names[path]: leaves[path].T if path.endswith("/kernel") else leaves[path] for path in paths}
+        return self.family.join(apart)
+
+
+class Written(NamedTuple):
+    """An adapter's own leaves as PEFT stores them."""
+
+    fields: dict[str, Any]
+    """of its config"""
+    tensors: dict[str, np.ndarray]
+    """by PEFT's keys"""
+    paths: frozenset[str]
+    """the leaves that the tensors hold"""
 
 
 Stored = TypeVar("Stored", bound=Method)
@@ -98,79 +128,40 @@ class Format(NamedTuple, Generic[Stored, Known]):
     """the dataclass of its config fields"""
     prefix: str
     """of the keys of modules that are saved in full"""
-    describe: Callable[[Stored, Layout, Iterable[str]], dict[str, Any]]
-    """describe(method, layout, paths) -> the config fields of the method with leaves at `paths`"""
     method: Callable[[Known], dict[str, Any]]
     """method(config) -> the Method of a config, as JSON data"""
     tensors: Callable[[Known, Layout], list[Tensor]]
     """tensors(config, layout) -> the adapter's own Tensors"""
-    families: tuple[str, ...] = ("bert", "roberta", "distilbert")
-    """the model families on which PEFT supports it"""
+    written: Callable[[Stored, Layout, Leaves, Leaves], Written]
+    """written(method, layout, base, theta) -> the adapter's own leaves"""
+    families: tuple[str, ...] | None = None
+    """the model families on which PEFT and fft compute it; None: all"""
 
 
 Formats = Mapping[str, Format[Any, Any]]
 """by peft_type"""
 
 
-def layout_of(family: Family, config: Config, head: str | None, classes: int, bare: bool = False) -> Layout:
-    """Return the layout of a family's model of this size with a head of `classes` outputs; None: of the encoder alone.
+def layout_of(base: Checkpoint, family: Family, head: str | None, classes: int, bare: bool = False) -> Layout:
+    """Return the layout of a base with a head of `classes` outputs; None: without one.
 
-    `bare`: the encoder's names have no prefix, as in a model without a head.
+    `bare`: the body's names have no prefix, as in a model without a head.
     """
+    config = base.model.config
     before = "" if bare else f"{family.prefix}."
     names = {f"{before}{name}": path for name, path in body_keys(family, config).items()}
-    heads = {} if head is None else {head: classes}
+    shapes = expected_shapes(family, config, {} if head is None else {head: classes})
     names |= {} if head is None else head_keys(family, config, head)
+    if base.language and not family.language.masked:
+        names |= written_keys(family, config) or {f"{family.language.rows[0][0]}.weight": KERNEL}
+        shapes[KERNEL] = shapes[WORDS][::-1]
     sizes = config.shape
-    shapes = expected_shapes(family, config, heads)
-    return Layout(names, shapes, family.prefix, sizes.dim, sizes.depth, sizes.heads)
+    return Layout(names, shapes, family, sizes.dim, sizes.depth, sizes.heads)
 
 
-def targeted(
-    config: Targeted, modules: dict[str, Place], kind: str, among: Callable[[str], bool] = lambda name: True
-) -> dict[str, Place]:
-    """Return those of some modules that a config's target_modules select, by PEFT's rules.
-
-    A string is a regular expression over full names. A list holds full names, or endings after a dot, which select only
-    names for which `among` is true. exclude_modules is read the same way, and modules_to_save are never targets. `kind`
-    names the modules in the error message.
-
-    Raises: InputError if nothing is selected.
-    """
-    chosen = {
-        name: place
-        for name, place in modules.items()
-        if _selects(config.target_modules, name, among)
-        and not _selects(config.exclude_modules or [], name)
-        and not any(f".{saved}." in f".{name}." for saved in config.modules_to_save or [])
-    }
-    if not chosen:
-        raise InputError(f"target_modules {config.target_modules!r} name no {kind} of this base")
-    return chosen
-
-
-def linear_targets(config: Linear, layout: Layout) -> dict[str, tuple[str, int, int]]:
-    """Return the dense layers that a config targets, {module: (our module, fan in, fan out)}.
-
-    layers_to_transform restricts them to the blocks of these numbers; in a module's name the number comes after
-    layers_pattern, by default after any component.
-
-    Raises: as `targeted`.
-    """
-    blocks = listed(config.layers_to_transform)
-    patterns = [compile_pattern(rf"(?:.*?\.)?{text}\.(\d+)\.") for text in listed(config.layers_pattern or r"[^.]*")]
-
-    def among(name: str) -> bool:
-        match = next(filter(None, (pattern.match(name) for pattern in patterns)), None)
-        return not blocks or (match is not None and int(match[1]) in blocks)
-
-    return targeted(config, layout.linear(), "linear layer", among)
-
-
-def _selects(names: str | list[str], name: str, among: Callable[[str], bool] = lambda name: True) -> bool:
-    if isinstance(names, str):
-        return bool(compile_pattern(names).fullmatch(name))
-    return name in names or (any(name.endswith(f".{ending}") for ending in names) and among(name))
+def whole(key: str, shape: tuple[int, ...], path: str, own: tuple[int, ...]) -> Tensor:
+    """Return the Tensor of one leaf that has the shape `own` here; the two differ in axes of 1 or in their grouping."""
+    return Tensor(key, shape, {path: lambda value: value.reshape(own)})
 
 
 def _around(name: str) -> list[str]:

@@ -1,11 +1,13 @@
-"""PEFT's PROMPT_TUNING and PREFIX_TUNING: a single tensor for any model, and the head."""
+"""PEFT's PROMPT_TUNING, P_TUNING and PREFIX_TUNING: a single tensor for any model, and the head.
 
-from collections.abc import Iterable
+PEFT stores what the networks of P_TUNING and of a projected prefix compute, so that they are read as plain ones.
+"""
+
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from fft.adapters import config
-from fft.adapters.layout import Format, Layout, Tensor
+from fft.adapters.layout import Format, Layout, Leaves, Tensor, Written, whole
 from fft.methods import PrefixTuning, PromptTuning
 
 PREFIX = "base_model."
@@ -34,38 +36,50 @@ class PromptConfig(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
+class EncodedConfig(Config):
+    """The fields of P_TUNING; those on the network that computed the tokens no longer matter."""
+
+    encoder_reparameterization_type: Any = None
+    encoder_hidden_size: Any = None
+    encoder_num_layers: Any = None
+    encoder_dropout: Any = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class PrefixConfig(Config):
-    """The fields of prefix tuning; for a projected prefix, PEFT stores the result of the projection."""
+    """The fields of prefix tuning."""
 
     prefix_projection: bool = False
     encoder_hidden_size: Any = None
     init_weights: Any = None
 
 
-def describe(method: PromptTuning | PrefixTuning, layout: Layout, paths: Iterable[str]) -> dict[str, Any]:
-    """Return the config fields of prompt tuning or prefix tuning."""
-    return {
+def written(method: PromptTuning | PrefixTuning, layout: Layout, base: Leaves, theta: Leaves) -> Written:
+    """Return the config fields and the tensor of prompt tuning or prefix tuning."""
+    fields = {
         "num_virtual_tokens": method.tokens,
         "token_dim": layout.dim,
         "num_layers": layout.depth,
         "num_attention_heads": layout.heads,
         "num_transformer_submodules": 1,
     }
+    path = next(path for path in theta if path.startswith("prompt/"))
+    return Written(fields, {KEY: theta[path].reshape(method.tokens, -1)}, frozenset({path}))
 
 
-def tokens(config: PromptConfig, layout: Layout) -> list[Tensor]:
+def tokens(config: PromptConfig | EncodedConfig, layout: Layout) -> list[Tensor]:
     """Return the embeddings of the virtual tokens, [P, D]."""
     shape = (config.num_virtual_tokens, layout.dim)
-    return [Tensor(KEY, shape, "prompt/tokens", shape)]
+    return [whole(KEY, shape, "prompt/tokens", shape)]
 
 
 def prefix(config: PrefixConfig, layout: Layout) -> list[Tensor]:
     """Return the keys and values of all blocks, one row for each virtual token, [P, blocks · 2 · D]."""
     places, own = config.num_virtual_tokens, (layout.depth, 2, layout.dim)
-    return [Tensor(KEY, (places, layout.depth * 2 * layout.dim), "prompt/prefix", (places, *own))]
+    return [whole(KEY, (places, layout.depth * 2 * layout.dim), "prompt/prefix", (places, *own))]
 
 
-def prompt_method(config: PromptConfig) -> dict[str, Any]:
+def prompt_method(config: PromptConfig | EncodedConfig) -> dict[str, Any]:
     """Return the method of a config of prompt tuning, as JSON data."""
     return {"name": PromptTuning.name, "tokens": config.num_virtual_tokens}
 
@@ -75,6 +89,8 @@ def prefix_method(config: PrefixConfig) -> dict[str, Any]:
     return {"name": PrefixTuning.name, "tokens": config.num_virtual_tokens}
 
 
-PROMPT = Format((PromptTuning,), PromptConfig, PREFIX, describe, prompt_method, tokens)
+ENCODERS = ("bert", "roberta", "distilbert")
+PROMPT = Format((PromptTuning,), PromptConfig, PREFIX, prompt_method, tokens, written, ENCODERS)
+ENCODED = Format((), EncodedConfig, PREFIX, prompt_method, tokens, written, ENCODERS)
 # PEFT passes the prefix as past keys and values, which transformers' DistilBERT does not accept.
-PREFIXES = Format((PrefixTuning,), PrefixConfig, PREFIX, describe, prefix_method, prefix, ("bert", "roberta"))
+PREFIXES = Format((PrefixTuning,), PrefixConfig, PREFIX, prefix_method, prefix, written, ("bert", "roberta"))

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 
 from fft.adapters.adapter import Adapter
-from fft.adapters.config import MERGE, read_config
-from fft.adapters.layout import Formats, Layout, Tensor, layout_of
+from fft.adapters.config import Config, read_config
+from fft.adapters.layout import Format, Formats, Layout, Tensor, layout_of
 from fft.adapters.prompt import KEY as PROMPT_KEY
+from fft.adapters.whole import STATE_DICT, embedding_names, plainly_named, token_rows, whole_names
 from fft.adapters.writing import CONFIG, WEIGHTS
 from fft.core.errors import InputError
-from fft.core.tree import Params
+from fft.core.tree import flatten, unflatten
 from fft.disk.local import local
 from fft.disk.sniff import check_not_pointer
 from fft.methods import from_json
@@ -23,15 +24,11 @@ from fft.models.files.folders import instead_of_adapter
 from fft.models.files.heads import HEADS_JSON, ORIGINAL, alike, check_name, read_record, stored_length, width
 from fft.models.files.keys import StoredTensor, body_keys, listed, to_tree
 from fft.models.files.tensors import read_tensors, refuse_not_finite
+from fft.models.files.unembed import KERNEL, WORDS
 from fft.models.heads import unused_head
-from fft.models.layers import Config
+from fft.models.layers import Config as ModelConfig
 from fft.models.model import Family
 
-WORDS = "embed/word/embedding"
-STATE_DICT = re.compile(  # keys with an adapter name or a wrapper module occur only in a model's state dict
-    r"\.(lora_(embedding_)?[AB]|lora_magnitude_vector|ln_tuning_layers|ia3_l|modules_to_save)\.(?!(weight|bias)$)"
-    r"|\.(base_layer|original_module)\.|^prompt_encoder\."
-)
 PICKLE = "adapter_model.bin"
 CONVERT = (
     'python -c "import torch; from safetensors.torch import save_file as s; '
@@ -47,35 +44,56 @@ def load(folder: str | Path, base: Checkpoint, formats: Formats) -> Adapter:
     """
     folder = Path(local(folder, "the adapter"))
     raw = read_raw(folder)
-    if raw["peft_type"] not in formats:
-        raise InputError(
-            f"{folder}: peft_type {raw['peft_type']!r} is not supported; supported are {', '.join(formats)}"
-        )
-    form = formats[raw["peft_type"]]
+    form = format_named(raw["peft_type"], base.model.family, formats, folder)
     config, notes = read_config(form.config, raw, str(folder / CONFIG))
     method = from_json([form.method(config)], str(folder / CONFIG))
     family = FAMILIES[base.model.family]
-    stored, left_out = without_ignored(read_weights(folder), form.prefix, family, folder)
+    if config.task_type == "CAUSAL_LM" and family.language.masked:
+        raise InputError(f"{folder / CONFIG}: task_type is CAUSAL_LM, but a {family.name} model predicts no next token")
+    stored, left_out = without_ignored(read_weights(folder), form.prefix, family, base.language, folder)
+    stored = plainly_named(stored, getattr(config, "bias", "none") != "none")
     refuse_no_adapter(stored, folder)
     name, head, heads = head_of(folder, stored, base, f"{form.prefix}{family.head_rows[-1][0]}.weight")
     bare = is_bare(stored, form.prefix, family, base.model.config)
-    layout = layout_of(family, base.model.config, name, 0 if head is None else width(head), bare)
-    tensors = (*form.tensors(config, layout), *layout.saved_modules(form.prefix, config.saved))
-    places = {place.key: place for place in tensors}
-    places |= saved_words(stored, layout, form.prefix, folder, base.folder)
+    layout = layout_of(base, family, name, 0 if head is None else width(head), bare)
     refuse_not_finite(stored, folder)
-    theta = to_theta(stored, places, folder, base.folder)
-    return Adapter(method, theta, heads, name if heads else None, notes + left_out, stored_length(folder))
+    theta = to_theta(stored, form, config, layout, base, folder)
+    unties = trains_ends_apart(theta, config, base)
+    if not unties:
+        theta.pop(KERNEL, None) if base.model.config.shape.tied else None
+    return Adapter(
+        method, unflatten(theta), heads, name if heads else None, notes + left_out, stored_length(folder), unties
+    )
+
+
+def format_named(peft_type: str, family: str, formats: Formats, folder: Path) -> Format[Any, Any]:
+    """Return the Format of a peft_type. Raises: InputError for one that is not supported, or not on this family."""
+    if peft_type not in formats:
+        raise InputError(f"{folder}: peft_type {peft_type!r} is not supported; supported are {', '.join(formats)}")
+    form = formats[peft_type]
+    if form.families is not None and family not in form.families:
+        raise InputError(
+            f"{folder}: {peft_type} is read on {' and '.join(form.families)} only, and the base is a {family} model"
+        )
+    return form
 
 
 def without_ignored(
-    stored: dict[str, np.ndarray], prefix: str, family: Family, folder: Path
+    stored: dict[str, np.ndarray], prefix: str, family: Family, language: bool, folder: Path
 ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-    """Return the tensors without those of modules that the family ignores in checkpoints too, and a note on them."""
+    """Return the tensors without those of modules that the family ignores in checkpoints too, and a note on them.
+
+    `language`: those of the language head are not ignored.
+    """
+    head = [f"{name}." for name, _, _ in family.language.rows] if language else []
     ignored = [re.compile(pattern) for pattern in family.ignored]
     short = {key: key.removeprefix(prefix).removeprefix(f"{family.prefix}.") for key in stored}
     dropped = [
-        key for key in stored if key.startswith(prefix) and any(pattern.fullmatch(short[key]) for pattern in ignored)
+        key
+        for key in stored
+        if key.startswith(prefix)
+        and not short[key].startswith(tuple(head))
+        and any(pattern.fullmatch(short[key]) for pattern in ignored)
     ]
     if not dropped:
         return stored, ()
@@ -84,45 +102,33 @@ def without_ignored(
 
 
 def refuse_no_adapter(stored: Collection[str], folder: Path) -> None:
-    """Refuse LoRA on embeddings, which is not supported, and a model's state dict in place of an adapter.
-
-    Raises: InputError that names the tensors.
-    """
-    where = folder / WEIGHTS
-    if embedded := [key for key in stored if ".lora_embedding_" in key]:
-        named = ", ".join(dict.fromkeys(key.partition(".lora_embedding_")[0] for key in embedded))
-        raise InputError(f"{where}: LoRA on embeddings is not supported, and is here on {named}; {MERGE}")
+    """Refuse a model's state dict in place of an adapter. Raises: InputError that names a tensor."""
     if wrong := [key for key in stored if STATE_DICT.search(key) or not key.startswith(("base_model.", PROMPT_KEY))]:
         raise InputError(
-            f"{where}: this is a model's state dict, not an adapter: it holds {wrong[0]}. Save the adapter with PEFT, "
-            "model.save_pretrained(DIR)"
+            f"{folder / WEIGHTS}: this is a model's state dict, not an adapter: it holds {wrong[0]}. Save the adapter "
+            "with PEFT, model.save_pretrained(DIR)"
         )
 
 
-def is_bare(stored: Collection[str], prefix: str, family: Family, config: Config) -> bool:
+def is_bare(stored: Collection[str], prefix: str, family: Family, config: ModelConfig) -> bool:
     """Whether the adapter was trained on a bare encoder, whose names have no prefix."""
     inside = tuple({f"{prefix}{name.split('.')[0]}." for name in body_keys(family, config)})
     return any(key.startswith(inside) for key in stored)
 
 
-def saved_words(
-    stored: Mapping[str, np.ndarray], layout: Layout, prefix: str, folder: Path, base: Path
-) -> dict[str, Tensor]:
-    """Return {key: Tensor} of the word embeddings if the adapter holds them; PEFT saves them for a resized vocabulary.
+def refuse_vocabulary(stored: Mapping[str, np.ndarray], layout: Layout, prefix: str, folder: Path, base: Path) -> None:
+    """Refuse word embeddings, which PEFT saves for a resized vocabulary, of another number than the base's.
 
-    Raises: InputError for another number of embeddings than in the base.
+    Raises: InputError with both numbers.
     """
-    name = next(name for name, path in layout.names.items() if path == WORDS)
-    place, value = layout.tensor(prefix, name, WORDS), stored.get(prefix + name)
-    if value is None:
-        return {}
-    words, known = (shape[0] if shape else 0 for shape in (value.shape, place.shape))
-    if words != known:
-        raise InputError(
-            f"{folder}: the adapter was trained on a vocabulary of {words}, the base ({base}) has {known}: give the "
-            f"base with the same tokens, saved after model.resize_token_embeddings({words})"
-        )
-    return {place.key: place}
+    for name in embedding_names(layout):
+        value, path = stored.get(prefix + name), layout.names[name]
+        known = layout.shapes[path][0 if path == WORDS else 1]
+        if value is not None and value.ndim and len(value) != known:
+            raise InputError(
+                f"{folder}: the adapter was trained on a vocabulary of {len(value)}, the base ({base}) has {known}: "
+                f"give the base with the same tokens, saved after model.resize_token_embeddings({len(value)})"
+            )
 
 
 def read_raw(folder: Path) -> dict[str, Any]:
@@ -198,14 +204,65 @@ def foreign_head(kernel: np.ndarray, base: Checkpoint) -> tuple[str, Head]:
     return name, Head("regression", ()) if outputs == 1 else Head("classification", labels)
 
 
-def to_theta(stored: Mapping[str, np.ndarray], places: Mapping[str, Tensor], folder: Path, base: Path) -> Params:
-    """Return the trainable tree, float32 jax arrays, from PEFT's tensors; `places` is {key: Tensor} of all expected.
+def to_theta(
+    stored: Mapping[str, np.ndarray],
+    form: Format[Any, Any],
+    config: Config,
+    layout: Layout,
+    base: Checkpoint,
+    folder: Path,
+) -> dict[str, Any]:
+    """Return {our path: float32 jax array} of all leaves in an adapter's tensors.
 
     Raises: InputError for tensors that are unknown, missing, of another shape or not floating point.
     """
-    if unknown := sorted(set(stored) - set(places)):
-        raise InputError(f"{folder / WEIGHTS} has tensors that the base {base} has no place for: {listed(unknown)}")
-    if missing := sorted(set(places) - set(stored)):
-        raise InputError(f"{folder / WEIGHTS} lacks tensors that its {CONFIG} promises: {listed(missing)}")
-    tensors = {place.path: StoredTensor(key, stored[key], place.shape, place.ours) for key, place in places.items()}
-    return to_tree(tensors, f"{folder / WEIGHTS} does not fit the base {base}")
+    where, prefix = folder / WEIGHTS, form.prefix
+    refuse_vocabulary(stored, layout, prefix, folder, base.folder)
+    own = form.tensors(config, layout)
+    leaves = {path: np.asarray(leaf) for path, leaf in flatten(base.params).items() if path in (WORDS, KERNEL)}
+    own += token_rows(config, layout, prefix, leaves, folder / CONFIG)
+    keys = {tensor.key: tensor for tensor in own}
+    rest = {key.removeprefix(prefix): value for key, value in stored.items() if key not in keys}
+    apart = layout.family.split(rest)
+    targets = [key.removeprefix(prefix).rpartition(".lora_")[0] for key in keys]
+    expected = whole_names(config, layout, targets)
+    known = {*expected, *embedding_names(layout)}
+    if unknown := sorted(prefix + name for name in set(apart) - known):
+        raise InputError(f"{where} has tensors that the base {base.folder} has no place for: {listed(unknown)}")
+    lacking = {*(key for key in keys if key not in stored), *(prefix + name for name in expected if name not in apart)}
+    if missing := sorted(lacking):
+        raise InputError(f"{where} lacks tensors that its {CONFIG} promises: {listed(missing)}")
+    problem = f"{where} does not fit the base {base.folder}"
+    theta = flatten(to_tree(placed(own, stored), problem))
+    full = {name: StoredTensor(prefix + name, value, *_own(layout, name)) for name, value in apart.items()}
+    return {**flatten(to_tree({layout.names[name]: tensor for name, tensor in full.items()}, problem)), **theta}
+
+
+def placed(tensors: list[Tensor], stored: Mapping[str, np.ndarray]) -> dict[str, StoredTensor]:
+    """Return {our path: StoredTensor} of an adapter's own tensors."""
+    return {
+        path: StoredTensor(tensor.key, stored[tensor.key], tensor.shape, ours)
+        for tensor in tensors
+        for path, ours in tensor.leaves.items()
+    }
+
+
+def _own(layout: Layout, name: str):
+    """Return (stored shape, the map to our leaf) of a tensor that is stored in full."""
+    shape, is_kernel = layout.shapes[layout.names[name]], layout.names[name].endswith("/kernel")
+    return shape[::-1] if is_kernel else shape, np.transpose if is_kernel else None
+
+
+def trains_ends_apart(theta: dict[str, Any], config: Config, base: Checkpoint) -> bool:
+    """Whether an adapter's word embeddings and language head differ, though config.json of the base ties them.
+
+    PEFT trains a copy, or beside the tied weight: the other one keeps the base's. With trainable_token_indices or
+    ensure_weight_tying it ties them too.
+    """
+    if not (base.language and base.model.config.shape.tied) or getattr(config, "ensure_weight_tying", False):
+        return False
+    ends = [path for path in theta if path.rpartition("/")[0] in ("embed/word", "unembed")]
+    if not ends or getattr(config, "trainable_token_indices", None):
+        return False
+    both = {WORDS, KERNEL} == set(ends)
+    return not (both and np.array_equal(np.asarray(theta[WORDS]).T, np.asarray(theta[KERNEL])))

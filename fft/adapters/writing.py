@@ -1,5 +1,6 @@
 """Write adapters: atomically, as a folder that `PeftModel.from_pretrained` loads onto the base."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -7,9 +8,9 @@ import numpy as np
 
 from fft.adapters.adapter import Adapter
 from fft.adapters.config import read_config
-from fft.adapters.layout import Format, Formats, layout_of
+from fft.adapters.layout import Format, Formats, Layout, Leaves, layout_of
 from fft.core.errors import InputError
-from fft.core.tree import flatten
+from fft.core.tree import Params, flatten
 from fft.disk.files import write_json
 from fft.methods import Method
 from fft.models import FAMILIES, Checkpoint
@@ -36,27 +37,44 @@ def save(
     Raises: InputError for a method that PEFT has no format for, an unknown head, and a folder with other files in it.
     """
     head = head or adapter.primary
-    if head is None or head not in adapter.heads:
+    if head not in adapter.heads and not (head is None and base.language):
         raise InputError(f"the adapter has no head {head!r}; its heads are: {', '.join(adapter.heads) or 'none'}")
     kind, form = format_of(adapter.method, base.model.family, formats)
-    layout = layout_of(FAMILIES[base.model.family], base.model.config, head, width(adapter.heads[head]))
-    leaves = {**flatten(base.params), **flatten(adapter.theta)}
+    layout = layout_of(base, FAMILIES[base.model.family], head, 0 if head is None else width(adapter.heads[head]))
+    theta, before = as_arrays(adapter.theta), as_arrays(base.params)
+    own = form.written(adapter.method, layout, before, theta)
+    modules = saved_modules(layout, before, theta, own.paths, head)
     fields = {
         "peft_type": kind,
-        "task_type": "SEQ_CLS",
+        "task_type": "SEQ_CLS" if head else "CAUSAL_LM" if base.language else "FEATURE_EXTRACTION",
         "base_model_name_or_path": name,
         "inference_mode": True,
-        **form.describe(adapter.method, layout, flatten(adapter.theta)),
-        "modules_to_save": list(layout.top_modules()),
+        **own.fields,
+        "modules_to_save": modules or None,
     }
     config, _ = read_config(form.config, fields, CONFIG)
-    places = [*form.tensors(config, layout), *layout.saved_modules(form.prefix, config.saved)]
-    tensors = {place.key: np.ascontiguousarray(place.theirs(np.asarray(leaves[place.path]))) for place in places}
+    whole = layout.stored({**before, **theta}, [layout.names[name] for name in layout.within(config.saved)])
+    tensors = {**own.tensors, **{form.prefix + name: value for name, value in whole.items()}}
+    heads = {} if head is None else {head: adapter.heads[head]}
     with written_whole(folder) as partial:
-        write_tensors(tensors, partial / WEIGHTS)
-        write_json(partial / HEADS_JSON, write_record({head: adapter.heads[head]}, head, base.max_length))
+        write_tensors({key: np.ascontiguousarray(value) for key, value in tensors.items()}, partial / WEIGHTS)
+        write_json(partial / HEADS_JSON, write_record(heads, head, base.max_length))
         write_json(partial / CONFIG, fields)
     return folder
+
+
+def as_arrays(params: Params) -> dict[str, np.ndarray]:
+    """Return {path: numpy array} of a parameter tree."""
+    return {path: np.asarray(leaf) for path, leaf in flatten(params).items()}
+
+
+def saved_modules(layout: Layout, base: Leaves, theta: Leaves, own: Collection[str], head: str | None) -> list[str]:
+    """Return PEFT's modules_to_save: pooler and head, and the modules of changed leaves that are not `own`."""
+    names = {path: name for name, path in layout.names.items()}
+    rest = [path for path in theta if path not in own and not path.startswith(("heads/", "pooler/"))]
+    changed = [path for path in rest if path not in base or not np.array_equal(theta[path], base[path])]
+    modules = [layout.fused(names[path]).rpartition(".")[0] for path in changed]
+    return list(dict.fromkeys([*(layout.saved_for_head() if head else ()), *modules]))
 
 
 def format_of(method: Method, family: str, formats: Formats) -> tuple[str, Format[Any, Any]]:
@@ -65,12 +83,12 @@ def format_of(method: Method, family: str, formats: Formats) -> tuple[str, Forma
     Raises: InputError with the reason where PEFT has none.
     """
     for kind, form in formats.items():
-        if type(method) in form.methods and family in form.families:
+        if type(method) in form.methods and (form.families is None or family in form.families):
             return kind, form
         if type(method) in form.methods:
             raise InputError(
                 f"{method.name} on {family} cannot be saved as an adapter: PEFT supports {kind} on "
-                f"{' and '.join(form.families)} only. Choose another method, or one of these models"
+                f"{' and '.join(form.families or ())} only. Choose another method, or one of these models"
             )
     known = ", ".join(sorted(method.name for form in formats.values() for method in form.methods))
     raise InputError(

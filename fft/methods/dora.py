@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from fft.core.tree import Params, flatten, overlay, unflatten
-from fft.methods.lora import LoRA, modules_of
+from fft.methods.lora import LoRA, modules_of, weight_of
 
 MAGNITUDE, GAIN = "lora_magnitude", "lora_gain"
 
@@ -26,7 +26,7 @@ class DoRA(LoRA):
 
     def _init(self, base: Params, key: jax.Array) -> Params:
         theta, kernels = super()._init(base, key), flatten(base)
-        lengths = {f"{m}/{MAGNITUDE}": _norm(kernels[f"{m}/kernel"]) for m in modules_of(flatten(theta))}
+        lengths = {f"{m}/{MAGNITUDE}": column_norms(kernels[f"{m}/kernel"]) for m in modules_of(flatten(theta))}
         return overlay(theta, unflatten(lengths))
 
     def _merge(self, base: Params, theta: Params) -> Params:
@@ -43,7 +43,7 @@ class DoRA(LoRA):
         return _lengthened(injected, gains)
 
 
-def _norm(kernel: jax.Array) -> jax.Array:
+def column_norms(kernel: jax.Array) -> jax.Array:
     """Return the length of every column: [in, out] -> [out]."""
     return jnp.sqrt(jnp.sum(jnp.square(kernel), axis=0))
 
@@ -60,11 +60,12 @@ def _gains(merged: Params, magnitudes: dict[str, jax.Array]) -> dict[str, jax.Ar
     kernels = flatten(merged)
     gains = {}
     for module, magnitude in magnitudes.items():
-        norm = jax.lax.stop_gradient(_norm(kernels[f"{module}/kernel"]))
+        norm = jax.lax.stop_gradient(column_norms(kernels[weight_of(module, kernels)]))
         gains[module] = magnitude / jnp.where(norm > 0, norm, 1.0)  # a column of zeros stays zero
     return gains
 
 
 def _lengthened(params: Params, gains: dict[str, jax.Array]) -> Params:
     kernels = flatten(params)
-    return overlay(params, unflatten({f"{m}/kernel": kernels[f"{m}/kernel"] * gain for m, gain in gains.items()}))
+    paths = {weight_of(module, kernels): gain for module, gain in gains.items()}
+    return overlay(params, unflatten({path: kernels[path] * gain for path, gain in paths.items()}))

@@ -1,7 +1,7 @@
 """LoRA: train a low-rank update of some kernels; the base is frozen."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -99,12 +99,11 @@ class LoRA(Method):
         return self._merged(base, leaves)
 
     def _merged(self, base: Params, leaves: dict) -> Params:
-        kernels = flatten(base)
-        changed = {path: leaf for path, leaf in leaves.items() if not path.endswith((A, B))}
+        merged = flatten(base) | {path: leaf for path, leaf in leaves.items() if not path.endswith((A, B))}
         for module in modules_of(leaves):
-            update = leaves[f"{module}/{A}"] @ leaves[f"{module}/{B}"]
-            changed[f"{module}/kernel"] = kernels[f"{module}/kernel"] + self.scale * update
-        return unflatten({**kernels, **changed})
+            path = weight_of(module, merged)
+            merged[path] = merged[path] + self.scale * (leaves[f"{module}/{A}"] @ leaves[f"{module}/{B}"])
+        return unflatten(merged)
 
     def _side_path(self, base: Params, leaves: dict) -> Params:
         siblings = {}
@@ -117,3 +116,9 @@ class LoRA(Method):
 def modules_of(leaves: Iterable[str]) -> list[str]:
     """Return the sorted paths of the modules that an adapter's leaves belong to."""
     return sorted(path.removesuffix(f"/{A}") for path in leaves if path.endswith(f"/{A}"))
+
+
+def weight_of(module: str, leaves: Collection[str]) -> str:
+    """Return the path of the matrix that an adapter of a module changes: its kernel [in, out], or embeddings [V, D]."""
+    table = f"{module}/embedding"
+    return table if table in leaves else f"{module}/kernel"

@@ -64,6 +64,7 @@ __all__ = [
     "load",
     "load_causal",
     "save",
+    "untied",
 ]
 
 
@@ -83,6 +84,11 @@ def load_causal(source: str | Path) -> Checkpoint:
 def computed(checkpoint: Checkpoint, computation: Computation) -> Checkpoint:
     """Return the checkpoint with a model that computes as `computation` says. See fft.models.computed.computed."""
     return computed_models.computed(checkpoint, computation, FAMILIES)
+
+
+def untied(checkpoint: Checkpoint) -> Checkpoint:
+    """Return a tied language model with a language head of its own. See fft.models.computed.untied."""
+    return computed_models.untied(checkpoint, FAMILIES)
 
 
 def has_head(source: str | Path) -> bool:

@@ -1,6 +1,8 @@
-"""A checkpoint whose model is computed as a Computation says, with the matrices of a frozen base in its format."""
+"""Checkpoints that are computed differently: in the format of a Computation, or with a language head of their own."""
 
 from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, cast
 
 import jax.numpy as jnp
 
@@ -32,6 +34,23 @@ def computed(checkpoint: Checkpoint, computation: Computation, families: Mapping
         "the rounded base, and differ a little from those of the adapter on the stored weights"
     )
     return rounded._replace(notes=(*checkpoint.notes, note))
+
+
+def untied(checkpoint: Checkpoint, families: Mapping[str, Family]) -> Checkpoint:
+    """Return the checkpoint of a language model with a language head of its own, equal to the word embeddings.
+
+    Its config.json then says tie_word_embeddings false. One that is not tied is returned unchanged.
+    """
+    model, params = checkpoint.model, checkpoint.params
+    if not model.config.shape.tied:
+        return checkpoint
+    config = replace(cast("Any", model.config), tie_word_embeddings=False)
+    unembed = {**params.get("unembed", {}), "kernel": params["embed"]["word"]["embedding"].T}
+    return checkpoint._replace(
+        model=build(families[model.family], config, model.computation),
+        params={**params, "unembed": unembed},
+        raw_config={**checkpoint.raw_config, "tie_word_embeddings": False},
+    )
 
 
 def largest_change(before: Checkpoint, after: Checkpoint) -> float:

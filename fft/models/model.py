@@ -93,7 +93,9 @@ class Family(NamedTuple):
     Hugging Face's class names; network: the linen module of the body, Encoder or Decoder; config: a frozen dataclass;
     body, head_rows: rows of the key table (hf module, our module, kind); ignored: regexes of keys to skip; head: config
     -> constructor of the linen head module; language: the head that predicts tokens, the next or masked ones;
-    split, join: stored tensors {name: array} to those of the key table, and back, where files fuse or transpose them.
+    split, join: stored tensors {name: array} to those of the key table, and back, where files fuse or transpose them;
+    stacks: the fused names and their parts, as in fft.models.files.stacked; turned: the ends of names that files store
+    as [in, out].
     """
 
     name: str
@@ -108,6 +110,8 @@ class Family(NamedTuple):
     language: LanguageHead
     split: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]] = lambda tensors: tensors
     join: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]] = lambda tensors: tensors
+    stacks: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    turned: tuple[str, ...] = ()
 
 
 @shared

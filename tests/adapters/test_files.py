@@ -21,6 +21,7 @@ from fft.core.tree import flatten, overlay, unflatten
 from fft.methods import IA3, DoRA, Freeze, LoRA, NormTuning, PrefixTuning, PromptTuning, RsLoRA
 from fft.training.optim import multipliers
 from tests.helpers import torch_models as oracle
+from tests.helpers.peft_adapters import adapted
 
 FAMILIES = ("bert", "roberta", "distilbert")
 
@@ -178,6 +179,31 @@ THEIRS = {
             task_type="SEQ_CLS", num_virtual_tokens=4, prefix_projection=True, encoder_hidden_size=8
         ),
     ),
+    "ranks and scales by pattern": (
+        "bert",
+        peft.LoraConfig(**LORA, target_modules="all-linear", rank_pattern={"query": 5}, alpha_pattern={"dense": 2}),
+    ),
+    "biases of its modules": ("roberta", peft.LoraConfig(**LORA, target_modules=["query", "dense"], bias="lora_only")),
+    "all biases": ("bert", peft.LoraConfig(**LORA, bias="all")),
+    "embeddings": ("bert", peft.LoraConfig(**LORA, target_modules=["query", "word_embeddings"])),
+    "dora on embeddings": (
+        "roberta",
+        peft.LoraConfig(**LORA, use_dora=True, target_modules=["value", "word_embeddings", "position_embeddings"]),
+    ),
+    "token rows": (
+        "distilbert",
+        peft.LoraConfig(**LORA, target_modules=["q_lin"], trainable_token_indices=[8, 30]),
+    ),
+    "a computed prompt": (
+        "roberta",
+        peft.PromptEncoderConfig(task_type="SEQ_CLS", num_virtual_tokens=5, encoder_hidden_size=8),
+    ),
+    "a prompt of an LSTM": (
+        "bert",
+        peft.PromptEncoderConfig(
+            task_type="SEQ_CLS", num_virtual_tokens=3, encoder_hidden_size=8, encoder_reparameterization_type="LSTM"
+        ),
+    ),
     "no head": ("bert", peft.LoraConfig(r=2, target_modules=["query"])),
     "norms": ("bert", peft.LNTuningConfig(task_type="SEQ_CLS", target_modules=["LayerNorm"])),
     "the norms of one block": (
@@ -201,13 +227,8 @@ THEIRS = {
 
 def made_by_peft(base, folder, config, seed=3):
     """Write an adapter of random values with PEFT; return its model."""
-    torch.manual_seed(seed)
-    model = peft.get_peft_model(AutoModelForSequenceClassification.from_pretrained(base), config).eval()
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if any(word in name for word in ("lora", "ia3", "ln_tuning", "prompt_encoder", "modules_to_save")):
-                parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
+    torch_model = AutoModelForSequenceClassification.from_pretrained(base)
+    model = adapted(torch_model, config, seed, biases=getattr(config, "bias", "none") != "none")
     model.save_pretrained(folder)
     return model
 
@@ -315,13 +336,13 @@ BROKEN = {
     ),
     "another task": (
         config_with(task_type="CAUSAL_LM"),
-        r"adapter_config\.json: task_type is \"CAUSAL_LM\": only SEQ_CLS",
+        r"adapter_config\.json: task_type is CAUSAL_LM, but a bert model predicts no next token",
     ),
     "trained biases": (
         config_with(bias="all"),
-        r"adapter_config\.json: bias is \"all\": it trains biases of the base too",
+        r"lacks tensors that its adapter_config\.json promises: .*bert\.embeddings\.LayerNorm\.bias",
     ),
-    "a rank of its own": (config_with(rank_pattern={"query": 4}), r"rank_pattern"),
+    "a rank of its own": (config_with(rank_pattern={"query": 4}), r"lora_A\.weight is \[8, 48\], expected \[4, 48\]"),
     "a changed base": (
         config_with(init_lora_weights="pissa"),
         'init_lora_weights is "pissa": it changes the base\'s own weights',
@@ -392,7 +413,7 @@ BROKEN_NORMS = {
         ),
         r"LayerNorm\.ln_tuning_layers\.bias is \[47\], expected \[48\]",
     ),
-    "no target": (config_with(target_modules=["query"]), r"target_modules \['query'\] name no layer norm"),
+    "no target": (config_with(target_modules=["query"]), r"target_modules \['query'\] name no norm of"),
     "a field of others": (config_with(layers_to_transform=[0]), r"layers_to_transform is \[0\]: not known"),
 }
 
@@ -407,7 +428,7 @@ def test_norms_that_are_not_what_they_say_are_refused(case, bases, tmp_path):
 
 
 def test_an_adapter_of_another_base_is_refused(sound, bases, tmp_path):
-    with pytest.raises(InputError, match="name no linear layer of this base"):
+    with pytest.raises(InputError, match="name no linear layer or embedding of this base"):
         load_adapter(sound, models.load(bases["distilbert"]))
     with pytest.raises(InputError, match=r"the base .*roberta has no place for: base_model\.model\.bert\."):
         load_adapter(sound, models.load(bases["roberta"]))

@@ -14,10 +14,10 @@ from fft.adapters import load_adapter
 from fft.core.errors import InputError
 from fft.core.tree import flatten
 from tests.helpers import torch_models as oracle
+from tests.helpers.peft_adapters import adapted
 from tests.helpers.tiny_runs import fft
 
 FAMILIES = ("bert", "roberta", "distilbert")
-TRAINED = ("lora", "ia3", "ln_tuning", "modules_to_save")
 LORA = {"r": 3, "lora_alpha": 5}
 
 
@@ -26,18 +26,6 @@ def bases(tmp_path_factory):
     """{family: a folder with a random base of two classes}."""
     folder = tmp_path_factory.mktemp("bases")
     return {family: oracle.save(oracle.make(family), folder / family) for family in FAMILIES}
-
-
-def adapted(model, config, seed=3):
-    """The model of PEFT's on a torch model, with random values in what is trained."""
-    torch.manual_seed(seed)
-    model = peft.get_peft_model(model, config).eval()
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if any(word in name for word in TRAINED):
-                parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
-    return model
 
 
 def classifier(base):
@@ -117,19 +105,18 @@ def test_unknown_fields_that_say_nothing_are_one_note(sound, bases):
 
 
 def test_fields_that_are_set_and_not_computed_are_refused_in_one_message_by_name(sound, bases):
-    changed(sound, use_hyper_lora=True, depth=0, note="x", trainable_token_indices=[1, 2], bias="lora_only")
-    changed(sound, hyper_config={"a": 1}, task_type="TOKEN_CLS", init_lora_weights="olora", rank_pattern={"key": 2})
+    changed(sound, use_hyper_lora=True, depth=0, note="x", lora_bias=True, layer_replication=[[0, 1]])
+    changed(sound, hyper_config={"a": 1}, task_type="TOKEN_CLS", init_lora_weights="olora")
     with pytest.raises(InputError) as caught:
         load_adapter(sound, models.load(bases["bert"]))
     said = str(caught.value)
     assert said.startswith(f"{sound / 'adapter_config.json'}: ") and said.count("\n") == 0
     for part in (
         'depth is 0: not known; hyper_config is {"a": 1}: not known; note is "x": not known; use_hyper_lora is true: ',
-        "trainable_token_indices is set; fft does not support it",
-        "rank_pattern is set; fft does not support it",
-        'bias is "lora_only": it trains biases of the base too',
+        "lora_bias is set; fft does not support it",
+        "layer_replication is set; fft does not support it",
         'init_lora_weights is "olora": it changes the base\'s own weights too',
-        'task_type is "TOKEN_CLS": only SEQ_CLS and FEATURE_EXTRACTION are read',
+        'task_type is "TOKEN_CLS": only SEQ_CLS, CAUSAL_LM and FEATURE_EXTRACTION are read',
         "merge_and_unload().save_pretrained(DIR)",
     ):
         assert part in said, said
@@ -160,7 +147,7 @@ def test_a_pattern_of_layers_selects_what_peft_selects(settings, bases, tmp_path
     found = logits(load_adapter(tmp_path / "a", base).on(base), "bert")
     oracle.close(found, oracle.logits(theirs, "bert", oracle.batch("bert")))
     changed(tmp_path / "a", layers_pattern="block")
-    with pytest.raises(InputError, match="name no linear layer of this base"):
+    with pytest.raises(InputError, match="name no linear layer or embedding of this base"):
         load_adapter(tmp_path / "a", base)
 
 
@@ -220,15 +207,6 @@ def test_a_state_dict_is_called_one(kind, saved, bases, tmp_path):
         InputError, match=r"this is a model's state dict, not an adapter: it holds .*save_pretrained\(DIR\)"
     ):
         load_adapter(tmp_path / "a", base)
-
-
-def test_lora_on_embeddings_is_not_read(bases, tmp_path):
-    base = models.load(bases["bert"])
-    for targets in (["query", "word_embeddings"], ["word_embeddings"]):
-        config = peft.LoraConfig(task_type="SEQ_CLS", **LORA, target_modules=targets)
-        adapted(classifier(bases["bert"]), config).save_pretrained(tmp_path / "a", save_embedding_layers=True)
-        with pytest.raises(InputError, match=r"LoRA on embeddings is not supported.*word_embeddings; merge"):
-            load_adapter(tmp_path / "a", base)
 
 
 def test_a_vocabulary_of_another_size_is_told_as_that(bases, tmp_path):

@@ -51,7 +51,12 @@ def make(case):
     config = CONFIG_MAPPING[family](**json.loads(json.dumps(given)))
     auto = AutoModelForMaskedLM if case in MASKED else AutoModelForCausalLM
     torch.manual_seed(0)  # transformers draws the weights with the global generator
-    model = auto.from_config(config, attn_implementation="eager").eval()
+    return shaken(auto.from_config(config, attn_implementation="eager"))
+
+
+def shaken(model):
+    """A torch model in eval mode with noise on every parameter, norms and biases too."""
+    model = model.eval()
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -122,4 +122,6 @@ FAMILY = Family(
     head=lambda config: ScoreHead,
     split=split,
     join=join,
+    stacks=tuple(STACKED.items()),
+    turned=TRANSPOSED,
 )

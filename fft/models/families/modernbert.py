@@ -251,4 +251,5 @@ FAMILY = Family(
     ),
     split=split,
     join=join,
+    stacks=tuple(STACKED.items()),
 )
