@@ -5,9 +5,11 @@ Each peft_type has one file here and one line in FORMATS.
 
 from pathlib import Path
 
+from fft import models
 from fft.adapters import ia3, lora, norm, prompt, reading, writing
 from fft.adapters.adapter import Adapter
 from fft.adapters.layout import Formats
+from fft.disk.local import local
 from fft.methods import Method
 from fft.models import Checkpoint
 
@@ -20,12 +22,21 @@ FORMATS: Formats = {
     "LN_TUNING": norm.FORMAT,
 }
 
-__all__ = ["FORMATS", "check_writable", "load_adapter", "save_adapter"]
+__all__ = ["FORMATS", "check_writable", "load_adapter", "load_base", "save_adapter"]
 
 
 def load_adapter(folder: str | Path, base: Checkpoint) -> Adapter:
     """Load the Adapter in a PEFT folder, checked against the Checkpoint `base`. See fft.adapters.reading.load."""
     return reading.load(folder, base, FORMATS)
+
+
+def load_base(source: str, adapter: str | Path) -> Checkpoint:
+    """Load the base of the adapter in a folder: for CAUSAL_LM with its language head, unless it is a classifier.
+
+    Raises: as `fft.models.load`, and as `load_adapter` where the folder holds no adapter.
+    """
+    raw = reading.read_raw(Path(local(adapter, "the adapter")))
+    return models.load(source, language=raw.get("task_type") == "CAUSAL_LM" and not models.has_head(source))
 
 
 def check_writable(method: Method, family: str) -> None:

@@ -10,8 +10,9 @@ import numpy as np
 from fft.adapters.adapter import Adapter
 from fft.adapters.config import Config, read_config
 from fft.adapters.layout import Format, Formats, Layout, Tensor, layout_of
+from fft.adapters.origin import check_origin, check_tokens
 from fft.adapters.prompt import KEY as PROMPT_KEY
-from fft.adapters.whole import STATE_DICT, embedding_names, plainly_named, token_rows, whole_names
+from fft.adapters.whole import STATE_DICT, embedding_names, plainly_named, token_numbers, token_rows, whole_names
 from fft.adapters.writing import CONFIG, WEIGHTS
 from fft.core.errors import InputError
 from fft.core.tree import flatten, unflatten
@@ -24,7 +25,7 @@ from fft.models.files.folders import instead_of_adapter
 from fft.models.files.heads import HEADS_JSON, ORIGINAL, alike, check_name, read_record, stored_length, width
 from fft.models.files.keys import StoredTensor, body_keys, listed, to_tree
 from fft.models.files.tensors import read_tensors, refuse_not_finite
-from fft.models.files.unembed import KERNEL, WORDS
+from fft.models.files.unembed import KERNEL, UNEMBED, WORDS
 from fft.models.heads import unused_head
 from fft.models.layers import Config as ModelConfig
 from fft.models.model import Family
@@ -59,11 +60,12 @@ def load(folder: str | Path, base: Checkpoint, formats: Formats) -> Adapter:
     refuse_not_finite(stored, folder)
     theta = to_theta(stored, form, config, layout, base, folder)
     unties = trains_ends_apart(theta, config, base)
-    if not unties:
-        theta.pop(KERNEL, None) if base.model.config.shape.tied else None
-    return Adapter(
-        method, unflatten(theta), heads, name if heads else None, notes + left_out, stored_length(folder), unties
-    )
+    if base.model.config.shape.tied and not unties:
+        theta = {path: leaf for path, leaf in theta.items() if not path.startswith(UNEMBED)}
+    check_tokens(folder, base, token_numbers(config))
+    notes += (*left_out, *check_origin(folder, raw, base))
+    length, primary = stored_length(folder), name if heads else None
+    return Adapter(method, unflatten(theta), heads, primary, notes, length, unties)
 
 
 def format_named(peft_type: str, family: str, formats: Formats, folder: Path) -> Format[Any, Any]:
@@ -227,11 +229,13 @@ def to_theta(
     targets = [key.removeprefix(prefix).rpartition(".lora_")[0] for key in keys]
     expected = whole_names(config, layout, targets)
     known = {*expected, *embedding_names(layout)}
-    if unknown := sorted(prefix + name for name in set(apart) - known):
-        raise InputError(f"{where} has tensors that the base {base.folder} has no place for: {listed(unknown)}")
     lacking = {*(key for key in keys if key not in stored), *(prefix + name for name in expected if name not in apart)}
-    if missing := sorted(lacking):
-        raise InputError(f"{where} lacks tensors that its {CONFIG} promises: {listed(missing)}")
+    missing = f"lacks tensors that its {CONFIG} promises: {listed(sorted(lacking))}"
+    if unknown := sorted(prefix + name for name in set(apart) - known):
+        problem = f"{where} has tensors that the base {base.folder} has no place for: {listed(unknown)}"
+        raise InputError(f"{problem}; and it {missing}" if lacking else problem)
+    if lacking:
+        raise InputError(f"{where} {missing}")
     problem = f"{where} does not fit the base {base.folder}"
     theta = flatten(to_tree(placed(own, stored), problem))
     full = {name: StoredTensor(prefix + name, value, *_own(layout, name)) for name, value in apart.items()}

@@ -89,6 +89,12 @@ def token_rows(config: Config, layout: Layout, prefix: str, base: Leaves, where:
     return tensors
 
 
+def token_numbers(config: Config) -> tuple[int, ...]:
+    """Return the ids in trainable_token_indices, of whichever module."""
+    given: Any = getattr(config, "trainable_token_indices", None) or ()
+    return tuple(given) if isinstance(given, list) else tuple(number for ids in dict(given).values() for number in ids)
+
+
 def _replaced(table: np.ndarray, ids: list[int], turned: bool):
     """Return the function that puts rows [n, D] into a table [V, D]; `turned`: and transposes it."""
 

@@ -9,6 +9,7 @@ import numpy as np
 from fft.adapters.adapter import Adapter
 from fft.adapters.config import read_config
 from fft.adapters.layout import Format, Formats, Layout, Leaves, layout_of
+from fft.adapters.origin import origin_record
 from fft.core.errors import InputError
 from fft.core.tree import Params, flatten
 from fft.disk.files import write_json
@@ -58,7 +59,7 @@ def save(
     heads = {} if head is None else {head: adapter.heads[head]}
     with written_whole(folder) as partial:
         write_tensors({key: np.ascontiguousarray(value) for key, value in tensors.items()}, partial / WEIGHTS)
-        write_json(partial / HEADS_JSON, write_record(heads, head, base.max_length))
+        write_json(partial / HEADS_JSON, {**write_record(heads, head, base.max_length), **origin_record(base)})
         write_json(partial / CONFIG, fields)
     return folder
 

@@ -88,14 +88,13 @@ def _restored(flags: Flags, console: Console) -> "Checkpoint":
 
 def _merged(flags: Flags, adapter: Path) -> "Checkpoint":
     """Load the base and merge the adapter into it. Raises: InputError if --step is given."""
-    from fft import models
-    from fft.adapters import load_adapter
+    from fft.adapters import load_adapter, load_base
 
     if flags.step is not None:
         raise InputError(
             "--step selects a step of a run, and with --adapter RUN is a base model: leave out one of them"
         )
-    base = models.load(flags.run)
+    base = load_base(flags.run, adapter)
     return load_adapter(adapter, base).on(base)
 
 
