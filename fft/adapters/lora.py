@@ -21,6 +21,7 @@ from fft.adapters.targets import matrix_targets, pattern_of
 from fft.methods import DoRA, LoRA, RsLoRA
 from fft.methods.dora import MAGNITUDE, column_norms
 from fft.methods.lora import A, B, modules_of
+from fft.models.files.unembed import KERNEL, WORDS
 
 PREFIX = "base_model.model."
 
@@ -153,8 +154,14 @@ def written(method: LoRA, layout: Layout, base: Leaves, theta: Leaves) -> Writte
     if any(path not in base or not np.array_equal(theta[path], base[path]) for path in biases):
         tensors |= _biases(layout, {**base, **theta}, set(ranks))
         own |= biases
-    fields = {**_fields(method, ranks), "bias": "all" if biases & own else "none"}
-    return Written({**fields, "fan_in_fan_out": bool(layout.family.turned)}, tensors, frozenset(own))
+    fields = {
+        **_fields(method, ranks),
+        "bias": "all" if biases & own else "none",
+        "fan_in_fan_out": bool(layout.family.turned),
+    }
+    if {WORDS, KERNEL} <= theta.keys() and np.array_equal(theta[WORDS].T, theta[KERNEL]):
+        fields["ensure_weight_tying"] = True
+    return Written(fields, tensors, frozenset(own))
 
 
 def joined(parts: Sequence[Part], width: int, theta: Leaves) -> tuple[np.ndarray, np.ndarray]:

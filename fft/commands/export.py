@@ -3,16 +3,19 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import tyro
 from rich.console import Console
 
+from fft.commands.export_adapter import RANK, note, warn_of_base, write_adapter, write_low_rank
+from fft.core.bounds import Count, check_bounds
 from fft.core.errors import InputError
 from fft.core.settings import TELLS_DEFAULT, AsJson, without_name
 from fft.disk.local import CheckpointPath
 
 if TYPE_CHECKING:
+    from fft.adapters.adapter import Adapter
     from fft.models import Checkpoint
 
 
@@ -21,22 +24,32 @@ class Flags:
     """Write the model of a run as a Hugging Face checkpoint: weights, config, tokenizer, label names.
 
     Likewise the model in a GGUF file, de-quantized to float32. With --to peft, write only the adapter that the run
-    trained; PEFT loads it onto the run's base.
+    trained; PEFT loads it onto the run's base. With --to lora, write the difference of any tuned checkpoint from its
+    base as a LoRA adapter, and measure what its rank costs.
     """
 
     run: Annotated[tyro.conf.Positional[CheckpointPath], tyro.conf.arg(metavar="RUN")]
-    """the run folder, a GGUF file or demo:smollm2; with --adapter, the base: a Hugging Face folder, or hf:NAME"""
+    """the run folder, a GGUF file or demo:smollm2; with --adapter, the base: a Hugging Face folder, or hf:NAME; with
+    --to lora the tuned checkpoint or run"""
     out: Path
     """output folder; it must be new or an earlier export"""
-    to: Literal["hf", "peft"] = "hf"
-    """hf: a Hugging Face checkpoint with adapters merged; peft: the adapter alone in PEFT's format"""
+    to: Literal["hf", "peft", "lora"] = "hf"
+    """hf: a Hugging Face checkpoint with adapters merged; peft: the adapter alone in PEFT's format; lora: RUN less
+    --base, as a LoRA adapter in PEFT's format"""
     adapter: Path | None = None
     """a folder with a PEFT adapter to merge into the base"""
+    base: Annotated[CheckpointPath | None, TELLS_DEFAULT] = None
+    """the checkpoint that RUN was tuned from, with --to lora"""
+    rank: Annotated[Count | None, TELLS_DEFAULT] = None
+    """the rank of the adapter, with --to lora (default: 16)"""
     head: Annotated[str | None, TELLS_DEFAULT] = None
     """the head to export as the classifier (default: the new task's)"""
     step: Annotated[Literal["best", "latest"] | None, TELLS_DEFAULT] = None
     """the step of the run to export (default: the one selected by the run's --keep)"""
     json: AsJson = False
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
 
 
 def parse(args: list[str], cli: Callable[..., Flags]) -> Flags:
@@ -46,6 +59,9 @@ def parse(args: list[str], cli: Callable[..., Flags]) -> Flags:
 
 def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     """Restore the step and write the model or its adapter."""
+    refuse_useless(flags)
+    if flags.to == "lora":
+        return write_low_rank(flags.run, flags.base or "", flags.out, flags.rank or RANK, console)
     from fft import models
     from fft.models.files.source import is_converted
     from fft.models.heads import chosen_head, with_heads
@@ -53,16 +69,25 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     if not flags.adapter and is_converted(flags.run):
         return _convert(flags, console)
     if flags.to == "peft":
-        return _write_adapter(flags, console)
-    restored = _merged(flags, flags.adapter) if flags.adapter else _restored(flags, console)
-    _note(restored.notes, console)
-    has_head = flags.head or restored.heads
-    head = chosen_head(restored, flags.head, str(flags.run), "to export") if has_head else None
-    folder = models.save(restored, flags.out, primary=head)
-    if (dtype := restored.raw_config["dtype"]) != "float32":
+        return write_adapter(flags.run, flags.out, flags.step, flags.head, console)
+    made = _merged(flags, flags.adapter) if flags.adapter else _restored(flags, console)
+    model = made.model
+    note(model.notes, console)
+    has_head = flags.head or model.heads
+    head = chosen_head(model, flags.head, str(flags.run), "to export") if has_head else None
+    folder = models.save(model, flags.out, primary=head)
+    if (dtype := model.raw_config["dtype"]) != "float32":
         console.out(f"note: the weights are rounded to {dtype}, the dtype of the base", highlight=False)
-    console.out(f"wrote {folder} with {with_heads(head, restored.heads)}", highlight=False)
-    return {"folder": str(folder), "head": head, "heads": list(restored.heads)}, 0
+    result = {"folder": str(folder), "head": head, "heads": list(model.heads)}
+    if made.adapter is not None:
+        from fft.adapters.merged import merging_difference
+
+        change = merging_difference(made.adapter, made.base, model, head)
+        text = f"merging the adapter and storing it in {dtype} changed {change.sentence()}"
+        console.out(text, highlight=False)
+        result["merging"] = change._asdict()
+    console.out(f"wrote {folder} with {with_heads(head, model.heads)}", highlight=False)
+    return result, 0
 
 
 def _convert(flags: Flags, console: Console) -> tuple[dict, int]:
@@ -77,53 +102,45 @@ def _convert(flags: Flags, console: Console) -> tuple[dict, int]:
     return {"folder": str(folder), "head": None, "heads": []}, 0
 
 
-def _restored(flags: Flags, console: Console) -> "Checkpoint":
-    """Restore the model of the run's step."""
-    from fft.run.restored import restore
-
-    restored = restore(flags.run, flags.step)
-    _warn(flags, console)
-    return restored
-
-
-def _merged(flags: Flags, adapter: Path) -> "Checkpoint":
-    """Load the base and merge the adapter into it. Raises: InputError if --step is given."""
-    from fft.adapters import load_adapter, load_base
-
-    if flags.step is not None:
-        raise InputError(
-            "--step selects a step of a run, and with --adapter RUN is a base model: leave out one of them"
-        )
-    base = load_base(flags.run, adapter)
-    return load_adapter(adapter, base).on(base)
-
-
-def _write_adapter(flags: Flags, console: Console) -> tuple[dict, int]:
-    """Write the run's adapter in PEFT's format. Raises: InputError if --adapter is given."""
-    from fft.adapters import save_adapter
-    from fft.models.heads import chosen_head
-    from fft.run.restored import adapter_of
-
-    if flags.adapter:
+def refuse_useless(flags: Flags) -> None:
+    """Refuse flags that have no effect together. Raises: InputError."""
+    if flags.to == "lora" and (flags.adapter or flags.step or flags.head):
+        raise InputError("--to lora reads RUN and --base whole: leave out --adapter, --step and --head")
+    if flags.to == "lora" and flags.base is None:
+        raise InputError("--to lora needs --base, the checkpoint that RUN was tuned from")
+    if flags.to != "lora" and (flags.base is not None or flags.rank is not None):
+        raise InputError("--base and --rank are for --to lora: give that, or leave them out")
+    if flags.to == "peft" and flags.adapter:
         raise InputError(
             "--adapter is a PEFT adapter already, and --to peft writes that of a run: leave out one of them"
         )
-    base, adapter, source = adapter_of(flags.run, flags.step)
-    head = chosen_head(base, flags.head, str(flags.run), "to export")
-    folder = save_adapter(adapter, base, flags.out, source.removeprefix("hf:"), head)
-    _note(base.notes, console)
-    _warn(flags, console)
-    console.out(f"wrote {folder}: the adapter of {adapter.method.name} for {source}, head {head}", highlight=False)
-    return {"folder": str(folder), "head": head, "base": source}, 0
+    if flags.adapter and flags.step is not None:
+        raise InputError(
+            "--step selects a step of a run, and with --adapter RUN is a base model: leave out one of them"
+        )
 
 
-def _note(notes: tuple[str, ...], console: Console) -> None:
-    for note in notes:
-        console.out(f"note: {note}", highlight=False)
+class Made(NamedTuple):
+    """The model to write and, if it is a base with an adapter merged, those."""
+
+    model: "Checkpoint"
+    base: "Checkpoint"
+    adapter: "Adapter | None"
 
 
-def _warn(flags: Flags, console: Console) -> None:
-    from fft.run.restored import kept_base
+def _restored(flags: Flags, console: Console) -> Made:
+    """Restore the model of the run's step."""
+    from fft.run.restored import restored
 
-    if kept_base(flags.run, flags.step):
-        console.out(f"warning: {flags.run} kept the base, step 0, so this model is not fine-tuned", highlight=False)
+    run = restored(flags.run, flags.step)
+    warn_of_base(flags.run, flags.step, console)
+    return Made(run.checkpoint._replace(params=run.params), run.checkpoint, run.merged_adapter())
+
+
+def _merged(flags: Flags, folder: Path) -> Made:
+    """Load the base and merge the adapter into it."""
+    from fft.adapters import load_adapter, load_base
+
+    base = load_base(flags.run, folder)
+    adapter = load_adapter(folder, base)
+    return Made(adapter.on(base), base, adapter)

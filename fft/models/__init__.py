@@ -63,6 +63,7 @@ __all__ = [
     "has_head",
     "load",
     "load_causal",
+    "predicts_next",
     "save",
     "untied",
 ]
@@ -94,6 +95,11 @@ def untied(checkpoint: Checkpoint) -> Checkpoint:
 def has_head(source: str | Path) -> bool:
     """Whether the checkpoint that `load(source)` would load has a head; reads no weights."""
     return hf.has_head(source, FAMILIES)
+
+
+def predicts_next(source: str | Path) -> bool:
+    """Whether the checkpoint is a causal language model; reads no weights. See fft.models.files.hf.predicts_next."""
+    return hf.predicts_next(source, FAMILIES)
 
 
 def find_masked(source: str | Path) -> Path:

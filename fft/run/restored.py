@@ -13,7 +13,7 @@ from fft.adapters.adapter import Adapter, trained_adapter
 from fft.core.brief import brief
 from fft.core.errors import InputError
 from fft.core.settings import validated
-from fft.core.tree import Params, without_heads
+from fft.core.tree import Params, flatten, without_heads
 from fft.data import length_of
 from fft.disk.artefact import load_artefact
 from fft.disk.checkpoint import Checkpoints
@@ -22,6 +22,7 @@ from fft.disk.folder import ADAPTER, CHECKPOINTS, EXPERIMENT, LEFT, MODEL
 from fft.disk.local import local
 from fft.experiment import Experiment, from_json
 from fft.merging.formulas import interpolate
+from fft.methods.trees import BASE_TREE
 from fft.models.files.folders import CONFIG, instead_of_checkpoint
 from fft.models.files.heads import stored_length
 from fft.models.identity import base_sha256
@@ -54,6 +55,16 @@ class Restored(NamedTuple):
     left: partial[Params]
     """loads the arrays that the method left for later runs (Parts.leave), at the step that the run keeps"""
     __repr__ = brief
+
+    def merged_adapter(self) -> Adapter | None:
+        """Return the adapter whose merge into the base is the parameters; None if they were made in another way."""
+        method, base = self.experiment.method, self.checkpoint
+        if method.tree is BASE_TREE or not method.tree.plain or self.params is base.params:
+            return None
+        merged, params = flatten(method.merge(base.params, self.theta)), flatten(self.params)
+        if not all(bool((leaf == params[path]).all()) for path, leaf in merged.items()):
+            return None
+        return Adapter(method.owner, self.theta, base.heads, base.primary)
 
 
 def restored(directory: str | Path, which: str | None = None) -> Restored:

@@ -118,6 +118,15 @@ def has_head(source: str | Path, families: Mapping[str, Family]) -> bool:
     return stores_head(read_names(folder, family), family)
 
 
+def predicts_next(source: str | Path, families: Mapping[str, Family]) -> bool:
+    """Whether config.json declares the family's causal language model; reads no weights.
+
+    Raises: as `open_checkpoint`.
+    """
+    _, raw, family = open_checkpoint(source, families)
+    return not family.language.masked and family.language.architecture in (raw.get("architectures") or ())
+
+
 def open_checkpoint(source: str | Path, families: Mapping[str, Family]) -> tuple[Path, dict[str, Any], Family]:
     """Return (folder, config.json as a dict, Family) of a model, after fetching or converting it.
 
