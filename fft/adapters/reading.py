@@ -52,6 +52,8 @@ def load(folder: str | Path, base: Checkpoint, formats: Formats) -> Adapter:
     if config.task_type == "CAUSAL_LM" and family.language.masked:
         raise InputError(f"{folder / CONFIG}: task_type is CAUSAL_LM, but a {family.name} model predicts no next token")
     stored, left_out = without_ignored(read_weights(folder), form.prefix, family, base.language, folder)
+    if base.model.config.shape.tied and getattr(config, "ensure_weight_tying", False):
+        stored = without_tied(stored, form.prefix, family)
     stored = plainly_named(stored, getattr(config, "bias", "none") != "none")
     refuse_no_adapter(stored, folder)
     name, head, heads = head_of(folder, stored, base, f"{form.prefix}{family.head_rows[-1][0]}.weight")
@@ -101,6 +103,12 @@ def without_ignored(
         return stored, ()
     note = f"{folder}: a {family.name} classifier has no modules for {listed(dropped)}; they are left out"
     return {key: value for key, value in stored.items() if key not in dropped}, (note,)
+
+
+def without_tied(stored: dict[str, np.ndarray], prefix: str, family: Family) -> dict[str, np.ndarray]:
+    """Return the tensors without the LoRA matrices of a language head that PEFT ties to those of the embeddings."""
+    heads = tuple(f"{prefix}{name}.{kind}" for name, _, _ in family.language.rows for kind in ("lora_", "base_layer."))
+    return {key: value for key, value in stored.items() if not key.startswith(heads)}
 
 
 def refuse_no_adapter(stored: Collection[str], folder: Path) -> None:

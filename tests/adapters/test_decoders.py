@@ -88,6 +88,7 @@ CASES = {
     "lora on embeddings": ("llama", lora(**ENDS)),
     "lora on tied embeddings": ("llama lm", lora(**ENDS)),
     "lora on untied embeddings": ("llama lm untied", lora(**ENDS)),
+    "lora on embeddings, tied by request": ("llama lm", lora(**ENDS, ensure_weight_tying=True)),
     "dora on embeddings": ("llama lm", lora(**ENDS, use_dora=True)),
     "lora on lm_head": ("llama lm untied", lora(target_modules=["q_proj", "lm_head"])),
     "lora on tied lm_head": ("llama lm", lora(target_modules=["q_proj", "lm_head"])),
