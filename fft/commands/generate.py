@@ -28,10 +28,10 @@ class Flags(Generation):
     """a folder with a Hugging Face checkpoint, a run folder, a GGUF file, hf:NAME or demo:smollm2"""
     prompt: Annotated[tuple[str, ...], TELLS_DEFAULT] = ()
     """texts that are continued as they stand; "" is the beginning of a text"""
+    chat: Annotated[tuple[str, ...], TELLS_DEFAULT] = ()
+    """texts that are answered: messages of the user, put into the model's chat template"""
     task: Annotated[Path | None, TELLS_DEFAULT] = None
     """a file of JSON lines with a `prompt`, or with `messages`, which are put into the chat template"""
-    chat: bool = False
-    """put every prompt into the model's chat template, as a message of the user"""
     out: Annotated[Path | None, TELLS_DEFAULT] = None
     """write one JSON line per text to this file, in the column `text` (.jsonl)"""
     compute: Format = "float32"
@@ -40,11 +40,11 @@ class Flags(Generation):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if bool(self.prompt) == (self.task is not None):
-            given = (
-                "both are given: leave one out" if self.prompt else "neither is given: give one of them, after MODEL"
-            )
-            raise InputError(f"--prompt and --task say what to continue, and {given}")
+        sources = {"--prompt": self.prompt != (), "--chat": self.chat != (), "--task": self.task is not None}
+        given = [flag for flag, is_given in sources.items() if is_given]
+        if len(given) != 1:
+            problem = f"{' and '.join(given)} are given: leave one out" if given else "none is given: give one of them"
+            raise InputError(f"{', '.join(sources)} say what to continue, and {problem}, after MODEL")
 
 
 def parse(args: list[str], cli: Callable[..., Flags]) -> Flags:
@@ -65,10 +65,10 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
         refuse_out(flags.out)
     if flags.task is not None:
         prompts = read_prompts(flags.task)
+    elif flags.chat:
+        prompts = [in_chat(checked(text, f"--chat {number}")) for number, text in enumerate(flags.chat, 1)]
     else:
         prompts = [checked(text, f"--prompt {number}") for number, text in enumerate(flags.prompt, 1)]
-    if flags.chat:
-        prompts = [in_chat(prompt) for prompt in prompts]
     checkpoint = models.computed(load_causal(flags.model), Computation(flags.compute))
     for note in checkpoint.notes:
         console.out(f"note: {note}", highlight=False)

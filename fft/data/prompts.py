@@ -112,7 +112,7 @@ def rendered(tokenizer: Tokenizer, messages: Messages, where: str) -> str:
     if not tokenizer.source.chat_template:
         raise InputError(
             f"{tokenizer.folder}: its tokenizer has no chat template, so {where} cannot be put into one: give a text "
-            "that the model can continue, without --chat, or a model that was trained to answer"
+            "that the model can continue, with --prompt, or a model that was trained to answer"
         )
     try:
         chat = [dict(message) for message in messages]

@@ -31,7 +31,7 @@ def test_prompts_of_a_file_and_chat(model, tmp_path):
     )
     expected = package.generate(model, [chat, "bad"], max_new=5).ids
     assert fft("generate", model, "--task", tmp_path / "p.jsonl", "--max-new", 5, "--json").json["ids"] == expected
-    answer = fft("generate", model, "--prompt", "the good cat", "--chat", "--max-new", 5, "--json")
+    answer = fft("generate", model, "--chat", "the good cat", "--max-new", 5, "--json")
     assert answer.json["ids"] == expected[:1]
 
 
@@ -49,8 +49,9 @@ def test_samples_are_written_as_rows(model, tmp_path):
 @pytest.mark.parametrize(
     "flags, message",
     [
-        ((), "neither is given"),
-        (("--prompt", "a", "--task", "p.jsonl"), "both are given"),
+        ((), "none is given"),
+        (("--prompt", "a", "--task", "p.jsonl"), "--prompt and --task are given"),
+        (("--prompt", "a", "--chat", "a"), "--prompt and --chat are given"),
         (("--prompt", "a", "--max-new", 999), "more than the"),
         (("--prompt", "a", "--max-new", 0), "--max-new must be"),
         (("--prompt", "a", "--temperature", -0.1), "--temperature must be at least 0"),
@@ -70,21 +71,21 @@ def test_wrong_flags_write_nothing(model, tmp_path, monkeypatch, flags, message)
 
 
 @pytest.mark.parametrize(
-    "write, flags, message",
+    "write, flag, message",
     [
-        (lambda folder: write_chat(folder, template=None), ("--chat",), "no chat template"),
+        (lambda folder: write_chat(folder, template=None), "--chat", "no chat template"),
         (
             lambda folder: write_chat(folder, template="{{ raise_exception('never') }}"),
-            ("--chat",),
+            "--chat",
             "TemplateError: never",
         ),
-        (lambda folder: write_checkpoint(folder), (), "predicts masked tokens, not the next one"),
-        (lambda folder: write_decoder(folder), (), "has no language head"),
-        (lambda folder: write_decoder(folder, tie_word_embeddings=True), (), "is a classifier"),
+        (lambda folder: write_checkpoint(folder), "--prompt", "predicts masked tokens, not the next one"),
+        (lambda folder: write_decoder(folder), "--prompt", "has no language head"),
+        (lambda folder: write_decoder(folder, tie_word_embeddings=True), "--prompt", "is a classifier"),
     ],
 )
-def test_wrong_models_write_nothing(tmp_path, write, flags, message):
+def test_wrong_models_write_nothing(tmp_path, write, flag, message):
     folder, out = tmp_path / "m", tmp_path / "o.jsonl"
     write(folder)
-    refused(fft("generate", folder, "--prompt", "the cat", *flags, "--out", out), message)
+    refused(fft("generate", folder, flag, "the cat", "--out", out), message)
     assert not out.exists()

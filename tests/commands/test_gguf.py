@@ -50,8 +50,7 @@ def test_export_and_generate(path, tmp_path):
     assert not list(tmp_path.glob("cache/fft/gguf-*")), "nothing else is written"
     for source in (path, tmp_path / "out"):
         for chat in (False, True):
-            flags = ("--chat",) if chat else ()
-            answer = fft("generate", source, "--prompt", QUESTION, "--max-new", 6, *flags, "--json")
+            answer = fft("generate", source, "--chat" if chat else "--prompt", QUESTION, "--max-new", 6, "--json")
             assert answer.json["ids"] == [written(tmp_path / "out", chat=chat)]
     assert fft("export", path, "--out", tmp_path / "out").code == 0, "an earlier export is replaced"
 
@@ -144,7 +143,7 @@ def test_a_file_that_is_something_else(case, path, tmp_path):
 
 def test_a_template_stays_in_its_sandbox(llama, tmp_path):
     path = write(tmp_path / "a.gguf", llama, **{"tokenizer.chat_template": "{{ ''.__class__.__mro__ }}"})
-    refused(fft("generate", path, "--prompt", "a", "--chat"), "template")
+    refused(fft("generate", path, "--chat", "a"), "template")
 
 
 # ---- demo:NAME
