@@ -12,7 +12,7 @@ from fft.commands.export_adapter import RANK, note, warn_of_base, write_adapter,
 from fft.core.bounds import Count, check_bounds
 from fft.core.errors import InputError
 from fft.core.settings import TELLS_DEFAULT, AsJson, without_name
-from fft.disk.local import CheckpointPath
+from fft.disk.local import CHECKPOINT, CheckpointPath
 
 if TYPE_CHECKING:
     from fft.adapters.adapter import Adapter
@@ -38,7 +38,7 @@ class Flags:
     --base, as a LoRA adapter in PEFT's format"""
     adapter: Path | None = None
     """a folder with a PEFT adapter to merge into the base"""
-    base: Annotated[CheckpointPath | None, TELLS_DEFAULT] = None
+    base: Annotated[str | None, CHECKPOINT, TELLS_DEFAULT] = None
     """the checkpoint that RUN was tuned from, with --to lora"""
     rank: Annotated[Count | None, TELLS_DEFAULT] = None
     """the rank of the adapter, with --to lora (default: 16)"""
