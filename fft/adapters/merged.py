@@ -24,7 +24,7 @@ MERGED = ("embed/", "unembed")
 def merging_difference(adapter: Adapter, base: Checkpoint, merged: Checkpoint, head: str | None) -> Difference:
     """Return what merging into `merged` and casting to its format changed against the base with the adapter beside it.
 
-    Both are computed in float32, with the weights as they are stored.
+    Both have the weights as they are stored.
     """
     return difference(beside(adapter, base), stored_as(merged), head)
 

@@ -8,7 +8,9 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from fft import models
 from fft.core.batch import Inputs
+from fft.core.computation import PRECISE
 from fft.core.errors import InputError
 from fft.core.naming import counted
 from fft.core.tree import Params
@@ -61,8 +63,9 @@ def difference(first: Checkpoint, second: Checkpoint, head: str | None) -> Diffe
     """Return the difference of two checkpoints of one family on SENTENCES, by the tokenizer of the first.
 
     The outputs are the logits [B, C] of `head`; without one those of the language head at every token [N, C], or, if it
-    was not loaded, the pooled states [B, D].
+    was not loaded, the pooled states [B, D]. Both are computed in float32, whatever their own computation.
     """
+    first, second = (models.computed(checkpoint, PRECISE) for checkpoint in (first, second))
     batch, texts = compared_texts(first)
     p, q = (outputs_at(checkpoint, head, batch).astype(np.float64) for checkpoint in (first, second))
     largest, scale = float(np.abs(p - q).max()), float(np.abs(p).max())

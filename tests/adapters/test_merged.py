@@ -12,6 +12,7 @@ from fft import models
 from fft.adapters import load_adapter
 from fft.adapters.merged import beside, merging_difference
 from fft.adapters.serving import serving_notes
+from fft.core.computation import Computation
 from fft.evaluate.difference import SENTENCES, difference
 from tests.helpers import peft_adapters as oracle
 from tests.helpers import torch_decoders
@@ -86,6 +87,16 @@ def models_paths(checkpoint):
 
 def jax_shapes(tree):
     return {name: jax_shapes(value) if isinstance(value, dict) else list(value.shape) for name, value in tree.items()}
+
+
+def test_a_checkpoint_of_a_bfloat16_run_is_compared_in_float32(merged):
+    folder, is_classifier = merged
+    base = models.load(folder / "base", language=not is_classifier)
+    adapter = load_adapter(folder / "a", base)
+    head = base.primary if is_classifier else None
+    expected = merging_difference(adapter, base, adapter.on(base), head)
+    fast = models.computed(base, Computation(compute="bfloat16"))
+    assert merging_difference(adapter, fast, adapter.on(fast), head) == expected
 
 
 def test_a_dora_adapter_on_embeddings_and_language_head_beside_its_base(tmp_path):
