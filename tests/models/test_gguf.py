@@ -223,5 +223,22 @@ def test_tensors_may_not_share_bytes(tmp_path):
         offset = at + 4 + 8 * content[at] + 4
         content[offset : offset + 8] = bytes(8)
     path.write_bytes(content[: len(content) - sum(sizes.values()) + max(sizes.values())])
-    with pytest.raises(InputError, match="its tensors overlap"):
+    with pytest.raises(InputError, match=r"is said to begin at byte \d+, where \d+ is the next one"):
+        read_gguf(path)
+
+
+@pytest.mark.parametrize("damage", ["one tensor elsewhere", "a tensor less", "bytes behind"])
+def test_tensors_that_do_not_fill_the_file_are_refused(damage, tmp_path):
+    """Each of these would read other bytes as weights without a word, or leave some unread."""
+    path = write(tmp_path / "a.gguf", make("llama", num_hidden_layers=1))
+    content = bytearray(path.read_bytes())
+    if damage == "one tensor elsewhere":
+        at = content.index(b"output_norm.weight") + len("output_norm.weight") + 4 + 8 + 4
+        content[at : at + 8] = bytes(8)
+    elif damage == "a tensor less":
+        content[8] -= 1
+    else:
+        content += bytes(100)
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="is truncated or damaged"):
         read_gguf(path)

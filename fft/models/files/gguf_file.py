@@ -176,7 +176,11 @@ class _Header:
         return found
 
     def tensors(self, count: int, alignment: Any) -> dict[str, Stored]:
-        """Return the tensors, which begin at the first multiple of `alignment` behind their descriptions."""
+        """Return the tensors, which begin at the first multiple of `alignment` behind their descriptions.
+
+        They lie there one behind the other, each at a multiple of `alignment`, and fill the rest of the file: where
+        they do not, the descriptions are wrong.
+        """
         if type(alignment) is not int or alignment < 1 or alignment & (alignment - 1):
             raise self.damaged(f"general.alignment must be a power of two, but is {alignment}")
         described: dict[str, tuple[tuple[int, ...], int, int]] = {}
@@ -189,13 +193,15 @@ class _Header:
             if 0 in shape:
                 raise self.damaged(f"the tensor {name} has the shape {shape}")
             described[name] = shape, self.number(COUNT), self.number(SIZE)
-        start = -(-self.at // alignment) * alignment
-        stored = {
-            name: self.stored(name, shape, quantisation, start + offset)
-            for name, (shape, quantisation, offset) in described.items()
-        }
-        if sum(each.content.nbytes for each in stored.values()) > len(self.content):
-            raise self.damaged("its tensors overlap")
+        start = end = -(-self.at // alignment) * alignment
+        stored = {}
+        for name, (shape, quantisation, offset) in described.items():
+            if start + offset != end:
+                raise self.damaged(f"{name} is said to begin at byte {start + offset}, where {end} is the next one")
+            stored[name] = self.stored(name, shape, quantisation, end)
+            end = -(-self.at // alignment) * alignment
+        if len(self.content) > end:
+            raise self.damaged(f"its tensors end at byte {end}, but the file has {len(self.content)}")
         return stored
 
     def stored(self, name: str, shape: tuple[int, ...], quantisation: int, start: int) -> Stored:
