@@ -9,14 +9,13 @@ A·B is the best approximation of W' − W of rank R in the Frobenius norm and i
 stores as one are decomposed as one, so that their parts share A.
 """
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
 from fft.adapters.adapter import Adapter
-from fft.adapters.layout import Part, layout_of
+from fft.adapters.layout import Leaves, Part, layout_of
 from fft.core.errors import InputError
 from fft.core.tree import flatten, unflatten
 from fft.methods import LoRA
@@ -25,8 +24,6 @@ from fft.models import FAMILIES, Checkpoint
 from fft.models.files.heads import width
 from fft.models.files.keys import listed
 from fft.models.files.unembed import KERNEL, WORDS
-
-Leaves = Mapping[str, np.ndarray]
 
 
 class Extracted(NamedTuple):

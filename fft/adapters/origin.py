@@ -97,9 +97,7 @@ def check_tokens(folder: Path, base: Checkpoint, trained: tuple[int, ...] = ()) 
     """
     if not (base.folder / TOKENIZER).is_file():
         return
-    known = token_ids(base.folder / TOKENIZER)
-    own = folder / TOKENIZER
-    added = {text: number for text, number in token_ids(own).items() if text in added_tokens(own)}
+    known, added = token_ids(base.folder / TOKENIZER), added_tokens(folder / TOKENIZER)
     if lacking := [text for text, number in added.items() if known.get(text) != number]:
         raise InputError(
             f"{folder}: the adapter was trained with tokens that the tokenizer of {base.folder} lacks: "
@@ -114,15 +112,14 @@ def check_tokens(folder: Path, base: Checkpoint, trained: tuple[int, ...] = ()) 
 
 
 def token_ids(path: Path) -> dict[str, int]:
-    """Return {token: id} of a tokenizer.json; empty without the file or for a model without a vocabulary of names."""
-    content = read_json(path) if path.is_file() else {}
-    vocab = content.get("model", {}).get("vocab", {})
+    """Return {token: id} of a tokenizer.json, without its vocabulary if that has no names."""
+    vocab = read_json(path).get("model", {}).get("vocab", {})
     if isinstance(vocab, list):  # Unigram: pairs of a token and its score
         vocab = {pair[0]: number for number, pair in enumerate(vocab)}
-    return {**vocab, **{token["content"]: token["id"] for token in content.get("added_tokens") or ()}}
+    return {**vocab, **added_tokens(path)}
 
 
-def added_tokens(path: Path) -> set[str]:
-    """Return the tokens that a tokenizer.json has beside its vocabulary; empty without the file."""
+def added_tokens(path: Path) -> dict[str, int]:
+    """Return {token: id} of the tokens that a tokenizer.json has beside its vocabulary; empty without the file."""
     content = read_json(path) if path.is_file() else {}
-    return {token["content"] for token in content.get("added_tokens") or ()}
+    return {token["content"]: token["id"] for token in content.get("added_tokens") or ()}

@@ -25,7 +25,7 @@ from fft.models.files.folders import instead_of_adapter
 from fft.models.files.heads import HEADS_JSON, ORIGINAL, alike, check_name, read_record, stored_length, width
 from fft.models.files.keys import StoredTensor, body_keys, listed, to_tree
 from fft.models.files.tensors import read_tensors, refuse_not_finite
-from fft.models.files.unembed import KERNEL, UNEMBED, WORDS
+from fft.models.files.unembed import KERNEL, PREFIX, WORDS
 from fft.models.heads import unused_head
 from fft.models.layers import Config as ModelConfig
 from fft.models.model import Family
@@ -63,7 +63,7 @@ def load(folder: str | Path, base: Checkpoint, formats: Formats) -> Adapter:
     theta = to_theta(stored, form, config, layout, base, folder)
     unties = trains_ends_apart(theta, config, base)
     if base.model.config.shape.tied and not unties:
-        theta = {path: leaf for path, leaf in theta.items() if not path.startswith(UNEMBED)}
+        theta = {path: leaf for path, leaf in theta.items() if not path.startswith(PREFIX)}
     check_tokens(folder, base, token_numbers(config))
     notes += (*left_out, *check_origin(folder, raw, base))
     length, primary = stored_length(folder), name if heads else None

@@ -6,9 +6,9 @@ from typing import TypeVar
 from fft.adapters.config import Linear, Targeted
 from fft.adapters.layout import Layout, Part, Table
 from fft.core.errors import InputError
+from fft.core.network import UNEMBED
 from fft.core.settings import listed
 from fft.core.tree import compile_pattern
-from fft.models.files.unembed import UNEMBED
 
 Place = TypeVar("Place")
 ALL_LINEAR = "all-linear"
@@ -64,7 +64,7 @@ def _without_shorthand(config: Linear, layout: Layout) -> Targeted:
     given = config.target_modules
     if not (isinstance(given, str) and given.lower() == ALL_LINEAR):
         return config
-    names = [name for name, parts in layout.linear().items() if not parts[0].module.startswith(UNEMBED.rstrip("/"))]
+    names = [name for name, parts in layout.linear().items() if not parts[0].module.startswith(UNEMBED)]
     return Targeted(
         peft_type=config.peft_type,
         target_modules=names,
