@@ -204,10 +204,11 @@ class Experiment:
         """
         if source := repeated(self.original):
             raise InputError(f"--original names {source} twice with the same columns: leave one of them out")
-        if len(self.original) > 1 and (odd := [data.source for data in self.original if data.kind != "classification"]):
+        odd = [data for data in self.original if data.kind not in (None, "classification")]
+        if len(self.original) > 1 and odd:
             raise InputError(
-                f"several original tasks must all be classification, and {odd[0]} is regression: the losses have no "
-                "common unit. Give it a run of its own"
+                f"several original tasks must all be classification, and {odd[0].source} is {odd[0].kind}: the losses "
+                "have no common unit. Give it a run of its own"
             )
         for_each("original-head", self.original_head, max(1, len(self.original)), "original task", None)
         for_each("max-drop", self.retention.drops, max(1, len(self.original)), "original task", None)

@@ -6,7 +6,7 @@ from typing import TypeVar
 from fft.adapters.config import Linear, Targeted
 from fft.adapters.layout import Layout, Part, Table
 from fft.core.errors import InputError
-from fft.core.network import UNEMBED
+from fft.core.naming import UNEMBED
 from fft.core.settings import listed
 from fft.core.tree import compile_pattern
 

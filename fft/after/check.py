@@ -12,6 +12,7 @@ import numpy as np
 
 from fft.after.pair import Pair, ScoredPair, load_pair, score_pair
 from fft.after.settings import CheckSettings, ScoredTask
+from fft.data.settings import predicts_tokens
 from fft.disk.environment import environment
 from fft.models.files.heads import alike
 from fft.models.heads import chosen_head
@@ -49,7 +50,8 @@ def check(settings: CheckSettings) -> Checked:
     Raises: InputError for checkpoints that cannot be compared, a head that is not there, data that do not fit, and a
     budget that no drop could exceed.
     """
-    pair = load_pair(settings.base, settings.tuned, settings.max_length)
+    tasks = [task.data for task in (*settings.originals, settings.new_task) if task]
+    pair = load_pair(settings.base, settings.tuned, settings.max_length, predicts_tokens(tasks))
     checked = [("original", *_original(pair, task, settings)) for task in settings.originals]
     if settings.new_task:
         checked.append(("new", *_new(pair, settings.new_task, settings)))
@@ -70,10 +72,11 @@ def check(settings: CheckSettings) -> Checked:
 
 def _original(pair: Pair, task: ScoredTask, settings: CheckSettings) -> tuple[CheckedTaskRecord, list[dict]]:
     """Score and judge an original task; return its record and its examples."""
-    base_head = chosen_head(pair.base.checkpoint, task.head, pair.base.name, "to score with")
-    same_name = base_head if base_head in pair.tuned.checkpoint.heads else None
+    language = predicts_tokens([task.data])
+    base_head = chosen_head(pair.base.checkpoint, task.head, pair.base.name, "to score with", language)
+    same_name = base_head if pair.tuned.checkpoint.head(base_head) else None
     requested = task.tuned_head or task.head or same_name
-    tuned_head = chosen_head(pair.tuned.checkpoint, requested, pair.tuned.name, "to score with")
+    tuned_head = chosen_head(pair.tuned.checkpoint, requested, pair.tuned.name, "to score with", language)
     scores = score_pair(pair, task.data, base_head, tuned_head, settings.held_out)
     record = _record(task.data.source, base_head, tuned_head, scores)
     assert scores.before is not None  # the base has a head here
@@ -91,9 +94,10 @@ def _original(pair: Pair, task: ScoredTask, settings: CheckSettings) -> tuple[Ch
 
 def _new(pair: Pair, task: ScoredTask, settings: CheckSettings) -> tuple[CheckedTaskRecord, list[dict]]:
     """Score the new task; return its record and its examples."""
-    tuned_head = chosen_head(pair.tuned.checkpoint, task.head, pair.tuned.name, "to score with")
-    own = pair.base.checkpoint.heads.get(tuned_head)
-    known = own is not None and alike(own, pair.tuned.checkpoint.heads[tuned_head])
+    language = predicts_tokens([task.data])
+    tuned_head = chosen_head(pair.tuned.checkpoint, task.head, pair.tuned.name, "to score with", language)
+    own, its = pair.base.checkpoint.head(tuned_head), pair.tuned.checkpoint.head(tuned_head)
+    known = own is not None and its is not None and alike(own, its)
     base_head = tuned_head if known else None
     scores = score_pair(pair, task.data, base_head, tuned_head, settings.held_out)
     record = _record(task.data.source, base_head, tuned_head, scores)
@@ -125,7 +129,10 @@ def _record(source: str, base_head: str | None, tuned_head: str, scores: ScoredP
             changed = by_label(labels, before, after, scores.data.task.labels)
             worse, better = newly(labels, before, after)
         else:
-            worse, better = (positions[:FURTHEST] for positions in further(labels, before, after))
+            # A loss is better the nearer it is to 0, a regression the nearer it is to the target.
+            targets = np.zeros(len(labels)) if metric.kind == "language" else labels
+            errors = scores.of_examples(scores.before), scores.of_examples(scores.after)
+            worse, better = (positions[:FURTHEST] for positions in further(targets, *errors))
     return CheckedTaskRecord(
         source=source,
         sha256=scores.data.identity["test"]["sha256"],

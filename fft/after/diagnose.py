@@ -17,7 +17,7 @@ from fft.after.exchange import Move, Part, exchanged, layers_of, moves, pattern_
 from fft.after.refit import classify_drop, is_lost, refitted
 from fft.after.settings import DiagnoseSettings
 from fft.after.subject import Information, Subject, information_of, load_subject
-from fft.core.naming import counted
+from fft.core.naming import UNEMBED, counted
 from fft.core.seeding import key_for
 from fft.disk.environment import environment
 from fft.disk.files import write_json
@@ -162,8 +162,12 @@ def _refit(
     ends: tuple[Answers, Answers],
     settings: DiagnoseSettings,
     say: Callable[[str], None],
-) -> RefitRecord:
-    """Refit a head to the features of each model, and judge whether the drop is due to the features or the head."""
+) -> RefitRecord | None:
+    """Refit a head to the features of each model, and judge whether the drop is due to the features or the head; None
+    for the language head, which is a part of the model.
+    """
+    if UNEMBED in subject.data.task.heads:
+        return None
     base, tuned = ends
     refits, fitted = [], []
     for name, params in (("base", subject.base), ("tuned", subject.tuned)):

@@ -7,7 +7,8 @@ from fft.after.pair import load_pair, refuse_other_tokens, refuse_other_vocabula
 from fft.after.settings import RepairSettings
 from fft.core.errors import InputError
 from fft.core.tree import Params
-from fft.data import TaskData, prepare_held_out
+from fft.data import TaskData, length_of, prepare_held_out
+from fft.data.settings import predicts_tokens
 from fft.experiment import Data
 from fft.fisher.information import load_fisher
 from fft.fisher.storage import unpack
@@ -42,11 +43,13 @@ def load_sides(settings: RepairSettings) -> Sides:
     of other weights.
     """
     base, tuned, tasks = settings.base, settings.tuned, settings.tasks
-    pair = load_pair(base, tuned, settings.max_length)
+    pair = load_pair(base, tuned, settings.max_length, predicts_tokens(list(tasks.values())))
     old, now = pair.base.checkpoint, pair.tuned.checkpoint
     refuse_other_vocabulary(pair.base, pair.tuned, "merged")
-    original_head = chosen_head(old, settings.original_head, base, "to score the original task with")
-    new_head = chosen_head(now, settings.new_head, tuned, "to score the new task with")
+    original_head = chosen_head(
+        old, settings.original_head, base, "to score the original task with", predicts_tokens([tasks["original"]])
+    )
+    new_head = chosen_head(now, settings.new_head, tuned, "to score the new task with", predicts_tokens([tasks["new"]]))
     base_fisher, tuned_fisher = (
         folder and _fisher(folder, one) for folder, one in ((settings.fisher, old), (settings.new_fisher, now))
     )
@@ -60,16 +63,16 @@ def load_sides(settings: RepairSettings) -> Sides:
         params=_renamed(now.params, new_head, name),
         heads={**old.heads, **renamed},
         primary=name,
-        max_length=pair.length.tokens,
+        max_length=None if pair.language else length_of(pair.length.tokens, now.model.config),
     )
     data = {
-        role: _read(base, old, tuned, merged, tasks[role], head)
+        role: _read(base, old, tuned, merged, tasks[role], head, pair.length.tokens)
         for role, head in (("original", original_head), ("new", name))
     }
     record = {
         "base": {"folder": base, "sha256": base_sha256(old)},
         "tuned": {"folder": tuned, "sha256": base_sha256(now)},
-        "heads": {"original": original_head, "new": name, "shared": name in old.heads},
+        "heads": {"original": original_head, "new": name, "shared": old.head(name) is not None},
         "fisher": {"base": settings.fisher, "tuned": settings.new_fisher},
         "data": {role: {"source": task.source, "splits": data[role].identity} for role, task in tasks.items()},
         "notes": [
@@ -85,13 +88,15 @@ def _fisher(folder: Path, checkpoint: Checkpoint) -> Params:
     return unpack(load_fisher(folder, checkpoint.params, base_sha256(checkpoint))[0])
 
 
-def _read(base: str, old: Checkpoint, tuned: str, merged: Checkpoint, source: Data, head: str) -> TaskData:
+def _read(
+    base: str, old: Checkpoint, tuned: str, merged: Checkpoint, source: Data, head: str, length: int | None
+) -> TaskData:
     """Load the held-out rows of a task, with the notes of both tokenizers.
 
     Raises: InputError for a row that the two tokenizers read differently.
     """
     data, other = (
-        prepare_held_out(source, merged._replace(folder=folder), head, merged.heads[head], merged.max_length)
+        prepare_held_out(source, merged._replace(folder=folder), head, merged.head(head), length)
         for folder in (merged.folder, old.folder)
     )
     for role, rows in data.splits.items():
@@ -114,4 +119,6 @@ def _described(head: Head) -> str:
 
 def _renamed(tree: Params, old: str, new: str) -> Params:
     """Return the tree with the head `old` renamed to `new`."""
+    if old == new:
+        return tree
     return {**tree, "heads": {new if name == old else name: head for name, head in tree.get("heads", {}).items()}}

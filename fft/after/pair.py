@@ -6,9 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, NamedTuple, cast
 
+import jax.numpy as jnp
 import numpy as np
 
 from fft.core.errors import InputError
+from fft.core.naming import UNEMBED
 from fft.data import Encoded, Rows, TaskData, prepare_scored, read_scored
 from fft.data.tokenize import first_difference, load_tokenizer
 from fft.evaluate.answers import answers
@@ -27,6 +29,8 @@ from fft.tasks import Task
 
 UNREAD = ("dropout", "tied")
 """ends of the names of fields that neither states nor sequence heads depend on, if there is no dropout"""
+ABOUT_ROWS = ("row", "label", "tokens")
+"""the parts of an answer that do not depend on the model"""
 SCORED = "scored"  # a head's name while it is scored, so that both checkpoints share one compiled program
 
 
@@ -46,11 +50,16 @@ class Pair(NamedTuple):
     tuned: Side
     predictors: dict[type, Predictor]
     length: Length
+    language: bool = False
+    """whether both were loaded with their language heads"""
 
     def predictor(self, task: Task) -> Predictor:
-        """Return the program that scores the head SCORED of either checkpoint for tasks of this type."""
+        """Return the program that scores the head SCORED, or the language head, of either checkpoint for tasks of this
+        type.
+        """
         if type(task) not in self.predictors:
-            self.predictors[type(task)] = make_predict(self.base.checkpoint.model, task.with_head(SCORED))
+            scored = task if task.name == UNEMBED else task.with_head(SCORED)
+            self.predictors[type(task)] = make_predict(self.base.checkpoint.model, scored)
         return self.predictors[type(task)]
 
     @property
@@ -82,30 +91,36 @@ class ScoredPair(NamedTuple):
         return self.data.splits["test"].labels
 
     def examples(self) -> list[dict]:
-        """Return {"row", "label", "base", "tuned"} for every example; base and tuned are {"prediction", "logits"}."""
+        """Return {"row", "label", "base", "tuned"} for every example; base and tuned are {"prediction", "logits"}. Of a
+        language task it is {"row", "tokens", "base", "tuned"}, and base and tuned are {"nll", "right"}.
+        """
         scored = self.data.splits["test"]
         tuned = answers(self.data.task, scored, self.after)
         base = [None] * len(tuned) if self.before is None else answers(self.data.task, scored, self.before)
         return [
-            {
-                "row": after["row"],
-                "label": after["label"],
-                **{side: answer and _answer(answer) for side, answer in (("base", before), ("tuned", after))},
-            }
+            {name: after[name] for name in ABOUT_ROWS if name in after}
+            | {side: answer and _answer(answer) for side, answer in (("base", before), ("tuned", after))}
             for before, after in zip(base, tuned, strict=True)
         ]
 
+    def of_examples(self, scores: np.ndarray) -> np.ndarray:
+        """Return the prediction for every example [N]; of a language task its mean loss, in nats a token."""
+        if self.metric.kind == "language":
+            return np.asarray(self.data.task.losses(jnp.asarray(scores), jnp.asarray(self.labels)), np.float64)
+        return predictions(self.metric.kind, scores)
+
     def changed(self, positions: np.ndarray) -> list[ExampleRecord]:
         """Return the examples at these positions, with the predictions of both; none if the base has no head."""
-        task, kind = self.data.task, self.metric.kind
+        task, numbers = self.data.task, self.data.splits["test"].numbers
         if self.before is None:
             return []
-        before, after = (predictions(kind, logits) for logits in (self.before, self.after))
+        before, after = self.of_examples(self.before), self.of_examples(self.after)
+        place = {number: at for at, number in enumerate(self.rows.numbers)}  # rows may have been left out
         return [
             ExampleRecord(
-                row=int(self.rows.numbers[at]),
-                text=self.rows.texts[at],
-                pair=self.rows.pairs[at] if self.rows.pairs else None,
+                row=int(numbers[at]),
+                text=self.rows.texts[place[int(numbers[at])]],
+                pair=self.rows.pairs[place[int(numbers[at])]] if self.rows.pairs else None,
                 label=task.called(float(self.labels[at])),
                 base=task.called(float(before[at])),
                 tuned=task.called(float(after[at])),
@@ -114,7 +129,7 @@ class ScoredPair(NamedTuple):
         ]
 
 
-def load_pair(base: str, tuned: str, max_length: int | None) -> Pair:
+def load_pair(base: str, tuned: str, max_length: int | None, language: bool = False) -> Pair:
     """Load the checkpoints of two Hugging Face folders, finished runs or hf:NAMEs.
 
     `max_length` is the requested length of `scored_length`.
@@ -122,10 +137,10 @@ def load_pair(base: str, tuned: str, max_length: int | None) -> Pair:
     Raises: InputError that names the difference if they differ in family or shape, or were trained at different
     lengths.
     """
-    first, second = (Side(name, load_checkpoint(name)) for name in (base, tuned))
+    first, second = (Side(name, load_checkpoint(name, language)) for name in (base, tuned))
     refuse_other_shape(first, second, "compared")
     length = length_of_sides(max_length, (first, second))
-    return Pair(first, second, {}, length)
+    return Pair(first, second, {}, length, language)
 
 
 def length_of_sides(max_length: int | None, sides: Sequence[Side]) -> Length:
@@ -143,7 +158,7 @@ def score_pair(pair: Pair, data: Data, base_head: str | None, tuned_head: str, h
     rows = read_scored(data, held_out)
     heads = ((pair.base.checkpoint, base_head), (pair.tuned.checkpoint, tuned_head))
     scorable = [(one, head) for one, head in heads if head is not None]
-    encoded = [prepare_scored(data, rows, one, head, one.heads[head], pair.length.tokens) for one, head in scorable]
+    encoded = [prepare_scored(data, rows, one, head, one.head(head), pair.length.tokens) for one, head in scorable]
     first, last = encoded[0].splits["test"], encoded[-1].splits["test"]
     refuse_other_tokens(rows.source, (pair.base.name, pair.tuned.name), first, last, "compared")
     predictor = pair.predictor(encoded[0].task)
@@ -153,7 +168,7 @@ def score_pair(pair: Pair, data: Data, base_head: str | None, tuned_head: str, h
 
 
 def _answer(answer: dict) -> dict:
-    return {name: answer[name] for name in ("prediction", "logits")}
+    return {name: value for name, value in answer.items() if name not in ABOUT_ROWS}
 
 
 def refuse_other_shape(base: Side, tuned: Side, purpose: str) -> None:
@@ -204,12 +219,13 @@ def refuse_other_labels(pair: Pair, base_head: str, tuned_head: str) -> None:
 
     Raises: InputError that describes both.
     """
-    heads = pair.base.checkpoint.heads[base_head], pair.tuned.checkpoint.heads[tuned_head]
-    if alike(*heads):
+    own, its = pair.base.checkpoint.head(base_head), pair.tuned.checkpoint.head(tuned_head)
+    assert own is not None and its is not None  # both were chosen among those of the checkpoints
+    if alike(own, its):
         return
     descriptions = [
         f"the head {name!r} of {side.name} is for {head.kind}" + (f" into {', '.join(head.labels)}" * bool(head.labels))
-        for side, name, head in zip((pair.base, pair.tuned), (base_head, tuned_head), heads, strict=True)
+        for side, name, head in zip((pair.base, pair.tuned), (base_head, tuned_head), (own, its), strict=True)
     ]
     raise InputError(
         f"only heads that have the same labels in the same order can be compared: {'; '.join(descriptions)}. Name "

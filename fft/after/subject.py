@@ -14,6 +14,7 @@ from fft.core.errors import InputError
 from fft.core.seeding import key_for
 from fft.core.tree import Params, flatten
 from fft.data import TaskData, prepare
+from fft.data.settings import predicts_tokens
 from fft.data.streams import EVAL_BATCH, original_batches
 from fft.evaluate.heldout import refuse_undefined
 from fft.fisher.diagonal import FisherPass
@@ -61,13 +62,18 @@ def load_subject(settings: DiagnoseSettings) -> Subject:
     Raises: InputError for checkpoints, heads, data or Fisher information that do not fit, and for checkpoints with the
     same weights; UndecidableError for test rows on which the score is not defined.
     """
-    pair = load_pair(settings.base, settings.tuned, settings.max_length)
+    language = predicts_tokens([settings.task])
+    pair = load_pair(settings.base, settings.tuned, settings.max_length, language)
     refuse_other_vocabulary(pair.base, pair.tuned, "diagnosed")
     old, now = pair.base.checkpoint, pair.tuned.checkpoint
-    head = chosen_head(old, settings.head, settings.base, "to score the original task with")
-    same_name = head if head in now.heads else None
+    head = chosen_head(old, settings.head, settings.base, "to score the original task with", language)
+    same_name = head if now.head(head) else None
     tuned_head = chosen_head(
-        now, settings.tuned_head or settings.head or same_name, settings.tuned, "to score the original task with"
+        now,
+        settings.tuned_head or settings.head or same_name,
+        settings.tuned,
+        "to score the original task with",
+        language,
     )
     refuse_other_labels(pair, head, tuned_head)
     base, tuned = only_head(old.params, head, head), only_head(now.params, tuned_head, head)
@@ -76,7 +82,7 @@ def load_subject(settings: DiagnoseSettings) -> Subject:
             f"there is nothing to diagnose: the weights that the head {head!r} reads are the same in {settings.base} "
             f"and {settings.tuned}, bit for bit. Give the checkpoint that was tuned"
         )
-    data = prepare(settings.task, old, head, old.heads[head], seed=settings.seed, max_length=pair.length.tokens)
+    data = prepare(settings.task, old, head, old.head(head), seed=settings.seed, max_length=pair.length.tokens)
     refuse_undefined({"original": data}, "test")
     record = {
         "base": {"folder": settings.base, "sha256": base_sha256(old)},
@@ -112,7 +118,7 @@ def information_of(subject: Subject, settings: DiagnoseSettings, say: Callable[[
     say(f"Fisher information of the base, on at most {settings.fisher_rows:,} training rows")
     context = Context(
         *(subject.checkpoint.model, subject.base, (), subject.data.task),
-        lambda n, size: subject.batches(n, settings.seed, size),
+        batches=lambda n, size: subject.batches(n, settings.seed, size),
         note=subject.record["notes"].append,
     )
     fisher, task = context.fisher(FisherPass(samples=settings.fisher_rows), key_for(settings.seed, "prepare"))

@@ -33,7 +33,8 @@ class Flags:
     head: Annotated[str | None, TELLS_DEFAULT] = None
     """the head to score with, if the checkpoint has several (default: its classifier)"""
     predictions: Path | None = None
-    """write one JSON line per example to this file: row, label, prediction, logits"""
+    """write one JSON line per example to this file: row, label, prediction, logits; of language tasks row, nll (the sum
+    in nats), tokens, right"""
     held_out: bool = False
     """score only the rows that `fft tune` would use for testing, a tenth of a source with one split"""
     max_length: ScoredLength = None
@@ -55,6 +56,7 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     from fft import models
     from fft.adapters import load_adapter
     from fft.data import prepare_scored, read_scored
+    from fft.data.settings import predicts_tokens
     from fft.disk.files import write_lines
     from fft.evaluate.answers import answers
     from fft.evaluate.predict import make_predict, scored_logits
@@ -64,15 +66,16 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     from fft.stats.intervals import interval, predictions
     from fft.stats.metrics import METRICS
 
-    checkpoint = load_model(flags.model)
+    language = predicts_tokens([flags.task])
+    checkpoint = load_model(flags.model, language)
     if flags.adapter:
         checkpoint = load_adapter(flags.adapter, checkpoint).on(checkpoint)
     checkpoint = models.computed(checkpoint, Computation(flags.compute))
-    name = chosen_head(checkpoint, flags.head, flags.model, "to score with")
+    name = chosen_head(checkpoint, flags.head, flags.model, "to score with", language)
     (task,) = scored_by(flags.metric, [flags.task])
     length = scored_length(flags.max_length, {str(flags.adapter or flags.model): checkpoint})
     scored_rows = read_scored(task, flags.held_out)
-    data = prepare_scored(task, scored_rows, checkpoint, name, checkpoint.heads[name], length.tokens)
+    data = prepare_scored(task, scored_rows, checkpoint, name, checkpoint.head(name), length.tokens)
     scored = Scored(data.keys["test"], task.source, data.identity["test"]["sha256"], flags.held_out, "--task.test")
     seen = seen_notes([str(path) for path in (flags.model, flags.adapter) if path], scored)
     notes = [*checkpoint.notes, *length.notes, *data.notes, *seen]

@@ -47,7 +47,7 @@ class Batch(NamedTuple):
     """B rows of text with their targets.
 
     `targets` and `weight` have the same shape: [B] for one target per row (a class or a number), [B, T] for one per
-    token.
+    token, or [B, S] for one at each of the `places`.
     """
 
     ids: Array
@@ -62,6 +62,8 @@ class Batch(NamedTuple):
     """int32 [B], the index of each row in its data set; it also indexes arrays with one entry per row"""
     task: Array | None = None
     """int32 [B], the number of the task each row belongs to; None if there is only one task"""
+    places: Array | None = None
+    """int32 [B, S], the tokens whose states predict the targets; None for one target per row, or for every token"""
 
 
 class Labelled(Protocol):
@@ -104,8 +106,8 @@ class Outputs(NamedTuple):
     states: States
     read: Callable[[str, jax.Array], jax.Array]
     """read(head, states [..., D]) -> [..., C], with the dropout of the pass"""
-    base: States | None = None
-    """the base's states of the same rows without dropout, for methods that compare layers (Parts.layers)"""
+    base: "Outputs | None" = None
+    """the base's outputs for the same rows without dropout, for methods that compare with them in every step"""
 
     @property
     def pooled(self) -> jax.Array:
@@ -121,15 +123,15 @@ class Outputs(NamedTuple):
 
 
 def row_weight(weight: Array) -> Array:
-    """Return the weight of each row [B], the largest weight of its targets; `weight` is [B] or [B, T]."""
+    """Return the weight of each row [B], the largest weight of its targets; `weight` is [B], [B, T] or [B, S]."""
     return weight if weight.ndim == 1 else weight.max(axis=1)
 
 
 def weight_of(axes: int, batch: Labelled) -> Array:
     """Return the weights of loss terms with `axes` axes, [B] or [B, T]; their mean is Σ weight · term / Σ weight.
 
-    Terms shaped like the targets get the targets' weights. Terms [B] for targets [B, T] get `row_weight`. Terms [B, T]
-    for targets [B], as of a task that reads tokens, get the row's weight at every token of its text.
+    Terms shaped like the targets get the targets' weights. Terms [B] for targets [B, T] or [B, S] get `row_weight`.
+    Terms [B, T] for targets [B], as of a task that reads tokens, get the row's weight at every token of its text.
     """
     if axes == batch.weight.ndim:
         return batch.weight

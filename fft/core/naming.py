@@ -1,9 +1,16 @@
-"""Names of a run's original tasks ("original", "original_2", …), and counts with their nouns in messages."""
+"""Names of a run's original tasks ("original", "original_2", …) and of heads; counts with their nouns in messages."""
 
 from collections.abc import Iterable, Iterator
 from itertools import chain, count, islice
 
 ORIGINAL = "original"
+UNEMBED = "unembed"
+"""the head that predicts tokens: its name, and that of its parameters"""
+
+
+def head_path(name: str) -> str:
+    """Return the path, with a slash, under which the parameters of a head are."""
+    return f"{UNEMBED}/" if name == UNEMBED else f"heads/{name}/"
 
 
 def names_from(name: str) -> Iterator[str]:

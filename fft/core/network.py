@@ -9,9 +9,6 @@ import numpy as np
 from fft.core.batch import Array, Batch, Outputs, Read, States, row_weight
 from fft.core.tree import Params
 
-UNEMBED = "unembed"
-"""the head that predicts tokens: its name, and that of its parameters"""
-
 
 class StatesOf(Protocol):
     """A pure function from parameters and a batch to hidden states; a key turns dropout on."""

@@ -107,6 +107,8 @@ def depth_of(path: str, blocks: int) -> int:
 
 def without_heads(params: Params, names: Collection[str]) -> Params:
     """Return the parameters without the named heads, for example new ones that the base does not have."""
+    if not names:
+        return params
     return {**params, "heads": {name: head for name, head in params["heads"].items() if name not in names}}
 
 

@@ -46,11 +46,11 @@ if TYPE_CHECKING:
     from fft.data.batches import TrainBatches, bucket_lengths, eval_batches, padding_waste
     from fft.data.description import describe
     from fft.data.rows import Columns, Rows
+    from fft.data.settings import columns_of
     from fft.data.sources import open_source, read_source
     from fft.data.splits import drop_shared, make_splits
     from fft.data.task_data import (
         TaskData,
-        columns_of,
         drop_overlap,
         head_of,
         length_of,
@@ -72,7 +72,7 @@ else:
         "padding_waste": "fft.data.batches",
         "describe": "fft.data.description",
         "TaskData": "fft.data.task_data",
-        "columns_of": "fft.data.task_data",
+        "columns_of": "fft.data.settings",
         "drop_overlap": "fft.data.task_data",
         "head_of": "fft.data.task_data",
         "length_of": "fft.data.task_data",

@@ -48,11 +48,13 @@ def bucket_lengths(
     return tuple(int(unique[at]) for at in reversed([*chosen, last]))
 
 
-def collate(encoded: Encoded, picked: np.ndarray, batch_size: int, length: int, pad_id: int) -> Batch:
+def collate(
+    encoded: Encoded, picked: np.ndarray, batch_size: int, length: int, pad_id: int, places: int | None = None
+) -> Batch:
     """Return the rows at `picked` (at most B) as one batch of B rows and T = `length` tokens.
 
     Filler rows repeat the last real row, to be valid input, and have weight 0. The batch's `row` holds the positions of
-    its rows in `encoded`.
+    its rows in `encoded`. Rows with targets for their tokens get S = `places` of them, see `most_places`.
     """
     full = np.concatenate([picked, np.repeat(picked[-1:], batch_size - len(picked))])
     ids = np.full((batch_size, length), pad_id, np.int32)
@@ -63,19 +65,39 @@ def collate(encoded: Encoded, picked: np.ndarray, batch_size: int, length: int, 
         types[row, :tokens] = encoded.types[at]
         mask[row, :tokens] = 1
     weight = (np.arange(batch_size) < len(picked)).astype(np.float32)
-    targets = encoded.labels[full]
-    if encoded.targets is not None:
-        targets, weight = _token_targets([encoded.targets[at] for at in full], weight, length)
     task = None if encoded.task is None else encoded.task[full]
-    return Batch(ids, mask, types, targets, weight, full.astype(np.int32), task)
+    number = full.astype(np.int32)
+    if encoded.targets is None:
+        return Batch(ids, mask, types, encoded.labels[full], weight, number, task)
+    assert places is not None  # callers give it for such rows
+    where, targets, counts = _token_targets([encoded.targets[at] for at in full], weight, places)
+    return Batch(ids, mask, types, targets, counts, number, task, where)
 
 
-def _token_targets(targets: Sequence[np.ndarray], weight: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return token targets and weights [B, T]; tokens with target -1 get weight 0, others that of their row [B]."""
-    wide = np.full((len(targets), length), -1, np.int32)
+def _token_targets(
+    targets: Sequence[np.ndarray], weight: np.ndarray, places: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the places of targets that are not -1, these targets, and their weights, [B, S] each.
+
+    The weight of a target is that of its row [B]; rows with fewer targets end in ones of weight 0.
+    """
+    where = np.zeros((len(targets), places), np.int32)
+    chosen, weights = np.zeros_like(where), np.zeros(where.shape, np.float32)
     for row, values in enumerate(targets):
-        wide[row, : len(values)] = values
-    return np.maximum(wide, 0), np.where(wide >= 0, weight[:, None], 0.0).astype(np.float32)
+        found = np.flatnonzero(values >= 0)
+        where[row, : len(found)], chosen[row, : len(found)] = found, values[found]
+        weights[row, : len(found)] = weight[row]
+    return where, chosen, weights
+
+
+def most_places(encoded: Encoded, lengths: Sequence[int]) -> dict[int, int | None]:
+    """Return for each padded length the most targets that a row of at most that length has: {T: S}, so that there is
+    one program for each length; {T: None} for rows with one target each.
+    """
+    counts, tokens = encoded.target_counts(), encoded.lengths()
+    if counts is None:
+        return dict.fromkeys(lengths)
+    return {length: max(1, int(counts[tokens <= length].max(initial=0))) for length in lengths}
 
 
 class TrainBatches:
@@ -97,6 +119,7 @@ class TrainBatches:
         self.lengths = tuple(lengths)
         self._tokens = encoded.lengths()
         _require_bucket(self._tokens, self.lengths)
+        self._places = most_places(encoded, self.lengths)
         self._order = grain.MapDataset.range(len(encoded.ids)).seed(seed).shuffle().repeat()
         self._window: tuple[int, np.ndarray] = (-1, np.zeros((0, 0), np.int64))
 
@@ -108,7 +131,7 @@ class TrainBatches:
         """Return batch number `index`, counted from 0 over all epochs."""
         picked = self.rows(index)
         length = _bucket(int(self._tokens[picked].max()), self.lengths)
-        return collate(self.encoded, picked, self.batch_size, length, self.pad_id)
+        return collate(self.encoded, picked, self.batch_size, length, self.pad_id, self._places[length])
 
     def rows(self, index: int) -> np.ndarray:
         """Positions of the rows of batch `index`, int64 [B]."""
@@ -141,13 +164,13 @@ def eval_batches(
 
     Shapes are [B, T] with T in `lengths`. The last batch, of the shortest rows, ends in filler rows of weight 0.
     """
-    tokens = encoded.lengths()
+    tokens, places = encoded.lengths(), most_places(encoded, lengths)
     _require_bucket(tokens, lengths)
     order = np.argsort(-tokens, kind="stable")
     for start in range(0, len(order), batch_size):
         picked = order[start : start + batch_size]
         length = _bucket(int(tokens[picked].max()), lengths)
-        yield collate(encoded, picked, batch_size, length, pad_id), picked
+        yield collate(encoded, picked, batch_size, length, pad_id, places[length]), picked
 
 
 def padding_waste(batches: Iterable[Batch]) -> float:

@@ -7,8 +7,8 @@ import numpy as np
 from fft.core.naming import counted
 from fft.data.kinds import KINDS, Kind
 from fft.data.missing import missing_labels, missing_texts
-from fft.data.rows import Columns, Rows
-from fft.data.settings import Data
+from fft.data.rows import Rows
+from fft.data.settings import Data, columns_of, kind_of
 from fft.data.splits import make_splits, text_keys
 from fft.data.tokenize import load_tokenizer, text_notes, token_ids
 
@@ -25,8 +25,8 @@ def describe(data: Data, folder: Path | str | None = None, max_length: int = 128
 
     Raises: InputError if the source cannot be read.
     """
-    tokenizer, kind = None if folder is None else load_tokenizer(folder), KINDS[data.kind]
-    parts = make_splits(data.source, Columns(data.text, data.pair, data.label), data.validation, data.test)
+    tokenizer, kind = None if folder is None else load_tokenizer(folder), KINDS[kind_of(data)]
+    parts = make_splits(data.source, columns_of(data), data.validation, data.test)
     tokens = {role: token_ids(tokenizer, rows) for role, rows in parts.rows.items()} if tokenizer else {}
     splits = {role: _split(rows, kind, tokens.get(role), max_length) for role, rows in parts.rows.items()}
     troubles = [*(tokenizer.notes if tokenizer else ()), *parts.warnings]

@@ -66,7 +66,7 @@ def one_value(path: Path, text: str, columns: Columns) -> str | None:
 def _is_row(value: Any, columns: Columns) -> bool:
     """Whether a JSON value has all the columns to read, with one scalar each."""
     named = isinstance(value, dict) and set(columns.named()) <= set(value)
-    return named and not any(isinstance(value[name], list | dict) for name in columns.named())
+    return named and (bool(columns.chat) or not any(isinstance(value[name], list | dict) for name in columns.named()))
 
 
 def record(where: str, line: str) -> dict:

@@ -103,10 +103,18 @@ def encode_prompt(tokenizer: Tokenizer, prompt: Prompt, bos: int | None) -> np.n
     return np.array(ids or [bos], np.int32)
 
 
-def rendered(tokenizer: Tokenizer, messages: Messages, where: str) -> str:
-    """Return a conversation as the chat template of the tokenizer writes it, up to the beginning of the answer.
+def rendered(
+    tokenizer: Tokenizer,
+    messages: Sequence[Mapping[str, Any]],
+    where: str,
+    *,
+    answer: bool = True,
+    tools: list[dict[str, Any]] | None = None,
+) -> str:
+    """Return a conversation as the chat template of the tokenizer writes it, with `answer` up to the beginning of one.
 
-    transformers runs the template in a sandbox, where it can call nothing that is unsafe.
+    `tools` describe functions that the assistant may call. transformers runs the template in a sandbox, where it can
+    call nothing that is unsafe.
     Raises: InputError for a tokenizer without a template, and for a template that fails or refuses the messages.
     """
     if not tokenizer.source.chat_template:
@@ -115,8 +123,11 @@ def rendered(tokenizer: Tokenizer, messages: Messages, where: str) -> str:
             "that the model can continue, with --prompt, or a model that was trained to answer"
         )
     try:
-        chat = [dict(message) for message in messages]
-        return cast("str", tokenizer.source.apply_chat_template(chat, tokenize=False, add_generation_prompt=True))
+        chat: Any = [dict(message) for message in messages]
+        text = tokenizer.source.apply_chat_template(
+            chat, tools=cast("Any", tools), tokenize=False, add_generation_prompt=answer
+        )
+        return cast("str", text)
     except Exception as error:  # a template is a program: it can raise anything
         reason = " ".join(str(error).split())
         raise InputError(

@@ -3,12 +3,17 @@
 A lenient reader would silently turn a stray quote into lost rows, and a column of mixed types into wrong labels.
 """
 
+import csv
+from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fft.core.errors import InputError, MachineError
 from fft.data.content import check_content, decoded
 from fft.data.delimited import read_delimited
+from fft.data.documents import ENDINGS as TEXTS
+from fft.data.documents import document_files, read_documents
 from fft.data.folders import no_file
 from fft.data.jsonlines import read_jsonl, refuse_json
 from fft.data.rows import Columns, Rows, collect, collect_named, require_columns
@@ -17,6 +22,9 @@ from fft.disk.files import parsed
 if TYPE_CHECKING:
     import pyarrow
 
+FIRST_LINES = 1000
+"""lines of a file in which the first row is sought"""
+
 
 def read_file(path: Path, columns: Columns) -> Rows:
     """Read the rows of one file; its ending decides the format: .csv, .tsv, .jsonl or .ndjson, .parquet, .txt.
@@ -24,9 +32,15 @@ def read_file(path: Path, columns: Columns) -> Rows:
     CSV and TSV have a header line; a field quoted with " may hold delimiters and line breaks. A .txt file has one text
     per line, in a column called text, and no labels.
 
+    With `columns.documents`, files of plain text are documents (fft.data.documents), and PATH may be a folder of them,
+    or a pattern.
+
     Raises: InputError naming file, row and column, or what the path is instead of such a file; MachineError if the
     file cannot be read.
     """
+    if columns.documents and (files := document_files(path)):
+        require_columns(str(path), [Columns().text], columns)
+        return read_documents(str(path), files)
     readers = {
         ".csv": lambda path, columns: read_delimited(path, columns, ","),
         ".tsv": lambda path, columns: read_delimited(path, columns, "\t"),
@@ -48,6 +62,51 @@ def read_file(path: Path, columns: Columns) -> Rows:
         return readers[ending](path, columns)
     except OSError as error:
         raise MachineError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def columns_in(path: Path) -> tuple[str, ...]:
+    """Return the names of the columns of a file; of JSON lines those of the first row, of plain text `text`.
+
+    A file that cannot be read has none: reading its rows says why.
+    """
+    if path.is_dir() or not path.exists():
+        return (Columns().text,) if document_files(path) else ()
+    try:
+        return _COLUMNS.get(path.suffix.lower(), lambda path: ())(path)
+    except (OSError, ValueError, InputError):
+        return ()
+
+
+def _of_parquet(path: Path) -> tuple[str, ...]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        return tuple(pyarrow.parquet.read_schema(path).names)
+    except pyarrow.ArrowException as error:
+        raise InputError(f"{path}: not a readable Parquet file: {error}") from None
+
+
+def _of_jsonl(path: Path) -> tuple[str, ...]:
+    with path.open(encoding="utf-8-sig") as lines:
+        first = next(line for line in (*islice(lines, FIRST_LINES), "{}") if line.strip())
+    value = parsed(first)
+    return tuple(value) if isinstance(value, dict) else ()
+
+
+def _of_header(path: Path, delimiter: str) -> tuple[str, ...]:
+    with path.open(encoding="utf-8-sig", newline="") as lines:
+        return tuple(next(csv.reader(lines, delimiter=delimiter), ()))
+
+
+_COLUMNS: dict[str, Callable[[Path], tuple[str, ...]]] = {
+    ".csv": lambda path: _of_header(path, ","),
+    ".tsv": lambda path: _of_header(path, "\t"),
+    ".jsonl": _of_jsonl,
+    ".ndjson": _of_jsonl,
+    ".parquet": _of_parquet,
+    **dict.fromkeys(TEXTS, lambda path: (Columns().text,)),
+}
 
 
 def _read_lines(path: Path, columns: Columns) -> Rows:

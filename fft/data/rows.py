@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from fft.core.errors import InputError
+from fft.data.messages import as_text as conversation_text
 from fft.data.numbers import is_missing
 
 Label = str | int | float
@@ -17,7 +18,8 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 class Rows(NamedTuple):
     """N rows of one split.
 
-    `numbers` are row numbers in the source, from 1; `source` is its name, for messages.
+    `numbers` are row numbers in the source, from 1; `source` is its name, for messages; `complete` is whether a text
+    ends where its row ends, which the parts of a longer text do not.
     """
 
     texts: list[str]
@@ -25,6 +27,7 @@ class Rows(NamedTuple):
     labels: list[Label]
     numbers: list[int]
     source: str = ""
+    complete: bool = True
 
     def take(self, picked: Iterable[int]) -> "Rows":
         """Return the rows at positions `picked`, in that order."""
@@ -35,19 +38,27 @@ class Rows(NamedTuple):
             [self.labels[i] for i in picked],
             [self.numbers[i] for i in picked],
             self.source,
+            self.complete,
         )
 
 
 class Columns(NamedTuple):
-    """The columns of a source with the text, the second text of a pair and the label; None for no such column."""
+    """The columns of a source with the text, the second text of a pair and the label; None for no such column.
+
+    `fixed`: no setting can name other columns. `documents`: a file of plain text is a document, rather than one text a
+    line. `chat`: the text is a conversation in these columns, read as its JSON text.
+    """
 
     text: str = "text"
     pair: str | None = None
     label: str | None = "label"
+    documents: bool = False
+    fixed: bool = False
+    chat: tuple[str, ...] = ()
 
     def named(self) -> tuple[str, ...]:
         """Return the names of the columns to read."""
-        return tuple(name for name in self if name is not None)
+        return self.chat or tuple(name for name in self[:3] if name is not None)
 
 
 def require_columns(source: str, existing: Sequence[str], columns: Columns) -> None:
@@ -55,16 +66,20 @@ def require_columns(source: str, existing: Sequence[str], columns: Columns) -> N
 
     Raises: InputError with the existing columns and the closest name.
     """
-    for role, name in zip(("text", "pair", "label"), columns, strict=True):
+    roles = [("conversation", name) for name in columns.chat]
+    for role, name in roles or zip(("text", "pair", "label"), columns[:3], strict=True):
         if existing.count(name) > 1:
             raise InputError(f"{source}: two columns are named {name!r}, the column of the {role}. Rename one of them.")
         if name is None or name in existing:
             continue
         near = difflib.get_close_matches(name, existing, n=1, cutoff=0.5)
+        advice = f"Name the {role} column of this source with its `{role}` setting."
+        if columns.fixed:
+            advice = "Rename the columns, or name another kind of task."
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise InputError(
             f"{source}: no column {name!r} for the {role}. The columns are: {', '.join(map(repr, existing)) or 'none'}."
-            f"{hint} Name the {role} column of this source with its `{role}` setting."
+            f"{hint} {advice}"
         )
 
 
@@ -79,7 +94,10 @@ def collect(source: str, columns: Columns, records: Iterable[tuple[str, Mapping]
     texts, pairs, labels, kinds = [], [], [], {}
     for place, values in _filled(source, records):
         where = f"{source}, {place}"
-        texts.append(_text(values[columns.text], f"{where}, column {columns.text!r}"))
+        if columns.chat:
+            texts.append(conversation_text({name: values[name] for name in columns.chat}, where))
+        else:
+            texts.append(_text(values[columns.text], f"{where}, column {columns.text!r}"))
         if columns.pair is not None:
             pairs.append(_text(values[columns.pair], f"{where}, column {columns.pair!r}"))
         label, kind = 0, ""

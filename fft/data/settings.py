@@ -2,19 +2,23 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
 from fft.core.bounds import Count, check_bounds
 from fft.core.errors import InputError
 from fft.core.settings import TELLS_DEFAULT
+from fft.data.kinds import KINDS
+from fft.data.kinds.completion import COMPLETION, PROMPT
+from fft.data.messages import chat_columns
+from fft.data.rows import Columns
+from fft.data.sources import open_source
 from fft.stats.metrics import METRICS
-from fft.tasks import KINDS
 
 STRICT = {"extra": "forbid"}
 """for pydantic: reject unknown names in a settings file"""
-KIND = tyro.conf.arg(metavar=f"{{{','.join(KINDS)}}}")
+KIND = tyro.conf.arg(metavar=f"{{{','.join(KINDS)}}}", help_behavior_hint="")
 MetricName = Annotated[
     str | None,
     tyro.conf.arg(
@@ -40,11 +44,15 @@ class Data:
     """column of the second text, for pairs of texts"""
     label: str = "label"
     """column of the label or target"""
-    kind: Annotated[str, KIND] = "classification"
-    """kind of task"""
+    kind: Annotated[str | None, KIND] = None
+    """kind of task (default: read off the columns: classification, text, completion or chat)"""
+    loss: Literal["answers", "all"] = "answers"
+    """the tokens of a conversation, or of a prompt with its completion, that are learned and scored"""
+    cut: Literal["end", "start"] = "end"
+    """where a conversation, or a prompt with its completion, is cut that is longer than --max-length"""
     metric: Annotated[str | None, TELLS_DEFAULT] = None
-    """metric: accuracy, macro_f1, mcc; for regression pearson, spearman, rmse (default: accuracy, or pearson for
-    regression)"""
+    """metric: accuracy, macro_f1, mcc; for regression pearson, spearman, rmse; for language tasks nats, perplexity,
+    bits_per_byte, token_accuracy (default: the first of its kind)"""
     name: Annotated[str | None, TELLS_DEFAULT] = None
     """name of this task's head in the checkpoint (default: new or original)"""
     train_rows: Count | None = None
@@ -52,7 +60,7 @@ class Data:
     __pydantic_config__ = STRICT
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
+        if self.kind is not None and self.kind not in KINDS:
             raise InputError(f"kind must be one of {', '.join(KINDS)}, not {self.kind!r}")
         check_bounds(self)
 
@@ -87,6 +95,41 @@ def repeated(tasks: Sequence[Data]) -> str | None:
     return next((source for at, (source, *_) in enumerate(columns) if columns[at] in columns[:at]), None)
 
 
+def kind_of(data: Data) -> str:
+    """Return the kind of a task: the stated one, else the one that the columns of the source show.
+
+    A label makes it a classification; without one, conversations, prompts with completions, or texts alone are of the
+    language kinds. Raises: InputError for a source that does not exist.
+    """
+    if data.kind is not None:
+        return data.kind
+    existing = open_source(data.source).columns()
+    if data.label in existing:
+        return "classification"
+    if chat_columns(existing):
+        return "chat"
+    if {PROMPT, COMPLETION} <= set(existing):
+        return "completion"
+    return "text" if existing == (data.text,) else "classification"
+
+
+def with_kind(data: Data) -> Data:
+    """Return the task with its kind stated. Raises: as `kind_of`."""
+    return data if data.kind is not None else replace(data, kind=kind_of(data))
+
+
+def columns_of(data: Data) -> Columns:
+    """Return the columns of the source that are read for a task. Raises: as `kind_of`."""
+    kind = KINDS[kind_of(data)]
+    existing = open_source(data.source).columns() if kind.predicts == "language" else ()
+    return kind.columns(Columns(data.text, data.pair, data.label), existing)
+
+
+def predicts_tokens(tasks: Sequence[Data]) -> bool:
+    """Whether one of the tasks is of a language kind, so that the model's language head is used."""
+    return any(KINDS[kind_of(task)].predicts == "language" for task in tasks)
+
+
 def scored_by(metric: str | None, tasks: Sequence[Data]) -> tuple[Data, ...]:
     """Return the tasks with `metric` set on those of its kind that name no metric.
 
@@ -98,7 +141,8 @@ def scored_by(metric: str | None, tasks: Sequence[Data]) -> tuple[Data, ...]:
         raise InputError(f"--metric {metric} is unknown: choose from {', '.join(METRICS)}")
     kind = METRICS[metric].kind
     scored = tuple(
-        replace(task, metric=metric) if task.metric is None and task.kind == kind else task for task in tasks
+        replace(task, metric=metric) if task.metric is None and KINDS[kind_of(task)].predicts == kind else task
+        for task in tasks
     )
     if not any(task.metric == metric for task in scored):
         raise InputError(

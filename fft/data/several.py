@@ -2,7 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -36,11 +36,15 @@ class SeveralData:
     """column of the second text, for pairs of texts"""
     label: tuple[str, ...] = (Data.label,)
     """column of the label or target"""
-    kind: Annotated[tuple[str, ...], KIND] = (Data.kind,)
-    """kind of task"""
+    kind: Annotated[tuple[str | None, ...], KIND] = (None,)
+    """kind of task (default: read off the columns: classification, text, completion or chat)"""
+    loss: tuple[Literal["answers", "all"], ...] = (Data.loss,)
+    """the tokens of a conversation, or of a prompt with its completion, that are learned and scored"""
+    cut: tuple[Literal["end", "start"], ...] = (Data.cut,)
+    """where a conversation, or a prompt with its completion, is cut that is longer than --max-length"""
     metric: Annotated[tuple[str | None, ...], tyro.conf.arg(help_behavior_hint="")] = (None,)
-    """metric: accuracy, macro_f1, mcc; for regression pearson, spearman, rmse (default: accuracy, or pearson for
-    regression)"""
+    """metric: accuracy, macro_f1, mcc; for regression pearson, spearman, rmse; for language tasks nats, perplexity,
+    bits_per_byte, token_accuracy (default: the first of its kind)"""
     name: Annotated[tuple[str | None, ...], tyro.conf.arg(help_behavior_hint="")] = (None,)
     """name of this task's head in the checkpoint (default: new or original)"""
     train_rows: tuple[int | None, ...] = (None,)

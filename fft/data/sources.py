@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from fft.core.errors import FFTError, InputError, MachineError
 from fft.data.folders import saved_to_disk
-from fft.data.readers import read_file
+from fft.data.readers import columns_in, read_file
 from fft.data.rows import Columns, Rows, collect_named, require_columns
 from fft.disk.local import expanded, local
 
@@ -21,11 +21,12 @@ DOMAINS = ("movie", "amazon", "nyt", "tweets")
 
 
 class Source(NamedTuple):
-    """An opened source: its name, its splits, and `read(split, columns)`."""
+    """An opened source: its name, its splits, `read(split, columns)`, and the names of its columns."""
 
     name: str
     splits: tuple[str, ...]
     read: Callable[[str, Columns], Rows]
+    columns: Callable[[], tuple[str, ...]]
 
     def spelled(self, role: str) -> str | None:
         """Return this source's own name for the split `role`; None if it has none."""
@@ -87,7 +88,8 @@ def _fetched(source: str, records: Iterable[Mapping]) -> Iterator[Mapping]:
 def _open_file(source: str, path: str) -> Source:
     if not path:
         raise InputError(f"{source!r} has no path: give one, such as file:new.csv")
-    return Source(source, ("all",), lambda split, columns: read_file(Path(expanded(path, "the data")), columns))
+    file = Path(expanded(path, "the data"))
+    return Source(source, ("all",), lambda split, columns: read_file(file, columns), lambda: columns_in(file))
 
 
 def _open_demo(source: str, rest: str) -> Source:
@@ -170,7 +172,12 @@ def _from_builder(source: str, builder: "tfds.core.DatasetBuilder", split: str) 
         where = source if split else f"{source}/{name}"
         return collect_named(where, columns, _fetched(where, records), names)
 
-    return Source(source, (split,) if split else splits, read)
+    return Source(
+        source,
+        (split,) if split else splits,
+        read,
+        lambda: tuple(sorted(cast("Mapping[str, Any]", builder.info.features))),
+    )
 
 
 def _class_names(features: Mapping[str, Any], columns: Columns) -> list[str] | None:
@@ -211,7 +218,7 @@ def _open_hf(source: str, rest: str) -> Source:
         where = source if split else f"{source}/{part}"
         return collect_named(where, columns, _fetched(where, table), names)
 
-    return Source(source, (split,) if split else splits, read)
+    return Source(source, (split,) if split else splits, read, lambda: tuple(loaded[(split or splits[0])].column_names))
 
 
 _OPENERS = {

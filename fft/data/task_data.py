@@ -11,15 +11,14 @@ from fft.core.errors import InputError
 from fft.core.naming import agreeing, counted
 from fft.data.batches import bucket_lengths
 from fft.data.kinds import KINDS
-from fft.data.missing import missing_texts
 from fft.data.rows import Columns, Rows
-from fft.data.settings import Data, Texts
+from fft.data.settings import Data, Texts, columns_of, kind_of
 from fft.data.sources import ROLES, open_source
 from fft.data.splits import Splits, make_splits, text_keys, training_split
-from fft.data.tokenize import Encoded, Tokenizer, encode, load_tokenizer, text_notes
+from fft.data.tokenize import Encoded, EncodeOptions, Tokenizer, encode_texts, load_tokenizer
 from fft.stats.metrics import METRICS
 from fft.tasks import KINDS as TASKS
-from fft.tasks import Classify, Task
+from fft.tasks import Classify, Language, Task
 
 if TYPE_CHECKING:
     from fft.models.layers import Config
@@ -48,7 +47,8 @@ class TaskData(NamedTuple):
     `splits` holds train, validation and test; only test if nothing is trained. `lengths` are the at most 5 bucket
     lengths for padding the rows of all splits. `identity` is {split: {'rows', 'sha256'}}, equal for equal texts and
     labels in equal order. `keys` are the text keys of every split, for finding rows that two tasks share. `warnings`
-    are about the rows, `tokenizer_notes` about the checkpoint's tokenizer.
+    are about the rows, `tokenizer_notes` about the checkpoint's tokenizer. `kind` is that of the data, a name in
+    fft.data.kinds.KINDS.
     """
 
     task: Task
@@ -59,6 +59,7 @@ class TaskData(NamedTuple):
     warnings: tuple[str, ...]
     keys: dict[str, list[bytes]]
     tokenizer_notes: tuple[str, ...] = ()
+    kind: str = Unlabelled.kind
     __repr__ = brief
 
     @property
@@ -73,7 +74,8 @@ def prepare(
     """Prepare the task `name` on `data` for the model of `checkpoint`.
 
     `head` fixes the labels. With None they come from the data: from the training rows, and from the validation and
-    test rows that are split off from the same split. `max_length` None is 128 tokens, or the model's maximum if less.
+    test rows that are split off from the same split. `max_length` None is the default of the kind, 128 or 1,024
+    tokens, or the model's maximum if less.
 
     Raises: InputError if the data do not fit the model or the head, MachineError if they need a network and there is
     none.
@@ -82,17 +84,25 @@ def prepare(
     task = _task(data, name, head, _labelling_rows(parts))
     rows = dict(parts.rows)
     rows["train"] = _at_most(data.train_rows, rows["train"], seed)
-    prepared = _encoded(task, rows, checkpoint, max_length, numbers=head is not None)
-    notes = KINDS[task.kind].training_notes(task, rows, prepared.splits)
+    prepared = _encoded(data, task, rows, checkpoint, max_length, numbers=head is not None)
+    notes = KINDS[prepared.kind].training_notes(task, rows, prepared.splits)
     return prepared._replace(warnings=(*parts.warnings, *notes, *prepared.warnings))
 
 
-def prepare_unlabelled(texts: Texts, checkpoint: "Checkpoint", *, seed: int, max_length: int | None) -> TaskData:
-    """Prepare unlabelled texts, all in the split 'train'. Raises: InputError as `prepare`."""
+def prepare_unlabelled(
+    texts: Texts, checkpoint: "Checkpoint", *, language: bool, seed: int, max_length: int | None
+) -> TaskData:
+    """Prepare unlabelled texts, all in the split 'train'; for a `language` task every token is predicted.
+
+    Raises: InputError as `prepare`.
+    """
     opened = open_source(texts.source)
-    rows = opened.read(training_split(opened), Columns(texts.text, texts.pair, None))
+    rows = opened.read(training_split(opened), Columns(texts.text, texts.pair, None, documents=language))
     rows = {"train": _at_most(texts.rows, rows, seed)}
-    return _encoded(Unlabelled(), rows, checkpoint, max_length, numbers=False)
+    if language:
+        data = Data(texts.source, text=texts.text, kind="text")
+        return _encoded(data, Language(), rows, checkpoint, max_length, numbers=False)
+    return _encoded(None, Unlabelled(), rows, checkpoint, max_length, numbers=False)
 
 
 def read_scored(data: Data, held_out: bool = False) -> Rows:
@@ -123,7 +133,7 @@ def prepare_scored(
     Raises: InputError as `prepare`.
     """
     task = _task(data, name, head, rows)
-    return _encoded(task, {"test": rows}, checkpoint, max_length, numbers=head is not None)
+    return _encoded(data, task, {"test": rows}, checkpoint, max_length, numbers=head is not None)
 
 
 def prepare_held_out(
@@ -135,7 +145,7 @@ def prepare_held_out(
     """
     parts = make_splits(data.source, columns_of(data), data.validation, data.test)
     rows = {role: parts.rows[role] for role in ROLES if role != "train"}
-    prepared = _encoded(_task(data, name, head, rows["test"]), rows, checkpoint, max_length, numbers=True)
+    prepared = _encoded(data, _task(data, name, head, rows["test"]), rows, checkpoint, max_length, numbers=True)
     return prepared._replace(warnings=(*parts.warnings, *prepared.warnings))
 
 
@@ -157,7 +167,7 @@ def drop_overlap(
     if not remaining:
         raise InputError(f"{name}: the task {other!r} is scored on the text of every training row: give other rows")
     keys = trained.keys | {"train": [trained.keys["train"][row] for row in remaining]}
-    splits = trained.splits | {"train": trained.splits["train"].take(np.array(remaining))}
+    splits = trained.splits | {"train": trained.splits["train"].take_examples(np.array(remaining))}
     are, they = agreeing(dropped, "is", "are"), agreeing(dropped, "it is", "they are")
     note = f"{counted(dropped, 'training row')} of {name!r} {are} scored in {other!r}; {they} not trained on"
     return trained._replace(splits=splits, keys=keys, identity=_identity(trained.task, splits, keys)), (note,)
@@ -175,14 +185,10 @@ def head_of(task: Task) -> "Head":
     return Head(task.kind, task.labels)
 
 
-def length_of(max_length: int | None, config: "Config") -> int:
-    """Return `max_length`, or for None 128 tokens, or the model's positions if fewer."""
-    return min(DEFAULT_LENGTH, config.max_positions) if max_length is None else max_length
-
-
-def columns_of(data: Data) -> Columns:
-    """Return the columns that `data` names."""
-    return Columns(data.text, data.pair, data.label)
+def length_of(max_length: int | None, config: "Config", kind: str = "classification") -> int:
+    """Return `max_length`, or for None the default of the kind of task, or the model's positions if fewer."""
+    default = KINDS[kind].length if kind in KINDS else DEFAULT_LENGTH
+    return min(default, config.max_positions) if max_length is None else max_length
 
 
 def _at_most(most: int | None, rows: Rows, seed: int) -> Rows:
@@ -202,41 +208,49 @@ def _labelling_rows(splits: Splits) -> Rows:
 
 def _task(data: Data, name: str, head: "Head | None", rows: Rows) -> Task:
     """Return the task of `data`. Raises: InputError for a head or metric of another kind."""
-    if head is not None and head.kind != data.kind:
+    stated = kind_of(data)
+    kind = KINDS[stated]
+    if head is not None and head.kind != kind.predicts:
         raise InputError(
-            f"{data.source}: the head {name!r} is for {head.kind}, and the kind of the data is {data.kind}. Give the "
-            f"kind {head.kind} (--task.kind {head.kind}, or --original.kind, --new.kind), or a head for {data.kind}"
+            f"{data.source}: the head {name!r} is for {head.kind}, and the kind of the data is {stated}. Give the "
+            f"kind {head.kind} (--task.kind {head.kind}, or --original.kind, --new.kind), or a head for {stated}"
         )
-    kind = KINDS[data.kind]
     metric = data.metric or kind.metric
-    fitting = [known for known in METRICS if METRICS[known].kind == data.kind]
+    fitting = [known for known in METRICS if METRICS[known].kind == kind.predicts]
     if metric not in fitting:
-        raise InputError(f"metric {metric!r} does not fit {data.kind}: choose from {', '.join(fitting)}")
+        raise InputError(f"metric {metric!r} does not fit {stated}: choose from {', '.join(fitting)}")
     return kind.task(name, None if head is None else tuple(head.labels), metric, rows)
 
 
 def _encoded(
-    task: Task, rows: dict[str, Rows], checkpoint: "Checkpoint", max_length: int | None, numbers: bool
+    data: Data | None,
+    task: Task,
+    rows: dict[str, Rows],
+    checkpoint: "Checkpoint",
+    max_length: int | None,
+    numbers: bool,
 ) -> TaskData:
-    """Encode labels and texts of every split; `numbers`: class numbers are accepted in place of the head's names."""
-    config, splits, warnings, kind = checkpoint.model.config, {}, [], KINDS.get(task.kind)
-    max_length = length_of(max_length, config)
+    """Encode every split; `numbers`: class numbers are accepted in place of the head's names. Unlabelled texts have no
+    `data`.
+    """
+    config, splits, warnings = checkpoint.model.config, {}, []
+    name = Unlabelled.kind if data is None else kind_of(data)
+    options = EncodeOptions(length_of(max_length, config, name), config.vocab_size, config.max_positions, numbers)
     tokenizer: Tokenizer = load_tokenizer(checkpoint.folder, config.vocab_size)
+    keys = {}
     for role, part in rows.items():
-        labels, notes = kind.encoded(task, part, numbers) if kind else (np.zeros(len(part.texts), np.float32), [])
-        warnings += [f"{role}: {note}" for note in (*notes, *missing_texts(part))]
-        splits[role], cut = encode(tokenizer, part, labels, max_length, config.vocab_size, config.max_positions)
-        splits[role] = kind.with_targets(task, part, splits[role]) if kind else splits[role]
-        warnings += [f"{role}: {note}" for note in text_notes(tokenizer, splits[role].ids, part.pairs is not None)]
-        if kind and role != "train" and (reason := METRICS[task.metric].undefined(labels)):
-            warnings.append(f"{role}: {kind.undefined(labels, reason)}")
-        if cut:
-            total, are = counted(len(part.texts), "text"), agreeing(cut, "is", "are")
-            warnings.append(f"{role}: {cut:,} of {total} {are} longer than {max_length} tokens and {are} cut")
+        if data is None:
+            encoded, notes = encode_texts(tokenizer, part, np.zeros(len(part.texts), np.float32), options)
+        else:
+            options = options._replace(supervise=data.loss, cut=data.cut)
+            encoded, part, notes = KINDS[name].encode(task, part, tokenizer, options)
+            if role != "train" and (reason := METRICS[task.metric].undefined(encoded.labels)):
+                notes = [*notes, f"{KINDS[name].undefined(encoded.labels, reason)}"]
+        splits[role], keys[role] = encoded, text_keys(part)
+        warnings += [f"{role}: {note}" for note in notes]
     lengths = bucket_lengths(np.concatenate([part.lengths() for part in splits.values()]))
-    keys = {role: text_keys(part) for role, part in rows.items()}
     identity = _identity(task, splits, keys)
-    return TaskData(task, splits, lengths, tokenizer.pad_id, identity, tuple(warnings), keys, tokenizer.notes)
+    return TaskData(task, splits, lengths, tokenizer.pad_id, identity, tuple(warnings), keys, tokenizer.notes, name)
 
 
 def _identity(task: Task, splits: dict[str, Encoded], keys: dict[str, list[bytes]]) -> dict[str, dict]:
@@ -245,7 +259,7 @@ def _identity(task: Task, splits: dict[str, Encoded], keys: dict[str, list[bytes
     for role, part in splits.items():
         labels = [task.called(value) for value in part.labels]
         if part.targets is not None:
-            labels = [targets.tolist() for targets in part.targets]
+            labels = [targets.tobytes() for targets in part.targets]
         digest = hashlib.sha256(b"".join(keys[role]) + repr(labels).encode())
-        result[role] = {"rows": len(part.ids), "sha256": digest.hexdigest()}
+        result[role] = {"rows": len(part.labels), "sha256": digest.hexdigest()}
     return result

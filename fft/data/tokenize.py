@@ -3,15 +3,17 @@
 On a device, an id beyond the embedding table does not fail: it reads the last row, or gives NaN.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
 from fft.core.brief import brief
 from fft.core.errors import InputError
-from fft.core.naming import counted
+from fft.core.naming import agreeing, counted
 from fft.data.backend import CONFIG, build, json_object
+from fft.data.missing import missing_texts
 from fft.data.rows import Rows
 
 if TYPE_CHECKING:
@@ -44,10 +46,12 @@ class Tokenizer(NamedTuple):
 
 
 class Encoded(NamedTuple):
-    """N tokenized rows: ids, types int32 [T_i] each, labels int32 or float32 [N], numbers int64 [N] (source rows).
+    """N tokenized rows: ids, types int32 [T_i] each, and E examples with labels int32 or float32 [E] and numbers int64
+    [E] (source rows).
 
-    `task` int32 [N] is each row's task number, None if there is one task. `targets` int32 [T_i] each are the targets of
-    the tokens, -1 for none, if the task predicts tokens; `labels` are then what the metric compares with.
+    A row is an example, unless `example` int64 [N] names the one of which each row is a part, as for the windows of a
+    document. `task` int32 [N] is each row's task number, None if there is one task. `targets` int32 [T_i] each are the
+    targets of the tokens, -1 for none, if the task predicts tokens; `labels` are then what the metric compares with.
     """
 
     ids: list[np.ndarray]
@@ -56,19 +60,53 @@ class Encoded(NamedTuple):
     numbers: np.ndarray
     task: np.ndarray | None = None
     targets: list[np.ndarray] | None = None
+    example: np.ndarray | None = None
     __repr__ = brief
 
     def lengths(self) -> np.ndarray:
         """Return the number of tokens of every row, int64 [N]."""
         return np.array([len(ids) for ids in self.ids], np.int64)
 
+    def target_counts(self) -> np.ndarray | None:
+        """Return the number of targets of every row, int64 [N]; None for one target per row."""
+        return None if self.targets is None else np.array([(row >= 0).sum() for row in self.targets], np.int64)
+
+    def example_targets(self) -> np.ndarray:
+        """Return the number of targets of every example, int64 [E]."""
+        counts = self.target_counts()
+        return np.ones(len(self.labels), np.int64) if counts is None else self.summed(counts).astype(np.int64)
+
     def take(self, picked: np.ndarray) -> "Encoded":
-        """Return the rows at positions `picked`, in that order."""
+        """Return the rows at positions `picked`, in that order, each an example of its own."""
         picked = np.asarray(picked, np.int64)
         task = None if self.task is None else self.task[picked]
         ids, types = ([values[i] for i in picked] for values in (self.ids, self.types))
         targets = None if self.targets is None else [self.targets[i] for i in picked]
-        return Encoded(ids, types, self.labels[picked], self.numbers[picked], task, targets)
+        taken = Encoded(ids, types, self.labels[:0], self.numbers[:0], task, targets)
+        if self.example is None:
+            return taken._replace(labels=self.labels[picked], numbers=self.numbers[picked])
+        counts = taken.target_counts()
+        assert counts is not None  # only rows with a target for each token are parts of an example
+        return taken._replace(labels=counts.astype(self.labels.dtype), numbers=self.numbers[self.example[picked]])
+
+    def take_examples(self, picked: np.ndarray) -> "Encoded":
+        """Return the examples at positions `picked`, which ascend, with all their rows."""
+        if self.example is None:
+            return self.take(picked)
+        rows = np.flatnonzero(np.isin(self.example, picked))
+        place = np.zeros(len(self.labels), np.int64)
+        place[picked] = np.arange(len(picked))
+        return self.take(rows)._replace(
+            labels=self.labels[picked], numbers=self.numbers[picked], example=place[self.example[rows]]
+        )
+
+    def summed(self, values: np.ndarray) -> np.ndarray:
+        """Return the sums of the rows' values [N, ...] over each example, [E, ...]; the values if rows are examples."""
+        if self.example is None:
+            return values
+        sums = np.zeros((len(self.labels), *values.shape[1:]), np.float64)
+        np.add.at(sums, self.example, values)
+        return sums
 
 
 def load_tokenizer(folder: Path | str, vocab_size: int | None = None) -> Tokenizer:
@@ -91,27 +129,34 @@ def load_tokenizer(folder: Path | str, vocab_size: int | None = None) -> Tokeniz
     return Tokenizer(built.backend, pad_id, typed, folder, built.vocabulary, built.side, built.notes, built.source)
 
 
-def encode(
-    tokenizer: Tokenizer,
-    rows: Rows,
-    labels: np.ndarray,
-    max_length: int,
-    vocab_size: int,
-    max_positions: int,
-) -> tuple[Encoded, int]:
+class EncodeOptions(NamedTuple):
+    """How rows are encoded, and the limits of the model that reads them."""
+
+    max_length: int
+    """rows are cut to so many tokens"""
+    vocab_size: int
+    """V, the rows of the embedding table"""
+    max_positions: int
+    """the most tokens that the model can read"""
+    numbers: bool = False
+    """whether class numbers are accepted in place of the names of classes"""
+    supervise: Literal["answers", "all"] = "answers"
+    """the tokens of a conversation, or of a prompt with its completion, that are targets"""
+    cut: Literal["end", "start"] = "end"
+    """where a conversation, or a prompt with its completion, is cut that is too long"""
+
+
+def encode(tokenizer: Tokenizer, rows: Rows, labels: np.ndarray, options: EncodeOptions) -> tuple[Encoded, int]:
     """Return the token ids of every row and the number of rows that were cut.
 
-    Rows are cut to `max_length` tokens, pairs in their longer text first.
+    Rows are cut to `options.max_length` tokens, pairs in their longer text first.
 
     Raises: InputError if max_length exceeds the model's positions or leaves no room for text, for a text without
-    tokens, and for an id >= vocab_size.
+    tokens, and for an id that the embedding table lacks.
     """
-    backend = tokenizer.backend
+    backend, max_length = tokenizer.backend, options.max_length
     special = backend.num_special_tokens_to_add(rows.pairs is not None)
-    if max_length > max_positions:
-        raise InputError(
-            f"max_length {max_length} is too large: give at most {max_positions}, the positions of {tokenizer.folder}"
-        )
+    refuse_length(tokenizer, options)
     if max_length <= special:
         raise InputError(
             f"max_length {max_length} is too small: give at least {special + 1}, as {special} are special tokens"
@@ -127,15 +172,50 @@ def encode(
             raise InputError(
                 f"{rows.source}, row {number}: the text has no tokens: {rows.texts[row]!r}. Remove the row"
             )
-        if row_ids.max() >= vocab_size:
-            at = int(row_ids.argmax())
-            raise InputError(
-                f"{rows.source}, row {number}: token {encodings[row].tokens[at]!r} has id {row_ids[at]}, the embedding "
-                f"table has {vocab_size} rows"
-            )
+        refuse_unknown(f"{rows.source}, row {number}", row_ids, tokenizer, options.vocab_size)
     types = [np.array(e.type_ids, np.int32) * np.int32(tokenizer.typed) for e in encodings]
     cut = sum(bool(encoding.overflowing) for encoding in encodings)
     return Encoded(ids, types, np.asarray(labels), np.array(rows.numbers, np.int64)), cut
+
+
+def encode_texts(
+    tokenizer: Tokenizer, rows: Rows, labels: np.ndarray, options: EncodeOptions
+) -> tuple[Encoded, list[str]]:
+    """Return the token ids of every row, as `encode`, and notes on the texts and on those that were cut."""
+    encoded, cut = encode(tokenizer, rows, labels, options)
+    notes = [*missing_texts(rows), *text_notes(tokenizer, encoded.ids, rows.pairs is not None)]
+    if cut:
+        total, are = counted(len(rows.texts), "text"), agreeing(cut, "is", "are")
+        notes.append(f"{cut:,} of {total} {are} longer than {options.max_length} tokens and {are} cut")
+    return encoded, notes
+
+
+def refuse_length(tokenizer: Tokenizer, options: EncodeOptions) -> None:
+    """Refuse a max_length of more tokens than the model can read. Raises: InputError."""
+    if options.max_length > options.max_positions:
+        raise InputError(
+            f"max_length {options.max_length} is too large: give at most {options.max_positions}, the positions of "
+            f"{tokenizer.folder}"
+        )
+
+
+def refuse_unknown(where: str, ids: np.ndarray, tokenizer: Tokenizer, vocab_size: int) -> None:
+    """Refuse ids [T] beyond the embedding table. Raises: InputError that names a token."""
+    if len(ids) and ids.max() >= vocab_size:
+        token = tokenizer.backend.id_to_token(int(ids.max()))
+        raise InputError(f"{where}: token {token!r} has id {ids.max()}, the embedding table has {vocab_size} rows")
+
+
+def encode_plain(tokenizer: Tokenizer, texts: Sequence[str], source: str, *, special: bool) -> list[np.ndarray]:
+    """Return the uncut ids of texts, int32 [T_i] each; `special`: with the tokens that begin and end a text.
+
+    Raises: InputError for a text that the tokenizer cannot read.
+    """
+    try:
+        encodings = tokenizer.backend.encode_batch(list(texts), add_special_tokens=special)
+    except Exception as error:  # tokenizers raises bare Exception, as for a vocabulary without the unknown token
+        raise InputError(f"{tokenizer.folder}: its tokenizer cannot read {source}: {error}") from None
+    return [np.array(encoding.ids, np.int32) for encoding in encodings]
 
 
 def token_ids(tokenizer: Tokenizer, rows: Rows) -> list[np.ndarray]:
@@ -204,6 +284,15 @@ def mask_id(tokenizer: Tokenizer) -> int:
             f"{tokenizer.folder}: the tokenizer has no mask token, so nothing can be masked: use a checkpoint with one"
         )
     return number
+
+
+def end_id(tokenizer: Tokenizer) -> int | None:
+    """Return the id of the token that ends a text: the tokenizer's eos_token, else config.json's; None for neither."""
+    if (number := _token_id(tokenizer.folder, tokenizer.vocabulary, "eos_token", ())) is not None:
+        return number
+    stated = json_object(tokenizer.folder / "config.json").get("eos_token_id")
+    stated = stated[0] if isinstance(stated, list) and stated else stated
+    return stated if isinstance(stated, int) else None
 
 
 def special_ids(tokenizer: Tokenizer) -> frozenset[int]:

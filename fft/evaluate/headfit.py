@@ -27,7 +27,7 @@ def fit_head(
 ) -> tuple[Params, dict]:
     """Fit a head for `task` and return its parameters and {"rows", "steps", "loss_first", "loss_last"}.
 
-    The base's states that the task reads, [N, D] or [N, T, D], are computed once, without dropout. L-BFGS then takes
+    The base's states that the task reads, [N, D] or [N, S, D], are computed once, without dropout. L-BFGS then takes
     STEPS full-batch steps on the head alone; the objective is the mean loss plus ½ WEIGHT_DECAY Σ kernel².
     """
     data = _features(checkpoint.model, checkpoint.params, task, batches, poll)
@@ -40,19 +40,18 @@ class Features(NamedTuple):
     """The training data of a head: for N rows the states that it reads, the targets and the weights."""
 
     states: np.ndarray
-    """[N, D] or [N, T, D], T the longest"""
+    """[N, D] or [N, S, D], S the most places of a row"""
     targets: np.ndarray
-    """[N] or [N, T]"""
+    """[N] or [N, S]"""
     weight: np.ndarray
-    """[N] or [N, T]"""
+    """[N] or [N, S]"""
 
 
 def _features(model: Model, params: Params, task: Task, batches: Iterable[Batch], poll: Callable[[], None]) -> Features:
     """Compute the Features of the real rows, on the host."""
 
     def states_of(params: Params, batch: Batch) -> jax.Array:
-        outputs = outputs_of(model, params, batch, read=(task.reads,))
-        return outputs.pooled if task.reads == "pooled" else outputs.tokens
+        return task.states(outputs_of(model, params, batch, read=(task.reads,)), batch)
 
     return Features(*on_host(states_of, params, batches, poll))
 

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 
 from fft.core.batch import Batch
 from fft.core.errors import UndecidableError
+from fft.core.naming import UNEMBED
 from fft.core.network import Network, outputs_of
 from fft.core.progress import announced
 from fft.core.tree import Params
@@ -79,8 +80,9 @@ class HeldOut:
 
     def _logits(self, params: Params, name: str, role: str) -> np.ndarray:
         head, batches = self.data[name].task.name, self._batches[name, role]
-        program, count = self._programs[head], len(self.data[name].splits[role].ids)
-        return predict(lambda params, batch: program(params, batch)[head], params, batches, count, self.poll)
+        program, rows = self._programs[head], self.data[name].splits[role]
+        outputs = predict(lambda params, batch: program(params, batch)[head], params, batches, len(rows.ids), self.poll)
+        return rows.summed(outputs)
 
 
 Scores = Callable[[Params, Batch], dict[str, jax.Array]]
@@ -96,7 +98,8 @@ def _programs(model: Network, tasks: Sequence[Task], lengths: Sequence[int]) -> 
     def program(tasks: Sequence[Task]) -> Scores:
         def scores(params: Params, batch: Batch) -> dict[str, jax.Array]:
             outputs = outputs_of(model, params, batch, read={task.reads for task in tasks})
-            return {task.name: task.score(outputs, batch) for task in tasks if task.name in params["heads"]}
+            known = {UNEMBED, *params.get("heads", {})}
+            return {task.name: task.score(outputs, batch) for task in tasks if task.name in known}
 
         return announced(jax.jit(scores), "the scoring", lengths)
 

@@ -87,6 +87,7 @@ SCORE_BATCH = 16  # a row costs no more than in a larger batch, and less of the 
 
 
 def scored_logits(predictor: Predictor, params: Params, data: TaskData) -> np.ndarray:
-    """Return the outputs [N, W] for data.splits["test"], in its order; `predictor` is one of `make_predict`."""
+    """Return the outputs [E, W] for the examples of data.splits["test"], in order; `predictor` is of `make_predict`."""
     rows = data.splits["test"]
-    return predict(predictor, params, eval_batches(rows, EVAL_BATCH, data.lengths, data.pad_id), len(rows.ids))
+    batches = eval_batches(rows, EVAL_BATCH, data.lengths, data.pad_id)
+    return rows.summed(predict(predictor, params, batches, len(rows.ids)))

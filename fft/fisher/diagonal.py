@@ -123,6 +123,11 @@ def _check(estimator: str, way: str, task: Task, say: Callable[[str], None]) -> 
 
 def _check_passes(estimator: str, task: Task, batch: Labelled) -> None:
     """Reject `exact` if a batch takes more than MOST_EXACT backward passes: one per output and per target of a row."""
+    if estimator == "exact" and not task.enumerable:
+        raise InputError(
+            f"exact would take a backward pass for each token of the vocabulary at each place of a {task.kind} task; "
+            "use mc, which is unbiased and takes one for each draw"
+        )
     passes = task.outputs * math.prod(batch.weight.shape[1:])
     if estimator == "exact" and passes > MOST_EXACT:
         of_targets = "" if batch.weight.ndim == 1 else f" at each of {batch.weight.shape[1]} tokens"

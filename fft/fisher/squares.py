@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from fft.core.batch import Labelled, row_weight, weighted_sum
-from fft.core.network import UNEMBED, Network, outputs_of
+from fft.core.naming import UNEMBED, head_path
+from fft.core.network import Network, outputs_of
 from fft.core.programs import shared
 from fft.core.tree import Params, flatten, overlay, unflatten
 from fft.tasks import Task
@@ -118,7 +119,7 @@ def leaves_read(task: Task, selected: Params) -> Params:
 
     Other heads, and for a task that reads tokens the pooler, are left out: the fused pass never reaches them.
     """
-    heads = tuple(f"{UNEMBED}/" if name == UNEMBED else f"heads/{name}/" for name in task.heads)
+    heads = tuple(map(head_path, task.heads))
     unread = ("heads/", f"{UNEMBED}/", *(("pooler/",) if task.reads == "tokens" else ()))
     leaves = flatten(selected).items()
     return unflatten({path: leaf for path, leaf in leaves if path.startswith(heads) or not path.startswith(unread)})

@@ -108,6 +108,11 @@ class Method:
         return frozenset[str]().union(*(parts.layers for parts in self._parts()))
 
     @property
+    def teacher_streams(self) -> frozenset[str]:
+        """The streams for whose rows a loss compares predictions with the base's."""
+        return frozenset[str]().union(*(parts.teaches for parts in self._parts()))
+
+    @property
     def loss_streams(self) -> frozenset[str]:
         """The streams on whose rows a member has a loss."""
         return frozenset(stream for parts in self._parts() for stream in parts.losses)

@@ -72,7 +72,7 @@ class Distill(Method):
 
     def _loss(self, now: StepContext, outputs: Outputs, batch: Batch, task: Task) -> jax.Array:
         distances = [_relative_distance(outputs.pooled, now.aux["pooled"][batch.row])] if self._uses_pooled else []
-        of_base = outputs.base.layers if outputs.base is not None else {}
+        of_base = outputs.base.states.layers if outputs.base is not None else {}
         for depth in self._depths(max(of_base, default=0)):
             state, anchor = outputs.states.layers[depth], of_base[depth]
             tokens = anchor.shape[1]  # the model may have virtual tokens in front, the base has none

@@ -22,7 +22,8 @@ class KL(Method):
     """Add  λ τ² mean KL(p* ‖ p)  over a batch of inputs; p* and p are the original head's predictions in the
     base and now.
 
-    Labels are not used. The base's logits are computed once, before step 1, for the rows that the run will read.
+    Labels are not used. The base's logits are computed once, before step 1, for the rows that the run will read; those
+    of a language head, [T, V] for each row, in every step.
 
     References: Hinton et al. 2015, arXiv 1503.02531; Li and Hoiem 2016, arXiv 1606.09282, who use new inputs (lwf).
     """
@@ -42,12 +43,13 @@ class KL(Method):
             needs=frozenset({"head"}),
             streams={self.on: self.ratio},
             check=partial(require_head, self.name),
+            teaches=frozenset({self.on}),
             prepare=self._prepare,
             losses={self.on: self._loss},
         )
 
     def _prepare(self, context: Context, key: jax.Array) -> Params:
-        """Return {"logits": the base's [N, C], or [N, T, C], by index of the stream's rows}."""
+        """Return {"logits": the base's [N, C], or [N, T, C], by index of the stream's rows}, if they can be stored."""
         return base_logits(context, self.on)
 
     def _loss(self, now: StepContext, outputs: Outputs, batch: Batch, task: Task) -> jax.Array:
@@ -67,15 +69,19 @@ def require_head(method: str, context: Context) -> None:
 
 
 def base_logits(context: Context, stream: str) -> Params:
-    """Return {"logits": [N, C] or [N, T, C]} of the base's original head on a stream."""
+    """Return {"logits": [N, C] or [N, T, C]} of the base's original head on a stream; {} if they cannot be stored."""
+    if context.original is not None and not context.original.stores:
+        return {}
     return {"logits": jnp.asarray(context.teacher.outputs(stream, "logits"))}
 
 
 def divergence(outputs: Outputs, batch: Batch, aux: Params, task: Task, temperature: float) -> jax.Array:
     """Return the task's divergence of the original head's predictions from the base's at a temperature.
 
-    [B], or [B, T] for a task that reads tokens; `aux` is the result of `base_logits`.
+    [B], or [B, T] or [B, S] for a task that reads tokens; `aux` is the result of `base_logits`.
     """
+    if outputs.base is not None and not task.stores:
+        return task.divergences(outputs.base, outputs, batch, temperature)
     logits = task.logits(outputs, batch)
     teacher = aux["logits"][batch.row]
     if task.reads == "tokens":

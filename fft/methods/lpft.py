@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from fft.core.bounds import Share
+from fft.core.errors import InputError
+from fft.core.naming import UNEMBED
 from fft.core.tree import Params
 from fft.methods.base import Method
 from fft.methods.context import Context
@@ -33,11 +35,17 @@ class LPFT(Method):
     """share of the run's steps that train only the heads"""
 
     def parts(self) -> Parts:
-        return Parts(prepare=self._prepare, confine=_gated)
+        return Parts(check=_require_fresh_head, prepare=self._prepare, confine=_gated)
 
     def _prepare(self, context: Context, key: jax.Array) -> Params:
         """Return {"until": the number of steps that train only the heads, int32 []}."""
         return {"until": jnp.int32(math.ceil(self.share * context.steps))}
+
+
+def _require_fresh_head(context: Context) -> None:
+    """Reject a task without a head of its own. Raises: InputError."""
+    if context.new is not None and UNEMBED in context.new.heads:
+        raise InputError("lpft trains a new head first, and a task that predicts tokens has none: leave lpft out")
 
 
 def _gated(tx: "optax.GradientTransformation", now: StepContext) -> "optax.GradientTransformation":

@@ -37,12 +37,13 @@ class LwF(Method):
         return Parts(
             needs=frozenset({"head"}),
             check=partial(require_head, self.name),
+            teaches=frozenset({"new"}),
             prepare=self._prepare,
             losses={"new": self._loss},
         )
 
     def _prepare(self, context: Context, key: jax.Array) -> Params:
-        """Return {"logits": the base's [N, C], by index of the new training rows}."""
+        """Return {"logits": the base's [N, C], by index of the new training rows}, if they can be stored."""
         return base_logits(context, "new")
 
     def _loss(self, now: StepContext, outputs: Outputs, batch: Batch, task: Task) -> jax.Array:

@@ -99,7 +99,8 @@ def _adder(model: Network, task: Task) -> Callable[[Params, int, Params, Params,
 
     def logit(protected: Params, base: Params, row: Batch) -> jax.Array:
         logits = logits_of(model, task, overlay(base, protected), row)
-        of_target = jnp.expand_dims(row.targets if task.labels else jnp.zeros_like(row.targets, jnp.int32), -1)
+        is_class = jnp.issubdtype(jnp.asarray(row.targets).dtype, jnp.integer)  # else the only output is meant
+        of_target = jnp.expand_dims(row.targets if is_class else jnp.zeros_like(row.targets, jnp.int32), -1)
         return jnp.sum(row.weight * jnp.take_along_axis(logits, of_target, axis=-1)[..., 0])
 
     @partial(jax.jit, donate_argnums=0)

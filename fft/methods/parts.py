@@ -61,7 +61,9 @@ class Parts(NamedTuple):
     """{stream: rows per new row in a step} [maximum per stream]"""
     layers: frozenset[str] = frozenset()
     """the streams whose losses need the hidden states of every layer: outputs.states.layers, and those of the base
-    without dropout, outputs.base.layers [union]"""
+    without dropout, outputs.base.states.layers [union]"""
+    teaches: frozenset[str] = frozenset()
+    """the streams whose losses compare the original head's predictions with the base's, see fft.methods.kl [union]"""
     check: Callable[[Context], None] | None = None
     """check(context) rejects what does not fit the base or the original task, before a run writes anything [all]"""
     prepare: Callable[[Context, jax.Array], Params] | None = None

@@ -41,11 +41,12 @@ def trained_alone(name: str, pattern: str, paths: Iterable[str]) -> Rules:
 
     Raises: InputError if the pattern matches nothing outside the heads.
     """
-    compiled = compile_pattern(pattern)
+    compiled, paths = compile_pattern(pattern), list(paths)
     if not any(compiled.fullmatch(path) for path in paths if not path.startswith("heads/")):
         raise InputError(
             f"{name} chooses among the base's own parameters, and none of them is trained here: the base has no such "
             "parameters, as most decoders have no biases, or another method, such as lora, replaces the trainable "
             f"tree. Leave {name} or that method out"
         )
-    return ((pattern, 1.0), ("heads/.*", 1.0), (".*", 0.0))
+    heads = (("heads/.*", 1.0),) if any(path.startswith("heads/") for path in paths) else ()
+    return ((pattern, 1.0), *heads, (".*", 0.0))

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from fft.core.errors import InputError
-from fft.core.naming import names_from
+from fft.core.naming import UNEMBED, names_from
 from fft.core.tree import Params
 from fft.models.files.heads import check_name
 from fft.models.model import Checkpoint
@@ -16,11 +16,18 @@ def check_named(name: str, checkpoint: Checkpoint) -> None:
         raise InputError(f"--original-head {name}: the checkpoint's heads are: {known}")
 
 
-def chosen_head(checkpoint: Checkpoint, requested: str | None, folder: str, purpose: str) -> str:
-    """Return the name of the requested head, or of the checkpoint's classifier if None.
+def chosen_head(
+    checkpoint: Checkpoint, requested: str | None, folder: str, purpose: str, language: bool = False
+) -> str:
+    """Return the name of the requested head, or of the checkpoint's classifier if None; the language head for a task
+    that predicts tokens (`language`).
 
     Raises: InputError if the checkpoint in `folder` has no such head; `purpose` describes the head if it has no name.
     """
+    if language:
+        if requested not in (None, UNEMBED):
+            raise InputError(f"a task that predicts tokens uses the language head, not {requested!r}: leave it out")
+        return UNEMBED
     name = requested or checkpoint.primary
     if name not in checkpoint.heads:
         heads = ", ".join(checkpoint.heads) or "none"
@@ -36,7 +43,12 @@ def with_heads(primary: str | None, heads: Iterable[str]) -> str:
 
 
 def only_head(params: Params, head: str, name: str) -> Params:
-    """Return the parameters with only one head, renamed to `name`, so that two checkpoints' trees have equal paths."""
+    """Return the parameters with only one head, renamed to `name`, so that two checkpoints' trees have equal paths.
+
+    The language head keeps its name, and its parameters, which may be the word embeddings.
+    """
+    if head == UNEMBED:
+        return {path: tree for path, tree in params.items() if path != "heads"}
     return {**params, "heads": {name: params["heads"][head]}}
 
 

@@ -15,7 +15,8 @@ from fft.core.batch import Array, Read, States, Text
 from fft.core.brief import brief
 from fft.core.computation import PRECISE, Computation, widened
 from fft.core.errors import InputError
-from fft.core.network import UNEMBED, ReadoutOf, StatesOf, outputs_of
+from fft.core.naming import UNEMBED
+from fft.core.network import ReadoutOf, StatesOf, outputs_of
 from fft.core.programs import shared
 from fft.core.tree import Params
 from fft.models.cache import Extend, extend_with
@@ -26,7 +27,9 @@ from fft.models.prompt import inputs as prompted
 
 
 class Head(NamedTuple):
-    """The outputs of a head: `kind` is 'classification' or 'regression'; `labels` in index order, () for regression."""
+    """The outputs of a head: `kind` is that of its task, a name in fft.tasks.KINDS; `labels` are its classes in index
+    order, () for other kinds.
+    """
 
     kind: str
     labels: tuple[str, ...]
@@ -84,6 +87,12 @@ class Checkpoint(NamedTuple):
     max_length: int | None = None
     language: bool = False
     __repr__ = brief
+
+    def head(self, name: str | None) -> Head | None:
+        """Return the head of this name, UNEMBED being the language head if it was read; None if there is none."""
+        if name == UNEMBED and self.language:
+            return Head("language", ())
+        return None if name is None else self.heads.get(name)
 
 
 class Family(NamedTuple):

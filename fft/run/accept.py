@@ -14,6 +14,7 @@ from fft.core.errors import InputError
 from fft.core.naming import ORIGINAL, numbered, original_names
 from fft.core.tree import Params
 from fft.data import TaskData, drop_overlap, head_of, length_of, prepare, prepare_unlabelled
+from fft.data.settings import predicts_tokens, with_kind
 from fft.data.streams import PROBE_SEED, chosen_rows
 from fft.disk.surroundings import refuse_float64
 from fft.experiment import Experiment
@@ -21,6 +22,7 @@ from fft.methods import Method
 from fft.models import Checkpoint, Head
 from fft.models.identity import base_sha256
 from fft.run.accepted import UNLABELLED, Accepted
+from fft.run.base import load_base
 from fft.run.heads import HeadNames, abstract_heads, head_names
 from fft.run.prepared import is_prepared
 from fft.run.teacher import context_of
@@ -40,7 +42,7 @@ def accept(experiment: Experiment, directory: Path, say: Callable[[str], None] =
     refuse_float64()
     experiment = resolved(experiment)
     say("reading the checkpoint and the data")
-    loaded = models.load(experiment.model)
+    loaded = load_base(experiment)
     stored, lengthened = _at_length(experiment, loaded)
     checkpoint = models.computed(stored, experiment.computation)
     names = requested_heads(checkpoint, experiment)
@@ -82,7 +84,7 @@ def requested_heads(checkpoint: Checkpoint, experiment: Experiment) -> HeadNames
         checkpoint,
         experiment.model,
         list(zip(experiment.original, experiment.original_heads, strict=True)),
-        experiment.new.name,
+        experiment.new,
         experiment.head == "shared",
         experiment.original_head,
     )
@@ -92,6 +94,8 @@ def _at_length(experiment: Experiment, loaded: Checkpoint) -> tuple[Checkpoint, 
     """Return the checkpoint with the run's max_length, and a note where that is a default that differs from the length
     the checkpoint was trained at.
     """
+    if predicts_tokens([experiment.new]):  # no limit of the model that is written
+        return loaded, ()
     length = length_of(experiment.max_length, loaded.model.config)
     checkpoint = loaded._replace(max_length=length)
     if experiment.max_length is not None or loaded.max_length in (None, length):
@@ -110,7 +114,12 @@ def _method_notes(accepted: Accepted) -> tuple[str, ...]:
 
 
 def resolved(experiment: Experiment) -> Experiment:
-    """Return the experiment with the default learning rate of its method and optimizer filled in."""
+    """Return the experiment with the kinds of its data, and the default learning rate of its method and optimizer.
+
+    Raises: InputError for data that do not exist.
+    """
+    originals = tuple(map(with_kind, experiment.original))
+    experiment = dataclasses.replace(experiment, new=with_kind(experiment.new), original=originals)
     if experiment.optim.lr is not None:
         return experiment
     lr = experiment.method.lr * OPTIMIZERS[experiment.optim.optimizer].lr_factor
@@ -125,13 +134,15 @@ def _data(
     for name, spec, head in zip(
         numbered(ORIGINAL, len(experiment.original)), experiment.original, names.originals, strict=True
     ):
-        data[name] = prepare(spec, checkpoint, head, checkpoint.heads.get(head), **options)
-    shared = head_of(data[ORIGINAL].task) if data else checkpoint.heads.get(names.new)
-    head = shared if names.shared else None
+        data[name] = prepare(spec, checkpoint, head, checkpoint.head(head), **options)
+    head = checkpoint.head(names.new)
+    if head is None and names.shared and data:
+        head = head_of(data[ORIGINAL].task)
     data = {"new": prepare(experiment.new, checkpoint, names.new, head, **options)} | data
     scored, notes = dict(data), ()
     if experiment.unlabelled is not None:
-        data[UNLABELLED] = prepare_unlabelled(experiment.unlabelled, checkpoint, **options)
+        language = predicts_tokens([*experiment.original, experiment.new][:1])
+        data[UNLABELLED] = prepare_unlabelled(experiment.unlabelled, checkpoint, language=language, **options)
     for name in data:
         for other in (other for other in scored if other != name):
             data[name], dropped = drop_overlap(data[name], scored[other], (name, other))

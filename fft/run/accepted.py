@@ -44,7 +44,8 @@ class Accepted(NamedTuple):
         if original := self.streams.get(ORIGINAL):
             return original.task
         name = own_head(self.experiment.original_head, self.checkpoint)
-        return None if name is None else task_of(name, self.checkpoint.heads[name])
+        head = self.checkpoint.head(name)
+        return None if name is None or head is None else task_of(name, head)
 
     @property
     def streams(self) -> dict[str, TaskData]:

@@ -21,6 +21,7 @@ from fft.core.seeding import key_for
 from fft.core.signals import StopFlag
 from fft.core.tree import Params, flatten, sum_of, unflatten
 from fft.data import TaskData, prepare
+from fft.data.settings import predicts_tokens
 from fft.data.streams import original_batches
 from fft.disk.checkpoint import Checkpoints
 from fft.disk.environment import environment
@@ -34,7 +35,7 @@ from fft.fisher.storage import unpack
 from fft.methods import Context
 from fft.models.heads import chosen_head
 from fft.models.identity import base_sha256
-from fft.run.restored import model_folder, scored_length
+from fft.run.restored import load_checkpoint, model_folder, scored_length
 from fft.run.settings import FisherSettings
 from fft.stats.records import FisherRecord, FisherRequestRecord
 from fft.tasks import Regress
@@ -62,10 +63,11 @@ def measure(
     if not settings.original.source:
         raise InputError("--original is missing: give data of the task that the checkpoint knows, such as old.csv")
     out, folder = Path(local(out, "--out")), model_folder(settings.model)
-    checkpoint = models.load(folder)
-    name = chosen_head(checkpoint, settings.head, folder, "to measure")
+    language = predicts_tokens([settings.original])
+    checkpoint = load_checkpoint(settings.model, language)
+    name = chosen_head(checkpoint, settings.head, folder, "to measure", language)
     length = scored_length(settings.max_length, {folder: checkpoint})
-    head = checkpoint.heads[name]
+    head = checkpoint.head(name)
     data = prepare(settings.original, checkpoint, name, head, seed=settings.seed, max_length=length.tokens)
     before = load_previous(settings.previous, checkpoint.params) if settings.previous else None
     request = _request(settings, checkpoint, data, before)
@@ -82,7 +84,7 @@ def measure(
             params,
             tuple(head for head in checkpoint.heads if head != name),
             data.task,
-            lambda n, size: original_batches(data, n, settings.seed, size),
+            batches=lambda n, size: original_batches(data, n, settings.seed, size),
             note=say,
             poll=stop.check,
         )

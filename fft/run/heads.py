@@ -8,10 +8,10 @@ import jax
 
 from fft.core.batch import Batch
 from fft.core.errors import InputError
-from fft.core.naming import counted
+from fft.core.naming import UNEMBED, counted
 from fft.core.progress import doing
 from fft.core.tree import Params, overlay
-from fft.data.settings import Data
+from fft.data.settings import Data, kind_of, predicts_tokens
 from fft.disk.artefact import load_artefact, save_artefact
 from fft.evaluate.headfit import fit_head
 from fft.models import Checkpoint, Head
@@ -39,37 +39,45 @@ def head_names(
     checkpoint: Checkpoint,
     source: str,
     originals: Sequence[tuple[Data, str | None]],
-    new: str | None,
+    new: Data,
     shared: bool,
     original_head: Sequence[str],
 ) -> HeadNames:
     """Return the names of the heads that a run uses.
 
     `source` is the user's name of the checkpoint; `originals` are the data of each original task with its requested
-    head, if any; `new` is the requested name of the new task's own head. `shared`: the new task continues with the
-    first original task's head or, without original data, with the requested `original_head`.
+    head, if any; `new` are those of the new task, with the requested name of its own head. `shared`: the new task
+    continues with the first original task's head or, without original data, with the requested `original_head`. Tasks
+    that predict tokens use the language head.
 
     Raises: InputError where the checkpoint lacks a head or has it of another kind.
     """
     names: list[str] = []
     for data, requested in originals:
         names.append(_original_head(data, requested, checkpoint, names, source))
+    if predicts_tokens([new]):
+        if new.name is not None:
+            raise InputError(
+                f"--new.name {new.name}: a task that predicts tokens has no head of its own, it uses the model's "
+                "language head: leave the name out"
+            )
+        return HeadNames(tuple(names), UNEMBED, shared=True)
     if shared:
         head = names[0] if names else _shared_head(checkpoint, source, original_head)
         return HeadNames(tuple(names), head, shared=True)
-    return HeadNames(tuple(names), unused_head(new, "new", [*checkpoint.heads, *names]), shared=False)
+    return HeadNames(tuple(names), unused_head(new.name, "new", [*checkpoint.heads, *names]), shared=False)
 
 
 def own_head(requested: Sequence[str], checkpoint: Checkpoint) -> str | None:
     """Return the head that stands for the original task when there are no original data: the requested one, else the
-    checkpoint's classifier, else None.
+    checkpoint's classifier, else its language head if that was read, else None.
 
     Raises: InputError for a requested head that the checkpoint does not have.
     """
     name = next(iter(requested), checkpoint.primary)
     if name is not None:
         check_named(name, checkpoint)
-    return name
+    return UNEMBED if name is None and checkpoint.language else name
 
 
 def _shared_head(checkpoint: Checkpoint, source: str, requested: Sequence[str]) -> str:
@@ -84,6 +92,13 @@ def _shared_head(checkpoint: Checkpoint, source: str, requested: Sequence[str]) 
 
 def _original_head(data: Data, requested: str | None, checkpoint: Checkpoint, taken: list[str], model: str) -> str:
     """Return the head of one original task: an existing one or, to be fitted, a name that nothing else has."""
+    if predicts_tokens([data]):
+        if requested is not None:
+            raise InputError(
+                f"--original-head {requested}: {data.source} predicts tokens, for which the model's language head is "
+                "used: leave it out"
+            )
+        return UNEMBED
     names = list(checkpoint.heads)
     if requested == "fit":
         return unused_head(data.name, "original", [*names, *taken])
@@ -101,9 +116,10 @@ def _original_head(data: Data, requested: str | None, checkpoint: Checkpoint, ta
 
 def _check_kind(data: Data, name: str, kind: str) -> None:
     """Refuse original data whose kind differs from that of the existing head."""
-    if data.kind != kind:
+    stated = kind_of(data)
+    if stated != kind:
         raise InputError(
-            f"{data.source}: the head {name!r} is for {kind}, the data are named as {data.kind}. Give --original.kind "
+            f"{data.source}: the head {name!r} is for {kind}, the data are named as {stated}. Give --original.kind "
             f"{kind}, or --original-head fit to train a head for these data on the frozen base first"
         )
 
@@ -127,7 +143,7 @@ def make_heads(
         fresh_key, fit_key = jax.random.split(key)
         added, fitted = {}, {}
         for name, task in tasks.items():
-            if name in checkpoint.heads:
+            if checkpoint.head(name) is not None:
                 continue
             if name in names.originals:
                 say(f"fitting the head {name} for an original task on the frozen base")
@@ -146,7 +162,7 @@ def abstract_heads(checkpoint: Checkpoint, primary: str, tasks: Mapping[str, Tas
     def shapes(task: Task) -> Params:
         return jax.eval_shape(lambda key: checkpoint.model.init_head(key, task.outputs), jax.random.key(0))
 
-    missing = {name: shapes(task) for name, task in tasks.items() if name not in checkpoint.heads}
+    missing = {name: shapes(task) for name, task in tasks.items() if checkpoint.head(name) is None}
     return checkpoint._replace(params=overlay(checkpoint.params, {"heads": missing}), primary=primary)
 
 

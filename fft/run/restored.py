@@ -15,6 +15,7 @@ from fft.core.errors import InputError
 from fft.core.settings import validated
 from fft.core.tree import Params, flatten, without_heads
 from fft.data import length_of
+from fft.data.settings import predicts_tokens
 from fft.disk.artefact import load_artefact
 from fft.disk.checkpoint import Checkpoints
 from fft.disk.files import read_object
@@ -26,6 +27,7 @@ from fft.methods.trees import BASE_TREE
 from fft.models.files.folders import CONFIG, instead_of_checkpoint
 from fft.models.files.heads import stored_length
 from fft.models.identity import base_sha256
+from fft.run.base import load_base
 from fft.run.heads import fresh_heads, load_heads
 from fft.training.state import result_field
 from fft.training.step import finished_params
@@ -129,8 +131,9 @@ def _trained(directory: Path, step: int | None) -> tuple[Experiment, models.Chec
     """
     path = directory / "experiment.json"
     experiment = from_json(read_object(path), where=str(path))
-    loaded = models.load(experiment.model)
-    base = loaded._replace(max_length=length_of(experiment.max_length, loaded.model.config))
+    loaded = load_base(experiment)
+    length = length_of(experiment.max_length, loaded.model.config)
+    base = loaded if predicts_tokens([experiment.new]) else loaded._replace(max_length=length)
     if base_sha256(base) != read_object(directory / "identity.json")["base_sha256"]:
         raise InputError(
             f"{experiment.model} holds other weights than those that {directory} was trained from: put the original "
@@ -172,21 +175,25 @@ def kept_base(directory: str | Path, which: str | None = None) -> bool:
     return _selected(Path(local(directory, "the run")), which).is_base
 
 
-def load_model(source: str) -> models.Checkpoint:
-    """Load the model that a path names: a finished run's, adapters merged, else a checkpoint folder or hf:NAME."""
+def load_model(source: str, language: bool = False) -> models.Checkpoint:
+    """Load the model that a path names: a finished run's, adapters merged, else a checkpoint folder or hf:NAME.
+
+    `language` is as in `load_checkpoint`. Raises: as `load_checkpoint`.
+    """
     source = local(source, "the model", hub=True)
     if (Path(source) / "run.json").is_file() and (Path(source) / ADAPTER).is_dir():
         return restore(source)
-    return load_checkpoint(source)
+    return load_checkpoint(source, language)
 
 
-def load_checkpoint(source: str) -> models.Checkpoint:
+def load_checkpoint(source: str, language: bool = False) -> models.Checkpoint:
     """Load the checkpoint that a path names, as `model_folder`; that of a run with the length it was trained at.
 
-    Raises: as `model_folder` and `fft.models.load`.
+    With `language` it is a causal language model with its language head. Raises: as `model_folder`, and
+    `fft.models.load` or `fft.models.load_causal`.
     """
-    checkpoint = models.load(model_folder(source))
-    if not (Path(source) / EXPERIMENT).is_file():
+    checkpoint = (models.load_causal if language else models.load)(model_folder(source))
+    if language or not (Path(source) / EXPERIMENT).is_file():
         return checkpoint
     return checkpoint._replace(max_length=length_of(_configured_length(Path(source)), checkpoint.model.config))
 
@@ -208,7 +215,8 @@ def _configured_length(run: Path) -> int | None:
 class Length(NamedTuple):
     """The number of tokens that longer texts are cut to."""
 
-    tokens: int
+    tokens: int | None
+    """None: the default of each kind of task"""
     notes: tuple[str, ...]
     known: bool
     """whether it was requested or a model was trained at it; False for a default"""
@@ -216,14 +224,13 @@ class Length(NamedTuple):
 
 def scored_length(requested: int | None, checkpoints: Mapping[str, models.Checkpoint]) -> Length:
     """Return the length at which checkpoints, by name, are scored: the requested one, else that of their training, else
-    the default of `fft.data.length_of`.
+    the default of each task's kind.
 
     Raises: InputError where two were trained at different lengths and none is requested.
     """
-    default = length_of(requested, next(iter(checkpoints.values())).model.config)
     trained = {name: one.max_length for name, one in checkpoints.items() if one.max_length is not None}
     if requested is not None or not trained:
-        return Length(default, (), requested is not None)
+        return Length(requested, (), requested is not None)
     if len(set(trained.values())) > 1:
         lengths = ", ".join(f"{name} to {length}" for name, length in trained.items())
         raise InputError(
@@ -232,6 +239,7 @@ def scored_length(requested: int | None, checkpoints: Mapping[str, models.Checkp
         )
     length = next(iter(trained.values()))
     note = f"texts are cut to {length} tokens, as in the training of {' and '.join(trained)}; --max-length changes that"
+    default = length_of(None, next(iter(checkpoints.values())).model.config)
     return Length(length, () if length == default else (note,), True)
 
 

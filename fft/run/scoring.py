@@ -115,4 +115,4 @@ class Scorer:
 
     def _logits(self, params: Params, data: TaskData, rows: Encoded, poll: Callable[[], None]) -> np.ndarray:
         batches = eval_batches(rows, SCORE_BATCH, self._lengths, data.pad_id)
-        return predict(self._predictors[data.task.name], params, batches, len(rows.ids), poll)
+        return rows.summed(predict(self._predictors[data.task.name], params, batches, len(rows.ids), poll))

@@ -55,7 +55,7 @@ def check_budget(max_drop: str, original: TaskData) -> None:
     if math.isfinite(metric.bounds[1]):
         budget.biting_margin(metric, metric.bounds[1])
     _refuse_one_value(max_drop, original)
-    rows, least = len(original.splits["validation"].ids), KINDS[original.task.kind].least_rows(budget.amount)
+    rows, least = len(original.splits["validation"].ids), KINDS[original.kind].least_rows(budget.amount)
     if rows < least:
         raise InputError(
             f"--max-drop {max_drop}: the original task has {counted(rows, 'validation row')}, one of them is a drop of "
@@ -68,7 +68,7 @@ def _refuse_one_value(max_drop: str, original: TaskData) -> None:
     """Refuse held-out rows on which the score is not defined, or whose regression targets are all equal."""
     labels, metric = original.splits["validation"].labels, METRICS[original.task.metric]
     labels = labels[chosen_rows(len(labels), JUDGED, PROBE_SEED)]
-    if reason := metric.undefined(labels) or KINDS[original.task.kind].constant(labels):
+    if reason := metric.undefined(labels) or KINDS[original.kind].constant(labels):
         raise UndecidableError(
             f"--max-drop {max_drop}: the validation rows of the original task cannot show a drop: {reason}. Give "
             "labelled rows that differ, --original.validation names a file of them, or leave --max-drop out"

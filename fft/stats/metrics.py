@@ -1,7 +1,8 @@
-"""Metrics of classification and regression, vectorised over leading axes so that a bootstrap is one call.
+"""Metrics of classification, regression and language tasks; vectorised over leading axes, so a bootstrap is one call.
 
 Classification metrics take class numbers (integers), regression metrics real numbers. Each agrees with scikit-learn or
-scipy, also on degenerate samples, unless its docstring says otherwise.
+scipy, also on degenerate samples, unless its docstring says otherwise. The metrics of language tasks take sums over the
+tokens of a row and are ratios of their sums over rows, so that a bootstrap resamples rows with all their tokens.
 """
 
 from __future__ import annotations
@@ -103,6 +104,25 @@ def rmse(labels: np.ndarray, predictions: np.ndarray) -> np.ndarray:
     return np.sqrt(np.mean(np.square(labels - predictions), axis=-1))
 
 
+def nats(labels: np.ndarray, predictions: np.ndarray) -> np.ndarray:
+    """Return the mean negative log likelihood of a token in nats, Σ nll / Σ tokens: labels are the numbers of tokens
+    of the N rows, predictions the sums of their nll, [..., N] -> [...].
+    """
+    return np.sum(predictions, axis=-1) / np.sum(labels, axis=-1)
+
+
+def perplexity(labels: np.ndarray, predictions: np.ndarray) -> np.ndarray:
+    """Return exp(nats): labels, predictions [..., N] -> [...]."""
+    return np.exp(nats(labels, predictions))
+
+
+def bits_per_byte(labels: np.ndarray, predictions: np.ndarray) -> np.ndarray:
+    """Return Σ nll / (ln 2 · Σ bytes): labels are the UTF-8 bytes of the rows' scored text, predictions the sums of
+    their nll in nats, [..., N] -> [...].
+    """
+    return nats(labels, predictions) / np.log(2)
+
+
 METRICS = {
     "accuracy": Metric("accuracy", "classification", +1, (0.0, 1.0), accuracy),
     "macro_f1": Metric("macro_f1", "classification", +1, (0.0, 1.0), macro_f1),
@@ -110,6 +130,10 @@ METRICS = {
     "pearson": Metric("pearson", "regression", +1, (-1.0, 1.0), pearson, by_variation=True),
     "spearman": Metric("spearman", "regression", +1, (-1.0, 1.0), spearman, by_order=True, by_variation=True),
     "rmse": Metric("rmse", "regression", -1, (0.0, float("inf")), rmse),
+    "nats": Metric("nats", "language", -1, (0.0, float("inf")), nats),
+    "perplexity": Metric("perplexity", "language", -1, (1.0, float("inf")), perplexity),
+    "bits_per_byte": Metric("bits_per_byte", "language", -1, (0.0, float("inf")), bits_per_byte),
+    "token_accuracy": Metric("token_accuracy", "language", +1, (0.0, 1.0), nats),
 }
 
 

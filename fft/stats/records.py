@@ -353,7 +353,7 @@ class DiagnoseRecord(Record):
     """[{name, pattern, moved, distance, put_back, put_back_rise, alone, alone_rise, predicted}] from the bottom up"""
     roles: list[PartRecord]
     """the same for all attention, all MLPs and all norms of the blocks"""
-    refit: RefitRecord
+    refit: RefitRecord | None
     """{outcome, kept, reference, back, missing, fitted}"""
     proposal: ProposalRecord | None
     """{enough, steps, all, pattern, put_back}; null without a drop, or without one on the validation rows"""

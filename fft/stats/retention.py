@@ -13,7 +13,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from fft.core.naming import ORIGINAL
+from fft.core.naming import ORIGINAL, UNEMBED
 from fft.stats.intervals import LEVEL, Change, unseen_rate
 from fft.stats.metrics import Metric
 
@@ -66,7 +66,7 @@ def below_all(metric: Metric) -> float:
 
 def starts_fresh(run: dict[str, Any]) -> bool:
     """Return whether the new task of a run (data of run.json) began with a random head, which had no score before."""
-    return run["experiment"].get("head") == "new"
+    return run["experiment"].get("head") == "new" and run["data"]["new"].get("head") != UNEMBED
 
 
 def crossover(history: Sequence[dict[str, Any]], tolerance: float, sign: int = 1, name: str = ORIGINAL) -> int | None:

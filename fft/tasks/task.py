@@ -12,8 +12,8 @@ from fft.core.batch import Array, Batch, Labelled, Outputs, Read
 class Task(Protocol):
     """Pure functions of a model's outputs on a batch of B rows; a frozen dataclass for each kind of task.
 
-    Loss terms have the shape of the targets, [B] or [B, T], or one entry per row, [B]; the caller reduces them with
-    fft.core.batch.weight_of. Logits are [B, C], or [B, T, C] for a task that reads tokens.
+    Loss terms have the shape of the targets, [B], [B, T] or [B, S], or one entry per row, [B]; the caller reduces them
+    with fft.core.batch.weight_of. Logits are [B, C], or [B, T, C] or [B, S, C] for a task that reads tokens.
     """
 
     @property
@@ -29,6 +29,10 @@ class Task(Protocol):
     """the problem_type in transformers' config.json"""
     reads: ClassVar[Read]
     """the states that its heads read"""
+    stores: ClassVar[bool]
+    """whether the logits of many rows can be stored; if not, a method that needs the base's runs it in every step"""
+    enumerable: ClassVar[bool]
+    """whether it has few enough outputs for a backward pass for each of them, see `support`"""
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -63,6 +67,10 @@ class Task(Protocol):
         """Return the name of a label or prediction, given as the number that the metric takes."""
         ...
 
+    def states(self, outputs: Outputs, batch: Labelled) -> jax.Array:
+        """Return the states that the heads read: [B, D], [B, T, D], or [B, S, D] of the batch's places."""
+        ...
+
     def logits(self, outputs: Outputs, batch: Labelled) -> jax.Array:
         """Return the logits [B, C] or [B, T, C]."""
         ...
@@ -77,6 +85,10 @@ class Task(Protocol):
 
     def divergence(self, teacher: jax.Array, logits: jax.Array, temperature: float) -> jax.Array:
         """Return τ² KL(teacher ‖ model) in nats at temperature τ: [..., C] twice -> float32 [...]."""
+        ...
+
+    def divergences(self, base: Outputs, outputs: Outputs, batch: Labelled, temperature: float) -> jax.Array:
+        """Return the `divergence` of a model's outputs from the base's for the same rows, in the targets' shape."""
         ...
 
     def sample(self, key: jax.Array, logits: jax.Array) -> jax.Array:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from fft.core.errors import InputError
+from fft.core.naming import head_path
 from fft.core.programs import shared
 from fft.core.tree import Params, flatten, match, unflatten
 from fft.experiment import Optim
@@ -34,7 +35,7 @@ def multipliers(method: Method, theta: Params, depth: int, unused_heads: tuple[s
             raise InputError(f"{member.name} would have no effect: {method.label} trains nothing that it names")
         matched = match((*rules, (".*", 1.0)), paths)
         product = {path: value * matched[path] for path, value in product.items()}
-    unused = tuple(f"heads/{name}/" for name in unused_heads)
+    unused = tuple(map(head_path, unused_heads))
     product = {path: 0.0 if path.startswith(unused) else value for path, value in product.items()}
     if not any(product.values()):
         raise InputError(f"the method {method.label} leaves nothing to train: all {len(paths)} leaves are frozen")

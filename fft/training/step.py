@@ -157,7 +157,8 @@ def _make_slope(model: Network, task: Task, method: Method, trained: frozenset[s
         read: set[Read] = {task.reads} if stream == "new" else set()
         if stream in method.loss_streams:
             read |= {"pooled"} if original is None else {"pooled", original.reads}
-        outputs = _outputs(model, method, stream, base, method.inject(now, theta, inject_key), micro, apply_key, read)
+        params = method.inject(now, theta, inject_key)
+        outputs = _outputs(model, method, stream, base, params, micro, apply_key, read, original)
         loss = weighted_sum(task.terms(outputs, micro), micro.weight) if stream == "new" else jnp.zeros(())
         term = strength * _summed_terms(method.losses(now, stream, outputs, micro, known), micro, whole)
         # Divided here and not in the gradient, which would take another pass over an array for each parameter.
@@ -225,13 +226,16 @@ def _outputs(
     micro: Labelled,
     key: jax.Array,
     read: set[Read],
+    original: Task | None,
 ) -> Outputs:
-    """Return the model's outputs on a stream's rows, with all layers' of model and base if the method reads them."""
-    if stream not in method.layer_streams:
-        return outputs_of(model, params, micro, read=read, key=key)
-    layers = tuple(range(len(base["layers"]) + 1))
-    of_base = model.states(base, micro, read=read, layers=layers)
-    return outputs_of(model, params, micro, read=read, key=key, layers=layers)._replace(base=of_base)
+    """Return the model's outputs on a stream's rows, with the base's if the method compares with them in every step:
+    all layers, or predictions of the `original` task that cannot be stored.
+    """
+    layers = tuple(range(len(base["layers"]) + 1)) if stream in method.layer_streams else ()
+    outputs = outputs_of(model, params, micro, read=read, key=key, layers=layers)
+    if layers or (stream in method.teacher_streams and original is not None and not original.stores):
+        return outputs._replace(base=outputs_of(model, base, micro, read=read, layers=layers))
+    return outputs
 
 
 def _gradients(slopes: _Slopes) -> dict[str, dict[str, jax.Array]]:

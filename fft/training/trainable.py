@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import optax
 
+from fft.core.naming import UNEMBED
 from fft.core.seeding import key_for
 from fft.core.tree import Params, count, flatten
 from fft.experiment import Optim
@@ -34,7 +35,7 @@ def trained_leaves(method: Method, checkpoint: Checkpoint) -> tuple[Params, dict
     The checkpoint may hold shapes only.
     """
     theta = jax.eval_shape(method.init, checkpoint.params, jax.random.key(0))
-    unused = tuple(name for name in checkpoint.params["heads"] if name != checkpoint.primary)
+    unused = tuple(name for name in (*checkpoint.params.get("heads", {}), UNEMBED) if name != checkpoint.primary)
     return theta, multipliers(method, theta, checkpoint.model.depth, unused)
 
 

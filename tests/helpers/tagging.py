@@ -15,7 +15,7 @@ import numpy as np
 from fft.core.batch import Batch, weighted_sum
 from fft.core.tree import unflatten
 from fft.data.kinds import KINDS as LABELS
-from fft.data.kinds.kind import Kind
+from fft.data.kinds.labelled import Labelled
 from fft.models.families import bert
 from fft.models.families.bert import BertConfig
 from fft.models.files.keys import expected_shapes
@@ -57,9 +57,10 @@ class Tag(Classify):
         return float(np.mean(labels))
 
 
-class Tags(Kind):
+class Tags(Labelled):
     """A tag a word."""
 
+    predicts = "tags"
     metric, what, advice = "share_right", "number of tags", "Give rows that differ"
 
     def task(self, name, labels, metric, rows):

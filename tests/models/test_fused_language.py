@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fft.core.batch import Batch
-from fft.core.network import UNEMBED
+from fft.core.naming import UNEMBED
 from fft.core.tree import flatten, unflatten
 from fft.fisher.diagonal import diagonal_fisher
 from fft.models import FAMILIES

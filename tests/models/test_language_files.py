@@ -16,8 +16,8 @@ from fft.core.errors import InputError
 from fft.core.tree import flatten
 from fft.models.files import hf, tensors
 from fft.models.files.keys import rename
-from fft.tasks.next_token import next_token_nll
 from tests.helpers import torch_language
+from tests.helpers.next_token import next_token_nll
 from tests.helpers.torch_language import TEXTS, close_slopes, forward
 
 NORM, BIAS, LAST = "cls.predictions.transform.LayerNorm", "cls.predictions.bias", "cls.predictions.decoder"

@@ -13,7 +13,7 @@ from fft.core.batch import Inputs
 from fft.core.tree import flatten
 from fft.models.files.keys import rename
 from fft.models.files.unembed import written_keys
-from fft.tasks.next_token import next_token_nll
+from tests.helpers.next_token import next_token_nll
 from tests.helpers.torch_language import CASES, LABELS, MASKED, TEXTS, close_slopes, forward, make
 
 

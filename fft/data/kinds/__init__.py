@@ -1,12 +1,21 @@
-"""Kinds of tasks: how the labels of rows are read, and the messages for unusable rows.
+"""Kinds of tasks: how the rows of their data are read, and the messages for unusable ones.
 
-A kind has one module here, one in fft/tasks for its loss and outputs, and an entry in KINDS of both.
+A kind has one module here and an entry in KINDS; its loss and outputs are those of a task in fft/tasks.
 """
 
+from fft.data.kinds.chat import Chat
 from fft.data.kinds.classification import Classification
-from fft.data.kinds.kind import Kind
+from fft.data.kinds.completion import Completion
+from fft.data.kinds.kind import EncodedRows, Kind
 from fft.data.kinds.regression import Regression
+from fft.data.kinds.text import Text
 
-KINDS: dict[str, Kind] = {"classification": Classification(), "regression": Regression()}
+KINDS: dict[str, Kind] = {
+    "classification": Classification(),
+    "regression": Regression(),
+    "text": Text(),
+    "completion": Completion(),
+    "chat": Chat(),
+}
 
-__all__ = ["KINDS", "Kind"]
+__all__ = ["KINDS", "EncodedRows", "Kind"]

@@ -9,7 +9,7 @@ import numpy as np
 
 from fft.core.errors import InputError
 from fft.core.naming import agreeing
-from fft.data.kinds.kind import Kind
+from fft.data.kinds.labelled import Labelled
 from fft.data.labels import class_texts, encode_labels, label_names, label_notes
 from fft.data.missing import among_numbers, present, refuse_missing
 from fft.data.rows import Rows
@@ -19,9 +19,10 @@ from fft.stats.metrics import METRICS
 from fft.tasks import Classify, Task
 
 
-class Classification(Kind):
+class Classification(Labelled):
     """Reads labels that are one of C classes."""
 
+    predicts = "classification"
     metric = "accuracy"
     what = "label"
     advice = "Give rows of two classes or more"

@@ -1,27 +1,39 @@
-"""The interface of a kind of task to the labels in rows."""
+"""The interface of a kind of task to the rows of its data."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from fft.core.errors import InputError
-from fft.core.naming import agreeing
-from fft.data.rows import Rows
-from fft.data.tokenize import Encoded
+from fft.data.rows import Columns, Rows
+from fft.data.tokenize import Encoded, EncodeOptions, Tokenizer
 from fft.tasks import Task
 
 
-class Kind(ABC):
-    """Reads the labels of rows, for tasks of one kind."""
+class EncodedRows(NamedTuple):
+    """Tokenized rows of one split, the rows themselves, without those that were dropped, and notes on them."""
 
+    encoded: Encoded
+    rows: Rows
+    notes: list[str]
+
+
+class Kind(ABC):
+    """Reads the rows of tasks of one kind."""
+
+    predicts: ClassVar[str]
+    """the kind of its tasks, a name in fft.tasks.KINDS and in `Metric.kind`"""
     metric: ClassVar[str]
     """the default metric, a name in fft.stats.metrics"""
     what: ClassVar[str]
     """the word for a label in messages"""
-    advice: ClassVar[str]
-    """the remedy if all training rows have the same label"""
+    length: ClassVar[int] = 128
+    """the most tokens of a row by default"""
+
+    @abstractmethod
+    def columns(self, named: Columns, existing: Sequence[str]) -> Columns:
+        """Return the columns to read of a source with the `existing` ones; `named` are those that the settings name."""
 
     @abstractmethod
     def task(self, name: str, labels: tuple[str, ...] | None, metric: str, rows: Rows) -> Task:
@@ -31,15 +43,11 @@ class Kind(ABC):
         """
 
     @abstractmethod
-    def encoded(self, task: Task, rows: Rows, numbers: bool) -> tuple[np.ndarray, list[str]]:
-        """Return the encoded labels [N] and notes; with `numbers`, class numbers are accepted in place of names.
+    def encode(self, task: Task, rows: Rows, tokenizer: Tokenizer, options: EncodeOptions) -> EncodedRows:
+        """Return the rows as tokens, with their labels and targets.
 
-        Raises: InputError naming the row of a label that the task does not have.
+        Raises: InputError naming the row of a label that the task does not have, or of a text that cannot be encoded.
         """
-
-    def with_targets(self, task: Task, rows: Rows, encoded: Encoded) -> Encoded:
-        """Return the rows with a target for each token, if the task predicts tokens."""
-        return encoded
 
     def undefined(self, labels: np.ndarray, reason: str | None) -> str | None:
         """Return `reason`, why the score is undefined on these labels, with a possible cause; None for None."""
@@ -54,11 +62,7 @@ class Kind(ABC):
         return 1
 
     def training_notes(self, task: Task, rows: Mapping[str, Rows], splits: Mapping[str, Encoded]) -> list[str]:
-        """Return notes on the labels of the splits. Raises: InputError if all training rows have the same label."""
-        if len(np.unique(splits["train"].labels)) < 2:
-            count = len(rows["train"].labels)
-            subject = agreeing(count, "the only training row has", f"all {count:,} training rows have")
-            raise InputError(f"{rows['train'].source}: {subject} one {self.what}. {self.advice}")
+        """Return notes on the splits. Raises: InputError for training rows from which nothing can be learned."""
         return []
 
     @abstractmethod

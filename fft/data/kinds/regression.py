@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from fft.core.errors import InputError
-from fft.data.kinds.kind import Kind
+from fft.data.kinds.labelled import Labelled
 from fft.data.labels import encode_targets
 from fft.data.missing import present, refuse_missing
 from fft.data.rows import Rows
@@ -16,9 +16,10 @@ QUANTILES = (0.0, 0.5, 0.9, 0.99, 1.0)
 UNLABELLED = "published splits without targets look like this: name a labelled split"
 
 
-class Regression(Kind):
+class Regression(Labelled):
     """Reads labels that are numeric targets."""
 
+    predicts = "regression"
     metric = "pearson"
     what = "target"
     advice = UNLABELLED.capitalize()

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fft.core.errors import InputError, MachineError
+from fft.core.naming import UNEMBED
 from fft.core.settings import listed
 from fft.core.tree import flatten
 from fft.disk.files import write_json
@@ -97,7 +98,8 @@ def written_whole(folder: str | Path) -> Iterator[Path]:
 
 
 def choose_primary(checkpoint: Checkpoint, primary: str | None) -> str | None:
-    """Return the head to store as the classifier: `primary`, else the checkpoint's own, else the first one.
+    """Return the head to store as the classifier: `primary`, else the checkpoint's own, else the first one. With the
+    language head as `primary` there is none, and the checkpoint is a language model.
 
     Raises: InputError for a name that no head has or that is no valid name, for heads that differ from those of the
     parameters, and for a prompt, which a Hugging Face checkpoint cannot hold.
@@ -114,6 +116,8 @@ def choose_primary(checkpoint: Checkpoint, primary: str | None) -> str | None:
         )
     for name in heads:
         check_name(name)
+    if UNEMBED in (primary, checkpoint.primary if primary is None else None) and checkpoint.language:
+        return None
     if primary is None:
         primary = checkpoint.primary if checkpoint.primary in heads else next(iter(heads), None)
     if primary is not None and primary not in heads:

@@ -123,7 +123,7 @@ def read_record(record: dict[str, Any], where: Path) -> tuple[dict[str, Head], s
     except (KeyError, TypeError, AttributeError):
         raise InputError(f"{where} is damaged: expected primary and heads with kind and labels each") from None
     valid = all(head.kind in KINDS and KINDS[head.kind].named == bool(head.labels) for head in heads.values())
-    if not valid or (primary not in heads if heads else primary is not None):
+    if not valid or (primary is not None and primary not in heads):
         raise InputError(f"{where} is damaged: a head has no known kind, or the primary head is not listed")
     return heads, primary
 

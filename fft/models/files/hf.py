@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fft.core.errors import InputError
-from fft.core.network import UNEMBED
+from fft.core.naming import UNEMBED
 from fft.disk.sniff import check_not_pointer
 from fft.models.files.config import read_config, read_json
 from fft.models.files.folders import CONFIG, instead_of_checkpoint

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fft.core.errors import InputError
-from fft.core.network import UNEMBED
+from fft.core.naming import UNEMBED
 from fft.core.tree import flatten
 from fft.models.files.keys import listed, modern, rows
 from fft.models.language import LanguageReadout

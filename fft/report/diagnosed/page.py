@@ -11,9 +11,9 @@ from fft.disk.files import replace_file
 from fft.report.diagnosed.chart import chart
 from fft.report.diagnosed.layers import PARTS, STEPS, caption, rows
 from fft.report.diagnosed.words import (
-    HEADLINES,
     flags,
     head_sentence,
+    headline,
     layer_sentence,
     lost_sentence,
     prediction_sentence,
@@ -33,7 +33,7 @@ def show(record: dict[str, Any], console: Console) -> None:
     for note in record["notes"]:
         console.out(f"note: {note}", highlight=False)
     console.print(rich_table(PARTS, rows(record), caption(record)))
-    console.out(HEADLINES[record["refit"]["outcome"]][1], highlight=False)
+    console.out(headline(record)[1], highlight=False)
     for text in sentences(record):
         console.out(f"- {text}", highlight=False)
     if flags(record):
@@ -47,8 +47,9 @@ def page(record: dict[str, Any], picture: str) -> str:
 
 
 def _verdict(record: dict[str, Any]) -> str:
-    kind, title = HEADLINES[record["refit"]["outcome"]]
-    text = "".join(paragraph(sentence(record)) for sentence in (lost_sentence, head_sentence))
+    kind, title = headline(record)
+    texts = [sentence(record) for sentence in (lost_sentence, head_sentence)]
+    text = "".join(paragraph(text) for text in texts if text)
     return f'<div class="verdict {kind}"><h2>{escape(title)}</h2>{text}</div>'
 
 

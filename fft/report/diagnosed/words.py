@@ -19,6 +19,11 @@ HEADLINES = {
     ),
     "nothing": ("none", "Nothing to explain: the score did not drop significantly on these test rows"),
 }
+WITHOUT_HEAD = {
+    True: ("fail", "The score dropped: the layers below say where"),
+    False: HEADLINES["nothing"],
+}
+"""the headlines of a language task, by whether the score dropped: no head is fitted to the features"""
 SPREAD = 0.5  # share of the drop: if no layer recovers that much, no single layer caused the drop
 
 
@@ -65,9 +70,17 @@ def prediction_sentence(record: dict[str, Any]) -> str:
     return text
 
 
+def headline(record: dict[str, Any]) -> tuple[str, str]:
+    """Return the outcome as a class of style, and in words."""
+    refit = record["refit"]
+    return WITHOUT_HEAD[record["lost"]] if refit is None else HEADLINES[refit["outcome"]]
+
+
 def head_sentence(record: dict[str, Any]) -> str:
     """Return what a newly fitted head recovers, and how much of the drop is missing from the features."""
     refit = record["refit"]
+    if refit is None:
+        return ""
     metric, missing, kept = record["change"]["metric"], turned(refit["missing"]), refit["kept"]
     rows = refit["fitted"]["tuned"]["rows"]
     text = (

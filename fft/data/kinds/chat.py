@@ -1,0 +1,52 @@
+"""Chat: conversations, of which the assistant's turns are predicted."""
+
+from collections.abc import Sequence
+
+from fft.core.naming import counted
+from fft.data.chat import chat_tokens
+from fft.data.kinds.language import LanguageKind
+from fft.data.messages import MESSAGES, chat_columns, from_text
+from fft.data.rows import Columns, Rows
+from fft.data.sequences import Tokens
+from fft.data.tokenize import EncodeOptions, Tokenizer
+
+
+class Chat(LanguageKind):
+    """Reads conversations, put into the tokenizer's chat template; by default the assistant's turns are supervised."""
+
+    unit = "conversation"
+
+    def columns(self, named: Columns, existing: Sequence[str]) -> Columns:
+        return Columns(MESSAGES, None, None, fixed=True, chat=chat_columns(existing) or (MESSAGES,))
+
+    def sequences(
+        self, rows: Rows, tokenizer: Tokenizer, options: EncodeOptions
+    ) -> tuple[list[Sequence[Tokens]], list[str]]:
+        """Return one sequence for each conversation, or one for each of its turns where the template rewrites earlier
+        turns, as those do that drop what a model thought.
+        """
+        examples: list[Sequence[Tokens]] = []
+        across = split = long = 0
+        for number, text in zip(rows.numbers, rows.texts, strict=True):
+            where = f"{rows.source}, row {number}"
+            tokens = chat_tokens(tokenizer, from_text(text), where, options.supervise == "all")
+            across += bool(tokens.across)
+            split += len(tokens.sequences) > 1
+            long += any(len(sequence.ids) - 1 > options.max_length for sequence in tokens.sequences)
+            examples.append([sequence.cut(options.max_length, options.cut) for sequence in tokens.sequences])
+        notes = []
+        if across:
+            notes.append(
+                f"{counted(across, 'conversation')} would have a token across the border of prompt and answer if both "
+                "were read as one text; they are read apart, as in generation"
+            )
+        if split:
+            notes.append(
+                f"{counted(split, 'conversation')} learned one turn at a time, because the chat template writes "
+                "earlier turns in another way once others follow"
+            )
+        if long:
+            notes.append(
+                f"{counted(long, 'conversation')} longer than {options.max_length} tokens, cut at the {options.cut}"
+            )
+        return examples, notes

@@ -1,0 +1,53 @@
+"""Completion: a prompt, and the text that is to follow it."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from fft.core.naming import counted
+from fft.data.kinds.language import LanguageKind
+from fft.data.rows import Columns, Rows
+from fft.data.sequences import Tokens
+from fft.data.tokenize import EncodeOptions, Tokenizer, encode_plain, end_id
+
+PROMPT, COMPLETION = "prompt", "completion"
+
+
+class Completion(LanguageKind):
+    """Reads prompts with completions, of which by default only the completions are supervised."""
+
+    unit = "row"
+
+    def columns(self, named: Columns, existing: Sequence[str]) -> Columns:
+        return Columns(PROMPT, COMPLETION, None, fixed=True)
+
+    def sequences(
+        self, rows: Rows, tokenizer: Tokenizer, options: EncodeOptions
+    ) -> tuple[list[Sequence[Tokens]], list[str]]:
+        """Return one sequence for each row: the ids of the prompt as generation sees them, those of the completion, and
+        the token that ends a text.
+        """
+        assert rows.pairs is not None  # `columns` names both
+        prompts = encode_plain(tokenizer, rows.texts, rows.source, special=True)
+        completions = encode_plain(tokenizer, rows.pairs, rows.source, special=False)
+        joint = [prompt + completion for prompt, completion in zip(rows.texts, rows.pairs, strict=True)]
+        together = encode_plain(tokenizer, joint, rows.source, special=True)
+        end = end_id(tokenizer)
+        ending = np.array([] if end is None else [end], np.int32)
+        examples: list[Sequence[Tokens]] = []
+        long = across = 0
+        for prompt, completion, joined in zip(prompts, completions, together, strict=True):
+            ids = np.concatenate([prompt, completion, ending])
+            across += not np.array_equal(joined, ids[: len(ids) - len(ending)])
+            supervised = np.arange(len(ids)) >= (1 if options.supervise == "all" else max(1, len(prompt)))
+            long += len(ids) - 1 > options.max_length
+            examples.append([Tokens(ids, supervised).cut(options.max_length, options.cut)])
+        notes = []
+        if across:
+            notes.append(
+                f"{counted(across, 'row')} would have a token across the border of prompt and completion if both were "
+                "read as one text; they are read apart, as in generation"
+            )
+        if long:
+            notes.append(f"{counted(long, 'row')} longer than {options.max_length} tokens, cut at the {options.cut}")
+        return examples, notes

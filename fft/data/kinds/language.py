@@ -1,0 +1,94 @@
+"""The part of the Kind interface that is the same for all rows whose tokens are predicted."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from fft.core.errors import InputError
+from fft.core.naming import agreeing, counted
+from fft.data.kinds.kind import EncodedRows, Kind
+from fft.data.rows import Rows
+from fft.data.sequences import Tokens, encoded
+from fft.data.tokenize import Encoded, EncodeOptions, Tokenizer, refuse_length, refuse_unknown
+from fft.tasks import Language, Task
+
+
+class LanguageKind(Kind):
+    """Reads rows as sequences of tokens, some of which are supervised."""
+
+    predicts = "language"
+    metric = "nats"
+    what = "token"
+    length = 1024
+    unit: ClassVar[str]
+    """the word for a row in messages"""
+
+    def task(self, name: str, labels: tuple[str, ...] | None, metric: str, rows: Rows) -> Task:
+        return Language(name, metric)
+
+    @abstractmethod
+    def sequences(
+        self, rows: Rows, tokenizer: Tokenizer, options: EncodeOptions
+    ) -> tuple[list[Sequence[Tokens]], list[str]]:
+        """Return the sequences of every row, not longer than the limit, and notes.
+
+        A row of which nothing is supervised, or nothing that is left, has none.
+        """
+
+    def encode(self, task: Task, rows: Rows, tokenizer: Tokenizer, options: EncodeOptions) -> EncodedRows:
+        refuse_length(tokenizer, options)
+        examples, notes = self.sequences(rows, tokenizer, options)
+        chosen = [at for at, example in enumerate(examples) if sum(tokens.targets for tokens in example)]
+        if not chosen:
+            raise InputError(
+                f"{rows.source}: no {self.unit} has a token to predict within {options.max_length} tokens: give longer "
+                "texts, or a larger --max-length"
+            )
+        if left_out := len(examples) - len(chosen):
+            are = agreeing(left_out, "is", "are")
+            notes.append(
+                f"{counted(left_out, self.unit)} {are} left out, because no token to predict is left within "
+                f"{options.max_length} tokens"
+            )
+        rows, examples = rows.take(chosen), [[t for t in examples[at] if t.targets] for at in chosen]
+        for number, example in zip(rows.numbers, examples, strict=True):
+            for tokens in example:
+                refuse_unknown(f"{rows.source}, row {number}", tokens.ids, tokenizer, options.vocab_size)
+        labels = self.denominators(task, rows, examples, tokenizer)
+        result = encoded(examples, labels, rows.numbers)
+        return EncodedRows(result, rows, [*notes, _share(result, self.unit)])
+
+    def denominators(
+        self, task: Task, rows: Rows, examples: Sequence[Sequence[Tokens]], tokenizer: Tokenizer
+    ) -> np.ndarray:
+        """Return what the sums of every row are divided by, int64 [E]: its supervised tokens, or their bytes."""
+        if task.metric != "bits_per_byte":
+            return np.array([sum(tokens.targets for tokens in example) for example in examples], np.int64)
+        supervised = [[tokens.ids[1:][tokens.supervised[1:]] for tokens in example] for example in examples]
+        texts = [tokenizer.backend.decode(np.concatenate(ids).tolist()) for ids in supervised]
+        return np.array([len(text.encode()) for text in texts], np.int64)
+
+    def least_rows(self, drop: float) -> int:
+        return 2
+
+    def refusal(self, rows: Rows) -> str:
+        return ""
+
+    def summary(self, rows: Rows) -> dict[str, Any]:
+        return {"labels": {}}
+
+    def values(self, rows: Rows) -> list[Any]:
+        return [0] * len(rows.texts)
+
+
+def _share(rows: Encoded, unit: str) -> str:
+    """Return a note with the number of tokens and the share of them that are supervised."""
+    counts = rows.target_counts()
+    assert counts is not None  # the rows of a language task have targets
+    tokens, supervised = int(rows.lengths().sum()), int(counts.sum())
+    return (
+        f"{counted(len(rows.labels), unit)} of {counted(tokens, 'token')}, {supervised:,} of them supervised "
+        f"({100 * supervised / tokens:.0f} %)"
+    )

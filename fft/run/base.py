@@ -1,0 +1,16 @@
+"""The base checkpoint of an experiment, with the heads that its tasks use."""
+
+from fft import models
+from fft.data.settings import predicts_tokens
+from fft.experiment import Experiment
+from fft.models import Checkpoint
+
+
+def load_base(experiment: Experiment) -> Checkpoint:
+    """Load the base of an experiment, with its language head if a task predicts tokens.
+
+    Raises: as `fft.models.load` or `fft.models.load_causal`.
+    """
+    if predicts_tokens([experiment.new, *experiment.original]):
+        return models.load_causal(experiment.model)
+    return models.load(experiment.model)
