@@ -10,8 +10,8 @@ from rich.text import Text
 
 from fft.core.bounds import Count, check_bounds
 from fft.core.settings import TELLS_DEFAULT, AsJson, without_name
+from fft.data.settings import predicts_tokens
 from fft.data.several import UnnamedData
-from fft.data.task_data import DEFAULT_LENGTH
 from fft.disk.local import CHECKPOINT
 
 
@@ -37,21 +37,26 @@ def parse(args: list[str], cli: Callable[..., Flags]) -> Flags:
 
 def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     """Print a table of the source's splits and the problems."""
+    from fft import models
     from fft.data import describe
     from fft.run.restored import tokenizer_folder
 
     folder, length = (None, None) if flags.model is None else tokenizer_folder(flags.model)
-    description = describe(flags.task, folder, flags.max_length or length or DEFAULT_LENGTH)
+    config = None if folder is None or not predicts_tokens([flags.task]) else models.read_config(folder)
+    description = describe(flags.task, folder, flags.max_length or length, config)
     unit = description["length_unit"]
     table = Table("split", "rows", "labels", f"median {unit}", f"99 % {unit}", f"longest, {unit}", "cut", "duplicates")
     for name, split in description["splits"].items():
-        values = split.get("labels") or split["targets"]
+        values = split.get("labels") or split.get("targets", {})
         shown = ", ".join(f"{label}: {value}" for label, value in list(values.items())[:8])
         lengths = [f"{split['lengths'][q]:g}" for q in ("0.5", "0.99", "1.0")]
         cut = "" if split["cut"] is None else str(split["cut"])
         # Text, so that a label with [brackets] is not read as markup
         table.add_row(*map(Text, (name, str(split["rows"]), shown, *lengths, cut, str(split["duplicates"]))))
     console.print(table)
+    console.out(f"kind of task: {description['kind']}", highlight=False)
     for problem in description["troubles"]:
         console.out(f"problem: {problem}", highlight=False)
+    for text in description.get("shown", ()):
+        console.out(text, highlight=False)
     return description, 0

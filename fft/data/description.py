@@ -1,6 +1,7 @@
 """Describes a source for `fft data`: rows, labels, lengths and problems."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -10,22 +11,33 @@ from fft.data.missing import missing_labels, missing_texts
 from fft.data.rows import Rows
 from fft.data.settings import Data, columns_of, kind_of
 from fft.data.splits import make_splits, text_keys
-from fft.data.tokenize import load_tokenizer, text_notes, token_ids
+from fft.data.tokenize import EncodeOptions, load_tokenizer, text_notes, token_ids
+
+if TYPE_CHECKING:
+    from fft.models.layers import Config
 
 QUANTILES = (0.0, 0.5, 0.9, 0.99, 1.0)
 
 
-def describe(data: Data, folder: Path | str | None = None, max_length: int = 128) -> dict:
+def describe(
+    data: Data, folder: Path | str | None = None, max_length: int | None = None, config: "Config | None" = None
+) -> dict:
     """Return what training on `data` would encounter, as JSON data.
 
-    {'source', 'length_unit': 'tokens' | 'words', 'max_length', 'splits': {role: {'rows', 'labels': {name: count} or
-    'targets': {quantile: value}, 'lengths': {quantile: length}, 'cut', 'duplicates'}}, 'troubles': [str]}.
+    {'source', 'kind', 'length_unit': 'tokens' | 'words', 'max_length', 'splits': {role: {'rows', 'labels': {name:
+    count} or 'targets': {quantile: value}, 'lengths': {quantile: length}, 'cut', 'duplicates'}}, 'troubles': [str]}.
     With the `folder` of a Hugging Face tokenizer, lengths are in tokens and 'cut' counts the texts longer than
-    max_length; without one, lengths are in words and 'cut' is None.
+    max_length; without one, lengths are in words and 'cut' is None. A language task of a model with a `config` has the
+    numbers of 'tokens' and of those that are 'supervised' in place of labels, and 'shown', its first row with the
+    supervised tokens marked.
 
     Raises: InputError if the source cannot be read.
     """
-    tokenizer, kind = None if folder is None else load_tokenizer(folder), KINDS[kind_of(data)]
+    stated = kind_of(data)
+    tokenizer, kind = None if folder is None else load_tokenizer(folder), KINDS[stated]
+    max_length = kind.length if max_length is None else max_length
+    if kind.predicts == "language" and config is not None and folder is not None:
+        return _of_language(data, stated, folder, min(max_length, config.max_positions), config)
     parts = make_splits(data.source, columns_of(data), data.validation, data.test)
     tokens = {role: token_ids(tokenizer, rows) for role, rows in parts.rows.items()} if tokenizer else {}
     splits = {role: _split(rows, kind, tokens.get(role), max_length) for role, rows in parts.rows.items()}
@@ -44,10 +56,40 @@ def describe(data: Data, folder: Path | str | None = None, max_length: int = 128
     unit = "words" if tokenizer is None else "tokens"
     return {
         "source": data.source,
+        "kind": stated,
         "length_unit": unit,
         "max_length": max_length,
         "splits": splits,
         "troubles": troubles,
+    }
+
+
+def _of_language(data: Data, stated: str, folder: Path | str, max_length: int, config: "Config") -> dict:
+    """Return the description of a language task, in the tokens that training would read."""
+    kind, tokenizer = KINDS[stated], load_tokenizer(folder, config.vocab_size)
+    parts = make_splits(data.source, columns_of(data), data.validation, data.test)
+    options = EncodeOptions(max_length, config.vocab_size, config.max_positions, supervise=data.loss, cut=data.cut)
+    splits, troubles, shown = {}, [*tokenizer.notes, *parts.warnings], []
+    for role, rows in parts.rows.items():
+        encoded, kept, notes = kind.encode(kind.task("", None, kind.metric, rows), rows, tokenizer, options)
+        lengths, targets = encoded.lengths(), encoded.example_targets()
+        splits[role] = {
+            "rows": len(rows.texts),
+            "labels": {"tokens": int(lengths.sum()), "supervised": int(targets.sum())},
+            "lengths": {str(q): int(np.quantile(lengths, q, method="higher")) for q in QUANTILES},
+            "cut": len(rows.texts) - len(kept.texts),
+            "duplicates": len(rows.texts) - len(set(text_keys(rows))),
+        }
+        troubles += [f"{role}: {note}" for note in notes]
+        shown = shown or kind.shown(tokenizer, encoded)
+    return {
+        "source": data.source,
+        "kind": stated,
+        "length_unit": "tokens",
+        "max_length": max_length,
+        "splits": splits,
+        "troubles": troubles,
+        "shown": shown,
     }
 
 

@@ -246,6 +246,8 @@ def _encoded(
             encoded, part, notes = KINDS[name].encode(task, part, tokenizer, options)
             if role != "train" and (reason := METRICS[task.metric].undefined(encoded.labels)):
                 notes = [*notes, f"{KINDS[name].undefined(encoded.labels, reason)}"]
+            if role == "train":
+                notes = [*notes, *KINDS[name].shown(tokenizer, encoded)]
         splits[role], keys[role] = encoded, text_keys(part)
         warnings += [f"{role}: {note}" for note in notes]
     lengths = bucket_lengths(np.concatenate([part.lengths() for part in splits.values()]))

@@ -31,6 +31,7 @@ from fft.models.families import (
 )
 from fft.models.files import export, hf
 from fft.models.files import source as sources
+from fft.models.layers import Config
 from fft.models.model import Checkpoint, Family, Head, Model
 
 FAMILIES: dict[str, Family] = {
@@ -64,6 +65,7 @@ __all__ = [
     "load",
     "load_causal",
     "predicts_next",
+    "read_config",
     "save",
     "untied",
 ]
@@ -100,6 +102,11 @@ def has_head(source: str | Path) -> bool:
 def predicts_next(source: str | Path) -> bool:
     """Whether the checkpoint is a causal language model; reads no weights. See fft.models.files.hf.predicts_next."""
     return hf.predicts_next(source, FAMILIES)
+
+
+def read_config(source: str | Path) -> Config:
+    """Return the config of a model; reads no weights. See fft.models.files.hf.read_family_config."""
+    return hf.read_family_config(source, FAMILIES)
 
 
 def find_masked(source: str | Path) -> Path:

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 from fft.core.errors import InputError
 from fft.data.backend import CLASSES, GENERIC_CLASS
 from fft.data.rows import Rows
-from fft.data.tokenize import encode, load_tokenizer, mask_id
+from fft.data.tokenize import EncodeOptions, encode, load_tokenizer, mask_id
 
 TEXTS = ["The Café is Good 电影 x", "an Élite tree [SEP] cafe\u0301 <mask>", "good"]
 PAIRS = ["Tree good good good", "É 中 [CLS]", "The"]
@@ -63,7 +63,7 @@ def same_as_transformers(folder, length=64):
     tokenizer, theirs = load_tokenizer(folder), AutoTokenizer.from_pretrained(folder)
     for pairs in (None, PAIRS):
         rows = Rows(TEXTS, pairs, [0] * len(TEXTS), list(range(len(TEXTS))), "texts")
-        ours, _ = encode(tokenizer, rows, np.zeros(len(TEXTS)), length, 10**6, 512)
+        ours, _ = encode(tokenizer, rows, np.zeros(len(TEXTS)), EncodeOptions(length, 10**6, 512))
         expected = theirs(TEXTS, pairs, truncation="longest_first", max_length=length, return_token_type_ids=True)
         assert [ids.tolist() for ids in ours.ids] == expected["input_ids"]
         types = expected["token_type_ids"] if tokenizer.typed else [[0] * len(ids) for ids in ours.ids]
@@ -242,7 +242,7 @@ def test_a_folder_that_is_none(tmp_path):
 def test_an_unknown_token_that_the_vocabulary_lacks_is_one_message(tmp_path):
     tokenizer = load_tokenizer(written(tmp_path / "m", bert(), stated={"unk_token": "<nowhere>"}))
     with pytest.raises(InputError, match=r"its tokenizer cannot read new\.csv: WordPiece error"):
-        encode(tokenizer, Rows(["ж"], None, [0], [1], "new.csv"), np.zeros(1), 16, 10**6, 512)
+        encode(tokenizer, Rows(["ж"], None, [0], [1], "new.csv"), np.zeros(1), EncodeOptions(16, 10**6, 512))
 
 
 def test_code_in_a_folder_is_not_run(tmp_path):

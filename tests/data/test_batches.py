@@ -163,12 +163,12 @@ def test_a_short_run_is_padded_to_fewer_lengths(steps, most):
 def test_padding_waste_on_the_demo_data(minilm, demo_data):
     from fft.data.rows import Columns
     from fft.data.sources import open_source
-    from fft.data.tokenize import encode, load_tokenizer
+    from fft.data.tokenize import EncodeOptions, encode, load_tokenizer
 
     tokenizer = load_tokenizer(minilm, 30522)
     for domain in ("tweets", "movie"):
         rows = open_source(f"demo:{domain}").read("train", Columns())
-        data, _ = encode(tokenizer, rows, np.zeros(len(rows.texts), np.int32), 128, 30522, 512)
+        data, _ = encode(tokenizer, rows, np.zeros(len(rows.texts), np.int32), EncodeOptions(128, 30522, 512))
         default = 3 * len(data.ids) // 32
         for rows, steps, most in ((len(data.ids), default, 0.20), (NEW_ROWS, NEW_ROWS // 32, 0.40)):
             new = SimpleNamespace(splits={"train": data.take(np.arange(rows))}, pad_id=0)

@@ -9,7 +9,7 @@ from tokenizers import models
 
 from fft.core.errors import InputError
 from fft.data.rows import Rows
-from fft.data.tokenize import encode, load_tokenizer, text_notes, token_ids
+from fft.data.tokenize import EncodeOptions, encode, load_tokenizer, text_notes, token_ids
 from tests.helpers.tiny_tasks import WORDS, tokenizer_folder
 
 V = len(WORDS)
@@ -20,7 +20,9 @@ def rows_of(texts, pairs=None):
 
 
 def encoded(tokenizer, rows, max_length=16, vocab_size=V, max_positions=64):
-    return encode(tokenizer, rows, np.zeros(len(rows.texts), np.int32), max_length, vocab_size, max_positions)
+    return encode(
+        tokenizer, rows, np.zeros(len(rows.texts), np.int32), EncodeOptions(max_length, vocab_size, max_positions)
+    )
 
 
 def test_single_texts(tmp_path):

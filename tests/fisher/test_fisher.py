@@ -191,7 +191,7 @@ def test_no_examples_and_unknown_estimators_are_refused():
 
 
 def test_exact_of_very_many_outputs_is_refused_with_its_cost():
-    many = SimpleNamespace(name="words", outputs=50_000)
+    many = SimpleNamespace(name="words", outputs=50_000, enumerable=True)
     with pytest.raises(InputError, match=r"exact would take 50,000 backward passes a batch.*use mc, which is unbiased"):
         fisher([toy_batch()], toy_params(), many, estimator="exact")
 

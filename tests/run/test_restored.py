@@ -14,6 +14,7 @@ from fft.after.settings import CheckSettings, DiagnoseSettings, RepairSettings
 from fft.after.subject import load_subject
 from fft.commands.compare import differences
 from fft.core.errors import InputError
+from fft.data import length_of
 from fft.data.several import SeveralData
 from fft.experiment import Data, Experiment, Optim
 from fft.run.accept import accept
@@ -67,7 +68,7 @@ def checkpoint(max_length, positions=512):
 @pytest.mark.parametrize(
     ("asked", "lengths", "tokens", "said"),
     [
-        (None, {"a": None}, 128, None),
+        (None, {"a": None}, None, None),
         (None, {"a": None, "b": 12}, 12, "texts are cut to 12 tokens, as in the training of b;"),
         (None, {"a": 12, "b": 12}, 12, "training of a and b;"),
         (None, {"a": 128, "b": None}, 128, None),
@@ -82,7 +83,9 @@ def test_what_was_asked_for_comes_first_and_then_the_length_of_the_training(aske
 
 
 def test_without_either_it_is_128_or_what_the_model_takes():
-    assert scored_length(None, {"a": checkpoint(None, positions=40)}).tokens == 40
+    assert length_of(None, checkpoint(None, positions=40).model.config) == 40
+    assert length_of(None, checkpoint(None).model.config) == 128
+    assert length_of(None, checkpoint(None, positions=4096).model.config, "chat") == 1024
 
 
 def test_two_lengths_are_one_too_many():

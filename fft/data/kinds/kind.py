@@ -65,6 +65,10 @@ class Kind(ABC):
         """Return notes on the splits. Raises: InputError for training rows from which nothing can be learned."""
         return []
 
+    def shown(self, tokenizer: Tokenizer, encoded: Encoded) -> list[str]:
+        """Return how the first row is learned, for the user to check, if that is not the whole of it."""
+        return []
+
     @abstractmethod
     def refusal(self, rows: Rows) -> str:
         """Return why training would reject the labels of these rows or could not score them, else "".

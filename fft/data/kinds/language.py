@@ -9,6 +9,7 @@ import numpy as np
 from fft.core.errors import InputError
 from fft.core.naming import agreeing, counted
 from fft.data.kinds.kind import EncodedRows, Kind
+from fft.data.marks import marked
 from fft.data.rows import Rows
 from fft.data.sequences import Tokens, encoded
 from fft.data.tokenize import Encoded, EncodeOptions, Tokenizer, refuse_length, refuse_unknown
@@ -58,7 +59,7 @@ class LanguageKind(Kind):
                 refuse_unknown(f"{rows.source}, row {number}", tokens.ids, tokenizer, options.vocab_size)
         labels = self.denominators(task, rows, examples, tokenizer)
         result = encoded(examples, labels, rows.numbers)
-        return EncodedRows(result, rows, [*notes, _share(result, self.unit)])
+        return EncodedRows(result, rows, notes)
 
     def denominators(
         self, task: Task, rows: Rows, examples: Sequence[Sequence[Tokens]], tokenizer: Tokenizer
@@ -69,6 +70,10 @@ class LanguageKind(Kind):
         supervised = [[tokens.ids[1:][tokens.supervised[1:]] for tokens in example] for example in examples]
         texts = [tokenizer.backend.decode(np.concatenate(ids).tolist()) for ids in supervised]
         return np.array([len(text.encode()) for text in texts], np.int64)
+
+    def shown(self, tokenizer: Tokenizer, encoded: Encoded) -> list[str]:
+        row = f"row {encoded.numbers[0]}, supervised tokens in ⟦ ⟧: {marked(tokenizer, encoded)!r}"
+        return [_share(encoded, self.unit), row]
 
     def least_rows(self, drop: float) -> int:
         return 2

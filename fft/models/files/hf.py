@@ -25,6 +25,7 @@ from fft.models.files.tensors import (
     tensor_names,
 )
 from fft.models.files.unembed import PREFIX, WORDS, language_leaves, language_shapes, refuse_missing
+from fft.models.layers import Config
 from fft.models.model import Checkpoint, Family, Head, build
 
 WRAPPERS = ("_orig_mod.", "module.", "model.")
@@ -135,6 +136,15 @@ def open_checkpoint(source: str | Path, families: Mapping[str, Family]) -> tuple
     folder = find_folder(source, families)
     raw = read_raw(folder)
     return folder, raw, find_family(raw, families, folder / CONFIG)
+
+
+def read_family_config(source: str | Path, families: Mapping[str, Family]) -> Config:
+    """Return the config of a model, a source as in `find_folder`, without reading its weights.
+
+    Raises: as `open_checkpoint`, and `read_config`.
+    """
+    folder, raw, family = open_checkpoint(source, families)
+    return read_config(raw, family, folder / CONFIG)[0]
 
 
 def read_raw(folder: Path) -> dict[str, Any]:

@@ -1,0 +1,169 @@
+"""Texts and completions as tokens: every token of a document once, prompts as generation sees them, the kinds read off
+the columns.
+"""
+
+import json
+
+import numpy as np
+import pytest
+
+from fft.core.errors import InputError
+from fft.data import eval_batches, prepare, prepare_scored, read_scored
+from fft.data.settings import Data, kind_of
+from fft.models import load_causal
+from tests.helpers.tiny_chat import write_chat
+from tests.helpers.tiny_checkpoint import write_csv
+
+WORDS = ["the", "good", "cat", "runs", "near", "a", "bad", "dog"]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return load_causal(write_chat(tmp_path_factory.mktemp("text") / "m"))
+
+
+def write_jsonl(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def scored(checkpoint, data, length=None):
+    return prepare_scored(data, read_scored(data), checkpoint, "unembed", None, length)
+
+
+def texts(count, words=12):
+    return [" ".join(WORDS[(at + n) % len(WORDS)] for n in range(words)) for at in range(count)]
+
+
+def test_every_token_of_a_document_is_a_target_once(checkpoint, tmp_path):
+    source = write_jsonl(tmp_path / "t.jsonl", [{"text": text} for text in texts(3)])
+    rows = scored(checkpoint, Data(source), 5).splits["test"]
+    tokenizer_ids = [1, *[15, 4, 12], 2]  # <s> … </s>
+    assert rows.labels.tolist() == [13, 13, 13] and rows.numbers.tolist() == [1, 2, 3]
+    assert [len(ids) for ids in rows.ids[:3]] == [5, 5, 3] and rows.example.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    document = np.concatenate([rows.ids[0], rows.ids[1], rows.ids[2]])
+    targets = np.concatenate([rows.targets[0], rows.targets[1], rows.targets[2]])
+    assert (document[1:] == targets[:-1]).all() and targets[-1] == 2 and document[0] == tokenizer_ids[0]
+
+
+def test_windows_of_a_document_are_one_example(checkpoint, tmp_path):
+    source = write_jsonl(tmp_path / "t.jsonl", [{"text": text} for text in texts(4)])
+    rows = scored(checkpoint, Data(source), 5).splits["test"]
+    values = np.arange(len(rows.ids), dtype=np.float32)[:, None]
+    assert rows.summed(values)[:, 0].tolist() == [3.0, 12.0, 21.0, 30.0]
+    two = rows.take_examples(np.array([1, 3]))
+    assert two.numbers.tolist() == [2, 4] and two.example.tolist() == [0, 0, 0, 1, 1, 1]
+    one = rows.take(np.array([4, 5]))
+    assert one.example is None and one.labels.tolist() == [5, 3] and one.numbers.tolist() == [2, 2]
+    places = {batch.places.shape[1] for batch, _ in eval_batches(rows, 4, (5,), 0)}
+    assert places == {5}
+
+
+def test_few_files_are_blocks_and_many_are_documents(checkpoint, tmp_path):
+    few = tmp_path / "few.txt"
+    few.write_text("the good cat\nruns\n\n  \nbad dog\r\n\r\na bird\n")
+    rows = read_scored(Data(str(few)))
+    assert rows.texts == ["the good cat\nruns", "bad dog", "a bird"] and not rows.complete
+    assert scored(checkpoint, Data(str(few))).splits["test"].labels.tolist() == [4, 2, 2]  # <s> before, nothing behind
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for at, text in enumerate(texts(20)):
+        (folder / f"{at:02}.txt").write_text(f"{text}\n\n{text}")
+    rows = read_scored(Data(str(folder)))
+    assert len(rows.texts) == 20 and rows.complete
+    assert read_scored(Data(str(folder / "1*.txt"))).texts == [part for text in texts(20)[10:] for part in (text, text)]
+    assert scored(checkpoint, Data(str(folder))).splits["test"].labels.tolist() == [25] * 20  # </s> behind
+
+
+def test_a_text_that_is_binary_is_refused(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"the good\0cat")
+    with pytest.raises(InputError, match=r"a\.txt, line 1: a zero byte"):
+        read_scored(Data(str(tmp_path / "a.txt")))
+    (tmp_path / "b.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match=r"b\.txt"):
+        read_scored(Data(str(tmp_path / "b.txt")))
+
+
+def test_only_completions_are_supervised_unless_all_is_asked_for(checkpoint, tmp_path):
+    rows = [{"prompt": "the good cat", "completion": " bad dog"}, {"prompt": "a", "completion": " bird"}]
+    source = write_jsonl(tmp_path / "c.jsonl", rows)
+    only = scored(checkpoint, Data(source))
+    assert only.kind == "completion" and only.splits["test"].labels.tolist() == [3, 2]
+    assert scored(checkpoint, Data(source, loss="all")).splits["test"].labels.tolist() == [6, 3]
+    ids = only.splits["test"].ids[0].tolist()
+    alone = checkpoint_ids(checkpoint, "the good cat")
+    assert ids[: len(alone)] == alone and (only.splits["test"].targets[0][: len(alone) - 1] == -1).all()
+
+
+def checkpoint_ids(checkpoint, text):
+    from fft.data.prompts import Prompt, encode_prompt
+    from fft.data.tokenize import load_tokenizer
+
+    return encode_prompt(load_tokenizer(checkpoint.folder), Prompt(text, "a prompt"), None).tolist()
+
+
+def test_a_token_across_the_border_is_read_apart_and_said(checkpoint, tmp_path):
+    source = write_jsonl(tmp_path / "c.jsonl", [{"prompt": "the goo", "completion": "d cat"}])
+    task = scored(checkpoint, Data(source))
+    alone = checkpoint_ids(checkpoint, "the goo")
+    assert task.splits["test"].ids[0][: len(alone)].tolist() == alone
+    assert any("1 row would have a token across the border" in note for note in task.warnings)
+
+
+def test_a_completion_that_is_all_cut_away_is_left_out_and_if_all_are_refused(checkpoint, tmp_path):
+    long = {"prompt": "the " * 20, "completion": " bad"}
+    source = write_jsonl(tmp_path / "c.jsonl", [long, {"prompt": "a", "completion": " bird"}])
+    task = scored(checkpoint, Data(source), 8)
+    assert task.splits["test"].numbers.tolist() == [2] and len(task.keys["test"]) == 1
+    assert any("1 row is left out" in note for note in task.warnings)
+    only = write_jsonl(tmp_path / "d.jsonl", [long])
+    with pytest.raises(InputError, match="no row has a token to predict within 8 tokens"):
+        scored(checkpoint, Data(only), 8)
+    assert scored(checkpoint, Data(only, cut="start"), 8).splits["test"].labels.tolist() == [2]
+
+
+@pytest.mark.parametrize(
+    ("row", "kind"),
+    [
+        ({"text": "a", "label": "b"}, "classification"),
+        ({"text": "a"}, "text"),
+        ({"text": "a", "sentiment": "b"}, "classification"),
+        ({"prompt": "a", "completion": "b", "id": 1}, "completion"),
+        ({"messages": [], "id": 1}, "chat"),
+        ({"conversations": []}, "chat"),
+        ({"instruction": "a", "output": "b"}, "chat"),
+        ({"body": "a"}, "classification"),
+    ],
+)
+def test_the_kind_is_read_off_the_columns(tmp_path, row, kind):
+    assert kind_of(Data(write_jsonl(tmp_path / "a.jsonl", [row]))) == kind
+    assert kind_of(Data(write_jsonl(tmp_path / "a.jsonl", [row]), kind="regression")) == "regression"
+
+
+def test_the_kind_of_other_files(tmp_path):
+    assert kind_of(Data(write_csv(tmp_path / "a.csv", ("prompt", "completion"), [("a", "b")]))) == "completion"
+    (tmp_path / "a.py").write_text("x = 1\n")
+    assert kind_of(Data(str(tmp_path / "a.py"))) == kind_of(Data(str(tmp_path))) == "text"
+    assert kind_of(Data(str(tmp_path / "*.py"))) == "text"
+    assert kind_of(Data(str(tmp_path / "missing.csv"))) == "classification"  # reading it says that it is not there
+
+
+def test_a_column_that_is_not_there_is_named(checkpoint, tmp_path):
+    source = write_jsonl(tmp_path / "a.jsonl", [{"text": "a"}])
+    for kind, message in (("chat", "no column 'messages' for the conversation"), ("completion", "no column 'prompt'")):
+        with pytest.raises(InputError, match=message):
+            read_scored(Data(source, kind=kind))
+
+
+def test_bits_a_byte_divide_by_the_bytes_of_what_is_scored(checkpoint, tmp_path):
+    source = write_jsonl(tmp_path / "c.jsonl", [{"prompt": "a", "completion": " good bird"}])
+    task = scored(checkpoint, Data(source, metric="bits_per_byte"))
+    assert task.splits["test"].labels.tolist() == [len("good bird")]
+
+
+def test_documents_are_split_whole(checkpoint, tmp_path):
+    source = write_jsonl(tmp_path / "t.jsonl", [{"text": f"{text} {at % 7}"} for at, text in enumerate(texts(60))])
+    data = prepare(Data(source), checkpoint, "unembed", None, seed=0, max_length=5)
+    counts = [len(part.labels) for part in data.splits.values()]
+    assert sum(counts) <= 60 and all(counts) and all(part.example is not None for part in data.splits.values())
+    assert data.identity["train"]["rows"] == len(data.splits["train"].labels)
