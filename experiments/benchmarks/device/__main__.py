@@ -47,13 +47,15 @@ LIMITS = {
     "torch-bert": 70,
     "torch-4096": 120,
 }
-"""the parts in their order, and the most seconds of each"""
+"""the parts in their order, and the most seconds of each on a device"""
 LEAST = 10
 """seconds that must be left to start a part"""
 ALONE = {"XLA_PYTHON_CLIENT_MEM_FRACTION": ".9"}
 """for the processes of jax, each of which has the device to itself"""
 ON_CPU = {"JAX_PLATFORMS": "cpu"}
 """for jax in a toy, and beside torch, where it only computes shapes"""
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+"""for torch in a toy, whose threads would wait for each other where other processes hold a core"""
 
 
 def measurements(name: str, toy: bool) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -76,8 +78,8 @@ def measurements(name: str, toy: bool) -> Iterator[tuple[str, dict[str, Any]]]:
 def started(name: str, toy: bool, output: Any, errors: Any) -> subprocess.Popen:
     """Start a part in a process and a session of its own."""
     command = [sys.executable, "-m", PACKAGE, "--part", name, *(["--toy"] if toy else [])]
-    environment = {**os.environ, **ALONE, **(ON_CPU if toy or name.startswith("torch-") else {})}
-    return subprocess.Popen(command, stdout=output, stderr=errors, env=environment, start_new_session=True)
+    own = ON_CPU | ONE_THREAD if toy else ON_CPU if name.startswith("torch-") else ALONE
+    return subprocess.Popen(command, stdout=output, stderr=errors, env={**os.environ, **own}, start_new_session=True)
 
 
 def finish(name: str, toy: bool, limit: float, record: dict[str, Any]) -> None:
@@ -128,7 +130,7 @@ def check(seconds: float, out: Path, toy: bool, parts: list[str]) -> dict[str, A
         if left < LEAST:
             record["left_out"].append(name)
         else:
-            finish(name, toy, min(left, LIMITS[name]), record)
+            finish(name, toy, left if toy else min(left, LIMITS[name]), record)
             print(f"{name}: {record['parts'][name]['end']} ({record['parts'][name]['seconds']} s)", file=sys.stderr)
         add_ratios(record.get("steps", {}))
         write_json(out, record)

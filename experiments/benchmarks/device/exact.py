@@ -53,22 +53,30 @@ def batch_for(toy: bool) -> Batch:
 def exact(toy: bool) -> Found:
     """Yield, by format and operation, the leaf farthest from float64, and whether it is within LIMITS."""
     with tempfile.TemporaryDirectory() as folder:
-        inputs = random_inputs(toy)
+        inputs, expected = random_inputs(toy), {}
         np.savez(f"{folder}/inputs.npz", **inputs)
         flags = ["--part", "reference", "--folder", folder, *(["--toy"] if toy else [])]
         command = [sys.executable, "-m", "experiments.benchmarks.device", *flags]
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, env={**os.environ, **REFERENCE}) as reference:
-            found = {compute: on_device(inputs, toy, compute) for compute in LIMITS}
-        if reference.returncode:
-            raise RuntimeError(f"the reference in float64 ended with {reference.returncode}")
-        expected = dict(np.load(f"{folder}/expected.npz"))
-    for compute, leaves in found.items():
-        for operation in dict.fromkeys(name.split(":")[0] for name in expected):
-            names = [name for name in expected if name.startswith(f"{operation}:")]
-            deviations = {name.split(":")[1]: deviation(leaves[name], expected[name]) for name in names}
-            leaf = max(deviations, key=lambda name: deviations[name])
-            worst = {"largest": deviations[leaf], "leaf": leaf, "leaves": len(names)}
-            yield f"exact/{compute}/{operation}", {**worst, "within": deviations[leaf] <= LIMITS[compute]}
+            for compute, limit in LIMITS.items():
+                found = on_device(inputs, toy, compute)
+                if reference.wait():
+                    raise RuntimeError(f"the reference in float64 ended with {reference.returncode}")
+                expected = expected or dict(np.load(f"{folder}/expected.npz"))
+                for operation, farthest in compared(found, expected).items():
+                    yield f"exact/{compute}/{operation}", {**farthest, "within": farthest["deviation"] <= limit}
+
+
+def compared(found: Leaves, expected: Leaves) -> dict[str, dict[str, Any]]:
+    """Return for every operation the leaf with the largest deviation, that deviation, and the number of leaves."""
+    farthest: dict[str, dict[str, Any]] = {}
+    for name, values in expected.items():
+        operation, leaf = name.split(":")
+        share = deviation(found[name], values)
+        before = farthest.get(operation, {"deviation": -1.0, "leaves": 0})
+        worst = {"deviation": share, "leaf": leaf} if share > before["deviation"] else before
+        farthest[operation] = {**worst, "leaves": before["leaves"] + 1}
+    return farthest
 
 
 def deviation(found: np.ndarray, expected: np.ndarray) -> float:
