@@ -14,7 +14,6 @@ import numpy as np
 
 from fft.core.batch import Batch
 from fft.core.computation import Computation
-from fft.core.network import UNEMBED
 from fft.core.tree import Params, unflatten
 from fft.methods import Full, LoRA, Method
 from fft.models import FAMILIES
@@ -23,7 +22,7 @@ from fft.models.files.keys import expected_shapes
 from fft.models.files.unembed import language_shapes
 from fft.models.layers import Config
 from fft.models.model import Model, build
-from fft.tasks import Classify, Task
+from fft.tasks import Classify, Language, Task
 
 RANK, ALPHA, CLASSES, HEAD = 16, 32, 3, "new"
 ROPE = {
@@ -67,15 +66,8 @@ BERT = {
     "num_attention_heads": 12,
 }
 TOY_BERT = {name: TOY[name] for name in BERT}
-SHRUNK = 32
+SHRUNK = 16
 """a toy's texts are this many times shorter"""
-
-
-@dataclass(frozen=True)
-class NextToken(Classify):
-    """The next token of every token, by the language head."""
-
-    reads = "tokens"
 
 
 @dataclass(frozen=True)
@@ -127,7 +119,7 @@ def work_of(name: str, toy: bool) -> Work:
     if not toy:
         return work
     fields = TOY if work.family == "llama" else TOY_BERT
-    return replace(work, fields=fields, rows=2, tokens=max(8, work.tokens // SHRUNK))
+    return replace(work, fields=fields, rows=3, tokens=max(8, work.tokens // SHRUNK))
 
 
 def config_of(work: Work) -> Config:
@@ -171,9 +163,7 @@ def random_leaves(shapes: Mapping[str, tuple[int, ...]], seed: int) -> dict[str,
 
 def task_of(work: Work) -> Task:
     """Return the task that the step learns."""
-    if work.causal:
-        return NextToken(UNEMBED, tuple(map(str, range(work.fields["vocab_size"]))))
-    return Classify(HEAD, tuple(map(str, range(CLASSES))))
+    return Language() if work.causal else Classify(HEAD, tuple(map(str, range(CLASSES))))
 
 
 def batch_of(work: Work, lengths: np.ndarray | None = None) -> Batch:
@@ -184,5 +174,5 @@ def batch_of(work: Work, lengths: np.ndarray | None = None) -> Batch:
     ids = (rng.integers(4, work.fields["vocab_size"], mask.shape) * mask).astype(np.int32)
     if not work.causal:
         return Batch(ids, mask, 0 * ids, rows % CLASSES, np.ones(work.rows, np.float32), rows)
-    targets, weight = (np.pad(array[:, 1:], ((0, 0), (0, 1))) for array in (ids, mask))
-    return Batch(ids, mask, 0 * ids, targets, weight.astype(np.float32), rows)
+    places = np.tile(np.arange(work.tokens - 1, dtype=np.int32), (work.rows, 1))
+    return Batch(ids, mask, 0 * ids, ids[:, 1:], mask[:, 1:].astype(np.float32), rows, places=places)

@@ -27,7 +27,7 @@ from fft.training.step import make_train_step
 
 Found = Iterator[tuple[str, Any]]
 """(the place in the record, "/" between names; what was measured)"""
-TOY_MEMORY = 1_000_000
+TOY_MEMORY = 5_000_000
 """the memory of a device that does not tell: so little that the longer of a toy's works is computed with remat"""
 
 
