@@ -2,7 +2,7 @@
 
     python -m experiments.benchmarks.decoder_depth [--depths 6 12 24 48] [--rounds 5]
 
-The decoder has the shape of SmolLM2-135M (experiments.benchmarks.decoder_step) with other numbers of layers, the batch
+The decoder has the shape of SmolLM2-135M (experiments.benchmarks.smollm2) with other numbers of layers, the batch
 is that of the step. `unrolled` is the model of `fft`: every layer is traced and compiled on its own. `stacked` is a
 prototype: the step stacks the leaves of all layers, and one layer is compiled as the body of `jax.lax.scan`; the tree
 outside the step stays as it is. `remat` computes every block again in the backward pass (`--remat full`).
@@ -25,7 +25,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from experiments.benchmarks.decoder_step import LABELS, SMOLLM2, B, T, checkpoint, compiled, use_threads
+from experiments.benchmarks.smollm2 import LABELS, SMOLLM2, B, T, checkpoint, compiled, use_threads
 from experiments.benchmarks.step import THREADS, make_batch, our_step
 from fft import models
 from fft.core.allocator import keep_freed_memory

@@ -81,9 +81,16 @@ def our_step(
 
 
 def torch_step(
-    lora: bool, batch: Batch, folder: str | Path | None = None, labels: tuple[str, ...] = LABELS, **adamw: bool
+    lora: LoRA | None,
+    batch: Batch,
+    folder: str | Path | None = None,
+    labels: tuple[str, ...] = LABELS,
+    **adamw: bool,
 ) -> Callable[[], float]:
-    """Return the same step in torch eager; the step returns the loss. `adamw` goes to torch's optimizer."""
+    """Return the same step in torch eager, with PEFT's form of `lora` if it is given; the step returns the loss.
+
+    `adamw` goes to torch's optimizer.
+    """
     from transformers import AutoModelForSequenceClassification
 
     source = folder or minilm_folder()
@@ -93,7 +100,8 @@ def torch_step(
     if lora:
         from peft import LoraConfig, get_peft_model
 
-        settings = {"r": RANK, "lora_alpha": ALPHA, "lora_dropout": DROP, "target_modules": ["query", "value"]}
+        targets = lora.targets if lora.targets == "all-linear" else lora.targets.split(",")
+        settings = {"r": lora.rank, "lora_alpha": lora.alpha, "lora_dropout": lora.dropout, "target_modules": targets}
         model = get_peft_model(model, LoraConfig(task_type="SEQ_CLS", **settings))
     model.train()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -149,13 +157,14 @@ def main(rounds: int = 15, steps: int = 3) -> None:
     torch.manual_seed(0)
     torch.set_num_threads(THREADS)
     batch = make_batch()
+    merged, factored = (LoRA(rank=RANK, alpha=ALPHA, dropout=DROP, factored=form) for form in (False, True))
     seconds = alternate(
         {
             "fft full": our_step(Full(), batch),
-            "transformers": torch_step(False, batch),
-            "fft LoRA merged": our_step(LoRA(rank=RANK, alpha=ALPHA, dropout=DROP), batch),
-            "fft LoRA factored": our_step(LoRA(rank=RANK, alpha=ALPHA, dropout=DROP, factored=True), batch),
-            "PEFT": torch_step(True, batch),
+            "transformers": torch_step(None, batch),
+            "fft LoRA merged": our_step(merged, batch),
+            "fft LoRA factored": our_step(factored, batch),
+            "PEFT": torch_step(factored, batch),
         },
         rounds,
         steps,
