@@ -15,7 +15,8 @@ from transformers import AutoModelForSequenceClassification
 
 from fft import models
 from fft.adapters import load_adapter, save_adapter
-from fft.adapters.adapter import Adapter, Adapters
+from fft.adapters.adapter import Adapter
+from fft.adapters.several import Adapters
 from fft.core.errors import InputError, MachineError
 from fft.core.tree import flatten, overlay, unflatten
 from fft.methods import IA3, DoRA, Freeze, LoRA, NormTuning, PrefixTuning, PromptTuning, RsLoRA

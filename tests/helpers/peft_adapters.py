@@ -18,6 +18,11 @@ def adapted(model, config, seed=3, biases=False, spread=0.2):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = peft.get_peft_model(model, config).eval()
+    return randomize(model, seed, biases, spread)
+
+
+def randomize(model, seed=3, biases=False, spread=0.2):
+    """Add random values to what is trained in a model of PEFT's, in every adapter of it; return the model."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
