@@ -15,7 +15,9 @@ from jax.core import Tracer
 from fft.core.batch import Array, States
 from fft.core.computation import Format, widened
 from fft.core.tree import Params
-from fft.models.decoder import DecoderShape, Slots
+from fft.models.decoder import DecoderShape, prefix_slots
+from fft.models.prompt import places_of
+from fft.models.reach import Slots
 
 
 class Cache(NamedTuple):
@@ -34,11 +36,14 @@ class Cache(NamedTuple):
 class Extend(Protocol):
     """A pure function that reads the next tokens of every row."""
 
-    def __call__(self, params: Params, cache: Cache, ids: Array, mask: Array) -> tuple[jax.Array, Cache]:
+    def __call__(
+        self, params: Params, cache: Cache, ids: Array, mask: Array, first: bool = False
+    ) -> tuple[jax.Array, Cache]:
         """Return the states float32 [B, t, D] of the tokens ids int32 [B, t], and the cache with them.
 
-        `mask` int32 [B, t] is 0 for padding, which may precede the first token of a row and nothing else. The cache
-        must have t free slots.
+        `mask` int32 [B, t] is 0 for padding, which may precede the first token of a row and nothing else. `first` must
+        be given with the first tokens of a text, and only there: the P virtual tokens or the prefix of
+        params["prompt"], if there is one, are read before them. The cache must have t free slots, and P more then.
         """
         ...
 
@@ -55,17 +60,41 @@ def extend_with(network: Callable[..., nn.Module], shape: DecoderShape) -> Exten
     """Return the function `extend` of a decoder of this shape."""
     decoder = network(replace(shape, remat=False), frozenset({"tokens"}), ())
 
-    def extend(params: Params, cache: Cache, ids: Array, mask: Array) -> tuple[jax.Array, Cache]:
+    def extend(params: Params, cache: Cache, ids: Array, mask: Array, first: bool = False) -> tuple[jax.Array, Cache]:
         ids, mask = jnp.asarray(ids, jnp.int32), jnp.asarray(mask, jnp.int32)
-        added, size = ids.shape[1], cache.segments.shape[1]
+        prompt = params.get("prompt", {}) if first else {}
+        if "prefix" in prompt:
+            cache = with_prefix(cache, prompt["prefix"], shape)
+        if "tokens" in prompt:
+            virtual = jnp.ones((len(ids), places_of(params)), jnp.int32)
+            _, cache = read(params, cache, ids[:, :0], virtual, prompt)
+        return read(params, cache, ids, mask, {})
+
+    def read(
+        params: Params, cache: Cache, ids: jax.Array, mask: jax.Array, prompt: dict[str, jax.Array]
+    ) -> tuple[jax.Array, Cache]:
+        """Read tokens after those of the cache, or virtual ones: `mask` is then [B, P]."""
+        added, size = mask.shape[1], cache.segments.shape[1]
         assert isinstance(cache.start, Tracer) or int(cache.start) + added <= size, "the cache has too few slots"
         positions = jnp.maximum(cache.position[:, None] + jnp.cumsum(mask, axis=1) - 1, 0)
         segments = jax.lax.dynamic_update_slice_in_dim(cache.segments, mask, cache.start, axis=1)
         variables = {"params": params, "cache": cache.layers}
-        inputs = ids, mask, positions, jnp.zeros_like(ids), None, {}, Slots(segments, cache.start)
+        inputs = ids, mask, positions, jnp.zeros_like(ids), None, prompt, Slots(segments, cache.start)
         states, changed = cast("tuple[States, Any]", decoder.apply(variables, *inputs, mutable=["cache"]))
         assert states.tokens is not None
         after = Cache(changed["cache"], segments, cache.start + added, cache.position + jnp.sum(mask, axis=1))
         return widened(states.tokens), after
 
     return extend
+
+
+def with_prefix(cache: Cache, prefix: jax.Array, shape: DecoderShape) -> Cache:
+    """Return an empty cache with the keys and values of a prefix [P, depth, 2, G · K] in its first slots."""
+    places, rows = len(prefix), len(cache.segments)
+    layers = {}
+    for i, layer in cache.layers["layers"].items():
+        fronts = zip(("keys", "values"), prefix_slots(prefix[:, int(i)], shape, rows), strict=True)
+        slots = layer["attention"]
+        layers[i] = {"attention": {name: slots[name].at[:, :places].set(front) for name, front in fronts}}
+    segments = cache.segments.at[:, :places].set(1)
+    return Cache({"layers": layers}, segments, cache.start + places, cache.position + places)

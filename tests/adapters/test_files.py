@@ -128,7 +128,7 @@ def test_what_peft_cannot_express_is_refused_and_nothing_is_written(bases, tmp_p
     ):
         save_adapter(adapter._replace(method=Freeze()), base, tmp_path / "a", "b")
     with pytest.raises(
-        InputError, match=r"prefix on distilbert cannot .*: PEFT supports PREFIX_TUNING on bert and roberta only"
+        InputError, match=r"prefix on distilbert cannot .*: PEFT computes no PREFIX_TUNING on distilbert and modernbert"
     ):
         save_adapter(*trained(models.load(bases["distilbert"]), PrefixTuning())[::-1], tmp_path / "a", "b")
     prompted = trained(models.load(bases["bert"]), PromptTuning())

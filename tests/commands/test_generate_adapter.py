@@ -14,12 +14,13 @@ import fft as package
 from fft.adapters.adapter import Adapter
 from fft.core.tree import flatten, unflatten
 from fft.data.tokenize import load_tokenizer
-from fft.methods import LoRA
+from fft.methods import LoRA, PrefixTuning, PromptTuning
 from tests.helpers.tiny_chat import write_chat
 from tests.helpers.tiny_runs import fft, refused
 
 PROMPTS = ("the good cat", "bad", "")
-METHODS = {"a": LoRA(rank=2, alpha=4.0), "b": LoRA(rank=3, targets="all-linear")}
+SUMMED = {"a": LoRA(rank=2, alpha=4.0), "b": LoRA(rank=3, targets="all-linear")}
+METHODS = {**SUMMED, "prompt": PromptTuning(tokens=3), "prefix": PrefixTuning(tokens=4)}
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,8 @@ def trained(base, method, seed):
     """An adapter of random values that change the texts."""
     rng = np.random.default_rng(seed)
     leaves = flatten(method.init(base.params, jax.random.key(seed)))
-    theta = {path: leaf + jnp.asarray(rng.normal(0, 0.3, leaf.shape), leaf.dtype) for path, leaf in leaves.items()}
+    spread = 2.0 if isinstance(method, PromptTuning | PrefixTuning) else 0.3
+    theta = {path: leaf + jnp.asarray(rng.normal(0, spread, leaf.shape), leaf.dtype) for path, leaf in leaves.items()}
     return Adapter(method, unflatten(theta), {}, None)
 
 
@@ -49,30 +51,38 @@ def generated(folder, *flags):
 
 
 def of_peft(folder, adapter):
-    """The new ids of peft's greedy generation with an adapter."""
+    """The new ids of peft's model with an adapter, each the most probable one after a pass over all before it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(folder / "m"), adapter).eval()
     tokenizer = load_tokenizer(folder / "m", model.config.vocab_size)
     texts = []
     for prompt in PROMPTS:
-        ids = torch.tensor([tokenizer.backend.encode(prompt).ids])
-        made = model.generate(
-            input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=8, do_sample=False, pad_token_id=0
-        )
-        texts.append(made[0, ids.shape[1] :].tolist())
+        ids, new = tokenizer.backend.encode(prompt).ids, []
+        while len(new) < 8 and model.config.eos_token_id not in new:
+            given = torch.tensor([[*ids, *new]])
+            with torch.no_grad():
+                logits = model(input_ids=given, attention_mask=torch.ones_like(given)).logits
+            new.append(int(logits[0, -1].argmax()))
+        texts.append(new)
     return texts
 
 
-def test_the_texts_of_a_base_with_an_adapter_are_those_of_peft(folder):
-    plain, found = generated(folder), generated(folder, "--adapter", folder / "a")
-    assert found == of_peft(folder, folder / "a") != plain
-    assert package.generate(folder / "m", PROMPTS, adapter=folder / "a", max_new=8).ids == found
+@pytest.mark.parametrize("name", METHODS)
+def test_the_texts_of_a_base_with_an_adapter_are_those_of_peft(name, folder):
+    plain, found = generated(folder), generated(folder, "--adapter", folder / name)
+    assert found == of_peft(folder, folder / name) != plain
+    assert package.generate(folder / "m", PROMPTS, adapter=folder / name, max_new=8).ids == found
+
+
+def test_virtual_tokens_take_positions(folder):
+    answer = fft("generate", folder / "m", "--prompt", "bad", "--max-new", 157, "--adapter", folder / "prompt")
+    refused(answer, "more than the 157 positions of the model beside 3 virtual tokens: give --max-new 155 or less")
 
 
 def test_the_texts_of_a_weighted_sum_are_those_of_peft(folder, tmp_path):
     base = package.load(folder / "m", language=True)
-    adapters = package.Adapters(base, {name: package.load_adapter(folder / name, base) for name in METHODS})
+    adapters = package.Adapters(base, {name: package.load_adapter(folder / name, base) for name in SUMMED})
     summed = adapters.weighted({"a": 0.8, "b": -1.2})
     package.save_adapter(summed, base, tmp_path / "sum", str(folder / "m"))
     both = ("--adapter", folder / "a", folder / "b", "--adapter-weights")

@@ -53,7 +53,7 @@ def theirs(model, batch):
     mask = torch.tensor(batch.mask).long()
     with torch.no_grad():
         logits = model(input_ids=torch.tensor(batch.ids).long(), attention_mask=mask).logits.numpy()
-    return logits if logits.ndim == 2 else logits[batch.mask == 1]
+    return logits if logits.ndim == 2 else logits[:, -batch.mask.shape[1] :][batch.mask == 1]  # behind virtual ones
 
 
 def ours(checkpoint, batch):
