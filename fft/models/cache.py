@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax.core import Tracer
 
@@ -17,14 +18,16 @@ from fft.core.computation import Format, widened
 from fft.core.tree import Params
 from fft.models.decoder import DecoderShape, prefix_slots
 from fft.models.prompt import places_of
-from fft.models.reach import Slots
+from fft.models.reach import Slots, ring_size
 
 
 class Cache(NamedTuple):
     """What a decoder keeps of the tokens that it has read, B rows in S slots; a row's first slots may be padding."""
 
     layers: dict[str, Any]
-    """{"layers": {i: {"attention": {"keys", "values"}}}}, each [B, S, G, K] in the format of the computation"""
+    """{"layers": {i: {"attention": {"keys", "values"}}}}, each [B, S, G, K] in the format of the computation, or a ring
+    [B, W, G, K] for a layer with a window W < S, see fft.models.reach
+    """
     segments: jax.Array
     """int32 [B, S], 1 for a token, 0 for padding and for slots that are not in use"""
     start: jax.Array
@@ -50,8 +53,9 @@ class Extend(Protocol):
 
 def empty(shape: DecoderShape, dtype: Format, rows: int, slots: int) -> Cache:
     """Return a cache for B = `rows` texts of at most S = `slots` tokens, padding included."""
-    stored = jnp.zeros((rows, slots, shape.kv_heads, shape.width), dtype)
-    layers = {str(i): {"attention": {"keys": stored, "values": stored}} for i in range(shape.depth)}
+    sizes = [ring_size(kind.window, slots) for kind in shape.attention]
+    stored = {size: jnp.zeros((rows, size, shape.kv_heads, shape.width), dtype) for size in sizes}
+    layers = {str(i): {"attention": {"keys": stored[size], "values": stored[size]}} for i, size in enumerate(sizes)}
     counts = jnp.zeros((rows, slots), jnp.int32)
     return Cache({"layers": layers}, counts, jnp.zeros((), jnp.int32), counts[:, 0])
 
@@ -89,12 +93,14 @@ def extend_with(network: Callable[..., nn.Module], shape: DecoderShape) -> Exten
 
 
 def with_prefix(cache: Cache, prefix: jax.Array, shape: DecoderShape) -> Cache:
-    """Return an empty cache with the keys and values of a prefix [P, depth, 2, G · K] in its first slots."""
+    """Return an empty cache with the keys and values of a prefix [P, depth, 2, G · K], in a ring the last ones."""
     places, rows = len(prefix), len(cache.segments)
     layers = {}
     for i, layer in cache.layers["layers"].items():
-        fronts = zip(("keys", "values"), prefix_slots(prefix[:, int(i)], shape, rows), strict=True)
         slots = layer["attention"]
-        layers[i] = {"attention": {name: slots[name].at[:, :places].set(front) for name, front in fronts}}
+        size = slots["keys"].shape[1]
+        kept = np.arange(max(0, places - size), places)
+        fronts = zip(("keys", "values"), prefix_slots(prefix[kept, int(i)], shape, rows), strict=True)
+        layers[i] = {"attention": {name: slots[name].at[:, kept % size].set(front) for name, front in fronts}}
     segments = cache.segments.at[:, :places].set(1)
     return Cache({"layers": layers}, segments, cache.start + places, cache.position + places)

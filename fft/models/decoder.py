@@ -13,7 +13,7 @@ from fft.models.decoder_shape import DecoderShape, LayerAttention
 from fft.models.dropout import Dropout
 from fft.models.layers import ACTIVATIONS, MASKED, Dense, RMSNorm, as_format, norm
 from fft.models.pooling import mean_token, pooled_place
-from fft.models.reach import Slots, allowed_keys
+from fft.models.reach import Slots, allowed_keys, reach_in_ring
 from fft.models.rope import rotated, table
 
 
@@ -28,9 +28,10 @@ class GroupedAttention(nn.Module):
 
     softmax(scale · q kᵀ over the allowed tokens) v, dropout on the probabilities, then the output projection. `allowed`
     is bool [B, t, T]; the rotations are (cosines, sines) for the rows and for x, or None. The P keys and values of a
-    `prefix` [P, 2, G · K] are put before those of x as they are: `allowed` is [B, t, P + T]. With a `start`, keys and
-    values of x are written into the slots [B, S, G, K] of the collection `cache` from there on, and the rows attend to
-    the slots: `allowed` is [B, t, S].
+    `prefix` [P, 2, G · K] are put before those of x as they are: `allowed` is [B, t, P + T]. With a `start` [],
+    keys and values of x are written into the slots [B, S, G, K] of the collection `cache` from there on, and the rows
+    attend to the slots: `allowed` is [B, t, S]. With a `start` [B, T], one slot a token, the slots are a ring
+    [B, W, G, K], and the rows attend to what it held and to x: `allowed` is [B, t, W + T].
     """
 
     shape: DecoderShape
@@ -77,10 +78,15 @@ class GroupedAttention(nn.Module):
         return Dense(shape.dim, shape.out_bias, shape.dtype, name="out")(mixed, seed)
 
     def _cached(self, name: str, added: jax.Array, start: jax.Array) -> jax.Array:
-        """Write keys or values [B, t, G, K] into the slots from `start` on; return those of all slots [B, S, G, K]."""
-        slots = jax.lax.dynamic_update_slice_in_dim(self.get_variable("cache", name), added, start, axis=1)
-        self.put_variable("cache", name, slots)
-        return slots
+        """Write keys or values [B, T, G, K] into the slots; return those that the rows attend to."""
+        slots = self.get_variable("cache", name)
+        if start.ndim == 0:
+            written = visible = jax.lax.dynamic_update_slice_in_dim(slots, added, start, axis=1)
+        else:
+            written = slots.at[jnp.arange(len(added))[:, None], start].set(added, mode="drop")
+            visible = jnp.concatenate([slots, added], axis=1)
+        self.put_variable("cache", name, written)
+        return visible
 
 
 def prefix_slots(prefix: jax.Array, shape: DecoderShape, rows: int) -> jax.Array:
@@ -179,18 +185,25 @@ class DecoderBlocks(nn.Module):
     ) -> tuple[jax.Array, dict[int, jax.Array]]:
         kinds = self.shape.attention
         rotations = {kind.rope: table(kind.rope, positions) for kind in kinds if kind.rope is not None}
-        start, keys = None if slots is None else slots.start, slots
+        keys = slots
         if prefix is not None:  # its places are slots in front of those of the text
             keys, segments = Slots(segments, jnp.int32(len(prefix))), segments[:, len(prefix) :]
-        allowed = {kind.window: allowed_keys(segments, kind.window, self.shape.causal, keys) for kind in kinds}
+
+        def reach(window: int | None) -> tuple[jax.Array, jax.Array | None]:
+            if slots is not None and window is not None and window < slots.segments.shape[1]:
+                return reach_in_ring(segments, window, slots)
+            allowed = allowed_keys(segments, window, self.shape.causal, keys)
+            return allowed, None if slots is None else slots.start
+
+        reaches = {kind.window: reach(kind.window) for kind in kinds}
         made, block = {}, nn.remat(DecoderBlock) if self.shape.remat else DecoderBlock
         for i, kind in enumerate(kinds):
             rotation = None if kind.rope is None else rotations[kind.rope]
             only = places if i == len(kinds) - 1 else None
             normed = self.shape.norm_first or i > 0
             front = None if prefix is None else prefix[:, i]
-            mask = allowed[kind.window]
-            x = block(self.shape, kind, normed, name=str(i))(x, mask, rotation, only, seed, start, front)
+            allowed, start = reaches[kind.window]
+            x = block(self.shape, kind, normed, name=str(i))(x, allowed, rotation, only, seed, start, front)
             made[i + 1] = x
         return x, made
 
