@@ -72,11 +72,13 @@ __all__ = [
     "save",
     "save_adapter",
     "tune",
+    "weighted_sum",
 ]
 
 if TYPE_CHECKING:
-    from fft.adapters import load_adapter, save_adapter
-    from fft.adapters.adapter import Adapter, Adapters
+    from fft.adapters import save_adapter
+    from fft.adapters.adapter import Adapter
+    from fft.adapters.several import Adapters, weighted_sum
     from fft.api import assemble, generate, tune
     from fft.core.computation import Computation
     from fft.core.errors import FFTError, InputError, MachineError
@@ -120,6 +122,7 @@ if TYPE_CHECKING:
         Wise,
     )
     from fft.models import load, save
+    from fft.run.adapted import load_adapter
     from fft.run.claim import Run
     from fft.run.job import Job
     from fft.run.restored import restore
@@ -129,8 +132,9 @@ if TYPE_CHECKING:
 else:
     _HOMES = {  # the modules of the names that are not in fft.methods
         "Adapter": "fft.adapters.adapter",
-        "Adapters": "fft.adapters.adapter",
-        "load_adapter": "fft.adapters",
+        "Adapters": "fft.adapters.several",
+        "weighted_sum": "fft.adapters.several",
+        "load_adapter": "fft.run.adapted",
         "save_adapter": "fft.adapters",
         "load": "fft.models",
         "save": "fft.models",

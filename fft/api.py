@@ -19,6 +19,7 @@ from fft.evaluate.settings import Generation
 from fft.experiment import Experiment, Optim, Retention
 from fft.methods import Method, parse_chain
 from fft.run.accept import accept, resolved
+from fft.run.adapted import adapted
 from fft.run.auto import AUTO, choose_for
 from fft.run.claim import Run, RunFolder
 from fft.run.job import Job
@@ -108,14 +109,17 @@ def generate(
     prompts: str | Sequence[str | Messages],
     *,
     chat: bool = False,
+    adapter: str | Path | Sequence[str | Path] = (),
+    adapter_weights: float | Sequence[float] = (),
     compute: Format | None = None,
     **settings: Any,
 ) -> Generated:
     """Write texts with a causal language model, as `fft generate` does: continue texts and answer conversations.
 
     `model` is a checkpoint loaded with `language=True`, or a path as on the command line. Each prompt is a text, or a
-    conversation as a list of {"role", "content"}; with `chat` texts are put into the chat template too. `compute` is
-    the number format (default: that of the checkpoint, float32 for a path). `settings` are those of
+    conversation as a list of {"role", "content"}; with `chat` texts are put into the chat template too. `adapter` is a
+    PEFT folder or a run, which is merged into the model, or several with `adapter_weights`. `compute` is the number
+    format (default: that of the checkpoint, float32 for a path). `settings` are those of
     fft.evaluate.settings.Generation: max_new, temperature, top_p, n, seed, batch_size.
 
     Raises: InputError as the command. Example: `fft.generate("smollm2/", ["Once upon a time"], max_new=20).texts`
@@ -128,7 +132,8 @@ def generate(
     if unknown := [name for name in settings if name not in names]:
         raise InputError(f"unknown settings {', '.join(unknown)}: give some of {', '.join(names)}")
     generation = Generation(**settings)
-    checkpoint = model if isinstance(model, models.Checkpoint) else load_causal(str(model))
+    base = model if isinstance(model, models.Checkpoint) else load_causal(str(model))
+    checkpoint = adapted(base, listed(adapter), listed(adapter_weights))
     if compute is not None:
         checkpoint = models.computed(checkpoint, Computation(compute))
     return generated(checkpoint, [in_chat(prompt) for prompt in each] if chat else each, generation)

@@ -33,8 +33,9 @@ from fft.core.batch import Batch, Read, States
 from fft.core.computation import Computation
 from fft.core.tree import Params
 from fft.methods import Full
-from fft.models.decoder import DecoderBlock, DecoderEmbed, last_token
+from fft.models.decoder import DecoderBlock, DecoderEmbed
 from fft.models.layers import RMSNorm
+from fft.models.pooling import last_token
 from fft.models.rope import table
 
 

@@ -1,6 +1,5 @@
 """Adapters of a base, as pure data: applying one returns the base with the adapter merged into it."""
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
 from fft.core.brief import brief
@@ -55,25 +54,3 @@ def trained_adapter(method: Method, base: Checkpoint, theta: Params) -> Adapter:
             "an adapter; export the whole model with --to hf"
         )
     return Adapter(method.owner, theta, base.heads, base.primary)
-
-
-class Adapters(NamedTuple):
-    """Several adapters of one base, of which at most one is active.
-
-    Example: `Adapters(base, {"tweets": load_adapter("tweets/", base)}).active("tweets").params`
-    """
-
-    base: Checkpoint
-    adapters: Mapping[str, Adapter]
-    __repr__ = brief
-
-    def active(self, name: str | None = None) -> Checkpoint:
-        """Return the base with the adapter `name` merged; without a name the base itself, unchanged.
-
-        Raises: InputError for a name that is not among the adapters.
-        """
-        if name is None:
-            return self.base
-        if name not in self.adapters:
-            raise InputError(f"there is no adapter {name!r}; loaded are: {', '.join(self.adapters) or 'none'}")
-        return self.adapters[name].on(self.base)

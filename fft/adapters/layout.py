@@ -56,6 +56,10 @@ class Layout(NamedTuple):
     depth: int
     heads: int
     """number of attention heads"""
+    kv_heads: int
+    """number of heads of keys and values"""
+    kv_dim: int
+    """the width of a block's keys, of all heads together"""
 
     def fused(self, name: str) -> str:
         """Return the name of the tensor in transformers that holds the one with this name in the key tables."""
@@ -134,8 +138,8 @@ class Format(NamedTuple, Generic[Stored, Known]):
     """tensors(config, layout) -> the adapter's own Tensors"""
     written: Callable[[Stored, Layout, Leaves, Leaves], Written]
     """written(method, layout, base, theta) -> the adapter's own leaves"""
-    families: tuple[str, ...] | None = None
-    """the model families on which PEFT and fft compute it; None: all"""
+    without: tuple[str, ...] = ()
+    """the model families on which PEFT does not compute it"""
 
 
 Formats = Mapping[str, Format[Any, Any]]
@@ -155,8 +159,9 @@ def layout_of(base: Checkpoint, family: Family, head: str | None, classes: int, 
     if base.language and not family.language.masked:
         names |= written_keys(family, config) or {f"{family.language.rows[0][0]}.weight": KERNEL}
         shapes[KERNEL] = shapes[WORDS][::-1]
-    sizes = config.shape
-    return Layout(names, shapes, family, sizes.dim, sizes.depth, sizes.heads)
+    sizes, kv_dim = config.shape, shapes["layers/0/attention/key/kernel"][1]
+    kv_heads = getattr(sizes, "kv_heads", sizes.heads)
+    return Layout(names, shapes, family, sizes.dim, sizes.depth, sizes.heads, kv_heads, kv_dim)
 
 
 def whole(key: str, shape: tuple[int, ...], path: str, own: tuple[int, ...]) -> Tensor:

@@ -55,12 +55,16 @@ class PrefixConfig(Config):
 
 
 def written(method: PromptTuning | PrefixTuning, layout: Layout, base: Leaves, theta: Leaves) -> Written:
-    """Return the config fields and the tensor of prompt tuning or prefix tuning."""
+    """Return the config fields and the tensor of prompt tuning or prefix tuning.
+
+    As PEFT writes them, the width and the number of heads are those of the keys for a prefix.
+    """
+    is_prefix = isinstance(method, PrefixTuning)
     fields = {
         "num_virtual_tokens": method.tokens,
-        "token_dim": layout.dim,
+        "token_dim": layout.kv_dim if is_prefix else layout.dim,
         "num_layers": layout.depth,
-        "num_attention_heads": layout.heads,
+        "num_attention_heads": layout.kv_heads if is_prefix else layout.heads,
         "num_transformer_submodules": 1,
     }
     path = next(path for path in theta if path.startswith("prompt/"))
@@ -74,9 +78,9 @@ def tokens(config: PromptConfig | EncodedConfig, layout: Layout) -> list[Tensor]
 
 
 def prefix(config: PrefixConfig, layout: Layout) -> list[Tensor]:
-    """Return the keys and values of all blocks, one row for each virtual token, [P, blocks · 2 · D]."""
-    places, own = config.num_virtual_tokens, (layout.depth, 2, layout.dim)
-    return [whole(KEY, (places, layout.depth * 2 * layout.dim), "prompt/prefix", (places, *own))]
+    """Return the keys and values of all blocks, one row for each virtual token, [P, blocks · 2 · width of the keys]."""
+    places, own = config.num_virtual_tokens, (layout.depth, 2, layout.kv_dim)
+    return [whole(KEY, (places, layout.depth * 2 * layout.kv_dim), "prompt/prefix", (places, *own))]
 
 
 def prompt_method(config: PromptConfig | EncodedConfig) -> dict[str, Any]:
@@ -89,8 +93,7 @@ def prefix_method(config: PrefixConfig) -> dict[str, Any]:
     return {"name": PrefixTuning.name, "tokens": config.num_virtual_tokens}
 
 
-ENCODERS = ("bert", "roberta", "distilbert")
-PROMPT = Format((PromptTuning,), PromptConfig, PREFIX, prompt_method, tokens, written, ENCODERS)
-ENCODED = Format((), EncodedConfig, PREFIX, prompt_method, tokens, written, ENCODERS)
-# PEFT passes the prefix as past keys and values, which transformers' DistilBERT does not accept.
-PREFIXES = Format((PrefixTuning,), PrefixConfig, PREFIX, prefix_method, prefix, written, ("bert", "roberta"))
+PROMPT = Format((PromptTuning,), PromptConfig, PREFIX, prompt_method, tokens, written)
+ENCODED = Format((), EncodedConfig, PREFIX, prompt_method, tokens, written)
+# PEFT passes the prefix as past keys and values, which transformers' DistilBERT and ModernBERT do not accept.
+PREFIXES = Format((PrefixTuning,), PrefixConfig, PREFIX, prefix_method, prefix, written, ("distilbert", "modernbert"))

@@ -75,9 +75,9 @@ def format_named(peft_type: str, family: str, formats: Formats, folder: Path) ->
     if peft_type not in formats:
         raise InputError(f"{folder}: peft_type {peft_type!r} is not supported; supported are {', '.join(formats)}")
     form = formats[peft_type]
-    if form.families is not None and family not in form.families:
+    if family in form.without:
         raise InputError(
-            f"{folder}: {peft_type} is read on {' and '.join(form.families)} only, and the base is a {family} model"
+            f"{folder}: PEFT computes no {peft_type} on a {family} model: give the base that the adapter was trained on"
         )
     return form
 

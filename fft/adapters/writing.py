@@ -84,12 +84,12 @@ def format_of(method: Method, family: str, formats: Formats) -> tuple[str, Forma
     Raises: InputError with the reason where PEFT has none.
     """
     for kind, form in formats.items():
-        if type(method) in form.methods and (form.families is None or family in form.families):
+        if type(method) in form.methods and family not in form.without:
             return kind, form
         if type(method) in form.methods:
             raise InputError(
-                f"{method.name} on {family} cannot be saved as an adapter: PEFT supports {kind} on "
-                f"{' and '.join(form.families or ())} only. Choose another method, or one of these models"
+                f"{method.name} on {family} cannot be saved as an adapter: PEFT computes no {kind} on "
+                f"{' and '.join(form.without)}. Choose another method or model"
             )
     known = ", ".join(sorted(method.name for form in formats.values() for method in form.methods))
     raise InputError(

@@ -44,7 +44,8 @@ COMMANDS = {
     "demo": "run six recipes on real data: one table, one picture",
 }
 PLAIN_WIDTH = 120
-SEVERAL = ("--original", "--original-head", "--max-drop", "--tasks", "--prompt")  # flags that take one or more values
+SEVERAL = ("--original", "--original-head", "--max-drop", "--tasks", "--prompt", "--adapter", "--adapter-weights")
+"""flags that take one or more values"""
 FEW = 4  # a message lists up to this many files by name
 CLOSED_PIPE = 141  # 128 + SIGPIPE, as for any command whose reader has gone
 

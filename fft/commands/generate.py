@@ -8,6 +8,7 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
+from fft.core.bounds import Finite
 from fft.core.computation import Format
 from fft.core.errors import InputError
 from fft.core.naming import counted
@@ -32,6 +33,10 @@ class Flags(Generation):
     """texts that are answered: messages of the user, put into the model's chat template"""
     task: Annotated[Path | None, TELLS_DEFAULT] = None
     """a file of JSON lines with a `prompt`, or with `messages`, which are put into the chat template"""
+    adapter: Annotated[tuple[Path, ...], TELLS_DEFAULT] = ()
+    """folders with PEFT adapters of MODEL, or runs: one is merged into it, of several LoRAs the weighted sum"""
+    adapter_weights: Annotated[tuple[Finite, ...], TELLS_DEFAULT] = ()
+    """the factor of each --adapter's update; of a single one 1 by default"""
     out: Annotated[Path | None, TELLS_DEFAULT] = None
     """write one JSON line per text to this file, in the column `text` (.jsonl)"""
     compute: Format = "float32"
@@ -59,6 +64,7 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     from fft.data.prompts import checked, in_chat, read_prompts
     from fft.disk.files import write_lines
     from fft.evaluate.generate import generate
+    from fft.run.adapted import adapted
     from fft.run.restored import load_causal
 
     if flags.out is not None:
@@ -69,7 +75,8 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
         prompts = [in_chat(checked(text, f"--chat {number}")) for number, text in enumerate(flags.chat, 1)]
     else:
         prompts = [checked(text, f"--prompt {number}") for number, text in enumerate(flags.prompt, 1)]
-    checkpoint = models.computed(load_causal(flags.model), Computation(flags.compute))
+    base = adapted(load_causal(flags.model), flags.adapter, flags.adapter_weights)
+    checkpoint = models.computed(base, Computation(flags.compute))
     for note in checkpoint.notes:
         console.out(f"note: {note}", highlight=False)
     generated = generate(checkpoint, prompts, flags)

@@ -18,6 +18,7 @@ from fft.evaluate.settings import Generation
 from fft.models.decoder import DecoderShape
 from fft.models.generate import NOTHING, Draw, programs
 from fft.models.model import Checkpoint, Model
+from fft.models.prompt import places_of
 
 LENGTH_STEP = 16
 """padded lengths of prompts are multiples of this, so that other prompts find the programs compiled"""
@@ -49,7 +50,7 @@ def generate(checkpoint: Checkpoint, prompts: Sequence[Prompt], settings: Genera
     bos = next(iter(named_ids(checkpoint, "bos_token_id")), None)
     encoded = [encode_prompt(tokenizer, prompt, bos) for prompt in prompts]
     for ids, prompt in zip(encoded, prompts, strict=True):
-        check_room(checkpoint.model, len(ids), settings.max_new, prompt.where)
+        check_room(checkpoint.model, len(ids), settings.max_new, prompt.where, places_of(checkpoint.params))
     answers = _answers(checkpoint, encoded, settings)
     texts = [
         decoded(tokenizer, encoded[at // settings.n], ids, isinstance(prompts[at // settings.n].content, str))
@@ -74,25 +75,28 @@ def named_ids(checkpoint: Checkpoint, field: str) -> tuple[int, ...]:
     return tuple(ids)
 
 
-def check_room(model: Model, tokens: int, new: int, where: str) -> None:
-    """Check that the model has positions for a prompt of so many `tokens` and `new` ones.
+def check_room(model: Model, tokens: int, new: int, where: str, places: int = 0) -> None:
+    """Check that the model has positions for a prompt of so many `tokens` and `new` ones, after `places` virtual ones.
 
     Raises: InputError for texts that are too long, and for those during which the rotation of longrope would change.
     """
-    most = model.config.max_positions
+    most = model.config.max_positions - places
     if tokens + new > most:
         advice = f"give --max-new {most - tokens} or less, or shorten the prompt" if tokens < most else "shorten it"
         raise InputError(
-            f"{where} has {tokens} tokens, which with {new} new ones are more than the {most} positions of the model: "
-            f"{advice}"
+            f"{where} has {tokens} tokens, which with {new} new ones are more than the {most} positions of the model"
+            f"{f' beside {places} virtual tokens' if places else ''}: {advice}"
         )
     for layer in cast("DecoderShape", model.config.shape).attention:
         rope = layer.rope
-        if rope and rope.rope_type == "longrope" and tokens <= rope.original_positions < tokens + new:
+        if not (rope and rope.rope_type == "longrope"):
+            continue
+        border = rope.original_positions - places
+        if (tokens <= border or places) and tokens + new > border:
+            fewer = f"--max-new {border - tokens} or less, or " if tokens < border else ""
             raise InputError(
-                f"{where} has {tokens} tokens, and with {new} new ones it crosses the {rope.original_positions} "
-                "positions at which the longrope rotation of the model changes: give --max-new "
-                f"{rope.original_positions - tokens} or less, or a longer prompt"
+                f"{where} has {tokens} tokens, and with {new} new ones it crosses the {border} positions at which the "
+                f"longrope rotation of the model changes: give {fewer}a {'shorter' if places else 'longer'} prompt"
             )
 
 

@@ -16,7 +16,9 @@ SPREAD = 0.02  # the standard deviation of BERT's own initialisation
 
 @dataclass(frozen=True)
 class PrefixTuning(Method):
-    """Let every block attend to P trained keys and values [P, blocks, 2, D] besides those of the text; train the heads.
+    """Let every block attend to P trained keys and values [P, blocks, 2, K] besides those of the text; train the heads.
+
+    K is the width of a block's keys: D, or less where several queries share a key. Rotations do not turn the prefixes.
 
     The prefixes are trained directly, without the network that the reference uses to ease their training. No kernel
     changes, but the input of the heads does, even before the first step: so step 0 of a run is scored and saved as the
@@ -33,6 +35,6 @@ class PrefixTuning(Method):
         return Parts(tree=Tree(self._init, overlay, plain=False), lr=1e-2)
 
     def _init(self, base: Params, key: jax.Array) -> Params:
-        width = base["layers"]["0"]["attention"]["query"]["kernel"].shape[1]
+        width = base["layers"]["0"]["attention"]["key"]["kernel"].shape[1]
         shape = (self.tokens, len(base["layers"]), 2, width)
         return unflatten(copied_heads(base) | {"prompt/prefix": SPREAD * jax.random.normal(key, shape)})

@@ -16,7 +16,8 @@ from fft.methods.trees import Tree, copied_heads
 class PromptTuning(Method):
     """Put P virtual tokens, trained embeddings [P, D], before the words of every text; heads are trained fully.
 
-    They start as the embeddings of words drawn from the vocabulary. No kernel changes, but the input of the heads does,
+    They start as the embeddings of words drawn from the vocabulary (Gemma's without their scale, which its words alone
+    have). No kernel changes, but the input of the heads does,
     even before the first step: so step 0 of a run is scored and saved as the base without virtual tokens.
 
     Reference: Lester et al. 2021, arXiv 2104.08691, section 2.

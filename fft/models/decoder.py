@@ -3,8 +3,6 @@
 Letters: B batch, T tokens, D model, H heads, G key-value heads, K head width, F mlp.
 """
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -14,36 +12,9 @@ from fft.core.computation import wide
 from fft.models.decoder_shape import DecoderShape, LayerAttention
 from fft.models.dropout import Dropout
 from fft.models.layers import ACTIVATIONS, MASKED, Dense, RMSNorm, as_format, norm
+from fft.models.pooling import mean_token, pooled_place
+from fft.models.reach import Slots, allowed_keys, reach_in_ring
 from fft.models.rope import rotated, table
-
-
-def positions_of(segments: jax.Array) -> jax.Array:
-    """Return positions int32 [B, T] that count from 0 in every segment; `segments` [B, T] numbers runs of tokens."""
-    index = jnp.arange(segments.shape[1], dtype=jnp.int32)[None]
-    starts = jnp.concatenate([jnp.ones_like(segments[:, :1], bool), segments[:, 1:] != segments[:, :-1]], axis=1)
-    return index - jax.lax.cummax(jnp.where(starts, index, 0), axis=1)
-
-
-def last_token(ids: jax.Array, mask: jax.Array, pad: int | None) -> jax.Array:
-    """Return the place [B] of each row's last token: the rightmost id other than `pad`, as in transformers.
-
-    Without `pad`, the rightmost token that the mask does not exclude.
-    """
-    is_token = mask > 0 if pad is None else ids != pad
-    return jnp.argmax(jnp.arange(1, ids.shape[1] + 1)[None] * is_token, axis=1)
-
-
-def pooled_place(shape: DecoderShape, ids: jax.Array, mask: jax.Array) -> jax.Array | None:
-    """Return the place [B] of the token whose state is the pooled one, None if that is the mean of all tokens."""
-    if shape.pooling == "last":
-        return last_token(ids, mask, shape.pad)
-    return jnp.zeros(len(ids), jnp.int32) if shape.pooling == "first" else None
-
-
-def mean_token(x: jax.Array, mask: jax.Array) -> jax.Array:
-    """Return the mean over the tokens that the mask includes: [B, T, D] -> [B, D]; 0 for a row without tokens."""
-    is_token = (mask > 0).astype(x.dtype)[..., None]
-    return jnp.sum(x * is_token, axis=1) / jnp.maximum(jnp.sum(is_token, axis=1), 1)
 
 
 def _norm(shape: DecoderShape, name: str) -> nn.Module:
@@ -56,9 +27,11 @@ class GroupedAttention(nn.Module):
     """Attention of `rows` [B, t, D] to `x` [B, T, D] with grouped queries -> [B, t, D].
 
     softmax(scale · q kᵀ over the allowed tokens) v, dropout on the probabilities, then the output projection. `allowed`
-    is bool [B, t, T]; the rotations are (cosines, sines) for the rows and for x, or None. With a `start`, keys and
-    values of x are written into the slots [B, S, G, K] of the collection `cache` from there on, and the rows attend to
-    the slots: `allowed` is [B, t, S].
+    is bool [B, t, T]; the rotations are (cosines, sines) for the rows and for x, or None. The P keys and values of a
+    `prefix` [P, 2, G · K] are put before those of x as they are: `allowed` is [B, t, P + T]. With a `start` [],
+    keys and values of x are written into the slots [B, S, G, K] of the collection `cache` from there on, and the rows
+    attend to the slots: `allowed` is [B, t, S]. With a `start` [B, T], one slot a token, the slots are a ring
+    [B, W, G, K], and the rows attend to what it held and to x: `allowed` is [B, t, W + T].
     """
 
     shape: DecoderShape
@@ -73,6 +46,7 @@ class GroupedAttention(nn.Module):
         rotations: "tuple[Rotation, Rotation] | None",
         seed: jax.Array | None,
         start: jax.Array | None = None,
+        prefix: jax.Array | None = None,
     ) -> jax.Array:
         shape = self.shape
 
@@ -89,6 +63,9 @@ class GroupedAttention(nn.Module):
 
         query = by_head("query", rows, shape.heads).reshape(*rows.shape[:2], shape.kv_heads, -1, shape.width)
         key, value = by_head("key", x, shape.kv_heads), by_head("value", x, shape.kv_heads)
+        if prefix is not None:
+            fronts = prefix_slots(prefix, shape, len(x)).astype(key.dtype)
+            key, value = (jnp.concatenate(pair, axis=1) for pair in zip(fronts, (key, value), strict=True))
         if start is not None:
             key, value = self._cached("keys", key, start), self._cached("values", value, start)
         scores = jnp.einsum("btgrk,bsgk->bgrts", query, key, preferred_element_type=wide(key.dtype)) * self.scale
@@ -101,10 +78,21 @@ class GroupedAttention(nn.Module):
         return Dense(shape.dim, shape.out_bias, shape.dtype, name="out")(mixed, seed)
 
     def _cached(self, name: str, added: jax.Array, start: jax.Array) -> jax.Array:
-        """Write keys or values [B, t, G, K] into the slots from `start` on; return those of all slots [B, S, G, K]."""
-        slots = jax.lax.dynamic_update_slice_in_dim(self.get_variable("cache", name), added, start, axis=1)
-        self.put_variable("cache", name, slots)
-        return slots
+        """Write keys or values [B, T, G, K] into the slots; return those that the rows attend to."""
+        slots = self.get_variable("cache", name)
+        if start.ndim == 0:
+            written = visible = jax.lax.dynamic_update_slice_in_dim(slots, added, start, axis=1)
+        else:
+            written = slots.at[jnp.arange(len(added))[:, None], start].set(added, mode="drop")
+            visible = jnp.concatenate([slots, added], axis=1)
+        self.put_variable("cache", name, written)
+        return visible
+
+
+def prefix_slots(prefix: jax.Array, shape: DecoderShape, rows: int) -> jax.Array:
+    """Return the keys and values [2, B, P, G, K] of B = `rows` rows for the prefix [P, 2, G · K] of a layer."""
+    by_head = prefix.reshape(len(prefix), 2, 1, shape.kv_heads, shape.width).transpose(1, 2, 0, 3, 4)
+    return jnp.broadcast_to(by_head, (2, rows, *by_head.shape[2:]))
 
 
 class DecoderMlp(nn.Module):
@@ -144,12 +132,13 @@ class DecoderBlock(nn.Module):
         places: jax.Array | None,
         seed: jax.Array | None,
         start: jax.Array | None = None,
+        prefix: jax.Array | None = None,
     ) -> jax.Array:
         shape = self.shape
         normed = _norm(shape, "attention_norm")(x) if self.normed and shape.norm_before else x
         attend = GroupedAttention(shape, self.attention.scale, name="attention")
         own = None if rotation is None else ((_at(places, rotation[0]), _at(places, rotation[1])), rotation)
-        mixed = attend(_at(places, normed), normed, _at(places, allowed), own, seed, start)
+        mixed = attend(_at(places, normed), normed, _at(places, allowed), own, seed, start, prefix)
         y = _at(places, x) + self._added("attention", mixed, shape.attention_out_dropout, seed)
         normed = _norm(shape, "mlp_norm")(y) if shape.norm_before else y
         mixed = DecoderMlp(shape, name="mlp")(normed, seed)
@@ -168,15 +157,6 @@ Rotation = tuple[jax.Array, jax.Array]
 """cosines and sines [B, T, width / 2]"""
 
 
-class Slots(NamedTuple):
-    """The slots that hold the tokens of a text seen so far, and those of the tokens that are added now."""
-
-    segments: jax.Array
-    """int32 [B, S], as those of the tokens; 0 for padding and for slots that are not in use"""
-    start: jax.Array
-    """int32 [], the slot of the first token that is added"""
-
-
 def _at(places: jax.Array | None, array: jax.Array) -> jax.Array:
     """Return an array [B, T, ...] at one place [B] of each row, [B, 1, ...]; unchanged without places."""
     return array if places is None else jnp.take_along_axis(array, places.reshape(-1, *(1,) * (array.ndim - 1)), axis=1)
@@ -186,7 +166,8 @@ class DecoderBlocks(nn.Module):
     """All blocks, in subtrees 0, 1, ... of `layers`; x [B, T, D] -> the last block's output, and {depth: output}.
 
     With `places` [B] the last block is computed for one token of each row only, [B, 1, D]. With `slots` the T tokens
-    are added to those in the collection `cache`, and attend to them.
+    are added to those in the collection `cache`, and attend to them. `segments` is [B, P + T] with a `prefix`
+    [P, depth, 2, G · K].
     """
 
     shape: DecoderShape
@@ -200,52 +181,60 @@ class DecoderBlocks(nn.Module):
         places: jax.Array | None,
         seed: jax.Array | None,
         slots: Slots | None = None,
+        prefix: jax.Array | None = None,
     ) -> tuple[jax.Array, dict[int, jax.Array]]:
         kinds = self.shape.attention
         rotations = {kind.rope: table(kind.rope, positions) for kind in kinds if kind.rope is not None}
-        allowed = {kind.window: _allowed(segments, kind.window, self.shape.causal, slots) for kind in kinds}
-        start = None if slots is None else slots.start
+        keys = slots
+        if prefix is not None:  # its places are slots in front of those of the text
+            keys, segments = Slots(segments, jnp.int32(len(prefix))), segments[:, len(prefix) :]
+
+        def reach(window: int | None) -> tuple[jax.Array, jax.Array | None]:
+            if slots is not None and window is not None and window < slots.segments.shape[1]:
+                return reach_in_ring(segments, window, slots)
+            allowed = allowed_keys(segments, window, self.shape.causal, keys)
+            return allowed, None if slots is None else slots.start
+
+        reaches = {kind.window: reach(kind.window) for kind in kinds}
         made, block = {}, nn.remat(DecoderBlock) if self.shape.remat else DecoderBlock
         for i, kind in enumerate(kinds):
             rotation = None if kind.rope is None else rotations[kind.rope]
             only = places if i == len(kinds) - 1 else None
             normed = self.shape.norm_first or i > 0
-            x = block(self.shape, kind, normed, name=str(i))(x, allowed[kind.window], rotation, only, seed, start)
+            front = None if prefix is None else prefix[:, i]
+            allowed, start = reaches[kind.window]
+            x = block(self.shape, kind, normed, name=str(i))(x, allowed, rotation, only, seed, start, front)
             made[i + 1] = x
         return x, made
 
 
-def _allowed(segments: jax.Array, window: int | None, causal: bool, slots: Slots | None = None) -> jax.Array:
-    """Return bool [B, T, T]: whether token t attends to token s of its segment in the window, not later if causal.
-
-    With `slots`, [B, T, S]: whether it attends to the token in slot s. Padding attends to the tokens of all segments,
-    as in transformers, where a head may read it in left-padded rows.
-    """
-    keys, start = (segments, 0) if slots is None else slots
-    distance = start + jnp.arange(segments.shape[1])[:, None] - jnp.arange(keys.shape[1])[None, :]
-    near = jnp.abs(distance) < (window or keys.shape[1])
-    if causal:
-        near &= distance >= 0
-    query, key = segments[:, :, None], keys[:, None, :]
-    return near[None] & ((query == key) | (query == 0)) & (key > 0)
-
-
 class DecoderEmbed(nn.Module):
-    """Word embeddings, scaled, plus learned positions, norm and dropout if there are any: ids [B, T] -> [B, T, D]."""
+    """Word embeddings, scaled, plus learned positions, norm and dropout if there are any: ids [B, T] -> [B, T, D].
+
+    Virtual `tokens` [P, D] are put before the words of every row, scaled if the shape says so: [B, P + T, D].
+    """
 
     shape: DecoderShape
 
     @nn.compact
-    def __call__(self, ids: jax.Array, positions: jax.Array, seed: jax.Array | None) -> jax.Array:
+    def __call__(
+        self, ids: jax.Array, positions: jax.Array, seed: jax.Array | None, tokens: jax.Array | None = None
+    ) -> jax.Array:
         shape = self.shape
-        x = as_format(nn.Embed(shape.vocab, shape.dim, name="word")(ids), shape.dtype)
-        if shape.embed_scale != 1.0:
-            x = x * jnp.asarray(shape.embed_scale, x.dtype)
+        x = self.scaled(as_format(nn.Embed(shape.vocab, shape.dim, name="word")(ids), shape.dtype))
+        if tokens is not None:
+            tokens = as_format(tokens, shape.dtype)
+            tokens = self.scaled(tokens) if shape.scales_virtual else tokens
+            x = jnp.concatenate([jnp.broadcast_to(tokens, (len(x), *tokens.shape)), x], axis=1)
         if shape.learned_positions:
             x = x + as_format(nn.Embed(shape.positions, shape.dim, name="position")(positions), shape.dtype)
         if shape.norm_embed:
             x = _norm(shape, "norm")(x)
         return Dropout(shape.embed_dropout)(x, seed)
+
+    def scaled(self, x: jax.Array) -> jax.Array:
+        """Return x times the scale of the embeddings."""
+        return x if self.shape.embed_scale == 1.0 else x * jnp.asarray(self.shape.embed_scale, x.dtype)
 
 
 class Decoder(nn.Module):
@@ -253,6 +242,8 @@ class Decoder(nn.Module):
 
     `segments` is 0 for padding and else the number of the packed text that a token belongs to; a plain mask is one
     segment. `pooled` is as `shape.pooling` says. `seed` uint32 [2] turns dropout on. `slots` are as in DecoderBlocks.
+    `prompt` holds P virtual `tokens`, a `prefix`, or nothing; segments and positions are then those that
+    `fft.models.prompt.inputs` returns.
     """
 
     shape: DecoderShape
@@ -271,16 +262,17 @@ class Decoder(nn.Module):
         slots: Slots | None = None,
     ) -> States:
         shape = self.shape
-        assert not prompt, "virtual tokens are only for the families of fft.models.encoder"
-        embedded = DecoderEmbed(shape, name="embed")(ids, positions, seed)
-        place = pooled_place(shape, ids, segments)
+        virtual, prefix = prompt.get("tokens"), prompt.get("prefix")
+        embedded = DecoderEmbed(shape, name="embed")(ids, positions, seed, virtual)
+        mask = segments if prefix is None else segments[:, len(prefix) :]
+        place = pooled_place(shape, ids, mask, virtual is not None)
         only = None if "tokens" in self.read else place
-        x, made = DecoderBlocks(shape, name="layers")(embedded, segments, positions, only, seed, slots)
+        x, made = DecoderBlocks(shape, name="layers")(embedded, segments, positions, only, seed, slots, prefix)
         layers = {0: embedded, **made}
         x = _norm(shape, "final_norm")(x)
-        tokens = x if "tokens" in self.read else None
+        tokens = x[:, x.shape[1] - ids.shape[1] :] if "tokens" in self.read else None
         pooled = None
         if "pooled" in self.read:
             at_place = x if only is not None else _at(place, x)  # only these states were computed, or all
-            pooled = mean_token(x, segments) if place is None else at_place[:, 0]
+            pooled = mean_token(x, mask) if place is None else at_place[:, 0]
         return States(pooled, tokens, {depth: layers[depth] for depth in self.depths})

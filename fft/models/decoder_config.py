@@ -10,7 +10,6 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from fft.core.batch import Array
-from fft.models.decoder import positions_of
 from fft.models.decoder_shape import DecoderShape, LayerAttention
 from fft.models.fields import (
     FULL,
@@ -26,6 +25,7 @@ from fft.models.fields import (
     Token,
 )
 from fft.models.layers import Dense
+from fft.models.reach import positions_of
 from fft.models.rope import Rope
 from fft.models.rope_fields import merged, rope_of, rope_problems
 
@@ -56,8 +56,8 @@ class CausalConfig(ABC):
         return 0.0
 
     def positions(self, ids: jax.Array, mask: Array, places: int = 0) -> jax.Array:
-        """Return the position ids [B, T]; they count from 0 in every segment of the mask."""
-        return positions_of(jnp.asarray(mask))
+        """Return the position ids [B, T]: from 0 in every segment of the mask, tokens higher by `places`."""
+        return positions_of(jnp.asarray(mask)) + places * (jnp.asarray(mask) > 0)
 
 
 @dataclass(frozen=True)

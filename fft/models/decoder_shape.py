@@ -66,6 +66,8 @@ class DecoderShape:
     mlp_bias: bool = False
     learned_positions: bool = False
     embed_scale: float = 1.0
+    scales_virtual: bool = True
+    """whether embed_scale multiplies virtual tokens too, and not word embeddings alone"""
     residual_scale: float = 1.0
     """the outputs of attention and MLP are multiplied by this before they are added"""
     tied: bool = False

@@ -18,6 +18,7 @@ from fft.models.cache import Cache, empty
 from fft.models.decoder import DecoderShape
 from fft.models.layers import MASKED
 from fft.models.model import Model
+from fft.models.prompt import places_of
 
 NOTHING = -1
 """in answers: no token, as the row has ended"""
@@ -83,8 +84,9 @@ def programs(model: Model, sampled: bool) -> Programs:
     @partial(jax.jit, static_argnames="new")
     def prefill(params: Params, ids: Array, mask: Array, done: Array, draw: Draw, *, new: int) -> Progress:
         rows, length = ids.shape
-        slots = length + new - 1  # the last new token is never read
-        tokens, cache = extend(params, empty(shape, model.computation.compute, rows, slots), ids, mask)
+        slots = places_of(params) + length + new - 1  # the last new token is never read
+        cache = empty(shape, model.computation.compute, rows, slots)
+        tokens, cache = extend(params, cache, ids, mask, first=True)
         last, answers = jnp.zeros(rows, jnp.int32), jnp.full((rows, new), NOTHING)
         begun = Progress(cache, answers, last, jnp.asarray(done), jnp.zeros((), jnp.int32))
         return drawn(params, tokens[:, -1], begun, draw)

@@ -44,8 +44,8 @@ class Model(NamedTuple):
     readout(params, head, states, *, key=None) -> [..., C], a head of params['heads'] on states [..., D], or `unembed`.
     unembed(params, states [..., D]) -> [..., V], the logits of the next token, or of an encoder's masked one, by the
     language head in params['unembed'], whose last kernel may be the word embeddings; InputError if it was not loaded.
-    extend(params, cache, ids, mask) -> (states [B, t, D], cache), the next tokens of texts whose earlier ones are in
-    the cache, see fft.models.cache; None for a model that does not predict the next token.
+    extend(params, cache, ids, mask, first=False) -> (states [B, t, D], cache), the next tokens of texts whose earlier
+    ones are in the cache, see fft.models.cache; None for a model that does not predict the next token.
     init_head(key, classes) -> head_params, normal(0, initializer_range) kernels and zero biases.
     All of them take and return float32, whatever the format of the `computation`.
     """

@@ -1,13 +1,16 @@
 """Masks, positions and types for virtual tokens before the text and for prefixes before the keys and values.
 
 A parameter tree may have a subtree `prompt`: `tokens` [P, D], or `prefix` [P, depth, 2, D], the keys and values of
-every block. As in PEFT the P places are never masked, have token type 0, and shift the positions of the text by P.
-The first virtual token is then the first token of the row, which the heads read. References: Lester et al., arXiv
-2104.08691; Li and Liang, arXiv 2101.00190.
+every block, which are not rotated; with G key-value heads of width K it is [P, depth, 2, G · K]. As in PEFT the P
+places are never masked, have token type 0, and shift the positions of the text by P. The first virtual token is then
+the first token of the row, which the heads of encoders read. References: Lester et al., arXiv 2104.08691; Li and Liang,
+arXiv 2101.00190.
 """
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 
 from fft.core.batch import Array, Text
 from fft.core.errors import InputError
@@ -18,14 +21,18 @@ from fft.models.layers import Config
 def inputs(
     params: Params, batch: Text, config: Config
 ) -> tuple[Array, jax.Array, jax.Array, Array, dict[str, jax.Array]]:
-    """Return the encoder's inputs for a batch of ids, mask, types [B, T]: ids, mask, positions, types, prompt.
+    """Return a network's inputs for a batch of ids, mask, types [B, T]: ids, mask, positions, types, prompt.
 
     Shapes: ids [B, T], mask [B, P + T], positions and types [B or 1, T], or [.., P + T] with virtual tokens.
-    Raises: InputError, while tracing, if P + T exceeds the number of positions.
+    Raises: InputError, while tracing, if P + T exceeds the number of positions; outside jit, for packed rows.
     """
     prompt, ids, types = params.get("prompt", {}), batch.ids, batch.types
-    places = next((len(leaf) for leaf in prompt.values()), 0)
+    places = places_of(params)
     check_length(ids.shape[1], places, config)
+    if prompt and not isinstance(batch.mask, Tracer) and np.max(batch.mask, initial=0) > 1:
+        raise InputError(
+            "a row holds several packed texts, and virtual tokens or a prefix precede one text: give one text a row"
+        )
     positions = config.positions(jnp.asarray(ids), batch.mask, places)
     if "tokens" in prompt:
         front = config.positions(jnp.full((1, places), -1), jnp.ones((1, places)))  # -1: no id is padding
@@ -33,6 +40,11 @@ def inputs(
         types = jnp.pad(types, ((0, 0), (places, 0)))
     mask = jnp.pad(batch.mask, ((0, 0), (places, 0)), constant_values=1)
     return ids, mask, positions, types, prompt
+
+
+def places_of(params: Params) -> int:
+    """Return P, the number of virtual tokens or of prefixes in the parameters."""
+    return next((len(leaf) for leaf in params.get("prompt", {}).values()), 0)
 
 
 def check_length(tokens: int, places: int, config: Config) -> None:

@@ -99,7 +99,7 @@ REFUSED = {
     "unknown": ({"use_magic": 3}, "use_magic is 3: not known"),
     "rows outside": ({"trainable_token_indices": [5000]}, "trainable_token_indices hold 5000, but the base has"),
     "rows of a kernel": ({"trainable_token_indices": {"q_proj": [1]}}, "trainable_token_indices name 'q_proj'"),
-    "a prompt": ({"peft_type": "PROMPT_TUNING"}, "PROMPT_TUNING is read on bert and roberta and distilbert only"),
+    "a prompt that is none": ({"peft_type": "PROMPT_TUNING"}, "lora_alpha is 8: not known"),
     "another type": ({"peft_type": "LOHA"}, "peft_type 'LOHA' is not supported"),
 }
 

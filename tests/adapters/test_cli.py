@@ -189,7 +189,7 @@ def test_a_prompt_run_that_keeps_step_0_keeps_the_base(tiny, tmp_path):
 def test_a_prompt_that_cannot_be_kept_or_has_no_place_is_refused_before_anything_is_written(tiny, tmp_path):
     tiny_checkpoint.write_checkpoint(tmp_path / "distil", family="distilbert")
     for model, flags, message in (
-        (tmp_path / "distil", ("--method", "prefix"), "PEFT supports PREFIX_TUNING on bert and roberta only"),
+        (tmp_path / "distil", ("--method", "prefix"), "PEFT computes no PREFIX_TUNING on distilbert and modernbert"),
         (
             tiny / "bert",
             ("--method", "prompt", "--prompt.tokens", 157),

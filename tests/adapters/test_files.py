@@ -15,7 +15,8 @@ from transformers import AutoModelForSequenceClassification
 
 from fft import models
 from fft.adapters import load_adapter, save_adapter
-from fft.adapters.adapter import Adapter, Adapters
+from fft.adapters.adapter import Adapter
+from fft.adapters.several import Adapters
 from fft.core.errors import InputError, MachineError
 from fft.core.tree import flatten, overlay, unflatten
 from fft.methods import IA3, DoRA, Freeze, LoRA, NormTuning, PrefixTuning, PromptTuning, RsLoRA
@@ -127,7 +128,7 @@ def test_what_peft_cannot_express_is_refused_and_nothing_is_written(bases, tmp_p
     ):
         save_adapter(adapter._replace(method=Freeze()), base, tmp_path / "a", "b")
     with pytest.raises(
-        InputError, match=r"prefix on distilbert cannot .*: PEFT supports PREFIX_TUNING on bert and roberta only"
+        InputError, match=r"prefix on distilbert cannot .*: PEFT computes no PREFIX_TUNING on distilbert and modernbert"
     ):
         save_adapter(*trained(models.load(bases["distilbert"]), PrefixTuning())[::-1], tmp_path / "a", "b")
     prompted = trained(models.load(bases["bert"]), PromptTuning())

@@ -107,6 +107,10 @@ def test_longrope_is_not_crossed():
     for tokens, new in ((10, 7), (16, 1)):
         with pytest.raises(InputError, match="it crosses the 16 positions at which the longrope rotation"):
             check_room(model, tokens, new, "it")
+    check_room(model, 10, 4, "it", places=2)
+    for tokens, new in ((10, 5), (17, 2)):
+        with pytest.raises(InputError, match=r"it crosses the 14 positions .* a shorter prompt"):
+            check_room(model, tokens, new, "it", places=2)
 
 
 def test_bfloat16(checkpoint, folder):

@@ -139,7 +139,8 @@ def trained(method, base, steps=3, subject=TOY, **optim):
 def check_contract(names, tmp_path):
     """What every method and chain promises, shown on the toy model."""
     method = parse_chain(names, {name: SETTINGS[name] for name in names.split("+") if name in SETTINGS})
-    check_promises(method, toy_params(heads={"original": 3, "new": 3}, words=7), tmp_path)
+    keys = 2 if "prefix" in names.split("+") else 0
+    check_promises(method, toy_params(heads={"original": 3, "new": 3}, words=7, keys=keys), tmp_path)
 
 
 def check_promises(method, base, tmp_path, subject=TOY):

@@ -18,6 +18,11 @@ def adapted(model, config, seed=3, biases=False, spread=0.2):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = peft.get_peft_model(model, config).eval()
+    return randomize(model, seed, biases, spread)
+
+
+def randomize(model, seed=3, biases=False, spread=0.2):
+    """Add random values to what is trained in a model of PEFT's, in every adapter of it; return the model."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -48,7 +53,7 @@ def theirs(model, batch):
     mask = torch.tensor(batch.mask).long()
     with torch.no_grad():
         logits = model(input_ids=torch.tensor(batch.ids).long(), attention_mask=mask).logits.numpy()
-    return logits if logits.ndim == 2 else logits[batch.mask == 1]
+    return logits if logits.ndim == 2 else logits[:, -batch.mask.shape[1] :][batch.mask == 1]  # behind virtual ones
 
 
 def ours(checkpoint, batch):

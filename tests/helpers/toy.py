@@ -65,7 +65,8 @@ class Under(nn.Module):
         return Dense(self.get_variable("params", name)["bias"].shape[0], name=name)(x)
 
 
-def toy_params(seed=0, width=4, heads=None, words=0):
+def toy_params(seed=0, width=4, heads=None, words=0, keys=0):
+    """The toy's parameters; with `words` a table of embeddings, and with `keys` kernels of that width, all unused."""
     rng = np.random.default_rng(seed)
 
     def normal(*shape):
@@ -76,7 +77,10 @@ def toy_params(seed=0, width=4, heads=None, words=0):
 
     return {
         "embed": {"scale": normal(width)} | ({"word": {"embedding": normal(words, width)}} if words else {}),
-        "layers": {str(i): {"attention": {"query": dense(width, width)}} for i in range(2)},
+        "layers": {
+            str(i): {"attention": {"query": dense(width, width)} | ({"key": dense(width, keys)} if keys else {})}
+            for i in range(2)
+        },
         "heads": {name: {"out": dense(width, c)} for name, c in (heads or {"original": 3}).items()},
     }
 

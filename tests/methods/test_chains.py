@@ -33,7 +33,8 @@ def rows(stream, step):
 @functools.cache
 def train(*members):
     """Train a chain on the base's own head and return the finished parameters and the optimizer's state."""
-    base, method = toy_params(heads={"original": 3, "new": 3}, words=7), chain(*members)
+    keys = 2 if any(member.name == "prefix" for member in members) else 0
+    base, method = toy_params(heads={"original": 3, "new": 3}, words=7, keys=keys), chain(*members)
     theta = method.init(base, jax.random.key(1))
     multiplier = multipliers(method, theta, MODEL.depth, ())
     optim = Optim(lr=0.05, warmup=0.0)

@@ -342,13 +342,13 @@ def test_ia3_stretches_outputs_with_their_biases_and_inputs_without(base):
 
 @pytest.mark.parametrize("kind", [PromptTuning, PrefixTuning])
 def test_a_prompt_begins_at_words_and_a_prefix_small_and_both_need_a_place(kind):
-    base = toy_params(words=7)
+    base = toy_params(words=7, keys=2)
     prompt = kind(tokens=5).init(base, jax.random.key(0))["prompt"]
     if kind is PromptTuning:
         words = {tuple(word) for word in np.asarray(base["embed"]["word"]["embedding"]).tolist()}
         assert {tuple(token) for token in prompt["tokens"].tolist()} <= words and prompt["tokens"].shape == (5, 4)
     else:
-        assert prompt["prefix"].shape == (5, 2, 2, 4) and 0.01 < float(jnp.std(prompt["prefix"])) < 0.03
+        assert prompt["prefix"].shape == (5, 2, 2, 2) and 0.01 < float(jnp.std(prompt["prefix"])) < 0.03
     with pytest.raises(InputError, match=f"{kind.name}.tokens must be at least 1"):
         kind(tokens=0)
 

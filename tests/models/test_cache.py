@@ -8,6 +8,7 @@ from fft import models
 from fft.core.batch import Inputs
 from fft.core.computation import Computation
 from fft.models.cache import empty
+from fft.models.families import gemma3
 from tests.helpers.torch_decoders import CASES, TOKENS, VARIANTS, Pair, make, texts
 
 LENGTHS = [12, 7, 3]
@@ -73,6 +74,30 @@ def test_bfloat16_is_cached_as_such(pair):
     assert found.dtype == np.float32 and {leaf.dtype.name for leaf in jax.tree.leaves(cache.layers)} == {"bfloat16"}
     real = LEFT.mask == 1
     assert np.abs(found - whole)[real].max() <= 2**-5 * np.abs(whole).max()
+
+
+@pytest.mark.parametrize("family", ["gemma2", "gemma3_text", "mistral", "smollm3"])
+def test_a_layer_with_a_window_holds_no_more_slots(pair, family):
+    """Read in chunks that wrap around its ring, longer and shorter than the window, after chunks of padding alone."""
+    ours = pair(family, 0)
+    whole, _ = ours.states(RIGHT)
+    windows = [kind.window for kind in ours.model.config.shape.attention]
+    assert any(window is not None and window < TOKENS for window in windows)
+    for cuts in ([2, 5, 6], [3, 11], [1, 2, 3, 10]):
+        found, cache = pieces(ours.model, ours.params, LEFT, cuts, slots=TOKENS)
+        for row, length in enumerate(LENGTHS):
+            close(found[row, TOKENS - length :], whole[row, :length])
+        for i, window in enumerate(windows):
+            slots = cache.layers["layers"][str(i)]["attention"]
+            assert {leaf.shape[1] for leaf in slots.values()} == {window or TOKENS}
+
+
+def test_memory_of_a_cache_with_windows():
+    """Gemma 3 1B: 22 of 26 layers have a window of 512."""
+    config = gemma3.Gemma3Config(num_hidden_layers=26, sliding_window=512, num_key_value_heads=1, head_dim=256)
+    layers = jax.eval_shape(lambda: empty(config.shape, "float32", 1, 8192)).layers
+    slots = sum(leaf.shape[1] for leaf in jax.tree.leaves(layers)) // 2
+    assert slots == 22 * 512 + 4 * 8192 and slots / (26 * 8192) < 0.21
 
 
 def test_a_full_cache_is_refused(pair):

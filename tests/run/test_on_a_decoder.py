@@ -10,6 +10,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import fft
 from fft.commands.cli import main
+from tests.helpers.peft_adapters import with_peft
 from tests.helpers.tiny_checkpoint import write_new, write_original
 from tests.helpers.tiny_decoder import write_decoder
 
@@ -54,6 +55,30 @@ def test_transformers_gives_the_logits_of_the_exported_model(tiny, kept, tmp_pat
         for text, logits in list(zip(texts, ours, strict=True))[:8]:
             expected = network(**tokenizer(text, return_tensors="pt")).logits[0].numpy()
             np.testing.assert_allclose(logits, expected, atol=1e-5 * max(1.0, np.abs(expected).max()))
+
+
+@pytest.mark.parametrize(("method", "lr"), [("prompt", 3e-2), ("prefix", 1e-1)])
+def test_virtual_tokens_are_trained_and_peft_computes_the_same(tiny, tmp_path, method, lr):
+    """Without padding, as peft reads the last place of a row with virtual tokens."""
+    run, answers = tmp_path / "run", tmp_path / "answers.jsonl"
+    data = {"new": str(tiny / "new.csv"), "original": str(tiny / "original.csv")}
+    record = fft.tune(tiny / "base", **data, method=method, out=run, epochs=4, lr=lr, verbose=False).record
+    assert record["new"]["after"] > 0.5 and record["history"][0]["original"] == record["original"]["before"]
+    task = ["--task", str(tiny / "new.csv"), "--predictions", str(answers)]
+    assert main(["eval", "--model", str(run), *task]) == 0
+    found = answers.read_text()
+    assert main(["export", str(run), "--to", "peft", "--out", str(tmp_path / "a")]) == 0
+    assert main(["eval", "--model", str(tiny / "base"), "--adapter", str(tmp_path / "a"), *task]) == 0
+    assert answers.read_text() == found
+    plain = AutoModelForSequenceClassification.from_pretrained(
+        tiny / "base", num_labels=3, ignore_mismatched_sizes=True
+    )
+    network, tokenizer = with_peft(plain, tmp_path / "a"), AutoTokenizer.from_pretrained(tiny / "base")
+    with (tiny / "new.csv").open() as file, torch.no_grad():
+        for row, line in list(zip(csv.DictReader(file), found.splitlines(), strict=True))[:8]:
+            expected = network(**tokenizer(row["text"], return_tensors="pt")).logits[0].numpy()
+            ours = json.loads(line)["logits"]
+            np.testing.assert_allclose(ours, expected, atol=1e-5 * max(1.0, np.abs(expected).max()))
 
 
 @pytest.mark.parametrize(

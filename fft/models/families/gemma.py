@@ -48,6 +48,7 @@ class GemmaConfig(DecoderConfig):
             "out_bias": self.attention_bias,
             "norm_offset": 1.0,
             "embed_scale": self.hidden_size**0.5,
+            "scales_virtual": False,
         }
 
 

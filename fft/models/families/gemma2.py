@@ -55,6 +55,7 @@ class Gemma2Config(DecoderConfig):
             "norm_offset": 1.0,
             "norm_after": True,
             "embed_scale": self.hidden_size**0.5,
+            "scales_virtual": False,
             "score_cap": self.attn_logit_softcapping,
             "logit_cap": self.final_logit_softcapping,
         }
