@@ -53,4 +53,4 @@ def trained_adapter(method: Method, base: Checkpoint, theta: Params) -> Adapter:
             f"{method.label} changes the merged weights at the end of a run, so that they are no longer the base and "
             "an adapter; export the whole model with --to hf"
         )
-    return Adapter(method.owner, theta, base.heads, base.primary)
+    return Adapter(method.owner, theta, base.heads, base.classifier)

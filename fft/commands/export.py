@@ -11,6 +11,7 @@ from rich.console import Console
 from fft.commands.export_adapter import RANK, note, warn_of_base, write_adapter, write_low_rank
 from fft.core.bounds import Count, check_bounds
 from fft.core.errors import InputError
+from fft.core.naming import UNEMBED
 from fft.core.settings import TELLS_DEFAULT, AsJson, without_name
 from fft.disk.local import CHECKPOINT, CheckpointPath
 
@@ -73,7 +74,7 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     made = _merged(flags, flags.adapter) if flags.adapter else _restored(flags, console)
     model = made.model
     note(model.notes, console)
-    has_head = flags.head or model.heads
+    has_head = flags.head or (model.heads and model.primary != UNEMBED)
     head = chosen_head(model, flags.head, str(flags.run), "to export") if has_head else None
     folder = models.save(model, flags.out, primary=head)
     if (dtype := model.raw_config["dtype"]) != "float32":
@@ -86,7 +87,8 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
         text = f"merging the adapter and storing it in {dtype} changed {change.sentence()}"
         console.out(text, highlight=False)
         result["merging"] = change._asdict()
-    console.out(f"wrote {folder} with {with_heads(head, model.heads)}", highlight=False)
+    heads = "its language head" if head is None and model.language else with_heads(head, model.heads)
+    console.out(f"wrote {folder} with {heads}", highlight=False)
     return result, 0
 
 

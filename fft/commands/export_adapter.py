@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from fft.core.naming import UNEMBED
+
 if TYPE_CHECKING:
     from fft.models import Checkpoint
 
@@ -19,11 +21,14 @@ def write_adapter(run: str, out: Path, step: str | None, head: str | None, conso
     from fft.run.restored import adapter_of
 
     base, adapter, source = adapter_of(run, step)
-    head = chosen_head(base, head, str(run), "to export")
+    if head is not None or base.primary != UNEMBED:
+        head = chosen_head(base, head, str(run), "to export")
     folder = save_adapter(adapter, base, out, source.removeprefix("hf:"), head)
     note((*base.notes, *_served(folder, base)), console)
     warn_of_base(run, step, console)
-    console.out(f"wrote {folder}: the adapter of {adapter.method.name} for {source}, head {head}", highlight=False)
+    console.out(
+        f"wrote {folder}: the adapter of {adapter.method.name} for {source}, head {head or UNEMBED}", highlight=False
+    )
     return {"folder": str(folder), "head": head, "base": source}, 0
 
 

@@ -71,7 +71,8 @@ class Model(NamedTuple):
 class Checkpoint(NamedTuple):
     """A model with its weights and their origin.
 
-    `primary` names the head stored as Hugging Face's classifier (None: the checkpoint has no head); `raw_config` is
+    `primary` names the head stored as Hugging Face's classifier (None: the checkpoint has no head, UNEMBED: it is a
+    language model); `raw_config` is
     config.json as read, with 'dtype' set to the dtype of the stored weights; `notes` are remarks about its files for
     the user; `max_length` is the number of tokens to which texts were truncated in its training, None if not recorded;
     `language` is whether its language head was read.
@@ -87,6 +88,11 @@ class Checkpoint(NamedTuple):
     max_length: int | None = None
     language: bool = False
     __repr__ = brief
+
+    @property
+    def classifier(self) -> str | None:
+        """The head that a Hugging Face checkpoint stores as its classifier; None for a language model."""
+        return None if self.primary == UNEMBED else self.primary
 
     def head(self, name: str | None) -> Head | None:
         """Return the head of this name, UNEMBED being the language head if it was read; None if there is none."""

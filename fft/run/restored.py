@@ -66,7 +66,7 @@ class Restored(NamedTuple):
         merged, params = flatten(method.merge(base.params, self.theta)), flatten(self.params)
         if not all(bool((leaf == params[path]).all()) for path, leaf in merged.items()):
             return None
-        return Adapter(method.owner, self.theta, base.heads, base.primary)
+        return Adapter(method.owner, self.theta, base.heads, base.classifier)
 
 
 def restored(directory: str | Path, which: str | None = None) -> Restored:

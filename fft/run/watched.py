@@ -52,6 +52,8 @@ def check_budget(max_drop: str, original: TaskData) -> None:
     defined on them, or all have the same target.
     """
     budget, metric = Budget.parse(max_drop), METRICS[original.task.metric]
+    if problem := KINDS[original.kind].unwatched(metric.name):
+        raise InputError(f"--max-drop {max_drop}: a contract on a {original.kind} task {problem}")
     if math.isfinite(metric.bounds[1]):
         budget.biting_margin(metric, metric.bounds[1])
     _refuse_one_value(max_drop, original)

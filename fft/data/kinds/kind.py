@@ -57,6 +57,10 @@ class Kind(ABC):
         """Return why a drop of the score has no scale on rows with these labels; None if it has one."""
         return None
 
+    def unwatched(self, metric: str) -> str | None:
+        """Return why a contract cannot be kept in a metric of this kind, as a clause; None if it can."""
+        return None
+
     def least_rows(self, drop: float) -> int:
         """Return the number of held-out rows needed to detect such a drop, in units of the score."""
         return 1

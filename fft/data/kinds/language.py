@@ -75,6 +75,11 @@ class LanguageKind(Kind):
         row = f"row {encoded.numbers[0]}, supervised tokens in ⟦ ⟧: {marked(tokenizer, encoded)!r}"
         return [_share(encoded, self.unit), row]
 
+    def unwatched(self, metric: str) -> str | None:
+        if metric == self.metric:
+            return None
+        return f"is in nats a token, and the metric is {metric}: leave the metric out, or the contract"
+
     def least_rows(self, drop: float) -> int:
         return 2
 
