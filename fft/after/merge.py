@@ -11,9 +11,10 @@ from fft.after.pair import Side, length_of_sides, refuse_other_shape, refuse_oth
 from fft.after.settings import MergeSettings
 from fft.core.bounds import check_value
 from fft.core.errors import InputError
-from fft.core.naming import names_from
+from fft.core.naming import UNEMBED, names_from
 from fft.core.tree import Params, flatten, overlay
 from fft.data import prepare_held_out
+from fft.data.settings import predicts_tokens
 from fft.disk.environment import environment
 from fft.disk.folder import refuse_taken
 from fft.disk.local import local
@@ -28,7 +29,7 @@ from fft.models.files.heads import alike
 from fft.models.files.tensors import refuse_not_finite
 from fft.models.heads import chosen_head
 from fft.models.identity import base_sha256
-from fft.run.restored import Length, load_checkpoint
+from fft.run.restored import Length, load_checkpoint, model_folder
 from fft.stats.metrics import METRICS
 from fft.stats.records import MergeRecord
 
@@ -53,7 +54,9 @@ def merge(settings: MergeSettings, out: Path) -> dict[str, Any]:
     check(settings.how, len(settings.tuned), settings.formula)
     out = Path(local(out, "--out"))
     refuse_taken(out)
-    sides = base, *tuned = [Side(name, load_checkpoint(name)) for name in (settings.base, *settings.tuned)]
+    names = settings.base, *settings.tuned
+    language = all(models.predicts_next(model_folder(name)) for name in names)
+    sides = base, *tuned = [Side(name, load_checkpoint(name, language)) for name in names]
     for side in tuned:
         refuse_other_shape(base, side, "merged")
         refuse_other_vocabulary(base, side, "merged")
@@ -111,13 +114,14 @@ def _ingredients(
     Raises: InputError for a tuned model without the head, and for data that do not fit it; UndecidableError for
     validation rows on which the score is not defined.
     """
+    head = UNEMBED if predicts_tokens([data]) else head
     for side, tree in zip(tuned, trees, strict=True):
-        if head not in tree.get("heads", {}):
+        if head != UNEMBED and head not in tree.get("heads", {}):
             raise InputError(
                 f"{side.name} has no head {head}, with which --task would choose; name another with --head"
             )
     assert head is not None  # the tuned models have it
-    task = prepare_held_out(data, template, head, template.heads[head], template.max_length)
+    task = prepare_held_out(data, template, head, template.head(head), template.max_length)
     refuse_undefined({"--task": task}, "validation")
     rows, metric = HeldOut(template.model, {"task": task}), METRICS[task.task.metric]
 

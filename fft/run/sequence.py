@@ -18,6 +18,7 @@ from fft.core.errors import InputError
 from fft.core.naming import ORIGINAL, numbered, original_names
 from fft.core.settings import validated
 from fft.data import TaskData, head_of, prepare
+from fft.data.settings import with_kind
 from fft.disk.files import plain, read_object
 from fft.disk.folder import (
     EXPERIMENT,
@@ -92,6 +93,8 @@ def run_sequence(
     from fft.report.sequenced import write
     from fft.run.matrix import sequence_record
 
+    tasks, originals = (tuple(map(with_kind, data)) for data in (settings.tasks, settings.original))
+    settings = dataclasses.replace(settings, tasks=tasks, original=originals)
     out = Path(local(out, "--out"))
     refuse_foreign(out, PLAN)
     if (out / PLAN).exists():

@@ -85,7 +85,7 @@ class SequenceSettings:
             raise InputError("`fft sequence` takes a single --max-drop: give one, it applies to every task")
         self._check_fisher()
         every = (*self.original, *self.tasks)
-        if odd := [data.source for data in every if data.kind != "classification"]:
+        if odd := [data.source for data in every if data.kind not in (None, "classification")]:
             raise InputError(
                 f"{odd[0]} is not classification, and a sequence averages the scores of its tasks: leave it out"
             )

@@ -16,16 +16,17 @@ from fft.core.batch import Array, Batch, Labelled, Outputs, Read, weighted_sum
 from fft.core.naming import UNEMBED
 from fft.tasks.categorical import Categorical
 
-CHUNK = 512
-"""the most targets whose logits [V] are in memory at the same time"""
+WHOLE, CHUNK = 512, 384
+"""the most targets whose logits [V] are computed at once, and the most in a part of more; parts have a gradient of the
+output layer each, beside its sum, so that they pay off only for many targets"""
 
 
 @dataclass(frozen=True)
 class Language(Categorical):
     """Prediction of the tokens at some places of a text, with a language head; targets and weights are [B, S].
 
-    A batch names the places that have a target, so only their states reach the output layer, at most CHUNK of them at
-    a time: the logits [B, T, V] are never in memory. A score is a ratio of sums over the tokens of all rows.
+    A batch names the places that have a target, so only their states reach the output layer, and few of them at a
+    time: the logits [B, T, V] are never in memory. A score is a ratio of sums over the tokens of all rows.
     """
 
     name: str = UNEMBED
@@ -120,11 +121,11 @@ class Language(Categorical):
 def by_chunks(function: Callable[..., jax.Array], states: jax.Array, *arrays: jax.Array) -> jax.Array:
     """Return function(states [B, S, D], arrays [B, S, ...]) [B, S, ...], a function of each place by itself.
 
-    Above CHUNK places it is computed for equal parts of them, one after the other, and again in the backward pass.
+    Above WHOLE places it is computed for equal parts of them, one after the other, and again in the backward pass.
     """
     rows, places = states.shape[:2]
     count = rows * places
-    if count <= CHUNK:
+    if count <= WHOLE:
         return function(states, *arrays)
     parts = math.ceil(count / CHUNK)
     size = math.ceil(count / parts)

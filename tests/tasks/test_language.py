@@ -33,6 +33,12 @@ def at_places(batch, places):
     return batch._replace(targets=targets, weight=weight, places=places)
 
 
+def limited(monkeypatch, size):
+    """Let parts of `size` places be computed at once, and no more."""
+    for name in ("WHOLE", "CHUNK"):
+        monkeypatch.setattr(language, name, size)
+
+
 def loss(params, batch, task):
     outputs = outputs_of(Tiny, params, batch, read=("tokens",))
     return weighted_sum(task.terms(outputs, batch), batch.weight) / jnp.sum(batch.weight)
@@ -61,7 +67,7 @@ def test_places_alone_are_read():
 def test_chunks_change_neither_the_loss_nor_its_gradient(monkeypatch, chunk):
     params, batch = decoder()
     whole = jax.value_and_grad(loss)(params, batch, Language())
-    monkeypatch.setattr(language, "CHUNK", chunk)
+    limited(monkeypatch, chunk)
     parts = jax.value_and_grad(loss)(params, batch, Language())
     np.testing.assert_allclose(parts[0], whole[0], rtol=1e-6)
     for path, leaf in flatten(whole[1]).items():
@@ -71,7 +77,7 @@ def test_chunks_change_neither_the_loss_nor_its_gradient(monkeypatch, chunk):
 
 
 def test_chunks_are_of_equal_size_and_every_place_counts_once(monkeypatch):
-    monkeypatch.setattr(language, "CHUNK", 4)
+    limited(monkeypatch, 4)
     sizes = []
 
     def double(states, values):
@@ -112,7 +118,7 @@ def test_the_divergence_of_the_live_base_is_that_of_its_logits(monkeypatch):
     outputs, base = (outputs_of(Tiny, one, batch, read=("tokens",)) for one in (moved, params))
     expected = Language().divergence(base.tokens, outputs.tokens, 2.0)
     for chunk in (1000, 5):
-        monkeypatch.setattr(language, "CHUNK", chunk)
+        limited(monkeypatch, chunk)
         np.testing.assert_allclose(Language().divergences(base, outputs, batch, 2.0), expected, atol=1e-6)
 
 
