@@ -118,7 +118,7 @@ def information_of(subject: Subject, settings: DiagnoseSettings, say: Callable[[
     say(f"Fisher information of the base, on at most {settings.fisher_rows:,} training rows")
     context = Context(
         *(subject.checkpoint.model, subject.base, (), subject.data.task),
-        batches=lambda n, size: subject.batches(n, settings.seed, size),
+        lambda n, size: subject.batches(n, settings.seed, size),
         note=subject.record["notes"].append,
     )
     fisher, task = context.fisher(FisherPass(samples=settings.fisher_rows), key_for(settings.seed, "prepare"))

@@ -26,6 +26,7 @@ def together(originals: Sequence[TaskData]) -> TaskData:
         {"train": {"rows": len(rows.ids)}},
         (),
         {"train": [key for data in originals for key in data.keys["train"]]},
+        kind=originals[0].kind,
     )
 
 

@@ -51,7 +51,7 @@ def _features(model: Model, params: Params, task: Task, batches: Iterable[Batch]
     """Compute the Features of the real rows, on the host."""
 
     def states_of(params: Params, batch: Batch) -> jax.Array:
-        return task.states(outputs_of(model, params, batch, read=(task.reads,)), batch)
+        return task.states_read(outputs_of(model, params, batch, read=(task.reads,)), batch)
 
     return Features(*on_host(states_of, params, batches, poll))
 

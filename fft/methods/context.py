@@ -112,8 +112,6 @@ class Context(NamedTuple):
     """names of the heads that are initialised at random and so have no original value"""
     original: Task | None = None
     """the task to preserve: the original data's, else that of the base's own head, else None"""
-    new: Task | None = None
-    """the new task"""
     batches: Callable[[int, int], Iterable[Batch]] | None = None
     """batches(n, B): at most n training rows of the original task, chosen by the seed, as host batches of B rows; None
     without original data"""
@@ -137,6 +135,8 @@ class Context(NamedTuple):
     """is_trained(path): whether the run trains this leaf"""
     poll: Callable[[], None] = lambda: None
     """called between batches; raises when the run is to stop"""
+    new: Task | None = None
+    """the new task"""
 
     def is_fresh(self, path: str) -> bool:
         """Return whether a parameter belongs to a fresh head."""

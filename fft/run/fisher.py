@@ -84,7 +84,7 @@ def measure(
             params,
             tuple(head for head in checkpoint.heads if head != name),
             data.task,
-            batches=lambda n, size: original_batches(data, n, settings.seed, size),
+            lambda n, size: original_batches(data, n, settings.seed, size),
             note=say,
             poll=stop.check,
         )

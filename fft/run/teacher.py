@@ -69,7 +69,6 @@ def context_of(
         precise.params,
         accepted.names.fresh,
         task,
-        streams["new"].task,
         None if original is None else lambda n, size: original_batches(original, n, seed, size),
         {name: len(rows.splits["train"].ids) for name, rows in streams.items()},
         accepted.identity["base_sha256"],
@@ -80,4 +79,5 @@ def context_of(
         steps=steps,
         is_trained=is_trained,
         poll=poll,
+        new=streams["new"].task,
     )

@@ -39,7 +39,7 @@ class OneHead:
         """Return the divergence of every prediction from a teacher's; each kind of task defines its own."""
         raise NotImplementedError
 
-    def states(self, outputs: Outputs, batch: Labelled) -> jax.Array:
+    def states_read(self, outputs: Outputs, batch: Labelled) -> jax.Array:
         """Return the states that the head reads: [B, D] of rows, [B, T, D] of tokens, or [B, S, D] of places."""
         if self.reads == "pooled":
             return outputs.pooled
@@ -48,7 +48,7 @@ class OneHead:
 
     def logits(self, outputs: Outputs, batch: Labelled) -> jax.Array:
         """Return the logits of every row, [B, C], of every token, [B, T, C], or of the places, [B, S, C]."""
-        return outputs.read(self.name, self.states(outputs, batch))
+        return outputs.read(self.name, self.states_read(outputs, batch))
 
     def terms(self, outputs: Outputs, batch: Labelled) -> jax.Array:
         """Return the `nll` of every target in the targets' shape, neither reduced nor weighted."""

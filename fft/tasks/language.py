@@ -63,7 +63,7 @@ class Language(Categorical):
         def nll(states: jax.Array, targets: jax.Array) -> jax.Array:
             return self.nll(outputs.read(self.name, states), targets)
 
-        return by_chunks(nll, self.states(outputs, batch), jnp.asarray(batch.targets))
+        return by_chunks(nll, self.states_read(outputs, batch), jnp.asarray(batch.targets))
 
     def divergences(self, base: Outputs, outputs: Outputs, batch: Labelled, temperature: float) -> jax.Array:
         """Return the `divergence` of a model's predictions from the base's at every place, [B, S]."""
@@ -71,7 +71,7 @@ class Language(Categorical):
         def divergence(states: jax.Array, anchor: jax.Array) -> jax.Array:
             return self.divergence(base.read(self.name, anchor), outputs.read(self.name, states), temperature)
 
-        return by_chunks(divergence, self.states(outputs, batch), self.states(base, batch))
+        return by_chunks(divergence, self.states_read(outputs, batch), self.states_read(base, batch))
 
     def sample(self, key: jax.Array, logits: jax.Array) -> jax.Array:
         """Draw tokens int32 [...] from the model's distribution softmax(logits [..., V]).
@@ -93,7 +93,9 @@ class Language(Categorical):
             right = (jnp.argmax(logits, axis=-1) == targets).astype(jnp.float32)
             return jnp.stack([self.nll(logits, targets), right], axis=-1)
 
-        nll, right = jnp.moveaxis(by_chunks(values, self.states(outputs, batch), jnp.asarray(batch.targets)), -1, 0)
+        nll, right = jnp.moveaxis(
+            by_chunks(values, self.states_read(outputs, batch), jnp.asarray(batch.targets)), -1, 0
+        )
         sums = [jax.vmap(weighted_sum)(terms, jnp.asarray(batch.weight)) for terms in (nll, right)]
         return jnp.stack(sums[::-1] if self.metric == "token_accuracy" else sums, axis=1)
 

@@ -67,7 +67,7 @@ class Task(Protocol):
         """Return the name of a label or prediction, given as the number that the metric takes."""
         ...
 
-    def states(self, outputs: Outputs, batch: Labelled) -> jax.Array:
+    def states_read(self, outputs: Outputs, batch: Labelled) -> jax.Array:
         """Return the states that the heads read: [B, D], [B, T, D], or [B, S, D] of the batch's places."""
         ...
 

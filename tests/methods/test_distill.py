@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fft import models
-from fft.core.batch import Batch
+from fft.core.batch import Batch, Outputs
 from fft.core.errors import InputError
 from fft.core.network import outputs_of
 from fft.core.tree import flatten
@@ -151,7 +151,7 @@ def test_virtual_tokens_are_left_out(pairs):
     outputs = outputs_of(base.model, params, batch, layers=(1,))
     before = base.model.states(base.params, batch, layers=(1,))
     result = Distill(layers="1").losses(
-        StepContext(base.params), "original", outputs._replace(base=before), batch, None
+        StepContext(base.params), "original", outputs._replace(base=Outputs(before, outputs.read)), batch, None
     )[0]
     now, was = np.asarray(outputs.states.layers[1])[:, 3:], np.asarray(before.layers[1])
     expected = [

@@ -72,7 +72,8 @@ def context(base, method, batch=ORIGINAL):
     multiplier = multipliers(method, jax.eval_shape(method.init, base, jax.random.key(0)), MODEL.depth)
     pooled = MODEL.states(base, rows(50)).pooled
     return Context(
-        *(MODEL, base, (), TASK, TASK, lambda n, size: [batch]),
+        *(MODEL, base, (), TASK, lambda n, size: [batch]),
+        new=TASK,
         teacher=SimpleNamespace(outputs=lambda stream, part: np.asarray(pooled)),
         steps=STEPS,
         is_trained=lambda path: multiplier.get(path, 0.0) != 0,

@@ -324,7 +324,7 @@ def test_a_contract_on_rows_that_show_no_drop_is_undecided_before_it_begins(tiny
 def test_targets_that_do_not_vary_give_a_contract_no_scale():
     rows = Encoded([], [], np.full(40, -1.0, np.float32), np.arange(40))
     for metric in ("pearson", "rmse"):
-        data = TaskData(Regress("original", metric), {"validation": rows}, (), 0, {}, (), {})
+        data = TaskData(Regress("original", metric), {"validation": rows}, (), 0, {}, (), {}, kind="regression")
         with pytest.raises(UndecidableError, match="all 40 rows have the target -1"):
             check_budget("0.1", data)
 

@@ -34,7 +34,7 @@ def numbers(rng, shape):
     return labels, labels + rng.normal(0, 1, shape).round(1)
 
 
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", ORACLES)
 @pytest.mark.parametrize("size", [3, 12, 200])
 def test_every_metric_agrees_with_its_library_over_leading_axes(name, size):
     rng = np.random.default_rng(size)
@@ -113,7 +113,7 @@ def test_predictions_by_kind():
 # ---------------------------------------------------------------- intervals
 
 
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", ORACLES)
 def test_the_bootstrap_agrees_with_a_plain_loop(name):
     rng = np.random.default_rng(3)
     metric = METRICS[name]
@@ -213,6 +213,7 @@ def test_the_interval_covers_the_truth(name, n, lost, gained, monkeypatch):
 def test_degenerate_data_give_finite_ends_within_the_bounds(name):
     metric = METRICS[name]
     labels = np.array([0, 1, 1, 0, 2, 1]) if metric.kind == "classification" else np.array([0.0, 1, 1, 0, 2, 1])
+    labels = labels + 1 if metric.kind == "language" else labels  # no row without a token is scored
     for predicted in (labels, labels * 0, labels[::-1]):
         result = interval(metric, labels, predicted)
         assert metric.bounds[0] <= result.low <= result.value <= result.high <= metric.bounds[1]
