@@ -1,4 +1,4 @@
-"""Packed rows have the loss and the gradient of the same texts in rows of their own; readers of whole rows refuse them."""
+"""Packed rows have the loss and the gradient of the same texts in rows of their own; others refuse them."""
 
 import functools
 
