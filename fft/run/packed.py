@@ -2,10 +2,17 @@
 
 from collections.abc import Iterator, Mapping
 
+import jax
+import numpy as np
+
+from fft.core.batch import Batch, States
 from fft.core.errors import InputError
+from fft.core.tree import Params
 from fft.data import Encoded, PackedBatches, length_of
 from fft.data.batches import Batches
 from fft.data.packing import Packs, default_capacity
+from fft.methods import Method
+from fft.models import Checkpoint
 from fft.run.accepted import Accepted
 
 
@@ -44,6 +51,20 @@ def _reason(accepted: Accepted, name: str) -> str:
             "packed one holds several texts"
         )
     return ""
+
+
+def refuse_packed(method: Method, base: Checkpoint, theta: Params) -> None:
+    """Refuse packed rows of a model, with the method's parameters merged, that would read them as one text.
+
+    The base and `theta` may be shapes alone; nothing is computed. Raises: InputError.
+    """
+    one = np.ones((1, 1), np.int32)
+    row = Batch(0 * one, one, 0 * one, one, one.astype(np.float32), one[0], None, 0 * one, one)
+
+    def states(base_params: Params, theta: Params, row: Batch) -> States:
+        return base.model.states(method.merge(base_params, theta), row, read=("tokens",))
+
+    jax.eval_shape(states, base.params, theta, row)
 
 
 def rows_of_an_epoch(rows: Encoded, seed: int, capacity: int | None) -> int:

@@ -10,7 +10,7 @@ import fft
 from fft.core.errors import InputError
 from fft.data import PackedBatches
 from fft.experiment import Data, Experiment, Optim
-from fft.methods import KL, Distill, Full, LwF, Replay
+from fft.methods import KL, Distill, Full, LwF, PromptTuning, Replay
 from fft.run.accept import accept
 from fft.run.job import assemble
 from fft.run.packed import packed_streams
@@ -58,6 +58,7 @@ def test_streams_with_losses_by_token_are_packed(tiny, tmp_path):
     [
         (Full(), ("labels.csv", None), "--pack: the new task is classification, and only the rows of language tasks"),
         (Distill(on="new"), ("new.jsonl", None), "--pack: distill compares whole rows of the new task"),
+        (PromptTuning(), ("new.jsonl", None), "several packed texts, and virtual tokens or a prefix .* leave out --pack"),
         (LwF(), ("new.jsonl", "labels.csv"), "--pack: lwf has one prediction of the head 'original' for each row"),
     ],
 )
