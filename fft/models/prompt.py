@@ -34,8 +34,8 @@ def inputs(
     packed = segments_of(batch)
     if prompt and (packed is not None or _is_packed(batch.mask)):
         raise InputError(
-            "a row holds several packed texts, and virtual tokens or a prefix precede one text: give one text a row, or "
-            "leave out --pack"
+            "a row holds several packed texts, and virtual tokens or a prefix precede one text: give one text a row, "
+            "without --pack"
         )
     mask = batch.mask if packed is None else packed
     positions = config.positions(jnp.asarray(ids), mask, places)

@@ -58,7 +58,7 @@ def test_streams_with_losses_by_token_are_packed(tiny, tmp_path):
     [
         (Full(), ("labels.csv", None), "--pack: the new task is classification, and only the rows of language tasks"),
         (Distill(on="new"), ("new.jsonl", None), "--pack: distill compares whole rows of the new task"),
-        (PromptTuning(), ("new.jsonl", None), "several packed texts, and virtual tokens or a prefix .* leave out --pack"),
+        (PromptTuning(), ("new.jsonl", None), "a row holds several packed texts, and virtual tokens .* without --pack"),
         (LwF(), ("new.jsonl", "labels.csv"), "--pack: lwf has one prediction of the head 'original' for each row"),
     ],
 )
