@@ -8,7 +8,7 @@ import tyro
 
 from fft.core.bounds import Count, check_bounds
 from fft.core.errors import InputError
-from fft.core.settings import TELLS_DEFAULT
+from fft.core.settings import TELLS_DEFAULT, later
 from fft.data.kinds import KINDS
 from fft.data.kinds.completion import COMPLETION, PROMPT
 from fft.data.messages import chat_columns
@@ -46,9 +46,9 @@ class Data:
     """column of the label or target"""
     kind: Annotated[str | None, KIND] = None
     """kind of task (default: read off the columns: classification, text, completion or chat)"""
-    loss: Literal["answers", "all"] = "answers"
+    loss: Literal["answers", "all"] = later("answers")
     """the tokens of a conversation, or of a prompt with its completion, that are learned and scored"""
-    cut: Literal["end", "start", "split"] = "end"
+    cut: Literal["end", "start", "split"] = later("end")
     """where a conversation, or a prompt with its completion, is cut that is longer than --max-length; split: into
     pieces that are all learned and scored"""
     metric: Annotated[str | None, TELLS_DEFAULT] = None
