@@ -79,6 +79,9 @@ class Optim:
     """clip the gradients to this global norm; 0 disables clipping"""
     optimizer: Literal["adamw", "lion", "sgd", "adafactor"] = later("adamw")
     """optax optimizer; sgd has momentum 0.9"""
+    pack: bool = later(False)
+    """pack the texts of language tasks into rows of --max-length tokens (default: of the longest text); --batch-size
+    counts such rows"""
     __pydantic_config__ = STRICT
 
     def __post_init__(self) -> None:

@@ -59,11 +59,17 @@ class Batch(NamedTuple):
     weight: Array
     """float32; 0 for rows that repeat another one to fill the batch, for padding, and for tokens without a target"""
     row: Array
-    """int32 [B], the index of each row in its data set; it also indexes arrays with one entry per row"""
+    """int32 [B], the index of each row in its data set; it also indexes arrays with one entry per row. Of a packed row
+    it is that of its first text
+    """
     task: Array | None = None
     """int32 [B], the number of the task each row belongs to; None if there is only one task"""
     places: Array | None = None
     """int32 [B, S], the tokens whose states predict the targets; None for one target per row, or for every token"""
+    segments: Array | None = None
+    """int32 [B, T] of packed rows, the number, from 1, of the text that a token belongs to, 0 for padding; None for one
+    text a row
+    """
 
 
 class Labelled(Protocol):
@@ -120,6 +126,11 @@ class Outputs(NamedTuple):
         """The token states [B, T, D]; they must have been requested."""
         assert self.states.tokens is not None
         return self.states.tokens
+
+
+def segments_of(batch: Text) -> Array | None:
+    """Return the segments [B, T] of packed rows, None for one text a row."""
+    return batch.segments if isinstance(batch, Batch) else None
 
 
 def row_weight(weight: Array) -> Array:

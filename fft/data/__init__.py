@@ -14,6 +14,7 @@ from fft.core.lazy import lazily
 __all__ = [
     "Columns",
     "Encoded",
+    "PackedBatches",
     "Rows",
     "TaskData",
     "Tokenizer",
@@ -45,6 +46,7 @@ __all__ = [
 if TYPE_CHECKING:
     from fft.data.batches import TrainBatches, bucket_lengths, eval_batches, padding_waste
     from fft.data.description import describe
+    from fft.data.packing import PackedBatches
     from fft.data.rows import Columns, Rows
     from fft.data.settings import columns_of
     from fft.data.sources import open_source, read_source
@@ -71,6 +73,7 @@ else:
         "eval_batches": "fft.data.batches",
         "padding_waste": "fft.data.batches",
         "describe": "fft.data.description",
+        "PackedBatches": "fft.data.packing",
         "TaskData": "fft.data.task_data",
         "columns_of": "fft.data.settings",
         "drop_overlap": "fft.data.task_data",

@@ -5,6 +5,7 @@ Each distinct shape [B, T] is compiled once, and a padding token costs as much a
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 
@@ -15,6 +16,35 @@ from fft.data.tokenize import Encoded
 WINDOW = 50  # about this many batches are sorted by length together
 MOST_LENGTHS = 5
 COMPILE_STEPS = 14  # compiling a step for one more length takes about as long as so many steps, on two CPU cores
+
+
+class Batches(Protocol):
+    """An endless sequence of training batches, such as TrainBatches and fft.data.packing.PackedBatches."""
+
+    @property
+    def encoded(self) -> Encoded:
+        """The rows."""
+        ...
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """The padded lengths T that its batches have."""
+        ...
+
+    @property
+    def pad_id(self) -> int: ...
+
+    def __len__(self) -> int:
+        """Number of batches per epoch, rounded up."""
+        ...
+
+    def batch(self, index: int) -> Batch:
+        """Return batch number `index`, counted from 0 over all epochs."""
+        ...
+
+    def rows(self, index: int) -> np.ndarray:
+        """Positions in `encoded` of the rows of batch `index`, int64 [N]."""
+        ...
 
 
 def bucket_lengths(
@@ -70,11 +100,11 @@ def collate(
     if encoded.targets is None:
         return Batch(ids, mask, types, encoded.labels[full], weight, number, task)
     assert places is not None  # callers give it for such rows
-    where, targets, counts = _token_targets([encoded.targets[at] for at in full], weight, places)
+    where, targets, counts = token_targets([encoded.targets[at] for at in full], weight, places)
     return Batch(ids, mask, types, targets, counts, number, task, where)
 
 
-def _token_targets(
+def token_targets(
     targets: Sequence[np.ndarray], weight: np.ndarray, places: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the places of targets that are not -1, these targets, and their weights, [B, S] each.

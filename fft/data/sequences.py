@@ -1,7 +1,7 @@
 """Sequences of tokens with the places that are learned and scored, as rows of a language task."""
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -54,6 +54,11 @@ def windows(tokens: Tokens, length: int) -> list[Tokens]:
     for part in parts:
         part.supervised[0] = False
     return parts
+
+
+def fitted(tokens: Tokens, length: int, cut: Literal["end", "start", "split"]) -> list[Tokens]:
+    """Return a row in at most `length` inputs, cut off at one end, or split into windows that all are learned."""
+    return windows(tokens, length) if cut == "split" else [tokens.cut(length, cut)]
 
 
 def encoded(examples: Sequence[Sequence[Tokens]], labels: np.ndarray, numbers: Iterable[int]) -> Encoded:

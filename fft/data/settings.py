@@ -48,8 +48,9 @@ class Data:
     """kind of task (default: read off the columns: classification, text, completion or chat)"""
     loss: Literal["answers", "all"] = later("answers")
     """the tokens of a conversation, or of a prompt with its completion, that are learned and scored"""
-    cut: Literal["end", "start"] = later("end")
-    """where a conversation, or a prompt with its completion, is cut that is longer than --max-length"""
+    cut: Literal["end", "start", "split"] = later("end")
+    """where a conversation, or a prompt with its completion, is cut that is longer than --max-length; split: into
+    pieces that are all learned and scored"""
     metric: Annotated[str | None, TELLS_DEFAULT] = None
     """metric: accuracy, macro_f1, mcc; for regression pearson, spearman, rmse; for language tasks nats, perplexity,
     bits_per_byte, token_accuracy (default: the first of its kind)"""

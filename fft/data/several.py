@@ -40,8 +40,9 @@ class SeveralData:
     """kind of task (default: read off the columns: classification, text, completion or chat)"""
     loss: tuple[Literal["answers", "all"], ...] = (Data.loss,)
     """the tokens of a conversation, or of a prompt with its completion, that are learned and scored"""
-    cut: tuple[Literal["end", "start"], ...] = (Data.cut,)
-    """where a conversation, or a prompt with its completion, is cut that is longer than --max-length"""
+    cut: tuple[Literal["end", "start", "split"], ...] = (Data.cut,)
+    """where a conversation, or a prompt with its completion, is cut that is longer than --max-length; split: into
+    pieces that are all learned and scored"""
     metric: Annotated[tuple[str | None, ...], tyro.conf.arg(help_behavior_hint="")] = (None,)
     """metric: accuracy, macro_f1, mcc; for regression pearson, spearman, rmse; for language tasks nats, perplexity,
     bits_per_byte, token_accuracy (default: the first of its kind)"""

@@ -1,6 +1,7 @@
 """Streams of batches that a training step reads: the new task's, and those that the method requests."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 
 import jax
 import numpy as np
@@ -8,28 +9,38 @@ import numpy as np
 from fft.core.batch import Batch
 from fft.core.errors import InputError
 from fft.core.progress import doing
-from fft.data import TaskData, TrainBatches, bucket_lengths, eval_batches
+from fft.data import PackedBatches, TaskData, TrainBatches, bucket_lengths, eval_batches
+from fft.data.batches import Batches
 
 EVAL_BATCH = 32
 PROBE_SEED = 0  # not the run's seed: all runs are scored on the same probe rows
 
 
 def training_batches(
-    step_rows: int, shares: dict[str, float], data: dict[str, TaskData], steps: int, seed: int
-) -> dict[str, TrainBatches]:
+    step_rows: int,
+    shares: dict[str, float],
+    data: dict[str, TaskData],
+    steps: int,
+    seed: int,
+    capacities: Mapping[str, int] = MappingProxyType({}),
+) -> dict[str, Batches]:
     """Return the host batches of every stream.
 
-    `step_rows` is the number of new-task rows per step, `shares` the rows of each stream per new-task row.
+    `step_rows` is the number of new-task rows per step, `shares` the rows of each stream per new-task row. The rows of
+    the streams in `capacities` are packed into rows of so many tokens, and a packed row counts as one.
     """
-    batches = {}
+    batches: dict[str, Batches] = {}
     for name, share in shares.items():
         rows, size = data[name].splits["train"], max(1, round(share * step_rows))
+        if name in capacities:
+            batches[name] = PackedBatches(rows, size, seed, capacities[name], data[name].pad_id)
+            continue
         lengths = bucket_lengths(rows.lengths(), steps=share * steps)
         batches[name] = TrainBatches(rows, size, seed, lengths, data[name].pad_id)
     return batches
 
 
-def step_batch(batches: dict[str, TrainBatches], step: int, accumulate: int) -> dict[str, Batch]:
+def step_batch(batches: Mapping[str, Batches], step: int, accumulate: int) -> dict[str, Batch]:
     """Return the input of step `step`: arrays [A, B, ...] of the new task, [1, B, ...] of the other streams."""
 
     def cut(stream: str, batch: Batch) -> Batch:

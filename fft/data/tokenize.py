@@ -142,8 +142,8 @@ class EncodeOptions(NamedTuple):
     """whether class numbers are accepted in place of the names of classes"""
     supervise: Literal["answers", "all"] = "answers"
     """the tokens of a conversation, or of a prompt with its completion, that are targets"""
-    cut: Literal["end", "start"] = "end"
-    """where a conversation, or a prompt with its completion, is cut that is too long"""
+    cut: Literal["end", "start", "split"] = "end"
+    """where a conversation, or a prompt with its completion, is cut that is too long, or whether it is split"""
 
 
 def encode(tokenizer: Tokenizer, rows: Rows, labels: np.ndarray, options: EncodeOptions) -> tuple[Encoded, int]:

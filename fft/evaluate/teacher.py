@@ -10,7 +10,7 @@ from fft.core.batch import Batch
 from fft.core.network import outputs_of
 from fft.core.progress import announced
 from fft.core.tree import Params
-from fft.data.batches import TrainBatches, eval_batches
+from fft.data.batches import Batches, eval_batches
 from fft.data.streams import EVAL_BATCH
 from fft.data.tokenize import Encoded
 from fft.evaluate.predict import Predictor, predict
@@ -21,7 +21,7 @@ from fft.tasks import Task
 def base_outputs(
     apply: Predictor,
     params: Params,
-    batches: TrainBatches,
+    batches: Batches,
     steps: int,
     poll: Callable[[], None] = lambda: None,
     encoded: Encoded | None = None,
@@ -38,7 +38,7 @@ def base_outputs(
     return complete
 
 
-def read_rows(batches: TrainBatches, steps: int) -> np.ndarray:
+def read_rows(batches: Batches, steps: int) -> np.ndarray:
     """Return the positions of the rows that `steps` steps will read, ascending."""
     return np.unique(np.concatenate([batches.rows(step) for step in range(steps)]))
 
@@ -47,7 +47,7 @@ def base_part(
     checkpoint: Checkpoint,
     original_task: Task | None,
     part: Literal["logits", "score", "pooled"],
-    batches: TrainBatches,
+    batches: Batches,
     steps: int,
     poll: Callable[[], None],
     encoded: Encoded | None = None,

@@ -30,7 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 from annotated_types import Interval
 
-from fft.core.batch import Array, Labelled, row_weight
+from fft.core.batch import Array, Batch, Labelled, row_weight
 from fft.core.bounds import Count, Share, check_bounds
 from fft.core.brief import brief
 from fft.core.errors import InputError
@@ -168,8 +168,9 @@ def diagonal_fisher(
     their part of the diagonal (see fft.fisher.sharding). `say` receives warnings about `batched` and about a trace of
     0, and a message when the pass stops early.
 
-    Raises: InputError for an unknown estimator or way, for no examples, for `exact` with more than MOST_EXACT passes,
-    for a model that `fused` does not cover, and for a gradient that is not finite (naming `batch.row` and path).
+    Raises: InputError for an unknown estimator or way, for no examples, for packed rows, for `exact` with more than
+    MOST_EXACT passes, for a model that `fused` does not cover, and for a gradient that is not finite (naming
+    `batch.row` and path).
     """
     _check(estimator, way, task, say)
     selected = unflatten({path: leaf for path, leaf in flatten(params).items() if where(path)})
@@ -177,6 +178,11 @@ def diagonal_fisher(
     add = _adder(squares, mesh, selected, params, estimator)
     running = start or Running(zeros_like(selected), 0, 0, ())
     for batch in islice(batches, len(running.traces), None):
+        if isinstance(batch, Batch) and batch.segments is not None:
+            raise InputError(
+                "the Fisher information is a mean over texts, and a packed row holds several: give batches of one text "
+                "a row, such as those of fft.data.eval_batches"
+            )
         size = len(batch.weight)
         in_order = batch._replace(row=np.arange(running.rows, running.rows + size, dtype=np.int32))
         _check_passes(estimator, task, batch)

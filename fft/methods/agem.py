@@ -29,7 +29,12 @@ class AGEM(Method):
     """original rows per new row in a step"""
 
     def parts(self) -> Parts:
-        return Parts(streams={"original": self.ratio}, losses={"original": _nll}, combine=_projected)
+        return Parts(
+            streams={"original": self.ratio},
+            losses={"original": _nll},
+            by_token=frozenset({"original"}),
+            combine=_projected,
+        )
 
 
 def _nll(now: StepContext, outputs: Outputs, batch: Batch, task: Task) -> jax.Array:

@@ -118,6 +118,14 @@ class Method:
         return frozenset(stream for parts in self._parts() for stream in parts.losses)
 
     @property
+    def row_losses(self) -> dict[str, str]:
+        """The streams on whose rows a member has a loss, or puts others in their place, that is not `by_token`, with
+        the first such member's name.
+        """
+        by_row = [(m, {*m.parts().losses, *m.parts().inputs} - m.parts().by_token) for m in reversed(self.members)]
+        return {stream: member.name for member, streams in by_row for stream in streams}
+
+    @property
     def adds(self) -> bool:
         """Whether a member adds a term whose strength a contract can multiply.
 

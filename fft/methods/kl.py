@@ -46,6 +46,7 @@ class KL(Method):
             teaches=frozenset({self.on}),
             prepare=self._prepare,
             losses={self.on: self._loss},
+            by_token=frozenset({self.on}),
         )
 
     def _prepare(self, context: Context, key: jax.Array) -> Params:

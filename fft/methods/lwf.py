@@ -40,6 +40,7 @@ class LwF(Method):
             teaches=frozenset({"new"}),
             prepare=self._prepare,
             losses={"new": self._loss},
+            by_token=frozenset({"new"}),
         )
 
     def _prepare(self, context: Context, key: jax.Array) -> Params:

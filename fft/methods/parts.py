@@ -75,6 +75,9 @@ class Parts(NamedTuple):
     losses: Mapping[str, Callable[[StepContext, Outputs, Batch, Task], jax.Array]] = NOTHING
     """{stream: loss(now, outputs, batch, task) -> terms per row, [B], or per token, [B, T]}; their weighted mean joins
     the objective; `task` is the original task, which names its head [added]"""
+    by_token: frozenset[str] = frozenset()
+    """the streams whose losses have one term for each target of a language task and read nothing by `batch.row`, so
+    that several texts may be packed into a row [the streams of all members' losses]"""
     penalty: Callable[[StepContext, Params], jax.Array] | None = None
     """penalty(now, params) -> a scalar added to the mean loss, a function of the MERGED parameters [added]"""
     pull: Callable[[StepContext], tuple[jax.Array | float, Params]] | None = None

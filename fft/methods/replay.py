@@ -29,7 +29,9 @@ class Replay(Method):
     """original rows per new row in a step"""
 
     def parts(self) -> Parts:
-        return Parts(streams={"original": self.ratio}, losses={"original": self._loss})
+        return Parts(
+            streams={"original": self.ratio}, losses={"original": self._loss}, by_token=frozenset({"original"})
+        )
 
     def _loss(self, now: StepContext, outputs: Outputs, batch: Batch, task: Task) -> jax.Array:
         return self.strength * task.terms(outputs, batch)

@@ -11,7 +11,7 @@ import numpy as np
 from flax import linen as nn
 from jax.core import Tracer
 
-from fft.core.batch import Array, Read, States, Text
+from fft.core.batch import Array, Read, States, Text, segments_of
 from fft.core.brief import brief
 from fft.core.computation import PRECISE, Computation, widened
 from fft.core.errors import InputError
@@ -40,7 +40,8 @@ class Model(NamedTuple):
 
     states(params, batch, *, read=("pooled",), key=None, layers=()) -> States; batch has `ids`, `mask`, `types`, int32
     [B, T]; without a key there is no dropout; `read` may contain "pooled" and "tokens"; for params['prompt'] see
-    fft.models.prompt. Outside jit it raises InputError for ids or types outside the embedding tables.
+    fft.models.prompt. A causal model reads the texts of packed rows apart, see Batch.segments. It raises InputError
+    for packed rows of other models, and outside jit for ids or types outside the embedding tables.
     readout(params, head, states, *, key=None) -> [..., C], a head of params['heads'] on states [..., D], or `unembed`.
     unembed(params, states [..., D]) -> [..., V], the logits of the next token, or of an encoder's masked one, by the
     language head in params['unembed'], whose last kernel may be the word embeddings; InputError if it was not loaded.
@@ -147,6 +148,11 @@ def build(family: Family, config: Config, computation: Computation = PRECISE) ->
         key: jax.Array | None = None,
         layers: tuple[int, ...] = (),
     ) -> States:
+        if family.language.masked and segments_of(batch) is not None:
+            raise InputError(
+                f"packed rows hold several texts, which {family.name} would read as one: pack rows for causal language "
+                "models alone, or leave out --pack"
+            )
         refuse_outside("token id", batch.ids, shape.vocab)
         if shape.types:
             refuse_outside("token type", batch.types, shape.types)

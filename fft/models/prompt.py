@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from fft.core.batch import Array, Text
+from fft.core.batch import Array, Text, segments_of
 from fft.core.errors import InputError
 from fft.core.tree import Params
 from fft.models.layers import Config
@@ -23,28 +23,38 @@ def inputs(
 ) -> tuple[Array, jax.Array, jax.Array, Array, dict[str, jax.Array]]:
     """Return a network's inputs for a batch of ids, mask, types [B, T]: ids, mask, positions, types, prompt.
 
-    Shapes: ids [B, T], mask [B, P + T], positions and types [B or 1, T], or [.., P + T] with virtual tokens.
-    Raises: InputError, while tracing, if P + T exceeds the number of positions; outside jit, for packed rows.
+    Shapes: ids [B, T], mask [B, P + T], positions and types [B or 1, T], or [.., P + T] with virtual tokens. For packed
+    rows the mask holds their segments.
+    Raises: InputError, while tracing, if P + T exceeds the number of positions; with virtual tokens or a prefix, for
+    packed rows: while tracing if they have `segments`, outside jit if their mask numbers the texts.
     """
     prompt, ids, types = params.get("prompt", {}), batch.ids, batch.types
     places = places_of(params)
     check_length(ids.shape[1], places, config)
-    if prompt and not isinstance(batch.mask, Tracer) and np.max(batch.mask, initial=0) > 1:
+    packed = segments_of(batch)
+    if prompt and (packed is not None or _is_packed(batch.mask)):
         raise InputError(
-            "a row holds several packed texts, and virtual tokens or a prefix precede one text: give one text a row"
+            "a row holds several packed texts, and virtual tokens or a prefix precede one text: give one text a row, "
+            "without --pack"
         )
-    positions = config.positions(jnp.asarray(ids), batch.mask, places)
+    mask = batch.mask if packed is None else packed
+    positions = config.positions(jnp.asarray(ids), mask, places)
     if "tokens" in prompt:
         front = config.positions(jnp.full((1, places), -1), jnp.ones((1, places)))  # -1: no id is padding
         positions = jnp.concatenate([jnp.broadcast_to(front, (len(positions), places)), positions], axis=1)
         types = jnp.pad(types, ((0, 0), (places, 0)))
-    mask = jnp.pad(batch.mask, ((0, 0), (places, 0)), constant_values=1)
+    mask = jnp.pad(mask, ((0, 0), (places, 0)), constant_values=1)
     return ids, mask, positions, types, prompt
 
 
 def places_of(params: Params) -> int:
     """Return P, the number of virtual tokens or of prefixes in the parameters."""
     return next((len(leaf) for leaf in params.get("prompt", {}).values()), 0)
+
+
+def _is_packed(mask: Array) -> bool:
+    """Whether a mask, if it is known, numbers several texts of a row."""
+    return not isinstance(mask, Tracer) and int(np.max(mask, initial=0)) > 1
 
 
 def check_length(tokens: int, places: int, config: Config) -> None:

@@ -24,6 +24,7 @@ from fft.models.identity import base_sha256
 from fft.run.accepted import UNLABELLED, Accepted
 from fft.run.base import load_base
 from fft.run.heads import HeadNames, abstract_heads, head_names
+from fft.run.packed import packed_streams, refuse_packed
 from fft.run.prepared import is_prepared
 from fft.run.teacher import context_of
 from fft.run.watched import check_budget
@@ -64,10 +65,13 @@ def accept(experiment: Experiment, directory: Path, say: Callable[[str], None] =
     )
     for budget, original in zip(experiment.budgets, accepted.originals, strict=False):  # without a contract none
         check_budget(budget, original)
+    packed = packed_streams(accepted)
     if not is_prepared(directory):
         accepted = accepted._replace(method_notes=_method_notes(accepted))
     complete = abstract_heads(checkpoint, names.new, accepted.tasks_by_head)
     theta, _ = trained_leaves(experiment.method, complete)
+    if packed:
+        refuse_packed(experiment.method, complete, theta)
     if not experiment.method.tree.plain:
         _refuse_idle(experiment.method, names)
         longest = max(length for task in data.values() for length in task.lengths)

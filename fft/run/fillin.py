@@ -13,7 +13,8 @@ from fft.core.batch import Inputs
 from fft.core.errors import InputError
 from fft.core.naming import counted
 from fft.core.tree import Params
-from fft.data import TrainBatches, eval_batches
+from fft.data import eval_batches
+from fft.data.batches import Batches
 from fft.data.streams import EVAL_BATCH
 from fft.data.tokenize import Encoded, Tokenizer, first_difference, load_tokenizer, mask_id, special_ids
 from fft.evaluate.teacher import base_part, read_rows
@@ -60,7 +61,7 @@ def find_filler(source: str | None, base: Path) -> Path:
 def pseudo_rows(
     checkpoint: Checkpoint,
     original_task: Task | None,
-    batches: TrainBatches,
+    batches: Batches,
     steps: int,
     source: str | None,
     share: float,
@@ -98,7 +99,7 @@ class Filled(NamedTuple):
 def filled(
     filler: Checkpoint,
     tokenizer: Tokenizer,
-    batches: TrainBatches,
+    batches: Batches,
     seen: np.ndarray,
     share: float,
     key: jax.Array,

@@ -11,12 +11,14 @@ from fft.core.batch import Batch
 from fft.core.naming import original_names
 from fft.core.seeding import key_for
 from fft.core.tree import Params
-from fft.data import TaskData, TrainBatches
+from fft.data import TaskData
+from fft.data.batches import Batches
 from fft.data.streams import original_batches, step_batch, training_batches
 from fft.experiment import Experiment, Optim
 from fft.models import Checkpoint
 from fft.run.accepted import UNLABELLED, Accepted
 from fft.run.heads import fitting_note, make_heads
+from fft.run.packed import packed_streams, packing_notes, rows_of_an_epoch
 from fft.run.prepared import prepare_once
 from fft.run.teacher import context_of
 from fft.run.watched import make_watch
@@ -39,7 +41,7 @@ class Job(NamedTuple):
     aux: Params
     """the method's prepared statistics"""
     step: TrainStep
-    batches: dict[str, TrainBatches]
+    batches: dict[str, Batches]
     """of every stream that a step reads"""
     watch: Watch | None
     """the contract, if there is one"""
@@ -81,9 +83,10 @@ def assemble(
     experiment, new = accepted.experiment, accepted.data["new"]
     checkpoint = _with_heads(accepted, directory / "heads", poll, say)
     optim, method, seed = experiment.optim, experiment.method, experiment.seed
-    steps = total_steps(optim, len(new.splits["train"].ids))
+    capacities = packed_streams(accepted)
+    steps = total_steps(optim, rows_of_an_epoch(new.splits["train"], seed, capacities.get("new")))
     shares = {"new": 1.0, **method.streams}
-    batches = training_batches(optim.step_rows, shares, accepted.streams, steps, seed)
+    batches = training_batches(optim.step_rows, shares, accepted.streams, steps, seed, capacities)
     multiplier = trained_leaves(method, checkpoint)[1]
     context = context_of(accepted, checkpoint, batches, steps, lambda path: multiplier.get(path, 0.0) != 0.0, poll)
     aux, prepared_notes = prepare_once(method, seed, context, accepted.method_notes, directory, say)
@@ -107,7 +110,7 @@ def assemble(
         watch,
         steps,
         accepted.identity,
-        (*accepted.notes, *fitting_note(directory / "heads"), *prepared_notes),
+        (*accepted.notes, *packing_notes(batches), *fitting_note(directory / "heads"), *prepared_notes),
     )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from fft import models
 from fft.core.computation import PRECISE
 from fft.core.naming import ORIGINAL
-from fft.data import TrainBatches
+from fft.data.batches import Batches
 from fft.data.streams import original_batches
 from fft.evaluate.teacher import base_part
 from fft.methods import Context
@@ -29,7 +29,7 @@ class BaseTeacher:
     checkpoint: Checkpoint
     task: Task | None
     """the original task"""
-    batches: Mapping[str, TrainBatches]
+    batches: Mapping[str, Batches]
     steps: int
     """of the run; only the rows that these steps read are computed"""
     poll: Callable[[], None]
@@ -51,7 +51,7 @@ class BaseTeacher:
 def context_of(
     accepted: Accepted,
     checkpoint: Checkpoint,
-    batches: Mapping[str, TrainBatches] = MappingProxyType({}),
+    batches: Mapping[str, Batches] = MappingProxyType({}),
     steps: int = 1,
     is_trained: Callable[[str], bool] = lambda path: True,
     poll: Callable[[], None] = lambda: None,

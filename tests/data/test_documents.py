@@ -122,6 +122,18 @@ def test_a_completion_that_is_all_cut_away_is_left_out_and_if_all_are_refused(ch
     assert scored(checkpoint, Data(only, cut="start"), 8).splits["test"].labels.tolist() == [2]
 
 
+def test_a_completion_that_is_too_long_is_split_where_that_is_asked_for(checkpoint, tmp_path):
+    long = {"prompt": "the good cat", "completion": " bad dog" * 5}
+    source = write_jsonl(tmp_path / "c.jsonl", [{"prompt": "a", "completion": " bird"}, long])
+    task = scored(checkpoint, Data(source, cut="split"), 6)
+    rows, whole = task.splits["test"], scored(checkpoint, Data(source), 24).splits["test"]
+    assert rows.labels.tolist() == whole.labels.tolist() == [2, 11] and rows.example.tolist() == [0, 1, 1, 1]
+    pieces = range(1, 4)
+    assert np.concatenate([rows.ids[at] for at in pieces]).tolist() == whole.ids[1].tolist()
+    assert np.concatenate([rows.targets[at] for at in pieces]).tolist() == whole.targets[1].tolist()
+    assert any("1 row longer than 6 tokens, split into pieces" in note for note in task.warnings)
+
+
 @pytest.mark.parametrize(
     ("row", "kind"),
     [

@@ -7,7 +7,7 @@ from fft.data.chat import chat_tokens
 from fft.data.kinds.language import LanguageKind
 from fft.data.messages import MESSAGES, chat_columns, from_text
 from fft.data.rows import Columns, Rows
-from fft.data.sequences import Tokens
+from fft.data.sequences import Tokens, fitted
 from fft.data.tokenize import EncodeOptions, Tokenizer
 
 
@@ -33,7 +33,8 @@ class Chat(LanguageKind):
             across += bool(tokens.across)
             split += len(tokens.sequences) > 1
             long += any(len(sequence.ids) - 1 > options.max_length for sequence in tokens.sequences)
-            examples.append([sequence.cut(options.max_length, options.cut) for sequence in tokens.sequences])
+            pieces = [fitted(sequence, options.max_length, options.cut) for sequence in tokens.sequences]
+            examples.append([piece for parts in pieces for piece in parts])
         notes = []
         if across:
             notes.append(
@@ -46,7 +47,5 @@ class Chat(LanguageKind):
                 "earlier turns in another way once others follow"
             )
         if long:
-            notes.append(
-                f"{counted(long, 'conversation')} longer than {options.max_length} tokens, cut at the {options.cut}"
-            )
+            notes.append(self.long_note(long, options))
         return examples, notes

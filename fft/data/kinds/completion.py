@@ -7,7 +7,7 @@ import numpy as np
 from fft.core.naming import counted
 from fft.data.kinds.language import LanguageKind
 from fft.data.rows import Columns, Rows
-from fft.data.sequences import Tokens
+from fft.data.sequences import Tokens, fitted
 from fft.data.tokenize import EncodeOptions, Tokenizer, encode_plain, end_id
 
 PROMPT, COMPLETION = "prompt", "completion"
@@ -24,8 +24,8 @@ class Completion(LanguageKind):
     def sequences(
         self, rows: Rows, tokenizer: Tokenizer, options: EncodeOptions
     ) -> tuple[list[Sequence[Tokens]], list[str]]:
-        """Return one sequence for each row: the ids of the prompt as generation sees them, those of the completion, and
-        the token that ends a text.
+        """Return the sequence of each row: the ids of the prompt as generation sees them, those of the completion, and
+        the token that ends a text. A long one may be split into several.
         """
         assert rows.pairs is not None  # `columns` names both
         prompts = encode_plain(tokenizer, rows.texts, rows.source, special=True)
@@ -41,7 +41,7 @@ class Completion(LanguageKind):
             across += not np.array_equal(joined, ids[: len(ids) - len(ending)])
             supervised = np.arange(len(ids)) >= (1 if options.supervise == "all" else max(1, len(prompt)))
             long += len(ids) - 1 > options.max_length
-            examples.append([Tokens(ids, supervised).cut(options.max_length, options.cut)])
+            examples.append(fitted(Tokens(ids, supervised), options.max_length, options.cut))
         notes = []
         if across:
             notes.append(
@@ -49,5 +49,5 @@ class Completion(LanguageKind):
                 "read as one text; they are read apart, as in generation"
             )
         if long:
-            notes.append(f"{counted(long, 'row')} longer than {options.max_length} tokens, cut at the {options.cut}")
+            notes.append(self.long_note(long, options))
         return examples, notes

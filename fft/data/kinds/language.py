@@ -71,6 +71,11 @@ class LanguageKind(Kind):
         texts = [tokenizer.backend.decode(np.concatenate(ids).tolist()) for ids in supervised]
         return np.array([len(text.encode()) for text in texts], np.int64)
 
+    def long_note(self, rows: int, options: EncodeOptions) -> str:
+        """Return a note on the number of rows that are longer than the limit."""
+        done = "split into pieces" if options.cut == "split" else f"cut at the {options.cut}"
+        return f"{counted(rows, self.unit)} longer than {options.max_length} tokens, {done}"
+
     def shown(self, tokenizer: Tokenizer, encoded: Encoded) -> list[str]:
         row = f"row {encoded.numbers[0]}, supervised tokens in ⟦ ⟧: {marked(tokenizer, encoded)!r}"
         return [_share(encoded, self.unit), row]
