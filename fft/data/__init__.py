@@ -46,6 +46,7 @@ __all__ = [
 if TYPE_CHECKING:
     from fft.data.batches import TrainBatches, bucket_lengths, eval_batches, padding_waste
     from fft.data.description import describe
+    from fft.data.encoded import Encoded
     from fft.data.packing import PackedBatches
     from fft.data.rows import Columns, Rows
     from fft.data.settings import columns_of
@@ -63,7 +64,7 @@ if TYPE_CHECKING:
         read_scored,
         task_of,
     )
-    from fft.data.tokenize import Encoded, Tokenizer, encode, load_tokenizer
+    from fft.data.tokenize import Tokenizer, encode, load_tokenizer
     from fft.data.union import joined, together
 
 else:
@@ -91,7 +92,7 @@ else:
         "read_source": "fft.data.sources",
         "drop_shared": "fft.data.splits",
         "make_splits": "fft.data.splits",
-        "Encoded": "fft.data.tokenize",
+        "Encoded": "fft.data.encoded",
         "Tokenizer": "fft.data.tokenize",
         "encode": "fft.data.tokenize",
         "load_tokenizer": "fft.data.tokenize",

@@ -11,7 +11,7 @@ import numpy as np
 
 from fft.core.batch import Batch, row_weight
 from fft.core.errors import InputError
-from fft.data.tokenize import Encoded
+from fft.data.encoded import Encoded
 
 WINDOW = 50  # about this many batches are sorted by length together
 MOST_LENGTHS = 5

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from fft.data.tokenize import Encoded, Tokenizer
+from fft.data.encoded import Encoded
+from fft.data.tokenize import Tokenizer
 
 OPEN, CLOSE = "⟦", "⟧"
 WIDTH = 600

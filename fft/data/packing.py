@@ -11,7 +11,7 @@ import numpy as np
 from fft.core.batch import Batch
 from fft.core.errors import InputError
 from fft.data.batches import token_targets
-from fft.data.tokenize import Encoded
+from fft.data.encoded import Encoded
 
 WINDOW = 100  # the rows of about this many packs are packed together
 ROUNDING = 64  # a capacity that is not given is a multiple of so many tokens

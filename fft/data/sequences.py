@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from fft.data.tokenize import Encoded
+from fft.data.encoded import Encoded
 
 NO_TARGET = -1
 

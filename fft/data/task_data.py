@@ -10,12 +10,13 @@ from fft.core.brief import brief
 from fft.core.errors import InputError
 from fft.core.naming import agreeing, counted
 from fft.data.batches import bucket_lengths
+from fft.data.encoded import Encoded
 from fft.data.kinds import KINDS
 from fft.data.rows import Columns, Rows
 from fft.data.settings import Data, Texts, columns_of, kind_of
 from fft.data.sources import ROLES, open_source
 from fft.data.splits import Splits, make_splits, text_keys, training_split
-from fft.data.tokenize import Encoded, EncodeOptions, Tokenizer, encode_texts, load_tokenizer
+from fft.data.tokenize import EncodeOptions, Tokenizer, encode_texts, load_tokenizer
 from fft.stats.metrics import METRICS
 from fft.tasks import KINDS as TASKS
 from fft.tasks import Classify, Language, Task

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from fft.data.batches import bucket_lengths
+from fft.data.encoded import Encoded
 from fft.data.task_data import TaskData
-from fft.data.tokenize import Encoded
 from fft.tasks import Classify, Several
 
 

@@ -11,8 +11,8 @@ from fft.core.network import outputs_of
 from fft.core.progress import announced
 from fft.core.tree import Params
 from fft.data.batches import Batches, eval_batches
+from fft.data.encoded import Encoded
 from fft.data.streams import EVAL_BATCH
-from fft.data.tokenize import Encoded
 from fft.evaluate.predict import Predictor, predict
 from fft.models import Checkpoint
 from fft.tasks import Task

@@ -15,8 +15,9 @@ from fft.core.naming import counted
 from fft.core.tree import Params
 from fft.data import eval_batches
 from fft.data.batches import Batches
+from fft.data.encoded import Encoded
 from fft.data.streams import EVAL_BATCH
-from fft.data.tokenize import Encoded, Tokenizer, first_difference, load_tokenizer, mask_id, special_ids
+from fft.data.tokenize import Tokenizer, first_difference, load_tokenizer, mask_id, special_ids
 from fft.evaluate.teacher import base_part, read_rows
 from fft.models import Checkpoint, Model
 from fft.tasks import Task

@@ -6,7 +6,7 @@ import fft
 from fft import models
 from fft.adapters.adapter import Adapter
 from fft.core.brief import brief
-from fft.data.tokenize import Encoded
+from fft.data.encoded import Encoded
 from fft.methods import LoRA
 from fft.models.model import Head
 from fft.run.claim import Run

@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from fft.core.errors import InputError
 from fft.data import eval_batches, prepare, prepare_scored, read_scored
@@ -108,6 +109,19 @@ def test_a_token_across_the_border_is_read_apart_and_said(checkpoint, tmp_path):
     alone = checkpoint_ids(checkpoint, "the goo")
     assert task.splits["test"].ids[0][: len(alone)].tolist() == alone
     assert any("1 row would have a token across the border" in note for note in task.warnings)
+
+
+def test_a_completion_is_read_behind_its_prompt_where_no_token_crosses_the_border(tmp_path):
+    """With a tokenizer that puts a blank before every text: read by itself, a completion would have one more."""
+    folder = write_chat(tmp_path / "m")
+    vocabulary = {token: at for at, token in enumerate(["<pad>", "<s>", "</s>", "<unk>", "▁a", "▁b", "▁c", "▁"])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+    tokenizer.save(str(folder / "tokenizer.json"))
+    source = write_jsonl(tmp_path / "c.jsonl", [{"prompt": "a b", "completion": " c"}])
+    task = scored(load_causal(folder), Data(source))
+    assert task.splits["test"].ids[0].tolist() == [4, 5, 6] and task.splits["test"].targets[0].tolist() == [-1, 6, 2]
+    assert not any("across the border" in note for note in task.warnings)
 
 
 def test_a_completion_that_is_all_cut_away_is_left_out_and_if_all_are_refused(checkpoint, tmp_path):

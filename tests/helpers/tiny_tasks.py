@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from fft.data.tokenize import Encoded
+from fft.data.encoded import Encoded
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *(f"w{i}" for i in range(40))]
 

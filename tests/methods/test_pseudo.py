@@ -16,7 +16,8 @@ from fft import models
 from fft.core.errors import InputError
 from fft.core.tree import flatten
 from fft.data import TrainBatches, load_tokenizer
-from fft.data.tokenize import Encoded, special_ids
+from fft.data.encoded import Encoded
+from fft.data.tokenize import special_ids
 from fft.methods import KL, Full, Pseudo, Replay, chain
 from fft.run.fillin import filled, find_filler, pseudo_rows
 from fft.tasks.classify import Classify

@@ -35,17 +35,10 @@ class Chat(LanguageKind):
             long += any(len(sequence.ids) - 1 > options.max_length for sequence in tokens.sequences)
             pieces = [fitted(sequence, options.max_length, options.cut) for sequence in tokens.sequences]
             examples.append([piece for parts in pieces for piece in parts])
-        notes = []
-        if across:
-            notes.append(
-                f"{counted(across, 'conversation')} would have a token across the border of prompt and answer if both "
-                "were read as one text; they are read apart, as in generation"
-            )
+        notes = self.reading_notes(across, long, options)
         if split:
             notes.append(
                 f"{counted(split, 'conversation')} learned one turn at a time, because the chat template writes "
                 "earlier turns in another way once others follow"
             )
-        if long:
-            notes.append(self.long_note(long, options))
         return examples, notes

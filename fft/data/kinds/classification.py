@@ -9,12 +9,12 @@ import numpy as np
 
 from fft.core.errors import InputError
 from fft.core.naming import agreeing
+from fft.data.encoded import Encoded
 from fft.data.kinds.labelled import Labelled
 from fft.data.labels import class_texts, encode_labels, label_names, label_notes
 from fft.data.missing import among_numbers, present, refuse_missing
 from fft.data.rows import Rows
 from fft.data.sources import ROLES
-from fft.data.tokenize import Encoded
 from fft.stats.metrics import METRICS
 from fft.tasks import Classify, Task
 

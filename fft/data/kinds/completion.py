@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fft.core.naming import counted
 from fft.data.kinds.language import LanguageKind
 from fft.data.rows import Columns, Rows
 from fft.data.sequences import Tokens, fitted
@@ -37,17 +36,11 @@ class Completion(LanguageKind):
         examples: list[Sequence[Tokens]] = []
         long = across = 0
         for prompt, completion, joined in zip(prompts, completions, together, strict=True):
-            ids = np.concatenate([prompt, completion, ending])
-            across += not np.array_equal(joined, ids[: len(ids) - len(ending)])
+            is_joined = np.array_equal(joined[: len(prompt)], prompt)
+            across += not is_joined
+            text = joined if is_joined else np.concatenate([prompt, completion])
+            ids = text if np.array_equal(text[-1:], ending) else np.concatenate([text, ending])
             supervised = np.arange(len(ids)) >= (1 if options.supervise == "all" else max(1, len(prompt)))
             long += len(ids) - 1 > options.max_length
             examples.append(fitted(Tokens(ids, supervised), options.max_length, options.cut))
-        notes = []
-        if across:
-            notes.append(
-                f"{counted(across, 'row')} would have a token across the border of prompt and completion if both were "
-                "read as one text; they are read apart, as in generation"
-            )
-        if long:
-            notes.append(self.long_note(long, options))
-        return examples, notes
+        return examples, self.reading_notes(across, long, options)

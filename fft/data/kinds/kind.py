@@ -6,8 +6,9 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from fft.data.encoded import Encoded
 from fft.data.rows import Columns, Rows
-from fft.data.tokenize import Encoded, EncodeOptions, Tokenizer
+from fft.data.tokenize import EncodeOptions, Tokenizer
 from fft.tasks import Task
 
 

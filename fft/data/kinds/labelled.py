@@ -8,9 +8,10 @@ import numpy as np
 
 from fft.core.errors import InputError
 from fft.core.naming import agreeing
+from fft.data.encoded import Encoded
 from fft.data.kinds.kind import EncodedRows, Kind
 from fft.data.rows import Columns, Rows
-from fft.data.tokenize import Encoded, EncodeOptions, Tokenizer, encode_texts
+from fft.data.tokenize import EncodeOptions, Tokenizer, encode_texts
 from fft.tasks import Task
 
 

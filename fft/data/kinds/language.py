@@ -8,11 +8,12 @@ import numpy as np
 
 from fft.core.errors import InputError
 from fft.core.naming import agreeing, counted
+from fft.data.encoded import Encoded
 from fft.data.kinds.kind import EncodedRows, Kind
 from fft.data.marks import marked
 from fft.data.rows import Rows
 from fft.data.sequences import Tokens, encoded
-from fft.data.tokenize import Encoded, EncodeOptions, Tokenizer, refuse_length, refuse_unknown
+from fft.data.tokenize import EncodeOptions, Tokenizer, refuse_length, refuse_unknown
 from fft.tasks import Language, Task
 
 
@@ -71,10 +72,18 @@ class LanguageKind(Kind):
         texts = [tokenizer.backend.decode(np.concatenate(ids).tolist()) for ids in supervised]
         return np.array([len(text.encode()) for text in texts], np.int64)
 
-    def long_note(self, rows: int, options: EncodeOptions) -> str:
-        """Return a note on the number of rows that are longer than the limit."""
-        done = "split into pieces" if options.cut == "split" else f"cut at the {options.cut}"
-        return f"{counted(rows, self.unit)} longer than {options.max_length} tokens, {done}"
+    def reading_notes(self, across: int, long: int, options: EncodeOptions) -> list[str]:
+        """Return notes on the numbers of rows with a token across the border of prompt and answer, and of long ones."""
+        notes = []
+        if across:
+            notes.append(
+                f"{counted(across, self.unit)} would have a token across the border of prompt and answer if both were "
+                "read as one text; they are read apart, as in generation"
+            )
+        if long:
+            done = "split into pieces" if options.cut == "split" else f"cut at the {options.cut}"
+            notes.append(f"{counted(long, self.unit)} longer than {options.max_length} tokens, {done}")
+        return notes
 
     def shown(self, tokenizer: Tokenizer, encoded: Encoded) -> list[str]:
         row = f"row {encoded.numbers[0]}, supervised tokens in ⟦ ⟧: {marked(tokenizer, encoded)!r}"
