@@ -11,7 +11,7 @@ from fft.core.computation import Computation, Format
 from fft.core.errors import InputError
 from fft.core.settings import listed
 from fft.data.prompts import Messages, checked, in_chat
-from fft.data.settings import Data, Texts
+from fft.data.settings import Data, Texts, predicts_tokens
 from fft.disk.local import local
 from fft.evaluate.generate import Generated
 from fft.evaluate.generate import generate as generated
@@ -66,7 +66,8 @@ def tune(
     texts = unlabelled if isinstance(unlabelled, Texts | None) else Texts(unlabelled)
     with _shown(verbose, emit) as emit:
         if method == AUTO:
-            choice = choose_for(model, bool(originals), texts is not None)
+            task = new if isinstance(new, Data) else Data(str(new))
+            choice = choose_for(model, bool(originals), texts is not None, predicts_tokens([task, *originals]))
             emit({"event": "say", "text": str(choice)})
             method = choice.chain()
         experiment = Experiment(

@@ -16,7 +16,7 @@ from fft.core.bounds import Seed
 from fft.core.computation import PRECISE, Computation
 from fft.core.errors import InputError
 from fft.core.settings import TELLS_DEFAULT, AsJson, listed
-from fft.data.settings import NO_DATA, NO_TEXTS, Data, MetricName, Texts, scored_by
+from fft.data.settings import NO_DATA, NO_TEXTS, Data, MetricName, Texts, predicts_tokens, scored_by
 from fft.data.several import HEADS, NO_SOURCES, SeveralData
 from fft.disk.local import LOCAL, CheckpointPath
 from fft.experiment import Experiment, Optim, Retention, TrainedLength, load
@@ -85,7 +85,8 @@ class Flags:
         """The choice of `--method auto`; None if the methods are named."""
         if self.method != AUTO:
             return None
-        return choose_for(self.model, bool(self.original.source), bool(self.unlabelled.source))
+        tasks = [task for task in (self.new, *self.original.each("original")) if task.source]
+        return choose_for(self.model, len(tasks) > 1, bool(self.unlabelled.source), predicts_tokens(tasks))
 
     def experiment(self) -> Experiment:
         """Return the experiment that these flags describe. Raises: InputError if --model or --new is missing."""

@@ -45,11 +45,14 @@ def choose(original: bool, unlabelled: bool, head: bool) -> Choice:
     return Choice("kl", {"on": on}, why, KL_ROW) if unlabelled else Choice("lwf", {}, why, LWF_ROW)
 
 
-def choose_for(model: str, original: bool, unlabelled: bool) -> Choice:
+def choose_for(model: str, original: bool, unlabelled: bool, language: bool = False) -> Choice:
     """`choose` for a base, a Hugging Face folder or hf:NAME; without original data it is checked for a head.
 
+    Tasks that predict tokens (`language`) have the language head, and the measured rows are not of them.
     Raises: InputError for a model that cannot be read.
     """
+    if language:
+        return choose(original, unlabelled, head=True)._replace(row=None)
     if original:
         return choose(original, unlabelled, head=True)
     from fft import models

@@ -53,3 +53,9 @@ def test_a_call_from_python_chooses_as_the_command_line_does(tiny, tmp_path, cap
     with pytest.raises(InputError, match="nowhere"):
         package.tune(tmp_path / "nowhere", tiny / "new.csv", out=tmp_path / "other")
     assert not (tmp_path / "other").exists()
+
+
+def test_tasks_that_predict_tokens_have_the_language_head_and_no_measured_row():
+    for original, unlabelled, method in ((True, False, "kl"), (False, True, "kl"), (False, False, "lwf")):
+        choice = auto.choose_for("a model that is not read", original, unlabelled, language=True)
+        assert choice.method == method and choice.row is None and "not measured" in str(choice)
