@@ -81,6 +81,12 @@ def _text(example: dict[str, Any]) -> str:
     return example["text"] if example["pair"] is None else f"{example['text']}\n{example['pair']}"
 
 
+TITLES = {
+    "classification": {"worse": "newly wrong", "better": "newly right"},
+    "regression": {"worse": "further from the target", "better": "nearer to the target"},
+    "language": {"worse": "more nats a token", "better": "fewer nats a token"},
+}
+"""the titles of lists of examples, by the kind of the metric"""
 EXAMPLES = (
     Column("row", lambda row: f"{row['row']:,}"),
     Column("label", lambda row: _answer(row["label"]), number=False),
@@ -120,9 +126,7 @@ def _share(record: dict[str, Any], task: dict[str, Any]) -> str:
 
 def _title(task: dict[str, Any], which: str) -> str:
     """Return the title of the examples in a task's `worse` or `better`."""
-    if METRICS[task["score"]["metric"]].kind == "classification":
-        return {"worse": "newly wrong", "better": "newly right"}[which]
-    return {"worse": "further from the target", "better": "nearer to the target"}[which]
+    return TITLES[METRICS[task["score"]["metric"]].kind][which]
 
 
 def _listed(examples: Sequence[Any], most: int) -> str:
