@@ -1,9 +1,9 @@
-"""Strict reader of JSON lines, and messages for other JSON: tables over several lines, other endings."""
+"""Strict readers of JSON lines and of a JSON array of objects, and messages for other JSON."""
 
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from fft.core.errors import InputError
 from fft.data.content import decoded
@@ -34,12 +34,30 @@ def read_jsonl(path: Path, columns: Columns) -> Rows:
     return collect(str(path), columns, rows())
 
 
-def refuse_json(path: Path, columns: Columns) -> NoReturn:
-    """Reject a .json file. Raises: InputError with its content and how to convert it to JSON lines."""
+def read_json(path: Path, columns: Columns) -> Rows:
+    """Read a file that is one array of objects.
+
+    Raises: InputError naming file, row and column, or what other JSON the file holds and how it becomes JSON lines.
+    """
     text = decoded(path)
+    value = _value(text)
+    if isinstance(value, list) and value and all(isinstance(row, dict) for row in value):
+
+        def rows() -> Iterator[tuple[str, dict]]:
+            for number, values in enumerate(value, 1):
+                require_columns(f"{path}, row {number}", list(values), columns)
+                yield f"row {number}", values
+
+        return collect(str(path), columns, rows())
     raise InputError(
         other_json(path, text, columns) or f"{path}: {_EXPECTED}, and this file holds neither lines nor a table"
     )
+
+
+def first_columns(path: Path) -> tuple[str, ...]:
+    """Return the names in the first object of a JSON array; () for other files."""
+    value = _value(decoded(path))
+    return tuple(value[0]) if isinstance(value, list) and value and isinstance(value[0], dict) else ()
 
 
 def other_json(path: Path, text: str, columns: Columns) -> str | None:

@@ -15,7 +15,7 @@ from fft.data.delimited import read_delimited
 from fft.data.documents import ENDINGS as TEXTS
 from fft.data.documents import document_files, read_documents
 from fft.data.folders import no_file
-from fft.data.jsonlines import read_jsonl, refuse_json
+from fft.data.jsonlines import first_columns, read_json, read_jsonl
 from fft.data.rows import Columns, Rows, collect, collect_named, require_columns
 from fft.disk.files import parsed
 
@@ -27,7 +27,8 @@ FIRST_LINES = 1000
 
 
 def read_file(path: Path, columns: Columns) -> Rows:
-    """Read the rows of one file; its ending decides the format: .csv, .tsv, .jsonl or .ndjson, .parquet, .txt.
+    """Read the rows of one file; its ending decides the format: .csv, .tsv, .jsonl or .ndjson, .json (an array of
+    objects), .parquet, .txt.
 
     CSV and TSV have a header line; a field quoted with " may hold delimiters and line breaks. A .txt file has one text
     per line, in a column called text, and no labels.
@@ -46,6 +47,7 @@ def read_file(path: Path, columns: Columns) -> Rows:
         ".tsv": lambda path, columns: read_delimited(path, columns, "\t"),
         ".jsonl": read_jsonl,
         ".ndjson": read_jsonl,
+        ".json": read_json,
         ".parquet": _read_parquet,
         ".txt": _read_lines,
     }
@@ -54,8 +56,6 @@ def read_file(path: Path, columns: Columns) -> Rows:
         if not path.is_file():
             raise InputError(no_file(path, tuple(readers)))
         check_content(path, ending)
-        if ending == ".json":
-            refuse_json(path, columns)
         if ending not in readers:
             expected = ", ".join(readers)
             raise InputError(f"{path}: unknown ending {ending!r}: rename it, or convert it to one of {expected}")
@@ -104,6 +104,7 @@ _COLUMNS: dict[str, Callable[[Path], tuple[str, ...]]] = {
     ".tsv": lambda path: _of_header(path, "\t"),
     ".jsonl": _of_jsonl,
     ".ndjson": _of_jsonl,
+    ".json": first_columns,
     ".parquet": _of_parquet,
     **dict.fromkeys(TEXTS, lambda path: (Columns().text,)),
 }

@@ -92,6 +92,9 @@ WHOLE = {
 @pytest.mark.parametrize(("name", "indent"), [("it's.json", None), ("a.json", 2), ("a.jsonl", None), ("a.jsonl", 2)])
 def test_one_json_value_is_told_how_it_becomes_lines(form, name, indent):
     Path(name).write_text(json.dumps(WHOLE[form], indent=indent))
+    if form == "an array" and name.endswith(".json"):
+        assert read_file(Path(name), Columns()).texts == ["a, b", 'the "ü"'], "an array of objects is read as it is"
+        return
     message = told(name)
     assert message.startswith(f"{name}: JSON is read as one object per line, .jsonl, and this file is one table.")
     if indent:

@@ -168,6 +168,9 @@ def test_the_kind_is_read_off_the_columns(tmp_path, row, kind):
 
 def test_the_kind_of_other_files(tmp_path):
     assert kind_of(Data(write_csv(tmp_path / "a.csv", ("prompt", "completion"), [("a", "b")]))) == "completion"
+    (tmp_path / "a.json").write_text(json.dumps([{"instruction": "a", "output": "b"}], indent=1))
+    assert kind_of(Data(str(tmp_path / "a.json"))) == "chat"
+    assert len(read_scored(Data(str(tmp_path / "a.json"))).texts) == 1
     (tmp_path / "a.py").write_text("x = 1\n")
     assert kind_of(Data(str(tmp_path / "a.py"))) == kind_of(Data(str(tmp_path))) == "text"
     assert kind_of(Data(str(tmp_path / "*.py"))) == "text"
