@@ -25,17 +25,13 @@ from rich.table import Table
 
 from experiments.benchmarks.device.models import Work, model_of, params_of
 from experiments.benchmarks.smollm2 import SMOLLM2, B, T, add_rows, use_threads
-from experiments.benchmarks.step import THREADS, alternate, paired_ratio
+from experiments.benchmarks.step import THREADS, alternate, paired_ratio, step_on
 from fft.core.allocator import keep_freed_memory
 from fft.core.batch import Batch
 from fft.core.computation import Computation
-from fft.experiment import Optim
 from fft.methods import Full, LwF, Method
 from fft.tasks import Language
 from fft.tasks.language import by_chunks
-from fft.training.optim import make_optimizer, multipliers
-from fft.training.state import init_state
-from fft.training.step import make_train_step
 
 SIZES = {"": (4096, 49_152), "_512": (512, 49_152), "_262144": (4096, 262_144)}
 """(places, vocabulary) of each figure, by the end of its name"""
@@ -85,19 +81,7 @@ def step_of(method: Method) -> Callable[[], float]:
     batch = Batch(
         ids[:, :-1], np.ones((B, T), np.int32), np.zeros((B, T), np.int32), targets, weight, row, None, places
     )
-    theta = method.init(base, jax.random.key(1))
-    multiplier = multipliers(method, theta, model.depth)
-    tx = make_optimizer(theta, multiplier, Optim(lr=1e-5), steps=1000)
-    step = make_train_step(model, task, method, tx, multiplier, task)
-    state, stream = init_state(theta, tx, jax.random.key(2)), {"new": jax.tree.map(lambda value: value[None], batch)}
-
-    def take() -> float:
-        nonlocal state
-        state, metrics = step(state, base, {}, stream)
-        jax.block_until_ready(state)
-        return float(metrics["loss"])
-
-    return take
+    return step_on(model, base, task, method, batch, original=task)
 
 
 def kl(table: Table, rounds: int, steps: int) -> dict[str, float]:

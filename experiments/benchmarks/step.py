@@ -27,10 +27,11 @@ from rich.table import Table
 from fft import models
 from fft.core.allocator import keep_freed_memory
 from fft.core.batch import Batch
+from fft.core.tree import Params
 from fft.data.demo import minilm_folder
 from fft.experiment import Optim
 from fft.methods import Full, LoRA, Method
-from fft.tasks import Classify
+from fft.tasks import Classify, Task
 from fft.training.optim import make_optimizer, multipliers
 from fft.training.state import init_state
 from fft.training.step import make_train_step
@@ -64,10 +65,17 @@ def our_step(
     checkpoint = change(models.load(folder or minilm_folder()))
     head = checkpoint.model.init_head(jax.random.key(0), len(labels))
     base = {**checkpoint.params, "heads": {"new": head}}
+    return step_on(checkpoint.model, base, Classify("new", labels), method, batch)
+
+
+def step_on(
+    model: models.Model, base: Params, task: Task, method: Method, batch: Batch, original: Task | None = None
+) -> Callable[[], float]:
+    """Return a step of `fft` that learns `task` on a batch from the parameters `base`; the step returns the loss."""
     theta = method.init(base, jax.random.key(1))
-    multiplier = multipliers(method, theta, checkpoint.model.depth)
+    multiplier = multipliers(method, theta, model.depth)
     tx = make_optimizer(theta, multiplier, Optim(lr=LR), steps=1000)
-    step = make_train_step(checkpoint.model, Classify("new", labels), method, tx, multiplier)
+    step = make_train_step(model, task, method, tx, multiplier, original)
     state = init_state(theta, tx, jax.random.key(2))
     stream = {"new": jax.tree.map(lambda value: value[None], batch)}
 

@@ -47,12 +47,11 @@ def chat_tokens(tokenizer: Tokenizer, conversation: Conversation, where: str, ev
     _refuse_unsaid(complete, conversation[MESSAGES], where)
     joined = _joined(tokenizer, complete, turns)
     _check_marks(tokenizer, conversation, joined, where)
-    apart = [_joined(tokenizer, turn.answered, [turn]) for turn in turns]
-    across = sum(sequence is None for sequence in apart)
+    across, sequences = 0, [joined] if joined is not None else []
     if joined is None:
+        apart = [_joined(tokenizer, turn.answered, [turn]) for turn in turns]
+        across = sum(sequence is None for sequence in apart)
         sequences = [sequence or _separate(tokenizer, turn) for sequence, turn in zip(apart, turns, strict=True)]
-    else:
-        sequences = [joined]
     if everything:
         sequences = [Tokens(tokens.ids, np.arange(len(tokens.ids)) > 0) for tokens in sequences]
     return ChatTokens(sequences, across)
