@@ -81,12 +81,12 @@ def _text(example: dict[str, Any]) -> str:
     return example["text"] if example["pair"] is None else f"{example['text']}\n{example['pair']}"
 
 
+BY_DISTANCE = {"worse": "further from the target", "better": "nearer to the target"}
 TITLES = {
     "classification": {"worse": "newly wrong", "better": "newly right"},
-    "regression": {"worse": "further from the target", "better": "nearer to the target"},
     "language": {"worse": "more nats a token", "better": "fewer nats a token"},
 }
-"""the titles of lists of examples, by the kind of the metric"""
+"""the titles of lists of examples, by the kind of the metric; those of every other kind are BY_DISTANCE"""
 EXAMPLES = (
     Column("row", lambda row: f"{row['row']:,}"),
     Column("label", lambda row: _answer(row["label"]), number=False),
@@ -126,7 +126,7 @@ def _share(record: dict[str, Any], task: dict[str, Any]) -> str:
 
 def _title(task: dict[str, Any], which: str) -> str:
     """Return the title of the examples in a task's `worse` or `better`."""
-    return TITLES[METRICS[task["score"]["metric"]].kind][which]
+    return TITLES.get(METRICS[task["score"]["metric"]].kind, BY_DISTANCE)[which]
 
 
 def _listed(examples: Sequence[Any], most: int) -> str:
