@@ -30,7 +30,8 @@ from fft.core.allocator import keep_freed_memory
 from fft.data import eval_batches, prepare
 from fft.data.demo import minilm_folder
 from fft.evaluate.heldout import HeldOut
-from fft.evaluate.predict import SCORE_BATCH, make_predict, predict
+from fft.evaluate.predict import SCORE_BATCH, predict
+from fft.evaluate.predictor import make_predict
 from fft.experiment import Data, Optim
 from fft.methods import EWC, KL, L2SP, Context, Full, LwF, Method
 from fft.methods.context import NoTeacher

@@ -12,6 +12,7 @@ import numpy as np
 
 from fft.after.pair import Pair, ScoredPair, load_pair, score_pair
 from fft.after.settings import CheckSettings, ScoredTask
+from fft.after.written import divergence, side_by_side
 from fft.data.settings import predicts_tokens
 from fft.disk.environment import environment
 from fft.models.files.heads import alike
@@ -78,7 +79,7 @@ def _original(pair: Pair, task: ScoredTask, settings: CheckSettings) -> tuple[Ch
     requested = task.tuned_head or task.head or same_name
     tuned_head = chosen_head(pair.tuned.checkpoint, requested, pair.tuned.name, "to score with", language)
     scores = score_pair(pair, task.data, base_head, tuned_head, settings.held_out)
-    record = _record(task.data.source, base_head, tuned_head, scores)
+    record = _record(pair, task.data.source, base_head, tuned_head, scores)
     assert scores.before is not None  # the base has a head here
     change = change_between(scores.metric, scores.labels, scores.before, scores.after)
     budget = Budget.parse(settings.max_drop)
@@ -100,7 +101,7 @@ def _new(pair: Pair, task: ScoredTask, settings: CheckSettings) -> tuple[Checked
     known = own is not None and its is not None and alike(own, its)
     base_head = tuned_head if known else None
     scores = score_pair(pair, task.data, base_head, tuned_head, settings.held_out)
-    record = _record(task.data.source, base_head, tuned_head, scores)
+    record = _record(pair, task.data.source, base_head, tuned_head, scores)
     if scores.before is None:
         record.notes.append(f"{pair.base.name} has no head {tuned_head!r} with these labels, and so no score here")
     else:
@@ -117,7 +118,7 @@ def _seen_notes(
     return seen_notes((pair.base.name, pair.tuned.name), rows)
 
 
-def _record(source: str, base_head: str | None, tuned_head: str, scores: ScoredPair) -> CheckedTaskRecord:
+def _record(pair: Pair, source: str, base_head: str | None, tuned_head: str, scores: ScoredPair) -> CheckedTaskRecord:
     """Return a task's part of check.json, without the change and the verdict."""
     metric, labels = scores.metric, scores.labels
     after = predictions(metric.kind, scores.after)
@@ -125,8 +126,8 @@ def _record(source: str, base_head: str | None, tuned_head: str, scores: ScoredP
     changed, worse, better = [], nothing, nothing
     if scores.before is not None:
         before = predictions(metric.kind, scores.before)
-        if metric.kind == "classification":
-            changed = by_label(labels, before, after, scores.data.task.labels)
+        if metric.discrete:
+            changed = by_label(labels, before, after, scores.data.task.labels) if scores.data.task.labels else []
             worse, better = newly(labels, before, after)
         else:
             # A loss is better the nearer it is to 0, a regression the nearer it is to the target.
@@ -142,5 +143,7 @@ def _record(source: str, base_head: str | None, tuned_head: str, scores: ScoredP
         labels=changed,
         worse=scores.changed(worse),
         better=scores.changed(better),
+        divergence=divergence(pair, scores),
+        samples=side_by_side(pair, scores),
         notes=[*scores.notes],
     )

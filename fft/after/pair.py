@@ -14,7 +14,8 @@ from fft.core.naming import UNEMBED
 from fft.data import Encoded, Rows, TaskData, prepare_scored, read_scored
 from fft.data.tokenize import first_difference, load_tokenizer
 from fft.evaluate.answers import answers
-from fft.evaluate.predict import Predictor, make_predict, scored_logits
+from fft.evaluate.predict import Predictor
+from fft.evaluate.predictor import make_predict, scored_logits
 from fft.experiment import Data
 from fft.models import FAMILIES, Checkpoint
 from fft.models.files.export import pad_field
@@ -29,7 +30,7 @@ from fft.tasks import Task
 
 UNREAD = ("dropout", "tied")
 """ends of the names of fields that neither states nor sequence heads depend on, if there is no dropout"""
-ABOUT_ROWS = ("row", "label", "tokens")
+ABOUT_ROWS = ("row", "label", "tokens", "prompt", "expected")
 """the parts of an answer that do not depend on the model"""
 SCORED = "scored"  # a head's name while it is scored, so that both checkpoints share one compiled program
 
@@ -41,14 +42,17 @@ class Side(NamedTuple):
     checkpoint: Checkpoint
 
 
+Said = str | float | None
+
+
 class Pair(NamedTuple):
-    """Two checkpoints of one family and shape, the programs that score them, by type of task, and the length that texts
-    are cut to.
+    """Two checkpoints of one family and shape, the programs that score them, by task or by type of task, and the length
+    that texts are cut to.
     """
 
     base: Side
     tuned: Side
-    predictors: dict[type, Predictor]
+    predictors: dict[type | Task, Predictor]
     length: Length
     language: bool = False
     """whether both were loaded with their language heads"""
@@ -57,10 +61,11 @@ class Pair(NamedTuple):
         """Return the program that scores the head SCORED, or the language head, of either checkpoint for tasks of this
         type.
         """
-        if type(task) not in self.predictors:
-            scored = task if task.name == UNEMBED else task.with_head(SCORED)
-            self.predictors[type(task)] = make_predict(self.base.checkpoint.model, scored)
-        return self.predictors[type(task)]
+        scored = task if task.name == UNEMBED else task.with_head(SCORED)
+        alike = scored if task.name == UNEMBED else type(task)
+        if alike not in self.predictors:
+            self.predictors[alike] = make_predict(self.base.checkpoint.model, scored)
+        return self.predictors[alike]
 
     @property
     def notes(self) -> list[str]:
@@ -111,22 +116,32 @@ class ScoredPair(NamedTuple):
 
     def changed(self, positions: np.ndarray) -> list[ExampleRecord]:
         """Return the examples at these positions, with the predictions of both; none if the base has no head."""
-        task, numbers = self.data.task, self.data.splits["test"].numbers
+        numbers = self.data.splits["test"].numbers
         if self.before is None:
             return []
-        before, after = self.of_examples(self.before), self.of_examples(self.after)
+        label, before, after = self._said(self.before)
         place = {number: at for at, number in enumerate(self.rows.numbers)}  # rows may have been left out
         return [
             ExampleRecord(
                 row=int(numbers[at]),
                 text=self.rows.texts[place[int(numbers[at])]],
                 pair=self.rows.pairs[place[int(numbers[at])]] if self.rows.pairs else None,
-                label=task.called(float(self.labels[at])),
-                base=task.called(float(before[at])),
-                tuned=task.called(float(after[at])),
+                label=label[at],
+                base=before[at],
+                tuned=after[at],
             )
             for at in positions
         ]
+
+    def _said(self, before: np.ndarray) -> tuple[list[Said], list[Said], list[Said]]:
+        """Return the label of every example and the predictions of both models, as names, numbers or texts."""
+        task, rows = self.data.task, self.data.splits["test"]
+        if task.generates:
+            base, tuned = answers(task, rows, before), answers(task, rows, self.after)
+            return [row["expected"] for row in base], [row["answer"] for row in base], [row["answer"] for row in tuned]
+        values = self.labels, self.of_examples(before), self.of_examples(self.after)
+        label, base, tuned = ([task.called(float(each)) for each in column] for column in values)
+        return label, base, tuned
 
 
 def load_pair(base: str, tuned: str, max_length: int | None, language: bool = False) -> Pair:

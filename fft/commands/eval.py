@@ -8,7 +8,7 @@ from typing import Annotated
 
 from rich.console import Console
 
-from fft.core.bounds import check_bounds
+from fft.core.bounds import CountOrZero, check_bounds
 from fft.core.computation import Computation, Format
 from fft.core.naming import counted
 from fft.core.settings import TELLS_DEFAULT, AsJson
@@ -34,7 +34,9 @@ class Flags:
     """the head to score with, if the checkpoint has several (default: its classifier)"""
     predictions: Path | None = None
     """write one JSON line per example to this file: row, label, prediction, logits; of language tasks row, nll (the sum
-    in nats), tokens, right"""
+    in nats), tokens, right; of answers row, prompt, expected, answer, right, truncated"""
+    samples: CountOrZero = 0
+    """print the first so many prompts with the model's answers, of chat, completion and answer tasks"""
     held_out: bool = False
     """score only the rows that `fft tune` would use for testing, a tenth of a source with one split"""
     max_length: ScoredLength = None
@@ -59,7 +61,8 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     from fft.data.settings import predicts_tokens
     from fft.disk.files import write_lines
     from fft.evaluate.answers import answers
-    from fft.evaluate.predict import make_predict, scored_logits
+    from fft.evaluate.predictor import make_predict, scored_logits
+    from fft.evaluate.written import samples
     from fft.models.heads import chosen_head
     from fft.run.restored import load_model, scored_length
     from fft.run.seen import Scored, seen_notes
@@ -88,7 +91,19 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
         write_lines(flags.predictions, answers(data.task, rows, logits))
     ends = "no interval" if isnan(score.low) else f"[{score.low:.4f}, {score.high:.4f}]"
     console.out(f"{metric.name} {score.value:.4f} {ends} on {counted(score.n, 'row')}, head {name}", highlight=False)
+    truncated = None
+    if data.task.generates:
+        truncated = sum(line["truncated"] for line in answers(data.task, rows, logits)) / score.n
+        console.out(f"{truncated:.1%} of the answers were cut off at {task.max_new} tokens", highlight=False)
+    shown = samples(checkpoint, data, flags.samples) if flags.samples else []
+    for line in shown:
+        console.out(f"\nrow {line['row']}\n  prompt    {line['prompt']!r}", highlight=False)
+        console.out(f"  expected  {line['expected']!r}\n  answer    {line['answer']!r}", highlight=False)
     if flags.predictions:
         console.out(f"wrote {flags.predictions}", highlight=False)
     result = {"head": name, "metric": metric.name, "score": score.value, "low": score.low, "high": score.high}
+    if truncated is not None:
+        result["truncated"] = truncated
+    if shown:
+        result["samples"] = shown
     return result | {"n": score.n, "source": flags.task.source, "notes": notes}, 0

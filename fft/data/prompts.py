@@ -1,16 +1,19 @@
 """Prompts of text generation: read from a file, put into a chat template, encoded."""
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 
 from fft.core.errors import InputError, MachineError
+from fft.data.backend import json_object
 from fft.data.content import check_content, decoded
 from fft.data.folders import no_file
 from fft.data.jsonlines import record
 from fft.data.tokenize import Tokenizer
+from fft.disk.local import expanded
 
 ENDINGS = (".jsonl", ".ndjson")
 TEXT, CHAT = "prompt", "messages"
@@ -101,6 +104,48 @@ def encode_prompt(tokenizer: Tokenizer, prompt: Prompt, bos: int | None) -> np.n
             "begin: give a prompt with some text"
         )
     return np.array(ids or [bos], np.int32)
+
+
+def read_template(path: str | None) -> str | None:
+    """Return the chat template in a file, None for no file.
+
+    Raises: InputError for a file that is not there, empty or not UTF-8, MachineError for one that cannot be read.
+    """
+    if path is None:
+        return None
+    file = Path(expanded(path, "--chat-template"))
+    try:
+        if not file.is_file():
+            raise InputError(f"{file}: there is no such file: --chat-template names a Jinja template, often *.jinja")
+        return decoded(file)
+    except OSError as error:
+        raise MachineError(f"{file}: cannot be read: {error.strerror or error}") from error
+
+
+def templated(tokenizer: Tokenizer, template: str | None) -> Tokenizer:
+    """Return the tokenizer with another chat template, if there is one."""
+    if template is None:
+        return tokenizer
+    source = copy(tokenizer.source)
+    source.chat_template = template
+    return tokenizer._replace(source=source)
+
+
+def named_ids(folder: Path, config: Mapping[str, Any], vocab_size: int, field: str) -> tuple[int, ...]:
+    """Return the ids in a field of the folder's generation_config.json, else of `config`: one, a list, or none.
+
+    Raises: InputError for another value, and for ids that the model does not have.
+    """
+    path = folder / "generation_config.json"
+    value = json_object(path).get(field)
+    if value is None:
+        path, value = folder / "config.json", config.get(field)
+    ids = value if isinstance(value, list) else [] if value is None else [value]
+    if not all(type(each) is int and 0 <= each < vocab_size for each in ids):
+        raise InputError(
+            f"{path}: {field} is {value!r}; expected ids of the vocabulary, 0 to {vocab_size - 1}: correct it"
+        )
+    return tuple(ids)
 
 
 def rendered(

@@ -19,7 +19,8 @@ class Rows(NamedTuple):
     """N rows of one split.
 
     `numbers` are row numbers in the source, from 1; `source` is its name, for messages; `complete` is whether a text
-    ends where its row ends, which the parts of a longer text do not.
+    ends where its row ends, which the parts of a longer text do not; `chat` is whether the texts are conversations as
+    their JSON text.
     """
 
     texts: list[str]
@@ -28,6 +29,7 @@ class Rows(NamedTuple):
     numbers: list[int]
     source: str = ""
     complete: bool = True
+    chat: bool = False
 
     def take(self, picked: Iterable[int]) -> "Rows":
         """Return the rows at positions `picked`, in that order."""
@@ -39,6 +41,7 @@ class Rows(NamedTuple):
             [self.numbers[i] for i in picked],
             self.source,
             self.complete,
+            self.chat,
         )
 
 
@@ -58,7 +61,7 @@ class Columns(NamedTuple):
 
     def named(self) -> tuple[str, ...]:
         """Return the names of the columns to read."""
-        return self.chat or tuple(name for name in self[:3] if name is not None)
+        return (*(self.chat or (self.text,)), *(name for name in (self.pair, self.label) if name is not None))
 
 
 def require_columns(source: str, existing: Sequence[str], columns: Columns) -> None:
@@ -66,8 +69,8 @@ def require_columns(source: str, existing: Sequence[str], columns: Columns) -> N
 
     Raises: InputError with the existing columns and the closest name.
     """
-    roles = [("conversation", name) for name in columns.chat]
-    for role, name in roles or zip(("text", "pair", "label"), columns[:3], strict=True):
+    texts = [("conversation", name) for name in columns.chat] or [("text", columns.text)]
+    for role, name in (*texts, ("pair", columns.pair), ("label", columns.label)):
         if existing.count(name) > 1:
             raise InputError(f"{source}: two columns are named {name!r}, the column of the {role}. Rename one of them.")
         if name is None or name in existing:
@@ -112,7 +115,7 @@ def collect(source: str, columns: Columns, records: Iterable[tuple[str, Mapping]
         seen = "; ".join(f"{place} has {kind} ({label!r})" for kind, (place, label) in kinds.items())
         raise InputError(f"{source}, column {columns.label!r}: labels of more than one type: {seen}. Use one type.")
     pairs = None if columns.pair is None else pairs
-    return Rows(texts, pairs, labels, list(range(1, len(texts) + 1)), source)
+    return Rows(texts, pairs, labels, list(range(1, len(texts) + 1)), source, chat=bool(columns.chat))
 
 
 def collect_named(source: str, columns: Columns, records: Iterable[Mapping], names: Sequence[str] | None) -> Rows:

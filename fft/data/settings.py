@@ -10,10 +10,12 @@ from fft.core.bounds import Count, check_bounds
 from fft.core.errors import InputError
 from fft.core.settings import TELLS_DEFAULT, later
 from fft.data.kinds import KINDS
+from fft.data.kinds.answer import answer_columns
 from fft.data.kinds.completion import COMPLETION, PROMPT
 from fft.data.messages import chat_columns
 from fft.data.rows import Columns
 from fft.data.sources import open_source
+from fft.disk.local import LOCAL
 from fft.stats.metrics import METRICS
 
 STRICT = {"extra": "forbid"}
@@ -45,15 +47,21 @@ class Data:
     label: str = "label"
     """column of the label or target"""
     kind: Annotated[str | None, KIND] = None
-    """kind of task (default: read off the columns: classification, text, completion or chat)"""
+    """kind of task (default: read off the columns: classification, text, completion, chat or answer)"""
     loss: Literal["answers", "all"] = later("answers")
     """the tokens of a conversation, or of a prompt with its completion, that are learned and scored"""
     cut: Literal["end", "start", "split"] = later("end")
     """where a conversation, or a prompt with its completion, is cut that is longer than --max-length; split: into
     pieces that are all learned and scored"""
+    chat_template: Annotated[str | None, LOCAL] = later(None)
+    """a file with the Jinja chat template for conversations, in place of the tokenizer's; a model trained with --new's
+    is saved with it"""
+    max_new: Count = later(64)
+    """the most tokens of an answer that the model writes, for tasks of the kind answer"""
     metric: Annotated[str | None, TELLS_DEFAULT] = None
-    """metric: accuracy, macro_f1, mcc; for regression pearson, spearman, rmse; for language tasks nats, perplexity,
-    bits_per_byte, token_accuracy (default: the first of its kind)"""
+    """metric: accuracy, macro_f1, mcc; for regression pearson, spearman, rmse; for text, completion and chat nats,
+    perplexity, bits_per_byte, token_accuracy; for answer exact_match, squad_match, number_match (default: the first of
+    its kind)"""
     name: Annotated[str | None, TELLS_DEFAULT] = None
     """name of this task's head in the checkpoint (default: new or original)"""
     train_rows: Count | None = None
@@ -99,14 +107,16 @@ def repeated(tasks: Sequence[Data]) -> str | None:
 def kind_of(data: Data) -> str:
     """Return the kind of a task: the stated one, else the one that the columns of the source show.
 
-    A label makes it a classification; without one, conversations, prompts with completions, or texts alone are of the
-    language kinds. Raises: InputError for a source that does not exist.
+    A label makes it a classification; without one, prompts with answers, conversations, prompts with completions, or
+    texts alone are of the language kinds. Raises: InputError for a source that does not exist.
     """
     if data.kind is not None:
         return data.kind
     existing = open_source(data.source).columns()
     if data.label in existing:
         return "classification"
+    if answer_columns(existing):
+        return "answer"
     if chat_columns(existing):
         return "chat"
     if {PROMPT, COMPLETION} <= set(existing):
@@ -142,7 +152,7 @@ def scored_by(metric: str | None, tasks: Sequence[Data]) -> tuple[Data, ...]:
         raise InputError(f"--metric {metric} is unknown: choose from {', '.join(METRICS)}")
     kind = METRICS[metric].kind
     scored = tuple(
-        replace(task, metric=metric) if task.metric is None and KINDS[kind_of(task)].predicts == kind else task
+        replace(task, metric=metric) if task.metric is None and KINDS[kind_of(task)].scored == kind else task
         for task in tasks
     )
     if not any(task.metric == metric for task in scored):

@@ -8,6 +8,7 @@ import tyro
 
 from fft.core.settings import for_each
 from fft.data.settings import KIND, Data
+from fft.disk.local import LOCAL
 
 HEADS = tyro.conf.arg(metavar="NAME [NAME ...]", help_behavior_hint="")
 
@@ -37,15 +38,20 @@ class SeveralData:
     label: tuple[str, ...] = (Data.label,)
     """column of the label or target"""
     kind: Annotated[tuple[str | None, ...], KIND] = (None,)
-    """kind of task (default: read off the columns: classification, text, completion or chat)"""
+    """kind of task (default: read off the columns: classification, text, completion, chat or answer)"""
     loss: tuple[Literal["answers", "all"], ...] = (Data.loss,)
     """the tokens of a conversation, or of a prompt with its completion, that are learned and scored"""
     cut: tuple[Literal["end", "start", "split"], ...] = (Data.cut,)
     """where a conversation, or a prompt with its completion, is cut that is longer than --max-length; split: into
     pieces that are all learned and scored"""
+    chat_template: Annotated[tuple[str | None, ...], LOCAL] = (None,)
+    """a file with the Jinja chat template for conversations, in place of the tokenizer's"""
+    max_new: tuple[int, ...] = (Data.max_new,)
+    """the most tokens of an answer that the model writes, for tasks of the kind answer"""
     metric: Annotated[tuple[str | None, ...], tyro.conf.arg(help_behavior_hint="")] = (None,)
-    """metric: accuracy, macro_f1, mcc; for regression pearson, spearman, rmse; for language tasks nats, perplexity,
-    bits_per_byte, token_accuracy (default: the first of its kind)"""
+    """metric: accuracy, macro_f1, mcc; for regression pearson, spearman, rmse; for text, completion and chat nats,
+    perplexity, bits_per_byte, token_accuracy; for answer exact_match, squad_match, number_match (default: the first of
+    its kind)"""
     name: Annotated[tuple[str | None, ...], tyro.conf.arg(help_behavior_hint="")] = (None,)
     """name of this task's head in the checkpoint (default: new or original)"""
     train_rows: tuple[int | None, ...] = (None,)

@@ -12,6 +12,7 @@ from fft.core.naming import agreeing, counted
 from fft.data.batches import bucket_lengths
 from fft.data.encoded import Encoded
 from fft.data.kinds import KINDS
+from fft.data.prompts import read_template, templated
 from fft.data.rows import Columns, Rows
 from fft.data.settings import Data, Texts, columns_of, kind_of
 from fft.data.sources import ROLES, open_source
@@ -217,7 +218,7 @@ def _task(data: Data, name: str, head: "Head | None", rows: Rows) -> Task:
             f"kind {head.kind} (--task.kind {head.kind}, or --original.kind, --new.kind), or a head for {stated}"
         )
     metric = data.metric or kind.metric
-    fitting = [known for known in METRICS if METRICS[known].kind == kind.predicts]
+    fitting = [known for known in METRICS if METRICS[known].kind == kind.scored]
     if metric not in fitting:
         raise InputError(f"metric {metric!r} does not fit {stated}: choose from {', '.join(fitting)}")
     return kind.task(name, None if head is None else tuple(head.labels), metric, rows)
@@ -243,6 +244,7 @@ def _encoded(
         if data is None:
             encoded, notes = encode_texts(tokenizer, part, np.zeros(len(part.texts), np.float32), options)
         else:
+            tokenizer = templated(tokenizer, read_template(data.chat_template))
             options = options._replace(supervise=data.loss, cut=data.cut)
             encoded, part, notes = KINDS[name].encode(task, part, tokenizer, options)
             if role != "train" and (reason := METRICS[task.metric].undefined(encoded.labels)):
@@ -251,6 +253,8 @@ def _encoded(
                 notes = [*notes, *KINDS[name].shown(tokenizer, encoded)]
         splits[role], keys[role] = encoded, text_keys(part)
         warnings += [f"{role}: {note}" for note in notes]
+    if data is not None:
+        task = KINDS[name].bound(task, checkpoint, splits, data.max_new)
     lengths = bucket_lengths(np.concatenate([part.lengths() for part in splits.values()]))
     identity = _identity(task, splits, keys)
     return TaskData(task, splits, lengths, tokenizer.pad_id, identity, tuple(warnings), keys, tokenizer.notes, name)

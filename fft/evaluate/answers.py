@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fft.evaluate.written import told
 from fft.stats.intervals import predictions
-from fft.tasks import Language
+from fft.tasks import Answers, Language
 
 if TYPE_CHECKING:
     from fft.data import Encoded
@@ -19,8 +20,11 @@ def answers(task: Task, rows: Encoded, logits: np.ndarray) -> list[dict]:
 
     `row` is the example's number in its source, counted from 1. Labels and predictions are named by `Task.called`; the
     prediction of logits that are not finite is None. For a language task it is {"row", "nll", "tokens", "right"}: the
-    sum over the supervised tokens in nats, their number, and that of the tokens that are the likeliest.
+    sum over the supervised tokens in nats, their number, and that of the tokens that are the likeliest. For answers see
+    `fft.evaluate.written.told`.
     """
+    if isinstance(task, Answers):
+        return told(task, rows, logits)
     if isinstance(task, Language):
         nll, right = task.sums(logits)
         lines = zip(rows.numbers, nll, rows.example_targets(), right, strict=True)

@@ -10,9 +10,8 @@ import numpy as np
 from fft.core.errors import InputError
 from fft.core.progress import doing
 from fft.core.seeding import key_for
-from fft.data.backend import json_object
 from fft.data.batches import bucket_lengths
-from fft.data.prompts import Prompt, encode_prompt
+from fft.data.prompts import Prompt, encode_prompt, named_ids
 from fft.data.tokenize import Tokenizer, load_tokenizer
 from fft.evaluate.settings import Generation
 from fft.models.decoder import DecoderShape
@@ -47,7 +46,7 @@ def generate(checkpoint: Checkpoint, prompts: Sequence[Prompt], settings: Genera
             "load a causal language model with fft.load(folder, language=True)"
         )
     tokenizer = load_tokenizer(checkpoint.folder, checkpoint.model.config.vocab_size)
-    bos = next(iter(named_ids(checkpoint, "bos_token_id")), None)
+    bos = next(iter(_named(checkpoint, "bos_token_id")), None)
     encoded = [encode_prompt(tokenizer, prompt, bos) for prompt in prompts]
     for ids, prompt in zip(encoded, prompts, strict=True):
         check_room(checkpoint.model, len(ids), settings.max_new, prompt.where, places_of(checkpoint.params))
@@ -59,20 +58,8 @@ def generate(checkpoint: Checkpoint, prompts: Sequence[Prompt], settings: Genera
     return Generated(texts, answers)
 
 
-def named_ids(checkpoint: Checkpoint, field: str) -> tuple[int, ...]:
-    """Return the ids in a field of generation_config.json, else of config.json: one, a list, or none.
-
-    Raises: InputError for another value, and for ids that the model does not have.
-    """
-    path = checkpoint.folder / "generation_config.json"
-    value = json_object(path).get(field)
-    if value is None:
-        path, value = checkpoint.folder / "config.json", checkpoint.raw_config.get(field)
-    ids = value if isinstance(value, list) else [] if value is None else [value]
-    size = checkpoint.model.config.vocab_size
-    if not all(type(each) is int and 0 <= each < size for each in ids):
-        raise InputError(f"{path}: {field} is {value!r}; expected ids of the vocabulary, 0 to {size - 1}: correct it")
-    return tuple(ids)
+def _named(checkpoint: Checkpoint, field: str) -> tuple[int, ...]:
+    return named_ids(checkpoint.folder, checkpoint.raw_config, checkpoint.model.config.vocab_size, field)
 
 
 def check_room(model: Model, tokens: int, new: int, where: str, places: int = 0) -> None:
@@ -116,13 +103,13 @@ def _answers(checkpoint: Checkpoint, encoded: Sequence[np.ndarray], settings: Ge
     """Return the new ids of all samples, in order."""
     tiny = float(np.finfo(np.float32).tiny)
     run = programs(checkpoint.model, settings.temperature >= tiny)
-    key, stops = key_for(settings.seed, "generate"), np.array(named_ids(checkpoint, "eos_token_id"), np.int32)
+    key, stops = key_for(settings.seed, "generate"), np.array(_named(checkpoint, "eos_token_id"), np.int32)
     answers: list[list[int]] = [[] for _ in range(len(encoded) * settings.n)]
     batches = list(_batches([len(encoded[at // settings.n]) for at in range(len(answers))], settings.batch_size))
     with doing("generating", total=len(batches)) as work:
         for length, rows, picked in batches:
             full = np.concatenate([picked, np.repeat(picked[-1:], rows - len(picked))])
-            ids, mask = _left_padded([encoded[at // settings.n] for at in full], length)
+            ids, mask = left_padded([encoded[at // settings.n] for at in full], length)
             draw = Draw(
                 _keys(key, full // settings.n, full % settings.n),
                 np.array(settings.temperature, np.float32),
@@ -158,7 +145,7 @@ def _batches(lengths: Sequence[int], batch_size: int) -> Iterator[tuple[int, int
             yield length, rows, places[start : start + rows]
 
 
-def _left_padded(prompts: Sequence[np.ndarray], length: int) -> tuple[np.ndarray, np.ndarray]:
+def left_padded(prompts: Sequence[np.ndarray], length: int) -> tuple[np.ndarray, np.ndarray]:
     """Return ids and mask int32 [B, T] of prompts that end at the same place."""
     ids = np.zeros((len(prompts), length), np.int32)
     mask = np.zeros_like(ids)

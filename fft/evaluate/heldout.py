@@ -10,13 +10,13 @@ from numpy.typing import ArrayLike
 
 from fft.core.batch import Batch
 from fft.core.errors import UndecidableError
-from fft.core.naming import UNEMBED
 from fft.core.network import Network, outputs_of
 from fft.core.progress import announced
 from fft.core.tree import Params
 from fft.data import Encoded, TaskData, bucket_lengths, eval_batches
 from fft.data.streams import PROBE_SEED, chosen_rows
-from fft.evaluate.predict import SCORE_BATCH, predict
+from fft.evaluate.predict import SCORE_BATCH, Predictor, predict
+from fft.evaluate.predictor import make_predict
 from fft.merging.formulas import interpolate_layers
 from fft.models import Model
 from fft.stats.intervals import predictions
@@ -47,7 +47,7 @@ class HeldOut:
         self.data = {name: task._replace(splits=_at_most(most, task.splits)) for name, task in data.items()}
         rows = {(name, role): task.splits[role] for name, task in self.data.items() for role in ROLES}
         lengths = bucket_lengths(np.concatenate([encoded.lengths() for encoded in rows.values()]))
-        self._programs = _programs(model, [task.task for task in self.data.values()], lengths)
+        self._predictors = _predictors(model, [task.task for task in self.data.values()], lengths)
         self._batches = {
             at: list(eval_batches(encoded, SCORE_BATCH, lengths, data[at[0]].pad_id)) for at, encoded in rows.items()
         }
@@ -79,33 +79,28 @@ class HeldOut:
         return f"{counts} {role} rows"
 
     def _logits(self, params: Params, name: str, role: str) -> np.ndarray:
-        head, batches = self.data[name].task.name, self._batches[name, role]
-        program, rows = self._programs[head], self.data[name].splits[role]
-        outputs = predict(lambda params, batch: program(params, batch)[head], params, batches, len(rows.ids), self.poll)
-        return rows.summed(outputs)
+        rows = self.data[name].splits[role]
+        predictor = self._predictors[self.data[name].task]
+        return rows.summed(predict(predictor, params, self._batches[name, role], len(rows.ids), self.poll))
 
 
-Scores = Callable[[Params, Batch], dict[str, jax.Array]]
-"""f(params, batch) -> {head: scores [B, W]}"""
+def _predictors(model: Network, tasks: Sequence[Task], lengths: Sequence[int]) -> dict[Task, Predictor]:
+    """Return the program of each task: tasks that read pooled states share one, every other task has its own.
 
-
-def _programs(model: Network, tasks: Sequence[Task], lengths: Sequence[int]) -> dict[str, Scores]:
-    """Return the compiled program of each head: tasks that read pooled states share one, every other task has its own.
-
-    A program scores those of its heads that the parameters have.
+    The shared one scores those of its heads that the parameters have.
     """
-
-    def program(tasks: Sequence[Task]) -> Scores:
-        def scores(params: Params, batch: Batch) -> dict[str, jax.Array]:
-            outputs = outputs_of(model, params, batch, read={task.reads for task in tasks})
-            known = {UNEMBED, *params.get("heads", {})}
-            return {task.name: task.score(outputs, batch) for task in tasks if task.name in known}
-
-        return announced(jax.jit(scores), "the scoring", lengths)
-
     pooled = [task for task in tasks if task.reads == "pooled"]
-    shared = program(pooled)
-    return {task.name: shared if task in pooled else program([task]) for task in tasks}
+
+    def scores(params: Params, batch: Batch) -> dict[str, jax.Array]:
+        outputs = outputs_of(model, params, batch)
+        return {task.name: task.score(outputs, batch) for task in pooled if task.name in params["heads"]}
+
+    shared = announced(jax.jit(scores), "the scoring", lengths)
+
+    def of_head(head: str) -> Predictor:
+        return lambda params, batch: shared(params, batch)[head]
+
+    return {task: of_head(task.name) if task in pooled else make_predict(model, task, lengths) for task in tasks}
 
 
 def _at_most(most: Mapping[str, int], splits: dict[str, Encoded]) -> dict[str, Encoded]:

@@ -1,39 +1,15 @@
 """A model's outputs on many rows, with one compiled program for each padded length."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
-import jax
 import numpy as np
 
-from fft.core.batch import Batch
-from fft.core.network import Network, outputs_of
-from fft.core.programs import shared
-from fft.core.progress import announced, doing
+from fft.core.batch import Array, Batch
+from fft.core.progress import doing
 from fft.core.tree import Params
-from fft.data.batches import eval_batches
-from fft.data.streams import EVAL_BATCH
-from fft.data.task_data import TaskData
-from fft.tasks import Task
 
-Predictor = Callable[[Params, Batch], jax.Array]
+Predictor = Callable[[Params, Batch], Array]
 """f(params, batch) -> [B, W], or [B, T, W]"""
-
-
-def make_predict(model: Network, task: Task, lengths: Sequence[int] = ()) -> Predictor:
-    """Return a jitted f(params, batch) -> `task.score` [B, W], without dropout; params are an argument of the program.
-
-    Its compilations for the `lengths` that batches may be padded to are shown as progress.
-    """
-    return announced(_scores(model, task), "the scoring", lengths)
-
-
-@shared
-def _scores(model: Network, task: Task) -> Predictor:
-    @jax.jit
-    def scores(params: Params, batch: Batch) -> jax.Array:
-        return task.score(outputs_of(model, params, batch, read=(task.reads,)), batch)
-
-    return scores
 
 
 def predict(
@@ -55,7 +31,7 @@ def predict(
     outputs: np.ndarray | None = None
     times = np.zeros(n, np.int64)
 
-    def collect(batch: Batch, index: np.ndarray, out: jax.Array) -> None:
+    def collect(batch: Batch, index: np.ndarray, out: Array) -> None:
         nonlocal outputs
         rows = np.asarray(out)[: len(index)]
         if outputs is None:
@@ -84,10 +60,3 @@ def predict(
 
 
 SCORE_BATCH = 16  # a row costs no more than in a larger batch, and less of the batch is padding
-
-
-def scored_logits(predictor: Predictor, params: Params, data: TaskData) -> np.ndarray:
-    """Return the outputs [E, W] for the examples of data.splits["test"], in order; `predictor` is of `make_predict`."""
-    rows = data.splits["test"]
-    batches = eval_batches(rows, EVAL_BATCH, data.lengths, data.pad_id)
-    return rows.summed(predict(predictor, params, batches, len(rows.ids)))

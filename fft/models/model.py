@@ -76,7 +76,7 @@ class Checkpoint(NamedTuple):
     language model); `raw_config` is
     config.json as read, with 'dtype' set to the dtype of the stored weights; `notes` are remarks about its files for
     the user; `max_length` is the number of tokens to which texts were truncated in its training, None if not recorded;
-    `language` is whether its language head was read.
+    `language` is whether its language head was read; `template` is the chat template to save in place of the folder's.
     """
 
     model: Model
@@ -88,6 +88,7 @@ class Checkpoint(NamedTuple):
     notes: tuple[str, ...] = ()
     max_length: int | None = None
     language: bool = False
+    template: str | None = None
     __repr__ = brief
 
     @property

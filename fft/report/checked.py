@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 SHOWN, ON_PAGE = 10, 500  # maximum examples on the terminal, and on the page; SHOWN also for labels
-WIDTH = 60  # maximum characters of a text on the terminal
+WIDTH, LONG = 60, 100  # maximum characters of a text on the terminal, in a table and on a line of its own
 COLUMNS = (
     "change: tuned minus base, + is better, with its paired 95 % interval; lost, gained: newly wrong and newly right "
     "examples; p: McNemar's exact test of a change"
@@ -84,6 +84,7 @@ def _text(example: dict[str, Any]) -> str:
 BY_DISTANCE = {"worse": "further from the target", "better": "nearer to the target"}
 TITLES = {
     "classification": {"worse": "newly wrong", "better": "newly right"},
+    "answers": {"worse": "newly wrong", "better": "newly right"},
     "language": {"worse": "more nats a token", "better": "fewer nats a token"},
 }
 """the titles of lists of examples, by the kind of the metric; those of every other kind are BY_DISTANCE"""
@@ -93,6 +94,15 @@ EXAMPLES = (
     Column("base", lambda row: _answer(row["base"]), number=False),
     Column("tuned", lambda row: _answer(row["tuned"]), number=False),
     Column("text", _text, number=False),
+)
+
+
+SAMPLES = (
+    EXAMPLES[0],
+    Column("prompt", _text, number=False),
+    Column("expected", lambda row: row["label"], number=False),
+    Column("base", lambda row: row["base"], number=False),
+    Column("tuned", lambda row: row["tuned"], number=False),
 )
 
 
@@ -106,12 +116,18 @@ def one_line(text: str, most: int = WIDTH) -> str:
 
 
 def caption(record: dict[str, Any]) -> str:
-    """Return the metric and McNemar's p of every task, and the meaning of the columns."""
+    """Return every task's metric, McNemar's p and divergence of language models, and the meaning of the columns."""
     parts = []
     for name, task in _tasks(record):
         p = task["change"] and task["change"]["mcnemar_p"]
-        parts.append(f"{name}: {task['score']['metric']}" + ("" if p is None else f", p = {p:.2g}"))
+        kl = task.get("divergence")
+        apart = "" if kl is None else f", KL(base ‖ tuned) {kl['value']:.3g} nats a token{_between(kl)}"
+        parts.append(f"{name}: {task['score']['metric']}" + ("" if p is None else f", p = {p:.2g}") + apart)
     return "; ".join([*parts, COLUMNS])
+
+
+def _between(kl: dict[str, Any]) -> str:
+    return "" if kl["low"] is None else f" [{kl['low']:.3g}, {kl['high']:.3g}]"
 
 
 def verdict_sentence(record: dict[str, Any], task: dict[str, Any]) -> str:
@@ -159,6 +175,12 @@ def show(record: dict[str, Any], console: Console) -> None:
         if task["worse"]:
             console.out(f"{_title(task, 'worse')}, {_listed(task['worse'], SHOWN)}:", highlight=False)
             console.print(rich_table(brief, task["worse"][:SHOWN]))
+    for name, task in _tasks(record):
+        for sample in task.get("samples", ()):
+            console.out(f"{name}, row {sample['row']}: {one_line(sample['text'], LONG)}", highlight=False)
+            for who in ("label", "base", "tuned"):
+                said = "expected" if who == "label" else who
+                console.out(f"  {said:<9} {one_line(sample[who], LONG)}", highlight=False)
     for task in record["original"]:
         console.out(f"{task['verdict']['outcome']}: {verdict_sentence(record, task)}", highlight=False)
 
@@ -188,7 +210,13 @@ def page(record: dict[str, Any]) -> str:
     judged = record["original"]
     listed = [_examples(task, which) for which in ("worse", "better") for task in judged]
     sections = [*(box(_as_run(task), _share(record, task)) for task in judged), _table_of_scores(record)]
-    sections += [*map(_by_label, judged), *listed, notes(record["notes"]), _compared(record)]
+    sections += [
+        *map(_by_label, judged),
+        *(_samples(name, task) for name, task in _tasks(record)),
+        *listed,
+        notes(record["notes"]),
+        _compared(record),
+    ]
     return document(f"{record['tuned']['folder']} against {record['base']['folder']}", sections)
 
 
@@ -208,6 +236,12 @@ def _examples(task: dict[str, Any], which: str) -> str:
     title = f"{_title(task, which).capitalize()}: {_listed(examples, ON_PAGE)}"
     rows = table(EXAMPLES, examples[:ON_PAGE])
     return f'<h2>{escape(title)}</h2>\n<div class="texts">{rows}</div>' if examples else ""
+
+
+def _samples(name: str, task: dict[str, Any]) -> str:
+    if not task.get("samples"):
+        return ""
+    return f'<h2>Answers to prompts of the {name} task</h2>\n<div class="texts">{table(SAMPLES, task["samples"])}</div>'
 
 
 def _compared(record: dict[str, Any]) -> str:

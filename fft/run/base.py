@@ -1,6 +1,7 @@
 """The base checkpoint of an experiment, with the heads that its tasks use."""
 
 from fft import models
+from fft.data.prompts import read_template
 from fft.data.settings import predicts_tokens
 from fft.experiment import Experiment
 from fft.models import Checkpoint
@@ -12,5 +13,6 @@ def load_base(experiment: Experiment) -> Checkpoint:
     Raises: as `fft.models.load` or `fft.models.load_causal`.
     """
     if predicts_tokens([experiment.new, *experiment.original]):
-        return models.load_causal(experiment.model)
+        template = read_template(experiment.new.chat_template)
+        return models.load_causal(experiment.model)._replace(template=template)
     return models.load(experiment.model)

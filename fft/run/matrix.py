@@ -95,7 +95,7 @@ def _answered(settings: SequenceSettings, data: dict[str, TaskData], base: Check
         known = [name for at, name in enumerate(data, 1) if shared or at <= row]
         logits = held_out.logits(_with_heads(params, data, known), "test", known)
         for name, task in data.items():
-            predicted[name].append(predictions(task.task.kind, logits[name]) if name in known else None)
+            predicted[name].append(predictions(METRICS[task.task.metric].kind, logits[name]) if name in known else None)
     return [
         Answered(METRICS[task.task.metric], task.splits["test"].labels, predicted[name]) for name, task in data.items()
     ]

@@ -10,7 +10,8 @@ from fft.core.naming import ORIGINAL
 from fft.core.tree import Params
 from fft.data import Encoded, TaskData, bucket_lengths, eval_batches
 from fft.data.streams import PROBE_SEED, chosen_rows
-from fft.evaluate.predict import SCORE_BATCH, make_predict, predict
+from fft.evaluate.predict import SCORE_BATCH, predict
+from fft.evaluate.predictor import make_predict
 from fft.models.identity import base_sha256
 from fft.run.job import Job
 from fft.stats import retention
@@ -39,9 +40,8 @@ class Scorer:
         # The tasks have the same padded lengths, so that tasks with a common head share its compiled programs.
         scored = [*self._probes.values(), *self._judged.values(), *(data.splits["test"] for data in job.tasks.values())]
         self._lengths = bucket_lengths(np.concatenate([rows.lengths() for rows in scored]))
-        tasks = {data.task.name: data.task for data in job.tasks.values()}
-        model = job.checkpoint.model
-        self._predictors = {head: make_predict(model, task, self._lengths) for head, task in tasks.items()}
+        model, tasks = job.checkpoint.model, {data.task for data in job.tasks.values()}
+        self._predictors = {task: make_predict(model, task, self._lengths) for task in tasks}
 
     def _validation(self, most: int) -> dict[str, Encoded]:
         """Return at most `most` validation rows of each task, the same ones in every run."""
@@ -94,7 +94,7 @@ class Scorer:
         digest = hashlib.sha256(repr((base_sha256(self.job.checkpoint), self.job.checkpoint.raw_config)).encode())
         for name, data in self.job.tasks.items():
             test = data.splits["test"]
-            digest.update(repr((name, data.task.name, test.lengths().tolist(), self._lengths)).encode())
+            digest.update(repr((name, data.task, test.lengths().tolist(), self._lengths)).encode())
             digest.update(np.concatenate([*test.ids, *test.types]).data)
         key = digest.hexdigest()
         if key not in known:
@@ -115,4 +115,4 @@ class Scorer:
 
     def _logits(self, params: Params, data: TaskData, rows: Encoded, poll: Callable[[], None]) -> np.ndarray:
         batches = eval_batches(rows, SCORE_BATCH, self._lengths, data.pad_id)
-        return rows.summed(predict(self._predictors[data.task.name], params, batches, len(rows.ids), poll))
+        return rows.summed(predict(self._predictors[data.task], params, batches, len(rows.ids), poll))

@@ -14,12 +14,12 @@ from fft.data import Encoded, TaskData, TrainBatches, bucket_lengths, joined, to
 from fft.data.kinds import KINDS
 from fft.data.streams import PROBE_SEED, chosen_rows
 from fft.disk.artefact import load_artefact, save_artefact
+from fft.evaluate.predictor import make_predict, scored_logits
 from fft.evaluate.teacher import base_part
 from fft.models import Checkpoint
 from fft.stats.budget import JUDGED, Budget
 from fft.stats.intervals import predictions
 from fft.stats.metrics import METRICS
-from fft.tasks import Task
 from fft.training.dual import PROBED, Watch
 
 
@@ -101,7 +101,7 @@ def make_watch(
         before = task.credit(jnp.asarray(outputs), jnp.asarray(rows.labels), scale)
         ends = np.cumsum([len(part.ids) for part in parts])
         scores = [
-            _score(data.task, part.labels, own)
+            _score(checkpoint, data._replace(splits={"test": part}), own)
             for data, part, own in zip(originals, parts, np.split(outputs, ends[:-1]), strict=True)
         ]
         budgets = map(Budget.parse, drops)
@@ -118,6 +118,9 @@ def make_watch(
     return Watch(task, jnp.asarray(tree["before"]), margin, scale, steps, scores), batches
 
 
-def _score(task: Task, labels: np.ndarray, logits: np.ndarray) -> float:
-    metric = METRICS[task.metric]
-    return float(metric.function(labels, predictions(metric.kind, logits)))
+def _score(checkpoint: Checkpoint, data: TaskData, outputs: np.ndarray) -> float:
+    """Return the base's score on the test rows; `outputs` are its `Task.score` on them."""
+    if data.task.generates:
+        outputs = scored_logits(make_predict(checkpoint.model, data.task, data.lengths), checkpoint.params, data)
+    metric = METRICS[data.task.metric]
+    return float(metric.function(data.splits["test"].labels, predictions(metric.kind, outputs)))

@@ -67,7 +67,7 @@ class Budget:
         if margin >= most:
             raise InputError(
                 f"--max-drop {self}: the base's {metric.name} is {base_score:.3g} and cannot drop by more than "
-                f"{most:.3g}, so nothing would fail: give 1% for one per cent of it, 0.01 for a point of accuracy"
+                f"{most:.3g}, so nothing would fail: give 1% for one per cent of it, 0.01 for a hundredth of the score"
             )
         return margin
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fft.core.errors import InputError
-from fft.stats.metrics import Metric
+from fft.stats.metrics import Metric, accuracy
 
 LEVEL = 0.95
 RESAMPLES = 10_000
@@ -40,7 +40,7 @@ class Change(NamedTuple):
     """The change of a score between two models on the same n examples.
 
     before and after are in the metric's unit; change, low, high are signed so that + is better (for rmse, change =
-    before - after). mcnemar_p is the exact two-sided p of McNemar's test for accuracy, None for other metrics.
+    before - after). mcnemar_p is the exact two-sided p of McNemar's test for accuracy and matches, None for others.
     changed counts the examples whose prediction differs, None for regression. undefined says why the score is not
     defined on these examples, and change, low and high are nan then; None if it is defined. before is nan if there was
     no model before.
@@ -62,10 +62,13 @@ class Change(NamedTuple):
 
 
 def predictions(kind: str, logits: np.ndarray) -> np.ndarray:
-    """Convert logits [N, W] to classes int32 [N] for classification, else to the first values [N] in float64.
+    """Convert logits [N, W] to classes int32 [N] for classification, else to the first values [N]: float64, or for
+    answers int32.
 
     A row with a logit that is not finite gets the class -1, which is always wrong.
     """
+    if kind == "answers":
+        return np.asarray(logits)[:, 0].astype(np.int32)
     if kind != "classification":
         return np.asarray(logits, np.float64)[:, 0]
     finite = np.isfinite(logits).all(-1)
@@ -94,7 +97,7 @@ def interval(metric: Metric, labels: np.ndarray, predictions: np.ndarray, seed: 
     if metric.undefined(labels):
         return Interval(value, float("nan"), float("nan"), len(labels))
     low, high = _bootstrap(metric, metric.function, (labels, predictions), value, seed)
-    if metric.kind == "classification":
+    if metric.discrete:
         floor = unseen(metric, labels, predictions)
         low, high = min(low, value - floor), max(high, value + floor)
     low, high = (float(end) for end in np.clip((low, high), *metric.bounds))
@@ -111,8 +114,8 @@ def paired_change(metric: Metric, labels: np.ndarray, before: np.ndarray, after:
     bit on every example do not agree by chance, and [0, 0] stands. If the score is not defined, because the labels or
     the predictions `before` do not vary, the change is nan.
 
-    McNemar's exact test (accuracy only) compares the numbers of examples that only one of the models predicts
-    correctly with a fair coin; p is 1 without such examples.
+    McNemar's exact test (accuracy and matches only) compares the numbers of examples that only one of the models
+    predicts correctly with a fair coin; p is 1 without such examples.
 
     Raises: InputError without examples.
     References: McNemar 1947; Hanley and Lippman-Hand 1983 (nothing seen in n); Efron and Tibshirani 1993, ch. 13.
@@ -128,11 +131,11 @@ def paired_change(metric: Metric, labels: np.ndarray, before: np.ndarray, after:
 
     low, high = _bootstrap(metric, difference, (labels, before, after), change, seed)
     changed = None
-    if metric.kind == "classification":
+    if metric.discrete:
         changed = int((before != after).sum())
         floor = unseen(metric, labels, before)
         low, high = min(low, change - floor), max(high, change + floor)
-    p = mcnemar_p(labels, before, after) if metric.name == "accuracy" else None
+    p = mcnemar_p(labels, before, after) if metric.function is accuracy else None
     return Change(metric.name, *scores, change, float(low), float(high), len(labels), p, changed)
 
 
@@ -159,10 +162,8 @@ def unchanged(metric: Metric, labels: np.ndarray, predictions: np.ndarray) -> Ch
     score = float(metric.function(labels, predictions))
     if reason := metric.undefined(labels) or _orders_nothing(metric, predictions):
         return _undefined(metric, (score, score), len(labels), reason)
-    p = 1.0 if metric.name == "accuracy" else None
-    return Change(
-        metric.name, score, score, 0.0, 0.0, 0.0, len(labels), p, 0 if metric.kind == "classification" else None
-    )
+    p = 1.0 if metric.function is accuracy else None
+    return Change(metric.name, score, score, 0.0, 0.0, 0.0, len(labels), p, 0 if metric.discrete else None)
 
 
 def _orders_nothing(metric: Metric, before: np.ndarray) -> str | None:
@@ -247,13 +248,13 @@ def _bootstrap(
     from scipy.stats import bootstrap
 
     n = len(data[0])
-    if metric.kind != "classification" and (n < 2 or not all(np.isfinite(values).all() for values in data)):
+    if not metric.discrete and (n < 2 or not all(np.isfinite(values).all() for values in data)):
         return float("nan"), float("nan")
     if n < 2:
         return value, value
     if metric.by_order:
         data = tuple(np.unique(values, return_inverse=True)[1].astype(np.int32) for values in data)
-    elif metric.kind == "classification":
+    elif metric.discrete:
         data = tuple(values.astype(np.int32) for values in data)
     result = bootstrap(
         data,

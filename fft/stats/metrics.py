@@ -18,7 +18,8 @@ from fft.core.errors import InputError
 class Metric(NamedTuple):
     """A score of N predictions.
 
-    kind is 'classification' (labels and predictions are class numbers) or another (real numbers); sign is +1 if higher
+    kind is 'classification' (labels and predictions are class numbers), 'answers' (the labels are 1, the predictions 1
+    for a right answer and 0 for another), or another (real numbers); sign is +1 if higher
     is better and -1 if lower is; bounds are the lowest and highest possible score; function(labels [..., N],
     predictions [..., N]) -> [...] is vectorised over the leading axes. by_order: only the order of the values matters,
     so that a bootstrap may replace them by small integers, which is far faster. by_variation: the score measures how
@@ -32,6 +33,11 @@ class Metric(NamedTuple):
     function: Callable[[np.ndarray, np.ndarray], np.ndarray]
     by_order: bool = False
     by_variation: bool = False
+
+    @property
+    def discrete(self) -> bool:
+        """Whether labels and predictions are classes, so that a prediction is right or wrong."""
+        return self.kind in ("classification", "answers")
 
     def undefined(self, labels: np.ndarray) -> str | None:
         """Return why the score is 0 by definition for these labels [N], whatever is predicted; None if it is not.
@@ -134,6 +140,9 @@ METRICS = {
     "perplexity": Metric("perplexity", "language", -1, (1.0, float("inf")), perplexity),
     "bits_per_byte": Metric("bits_per_byte", "language", -1, (0.0, float("inf")), bits_per_byte),
     "token_accuracy": Metric("token_accuracy", "language", +1, (0.0, 1.0), nats),
+    "exact_match": Metric("exact_match", "answers", +1, (0.0, 1.0), accuracy),
+    "squad_match": Metric("squad_match", "answers", +1, (0.0, 1.0), accuracy),
+    "number_match": Metric("number_match", "answers", +1, (0.0, 1.0), accuracy),
 }
 
 

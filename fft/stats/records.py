@@ -13,7 +13,7 @@ field are older than it.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from fft.core.naming import ORIGINAL
@@ -237,6 +237,11 @@ class CheckedTaskRecord:
     """the same for those newly right, or whose error shrank most"""
     notes: list[str]
     """rows that were in training, dropped rows, models with equal predictions"""
+    divergence: Interval | None = None
+    """of a language task the mean KL(base || tuned) of the supervised tokens in nats, {value, low, high, n}"""
+    samples: list[ExampleRecord] = field(default_factory=list)
+    """of a task with prompts the first five, with what both models write: {row, text: the prompt, pair, label: the
+    expected answer, base, tuned}"""
     verdict: Verdict | None = None
     """for an original task, as in run.json; null for the new one"""
 

@@ -1,5 +1,6 @@
 """Tasks as pure functions: loss, divergence from a teacher, sampled labels for the Fisher information, row scores."""
 
+from fft.tasks.answers import Answers
 from fft.tasks.classify import Classify
 from fft.tasks.language import Language
 from fft.tasks.regress import Regress
@@ -8,4 +9,4 @@ from fft.tasks.task import Task
 
 KINDS: dict[str, type[Task]] = {"classification": Classify, "regression": Regress, "language": Language}
 
-__all__ = ["KINDS", "Classify", "Language", "Regress", "Several", "Task"]
+__all__ = ["KINDS", "Answers", "Classify", "Language", "Regress", "Several", "Task"]

@@ -20,6 +20,7 @@ class OneHead:
     name: str
     reads: ClassVar[Read] = "pooled"
     stores: ClassVar[bool] = True
+    generates: ClassVar[bool] = False
     enumerable: ClassVar[bool] = True
 
     @property

@@ -37,6 +37,7 @@ class Language(Categorical):
     problem: ClassVar[str] = ""
     reads: ClassVar[Read] = "tokens"
     stores: ClassVar[bool] = False
+    generates: ClassVar[bool] = False
     enumerable: ClassVar[bool] = False
 
     @classmethod

@@ -31,6 +31,8 @@ class Task(Protocol):
     """the states that its heads read"""
     stores: ClassVar[bool]
     """whether the logits of many rows can be stored; if not, a method that needs the base's runs it in every step"""
+    generates: ClassVar[bool]
+    """whether the metric compares texts that the model writes, so that scoring is more than a forward pass"""
     enumerable: ClassVar[bool]
     """whether it has few enough outputs for a backward pass for each of them, see `support`"""
 

@@ -3,7 +3,7 @@
 import jax
 
 from fft.core.programs import shared
-from fft.evaluate.predict import make_predict
+from fft.evaluate.predictor import make_predict
 from fft.fisher.squares import squares_of
 from fft.methods import EWC, KL
 from fft.models.families import bert

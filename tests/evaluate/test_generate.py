@@ -10,7 +10,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import fft
 from fft import models
 from fft.core.errors import InputError
-from fft.evaluate.generate import check_room, named_ids
+from fft.data.prompts import named_ids
+from fft.evaluate.generate import check_room
 from fft.models.families.llama import FAMILY, LlamaConfig
 from fft.models.model import build
 from tests.helpers.tiny_chat import write_chat
@@ -82,7 +83,7 @@ def fft_ids(folder, text):
 def test_wrong_end_tokens_are_refused(checkpoint, tmp_path, value):
     (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": value}))
     with pytest.raises(InputError, match=r"generation_config.json: eos_token_id is .*; expected ids"):
-        named_ids(checkpoint._replace(folder=tmp_path), "eos_token_id")
+        named_ids(tmp_path, checkpoint.raw_config, checkpoint.model.config.vocab_size, "eos_token_id")
 
 
 def test_the_last_position_is_used(checkpoint):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from fft.core.batch import States
-from fft.evaluate.predict import make_predict, predict
+from fft.evaluate.predict import predict
+from fft.evaluate.predictor import make_predict
 from fft.tasks.classify import Classify
 from tests.helpers.toy import toy_batch
 

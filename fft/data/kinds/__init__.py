@@ -3,6 +3,7 @@
 A kind has one module here and an entry in KINDS; its loss and outputs are those of a task in fft/tasks.
 """
 
+from fft.data.kinds.answer import Answer
 from fft.data.kinds.chat import Chat
 from fft.data.kinds.classification import Classification
 from fft.data.kinds.completion import Completion
@@ -16,6 +17,7 @@ KINDS: dict[str, Kind] = {
     "text": Text(),
     "completion": Completion(),
     "chat": Chat(),
+    "answer": Answer(),
 }
 
 __all__ = ["KINDS", "EncodedRows", "Kind"]

@@ -15,6 +15,7 @@ class Chat(LanguageKind):
     """Reads conversations, put into the tokenizer's chat template; by default the assistant's turns are supervised."""
 
     unit = "conversation"
+    prompts = True
 
     def columns(self, named: Columns, existing: Sequence[str]) -> Columns:
         return Columns(MESSAGES, None, None, fixed=True, chat=chat_columns(existing) or (MESSAGES,))

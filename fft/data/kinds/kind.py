@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -10,6 +10,9 @@ from fft.data.encoded import Encoded
 from fft.data.rows import Columns, Rows
 from fft.data.tokenize import EncodeOptions, Tokenizer
 from fft.tasks import Task
+
+if TYPE_CHECKING:
+    from fft.models.model import Checkpoint
 
 
 class EncodedRows(NamedTuple):
@@ -24,13 +27,20 @@ class Kind(ABC):
     """Reads the rows of tasks of one kind."""
 
     predicts: ClassVar[str]
-    """the kind of its tasks, a name in fft.tasks.KINDS and in `Metric.kind`"""
+    """the kind of its tasks and their heads, a name in fft.tasks.KINDS"""
     metric: ClassVar[str]
     """the default metric, a name in fft.stats.metrics"""
     what: ClassVar[str]
     """the word for a label in messages"""
+    prompts: ClassVar[bool] = False
+    """whether a row has a prompt that a model can answer"""
     length: ClassVar[int] = 128
     """the most tokens of a row by default"""
+
+    @property
+    def scored(self) -> str:
+        """The kind of its metrics, `Metric.kind`."""
+        return self.predicts
 
     @abstractmethod
     def columns(self, named: Columns, existing: Sequence[str]) -> Columns:
@@ -49,6 +59,13 @@ class Kind(ABC):
 
         Raises: InputError naming the row of a label that the task does not have, or of a text that cannot be encoded.
         """
+
+    def bound(self, task: Task, checkpoint: "Checkpoint", splits: Mapping[str, Encoded], max_new: int) -> Task:
+        """Return the task with what scoring needs of the checkpoint; an answer has at most `max_new` tokens.
+
+        Raises: InputError for rows that could not be scored so.
+        """
+        return task
 
     def undefined(self, labels: np.ndarray, reason: str | None) -> str | None:
         """Return `reason`, why the score is undefined on these labels, with a possible cause; None for None."""

@@ -26,6 +26,7 @@ from fft.models.files.unembed import PREFIX, written_keys
 from fft.models.layers import Config
 from fft.models.model import Checkpoint, Family, Head
 
+CHAT_TEMPLATE = "chat_template.jinja"  # it goes before the template in tokenizer_config.json
 TOKENIZER_CONFIG = "tokenizer_config.json"
 TOKENIZER_FILES = (
     TOKENIZER_CONFIG,
@@ -36,7 +37,7 @@ TOKENIZER_FILES = (
     "vocab.json",
     "merges.txt",
     "tokenizer.model",
-    "chat_template.jinja",
+    CHAT_TEMPLATE,
     "generation_config.json",
 )
 SHARD_BYTES = 5 * 1000**3
@@ -155,6 +156,8 @@ def write(checkpoint: Checkpoint, folder: Path, family: Family, primary: str | N
     for name in TOKENIZER_FILES:
         if (checkpoint.folder / name).is_file():
             shutil.copyfile(checkpoint.folder / name, folder / name)
+    if checkpoint.template is not None:
+        (folder / CHAT_TEMPLATE).write_text(checkpoint.template, encoding="utf-8")
     if checkpoint.max_length is not None:
         write_length(checkpoint.max_length, folder / TOKENIZER_CONFIG)
 

@@ -1,0 +1,148 @@
+"""Answer: a prompt, a text or a conversation, and the one right answer to it."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fft.core.errors import InputError
+from fft.core.naming import agreeing, counted
+from fft.data.chat import chat_tokens
+from fft.data.encoded import Encoded
+from fft.data.kinds.completion import PROMPT, prompted
+from fft.data.kinds.language import LanguageKind
+from fft.data.messages import MESSAGES, TOOLS, from_text
+from fft.data.prompts import named_ids
+from fft.data.rows import Columns, Rows
+from fft.data.sequences import Tokens
+from fft.data.tokenize import EncodeOptions, Tokenizer
+from fft.stats.matching import last_number
+from fft.tasks import Answers, Task
+from fft.tasks.answers import Writer
+
+if TYPE_CHECKING:
+    from fft.models.model import Checkpoint
+
+ANSWER, QUESTION = "answer", "question"
+
+
+def answer_columns(existing: Sequence[str]) -> Columns | None:
+    """Return the columns of prompts with answers among the `existing` ones, None without them."""
+    if ANSWER not in existing:
+        return None
+    if MESSAGES in existing:
+        chat = (MESSAGES, TOOLS) if TOOLS in existing else (MESSAGES,)
+        return Columns(MESSAGES, ANSWER, None, fixed=True, chat=chat)
+    prompt = next((name for name in (PROMPT, QUESTION) if name in existing), None)
+    return None if prompt is None else Columns(prompt, ANSWER, None, fixed=True)
+
+
+class Answer(LanguageKind):
+    """Reads prompts with their answers: learned as completions or as turns of a conversation, and scored by whether the
+    model writes the right answer.
+    """
+
+    metric = "exact_match"
+    unit = "row"
+    prompts = True
+
+    @property
+    def scored(self) -> str:
+        return "answers"
+
+    def columns(self, named: Columns, existing: Sequence[str]) -> Columns:
+        return answer_columns(existing) or Columns(PROMPT, ANSWER, None, fixed=True)
+
+    def task(self, name: str, labels: tuple[str, ...] | None, metric: str, rows: Rows) -> Task:
+        return Answers(name, metric)
+
+    def sequences(
+        self, rows: Rows, tokenizer: Tokenizer, options: EncodeOptions
+    ) -> tuple[list[Sequence[Tokens]], list[str]]:
+        """Return the sequence of each row, the prompt's ids as generation sees them and those of the answer; none for a
+        row that is longer than the limit.
+
+        Raises: InputError also for settings that have no meaning here.
+        """
+        assert rows.pairs is not None  # `columns` names the answers
+        if options.supervise != "answers" or options.cut != "end":
+            raise InputError(
+                f"{rows.source}: of an answer task only whole answers are learned: leave out --new.loss and --new.cut, "
+                "or give --new.kind completion"
+            )
+        if rows.chat:
+            texts = zip(rows.numbers, rows.texts, rows.pairs, strict=True)
+            turns = [_last_turn(tokenizer, text, answer, f"{rows.source}, row {at}") for at, text, answer in texts]
+            across = sum(crosses for _, crosses in turns)
+            sequences = [tokens for tokens, _ in turns]
+        else:
+            sequences, across = prompted(tokenizer, rows, options)
+        whole: list[Sequence[Tokens]] = [
+            [tokens] if len(tokens.ids) - 1 <= options.max_length else [] for tokens in sequences
+        ]
+        notes = self.reading_notes(across, 0, options)
+        if long := sum(not row for row in whole):
+            are = agreeing(long, "is", "are")
+            notes.append(
+                f"{counted(long, 'row')} {are} longer than {options.max_length} tokens, and no right answer can be cut"
+            )
+        return whole, notes
+
+    def denominators(
+        self, task: Task, rows: Rows, examples: Sequence[Sequence[Tokens]], tokenizer: Tokenizer
+    ) -> np.ndarray:
+        """Return what the metric compares with, 1 for every row: that its answer is right, int32 [E].
+
+        Raises: InputError for an expected answer without a number where numbers are compared.
+        """
+        assert rows.pairs is not None
+        if task.metric == "number_match":
+            for number, answer in zip(rows.numbers, rows.pairs, strict=True):
+                if last_number(answer) is None:
+                    raise InputError(
+                        f"{rows.source}, row {number}: the answer {answer!r:.60} has no number to compare with: give "
+                        "one, or another metric, such as exact_match"
+                    )
+        return np.ones(len(examples), np.int32)
+
+    def bound(self, task: Task, checkpoint: "Checkpoint", splits: Mapping[str, Encoded], max_new: int) -> Task:
+        for rows in splits.values():
+            tokens = rows.example_targets()
+            longest = int(tokens.argmax())
+            if tokens[longest] > max_new:
+                raise InputError(
+                    f"the expected answer in row {rows.numbers[longest]} has {tokens[longest]} tokens, and the model "
+                    f"writes at most {max_new}: give a larger --new.max-new (--original.max-new, --task.max-new)"
+                )
+        return Answers(task.name, task.metric, writer=writer_of(checkpoint, max_new))
+
+    def unwatched(self, metric: str) -> str | None:
+        return None
+
+    def least_rows(self, drop: float) -> int:
+        return int(np.ceil(1 / drop))
+
+
+def writer_of(checkpoint: "Checkpoint", max_new: int) -> Writer:
+    """Return how a checkpoint's answers of at most `max_new` tokens are written and read."""
+    size = checkpoint.model.config.vocab_size
+    stops = named_ids(checkpoint.folder, checkpoint.raw_config, size, "eos_token_id")
+    return Writer(checkpoint.folder, size, stops, max_new)
+
+
+def _last_turn(tokenizer: Tokenizer, conversation: str, answer: str, where: str) -> tuple[Tokens, bool]:
+    """Return a conversation with its answer as tokens, of which those of the answer are supervised, and whether a token
+    across the border of prompt and answer was split.
+    """
+    said = from_text(conversation)
+    if said[MESSAGES][-1]["role"] == "assistant":
+        raise InputError(
+            f"{where}: the conversation ends with a message of the assistant, and the column {ANSWER!r} has the answer "
+            "too: remove that message"
+        )
+    said[MESSAGES] = [*said[MESSAGES], {"role": "assistant", "content": answer}]
+    tokens = chat_tokens(tokenizer, said, where)
+    last = tokens.sequences[-1]
+    end = int(np.flatnonzero(last.supervised).max())
+    begin = int(np.flatnonzero(~last.supervised[:end]).max()) + 1
+    return Tokens(last.ids[: end + 1], np.arange(end + 1) >= begin), bool(tokens.across)

@@ -1,0 +1,213 @@
+"""Answer tasks: learned as completions or turns, scored by what the model writes, held to a budget."""
+
+import json
+import random
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import fft as package
+from fft.data.tokenize import load_tokenizer
+from fft.stats.matching import MATCHES
+from tests.helpers.tiny_chat import write_chat
+from tests.helpers.tiny_checkpoint import write_checkpoint
+from tests.helpers.tiny_runs import fft, record, refused
+
+WORDS = ["good", "bad", "cat", "dog", "bird", "road", "tree", "house"]
+
+
+def write_jsonl(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A base that writes nonsense, prompts whose answer is their first word, as texts and as messages, and prose."""
+    folder, rng = tmp_path_factory.mktemp("answers"), random.Random(0)
+    write_chat(folder / "base")
+    rows = [[rng.choice(WORDS[:4]), *rng.choices(WORDS, k=2)] for _ in range(200)]
+    write_jsonl(folder / "asked.jsonl", [{"prompt": " ".join(words), "answer": f" {words[0]}"} for words in rows])
+    chat = [
+        {"messages": [{"role": "user", "content": " ".join(words)}], "answer": words[0], "id": at}
+        for at, words in enumerate(rows)
+    ]
+    write_jsonl(folder / "chat.jsonl", chat)
+    (folder / "prose.txt").write_text("\n\n".join(" ".join(rng.choices(WORDS, k=6)) for _ in range(120)))
+    return folder
+
+
+SHORT = ("--lr", "1e-2", "--epochs", 6, "--batch-size", 16, "--eval-every", 60, "--new.max-new", 4)
+
+
+@pytest.fixture(scope="module")
+def learned(tiny):
+    flags = ("--model", tiny / "base", "--new", tiny / "chat.jsonl", "--original", tiny / "prose.txt")
+    answer = fft("tune", *flags, *SHORT, "--method", "kl", "--kl.strength", "0.2", "--out", tiny / "run")
+    assert answer.code in (0, 1, 4), answer.err
+    return tiny / "run"
+
+
+def test_right_answers_are_learned(learned):
+    told = record(learned)
+    assert told["experiment"]["new"]["kind"] == "answer" and told["new"]["metric"] == "exact_match"
+    assert told["new"]["before"] < 0.2 and told["new"]["after"] > 0.6 and told["new"]["mcnemar_p"] < 0.01
+    assert told["original"]["metric"] == "nats" and told["original"]["after"] < 10
+
+
+@pytest.mark.parametrize("name", ["chat.jsonl", "asked.jsonl"])
+def test_eval_counts_what_transformers_writes(tiny, learned, tmp_path, name):
+    model = learned / "model"
+    flags = ("--task", tiny / name, "--held-out", "--task.max-new", 4, "--predictions", tmp_path / "p.jsonl")
+    answer = fft("eval", "--model", model, *flags, "--samples", 2, "--json")
+    assert answer.code == 0, answer.err
+    lines = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (tiny / name).read_text().splitlines()]
+    tokenizer, network = AutoTokenizer.from_pretrained(model), AutoModelForCausalLM.from_pretrained(model)
+    right = []
+    for line in lines:
+        row = rows[line["row"] - 1]
+        ids = (
+            tokenizer.apply_chat_template(row["messages"], add_generation_prompt=True)["input_ids"]
+            if "messages" in row
+            else tokenizer(row["prompt"])["input_ids"]
+        )
+        made = network.generate(
+            torch.tensor([ids]), do_sample=False, max_new_tokens=4, attention_mask=torch.ones(1, len(ids))
+        )[0, len(ids) :].tolist()
+        assert line["prompt"] == tokenizer.decode(ids) and line["expected"] == row["answer"].strip()
+        assert line["answer"] == tokenizer.decode(made, skip_special_tokens=True).strip()
+        assert line["truncated"] == (made[-1] != network.generation_config.eos_token_id)
+        right.append(line["answer"] == row["answer"].strip())
+        assert line["right"] == right[-1]
+    assert answer.json["score"] == pytest.approx(np.mean(right)) and answer.json["metric"] == "exact_match"
+    assert answer.json["truncated"] == np.mean([line["truncated"] for line in lines])
+    assert answer.json["samples"] == lines[:2] and f"answer    {lines[0]['answer']!r}" in answer.err
+
+
+def held(tiny):
+    return ("--original", tiny / "chat.jsonl", "--original.max-new", 4)
+
+
+@pytest.fixture(scope="module")
+def kept(tiny, learned):
+    short = ("--lr", "1e-2", "--epochs", 1, "--method", "kl", "--max-drop", "0.1", "--out", tiny / "kept")
+    answer = fft("tune", "--model", learned / "model", "--new", tiny / "prose.txt", *held(tiny), *short)
+    assert answer.code in (0, 1, 4), answer.err
+    return tiny / "kept"
+
+
+def test_answers_are_held_to_a_budget(kept):
+    told = record(kept)
+    assert told["contract"]["met"] and told["contract"]["margin"] == pytest.approx(0.1)
+    assert told["original"]["metric"] == "exact_match" and told["original"]["after"] > 0.8
+
+
+def test_check_compares_answers_and_predictions(tiny, learned, tmp_path):
+    """Against the untrained base, so that the answers differ."""
+    flags = ("--max-drop", "0.1", "--held-out", "--out", tmp_path, "--json")
+    checked = fft("check", learned, tiny / "base", *held(tiny), *flags)
+    assert checked.code == 1, checked.err
+    (found,) = checked.json["original"]
+    assert found["change"]["before"] > 0.8 > 0.2 > found["change"]["after"] and found["change"]["mcnemar_p"] < 0.01
+    example, sample = found["worse"][0], found["samples"][0]
+    assert example["label"] == example["base"] != example["tuned"] and isinstance(example["label"], str)
+    assert len(found["samples"]) == 5 and sample["label"] in WORDS and sample["text"].startswith("<s>")
+    assert "newly wrong" in checked.err and f"expected  {sample['label']}" in checked.err
+    page = (tmp_path / "check.html").read_text()
+    assert "Newly wrong" in page and "Answers to prompts of the original task" in page
+    assert found["divergence"]["value"] == pytest.approx(kl_of_transformers(tiny, learned), rel=1e-4)
+
+
+def kl_of_transformers(tiny, learned):
+    """The mean KL(base || tuned) over the tokens of the held-out answers."""
+    tokenizer = AutoTokenizer.from_pretrained(learned / "model")
+    networks = [AutoModelForCausalLM.from_pretrained(folder) for folder in (learned / "model", tiny / "base")]
+    flags = ("--task", tiny / "chat.jsonl", "--held-out", "--predictions", tiny / "p.jsonl")
+    fft("eval", "--model", learned, *flags)
+    found, rows = [], (tiny / "chat.jsonl").read_text().splitlines()
+    for line in map(json.loads, (tiny / "p.jsonl").read_text().splitlines()):
+        messages = json.loads(rows[line["row"] - 1])["messages"]
+        said = [*messages, {"role": "assistant", "content": line["expected"]}]
+        prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True)["input_ids"]
+        ids = tokenizer.apply_chat_template(said)["input_ids"]
+        with torch.no_grad():
+            logp = [torch.log_softmax(net(torch.tensor([ids])).logits[0].double(), -1) for net in networks]
+        places = slice(len(prompt) - 1, len(ids) - 1)
+        found.append((logp[0].exp() * (logp[0] - logp[1])).sum(-1)[places])
+    return torch.cat(found).mean().item()
+
+
+def test_diagnose_and_repair_take_answers(tiny, learned, kept, tmp_path):
+    told = fft("diagnose", learned, kept, *held(tiny), "--json", "--fisher-rows", 8, "--out", tmp_path / "d")
+    assert told.code == 0 and told.json["change"]["metric"] == "exact_match", told.err
+    new = ("--new", tiny / "prose.txt", "--max-drop", "0.2")
+    repaired = fft("repair", learned, kept, *held(tiny), "--json", *new, "--out", tmp_path / "r")
+    assert repaired.code in (0, 1, 4), repaired.err
+
+
+def test_metrics_of_one_language_head_do_not_mix(tiny, learned):
+    """The new and the original task are both predicted by the language head, and scored by different programs."""
+    told = record(learned)
+    evaluated = fft(
+        "eval", "--model", learned, "--task", tiny / "prose.txt", "--held-out", "--max-length", 64, "--json"
+    )
+    assert told["original"]["after"] == pytest.approx(evaluated.json["score"], rel=1e-5)
+
+
+def test_matches():
+    cases = {
+        "exact_match": [(" 3 ", "3", True), ("3.", "3", False), ("a  b", "a b", True), ("A", "a", False)],
+        "squad_match": [("The Eiffel tower.", "eiffel tower", True), ("tower", "eiffel tower", False)],
+        "number_match": [
+            ("is 1,234.0", "1234", True),
+            ("12", "13", False),
+            ("−4", "-4", True),
+            ("four", "4", False),
+        ],
+    }
+    for name, triples in cases.items():
+        for answer, expected, same in triples:
+            assert MATCHES[name](answer, expected) is same, (name, answer, expected)
+
+
+def test_the_prompt_is_what_generation_sees(tiny, learned):
+    """`fft.generate` writes the same answers."""
+    rows = [json.loads(line) for line in (tiny / "chat.jsonl").read_text().splitlines()[:6]]
+    made = package.generate(learned, [row["messages"] for row in rows], max_new=4)
+    write_jsonl(tiny / "six.jsonl", rows)
+    answer = fft(
+        "eval", "--model", learned, "--task", tiny / "six.jsonl", "--task.max-new", 4, "--samples", 6, "--json"
+    )
+    tokenizer = load_tokenizer(learned / "model")
+    texts = [tokenizer.backend.decode(ids).strip() for ids in made.ids]
+    assert [line["answer"] for line in answer.json["samples"]] == texts
+
+
+def test_bad_input_is_refused(tiny, tmp_path):
+    asked = tiny / "asked.jsonl"
+    two = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    cases = [
+        (("--task", asked, "--metric", "number_match"), ("row 1", "has no number")),
+        (("--task", asked, "--task.max-new", 1), ("has 2 tokens", "--new.max-new")),
+        (("--task", asked, "--task.loss", "all"), ("only whole answers", "completion")),
+        (("--task", asked, "--metric", "nats"), ("fits no task", "nats")),
+        (("--task", write_jsonl(tmp_path / "n.jsonl", [{"prompt": "a"}]), "--task.kind", "answer"), ("no column",)),
+        (("--task", write_jsonl(tmp_path / "e.jsonl", [{"prompt": "a", "answer": ""}])), ("row 1", "empty")),
+        (
+            (
+                "--task",
+                write_jsonl(tmp_path / "t.jsonl", [{"messages": two, "answer": "b"}]),
+            ),
+            ("row 1", "ends with a message of the assistant"),
+        ),
+    ]
+    for flags, parts in cases:
+        answer = fft("eval", "--model", tiny / "base", *flags)
+        for part in parts:
+            refused(answer, part)
+    encoder = write_checkpoint(tmp_path / "bert")
+    refused(fft("eval", "--model", encoder, "--task", asked), "language head")
+    refused(fft("eval", "--model", tiny / "base", "--task", tiny / "prose.txt", "--samples", 2), "has no prompts")
