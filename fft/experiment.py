@@ -21,6 +21,7 @@ from fft.core.settings import (
     recorded,
     validated,
 )
+from fft.data.kinds import KINDS
 from fft.data.settings import STRICT, Data, Texts, repeated
 from fft.disk.files import parsed_file
 from fft.disk.local import CheckpointPath, local, make_local
@@ -175,7 +176,11 @@ class Experiment:
                 "`on unlabelled`"
             )
         if not self.original and self.retention.drops:
-            raise InputError("--max-drop needs data of the original task: give --original")
+            raise InputError(
+                "--max-drop needs data of the original task: give --original. For a language model a text file like "
+                "its training data will do, or texts that it wrote: fft generate MODEL --prompt '' --temperature 1 "
+                "--n 200 --out own.jsonl"
+            )
         if self.computation.base_dtype != PRECISE.base_dtype and self.method.tree is BASE_TREE:
             raise InputError(
                 f"--base-dtype {self.computation.base_dtype} rounds the frozen base of an adapter, and "
@@ -207,11 +212,13 @@ class Experiment:
         """
         if source := repeated(self.original):
             raise InputError(f"--original names {source} twice with the same columns: leave one of them out")
-        odd = [data for data in self.original if data.kind not in (None, "classification")]
-        if len(self.original) > 1 and odd:
+        kinds = {data.kind: data.source for data in self.original if data.kind is not None}
+        scored = {KINDS[kind].scored for kind in kinds}
+        if len(self.original) > 1 and (len(scored) > 1 or "regression" in scored):
+            odd = max(kinds, key=lambda kind: kind == "regression")
             raise InputError(
-                f"several original tasks must all be classification, and {odd[0].source} is {odd[0].kind}: the losses "
-                "have no common unit. Give it a run of its own"
+                f"several original tasks must all be classification, all be text, completions or chat, or all be "
+                f"answers, and {kinds[odd]} is {odd}: the losses have no common unit. Give it a run of its own"
             )
         for_each("original-head", self.original_head, max(1, len(self.original)), "original task", None)
         for_each("max-drop", self.retention.drops, max(1, len(self.original)), "original task", None)

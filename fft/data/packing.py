@@ -156,7 +156,7 @@ class PackedBatches:
 
 def collate_packs(encoded: Encoded, chosen: Sequence[np.ndarray], length: int, pad_id: int, places: int) -> Batch:
     """Return packs of rows, at positions in `encoded`, as one batch of T = `length` tokens and S = `places`."""
-    assert encoded.targets is not None and encoded.task is None  # as in a language task, of which there is one a stream
+    assert encoded.targets is not None  # as in a language task
     ids = np.full((len(chosen), length), pad_id, np.int32)
     types, segments = np.zeros_like(ids), np.zeros_like(ids)
     for row, pack in enumerate(chosen):

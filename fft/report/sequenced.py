@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 MEASURES = {
-    "average_accuracy": ("average accuracy", score, "mean over all tasks after the last one"),
+    "average_accuracy": ("average score", score, "mean over all tasks after the last one"),
     "backward_transfer": ("backward transfer", signed, "effect of later tasks on earlier ones; − is forgetting"),
     "forward_transfer": ("forward transfer", signed, "effect of earlier tasks on later ones before these are learned"),
     "forgetting": ("forgetting", signed, "drop from the best score that a task once had"),

@@ -33,8 +33,8 @@ def sequence_record(
     transfer = measures(answered)
     verdicts = [stage["verdict"]["outcome"] for stage in stages if stage["verdict"]]
     broken = ["fail" for stage in stages if stage["contract"] and not stage["contract"]["met"]]
-    fresh = settings.head == "shared" and next(iter(data.values())).task.name not in base.heads
-    notes = [*base.notes] + [SHARED_START] * fresh + [NO_FORWARD] * (settings.head == "new")
+    fresh = settings.head == "shared" and base.head(next(iter(data.values())).task.name) is None
+    notes = [*base.notes] + [SHARED_START] * fresh + [NO_FORWARD] * (settings.head == "new" and not base.language)
     notes += next(iter(data.values())).tokenizer_notes
     notes += [f"{name}: {note}" for name, task in data.items() for note in task.warnings]
     return SequenceRecord(
@@ -48,7 +48,7 @@ def sequence_record(
                 source=spec.source,
                 head=task.task.name,
                 metric=task.task.metric,
-                n=len(task.splits["test"].ids),
+                n=len(task.splits["test"].labels),
                 sha256=task.identity["test"]["sha256"],
             )
             for (name, task), spec in zip(data.items(), settings.tasks, strict=True)
@@ -87,13 +87,13 @@ def _stage(record: dict, number: int, earlier: list[str]) -> StageRecord:
 def _answered(settings: SequenceSettings, data: dict[str, TaskData], base: Checkpoint, out: Path) -> list[Answered]:
     """Return the predictions of the base and of each stage's model on every task; None where it has no head for it."""
     held_out = HeldOut(base.model, data)
-    shared = settings.head == "shared"
-    first = load_heads(base, out / "stage-1" / "heads").params if shared else base.params
+    shared, language = settings.head == "shared" or base.language, base.language
+    first = load_heads(base, out / "stage-1" / "heads").params if shared and not language else base.params
     predicted: dict[str, list[np.ndarray | None]] = {name: [] for name in data}
     for row in range(len(data) + 1):
-        params = models.load(str(out / f"stage-{row}" / MODEL)).params if row else first
+        params = models.load(str(out / f"stage-{row}" / MODEL), language).params if row else first
         known = [name for at, name in enumerate(data, 1) if shared or at <= row]
-        logits = held_out.logits(_with_heads(params, data, known), "test", known)
+        logits = held_out.logits(params if language else _with_heads(params, data, known), "test", known)
         for name, task in data.items():
             predicted[name].append(predictions(METRICS[task.task.metric].kind, logits[name]) if name in known else None)
     return [

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 
 from fft import models
 from fft.core.errors import InputError
-from fft.core.naming import ORIGINAL, numbered, original_names
+from fft.core.naming import ORIGINAL, UNEMBED, numbered, original_names
 from fft.core.settings import validated
 from fft.data import TaskData, head_of, prepare
-from fft.data.settings import with_kind
+from fft.data.settings import predicts_tokens, with_kind
 from fft.disk.files import plain, read_object
 from fft.disk.folder import (
     EXPERIMENT,
@@ -117,8 +117,11 @@ def run_sequence(
 
 def _read(settings: SequenceSettings) -> tuple[list[str], dict[str, TaskData], models.Checkpoint]:
     """Load the name of each task's head, the data by task name (task_1, …), and the base; nothing is written."""
-    checkpoint = models.load(settings.model)
-    if settings.head == "shared":
+    language = predicts_tokens(settings.tasks)
+    checkpoint = models.load_causal(settings.model) if language else models.load(settings.model)
+    if language:
+        names, head = [UNEMBED] * len(settings.tasks), checkpoint.head(UNEMBED)
+    elif settings.head == "shared":
         names, head = _shared_head(settings, checkpoint)
     else:
         names, head = [], None
@@ -127,7 +130,7 @@ def _read(settings: SequenceSettings) -> tuple[list[str], dict[str, TaskData], m
     data: dict[str, TaskData] = {}
     for task, name, column in zip(settings.tasks, names, numbered_tasks(len(names)), strict=True):
         data[column] = prepare(task, checkpoint, name, head, seed=settings.seed, max_length=settings.max_length)
-        if settings.head == "shared":
+        if settings.head == "shared" and not language:
             head = head_of(data[column].task)
     for budget in settings.retention.drops:
         for earlier in list(data.values())[:-1]:
@@ -182,15 +185,16 @@ def _stage(
     taken = before[0]["data"] if before else {}
     heads = tuple(taken[name]["head"] for name in original_names(taken)) + tuple(names[: number - 1])
     fresh = settings.head == "new" or not earlier
+    named = fresh and UNEMBED not in names
     experiment = Experiment(
         f"{previous}/{MODEL}" if previous else settings.model,
-        dataclasses.replace(settings.tasks[number - 1], name=names[number - 1] if fresh else None),
+        dataclasses.replace(settings.tasks[number - 1], name=names[number - 1] if named else None),
         earlier,
         method.continued(previous, fisher),
         settings.optim,
         settings.retention if earlier else dataclasses.replace(settings.retention, max_drop=()),
         "new" if fresh else "shared",
-        heads if before else settings.original_head,
+        settings.original_head if not before or UNEMBED in names else heads,
         settings.max_length,
         settings.seed,
         settings.unlabelled if "unlabelled" in method.streams else None,
@@ -219,10 +223,11 @@ def _fisher(
     from fft.run.fisher import measure
 
     reader = next(member for member in settings.method.members if isinstance(member, Informed))
-    checkpoint = models.load(settings.model)
+    language = predicts_tokens(settings.tasks)
+    checkpoint = models.load(settings.model, language)
     heads = Experiment(settings.model, settings.tasks[0], settings.original, original_head=settings.original_head)
     known = [
-        (settings.model, data, chosen_head(checkpoint, head, settings.model, "to measure"), 1.0)
+        (settings.model, data, chosen_head(checkpoint, head, settings.model, "to measure", language), 1.0)
         for data, head in zip(settings.original, heads.original_heads, strict=True)
     ]
     learned = [
@@ -234,7 +239,7 @@ def _fisher(
         fisher_settings = FisherSettings(
             model=model,
             original=data,
-            head=head,
+            head=None if language else head,
             max_length=settings.max_length,
             estimate=reader.fisher_pass,
             storage=reader.fisher_storage,

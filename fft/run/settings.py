@@ -10,6 +10,7 @@ from fft.core.bounds import Seed, Share, check_bounds
 from fft.core.computation import PRECISE, Computation
 from fft.core.errors import InputError
 from fft.core.settings import TELLS_DEFAULT, later, listed, recorded
+from fft.data.kinds import KINDS
 from fft.data.settings import NO_DATA, Data, Texts, repeated
 from fft.disk.local import CHECKPOINT, make_local
 from fft.experiment import Experiment, Optim, Retention, ScoredLength, TextLength
@@ -85,9 +86,11 @@ class SequenceSettings:
             raise InputError("`fft sequence` takes a single --max-drop: give one, it applies to every task")
         self._check_fisher()
         every = (*self.original, *self.tasks)
-        if odd := [data.source for data in every if data.kind not in (None, "classification")]:
+        kinds = {KINDS[data.kind].scored: data.source for data in every if data.kind is not None}
+        if "regression" in kinds or len(kinds) > 1:
             raise InputError(
-                f"{odd[0]} is not classification, and a sequence averages the scores of its tasks: leave it out"
+                f"{kinds.get('regression', every[-1].source)}: a sequence averages the scores of its tasks, so all "
+                "must be classification, all be text, completions or chat, or all be answers: leave it out"
             )
         if source := repeated(every):
             raise InputError(f"{source} is named twice, with the same columns: leave one of them out")

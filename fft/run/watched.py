@@ -95,11 +95,14 @@ def make_watch(
     parts = [rows.take(chosen_rows(len(rows.ids), JUDGED, PROBE_SEED)) for rows in splits]
     batches = ProbeBatches(parts, seed, steps, originals[0].pad_id)
     rows, task = batches.encoded, together(originals).task
-    scale = task.scale(rows.labels)
+    scales = tuple(data.task.scale(part.labels) for data, part in zip(originals, parts, strict=True))
+    scale = scales if len(set(scales)) > 1 else scales[0]
     if not (folder / "provenance.json").exists():
         outputs = base_part(checkpoint, task, "score", batches, len(batches), poll)
-        before = task.credit(jnp.asarray(outputs), jnp.asarray(rows.labels), scale)
-        ends = np.cumsum([len(part.ids) for part in parts])
+        counts = [len(part.ids) for part in parts]
+        of_rows = np.repeat(scales, counts)
+        before = task.credit(jnp.asarray(outputs), jnp.asarray(rows.labels), of_rows)
+        ends = np.cumsum(counts)
         scores = [
             _score(checkpoint, data._replace(splits={"test": part}), own)
             for data, part, own in zip(originals, parts, np.split(outputs, ends[:-1]), strict=True)
@@ -109,7 +112,7 @@ def make_watch(
             budget.biting_margin(METRICS[data.task.metric], score)
             for budget, data, score in zip(budgets, originals, scores, strict=True)
         ]
-        record = {"score": alone(scores), "margin": alone(margins), "rows": alone([len(part.ids) for part in parts])}
+        record = {"score": alone(scores), "margin": alone(margins), "rows": alone(counts)}
         save_artefact(folder, {"before": before}, record)
     tree, record = load_artefact(folder)
     margin = record["margin"]

@@ -1,7 +1,8 @@
 """Transfer between the tasks of a sequence: the matrix of scores and the measures computed from it.
 
 Pure functions. R [..., T + 1, T] has the score on the test rows of task j (columns 1 to T) after task i was learned
-(rows 1 to T); row 0 is the model before the first task. It is nan if a model has no head for a task. Higher is better.
+(rows 1 to T); row 0 is the model before the first task. It is nan if a model has no head for a task. The measures take
+scores of which higher is better; those of a metric of which lower is better are negated first.
 
 References: Lopez-Paz and Ranzato 2017, arXiv 1706.08840, section 2 (average accuracy, backward and forward transfer);
 Chaudhry et al. 2018, arXiv 1801.10112, section 3 (forgetting).
@@ -102,10 +103,16 @@ def _estimate(tasks: Sequence[Answered], name: str, matrix: np.ndarray, seed: in
     averaged = tasks[AVERAGED[name]]
     if any(task.metric.undefined(task.labels) for task in averaged):
         return None
-    value = float(MEASURES[name](matrix))
+    sign = tasks[0].metric.sign  # that of all tasks of a sequence
+    of_matrix = MEASURES[name] if name != "average_accuracy" else lambda matrix: sign * average_accuracy(matrix)
+
+    def measure(scores: np.ndarray) -> np.ndarray:
+        return of_matrix(sign * scores)
+
+    value = float(measure(matrix))
     if np.isnan(value):
         return None
-    low, high = _interval(tasks, MEASURES[name], seed)
+    low, high = _interval(tasks, measure, seed)
     floor = unseen(averaged)
     least, most = (pick(task.metric.bounds[at] for task in averaged) for at, pick in enumerate((min, max)))
     bounds = (least, most) if name == "average_accuracy" else (least - most, most - least)
@@ -117,8 +124,10 @@ def unseen(tasks: Sequence[Answered]) -> float:
     """Return the smallest half-width that the rows allow an interval of a mean over K tasks, in units of the score.
 
     It is unseen_rate(K min N_j) times the greatest leverage of a row: an error that is equally frequent in every task
-    was not observed in at least K min N_j independent rows.
+    was not observed in at least K min N_j independent rows. 0 for scores that are not counts of right predictions.
     """
+    if not tasks[0].metric.discrete:
+        return 0.0
     draws = len(tasks) * min(len(task.labels) for task in tasks)
     return unseen_rate(draws) * max(map(_last_leverage, tasks))
 

@@ -49,7 +49,7 @@ class Answers(Language):
         """Return the mean nll of the tokens of each expected answer [N], from the scores [N, WRITTEN + N]."""
         return jnp.asarray(scores)[:, NLL]
 
-    def credit(self, scores: jax.Array, targets: jax.Array, scale: float) -> jax.Array:
+    def credit(self, scores: jax.Array, targets: jax.Array, scale: Array | float) -> jax.Array:
         """Return the probability of the expected answers [B], from the `score` [B, 2] of `Language`."""
         return jnp.exp(-jnp.asarray(scores)[:, 0])
 

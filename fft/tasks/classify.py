@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fft.core.batch import Array
 from fft.tasks.categorical import Categorical
 
 
@@ -40,7 +41,7 @@ class Classify(Categorical):
         """Return the task itself: class probabilities have no scale to fit."""
         return self
 
-    def credit(self, scores: jax.Array, targets: jax.Array, scale: float) -> jax.Array:
+    def credit(self, scores: jax.Array, targets: jax.Array, scale: Array | float) -> jax.Array:
         """Return 1 for rows whose target is the likeliest class, else 0, so that the mean is the accuracy.
 
         [B, C], [B] -> float32 [B]. It also stands in for macro_f1 and mcc, which are not means over rows.

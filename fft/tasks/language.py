@@ -108,8 +108,10 @@ class Language(Categorical):
         """Return the mean nll of the rows' tokens [N]; `labels` [N] are their numbers of tokens."""
         return jnp.asarray(self.sums(scores)[0]) / labels
 
-    def credit(self, scores: jax.Array, targets: jax.Array, scale: float) -> jax.Array:
-        """Return −Σ nll / `scale` [B], the mean number of tokens: over many rows its mean is minus the nats a token."""
+    def credit(self, scores: jax.Array, targets: jax.Array, scale: Array | float) -> jax.Array:
+        """Return −Σ nll / `scale` [B], the mean number of tokens of the row's task: over many rows its mean is minus
+        the nats a token.
+        """
         return -jnp.asarray(self.sums(scores)[0]) / scale
 
     def scale(self, labels: np.ndarray) -> float:

@@ -59,7 +59,7 @@ class Regress(OneHead):
         """
         return 0.5 * jnp.square((teacher - logits)[:, 0].astype(jnp.float32) / self.sigma)
 
-    def credit(self, scores: jax.Array, targets: jax.Array, scale: float) -> jax.Array:
+    def credit(self, scores: jax.Array, targets: jax.Array, scale: Array | float) -> jax.Array:
         """Return −(y − f)² / (2 `scale`); [B, 1], [B] -> float32 [B].
 
         With r² = 1 − mean (y − f)² / var y, the drop of its mean is to first order r times that of the correlation r.

@@ -115,10 +115,10 @@ class Task(Protocol):
         """Return the mean nll of every row in nats, [N], from its `score` [N, W] and the metric's labels [N]."""
         ...
 
-    def credit(self, scores: jax.Array, targets: jax.Array, scale: float) -> jax.Array:
+    def credit(self, scores: jax.Array, targets: jax.Array, scale: Array | float) -> jax.Array:
         """Return the contribution of each row to the metric, float32 [B]: its mean is the metric or falls with it.
 
-        `scores` [B, W] is the result of `score`, and `scale` that of `scale`.
+        `scores` [B, W] is the result of `score`, and `scale` that of `scale`, or of each row's task, [B].
         """
         ...
 

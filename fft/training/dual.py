@@ -64,8 +64,8 @@ class Watch:
     """the base's credit (Task.credit) of every held-out row, float32 [N]"""
     margin: float | tuple[float, ...]
     """the accepted drop, in units of the score; a tuple for several tasks"""
-    scale: float
-    """the unit of the credit (Task.scale)"""
+    scale: float | tuple[float, ...]
+    """the unit of the credit (Task.scale); a tuple for several tasks with units of their own"""
     steps: int
     """of the run"""
     scores: tuple[float, ...] = ()
@@ -73,7 +73,8 @@ class Watch:
 
     def look(self, outputs: Outputs, batch: Batch, before: jax.Array) -> Seen:
         """Return the sums of a batch's drops; `before` [B] is the base's credit of its rows."""
-        drop = before - self.task.credit(self.task.score(outputs, batch), jnp.asarray(batch.targets), self.scale)
+        scale = jnp.asarray(self.scale)[batch.task] if isinstance(self.scale, tuple) else self.scale
+        drop = before - self.task.credit(self.task.score(outputs, batch), jnp.asarray(batch.targets), scale)
         drop = jnp.where(jnp.isfinite(drop), drop, 1.0)
         return Seen(*(self.task.summed(values, batch) for values in (drop, drop**2, jnp.ones_like(drop))))
 
