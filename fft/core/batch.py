@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 Array = jax.Array | np.ndarray
+NO_TARGET = -1
+"""among the targets of tokens: none"""
 Read = Literal["pooled", "tokens"]
 """which states a task reads: one per row ("pooled") or one per token ("tokens")"""
 

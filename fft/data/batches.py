@@ -161,7 +161,8 @@ class TrainBatches:
         """Return batch number `index`, counted from 0 over all epochs."""
         picked = self.rows(index)
         length = _bucket(int(self._tokens[picked].max()), self.lengths)
-        return collate(self.encoded, picked, self.batch_size, length, self.pad_id, self._places[length])
+        rows = self.encoded.redrawn(picked, (self.seed, index))
+        return collate(rows, picked, self.batch_size, length, self.pad_id, self._places[length])
 
     def rows(self, index: int) -> np.ndarray:
         """Positions of the rows of batch `index`, int64 [B]."""

@@ -1,10 +1,12 @@
 """Rows of one split as tokens, with their labels or targets."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from fft.core.brief import brief
+from fft.data.masking import Masking
 
 
 class Encoded(NamedTuple):
@@ -14,6 +16,7 @@ class Encoded(NamedTuple):
     A row is an example, unless `example` int64 [N] names the one of which each row is a part, as for the windows of a
     document. `task` int32 [N] is each row's task number, None if there is one task. `targets` int32 [T_i] each are the
     targets of the tokens, -1 for none, if the task predicts tokens; `labels` are then what the metric compares with.
+    `masking` are the whole texts of rows with hidden tokens.
     """
 
     ids: list[np.ndarray]
@@ -23,7 +26,18 @@ class Encoded(NamedTuple):
     task: np.ndarray | None = None
     targets: list[np.ndarray] | None = None
     example: np.ndarray | None = None
+    masking: Masking | None = None
     __repr__ = brief
+
+    def redrawn(self, picked: np.ndarray, seed: Sequence[int]) -> "Encoded":
+        """Return the rows with other hidden tokens in those at positions `picked`, if some are hidden at all."""
+        if self.masking is None:
+            return self
+        assert self.targets is not None  # they are the hidden tokens
+        ids, targets = list(self.ids), list(self.targets)
+        for at in picked:
+            ids[at], targets[at] = self.masking.draw(at, np.random.default_rng([*seed, int(at)]))
+        return self._replace(ids=ids, targets=targets)
 
     def lengths(self) -> np.ndarray:
         """Return the number of tokens of every row, int64 [N]."""
@@ -44,7 +58,8 @@ class Encoded(NamedTuple):
         task = None if self.task is None else self.task[picked]
         ids, types = ([values[i] for i in picked] for values in (self.ids, self.types))
         targets = None if self.targets is None else [self.targets[i] for i in picked]
-        taken = Encoded(ids, types, self.labels[:0], self.numbers[:0], task, targets)
+        masking = None if self.masking is None else self.masking.take(picked)
+        taken = Encoded(ids, types, self.labels[:0], self.numbers[:0], task, targets, masking=masking)
         if self.example is None:
             return taken._replace(labels=self.labels[picked], numbers=self.numbers[picked])
         counts = taken.target_counts()

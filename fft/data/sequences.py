@@ -5,9 +5,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from fft.core.batch import NO_TARGET
 from fft.data.encoded import Encoded
-
-NO_TARGET = -1
 
 
 class Tokens(NamedTuple):

@@ -47,7 +47,8 @@ class Data:
     label: str = "label"
     """column of the label or target"""
     kind: Annotated[str | None, KIND] = None
-    """kind of task (default: read off the columns: classification, text, completion, chat or answer)"""
+    """kind of task (default: read off the columns: classification, text, completion, chat or answer; regression
+    and mlm are named)"""
     loss: Literal["answers", "all"] = later("answers")
     """the tokens of a conversation, or of a prompt with its completion, that are learned and scored"""
     cut: Literal["end", "start", "split"] = later("end")

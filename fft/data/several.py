@@ -38,7 +38,8 @@ class SeveralData:
     label: tuple[str, ...] = (Data.label,)
     """column of the label or target"""
     kind: Annotated[tuple[str | None, ...], KIND] = (None,)
-    """kind of task (default: read off the columns: classification, text, completion, chat or answer)"""
+    """kind of task (default: read off the columns: classification, text, completion, chat or answer; regression
+    and mlm are named)"""
     loss: tuple[Literal["answers", "all"], ...] = (Data.loss,)
     """the tokens of a conversation, or of a prompt with its completion, that are learned and scored"""
     cut: tuple[Literal["end", "start", "split"], ...] = (Data.cut,)

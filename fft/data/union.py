@@ -6,6 +6,7 @@ import numpy as np
 
 from fft.data.batches import bucket_lengths
 from fft.data.encoded import Encoded
+from fft.data.masking import Masking
 from fft.data.task_data import TaskData
 from fft.tasks import Classify, Language, Languages, Several, Task
 
@@ -53,4 +54,11 @@ def joined(parts: Sequence[Encoded]) -> Encoded:
         np.concatenate([part.numbers for part in parts]),
         np.repeat(np.arange(len(parts), dtype=np.int32), [len(part.ids) for part in parts]),
         targets or None,
+        masking=_masking([part.masking for part in parts]),
     )
+
+
+def _masking(parts: Sequence[Masking | None]) -> Masking | None:
+    """Return the maskings of one tokenizer as one; tasks with and without hidden tokens are not of one model."""
+    some = [part for part in parts if part is not None]
+    return some[0]._replace(texts=[text for part in some for text in part.texts]) if some else None

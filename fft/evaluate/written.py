@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from fft.core.batch import Batch
+from fft.core.batch import NO_TARGET, Batch
 from fft.core.errors import InputError
 from fft.core.network import outputs_of
 from fft.core.progress import announced
@@ -17,7 +17,6 @@ from fft.data.batches import eval_batches
 from fft.data.encoded import Encoded
 from fft.data.kinds import KINDS
 from fft.data.kinds.answer import writer_of
-from fft.data.sequences import NO_TARGET
 from fft.data.settings import Data
 from fft.data.streams import EVAL_BATCH
 from fft.data.task_data import TaskData

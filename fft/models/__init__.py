@@ -84,6 +84,11 @@ def load_causal(source: str | Path) -> Checkpoint:
     return hf.load_causal(source, FAMILIES)
 
 
+def load_language(source: str | Path, pooled: bool = False) -> Checkpoint:
+    """Load a causal or masked language model with its language head. See fft.models.files.hf.load_language."""
+    return hf.load_language(source, FAMILIES, pooled)
+
+
 def computed(checkpoint: Checkpoint, computation: Computation) -> Checkpoint:
     """Return the checkpoint with a model that computes as `computation` says. See fft.models.computed.computed."""
     return computed_models.computed(checkpoint, computation, FAMILIES)

@@ -10,9 +10,11 @@ from fft.models import Checkpoint
 def load_base(experiment: Experiment) -> Checkpoint:
     """Load the base of an experiment, with its language head if a task predicts tokens.
 
-    Raises: as `fft.models.load` or `fft.models.load_causal`.
+    Raises: as `fft.models.load` or `fft.models.load_language`.
     """
-    if predicts_tokens([experiment.new, *experiment.original]):
+    tasks = [experiment.new, *experiment.original]
+    if predicts_tokens(tasks):
+        pooled = not all(predicts_tokens([task]) for task in tasks)
         template = read_template(experiment.new.chat_template)
-        return models.load_causal(experiment.model)._replace(template=template)
+        return models.load_language(experiment.model, pooled)._replace(template=template)
     return models.load(experiment.model)

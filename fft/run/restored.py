@@ -189,10 +189,10 @@ def load_model(source: str, language: bool = False) -> models.Checkpoint:
 def load_checkpoint(source: str, language: bool = False) -> models.Checkpoint:
     """Load the checkpoint that a path names, as `model_folder`; that of a run with the length it was trained at.
 
-    With `language` it is a causal language model with its language head. Raises: as `model_folder`, and
-    `fft.models.load` or `fft.models.load_causal`.
+    With `language` it is a language model with its language head. Raises: as `model_folder`, and `fft.models.load` or
+    `fft.models.load_language`.
     """
-    checkpoint = (models.load_causal if language else models.load)(model_folder(source))
+    checkpoint = (models.load_language if language else models.load)(model_folder(source))
     if language or not (Path(source) / EXPERIMENT).is_file():
         return checkpoint
     return checkpoint._replace(max_length=length_of(_configured_length(Path(source)), checkpoint.model.config))

@@ -118,7 +118,7 @@ def run_sequence(
 def _read(settings: SequenceSettings) -> tuple[list[str], dict[str, TaskData], models.Checkpoint]:
     """Load the name of each task's head, the data by task name (task_1, …), and the base; nothing is written."""
     language = predicts_tokens(settings.tasks)
-    checkpoint = models.load_causal(settings.model) if language else models.load(settings.model)
+    checkpoint = models.load_language(settings.model) if language else models.load(settings.model)
     if language:
         names, head = [UNEMBED] * len(settings.tasks), checkpoint.head(UNEMBED)
     elif settings.head == "shared":

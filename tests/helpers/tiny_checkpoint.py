@@ -18,6 +18,7 @@ ANIMALS = ("cat", "dog", "bird")
 FILLER = ("the", "a", "film", "house", "road", "tree", "runs", "sees", "under", "near", "old", "green")
 PIECES = ("##s", "##ing", *"abcdefghijklmnopqrstuvwxyz", *(f"##{letter}" for letter in "abcdefghijklmnopqrstuvwxyz"))
 LABELS = ("negative", "positive")
+MASK = "[MASK]"
 D, BLOCKS, HEADS, MLP, POSITIONS = 16, 2, 2, 32, 160
 SPECIAL = {
     "bert": ("[PAD]", "[UNK]", "[CLS]", "[SEP]"),
@@ -236,3 +237,17 @@ def regression(folder, tmp_path, name, shift):
         tensors["classifier.bias"] = np.full(1, shift, np.float32)
 
     return altered(folder, tmp_path, name, change, id2label={"0": "LABEL_0"}, label2id={"LABEL_0": 0})
+
+
+def with_mask(folder):
+    """Write the tiny base with a mask token in place of a letter, and return its folder."""
+    write_checkpoint(folder)
+    return rename_token(folder, "##z", MASK)
+
+
+def rename_token(folder, old, new):
+    path = folder / "tokenizer.json"
+    raw = json.loads(path.read_text())
+    raw["model"]["vocab"][new] = raw["model"]["vocab"].pop(old)
+    path.write_text(json.dumps(raw))
+    return folder

@@ -1,7 +1,5 @@
 """Pseudo-rehearsal: masking, filling in, the choice of the filler, and the gradient of a step."""
 
-import json
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,25 +22,11 @@ from fft.tasks.classify import Classify
 from fft.training.state import init_state
 from fft.training.step import make_train_step
 from tests.helpers import tiny_checkpoint
+from tests.helpers.tiny_checkpoint import MASK, rename_token, with_mask
 from tests.helpers.tiny_runs import fft, record, refused
 from tests.helpers.toy import Toy, toy_batch, toy_params
 
-MASK = "[MASK]"
 ORIGINAL = Classify("original", ("negative", "positive"))
-
-
-def with_mask(folder):
-    """Write the tiny base with a mask token in place of a letter, and return its folder."""
-    tiny_checkpoint.write_checkpoint(folder)
-    return rename_token(folder, "##z", MASK)
-
-
-def rename_token(folder, old, new):
-    path = folder / "tokenizer.json"
-    raw = json.loads(path.read_text())
-    raw["model"]["vocab"][new] = raw["model"]["vocab"].pop(old)
-    path.write_text(json.dumps(raw))
-    return folder
 
 
 @pytest.fixture(scope="module")

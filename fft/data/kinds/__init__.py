@@ -8,6 +8,7 @@ from fft.data.kinds.chat import Chat
 from fft.data.kinds.classification import Classification
 from fft.data.kinds.completion import Completion
 from fft.data.kinds.kind import EncodedRows, Kind
+from fft.data.kinds.mlm import MaskedLanguage
 from fft.data.kinds.regression import Regression
 from fft.data.kinds.text import Text
 
@@ -18,6 +19,7 @@ KINDS: dict[str, Kind] = {
     "completion": Completion(),
     "chat": Chat(),
     "answer": Answer(),
+    "mlm": MaskedLanguage(),
 }
 
 __all__ = ["KINDS", "EncodedRows", "Kind"]

@@ -10,7 +10,7 @@ from fft.core.naming import agreeing, counted
 from fft.data.chat import chat_tokens
 from fft.data.encoded import Encoded
 from fft.data.kinds.completion import PROMPT, prompted
-from fft.data.kinds.language import LanguageKind
+from fft.data.kinds.next_token import NextToken
 from fft.data.messages import MESSAGES, TOOLS, from_text
 from fft.data.prompts import named_ids
 from fft.data.rows import Columns, Rows
@@ -37,7 +37,7 @@ def answer_columns(existing: Sequence[str]) -> Columns | None:
     return None if prompt is None else Columns(prompt, ANSWER, None, fixed=True)
 
 
-class Answer(LanguageKind):
+class Answer(NextToken):
     """Reads prompts with their answers: learned as completions or as turns of a conversation, and scored by whether the
     model writes the right answer.
     """

@@ -4,14 +4,14 @@ from collections.abc import Sequence
 
 from fft.core.naming import counted
 from fft.data.chat import chat_tokens
-from fft.data.kinds.language import LanguageKind
+from fft.data.kinds.next_token import NextToken
 from fft.data.messages import MESSAGES, chat_columns, from_text
 from fft.data.rows import Columns, Rows
 from fft.data.sequences import Tokens, fitted
 from fft.data.tokenize import EncodeOptions, Tokenizer
 
 
-class Chat(LanguageKind):
+class Chat(NextToken):
     """Reads conversations, put into the tokenizer's chat template; by default the assistant's turns are supervised."""
 
     unit = "conversation"

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fft.data.kinds.language import LanguageKind
+from fft.data.kinds.next_token import NextToken
 from fft.data.rows import Columns, Rows
 from fft.data.sequences import Tokens, fitted
 from fft.data.tokenize import EncodeOptions, Tokenizer, encode_plain, end_id
@@ -12,7 +12,7 @@ from fft.data.tokenize import EncodeOptions, Tokenizer, encode_plain, end_id
 PROMPT, COMPLETION = "prompt", "completion"
 
 
-class Completion(LanguageKind):
+class Completion(NextToken):
     """Reads prompts with completions, of which by default only the completions are supervised."""
 
     unit = "row"

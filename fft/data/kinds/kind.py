@@ -60,6 +60,9 @@ class Kind(ABC):
         Raises: InputError naming the row of a label that the task does not have, or of a text that cannot be encoded.
         """
 
+    def check_model(self, checkpoint: "Checkpoint") -> None:
+        """Check that the model can learn tasks of this kind. Raises: InputError naming the kind that it can learn."""
+
     def bound(self, task: Task, checkpoint: "Checkpoint", splits: Mapping[str, Encoded], max_new: int) -> Task:
         """Return the task with what scoring needs of the checkpoint; an answer has at most `max_new` tokens.
 

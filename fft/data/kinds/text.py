@@ -4,13 +4,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fft.data.kinds.language import LanguageKind
+from fft.data.kinds.next_token import NextToken
 from fft.data.rows import Columns, Rows
 from fft.data.sequences import Tokens, whole, windows
 from fft.data.tokenize import EncodeOptions, Tokenizer, encode_plain, end_id
 
 
-class Text(LanguageKind):
+class Text(NextToken):
     """Reads documents. One longer than the limit is cut into windows, in which every token is supervised once."""
 
     unit = "document"

@@ -34,12 +34,14 @@ PARTS = ("text_config", "vision_config", "audio_config")
 """fields of models that join a language model with others"""
 
 
-def load(source: str | Path, families: Mapping[str, Family], language: bool = False) -> Checkpoint:
+def load(
+    source: str | Path, families: Mapping[str, Family], language: bool = False, pooled: bool = False
+) -> Checkpoint:
     """Return the Checkpoint in a folder, or of a source as in `find_folder`; `families` is {model_type: Family}.
 
     Weights become float32 jax arrays; raw_config['dtype'] is the dtype in which they were stored. Heads that fft saved
     get their names back; any other classifier becomes the head 'original'. The language head is read only if
-    `language`; a model with that head alone needs no pooler.
+    `language`; a model with that head alone needs no pooler, unless `pooled` states are to be read.
     Raises: InputError for a checkpoint that does not match its config.json exactly, MachineError without network.
     """
     folder, raw, family = open_checkpoint(source, families)
@@ -57,7 +59,7 @@ def load(source: str | Path, families: Mapping[str, Family], language: bool = Fa
         others = {key: value for key, value in tensors.items() if key not in names}
         leaves |= language_leaves(others, own, family, config, leaves.get(WORDS), folder)
         shapes |= language_shapes(family, config)
-        if not heads and not any(path.startswith(POOLER) for path in leaves):
+        if not heads and not pooled and not any(path.startswith(POOLER) for path in leaves):
             shapes = {path: shape for path, shape in shapes.items() if not path.startswith(POOLER)}
     strange = sorted(set(leaves) - set(shapes))
     if strange:
@@ -74,8 +76,7 @@ def load(source: str | Path, families: Mapping[str, Family], language: bool = Fa
 def load_causal(source: str | Path, families: Mapping[str, Family]) -> Checkpoint:
     """Return the causal language model in a folder, or of a source as in `find_folder`, with its language head.
 
-    Raises: InputError for a model that does not predict the next token, and for a classifier, whose language head is
-    not its own any more; as `load`.
+    Raises: InputError for a model that does not predict the next token; as `load_language`.
     """
     folder, _, family = open_checkpoint(source, families)
     if family.language.masked:
@@ -83,7 +84,18 @@ def load_causal(source: str | Path, families: Mapping[str, Family]) -> Checkpoin
             f"{folder}: a {family.name} model predicts masked tokens, not the next one, and cannot write texts: give a "
             "decoder with a language head"
         )
-    checkpoint = load(folder, families, language=True)
+    return load_language(folder, families)
+
+
+def load_language(source: str | Path, families: Mapping[str, Family], pooled: bool = False) -> Checkpoint:
+    """Return the causal or masked language model in a folder, or of a source as in `find_folder`, with its head.
+
+    `pooled` is as in `load`.
+
+    Raises: InputError for a decoder that is a classifier, whose language head is not its own any more; as `load`.
+    """
+    folder, _, _ = open_checkpoint(source, families)
+    checkpoint = load(folder, families, language=True, pooled=pooled)
     if checkpoint.heads and UNEMBED not in checkpoint.params:
         raise InputError(
             f"{folder} is a classifier (its heads are: {', '.join(checkpoint.heads)}) without a language head of its "
