@@ -211,3 +211,24 @@ def test_bad_input_is_refused(tiny, tmp_path):
     encoder = write_checkpoint(tmp_path / "bert")
     refused(fft("eval", "--model", encoder, "--task", asked), "language head")
     refused(fft("eval", "--model", tiny / "base", "--task", tiny / "prose.txt", "--samples", 2), "has no prompts")
+
+
+def test_another_chat_template_is_used_and_saved(tiny, tmp_path):
+    source, template = tiny / "chat.jsonl", tmp_path / "short.jinja"
+    text = "{% for message in messages %}{{ message['role'][0] }} {{ message['content'] }} </s>{% endfor %}"
+    template.write_text(text + "{% if add_generation_prompt %}a {% endif %}")
+    told = fft("data", source, "--model", tiny / "base", "--task.chat-template", template)
+    assert told.code == 0 and "supervised tokens in ⟦ ⟧: 'u " in told.out, told  # without <s>
+    flags = ("--new", source, "--new.chat-template", template, "--new.max-new", 4, "--method", "full", "--steps", 1)
+    answer = fft("tune", "--model", tiny / "base", *flags, "--out", tmp_path / "run")
+    assert answer.code == 0, answer.err
+    assert AutoTokenizer.from_pretrained(tmp_path / "run" / "model").chat_template == template.read_text()
+    for name, content, problem in (
+        ("missing.jinja", None, "there is no such file"),
+        ("empty.jinja", b"", "the file is empty"),
+        ("binary.jinja", b"\xff\xfe{{", "not valid UTF-8"),
+        ("broken.jinja", b"{% for", "chat template of"),
+    ):
+        if content is not None:
+            (tmp_path / name).write_bytes(content)
+        refused(fft("data", source, "--model", tiny / "base", "--task.chat-template", tmp_path / name), problem)
