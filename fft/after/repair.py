@@ -31,6 +31,7 @@ from fft.after.candidates import (
     ties,
 )
 from fft.after.mergeable import Sides, load_sides
+from fft.after.scaled import write_scaled
 from fft.after.settings import RepairSettings
 from fft.core.naming import counted
 from fft.core.progress import doing
@@ -38,7 +39,7 @@ from fft.core.seeding import key_for
 from fft.core.tree import Params
 from fft.disk.environment import environment
 from fft.disk.files import write_json, writing
-from fft.disk.folder import MODEL, FolderLock, refuse_taken
+from fft.disk.folder import ADAPTER, MODEL, FolderLock, refuse_taken
 from fft.disk.local import local
 from fft.evaluate.heldout import HeldOut, refuse_undefined
 from fft.merging.furthest import most_questions
@@ -50,7 +51,7 @@ from fft.stats.records import CandidateRecord, RepairRecord
 
 BASE, TUNED = 0, 1  # their indices among the candidates
 NOTHING = "nothing"
-FILES = ("front.svg", "front.png", "report.html")
+FILES = ("front.svg", "front.png", "report.html", ADAPTER)
 """files written before repair.json; after a kill, a new repair overwrites them"""
 UNCONFIRMED = ".model.partial-repair"
 """folder of the chosen model until it is confirmed on the test rows; after a kill it is deleted"""
@@ -153,8 +154,9 @@ def repair(
 ) -> Repaired:
     """Search, choose, confirm, and write OUT: model/, front.svg, front.png, report.html and, last, repair.json.
 
-    If nothing within the budget beats the base, no model is written. `watch(candidate, count)` is called after every
-    candidate with the number scored so far.
+    Of a LoRA run of a language task adapter/ has the same model as a LoRA, if it is one. If nothing within the budget
+    beats the base, no model is written. `watch(candidate, count)` is called after every candidate with the number
+    scored so far.
 
     Raises: InputError for checkpoints of different shapes or vocabularies, heads or data that do not fit, Fisher
     information of other weights, a budget that no drop could exceed, and a folder that is not empty; UndecidableError
@@ -176,6 +178,8 @@ def repair(
         say(f"scoring the base, the tuned model and the choice on {rows.describe('test')}")
         changes = _confirm(search, chosen, out / UNCONFIRMED)
         seconds = {**search.seconds, "total": time.monotonic() - start}
+        if chosen is not None and write_scaled(settings.tuned, search.tried[chosen].settings, out / ADAPTER):
+            say(f"wrote {out / ADAPTER}, the repaired model as a LoRA of the base")
         return Repaired(out, _write(_record(settings, search, chosen, changes, seconds).to_json(), out))
 
 
@@ -231,7 +235,7 @@ def _confirm(search: Search, chosen: int | None, folder: Path) -> dict[str, dict
     if chosen is None:
         return tuned_changes
     models.save(sides.tuned._replace(params=search.candidates[chosen].make()), folder)
-    after = rows.logits(models.load(folder).params, "test")
+    after = rows.logits(models.load(folder, sides.tuned.language).params, "test")
     return tuned_changes | {"repaired": changes(before, after), "given_up": changes(tuned, after)}
 
 

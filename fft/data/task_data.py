@@ -237,8 +237,8 @@ def _encoded(
     """
     config, splits, warnings = checkpoint.model.config, {}, []
     name = Unlabelled.kind if data is None else kind_of(data)
-    if data is not None:
-        KINDS[name].check_model(checkpoint)
+    if data is not None and (reason := KINDS[name].misfit(checkpoint)):
+        raise InputError(f"{checkpoint.folder}: {reason}")
     options = EncodeOptions(length_of(max_length, config, name), config.vocab_size, config.max_positions, numbers)
     tokenizer: Tokenizer = load_tokenizer(checkpoint.folder, config.vocab_size)
     keys = {}

@@ -60,8 +60,9 @@ class Kind(ABC):
         Raises: InputError naming the row of a label that the task does not have, or of a text that cannot be encoded.
         """
 
-    def check_model(self, checkpoint: "Checkpoint") -> None:
-        """Check that the model can learn tasks of this kind. Raises: InputError naming the kind that it can learn."""
+    def misfit(self, checkpoint: "Checkpoint") -> str | None:
+        """Return why the model cannot learn tasks of this kind, and the kind that it can; None if it can."""
+        return None
 
     def bound(self, task: Task, checkpoint: "Checkpoint", splits: Mapping[str, Encoded], max_new: int) -> Task:
         """Return the task with what scoring needs of the checkpoint; an answer has at most `max_new` tokens.

@@ -1,6 +1,6 @@
 """Masked language modelling: texts, some tokens of which are hidden and predicted from all the others."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -72,12 +72,13 @@ class MaskedLanguage(LanguageKind):
             raise InputError("bits_per_byte counts every byte of a text, and of a masked one only some: give nats")
         return super().task(name, labels, metric, rows)
 
-    def check_model(self, checkpoint: "Checkpoint") -> None:
-        if checkpoint.model.extend is not None:
-            raise InputError(
-                f"{checkpoint.folder}: a {checkpoint.model.family} model predicts the next token, not masked ones: "
-                "give the kind text, or an encoder with its masked language head"
-            )
+    def misfit(self, checkpoint: "Checkpoint") -> str | None:
+        if checkpoint.model.extend is None:
+            return None
+        return (
+            f"a {checkpoint.model.family} model predicts the next token, not masked ones: give the kind text, or an "
+            "encoder with its masked language head"
+        )
 
 
 def _borders(tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:

@@ -1,14 +1,13 @@
 """The part of the Kind interface that is the same for all rows of which the next token is predicted."""
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fft.core.errors import InputError
 from fft.core.naming import agreeing, counted
-from fft.data.encoded import Encoded
 from fft.data.kinds.kind import EncodedRows
 from fft.data.kinds.language import LanguageKind
 from fft.data.rows import Rows
@@ -78,9 +77,10 @@ class NextToken(LanguageKind):
             notes.append(f"{counted(long, self.unit)} longer than {options.max_length} tokens, {done}")
         return notes
 
-    def check_model(self, checkpoint: "Checkpoint") -> None:
-        if checkpoint.model.extend is None:
-            raise InputError(
-                f"{checkpoint.folder}: a {checkpoint.model.family} model predicts masked tokens, not the next one: "
-                "give the kind mlm (--new.kind, --original.kind, --task.kind), or a decoder"
-            )
+    def misfit(self, checkpoint: "Checkpoint") -> str | None:
+        if checkpoint.model.extend is not None:
+            return None
+        return (
+            f"a {checkpoint.model.family} model predicts masked tokens, not the next one: give the kind mlm "
+            "(--new.kind, --original.kind, --task.kind), or a decoder"
+        )
