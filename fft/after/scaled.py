@@ -35,7 +35,7 @@ def write_scaled(run: str, settings: Mapping[str, Any], folder: Path) -> bool:
 
 def scaled(adapter: Adapter, alphas: float | Mapping[str, float], blocks: int) -> Adapter:
     """Return a LoRA whose B is multiplied by the α of its depth: one for all, or by the names of `repair`'s layers."""
-    depths = [alphas] * (blocks + 2) if isinstance(alphas, float) else list(alphas.values())
+    depths = list(alphas.values()) if isinstance(alphas, Mapping) else [alphas] * (blocks + 2)
     theta = {
         path: leaf * depths[depth_of(path, blocks)] if path.endswith(f"/{B}") else leaf
         for path, leaf in flatten(adapter.theta).items()
