@@ -15,7 +15,7 @@ from fft.core.progress import announced
 from fft.core.tree import Params
 from fft.data import Encoded, TaskData, bucket_lengths, eval_batches
 from fft.data.streams import PROBE_SEED, chosen_rows
-from fft.evaluate.predict import SCORE_BATCH, Predictor, predict
+from fft.evaluate.predict import SCORE_BATCH, predict
 from fft.evaluate.predictor import make_predict
 from fft.merging.formulas import interpolate_layers
 from fft.models import Model
@@ -31,9 +31,10 @@ class HeldOut:
 
     `most` limits the number of rows of a split. The weights are an argument of the programs, and all tasks and splits
     share the padded lengths: a program is compiled once for each length, at most five times, however many trees
-    are scored. Interpolated trees are built one at a time. Measured on MiniLM and 2 CPU cores, in units of 21 plain
-    evaluations: 21 interpolations one after the other 0.98, with `lax.map` over α inside the program 1.1, with `vmap`
-    over α 1.5 to 1.7 and 21 times the memory.
+    are scored. Tasks that read pooled states share one program, every other task has its own. Interpolated trees are
+    built one at a time. Measured on MiniLM and 2 CPU cores, in units of 21 plain evaluations: 21 interpolations one
+    after the other 0.98, with `lax.map` over α inside the program 1.1, with `vmap` over α 1.5 to 1.7 and 21 times the
+    memory.
     """
 
     def __init__(
@@ -47,7 +48,10 @@ class HeldOut:
         self.data = {name: task._replace(splits=_at_most(most, task.splits)) for name, task in data.items()}
         rows = {(name, role): task.splits[role] for name, task in self.data.items() for role in ROLES}
         lengths = bucket_lengths(np.concatenate([encoded.lengths() for encoded in rows.values()]))
-        self._predictors = _predictors(model, [task.task for task in self.data.values()], lengths)
+        tasks = [task.task for task in self.data.values()]
+        pooled = [task for task in tasks if task.reads == "pooled"]
+        self._of_heads = _of_heads(model, pooled, lengths)
+        self._own = {task: make_predict(model, task, lengths) for task in tasks if task not in pooled}
         self._batches = {
             at: list(eval_batches(encoded, SCORE_BATCH, lengths, data[at[0]].pad_id)) for at, encoded in rows.items()
         }
@@ -79,28 +83,23 @@ class HeldOut:
         return f"{counts} {role} rows"
 
     def _logits(self, params: Params, name: str, role: str) -> np.ndarray:
-        rows = self.data[name].splits[role]
-        predictor = self._predictors[self.data[name].task]
+        task, rows = self.data[name].task, self.data[name].splits[role]
+        predictor = self._own.get(task, lambda params, batch: self._of_heads(params, batch)[task.name])
         return rows.summed(predict(predictor, params, self._batches[name, role], len(rows.ids), self.poll))
 
 
-def _predictors(model: Network, tasks: Sequence[Task], lengths: Sequence[int]) -> dict[Task, Predictor]:
-    """Return the program of each task: tasks that read pooled states share one, every other task has its own.
+Scores = Callable[[Params, Batch], dict[str, jax.Array]]
+"""f(params, batch) -> {head: scores [B, W]}"""
 
-    The shared one scores those of its heads that the parameters have.
-    """
-    pooled = [task for task in tasks if task.reads == "pooled"]
+
+def _of_heads(model: Network, tasks: Sequence[Task], lengths: Sequence[int]) -> Scores:
+    """Return the program that scores those of the tasks' heads that the parameters have."""
 
     def scores(params: Params, batch: Batch) -> dict[str, jax.Array]:
         outputs = outputs_of(model, params, batch)
-        return {task.name: task.score(outputs, batch) for task in pooled if task.name in params["heads"]}
+        return {task.name: task.score(outputs, batch) for task in tasks if task.name in params["heads"]}
 
-    shared = announced(jax.jit(scores), "the scoring", lengths)
-
-    def of_head(head: str) -> Predictor:
-        return lambda params, batch: shared(params, batch)[head]
-
-    return {task: of_head(task.name) if task in pooled else make_predict(model, task, lengths) for task in tasks}
+    return announced(jax.jit(scores), "the scoring", lengths)
 
 
 def _at_most(most: Mapping[str, int], splits: dict[str, Encoded]) -> dict[str, Encoded]:

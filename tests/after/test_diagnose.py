@@ -172,8 +172,7 @@ def test_layers_that_lose_together_are_each_scored_by_plain_swaps(mixed):
 
 def test_all_models_are_scored_by_one_program_a_length(mixed):
     _, found, (rows,), counts = mixed
-    (program,) = set(rows._programs.values())
-    assert program.__wrapped__._cache_size() == 2
+    assert rows._of_heads.__wrapped__._cache_size() == 2
     assert counts == list(range(1, len(counts) + 1)) and len(counts) > 12
     assert found["rows"]["test"] == found["change"]["n"] == 50 and found["refit"]["fitted"]["tuned"]["rows"] == 64
     assert found["fisher"]["examples"] == 32

@@ -195,6 +195,7 @@ def test_every_model_is_scored_by_one_program_a_length(tiny, tuned):
     assert len(traces) == len(lengths), "one trace a length, whatever the weights and the task"
     rows.line(sides.base, sides.tuned.params, [0.5] * 4, "test")
     assert len(traces) == len({shape[1] for shape in traces})
+    assert rows._of_heads.__wrapped__._cache_size() == len(traces)
 
 
 def test_a_higher_rmse_is_a_drop_and_what_is_accepted_lies_above_the_base(repaired):
