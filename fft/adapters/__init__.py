@@ -31,12 +31,14 @@ def load_adapter(folder: str | Path, base: Checkpoint) -> Adapter:
 
 
 def load_base(source: str, adapter: str | Path) -> Checkpoint:
-    """Load the base of the adapter in a folder: for CAUSAL_LM with its language head, unless it is a classifier.
+    """Load the base of the adapter in a folder: unless it is a classifier, with its language head for CAUSAL_LM, and
+    for a causal language model where no task_type is stated, which PEFT does not ask for.
 
     Raises: as `fft.models.load`, and as `load_adapter` where the folder holds no adapter.
     """
-    raw = reading.read_raw(Path(local(adapter, "the adapter")))
-    return models.load(source, language=raw.get("task_type") == "CAUSAL_LM" and not models.has_head(source))
+    task = reading.read_raw(Path(local(adapter, "the adapter"))).get("task_type")
+    language = task == "CAUSAL_LM" or (task is None and models.predicts_next(source))
+    return models.load(source, language=language and not models.has_head(source))
 
 
 def check_writable(method: Method, family: str) -> None:

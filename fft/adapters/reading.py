@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fft.adapters.adapter import Adapter
-from fft.adapters.config import Config, read_config
+from fft.adapters.config import MERGE, Config, read_config
 from fft.adapters.layout import Format, Formats, Layout, Tensor, layout_of
 from fft.adapters.origin import check_origin, check_tokens
 from fft.adapters.prompt import KEY as PROMPT_KEY
@@ -60,12 +60,13 @@ def load(folder: str | Path, base: Checkpoint, formats: Formats) -> Adapter:
     bare = is_bare(stored, form.prefix, family, base.model.config)
     layout = layout_of(base, family, name, 0 if head is None else width(head), bare)
     refuse_not_finite(stored, folder)
+    of_base = check_origin(folder, raw, base)  # before the tensors, which say less of an adapter of another base
     theta = to_theta(stored, form, config, layout, base, folder)
     unties = trains_ends_apart(theta, config, base)
     if base.model.config.shape.tied and not unties:
         theta = {path: leaf for path, leaf in theta.items() if not path.startswith(PREFIX)}
     check_tokens(folder, base, token_numbers(config))
-    notes += (*left_out, *check_origin(folder, raw, base))
+    notes += (*left_out, *of_base)
     length, primary = stored_length(folder), name if heads else None
     return Adapter(method, unflatten(theta), heads, primary, notes, length, unties)
 
@@ -73,7 +74,11 @@ def load(folder: str | Path, base: Checkpoint, formats: Formats) -> Adapter:
 def format_named(peft_type: str, family: str, formats: Formats, folder: Path) -> Format[Any, Any]:
     """Return the Format of a peft_type. Raises: InputError for one that is not supported, or not on this family."""
     if peft_type not in formats:
-        raise InputError(f"{folder}: peft_type {peft_type!r} is not supported; supported are {', '.join(formats)}")
+        known = ", ".join(formats)
+        raise InputError(
+            f"{folder}: peft_type {peft_type!r} is not supported; supported are {known}. To use it all the same, "
+            f"{MERGE}"
+        )
     form = formats[peft_type]
     if family in form.without:
         raise InputError(

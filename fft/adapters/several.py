@@ -103,7 +103,7 @@ def refuse_not_summed(name: str, adapter: Adapter, weight: float, base: Checkpoi
     """Refuse an adapter that is more than an update of low rank, and a weight that is no number. Raises: InputError."""
     if not math.isfinite(weight):
         raise InputError(f"the weight of the adapter {name} is {weight}: give a finite number")
-    advice = "sum LoRA and rsLoRA adapters only, or activate one adapter alone"
+    advice = "sum LoRA and rsLoRA adapters only, or use one adapter alone, without a weight"
     if type(adapter.method) not in (LoRA, RsLoRA):
         raise InputError(f"the adapter {name} is one of {adapter.method.name}, whose updates do not add up: {advice}")
     known = flatten(base.params)

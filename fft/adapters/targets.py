@@ -33,7 +33,10 @@ def targeted(
         and not any(f".{saved}." in f".{name}." for saved in config.modules_to_save or [])
     }
     if not chosen:
-        raise InputError(f"target_modules {config.target_modules!r} name no {kind} of this base")
+        raise InputError(
+            f"target_modules {config.target_modules!r} name no {kind} of this base: give the base that the adapter was "
+            "trained on"
+        )
     return chosen
 
 

@@ -94,5 +94,5 @@ def format_of(method: Method, family: str, formats: Formats) -> tuple[str, Forma
     known = ", ".join(sorted(method.name for form in formats.values() for method in form.methods))
     raise InputError(
         f"{method.name} changes the base's own weights, which no PEFT adapter holds; --to peft writes {known}. "
-        "Export the whole model with --to hf"
+        "Export the whole model with --to hf, or its difference from the base with --to lora --base BASE"
     )

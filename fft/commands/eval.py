@@ -93,9 +93,12 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     console.out(f"{metric.name} {score.value:.4f} {ends} on {counted(score.n, 'row')}, head {name}", highlight=False)
     truncated = None
     if data.task.generates:
-        truncated = sum(line["truncated"] for line in answers(data.task, rows, logits)) / score.n
+        written = answers(data.task, rows, logits)
+        truncated = sum(line["truncated"] for line in written) / score.n
         console.out(f"{truncated:.1%} of the answers were cut off at {task.max_new} tokens", highlight=False)
-    shown = samples(checkpoint, data, flags.samples) if flags.samples else []
+        shown = written[: flags.samples]
+    else:
+        shown = samples(checkpoint, data, flags.samples, task.max_new) if flags.samples else []
     for line in shown:
         console.out(f"\nrow {line['row']}\n  prompt    {line['prompt']!r}", highlight=False)
         console.out(f"  expected  {line['expected']!r}\n  answer    {line['answer']!r}", highlight=False)

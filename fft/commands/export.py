@@ -13,6 +13,7 @@ from fft.core.bounds import Count, check_bounds
 from fft.core.errors import InputError
 from fft.core.naming import UNEMBED
 from fft.core.settings import TELLS_DEFAULT, AsJson, without_name
+from fft.disk.folder import EXPERIMENT
 from fft.disk.local import CHECKPOINT, CheckpointPath
 
 if TYPE_CHECKING:
@@ -120,6 +121,17 @@ def refuse_useless(flags: Flags) -> None:
         raise InputError(
             "--step selects a step of a run, and with --adapter RUN is a base model: leave out one of them"
         )
+    if flags.to != "lora" and not flags.adapter and _is_checkpoint(Path(flags.run)):
+        raise InputError(
+            f"{flags.run} is a Hugging Face checkpoint already, no run: name a run, merge an adapter into it with "
+            "--adapter, or write its difference from a base with --to lora --base BASE"
+        )
+
+
+def _is_checkpoint(folder: Path) -> bool:
+    from fft.models.files.folders import CONFIG
+
+    return (folder / CONFIG).is_file() and not (folder / EXPERIMENT).is_file()
 
 
 class Made(NamedTuple):

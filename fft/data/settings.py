@@ -58,7 +58,7 @@ class Data:
     """a file with the Jinja chat template for conversations, in place of the tokenizer's; a model trained with --new's
     is saved with it"""
     max_new: Count = later(64)
-    """the most tokens of an answer that the model writes, for tasks of the kind answer"""
+    """the most tokens of an answer that the model writes: of the kind answer, and for --samples of fft eval"""
     metric: Annotated[str | None, TELLS_DEFAULT] = None
     """metric: accuracy, macro_f1, mcc; for regression pearson, spearman, rmse; for text, completion and chat nats,
     perplexity, bits_per_byte, token_accuracy; for answer exact_match, squad_match, number_match (default: the first of

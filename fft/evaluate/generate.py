@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fft.core.errors import InputError
+from fft.core.naming import counted
 from fft.core.progress import doing
 from fft.core.seeding import key_for
 from fft.data.batches import bucket_lengths
@@ -71,8 +72,8 @@ def check_room(model: Model, tokens: int, new: int, where: str, places: int = 0)
     if tokens + new > most:
         advice = f"give --max-new {most - tokens} or less, or shorten the prompt" if tokens < most else "shorten it"
         raise InputError(
-            f"{where} has {tokens} tokens, which with {new} new ones are more than the {most} positions of the model"
-            f"{f' beside {places} virtual tokens' if places else ''}: {advice}"
+            f"{where} has {counted(tokens, 'token')}, which with {new} new ones are more than the {most} positions of "
+            f"the model{f' beside {places} virtual tokens' if places else ''}: {advice}"
         )
     for layer in cast("DecoderShape", model.config.shape).attention:
         rope = layer.rope
@@ -82,8 +83,9 @@ def check_room(model: Model, tokens: int, new: int, where: str, places: int = 0)
         if (tokens <= border or places) and tokens + new > border:
             fewer = f"--max-new {border - tokens} or less, or " if tokens < border else ""
             raise InputError(
-                f"{where} has {tokens} tokens, and with {new} new ones it crosses the {border} positions at which the "
-                f"longrope rotation of the model changes: give {fewer}a {'shorter' if places else 'longer'} prompt"
+                f"{where} has {counted(tokens, 'token')}, and with {new} new ones it crosses the {border} positions at "
+                f"which the longrope rotation of the model changes: give {fewer}a {'shorter' if places else 'longer'} "
+                "prompt"
             )
 
 

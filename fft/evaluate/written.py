@@ -112,8 +112,9 @@ def told(task: Answers, rows: Encoded, scores: np.ndarray) -> list[dict]:
     return lines
 
 
-def samples(checkpoint: Checkpoint, data: TaskData, count: int) -> list[dict]:
-    """Return `told` for the first `count` test rows of a task with prompts: what the model writes to each of them.
+def samples(checkpoint: Checkpoint, data: TaskData, count: int, max_new: int = Data.max_new) -> list[dict]:
+    """Return `told` for the first `count` test rows of a task with prompts: what the model writes to each of them, at
+    most `max_new` tokens, of an answer task as many as its own.
 
     Answers that no metric compares are counted as in `exact_match`. Raises: InputError for a task without prompts.
     """
@@ -122,7 +123,7 @@ def samples(checkpoint: Checkpoint, data: TaskData, count: int) -> list[dict]:
         raise InputError(f"--samples: a task of the kind {data.kind} has no prompts to answer: leave it out")
     assert isinstance(task, Language)
     if not isinstance(task, Answers):
-        task = Answers(task.name, writer=writer_of(checkpoint, Data.max_new))
+        task = Answers(task.name, writer=writer_of(checkpoint, max_new))
     begins = np.arange(len(rows.ids)) if rows.example is None else np.unique(rows.example, return_index=True)[1]
     chosen = rows.take(begins[:count])
     batches = eval_batches(chosen, EVAL_BATCH, data.lengths, data.pad_id)

@@ -92,7 +92,10 @@ class Informed(FisherPass, Method):
                 f"{original.name}: give the Fisher information of that task"
             )
         if provenance["task"]["name"] == original.name and provenance["data"]["train"] != context.identity["original"]:
-            context.note(f"warning: the pass of {fisher} read other rows than this run's original training rows")
+            context.note(
+                f"warning: the pass of {fisher} read other rows than this run's original training rows, or cut them to "
+                "another --max-length"
+            )
 
     def information(self, context: Context, key: jax.Array) -> tuple[Params, int | None]:
         """Return the diagonal without fresh heads, as stored, and the number of original training rows.

@@ -31,7 +31,9 @@ def chosen_head(
     name = requested or checkpoint.primary
     if name not in checkpoint.heads:
         heads = ", ".join(checkpoint.heads) or "none"
-        raise InputError(f"{folder} has no head {name or purpose}; its heads are: {heads}")
+        problem = f"{folder} has no head {name or purpose}; its heads are: {heads}"
+        advice = "tune one with fft tune, or give a language task, which a causal language model needs no head for"
+        raise InputError(problem if checkpoint.heads else f"{problem}: {advice}")
     return name
 
 

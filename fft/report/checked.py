@@ -18,10 +18,9 @@ if TYPE_CHECKING:
 
 SHOWN, ON_PAGE = 10, 500  # maximum examples on the terminal, and on the page; SHOWN also for labels
 WIDTH, LONG = 60, 100  # maximum characters of a text on the terminal, in a table and on a line of its own
-COLUMNS = (
-    "change: tuned minus base, + is better, with its paired 95 % interval; lost, gained: newly wrong and newly right "
-    "examples; p: McNemar's exact test of a change"
-)
+CHANGE = "change: tuned minus base, + is better, with its paired 95 % interval"
+COUNTS = "lost, gained: newly wrong and newly right examples"
+TEST = "p: McNemar's exact test of a change"
 
 # ---------------------------------------------------------------- columns
 
@@ -88,17 +87,13 @@ TITLES = {
     "language": {"worse": "more nats a token", "better": "fewer nats a token"},
 }
 """the titles of lists of examples, by the kind of the metric; those of every other kind are BY_DISTANCE"""
-EXAMPLES = (
-    Column("row", lambda row: f"{row['row']:,}"),
-    Column("label", lambda row: _answer(row["label"]), number=False),
-    Column("base", lambda row: _answer(row["base"]), number=False),
-    Column("tuned", lambda row: _answer(row["tuned"]), number=False),
-    Column("text", _text, number=False),
-)
+LABELLED = {"language": "tokens", "answers": "expected"}
+"""what an example's `label` is, by the kind of the metric; of every other kind it is one"""
+ROW = Column("row", lambda row: f"{row['row']:,}")
 
 
 SAMPLES = (
-    EXAMPLES[0],
+    ROW,
     Column("prompt", _text, number=False),
     Column("expected", lambda row: row["label"], number=False),
     Column("base", lambda row: row["base"], number=False),
@@ -108,22 +103,45 @@ SAMPLES = (
 
 def one_line(text: str, most: int = WIDTH) -> str:
     """Return a text for the terminal: on one line, cut, and without control characters."""
-    line = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+    line = _line(text)
     return line if len(line) <= most else line[: most - 1] + "…"
+
+
+def line_end(text: str, most: int = WIDTH) -> str:
+    """Return `one_line` of the end of a text: of a prompt, which begins like the others of its chat template."""
+    line = _line(text)
+    return line if len(line) <= most else "…" + line[1 - most :]
+
+
+def _line(text: str) -> str:
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
 
 
 # ---------------------------------------------------------------- in words
 
 
 def caption(record: dict[str, Any]) -> str:
-    """Return every task's metric, McNemar's p and divergence of language models, and the meaning of the columns."""
-    parts = []
+    """Return every task's metric, McNemar's p and divergence of language models, and the meaning of what is shown."""
+    parts, shown = [], [CHANGE]
+    if _counts(record):
+        shown.append(COUNTS)
+    if any(task["change"] and task["change"]["mcnemar_p"] is not None for _, task in _tasks(record)):
+        shown.append(TEST)
     for name, task in _tasks(record):
         p = task["change"] and task["change"]["mcnemar_p"]
         kl = task.get("divergence")
         apart = "" if kl is None else f", KL(base ‖ tuned) {kl['value']:.3g} nats a token{_between(kl)}"
         parts.append(f"{name}: {task['score']['metric']}" + ("" if p is None else f", p = {p:.2g}") + apart)
-    return "; ".join([*parts, COLUMNS])
+    return "; ".join([*parts, *shown])
+
+
+def _counts(record: dict[str, Any]) -> bool:
+    """Whether examples are lost and gained: whether a task has labels."""
+    return any(task["labels"] for _, task in _tasks(record))
+
+
+def _score_columns(record: dict[str, Any]) -> tuple[Column, ...]:
+    return SCORES if _counts(record) else tuple(column for column in SCORES if column.header not in ("lost", "gained"))
 
 
 def _between(kl: dict[str, Any]) -> str:
@@ -143,6 +161,18 @@ def _share(record: dict[str, Any], task: dict[str, Any]) -> str:
 def _title(task: dict[str, Any], which: str) -> str:
     """Return the title of the examples in a task's `worse` or `better`."""
     return TITLES.get(METRICS[task["score"]["metric"]].kind, BY_DISTANCE)[which]
+
+
+def _columns(task: dict[str, Any]) -> tuple[Column, ...]:
+    """Return the columns of the examples in a task's `worse` and `better`."""
+    label = LABELLED.get(METRICS[task["score"]["metric"]].kind, "label")
+    return (
+        ROW,
+        Column(label, lambda row: _answer(row["label"]), number=False),
+        Column("base", lambda row: _answer(row["base"]), number=False),
+        Column("tuned", lambda row: _answer(row["tuned"]), number=False),
+        Column("text", _text, number=False),
+    )
 
 
 def _listed(examples: Sequence[Any], most: int) -> str:
@@ -166,18 +196,18 @@ def show(record: dict[str, Any], console: Console) -> None:
     """Print the notes, the scores, the change by label, the first worse examples, and the verdict."""
     for note in record["notes"]:
         console.out(f"note: {note}", highlight=False)
-    console.print(rich_table(SCORES, _tasks(record), caption(record)))
-    brief = (*EXAMPLES[:-1], Column("text", lambda row: one_line(_text(row)), number=False))
+    console.print(rich_table(_score_columns(record), _tasks(record), caption(record)))
+    brief = Column("text", lambda row: one_line(_text(row)), number=False)
     for task in record["original"]:
         if labels := task["labels"]:
             console.out(f"by label, {_listed(labels, SHOWN)}:", highlight=False)
             console.print(rich_table(LABELS, labels[:SHOWN]))
         if task["worse"]:
             console.out(f"{_title(task, 'worse')}, {_listed(task['worse'], SHOWN)}:", highlight=False)
-            console.print(rich_table(brief, task["worse"][:SHOWN]))
+            console.print(rich_table((*_columns(task)[:-1], brief), task["worse"][:SHOWN]))
     for name, task in _tasks(record):
         for sample in task.get("samples", ()):
-            console.out(f"{name}, row {sample['row']}: {one_line(sample['text'], LONG)}", highlight=False)
+            console.out(f"{name}, row {sample['row']}: {line_end(sample['text'], LONG)}", highlight=False)
             for who in ("label", "base", "tuned"):
                 said = "expected" if who == "label" else who
                 console.out(f"  {said:<9} {one_line(sample[who], LONG)}", highlight=False)
@@ -221,7 +251,8 @@ def page(record: dict[str, Any]) -> str:
 
 
 def _table_of_scores(record: dict[str, Any]) -> str:
-    return f"<h2>Scores</h2>\n{table(SCORES, _tasks(record))}\n<p class='note'>{escape(caption(record))}</p>"
+    scored = table(_score_columns(record), _tasks(record))
+    return f"<h2>Scores</h2>\n{scored}\n<p class='note'>{escape(caption(record))}</p>"
 
 
 def _by_label(task: dict[str, Any]) -> str:
@@ -234,7 +265,7 @@ def _by_label(task: dict[str, Any]) -> str:
 def _examples(task: dict[str, Any], which: str) -> str:
     examples = task[which]
     title = f"{_title(task, which).capitalize()}: {_listed(examples, ON_PAGE)}"
-    rows = table(EXAMPLES, examples[:ON_PAGE])
+    rows = table(_columns(task), examples[:ON_PAGE])
     return f'<h2>{escape(title)}</h2>\n<div class="texts">{rows}</div>' if examples else ""
 
 

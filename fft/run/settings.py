@@ -41,7 +41,7 @@ class FisherSettings:
     mesh: Literal["none", "data", "fsdp"] = "none"
     """split every batch over all devices, with the parameters replicated (data) or split as well (fsdp)"""
     seed: Seed = 0
-    """seeds the choice of rows, the label draws, and the splitting of a source that has only one split"""
+    """seeds the choice of rows and the label draws"""
 
     def __post_init__(self) -> None:
         check_bounds(self)

@@ -64,6 +64,11 @@ class Budget:
         """
         margin = self.margin(base_score)
         most = base_score - metric.bounds[0] if metric.sign > 0 else math.inf
+        if most == 0:
+            raise InputError(
+                f"--max-drop {self}: the base's {metric.name} is {base_score:.3g}, the worst there is, and cannot drop "
+                "by more than 0: leave --max-drop out, or give a task or a metric at which the base does better"
+            )
         if margin >= most:
             raise InputError(
                 f"--max-drop {self}: the base's {metric.name} is {base_score:.3g} and cannot drop by more than "

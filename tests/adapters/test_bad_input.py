@@ -100,7 +100,8 @@ REFUSED = {
     "rows outside": ({"trainable_token_indices": [5000]}, "trainable_token_indices hold 5000, but the base has"),
     "rows of a kernel": ({"trainable_token_indices": {"q_proj": [1]}}, "trainable_token_indices name 'q_proj'"),
     "a prompt that is none": ({"peft_type": "PROMPT_TUNING"}, "lora_alpha is 8: not known"),
-    "another type": ({"peft_type": "LOHA"}, "peft_type 'LOHA' is not supported"),
+    "another type": ({"peft_type": "LOHA"}, "IA3, PROMPT_TUNING"),
+    "what to do with another type": ({"peft_type": "LOHA"}, "merge_and_unload().save_pretrained(DIR)"),
 }
 
 
@@ -109,6 +110,29 @@ def test_what_is_not_computed_is_refused_by_name(case, base, adapter, tmp_path):
     fields, message = REFUSED[case]
     configured(adapter, **fields)
     refused(exported(base, adapter, tmp_path), message)
+
+
+def test_without_a_task_type_a_language_model_keeps_its_head(adapter, tmp_path):
+    """PEFT does not ask for a task_type; the head is not tied here, so that it could be lost."""
+    untied = tmp_path / "other"
+    write_decoder(untied, head=False, tie_word_embeddings=False)
+    tensors = load_file(untied / "model.safetensors")
+    tensors["lm_head.weight"] = np.ascontiguousarray(tensors["model.embed_tokens.weight"][::-1])
+    save_file(tensors, untied / "model.safetensors", metadata={"format": "pt"})
+    configured(adapter, task_type=None, base_model_name_or_path=str(untied))
+    assert "its language head" in exported(untied, adapter, tmp_path).out
+    written = load_file(tmp_path / "out" / "model.safetensors")
+    np.testing.assert_array_equal(written["lm_head.weight"], tensors["lm_head.weight"])
+
+
+def test_an_adapter_of_another_base_is_called_so_before_its_tensors_are(base, adapter, tmp_path):
+    write_decoder(tmp_path / "other", head=False, num_hidden_layers=1)
+    names = {f"model.layers.{block}." for block in range(1, 9)}
+    tensors = load_file(tmp_path / "other" / "model.safetensors")
+    left = {name: value for name, value in tensors.items() if not name.startswith(tuple(names))}
+    left["model.embed_tokens.weight"] = left["model.embed_tokens.weight"] + 1
+    save_file(left, tmp_path / "other" / "model.safetensors", metadata={"format": "pt"})
+    refused(exported(tmp_path / "other", adapter, tmp_path), "the adapter belongs to another base; give that one")
 
 
 def test_the_folder_that_peft_names_is_compared_with_the_base(base, adapter, tmp_path):

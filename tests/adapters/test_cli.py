@@ -102,6 +102,7 @@ def test_wrong_flags_and_folders_are_refused(run, adapter, tiny, tmp_path):
         (("export", run, "--to", "peft", "--adapter", adapter, *out), "--adapter is a PEFT adapter already"),
         (("export", tiny / "bert", "--adapter", adapter, "--step", "best", *out), "--step selects a step of a run"),
         (("export", tiny / "bert", "--adapter", run, *out), "has no adapter_config.json"),
+        (("export", tiny / "bert", *out), "is a Hugging Face checkpoint already, no run: name a run"),
         (("export", run, "--to", "peft", "--head", "third", *out), "has no head third; its heads are: original, new"),
         (
             ("eval", "--model", tiny / "bert", "--task", tiny / "new.csv", "--adapter", tiny, "--json"),

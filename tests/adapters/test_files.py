@@ -2,6 +2,7 @@
 
 import json
 import resource
+import shutil
 import warnings
 
 import jax
@@ -429,6 +430,13 @@ def test_norms_that_are_not_what_they_say_are_refused(case, bases, tmp_path):
 
 
 def test_an_adapter_of_another_base_is_refused(sound, bases, tmp_path):
+    """By the base that its file names, else by its tensors."""
+    with pytest.raises(
+        InputError, match=r"differs from .*distilbert in the family, bert: the adapter belongs to another"
+    ):
+        load_adapter(sound, models.load(bases["distilbert"]))
+    sound = shutil.copytree(sound, tmp_path / "a")
+    config_with(base_model_name_or_path=None)(sound)
     with pytest.raises(InputError, match="name no linear layer or embedding of this base"):
         load_adapter(sound, models.load(bases["distilbert"]))
     with pytest.raises(InputError, match=r"the base .*roberta has no place for: base_model\.model\.bert\."):
@@ -442,6 +450,7 @@ def test_an_adapter_of_another_base_is_refused(sound, bases, tmp_path):
     with pytest.raises(InputError, match=r"lacks tensors .*layer\.2\."):
         load_adapter(sound, models.load(deeper))
     made_by_peft(bases["bert"], tmp_path / "p", peft.PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=5))
+    config_with(base_model_name_or_path=None)(tmp_path / "p")
     with pytest.raises(InputError, match=r"prompt_embeddings is \[5, 48\], expected \[5, 60\]"):
         load_adapter(tmp_path / "p", models.load(wider))
     with pytest.raises(InputError, match="does not exist"):

@@ -13,7 +13,7 @@ from fft.after.check import check
 from fft.after.settings import CheckSettings
 from fft.data.several import SeveralData
 from fft.experiment import Data
-from fft.report.checked import one_line, page, show
+from fft.report.checked import line_end, one_line, page, show
 from fft.stats.retention import overall
 from tests.helpers import tiny_checkpoint
 from tests.helpers.outline import Outline
@@ -255,6 +255,7 @@ def test_the_page_says_what_the_terminal_says(tiny, hurt, tmp_path):
 def test_a_text_cannot_steer_the_terminal():
     assert one_line("good\x1b[2J\x9b2J\r\nfilm \u202eevil") == "good [2J 2J film evil"
     assert one_line("a" * 100) == "a" * 59 + "…"
+    assert line_end("a\n" + "b" * 100) == "…" + "b" * 59 and line_end("a\nb") == "a b"
 
 
 # --- what is refused: one message, exit code 2, nothing written ---

@@ -217,7 +217,7 @@ def test_settings_that_do_not_fit(tiny, tmp_path, flags, message):
 def test_a_base_without_a_head_for_the_original_task(tiny, tmp_path):
     refused(tuned(tiny, tmp_path, model=tiny / "bare"), "--original-head fit")
     scored = fft("eval", "--model", tiny / "bare", "--task", tiny / "original.csv")
-    refused(scored, "its heads are: none")
+    refused(scored, "its heads are: none: tune one with fft tune")
 
 
 # --- the machine: exit code 3 ---
@@ -326,7 +326,7 @@ def test_what_is_refused_after_the_folder_was_claimed_gives_it_back(tiny, tmp_pa
     out = ("--out", tmp_path / "run")
     refused(fft("tune", *flags, *out, "--max-drop", "7%"), "is a share of the base's score, which is 0")
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["lock"]
-    refused(fft("tune", *flags, *out, "--max-drop", "0.5"), "cannot drop by more than 0")
+    refused(fft("tune", *flags, *out, "--max-drop", "0.5"), "cannot drop by more than 0: leave --max-drop out")
     assert fft("tune", *flags, *out, "--tolerance", 1).code == 0
     tasks = ("--tasks", tiny / "new.csv", tiny / "original.csv", "--original", tiny / "opposite.csv")
     out = ("--out", tmp_path / "seq")

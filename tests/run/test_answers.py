@@ -87,6 +87,14 @@ def test_eval_counts_what_transformers_writes(tiny, learned, tmp_path, name):
     assert answer.json["samples"] == lines[:2] and f"answer    {lines[0]['answer']!r}" in answer.err
 
 
+def test_the_samples_of_a_chat_task_have_the_length_that_is_named(tiny, learned):
+    row = {"messages": [{"role": "user", "content": "good"}, {"role": "assistant", "content": "cat"}]}
+    task = write_jsonl(tiny / "turns.jsonl", [row])
+    flags = ("--model", tiny / "base", "--task", task, "--samples", 1, "--json")
+    short, long = (fft("eval", *flags, "--task.max-new", new).json["samples"][0]["answer"] for new in (1, 5))
+    assert long.startswith(short) and len(short.split()) < len(long.split())
+
+
 def held(tiny):
     return ("--original", tiny / "chat.jsonl", "--original.max-new", 4)
 
@@ -116,6 +124,7 @@ def test_check_compares_answers_and_predictions(tiny, learned, tmp_path):
     assert example["label"] == example["base"] != example["tuned"] and isinstance(example["label"], str)
     assert len(found["samples"]) == 5 and sample["label"] in WORDS and sample["text"].startswith("<s>")
     assert "newly wrong" in checked.err and f"expected  {sample['label']}" in checked.err
+    assert "label" not in checked.err and "lost" not in checked.err and "McNemar" in checked.err
     page = (tmp_path / "check.html").read_text()
     assert "Newly wrong" in page and "Answers to prompts of the original task" in page
     assert found["divergence"]["value"] == pytest.approx(kl_of_transformers(tiny, learned), rel=1e-4)

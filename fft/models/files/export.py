@@ -108,8 +108,8 @@ def choose_primary(checkpoint: Checkpoint, primary: str | None) -> str | None:
     heads = checkpoint.heads
     if "prompt" in checkpoint.params:
         raise InputError(
-            "this model reads a trained prompt or prefix, which no Hugging Face checkpoint holds: save it as an "
-            "adapter of its base (fft export --to peft)"
+            "this model reads a trained prompt or prefix, which no Hugging Face checkpoint holds: it stays an adapter "
+            "of its base, which fft export RUN --to peft writes, and --adapter of fft generate and fft eval reads"
         )
     if set(heads) != set(checkpoint.params.get("heads", {})):
         raise InputError(
