@@ -2,11 +2,14 @@
 
 from typing import NamedTuple
 
+import numpy as np
+
 from fft.core.brief import brief
 from fft.core.errors import InputError
 from fft.core.tree import Params, flatten
 from fft.methods import Method
 from fft.models import Checkpoint, Head, untied
+from fft.models.files.tensors import refuse_not_finite
 
 
 class Adapter(NamedTuple):
@@ -29,10 +32,16 @@ class Adapter(NamedTuple):
     __repr__ = brief
 
     def on(self, base: Checkpoint) -> Checkpoint:
-        """Return the base with this adapter merged, merge(θ*, θ), and with the heads of both."""
+        """Return the base with this adapter merged, merge(θ*, θ), and with the heads of both.
+
+        Raises: InputError where merged weights are not finite.
+        """
         base = untied(base) if self.unties else base
+        params, own = self.method.merge(base.params, self.theta), flatten(base.params)
+        changed = {path: np.asarray(leaf) for path, leaf in flatten(params).items() if leaf is not own.get(path)}
+        refuse_not_finite(changed, f"{base.folder} with its adapter")
         return base._replace(
-            params=self.method.merge(base.params, self.theta),
+            params=params,
             heads={**base.heads, **self.heads},
             primary=self.primary or base.primary,
             notes=(*base.notes, *self.notes),

@@ -18,6 +18,7 @@ import numpy as np
 from fft.adapters.config import Linear
 from fft.adapters.layout import Format, Layout, Leaves, Part, Table, Tensor, Written
 from fft.adapters.targets import matrix_targets, pattern_of
+from fft.core.bounds import Count, Finite
 from fft.methods import DoRA, LoRA, RsLoRA
 from fft.methods.dora import MAGNITUDE, column_norms
 from fft.methods.lora import A, B, modules_of
@@ -36,8 +37,8 @@ class Config(Linear):
     bias: Literal["none", "all", "lora_only"] = "none"
     use_rslora: bool = False
     use_dora: bool = False
-    rank_pattern: dict[str, int] | None = None
-    alpha_pattern: dict[str, float] | None = None
+    rank_pattern: dict[str, Count] | None = None
+    alpha_pattern: dict[str, Finite] | None = None
     trainable_token_indices: list[int] | dict[str, list[int]] | None = None
     ensure_weight_tying: bool = False
     megatron_core: Any = None

@@ -19,6 +19,7 @@ from fft.core.tree import flatten, unflatten
 from fft.disk.local import local
 from fft.disk.sniff import check_not_pointer
 from fft.methods import from_json
+from fft.methods.lora import B
 from fft.models import FAMILIES, Checkpoint, Head
 from fft.models.files.config import read_json
 from fft.models.files.folders import instead_of_adapter
@@ -65,6 +66,8 @@ def load(folder: str | Path, base: Checkpoint, formats: Formats) -> Adapter:
     unties = trains_ends_apart(theta, config, base)
     if base.model.config.shape.tied and not unties:
         theta = {path: leaf for path, leaf in theta.items() if not path.startswith(PREFIX)}
+    if unties and token_numbers(config) and WORDS in theta:  # the head has the same rows, and LoRA beside them
+        theta.setdefault(KERNEL, np.transpose(theta[WORDS]))
     check_tokens(folder, base, token_numbers(config))
     notes += (*left_out, *of_base)
     length, primary = stored_length(folder), name if heads else None
@@ -273,13 +276,14 @@ def _own(layout: Layout, name: str):
 def trains_ends_apart(theta: dict[str, Any], config: Config, base: Checkpoint) -> bool:
     """Whether an adapter's word embeddings and language head differ, though config.json of the base ties them.
 
-    PEFT trains a copy, or beside the tied weight: the other one keeps the base's. With trainable_token_indices or
-    ensure_weight_tying it ties them too.
+    PEFT trains a copy, or beside the tied weight: the other one keeps the base's. With ensure_weight_tying it ties them
+    too, and with trainable_token_indices unless the head is a target itself.
     """
     if not (base.language and base.model.config.shape.tied) or getattr(config, "ensure_weight_tying", False):
         return False
     ends = [path for path in theta if path.rpartition("/")[0] in ("embed/word", "unembed")]
-    if not ends or getattr(config, "trainable_token_indices", None):
+    targeted = any(path.startswith(PREFIX) and path.endswith(B) for path in ends)
+    if not ends or (getattr(config, "trainable_token_indices", None) and not targeted):
         return False
     both = {WORDS, KERNEL} == set(ends)
     return not (both and np.array_equal(np.asarray(theta[WORDS]).T, np.asarray(theta[KERNEL])))

@@ -165,7 +165,7 @@ def text_notes(tokenizer: Tokenizer, ids: list[np.ndarray], pairs: bool) -> list
     backend = tokenizer.backend
     around = backend.encode("", "" if pairs else None).ids
     flat, ends = np.concatenate(ids), np.cumsum([len(row) for row in ids])
-    unknown, notes = _unknown_id(backend), []
+    unknown, notes = unknown_id(backend), []
     share = np.sum(flat == unknown) / max(1, len(flat) - len(around) * len(ids))
     if share >= MANY_UNKNOWN:
         notes.append(f"{100 * share:.0f} % of the tokens are unknown to this vocabulary")
@@ -182,7 +182,7 @@ def text_notes(tokenizer: Tokenizer, ids: list[np.ndarray], pairs: bool) -> list
     return notes
 
 
-def _unknown_id(backend: "tokenizers.Tokenizer") -> int | None:
+def unknown_id(backend: "tokenizers.Tokenizer") -> int | None:
     """Return the id of the unknown token; None if the vocabulary can spell every word."""
     token = getattr(backend.model, "unk_token", None)
     return None if token is None else backend.token_to_id(token)

@@ -16,7 +16,7 @@ from fft.core.tree import Params
 from fft.data.batches import eval_batches
 from fft.data.encoded import Encoded
 from fft.data.kinds import KINDS
-from fft.data.kinds.answer import writer_of
+from fft.data.kinds.answer import text_of, writer_of
 from fft.data.settings import Data
 from fft.data.streams import EVAL_BATCH
 from fft.data.task_data import TaskData
@@ -26,7 +26,7 @@ from fft.evaluate.predict import predict
 from fft.models.generate import NOTHING, Draw, programs
 from fft.models.model import Checkpoint, Model
 from fft.models.prompt import places_of
-from fft.stats.matching import MATCHES
+from fft.stats.matching import is_right
 from fft.tasks import Answers, Language
 from fft.tasks.answers import RIGHT, TRUNCATED, WRITTEN, Writer
 
@@ -57,11 +57,10 @@ class Writing:
         nll = np.asarray(self._forced(params, batch), np.float64)[:, 0] / counts
         scores = np.concatenate([np.zeros((len(new), WRITTEN)), new], axis=1)
         scores[:, WRITTEN - 1] = nll
-        matches = MATCHES[self.task.metric]
         for row in np.flatnonzero(real):
             ids = new[row][new[row] != NOTHING]
             expected = text_of(self._tokenizer, targets[row][weight[row] > 0])
-            scores[row, RIGHT] = matches(text_of(self._tokenizer, ids), expected)
+            scores[row, RIGHT] = is_right(self.task.metric, text_of(self._tokenizer, ids), expected)
             scores[row, TRUNCATED] = not len(ids) or ids[-1] not in self.writer.stops
         return scores
 
@@ -82,11 +81,6 @@ def prompt_of(batch: Batch, row: int) -> np.ndarray:
     """Return the ids of a row up to the token that predicts the first one of its answer, int32 [T]."""
     assert batch.places is not None  # rows of an answer task have them
     return np.asarray(batch.ids)[row, : int(np.asarray(batch.places)[row, 0]) + 1]
-
-
-def text_of(tokenizer: Tokenizer, ids: np.ndarray) -> str:
-    """Return the text of an answer's ids, without special tokens and blanks at its ends."""
-    return tokenizer.backend.decode(ids.tolist()).strip()
 
 
 def told(task: Answers, rows: Encoded, scores: np.ndarray) -> list[dict]:

@@ -99,6 +99,9 @@ REFUSED = {
     "unknown": ({"use_magic": 3}, "use_magic is 3: not known"),
     "rows outside": ({"trainable_token_indices": [5000]}, "trainable_token_indices hold 5000, but the base has"),
     "rows of a kernel": ({"trainable_token_indices": {"q_proj": [1]}}, "trainable_token_indices name 'q_proj'"),
+    "rows of a tied head": ({"trainable_token_indices": {"lm_head": [1]}}, "trainable_token_indices name 'lm_head'"),
+    "a rank of 0": ({"rank_pattern": {"q_proj": 0}}, "rank_pattern.q_proj: input should be greater than or equal to 1"),
+    "a scale of NaN": ({"alpha_pattern": {"q_proj": float("nan")}}, "alpha_pattern.q_proj"),
     "a prompt that is none": ({"peft_type": "PROMPT_TUNING"}, "lora_alpha is 8: not known"),
     "another type": ({"peft_type": "LOHA"}, "IA3, PROMPT_TUNING"),
     "what to do with another type": ({"peft_type": "LOHA"}, "merge_and_unload().save_pretrained(DIR)"),
@@ -183,6 +186,14 @@ def test_rows_of_tokens_that_the_tokenizer_lacks_are_refused(tmp_path):
         else:
             assert answer.code == 0, answer.err
             shutil.rmtree(tmp_path / "out")
+
+
+def test_a_merge_that_overflows_is_refused(base, adapter, tmp_path):
+    def enlarge(tensors):
+        tensors |= {name: np.full_like(value, 1e30) for name, value in tensors.items()}
+
+    rewritten(adapter, enlarge)
+    refused(exported(base, adapter, tmp_path), "query/kernel holds values that are not finite")
 
 
 def test_an_adapter_of_ours_has_the_hash_of_its_base(base, tmp_path):

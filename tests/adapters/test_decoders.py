@@ -94,6 +94,10 @@ CASES = {
     "lora on tied lm_head": ("llama lm", lora(target_modules=["q_proj", "lm_head"])),
     "token rows": ("llama", lora(target_modules=["q_proj"], trainable_token_indices=[7, 9, 30])),
     "token rows, tied": ("llama lm", lora(target_modules=["q_proj"], trainable_token_indices=[7, 9, 30])),
+    "token rows, tied, and lora on lm_head": (
+        "llama lm",
+        lora(target_modules=["q_proj", "lm_head"], trainable_token_indices=[7, 9, 30]),
+    ),
     "token rows of both ends": (
         "llama lm untied",
         lora(target_modules=["q_proj"], trainable_token_indices={"embed_tokens": [7, 9], "lm_head": [8]}),

@@ -94,6 +94,12 @@ def test_what_transformers_leaves_out_of_a_file(family, fields, metadata, tmp_pa
     close(ours(path), torch_logits(theirs))
 
 
+def test_a_factor_without_a_type_is_linear(tmp_path):
+    """As llama.cpp reads it."""
+    theirs = make("llama", rope_parameters={"rope_type": "linear", "rope_theta": 5e4, "factor": 4.0})
+    close(ours(write(tmp_path / "a.gguf", theirs, **{"llama.rope.scaling.factor": 4.0})), torch_logits(theirs))
+
+
 def test_the_frequencies_of_llama_3(tmp_path):
     """At positions far beyond the original ones, where plain rotation differs; transformers 5.23 computes that one."""
     rope = {**LLAMA3, "rope_theta": 5e5, "original_max_position_embeddings": 8192}
@@ -109,7 +115,10 @@ def test_the_frequencies_of_llama_3(tmp_path):
     assert config["rope_parameters"] == pytest.approx(rope)
     ones = write(tmp_path / "ones.gguf", theirs, tensors={"rope_freqs.weight": np.ones(32, np.float32)}, **width)
     assert np.abs(ours(ones, ids) - expected).max() > 0.01 * np.abs(expected).max()
-    for wrong in (divisors[:16], divisors[::-1].copy(), 0 * divisors):
+    twice = {"llama.rope.scaling.type": "yarn", "llama.rope.scaling.factor": 4.0}
+    with pytest.raises(InputError, match="scales the rotation twice"):
+        models.load(write(tmp_path / "two.gguf", theirs, tensors={"rope_freqs.weight": divisors}, **width, **twice))
+    for wrong in (divisors[:16], divisors[::-1].copy(), 0 * divisors, np.ones(5, np.float32)):
         with pytest.raises(InputError, match=r"rope_freqs.weight is not Llama 3's scaling"):
             models.load(write(tmp_path / "wrong.gguf", theirs, tensors={"rope_freqs.weight": wrong}, **width))
 

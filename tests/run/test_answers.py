@@ -10,8 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import fft as package
 from fft.data.tokenize import load_tokenizer
-from fft.stats.matching import MATCHES
-from tests.helpers.tiny_chat import write_chat
+from tests.helpers.tiny_chat import TEMPLATE, write_chat
 from tests.helpers.tiny_checkpoint import write_checkpoint
 from tests.helpers.tiny_runs import fft, record, refused
 
@@ -166,22 +165,6 @@ def test_metrics_of_one_language_head_do_not_mix(tiny, learned):
     assert told["original"]["after"] == pytest.approx(evaluated.json["score"], rel=1e-5)
 
 
-def test_matches():
-    cases = {
-        "exact_match": [(" 3 ", "3", True), ("3.", "3", False), ("a  b", "a b", True), ("A", "a", False)],
-        "squad_match": [("The Eiffel tower.", "eiffel tower", True), ("tower", "eiffel tower", False)],
-        "number_match": [
-            ("is 1,234.0", "1234", True),
-            ("12", "13", False),
-            ("−4", "-4", True),
-            ("four", "4", False),
-        ],
-    }
-    for name, triples in cases.items():
-        for answer, expected, same in triples:
-            assert MATCHES[name](answer, expected) is same, (name, answer, expected)
-
-
 def test_the_prompt_is_what_generation_sees(tiny, learned):
     """`fft.generate` writes the same answers."""
     rows = [json.loads(line) for line in (tiny / "chat.jsonl").read_text().splitlines()[:6]]
@@ -217,6 +200,14 @@ def test_bad_input_is_refused(tiny, tmp_path):
         answer = fft("eval", "--model", tiny / "base", *flags)
         for part in parts:
             refused(answer, part)
+    for answer, metric, part in (
+        ("π", "exact_match", "cannot write"),
+        ("</s>", "exact_match", "no text to compare"),
+        ("the", "squad_match", "no text to compare"),
+        ("5", "number_match", "cannot write"),
+    ):
+        file = write_jsonl(tmp_path / "a.jsonl", [{"prompt": "good cat", "answer": f" {answer}"}])
+        refused(fft("eval", "--model", tiny / "base", "--task", file, "--metric", metric), part)
     encoder = write_checkpoint(tmp_path / "bert")
     refused(fft("eval", "--model", encoder, "--task", asked), "language head")
     refused(fft("eval", "--model", tiny / "base", "--task", tiny / "prose.txt", "--samples", 2), "has no prompts")
@@ -241,3 +232,14 @@ def test_another_chat_template_is_used_and_saved(tiny, tmp_path):
         if content is not None:
             (tmp_path / name).write_bytes(content)
         refused(fft("data", source, "--model", tiny / "base", "--task.chat-template", tmp_path / name), problem)
+
+
+def test_answers_that_cannot_be_right_as_given_are_noted(tiny, tmp_path):
+    """A template that writes another answer, and an end token at which generation runs on."""
+    reversing = TEMPLATE.replace("message['content'] }}", "message['content']|reverse }}")
+    base = write_chat(tmp_path / "base", template=reversing, eos_token_id=5)
+    answer = fft("eval", "--model", base, "--task", tiny / "chat.jsonl", "--task.max-new", 8, "--json")
+    assert answer.code == 0, answer.err
+    other, endless = answer.json["notes"]
+    assert "200 answers are compared as" in other and "as the chat template" in other
+    assert "200 answers end in '</s>'" in endless and "generation_config.json" in endless

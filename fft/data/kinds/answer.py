@@ -7,6 +7,7 @@ import numpy as np
 
 from fft.core.errors import InputError
 from fft.core.naming import agreeing, counted
+from fft.data.backend import json_object
 from fft.data.chat import chat_tokens
 from fft.data.encoded import Encoded
 from fft.data.kinds.completion import PROMPT, prompted
@@ -15,8 +16,8 @@ from fft.data.messages import MESSAGES, TOOLS, from_text
 from fft.data.prompts import named_ids
 from fft.data.rows import Columns, Rows
 from fft.data.sequences import Tokens
-from fft.data.tokenize import EncodeOptions, Tokenizer
-from fft.stats.matching import last_number
+from fft.data.tokenize import EncodeOptions, Tokenizer, end_id, unknown_id
+from fft.stats.matching import COMPARED, plain
 from fft.tasks import Answers, Task
 from fft.tasks.answers import Writer
 
@@ -80,7 +81,7 @@ class Answer(NextToken):
         whole: list[Sequence[Tokens]] = [
             [tokens] if len(tokens.ids) - 1 <= options.max_length else [] for tokens in sequences
         ]
-        notes = self.reading_notes(across, 0, options)
+        notes = [*self.reading_notes(across, 0, options), *_reading_notes(tokenizer, rows.pairs, sequences, options)]
         if long := sum(not row for row in whole):
             are = agreeing(long, "is", "are")
             notes.append(
@@ -93,16 +94,31 @@ class Answer(NextToken):
     ) -> np.ndarray:
         """Return what the metric compares with, 1 for every row: that its answer is right, int32 [E].
 
-        Raises: InputError for an expected answer without a number where numbers are compared.
+        Raises: InputError for an expected answer that the tokenizer cannot write, and for one that leaves the metric
+        nothing to compare with.
         """
         assert rows.pairs is not None
-        if task.metric == "number_match":
-            for number, answer in zip(rows.numbers, rows.pairs, strict=True):
-                if last_number(answer) is None:
-                    raise InputError(
-                        f"{rows.source}, row {number}: the answer {answer!r:.60} has no number to compare with: give "
-                        "one, or another metric, such as exact_match"
-                    )
+        compared, unknown = COMPARED[task.metric], unknown_id(tokenizer.backend)
+        unknown = None if unknown == end_id(tokenizer) else unknown  # as of GPT-2, which can spell everything
+        for number, answer, (tokens,) in zip(rows.numbers, rows.pairs, examples, strict=True):
+            where, ids = f"{rows.source}, row {number}: the answer {answer!r:.60}", tokens.ids[tokens.supervised]
+            if unknown is not None and unknown in ids:
+                raise InputError(
+                    f"{where} has characters that the tokenizer of {tokenizer.folder} cannot write, so no answer would "
+                    "be right: remove the row, or write it otherwise"
+                )
+            value = compared(text := text_of(tokenizer, ids))
+            if value in ("", None):
+                what = "number" if task.metric == "number_match" else "text"
+                raise InputError(
+                    f"{where} has no {what} to compare with, as {task.metric} reads its tokens, {text!r:.60}: "
+                    "give one, or another metric, such as exact_match"
+                )
+            if task.metric == "number_match" and value != compared(answer):
+                raise InputError(
+                    f"{where} is {text!r:.60} in the tokens of {tokenizer.folder}, which is another number: give the "
+                    "metric exact_match, or write the number otherwise"
+                )
         return np.ones(len(examples), np.int32)
 
     def bound(self, task: Task, checkpoint: "Checkpoint", splits: Mapping[str, Encoded], max_new: int) -> Task:
@@ -128,6 +144,39 @@ def writer_of(checkpoint: "Checkpoint", max_new: int) -> Writer:
     size = checkpoint.model.config.vocab_size
     stops = named_ids(checkpoint.folder, checkpoint.raw_config, size, "eos_token_id")
     return Writer(checkpoint.folder, size, stops, max_new)
+
+
+def text_of(tokenizer: Tokenizer, ids: np.ndarray) -> str:
+    """Return the text of an answer's ids, without special tokens and blanks at its ends."""
+    return tokenizer.backend.decode(ids.tolist()).strip()
+
+
+def _reading_notes(
+    tokenizer: Tokenizer, answers: Sequence[str], sequences: Sequence[Tokens], options: EncodeOptions
+) -> list[str]:
+    """Return notes on answers that the template or the tokenizer changes, and on those whose end ends no generation."""
+    texts, notes = [text_of(tokenizer, tokens.ids[tokens.supervised]) for tokens in sequences], []
+    other = [(text, answer) for text, answer in zip(texts, answers, strict=True) if _bare(text) != _bare(answer)]
+    if other:
+        text, answer = other[0]
+        notes.append(
+            f"{counted(len(other), 'answer')} {agreeing(len(other), 'is', 'are')} compared as the chat template or the "
+            f"tokenizer {agreeing(len(other), 'writes it', 'write them')}: {answer!r:.60} as {text!r:.60}"
+        )
+    config = json_object(tokenizer.folder / "config.json")
+    stops = named_ids(tokenizer.folder, config, options.vocab_size, "eos_token_id")
+    endless = [tokens.ids[-1] for tokens in sequences if tokens.ids[-1] not in stops]
+    if endless:
+        token, are = tokenizer.backend.id_to_token(int(endless[0])), agreeing(len(endless), "ends", "end")
+        notes.append(
+            f"{counted(len(endless), 'answer')} {are} in {token!r}, at which generation does not stop, so that what is "
+            "written behind it counts too: add its id to eos_token_id in generation_config.json"
+        )
+    return notes
+
+
+def _bare(text: str) -> str:
+    return "".join(plain(text).casefold().split())
 
 
 def _last_turn(tokenizer: Tokenizer, conversation: str, answer: str, where: str) -> tuple[Tokens, bool]:

@@ -202,10 +202,16 @@ def _head_width(path: Path, name: str, given: Mapping[str, Any]) -> int:
 
 def _rope_fields(file: GGUF, given: Mapping[str, Any], width: int) -> dict[str, Any]:
     """Return `rope_parameters` of config.json. Raises: InputError for a rotation that these fields cannot describe."""
-    theta, kind = given.get("rope.freq_base", DEFAULT_THETA), str(given.get("rope.scaling.type", "none"))
+    theta, unnamed = given.get("rope.freq_base", DEFAULT_THETA), "linear" if "rope.scaling.factor" in given else "none"
+    kind = str(given.get("rope.scaling.type", unnamed))
     if not is_number(theta):
         raise InputError(f"{file.path}: rope.freq_base must be a number, but is {theta!r}")
     if FREQUENCIES in file.tensors:
+        if kind != "none":
+            raise InputError(
+                f"{file.path} scales the rotation twice, by {FREQUENCIES} and by rope.scaling ({kind}): get the model "
+                "as a Hugging Face folder"
+            )
         return {"rope_theta": theta, **_llama3(file, theta, width)}
     scaling = {
         "factor": given.get("rope.scaling.factor"),
@@ -227,7 +233,7 @@ def _llama3(file: GGUF, theta: float, width: int) -> dict[str, Any]:
     """
     divisors = dequantized(file, FREQUENCIES)
     fields = {"rope_type": "llama3", "factor": float(divisors.max()), **LLAMA3}
-    if (divisors == 1).all():
+    if divisors.shape == (width // 2,) and (divisors == 1).all():
         return {"rope_type": "default"}
     rope = Rope(width, 1, rope_theta=theta, **fields)
     with np.errstate(all="ignore"):  # what comes of wrong numbers is not Llama 3's scaling

@@ -5,13 +5,14 @@ SentencePiece's BPE, whose merges follow from the scores of the tokens. The name
 they mean in Hugging Face's files was read off the tokenizers of the models that they are of.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fft.core.errors import InputError
 from fft.disk.files import write_json
-from fft.models.files.gguf_file import GGUF
+from fft.models.files.gguf_file import AGAIN, GGUF
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -96,7 +97,9 @@ def write_tokenizer(file: GGUF, architecture: str, folder: Path) -> None:
     }
     write_json(folder / "tokenizer_config.json", config)
     if template := file.metadata.get("tokenizer.chat_template"):
-        (folder / "chat_template.jinja").write_text(str(template), encoding="utf-8")
+        if not isinstance(template, str):
+            raise InputError(f"{file.path}: tokenizer.chat_template must be a text, but is {template!r:.60}: {AGAIN}")
+        (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
     ends = list(dict.fromkeys(at for key in ENDS if (at := _id(file, key)) is not None))
     write_json(folder / "generation_config.json", named_ids(file) | ({"eos_token_id": ends} if len(ends) > 1 else {}))
 
@@ -117,8 +120,10 @@ def _model(file: GGUF, architecture: str, vocabulary: "_Vocabulary") -> "tuple[T
 def _around(file: GGUF, special: Mapping[str, str | None], begins: bool) -> dict[str, bool]:
     """Return whether a text begins with bos, and ends in eos. Raises: InputError for one that is not named."""
     defaults = {"bos": begins and special["bos"] is not None, "eos": False}
-    around = {name: bool(file.metadata.get(f"{KEY}add_{name}_token", default)) for name, default in defaults.items()}
+    around = {name: file.metadata.get(f"{KEY}add_{name}_token", default) for name, default in defaults.items()}
     for name, adds in around.items():
+        if type(adds) is not bool:
+            raise InputError(f"{file.path}: {KEY}add_{name}_token must be true or false, but is {adds!r}: {AGAIN}")
         if adds and special[name] is None:
             raise InputError(f"{file.path}: add_{name}_token is true, but there is no {IDS[name]}")
     return around
@@ -136,10 +141,13 @@ class _Vocabulary(NamedTuple):
 def _vocabulary(file: GGUF) -> _Vocabulary:
     """Return the vocabulary of a file. Raises: InputError if its lists are missing or do not fit together."""
     tokens = _list(file, "tokens", str)
-    kinds = _list(file, "token_type", int, [1] * len(tokens))
-    scores = _list(file, "scores", (int, float), [0.0] * len(tokens))
+    kinds = _list(file, "token_type", int)
+    needed = file.metadata.get(f"{KEY}model") == "llama"  # its merges follow from them
+    scores = _list(file, "scores", (int, float), None if needed else [0.0] * len(tokens))
     if not len(tokens) == len(kinds) == len(scores) or not tokens:
         raise InputError(f"{file.path} has {len(tokens)} tokens, but {len(kinds)} kinds and {len(scores)} scores")
+    if not all(map(math.isfinite, scores)):
+        raise InputError(f"{file.path}: {KEY}scores hold values that are not finite: {AGAIN}")
     named = {_id(file, key) for key in IDS.values()}
     used: dict[str, int] = {}
     for number, (token, kind) in enumerate(zip(tokens, kinds, strict=True)):
@@ -164,7 +172,11 @@ def _byte_level(file: GGUF, vocabulary: _Vocabulary) -> "tuple[Tokenizer, bool]"
     if file.metadata.get(f"{KEY}add_space_prefix"):
         raise InputError(f"{file.path}: add_space_prefix is true, which is not known for a byte-level tokenizer")
     words, merges = WORDS[pre], _list(file, "merges", str)
-    pairs = [(merge[:at], merge[at + 1 :]) for merge in merges if (at := merge.find(" ", 1)) > 0]
+    borders = [merge.find(" ", 1) for merge in merges]
+    if -1 in borders:
+        wrong = merges[borders.index(-1)]
+        raise InputError(f"{file.path}: the merge {wrong!r:.60} is not of two tokens: {AGAIN}")
+    pairs = [(merge[:at], merge[at + 1 :]) for merge, at in zip(merges, borders, strict=True)]
     tokenizer = Tokenizer(models.BPE(vocabulary.used, pairs, ignore_merges=words.known))
     steps = [pre_tokenizers.Digits(individual_digits=True)] if words.digits else []
     steps += [pre_tokenizers.Split(Regex(words.pattern), "isolated")] if words.pattern else []
