@@ -56,7 +56,9 @@ OURS, MERGED = "fft LoRA", "fft LoRA, merged"
 def lora(table: Table, rounds: int, steps: int) -> dict[str, float]:
     """Measure LoRA steps, add their rows to the table, and return the figures."""
     batch = make_batch(T, B, LABELS)
-    factored, merged = (LoRA(rank=RANK, alpha=ALPHA, targets="all-linear", factored=form) for form in (True, False))
+    factored, merged = (
+        LoRA(rank=RANK, alpha=ALPHA, targets="all-linear", factored=form, merged=not form) for form in (True, False)
+    )
     with checkpoint("Llama", **SMOLLM2) as folder:
         contenders = {
             OURS: our_step(factored, batch, folder, LABELS),

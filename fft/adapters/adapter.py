@@ -7,7 +7,7 @@ import numpy as np
 from fft.core.brief import brief
 from fft.core.errors import InputError
 from fft.core.tree import Params, flatten
-from fft.methods import Method
+from fft.methods import LoRA, Method
 from fft.models import Checkpoint, Head, untied
 from fft.models.files.tensors import refuse_not_finite
 
@@ -62,4 +62,7 @@ def trained_adapter(method: Method, base: Checkpoint, theta: Params) -> Adapter:
             f"{method.label} changes the merged weights at the end of a run, so that they are no longer the base and "
             "an adapter; export the whole model with --to hf"
         )
-    return Adapter(method.owner, theta, base.heads, base.classifier)
+    owner = method.owner
+    if isinstance(owner, LoRA):
+        owner, theta = owner.uniform(theta)
+    return Adapter(owner, theta, base.heads, base.classifier)

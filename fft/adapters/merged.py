@@ -37,7 +37,7 @@ def beside(adapter: Adapter, base: Checkpoint) -> Checkpoint:
     merged = adapter.on(base)
     if not isinstance(adapter.method, LoRA):
         return merged
-    inject = replace(adapter.method, factored=True, dropout=0.0).parts().tree
+    inject = replace(adapter.method, factored=True, merged=False, dropout=0.0).parts().tree
     assert inject is not None and inject.inject is not None  # LoRA's own
     start = (untied(base) if adapter.unties else base).params
     leaves = flatten(inject.inject(start, adapter.theta, jax.random.key(0)))

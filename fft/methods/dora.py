@@ -38,9 +38,10 @@ class DoRA(LoRA):
         adapter, magnitudes = _split(theta)
         gains = _gains(super()._merge(base, adapter), magnitudes)
         injected = super()._inject(base, adapter, key)
-        if self.factored:
-            return overlay(injected, unflatten({f"{module}/{GAIN}": gain for module, gain in gains.items()}))
-        return _lengthened(injected, gains)
+        beside = modules_of(flatten(injected))
+        apart = {f"{module}/{GAIN}": gains[module] for module in beside}
+        lengthened = _lengthened(injected, {module: gain for module, gain in gains.items() if module not in beside})
+        return overlay(lengthened, unflatten(apart)) if apart else lengthened
 
 
 def column_norms(kernel: jax.Array) -> jax.Array:

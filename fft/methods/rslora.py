@@ -18,7 +18,7 @@ class RsLoRA(LoRA):
 
     name: ClassVar[str] = "rslora"
 
-    @property
-    def scale(self) -> float:
-        """s = α/√R."""
-        return self.alpha / math.sqrt(self.rank)
+    @staticmethod
+    def scaled(alpha: float, rank: int) -> float:
+        """Return the scale s = α/√R of an update."""
+        return alpha / math.sqrt(rank)

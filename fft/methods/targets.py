@@ -1,7 +1,8 @@
 """The choice of the linear layers that an adapter changes: by role, all of them, or by a pattern over module paths."""
 
+import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from fft.core.errors import InputError
 from fft.core.tree import compile_pattern
@@ -25,6 +26,60 @@ def targeted(targets: str, paths: Iterable[str], flag: str) -> list[str]:
     if not chosen:
         raise InputError(f"--{flag} {targets!r} matches none of the {len(linear)} linear layers, such as {linear[0]}")
     return chosen
+
+
+def in_blocks(layers: str, modules: Sequence[str], flag: str) -> list[str]:
+    """Return the modules in the blocks with these numbers, such as "0-3,7"; all for "".
+
+    Raises: InputError for something else, and if a block has none of the modules.
+    """
+    if not layers:
+        return list(modules)
+    numbers: set[int] = set()
+    for part in layers.split(","):
+        if not (found := re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)):
+            raise InputError(f"--{flag} {layers!r}: expected numbers of blocks, such as 0-3,7, got {part.strip()!r}")
+        numbers |= set(range(int(found[1]), int(found[2] or found[1]) + 1))
+    blocks = {module: int(module.split("/")[1]) for module in modules}
+    known = sorted(set(blocks.values()))
+    if missing := sorted(numbers - set(known)):
+        raise InputError(
+            f"--{flag} {layers!r}: block {missing[0]} has no layer with an update: give numbers from {known[0]} to "
+            f"{known[-1]}"
+        )
+    return [module for module in modules if blocks[module] in numbers]
+
+
+def own_value(settings: Sequence[str], module: str, flag: str, default: float) -> float:
+    """Return the value of the first TARGETS=VALUE among the settings that fits a module, else the default.
+
+    TARGETS is as in `targeted`. Raises: InputError for a setting of another form.
+    """
+    for setting in settings:
+        targets, value = _parsed(setting, flag)
+        if compile_pattern(_pattern(targets, flag)).fullmatch(module):
+            return value
+    return default
+
+
+def refuse_unmatched(settings: Sequence[str], modules: Sequence[str], flag: str) -> None:
+    """Refuse a TARGETS=VALUE of another form, or that fits none of the modules. Raises: InputError."""
+    for setting in settings:
+        targets, _ = _parsed(setting, flag)
+        pattern = compile_pattern(_pattern(targets, flag))
+        if not any(pattern.fullmatch(module) for module in modules):
+            raise InputError(f"--{flag} {setting}: no layer with an update fits {targets!r}, such as {modules[0]}")
+
+
+def _parsed(setting: str, flag: str) -> tuple[str, float]:
+    targets, equals, text = setting.rpartition("=")
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (equals and targets and 0 < value < math.inf):
+        raise InputError(f"--{flag} {setting!r}: expected TARGETS=NUMBER with a number above 0, such as mlp=4")
+    return targets, value
 
 
 def _pattern(targets: str, flag: str) -> str:

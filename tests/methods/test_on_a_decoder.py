@@ -110,7 +110,7 @@ def test_the_gate_is_a_role(base):
 
 
 def test_lora_beside_every_linear_layer_equals_lora_in_the_kernels(base):
-    beside, within = (LoRA(rank=2, targets="all-linear", factored=factored) for factored in (True, False))
+    beside, within = (LoRA(rank=2, targets="all-linear", factored=form, merged=not form) for form in (True, False))
     assert sorted(within.modules(flatten(base))) == sorted(LINEAR)
     rng = np.random.default_rng(2)
     start = flatten(within.init(base, jax.random.key(0)))
