@@ -89,7 +89,7 @@ def with_answers(experiment: Experiment, folder: Path, record: dict) -> dict:
 
 def markdown(records: dict[str, dict], before: list[str]) -> str:
     """Return the table of scores and the answers; `before` are the base's."""
-    hours = sum(record["seconds"] for record in records.values()) / 3600
+    hours = sum(record["seconds"]["total"] for record in records.values()) / 3600
     lines = [
         "# Sums learned, prose held",
         "",

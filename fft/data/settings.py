@@ -142,6 +142,11 @@ def predicts_tokens(tasks: Sequence[Data]) -> bool:
     return any(KINDS[kind_of(task)].predicts == "language" for task in tasks)
 
 
+def predicts_masked(tasks: Sequence[Data]) -> bool:
+    """Whether one of the tasks hides tokens, which takes a masked language model."""
+    return any(KINDS[kind_of(task)].masked for task in tasks)
+
+
 def scored_by(metric: str | None, tasks: Sequence[Data]) -> tuple[Data, ...]:
     """Return the tasks with `metric` set on those of its kind that name no metric.
 

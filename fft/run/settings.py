@@ -86,11 +86,12 @@ class SequenceSettings:
             raise InputError("`fft sequence` takes a single --max-drop: give one, it applies to every task")
         self._check_fisher()
         every = (*self.original, *self.tasks)
-        kinds = {KINDS[data.kind].scored: data.source for data in every if data.kind is not None}
-        if "regression" in kinds or len(kinds) > 1:
+        scored = {KINDS[data.kind].scored: data for data in every if data.kind is not None}
+        if "regression" in scored or len(scored) > 1:
+            odd = scored.get("regression", every[-1])
             raise InputError(
-                f"{kinds.get('regression', every[-1].source)}: a sequence averages the scores of its tasks, so all "
-                "must be classification, all be text, completions or chat, or all be answers: leave it out"
+                f"{odd.source} is {odd.kind}: a sequence averages the scores of its tasks, so all must be "
+                "classification, all be text, completions or chat, or all be answers: leave it out"
             )
         if source := repeated(every):
             raise InputError(f"{source} is named twice, with the same columns: leave one of them out")

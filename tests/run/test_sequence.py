@@ -175,7 +175,7 @@ TWO = (Data("a"), Data("b"))
     ("settings", "message"),
     [
         ({"tasks": (Data("a"),)}, "a sequence needs two tasks or more, got 1"),
-        ({"tasks": (Data("a"), Data("b", kind="regression"))}, "b is not classification"),
+        ({"tasks": (Data("a"), Data("b", kind="regression"))}, "b is regression: a sequence averages"),
         ({"tasks": (Data("a"), Data("a"))}, "a is named twice"),
         ({"original": Data("b")}, "b is named twice"),
         ({"method": PromptTuning()}, "prompt ends as an adapter on its base"),

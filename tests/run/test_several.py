@@ -221,7 +221,7 @@ def test_several_to_json_and_back():
     ("settings", "message"),
     [
         ({"original": (Data("a"), Data("b"), Data("a"))}, "--original names a twice with the same columns"),
-        ({"original": (Data("a"), Data("b", kind="regression"))}, "must all be classification, and b is regression"),
+        ({"original": (Data("a"), Data("b", kind="regression"))}, "or all be answers, and b is regression"),
         ({"original_head": ("x", "y", "z")}, "--original-head has 3 values for 2 original tasks"),
         ({"retention": Retention(max_drop=("0.1", "0.2", "0.3"))}, "--max-drop has 3 values for 2 original tasks"),
     ],

@@ -32,6 +32,8 @@ class Kind(ABC):
     """the default metric, a name in fft.stats.metrics"""
     what: ClassVar[str]
     """the word for a label in messages"""
+    masked: ClassVar[bool] = False
+    """whether it predicts hidden tokens, which only a masked language model can"""
     prompts: ClassVar[bool] = False
     """whether a row has a prompt that a model can answer"""
     length: ClassVar[int] = 128

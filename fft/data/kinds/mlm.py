@@ -32,6 +32,7 @@ class MaskedLanguage(LanguageKind):
     with the tokens that begin and end a text. Rows that are only scored have the same hidden tokens every time.
     """
 
+    masked = True
     unit = "document"
 
     def columns(self, named: Columns, existing: Sequence[str]) -> Columns:
