@@ -21,6 +21,7 @@ import tyro
 from experiments.article import LAST, RESULTS
 from experiments.cached import FIELDS, cached_runs
 from fft.api import generate
+from fft.core.naming import UNEMBED
 from fft.disk.files import replace_file
 from fft.experiment import Data, Experiment, Optim, Retention
 from fft.methods import KL, Full, LoRA, Method
@@ -132,7 +133,8 @@ def main(out: Path = Path("runs/sums")) -> None:
     of_all = experiments(*write_data(out / "data"))
     for records in cached_runs(of_all, out, results, with_answers, (*FIELDS, "answers", "notes")):
         replace_file(RESULTS / "sums.md", markdown(records, before).encode())
-        runs = [record | {"name": name} for name, record in records.items()]
+        heads = {"data": {"new": {"head": UNEMBED}}}  # which the stored records leave out
+        runs = [record | heads | {"name": name} for name, record in records.items()]
         front_of_runs(runs, RESULTS / "sums")
 
 
