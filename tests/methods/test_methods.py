@@ -258,7 +258,7 @@ def test_lora_targets_by_role_pattern_and_all(base):
 
 
 def test_merged_lora_dropout_keeps_the_mean(base):
-    method = LoRA(targets="query", dropout=0.25)
+    method = LoRA(targets="query", dropout=0.25, merged=True)
     theta = method.init(base, jax.random.key(1))
     for i in "01":
         theta["layers"][i]["attention"]["query"]["lora_b"] += 0.3
