@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import fft as package
 from fft.data.tokenize import load_tokenizer
 from tests.helpers.tiny_chat import TEMPLATE, write_chat
-from tests.helpers.tiny_checkpoint import write_checkpoint
+from tests.helpers.tiny_checkpoint import POSITIONS, write_checkpoint
 from tests.helpers.tiny_runs import fft, record, refused
 
 WORDS = ["good", "bad", "cat", "dog", "bird", "road", "tree", "house"]
@@ -184,6 +184,7 @@ def test_bad_input_is_refused(tiny, tmp_path):
     cases = [
         (("--task", asked, "--metric", "number_match"), ("row 1", "has no number")),
         (("--task", asked, "--task.max-new", 1), ("has 2 tokens", "--new.max-new")),
+        (("--task", asked, "--task.max-new", POSITIONS), ("the prompt in row", "positions of the model")),
         (("--task", asked, "--task.loss", "all"), ("only whole answers", "completion")),
         (("--task", asked, "--metric", "nats"), ("fits no task", "nats")),
         (("--task", write_jsonl(tmp_path / "n.jsonl", [{"prompt": "a"}]), "--task.kind", "answer"), ("no column",)),

@@ -122,8 +122,17 @@ class Answer(NextToken):
         return np.ones(len(examples), np.int32)
 
     def bound(self, task: Task, checkpoint: "Checkpoint", splits: Mapping[str, Encoded], max_new: int) -> Task:
+        most = checkpoint.model.config.max_positions
         for rows in splits.values():
             tokens = rows.example_targets()
+            prompts = rows.lengths() - tokens + 1  # the last token of an answer is only a target
+            fullest = int(prompts.argmax())
+            if prompts[fullest] + max_new > most:
+                raise InputError(
+                    f"the prompt in row {rows.numbers[fullest]} has {prompts[fullest]} tokens, which with {max_new} "
+                    f"new ones are more than the {most} positions of the model: give a smaller --new.max-new "
+                    "(--original.max-new, --task.max-new), or shorten the prompt"
+                )
             longest = int(tokens.argmax())
             if tokens[longest] > max_new:
                 raise InputError(
