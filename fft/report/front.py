@@ -93,7 +93,8 @@ def front_of_runs(runs: Sequence[dict[str, Any]], path_stem: str | Path) -> list
 def axis_title(run: dict[str, Any], task: str) -> str:
     """Return the axis title of a task: its name, metric, split and number of examples."""
     change = run[task]
-    return f"{task} task: {change['metric']} on test, N = {change['n']:,}"
+    side = ", lower is better" if METRICS[change["metric"]].sign < 0 else ""
+    return f"{task} task: {change['metric']} on test, N = {change['n']:,}{side}"
 
 
 def front_chart(points: Sequence[Point], original: str, new: str, bars: str) -> altair.LayerChart | altair.FacetChart:
