@@ -67,9 +67,8 @@ def token_rows(config: Config, layout: Layout, prefix: str, base: Leaves, where:
     """
     given: Any = getattr(config, "trainable_token_indices", None) or {}
     words = next(name for name, path in layout.names.items() if path == WORDS).removesuffix(".weight")
-    tables = {
-        name.removesuffix(".weight"): path for name, path in layout.names.items() if path in base
-    }  # not tied ones
+    # A tied head has no leaf of its own in the base.
+    tables = {name.removesuffix(".weight"): path for name, path in layout.names.items() if path in base}
     tensors = []
     for ending, ids in ({words: given} if isinstance(given, list) else given).items():
         name = next((name for name in tables if name.endswith(ending)), None)

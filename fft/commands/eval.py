@@ -87,13 +87,13 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     rows, metric = data.splits["test"], METRICS[data.task.metric]
     logits = scored_logits(make_predict(checkpoint.model, data.task, data.lengths), checkpoint.params, data)
     score = interval(metric, rows.labels, predictions(metric.kind, logits))
+    written = answers(data.task, rows, logits) if flags.predictions or data.task.generates else []
     if flags.predictions:
-        write_lines(flags.predictions, answers(data.task, rows, logits))
+        write_lines(flags.predictions, written)
     ends = "no interval" if isnan(score.low) else f"[{score.low:.4f}, {score.high:.4f}]"
     console.out(f"{metric.name} {score.value:.4f} {ends} on {counted(score.n, 'row')}, head {name}", highlight=False)
     truncated = None
     if data.task.generates:
-        written = answers(data.task, rows, logits)
         truncated = sum(line["truncated"] for line in written) / score.n
         console.out(f"{truncated:.1%} of the answers were cut off at {task.max_new} tokens", highlight=False)
         shown = written[: flags.samples]

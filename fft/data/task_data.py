@@ -241,13 +241,14 @@ def _encoded(
         raise InputError(f"{checkpoint.folder}: {reason}")
     options = EncodeOptions(length_of(max_length, config, name), config.vocab_size, config.max_positions, numbers)
     tokenizer: Tokenizer = load_tokenizer(checkpoint.folder, config.vocab_size)
+    if data is not None:
+        tokenizer = templated(tokenizer, read_template(data.chat_template))
+        options = options._replace(supervise=data.loss, cut=data.cut)
     keys = {}
     for role, part in rows.items():
         if data is None:
             encoded, notes = encode_texts(tokenizer, part, np.zeros(len(part.texts), np.float32), options)
         else:
-            tokenizer = templated(tokenizer, read_template(data.chat_template))
-            options = options._replace(supervise=data.loss, cut=data.cut)
             encoded, part, notes = KINDS[name].encode(task, part, tokenizer, options)
             if role != "train" and (reason := METRICS[task.metric].undefined(encoded.labels)):
                 notes = [*notes, f"{KINDS[name].undefined(encoded.labels, reason)}"]

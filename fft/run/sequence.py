@@ -36,6 +36,7 @@ from fft.methods import Full, Method, chain
 from fft.methods import from_json as method_from_json
 from fft.methods.informed import Informed
 from fft.models.heads import chosen_head, unused_head
+from fft.run.base import load_for
 from fft.run.settings import FisherSettings, SequenceSettings
 from fft.run.watched import check_budget
 
@@ -118,7 +119,7 @@ def run_sequence(
 def _read(settings: SequenceSettings) -> tuple[list[str], dict[str, TaskData], models.Checkpoint]:
     """Load the name of each task's head, the data by task name (task_1, …), and the base; nothing is written."""
     language = predicts_tokens(settings.tasks)
-    checkpoint = models.load_language(settings.model) if language else models.load(settings.model)
+    checkpoint = load_for(settings.model, settings.tasks)
     if language:
         names, head = [UNEMBED] * len(settings.tasks), checkpoint.head(UNEMBED)
     elif settings.head == "shared":

@@ -18,3 +18,9 @@ def write_chat(folder, template=TEMPLATE, **config):
     content |= {} if template is None else {"chat_template": template}
     (folder / "tokenizer_config.json").write_text(json.dumps(content))
     return folder
+
+
+def write_jsonl(path, rows):
+    """Write one JSON object a line and return the path."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import torch
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForMaskedLM
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForMaskedLM, BertConfig, BertForMaskedLM
 
 from tests.helpers.torch_decoders import FAMILIES, OWN_SIZES, PAD, SIZES, VARIANTS, VOCABULARY, texts
 
@@ -52,6 +52,14 @@ def make(case):
     auto = AutoModelForMaskedLM if case in MASKED else AutoModelForCausalLM
     torch.manual_seed(0)  # transformers draws the weights with the global generator
     return shaken(auto.from_config(config, attn_implementation="eager"))
+
+
+def masked_bert(size, **given):
+    """A random BERT of two layers with its masked language head in eval mode, for a vocabulary of `size` tokens."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+    config = BertConfig(vocab_size=size, **sizes, max_position_embeddings=64, **given)
+    return BertForMaskedLM(config).eval()
 
 
 def shaken(model):

@@ -24,6 +24,7 @@ from fft.training.step import make_train_step
 from tests.helpers import tiny_checkpoint
 from tests.helpers.tiny_checkpoint import MASK, rename_token, with_mask
 from tests.helpers.tiny_runs import fft, record, refused
+from tests.helpers.torch_language import masked_bert
 from tests.helpers.toy import Toy, toy_batch, toy_params
 
 ORIGINAL = Classify("original", ("negative", "positive"))
@@ -35,17 +36,7 @@ def folders(tmp_path_factory):
     root = tmp_path_factory.mktemp("pseudo")
     base = with_mask(root / "base")
     size = len(tiny_checkpoint.vocabulary())
-    torch.manual_seed(0)
-    config = transformers.BertConfig(
-        vocab_size=size + 3,  # a table may have more rows than there are tokens
-        hidden_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=48,
-        max_position_embeddings=64,
-        initializer_range=0.5,
-    )
-    model = transformers.BertForMaskedLM(config).eval()
+    model = masked_bert(size + 3, initializer_range=0.5)  # a table may have more rows than there are tokens
     model.save_pretrained(root / "filler")
     (root / "filler" / "tokenizer.json").write_text((base / "tokenizer.json").read_text())
     return base, root / "filler", model

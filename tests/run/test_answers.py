@@ -10,16 +10,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import fft as package
 from fft.data.tokenize import load_tokenizer
-from tests.helpers.tiny_chat import TEMPLATE, write_chat
+from tests.helpers.tiny_chat import TEMPLATE, write_chat, write_jsonl
 from tests.helpers.tiny_checkpoint import POSITIONS, write_checkpoint
 from tests.helpers.tiny_runs import fft, record, refused
 
 WORDS = ["good", "bad", "cat", "dog", "bird", "road", "tree", "house"]
-
-
-def write_jsonl(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
 
 
 @pytest.fixture(scope="module")

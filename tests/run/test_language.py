@@ -10,17 +10,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import fft as package
 from fft.stats.records import plain
-from tests.helpers.tiny_chat import write_chat
+from tests.helpers.tiny_chat import write_chat, write_jsonl
 from tests.helpers.tiny_checkpoint import write_checkpoint
 from tests.helpers.tiny_runs import fft, refused
 
 WORDS = ["good", "bad", "cat", "dog", "bird", "road", "tree", "house", "runs", "sees", "near", "under"]
 LONG = 8
-
-
-def write_jsonl(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ from tests.helpers import tiny_checkpoint
 from tests.helpers.tiny_chat import write_chat
 from tests.helpers.tiny_checkpoint import with_mask
 from tests.helpers.tiny_runs import fft, record, refused
+from tests.helpers.torch_language import masked_bert
 
 SHORT = ("--lr", "1e-2", "--epochs", 2, "--batch-size", 16, "--eval-every", 100)
 
@@ -26,19 +27,8 @@ def tiny(tmp_path_factory):
     """A random masked language model, texts of which half the words tell the other half, and rows of classes."""
     folder, rng = tmp_path_factory.mktemp("mlm"), random.Random(0)
     base = with_mask(folder / "base")
-    torch.manual_seed(0)
-    config = transformers.BertConfig(
-        vocab_size=len(tiny_checkpoint.vocabulary()),
-        hidden_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=48,
-        max_position_embeddings=64,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-    )
-    network = transformers.BertForMaskedLM(config).eval()
-    network.bert.pooler = transformers.BertModel(config).pooler  # as in published checkpoints, for classifiers
+    network = masked_bert(len(tiny_checkpoint.vocabulary()), **tiny_checkpoint.WITHOUT_DROPOUT)
+    network.bert.pooler = transformers.BertModel(network.config).pooler  # as in published checkpoints, for classifiers
     (base / "model.safetensors").unlink()
     network.save_pretrained(base)
     animals = tiny_checkpoint.ANIMALS

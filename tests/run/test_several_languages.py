@@ -1,6 +1,5 @@
 """Several tasks of the language head: as originals of one run, and one after the other."""
 
-import json
 import random
 
 import jax.numpy as jnp
@@ -9,7 +8,7 @@ import pytest
 
 from fft.core.batch import Batch
 from fft.tasks import Language, Languages
-from tests.helpers.tiny_chat import write_chat
+from tests.helpers.tiny_chat import write_chat, write_jsonl
 from tests.helpers.tiny_runs import fft, record, refused
 
 WORDS = ["good", "bad", "cat", "dog", "bird", "road", "tree", "house"]
@@ -25,7 +24,7 @@ def tiny(tmp_path_factory):
         blocks = [" ".join(rng.choices(words, k=rng.choice([5, 8]))) for _ in range(120)]
         (folder / f"{name}.txt").write_text("\n\n".join(blocks))
     pairs = [{"prompt": " ".join(rng.choices(WORDS, k=2)), "completion": f" {rng.choice(WORDS)}"} for _ in range(120)]
-    (folder / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    write_jsonl(folder / "pairs.jsonl", pairs)
     return folder
 
 
