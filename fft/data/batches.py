@@ -34,6 +34,11 @@ class Batches(Protocol):
     @property
     def pad_id(self) -> int: ...
 
+    @property
+    def tokens(self) -> float:
+        """The mean number of tokens of a batch, without padding."""
+        ...
+
     def __len__(self) -> int:
         """Number of batches per epoch, rounded up."""
         ...
@@ -156,6 +161,11 @@ class TrainBatches:
     def __len__(self) -> int:
         """Number of batches per epoch, rounded up."""
         return -(-len(self.encoded.ids) // self.batch_size)
+
+    @property
+    def tokens(self) -> float:
+        """The mean number of tokens of a batch, without padding."""
+        return float(self._tokens.mean()) * self.batch_size
 
     def batch(self, index: int) -> Batch:
         """Return batch number `index`, counted from 0 over all epochs."""

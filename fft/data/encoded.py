@@ -53,7 +53,10 @@ class Encoded(NamedTuple):
         return np.ones(len(self.labels), np.int64) if counts is None else self.summed(counts).astype(np.int64)
 
     def take(self, picked: np.ndarray) -> "Encoded":
-        """Return the rows at positions `picked`, in that order, each an example of its own."""
+        """Return the rows at positions `picked`, in that order, each an example of its own.
+
+        The label of a part of an example is the share of the example's that belongs to so many targets, rounded.
+        """
         picked = np.asarray(picked, np.int64)
         task = None if self.task is None else self.task[picked]
         ids, types = ([values[i] for i in picked] for values in (self.ids, self.types))
@@ -62,9 +65,10 @@ class Encoded(NamedTuple):
         taken = Encoded(ids, types, self.labels[:0], self.numbers[:0], task, targets, masking=masking)
         if self.example is None:
             return taken._replace(labels=self.labels[picked], numbers=self.numbers[picked])
-        counts = taken.target_counts()
+        counts, whole = taken.target_counts(), self.example[picked]
         assert counts is not None  # only rows with a target for each token are parts of an example
-        return taken._replace(labels=counts.astype(self.labels.dtype), numbers=self.numbers[self.example[picked]])
+        shares = np.rint(self.labels[whole] * counts / self.example_targets()[whole])
+        return taken._replace(labels=np.maximum(shares, 1).astype(self.labels.dtype), numbers=self.numbers[whole])
 
     def take_examples(self, picked: np.ndarray) -> "Encoded":
         """Return the examples at positions `picked`, which ascend, with all their rows."""

@@ -129,6 +129,11 @@ class PackedBatches:
         return -(-len(self.packs) // self.batch_size)
 
     @property
+    def tokens(self) -> float:
+        """The mean number of tokens of a batch, without padding."""
+        return self.fill * self.batch_size * self.lengths[0]
+
+    @property
     def fill(self) -> float:
         """The share of tokens that are no padding, in the first epoch."""
         return int(self.packs.lengths.sum()) / (len(self.packs) * self.lengths[0])

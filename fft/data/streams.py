@@ -11,9 +11,12 @@ from fft.core.errors import InputError
 from fft.core.progress import doing
 from fft.data import PackedBatches, TaskData, TrainBatches, bucket_lengths, eval_batches
 from fft.data.batches import Batches
+from fft.data.encoded import Encoded
 
 EVAL_BATCH = 32
 PROBE_SEED = 0  # not the run's seed: all runs are scored on the same probe rows
+PROBE_TOKENS, JUDGED_TOKENS = 8_192, 32_768
+"""the most tokens of each language task's sample on which a run is probed while training, and a contract is decided"""
 
 
 def training_batches(
@@ -69,6 +72,16 @@ def original_batches(original: TaskData, n: int, seed: int, size: int = EVAL_BAT
             batch, picked = batches[at]
             yield batch._replace(row=np.resize(chosen.numbers[picked], size).astype(np.int32))
             work.advance(len(picked))
+
+
+def held_out_sample(rows: Encoded, most: int, tokens: int) -> Encoded:
+    """Return at most `most` rows, the same ones in every run, each an example of its own. Rows whose tokens are
+    predicted have at most `tokens` tokens in all, but are one at least.
+    """
+    order = np.random.default_rng(PROBE_SEED).permutation(len(rows.ids))[:most]
+    if rows.targets is not None:
+        order = order[: max(1, np.searchsorted(np.cumsum(rows.lengths()[order]), tokens, side="right"))]
+    return rows.take(np.sort(order))
 
 
 def chosen_rows(size: int, n: int, seed: int) -> np.ndarray:

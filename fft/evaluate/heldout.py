@@ -15,7 +15,7 @@ from fft.core.progress import announced
 from fft.core.tree import Params
 from fft.data import Encoded, TaskData, bucket_lengths, eval_batches
 from fft.data.streams import PROBE_SEED, chosen_rows
-from fft.evaluate.predict import SCORE_BATCH, predict
+from fft.evaluate.predict import predict, score_batch
 from fft.evaluate.predictor import make_predict
 from fft.merging.formulas import interpolate_layers
 from fft.models import Model
@@ -53,7 +53,8 @@ class HeldOut:
         self._of_heads = _of_heads(model, pooled, lengths)
         self._own = {task: make_predict(model, task, lengths) for task in tasks if task not in pooled}
         self._batches = {
-            at: list(eval_batches(encoded, SCORE_BATCH, lengths, data[at[0]].pad_id)) for at, encoded in rows.items()
+            at: list(eval_batches(encoded, score_batch(encoded, lengths), lengths, data[at[0]].pad_id))
+            for at, encoded in rows.items()
         }
 
     def logits(self, params: Params, role: str, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:

@@ -1,12 +1,13 @@
 """A model's outputs on many rows, with one compiled program for each padded length."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
 from fft.core.batch import Array, Batch
 from fft.core.progress import doing
 from fft.core.tree import Params
+from fft.data.encoded import Encoded
 
 Predictor = Callable[[Params, Batch], Array]
 """f(params, batch) -> [B, W], or [B, T, W]"""
@@ -60,3 +61,9 @@ def predict(
 
 
 SCORE_BATCH = 16  # a row costs no more than in a larger batch, and less of the batch is padding
+SCORE_TOKENS = 4_096  # the same for long rows whose tokens are predicted: a sample may be fewer than SCORE_BATCH
+
+
+def score_batch(rows: Encoded, lengths: Sequence[int], most: int = SCORE_BATCH) -> int:
+    """Return the batch size in which rows, padded to at most the longest of `lengths`, are scored."""
+    return most if rows.targets is None else min(most, max(1, SCORE_TOKENS // max(lengths)))

@@ -14,7 +14,7 @@ from fft.core.tree import Params
 from fft.data.batches import eval_batches
 from fft.data.streams import EVAL_BATCH
 from fft.data.task_data import TaskData
-from fft.evaluate.predict import Predictor, predict
+from fft.evaluate.predict import Predictor, predict, score_batch
 from fft.evaluate.written import Writing
 from fft.models import Model
 from fft.tasks import Answers, Task
@@ -43,5 +43,5 @@ def _scores(model: Network, task: Task) -> Predictor:
 def scored_logits(predictor: Predictor, params: Params, data: TaskData) -> np.ndarray:
     """Return the outputs [E, W] for the examples of data.splits["test"], in order; `predictor` is of `make_predict`."""
     rows = data.splits["test"]
-    batches = eval_batches(rows, EVAL_BATCH, data.lengths, data.pad_id)
+    batches = eval_batches(rows, score_batch(rows, data.lengths, EVAL_BATCH), data.lengths, data.pad_id)
     return rows.summed(predict(predictor, params, batches, len(rows.ids)))

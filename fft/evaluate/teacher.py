@@ -13,7 +13,7 @@ from fft.core.tree import Params
 from fft.data.batches import Batches, eval_batches
 from fft.data.encoded import Encoded
 from fft.data.streams import EVAL_BATCH
-from fft.evaluate.predict import Predictor, predict
+from fft.evaluate.predict import Predictor, predict, score_batch
 from fft.models import Checkpoint
 from fft.tasks import Task
 
@@ -31,7 +31,8 @@ def base_outputs(
     It is computed for the rows that `steps` steps will read; the others are 0. `encoded` replaces the stream's rows.
     """
     seen, rows = read_rows(batches, steps), encoded or batches.encoded
-    cut = eval_batches(rows.take(seen), EVAL_BATCH, batches.lengths, batches.pad_id)
+    size = score_batch(rows, batches.lengths, EVAL_BATCH)
+    cut = eval_batches(rows.take(seen), size, batches.lengths, batches.pad_id)
     outputs = predict(announced(jax.jit(apply), "the base", batches.lengths), params, cut, len(seen), poll)
     complete = np.zeros((len(rows.ids), *outputs.shape[1:]), outputs.dtype)
     complete[seen] = outputs

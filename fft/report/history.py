@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from fft.core.naming import counted, original_names
+from fft.core.naming import original_names
 from fft.report.drawing import BAND, COLOURS, FAINT, INK, domain, styled, ticks
 from fft.report.tables import verdicts
-from fft.stats.budget import JUDGED
 from fft.stats.metrics import METRICS
 from fft.stats.retention import crossover
 
@@ -75,8 +74,7 @@ def _panel(run: dict[str, Any], task: str, first: bool, last: bool) -> altair.La
         return panel
     legend = [f"dashed: the base's score; shaded: the accepted drop of {tolerance:.3g}"]
     if judged:
-        count = counted(min(JUDGED, run["data"][task]["splits"]["validation"]["rows"]), "validation row")
-        legend.append(f"diamond: the drop of the selected model on {count}, by which it was selected")
+        legend.append("diamond: the drop of the selected model on the validation rows by which it was selected")
     return panel.properties(title=alt.Title(legend, anchor="start", offset=20))
 
 

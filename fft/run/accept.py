@@ -15,7 +15,7 @@ from fft.core.naming import ORIGINAL, numbered, original_names
 from fft.core.tree import Params
 from fft.data import TaskData, drop_overlap, head_of, length_of, prepare, prepare_unlabelled
 from fft.data.settings import predicts_tokens, with_kind
-from fft.data.streams import PROBE_SEED, chosen_rows
+from fft.data.streams import PROBE_TOKENS, held_out_sample
 from fft.disk.surroundings import refuse_float64
 from fft.experiment import Experiment
 from fft.methods import Method
@@ -169,9 +169,9 @@ def _probe_notes(data: dict[str, TaskData], most: int) -> Iterator[str]:
     for name, task in data.items():
         if name == UNLABELLED:
             continue
-        metric, labels = METRICS[task.task.metric], task.splits["validation"].labels
-        reason = metric.undefined(labels[chosen_rows(len(labels), most, PROBE_SEED)])
-        if reason and not metric.undefined(labels):
+        metric, rows = METRICS[task.task.metric], task.splits["validation"]
+        reason = metric.undefined(held_out_sample(rows, most, PROBE_TOKENS).labels)
+        if reason and not metric.undefined(rows.labels):
             yield f"{name}: on the probe {reason}; give a larger --probe to see it while training"
 
 

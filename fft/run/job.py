@@ -93,7 +93,14 @@ def assemble(
     watch = None
     if experiment.budgets:
         watch, batches[PROBE] = make_watch(
-            experiment.budgets, checkpoint, accepted.originals, steps, seed, directory / "watched", poll
+            experiment.budgets,
+            checkpoint,
+            accepted.originals,
+            steps,
+            seed,
+            batches["new"].tokens,
+            directory / "watched",
+            poll,
         )
     trainable = make_trainable(method, optim, checkpoint, aux, steps, seed, watched=len(experiment.budgets))
     rate = schedule(optim, steps)

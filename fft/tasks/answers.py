@@ -53,6 +53,11 @@ class Answers(Language):
         """Return the probability of the expected answers [B], from the `score` [B, 2] of `Language`."""
         return jnp.exp(-jnp.asarray(scores)[:, 0])
 
+    @property
+    def unit(self) -> float:
+        """1: an answer that was certain is impossible."""
+        return 1.0
+
     def scale(self, labels: np.ndarray) -> float:
         """Return 1: credits are probabilities."""
         return 1.0

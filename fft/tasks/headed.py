@@ -24,6 +24,11 @@ class OneHead:
     enumerable: ClassVar[bool] = True
 
     @property
+    def unit(self) -> float:
+        """1: a row that was right is wrong."""
+        return 1.0
+
+    @property
     def heads(self) -> tuple[str, ...]:
         """The names of the task's heads."""
         return (self.name,)

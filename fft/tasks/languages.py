@@ -26,6 +26,11 @@ class Languages(Language):
         """Return that of each single task; `scale` is that of each row's task, [B]."""
         return self.tasks[0].credit(scores, targets, scale)
 
+    @property
+    def unit(self) -> float:
+        """That of each single task."""
+        return self.tasks[0].unit
+
     def summed(self, values: jax.Array, batch: Batch) -> jax.Array:
         """Return the sums of values [B] over each task's rows with a target, [K]."""
         own = (batch.task == jnp.arange(len(self.tasks))[:, None]) & (row_weight(batch.weight) > 0)

@@ -122,6 +122,11 @@ class Task(Protocol):
         """
         ...
 
+    @property
+    def unit(self) -> float:
+        """A large drop of a row's `credit`, by which the mean of a few rows is doubted."""
+        ...
+
     def scale(self, labels: np.ndarray) -> float:
         """Return the unit of `credit` for rows with these labels [N]."""
         ...

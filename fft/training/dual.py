@@ -82,13 +82,13 @@ class Watch:
         """Return the state of the multiplier after a step.
 
         log m += rate · clip((d − margin) / (CERTAIN · se), −1, 1), where d is the running mean of the drops, se its
-        standard error √((mean square + 1 / n) / n) over the n rows that it covers, and rate = log(REACH) / steps. With
-        several tasks the largest of the clipped terms is taken.
+        standard error √((mean square + u² / n) / n) over the n rows that it covers, u = Task.unit, and
+        rate = log(REACH) / steps. With several tasks the largest of the clipped terms is taken.
         """
         discount = 1 - 1 / max(1.0, MEMORY * self.steps)
         total, square, n = (discount * old + more for old, more in zip(dual[1:], seen, strict=True))
-        # The 1 / n stands for one more row, with drop 1: without it the error of rows that never changed would be 0.
-        error = jnp.sqrt((square / n + 1 / n) / n)
+        # u² / n stands for one more row, with drop u: without it the error of rows that never changed would be 0.
+        error = jnp.sqrt((square / n + self.task.unit**2 / n) / n)
         off = jnp.max(jnp.clip((total / n - jnp.asarray(self.margin)) / (CERTAIN * error), -1.0, 1.0))
         log = dual.log_strength + math.log(REACH) / self.steps * off
         return Dual(jnp.clip(log, math.log(LEAST), math.log(MOST)), total, square, n)

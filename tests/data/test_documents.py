@@ -56,6 +56,8 @@ def test_windows_of_a_document_are_one_example(checkpoint, tmp_path):
     assert two.numbers.tolist() == [2, 4] and two.example.tolist() == [0, 0, 0, 1, 1, 1]
     one = rows.take(np.array([4, 5]))
     assert one.example is None and one.labels.tolist() == [5, 3] and one.numbers.tolist() == [2, 2]
+    bytes_of = rows._replace(labels=np.array([130, 26, 26, 26]))
+    assert bytes_of.take(np.array([0, 2])).labels.tolist() == [50, 30]
     places = {batch.places.shape[1] for batch, _ in eval_batches(rows, 4, (5,), 0)}
     assert places == {5}
 

@@ -10,7 +10,7 @@ from fft.core.batch import States
 from fft.core.errors import InputError
 from fft.core.tree import flatten
 from fft.data.batches import TrainBatches
-from fft.data.streams import step_batch, training_batches
+from fft.data.streams import held_out_sample, step_batch, training_batches
 from fft.evaluate.teacher import base_outputs
 from fft.experiment import Optim
 from fft.methods import AGEM, EWC, KL, L2SP, Distill, Full, LwF, Replay, StepContext, chain
@@ -19,6 +19,7 @@ from fft.tasks.regress import Regress
 from fft.training.optim import make_optimizer, multipliers
 from fft.training.state import init_state
 from fft.training.step import make_train_step
+from tests.helpers.language_rows import texts
 from tests.helpers.tiny_tasks import encoded
 from tests.helpers.toy import Toy, toy_batch, toy_params
 
@@ -55,6 +56,18 @@ def distilled(base, params, new, other):
     before, now = (MODEL.apply(tree, other)["pooled"] for tree in (base, params))
     each = jnp.sum((now - before) ** 2, -1) / jnp.sum(before**2, -1)
     return 0.4 * jnp.sum(other.weight * each) / jnp.sum(other.weight)
+
+
+def test_a_sample_is_bounded_in_tokens_where_tokens_are_predicted():
+    lengths = np.random.default_rng(0).integers(1, 60, 50)
+    plain, predicted = encoded(lengths), texts(lengths)
+    assert len(held_out_sample(plain, 30, 100).ids) == 30
+    sample = held_out_sample(predicted, 30, 100)
+    order = np.random.default_rng(0).permutation(50)
+    fitting = max(n for n in range(1, 31) if lengths[order[:n]].sum() <= 100)
+    assert sample.numbers.tolist() == predicted.numbers[np.sort(order[:fitting])].tolist() and fitting > 1
+    assert len(held_out_sample(predicted, 30, 10**6).ids) == 30
+    assert len(held_out_sample(texts([500, 500]), 30, 100).ids) == 1
 
 
 CASES = {

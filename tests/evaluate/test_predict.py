@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from fft.core.batch import States
-from fft.evaluate.predict import predict
+from fft.evaluate.predict import predict, score_batch
 from fft.evaluate.predictor import make_predict
 from fft.tasks.classify import Classify
+from tests.helpers.language_rows import texts
+from tests.helpers.tiny_tasks import encoded
 from tests.helpers.toy import toy_batch
 
 
@@ -56,3 +58,8 @@ def test_predict_refuses_batches_that_miss_or_repeat_an_example(order):
     f = jax.jit(lambda params, batch: batch.ids)
     with pytest.raises(ValueError, match="cover 4 examples once each"):
         predict(f, {}, batches(np.zeros((4, 2), np.float32), np.array(order, int), 2), 4)
+
+
+def test_long_rows_whose_tokens_are_predicted_are_scored_in_smaller_batches():
+    assert [score_batch(texts([9]), lengths) for lengths in ((9, 64), (64, 1024), (8192,))] == [16, 4, 1]
+    assert score_batch(texts([9]), (9,), 32) == 32 and score_batch(encoded([9]), (1024,)) == 16

@@ -11,7 +11,7 @@ import pytest
 from fft import models, restore
 from fft.core.batch import Outputs, States
 from fft.core.errors import UndecidableError
-from fft.data import Encoded, TaskData
+from fft.data import TaskData
 from fft.disk.artefact import load_artefact
 from fft.disk.checkpoint import Checkpoints
 from fft.disk.files import plain
@@ -21,6 +21,7 @@ from fft.report.contract import contract_sentence
 from fft.run import selection
 from fft.run.restored import restored, trainable_of
 from fft.run.watched import check_budget
+from fft.tasks import Language
 from fft.tasks.classify import Classify
 from fft.tasks.regress import Regress
 from fft.training.average import averaged
@@ -30,6 +31,7 @@ from fft.training.state import init_state
 from fft.training.step import make_train_step
 from tests.helpers import tiny_checkpoint
 from tests.helpers.tiny_runs import fft, record, tune
+from tests.helpers.tiny_tasks import encoded
 from tests.helpers.toy import Toy, max_difference, toy_batch, toy_params
 
 MODEL = Toy()
@@ -44,9 +46,10 @@ def watch_for(steps):
 # --- the dual variable ---
 
 
-def test_the_multiplier_follows_the_running_drop():
+@pytest.mark.parametrize(("task", "unit"), [(ORIGINAL, 1.0), (Language(), 0.1)])
+def test_the_multiplier_follows_the_running_drop(task, unit):
     """Against the recursion written with lists of rows: discounted mean, its standard error, bounded logarithm."""
-    watch = watch_for(steps=80)
+    watch = dataclasses.replace(watch_for(steps=80), task=task)
     rng = np.random.default_rng(0)
     steps = [rng.choice([-1.0, 0.0, 0.0, 0.0, 1.0], size=8, p=[0.1, 0.2, 0.2, 0.2, 0.3]) for _ in range(12)]
     dual, log = first_dual(), 0.0
@@ -56,7 +59,7 @@ def test_the_multiplier_follows_the_running_drop():
         seen = np.concatenate(steps[: step + 1])
         weights = np.concatenate([np.full(8, keep ** (step - at)) for at in range(step + 1)])
         n, mean = weights.sum(), np.average(seen, weights=weights)
-        error = math.sqrt((np.average(seen**2, weights=weights) + 1 / n) / n)
+        error = math.sqrt((np.average(seen**2, weights=weights) + unit**2 / n) / n)
         log += rate * min(1.0, max(-1.0, (mean - 0.01) / (3 * error)))
         assert float(dual.log_strength) == pytest.approx(log, rel=1e-4)
 
@@ -322,7 +325,7 @@ def test_a_contract_on_rows_that_show_no_drop_is_undecided_before_it_begins(tiny
 
 
 def test_targets_that_do_not_vary_give_a_contract_no_scale():
-    rows = Encoded([], [], np.full(40, -1.0, np.float32), np.arange(40))
+    rows = encoded([3] * 40, np.full(40, -1.0, np.float32))
     for metric in ("pearson", "rmse"):
         data = TaskData(Regress("original", metric), {"validation": rows}, (), 0, {}, (), {}, kind="regression")
         with pytest.raises(UndecidableError, match="all 40 rows have the target -1"):

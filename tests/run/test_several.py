@@ -26,6 +26,7 @@ from fft.tasks import Several
 from fft.tasks.classify import Classify
 from fft.training.dual import PROBED, Seen, Watch, first_dual
 from tests.helpers import tiny_checkpoint
+from tests.helpers.language_rows import texts
 from tests.helpers.tiny_runs import at_event, events, fail, fft, outcome, record
 from tests.helpers.tiny_tasks import encoded
 from tests.helpers.toy import Toy, max_difference, toy_batch, toy_params
@@ -173,6 +174,13 @@ def test_a_probe_holds_rows_of_every_task_and_of_one_what_it_held():
     alone = ProbeBatches([many], 5, 20, 0)
     plain = TrainBatches(many, PROBED, 5, bucket_lengths(many.lengths(), steps=20), 0)
     assert all((alone.rows(i) == plain.rows(i)).all() for i in range(9)) and len(alone) == len(plain)
+
+
+def test_a_probe_of_texts_has_half_of_the_tokens_of_a_step():
+    few, many = texts([40] * 10), texts([10] * 100)
+    for step_tokens, sizes in ((320, [2, 8]), (10, [1, 1]), (10**6, [10, PROBED])):
+        batch = ProbeBatches([few, many], 0, 20, 0, step_tokens).batch(0)
+        assert np.bincount(batch.task).tolist() == sizes
 
 
 def test_rows_keep_their_task_where_they_are_taken_from():
