@@ -114,7 +114,7 @@ class Retention:
     eval_every: Annotated[Count | None, TELLS_DEFAULT] = None
     """steps between evaluations (default: eight evaluations, evenly spaced over the run)"""
     probe: Count = 128
-    """validation rows per task that each evaluation scores; of language tasks at most 8,192 tokens of them"""
+    """validation rows per task that each evaluation scores, with language tasks at most 32 tokens for each"""
     checkpoints: Literal["tidy", "keep"] = later("tidy")
     """checkpoints that remain after the run: the trained parameters of the best and the last step, or all"""
     __pydantic_config__ = STRICT

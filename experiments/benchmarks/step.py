@@ -16,6 +16,7 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import MappingProxyType
 
 import jax
 import numpy as np
@@ -69,9 +70,18 @@ def our_step(
 
 
 def step_on(
-    model: models.Model, base: Params, task: Task, method: Method, batch: Batch, original: Task | None = None
+    model: models.Model,
+    base: Params,
+    task: Task,
+    method: Method,
+    batch: Batch,
+    original: Task | None = None,
+    aux: Params = MappingProxyType({}),
 ) -> Callable[[], float]:
-    """Return a step of `fft` that learns `task` on a batch from the parameters `base`; the step returns the loss."""
+    """Return a step of `fft` that learns `task` on a batch from the parameters `base`; the step returns the loss.
+
+    `aux` is what the method's `prepare` would return.
+    """
     theta = method.init(base, jax.random.key(1))
     multiplier = multipliers(method, theta, model.depth)
     tx = make_optimizer(theta, multiplier, Optim(lr=LR), steps=1000)
@@ -81,7 +91,7 @@ def step_on(
 
     def take() -> float:
         nonlocal state
-        state, metrics = step(state, base, {}, stream)
+        state, metrics = step(state, base, dict(aux), stream)
         jax.block_until_ready(state)
         return float(metrics["loss"])
 

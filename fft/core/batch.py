@@ -72,6 +72,10 @@ class Batch(NamedTuple):
     """int32 [B, T] of packed rows, the number, from 1, of the text that a token belongs to, 0 for padding; None for one
     text a row
     """
+    numbers: Array | None = None
+    """int32 [B, S], the index of each target among those of all rows of the data set; it indexes arrays with one entry
+    per target. None where no method may ask: in batches that are scored, and where targets are drawn anew in each epoch
+    """
 
 
 class Labelled(Protocol):

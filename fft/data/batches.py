@@ -135,6 +135,26 @@ def most_places(encoded: Encoded, lengths: Sequence[int]) -> dict[int, int | Non
     return {length: max(1, int(counts[tokens <= length].max(initial=0))) for length in lengths}
 
 
+class Numbering:
+    """Numbers the targets of all rows, in their order. Rows without a target for each token, or with targets that are
+    drawn anew in each epoch, have no numbers.
+    """
+
+    def __init__(self, encoded: Encoded) -> None:
+        counts = None if encoded.masking is not None else encoded.target_counts()
+        self._own = None if counts is None else np.split(np.arange(counts.sum()), np.cumsum(counts)[:-1])
+
+    def of(self, rows: Sequence[np.ndarray], places: int | None) -> np.ndarray | None:
+        """Return the numbers int32 [B, S] of the targets of B rows, each one or more rows of `encoded`, by position."""
+        if self._own is None or places is None:
+            return None
+        numbers = np.zeros((len(rows), places), np.int32)
+        for row, picked in enumerate(rows):
+            own = np.concatenate([self._own[at] for at in picked])
+            numbers[row, : len(own)] = own
+        return numbers
+
+
 class TrainBatches:
     """An endless sequence of training batches; `batch(i)` is a pure function of (seed, i).
 
@@ -155,6 +175,7 @@ class TrainBatches:
         self._tokens = encoded.lengths()
         _require_bucket(self._tokens, self.lengths)
         self._places = most_places(encoded, self.lengths)
+        self._numbering = Numbering(encoded)
         self._order = grain.MapDataset.range(len(encoded.ids)).seed(seed).shuffle().repeat()
         self._window: tuple[int, np.ndarray] = (-1, np.zeros((0, 0), np.int64))
 
@@ -172,7 +193,8 @@ class TrainBatches:
         picked = self.rows(index)
         length = _bucket(int(self._tokens[picked].max()), self.lengths)
         rows = self.encoded.redrawn(picked, (self.seed, index))
-        return collate(rows, picked, self.batch_size, length, self.pad_id, self._places[length])
+        batch = collate(rows, picked, self.batch_size, length, self.pad_id, self._places[length])
+        return batch._replace(numbers=self._numbering.of(list(picked[:, None]), self._places[length]))
 
     def rows(self, index: int) -> np.ndarray:
         """Positions of the rows of batch `index`, int64 [B]."""

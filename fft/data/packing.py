@@ -10,7 +10,7 @@ import numpy as np
 
 from fft.core.batch import Batch
 from fft.core.errors import InputError
-from fft.data.batches import token_targets
+from fft.data.batches import Numbering, token_targets
 from fft.data.encoded import Encoded
 
 WINDOW = 100  # the rows of about this many packs are packed together
@@ -122,6 +122,7 @@ class PackedBatches:
         self.lengths = (capacity,)
         self.packs = Packs(encoded.lengths(), capacity, seed)
         self._counts = counts
+        self._numbering = Numbering(encoded)
         self._places = self._rounded(self.packs.first)
 
     def __len__(self) -> int:
@@ -142,7 +143,8 @@ class PackedBatches:
         """Return batch number `index`, counted from 0 over all epochs."""
         chosen = self._chosen(index)
         places = max(self._places, self._rounded(chosen))
-        return collate_packs(self.encoded, chosen, self.lengths[0], self.pad_id, places)
+        batch = collate_packs(self.encoded, chosen, self.lengths[0], self.pad_id, places)
+        return batch._replace(numbers=self._numbering.of(chosen, places))
 
     def rows(self, index: int) -> np.ndarray:
         """Positions of the rows of batch `index`, int64 [N]."""

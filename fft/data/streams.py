@@ -15,8 +15,8 @@ from fft.data.encoded import Encoded
 
 EVAL_BATCH = 32
 PROBE_SEED = 0  # not the run's seed: all runs are scored on the same probe rows
-PROBE_TOKENS, JUDGED_TOKENS = 8_192, 32_768
-"""the most tokens of each language task's sample on which a run is probed while training, and a contract is decided"""
+ROW_TOKENS = 32
+"""tokens that count as a row in a sample of held-out rows whose tokens are predicted: each of them tells something"""
 
 
 def training_batches(
@@ -74,13 +74,13 @@ def original_batches(original: TaskData, n: int, seed: int, size: int = EVAL_BAT
             work.advance(len(picked))
 
 
-def held_out_sample(rows: Encoded, most: int, tokens: int) -> Encoded:
+def held_out_sample(rows: Encoded, most: int) -> Encoded:
     """Return at most `most` rows, the same ones in every run, each an example of its own. Rows whose tokens are
-    predicted have at most `tokens` tokens in all, but are one at least.
+    predicted have at most ROW_TOKENS · `most` tokens in all, but are one at least.
     """
     order = np.random.default_rng(PROBE_SEED).permutation(len(rows.ids))[:most]
     if rows.targets is not None:
-        order = order[: max(1, np.searchsorted(np.cumsum(rows.lengths()[order]), tokens, side="right"))]
+        order = order[: max(1, np.searchsorted(np.cumsum(rows.lengths()[order]), ROW_TOKENS * most, side="right"))]
     return rows.take(np.sort(order))
 
 

@@ -8,14 +8,14 @@ import numpy as np
 
 from fft.core.batch import Batch
 from fft.core.network import outputs_of
-from fft.core.progress import announced
+from fft.core.progress import announced, doing
 from fft.core.tree import Params
-from fft.data.batches import Batches, eval_batches
+from fft.data.batches import Batches, bucket_lengths, eval_batches
 from fft.data.encoded import Encoded
 from fft.data.streams import EVAL_BATCH
 from fft.evaluate.predict import Predictor, predict, score_batch
 from fft.models import Checkpoint
-from fft.tasks import Task
+from fft.tasks import Language, Task
 
 
 def base_outputs(
@@ -37,6 +37,43 @@ def base_outputs(
     complete = np.zeros((len(rows.ids), *outputs.shape[1:]), outputs.dtype)
     complete[seen] = outputs
     return complete
+
+
+def base_likeliest(
+    checkpoint: Checkpoint,
+    task: Language,
+    batches: Batches,
+    steps: int,
+    count: int,
+    temperature: float,
+    poll: Callable[[], None],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the base's `Language.likeliest` for the M targets of a stream's rows, [M, count] each, in the order of
+    Batch.numbers; those of rows that `steps` steps do not read are 0. A smaller vocabulary has no more than all tokens.
+    """
+    count = min(count, checkpoint.model.config.vocab_size)
+    rows, seen = batches.encoded, read_rows(batches, steps)
+    counts = rows.target_counts()
+    assert counts is not None  # as of every row whose tokens are predicted
+    starts, total = np.cumsum(counts) - counts, int(counts.sum())
+    ids, logs = np.zeros((total, count), np.int32), np.zeros((total, count), np.float32)
+    lengths = bucket_lengths(rows.lengths()[seen])
+
+    @jax.jit
+    def apply(params: Params, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        outputs = outputs_of(checkpoint.model, params, batch, read=(task.reads,))
+        return task.likeliest(outputs, batch, count, temperature)
+
+    cut = eval_batches(rows.take(seen), score_batch(rows, lengths, EVAL_BATCH), lengths, batches.pad_id)
+    with doing("rows", total=len(seen)) as work:
+        for batch, index in cut:
+            tokens, probabilities = (np.asarray(values) for values in apply(checkpoint.params, batch))
+            for row, at in enumerate(seen[index]):
+                own = slice(starts[at], starts[at] + counts[at])
+                ids[own], logs[own] = tokens[row, : counts[at]], probabilities[row, : counts[at]]
+            work.advance(len(index))
+            poll()
+    return ids, logs
 
 
 def read_rows(batches: Batches, steps: int) -> np.ndarray:

@@ -73,6 +73,12 @@ class Teacher(Protocol):
         """
         ...
 
+    def likeliest(self, stream: str, count: int, temperature: float) -> tuple[np.ndarray, np.ndarray]:
+        """Return the base's `count` likeliest tokens and the logarithms of their probabilities at a temperature,
+        [M, count] each, for the M targets of a language task's stream, in the order of Batch.numbers.
+        """
+        ...
+
     def check_filler(self, source: str | None) -> None:
         """Reject a masked language model (None: the base itself) that cannot fill in the base's tokens.
 
@@ -89,6 +95,9 @@ class NoTeacher:
     """The placeholder in a context without a teacher; every call raises TypeError."""
 
     def outputs(self, stream: str, part: Literal["logits", "pooled"]) -> np.ndarray:
+        raise TypeError("this context has no teacher, which its method needs: pass `teacher`")
+
+    def likeliest(self, stream: str, count: int, temperature: float) -> tuple[np.ndarray, np.ndarray]:
         raise TypeError("this context has no teacher, which its method needs: pass `teacher`")
 
     def check_filler(self, source: str | None) -> None:
@@ -137,6 +146,8 @@ class Context(NamedTuple):
     """called between batches; raises when the run is to stop"""
     new: Task | None = None
     """the new task"""
+    fixed_tokens: frozenset[str] = frozenset()
+    """the streams of whose rows tokens are predicted, the same ones in every epoch"""
 
     def is_fresh(self, path: str) -> bool:
         """Return whether a parameter belongs to a fresh head."""

@@ -8,10 +8,11 @@ import jax
 
 from fft.core.batch import Batch, Outputs
 from fft.core.bounds import NonNegative, Positive
+from fft.core.settings import later
 from fft.core.tree import Params
 from fft.methods.base import Method
 from fft.methods.context import Context
-from fft.methods.kl import base_logits, divergence, require_head
+from fft.methods.kl import Likeliest, check_teacher, divergence, taught
 from fft.methods.parts import Parts, StepContext
 from fft.tasks import Task
 
@@ -32,20 +33,21 @@ class LwF(Method):
     """λ"""
     temperature: Positive = 2.0
     """τ; above 1 unlikely classes have more weight"""
+    likeliest: Likeliest = later(0)
 
     def parts(self) -> Parts:
         return Parts(
             needs=frozenset({"head"}),
-            check=partial(require_head, self.name),
-            teaches=frozenset({"new"}),
+            check=partial(check_teacher, self.name, "new", self.likeliest),
+            teaches=frozenset() if self.likeliest else frozenset({"new"}),
             prepare=self._prepare,
             losses={"new": self._loss},
             by_token=frozenset({"new"}),
         )
 
     def _prepare(self, context: Context, key: jax.Array) -> Params:
-        """Return {"logits": the base's [N, C], by index of the new training rows}, if they can be stored."""
-        return base_logits(context, "new")
+        """Return what `taught` returns for the new training rows."""
+        return taught(context, "new", self.likeliest, self.temperature)
 
     def _loss(self, now: StepContext, outputs: Outputs, batch: Batch, task: Task) -> jax.Array:
         return self.strength * divergence(outputs, batch, now.aux, task, self.temperature)

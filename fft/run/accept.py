@@ -15,7 +15,7 @@ from fft.core.naming import ORIGINAL, numbered, original_names
 from fft.core.tree import Params
 from fft.data import TaskData, drop_overlap, head_of, length_of, prepare, prepare_unlabelled
 from fft.data.settings import predicts_tokens, with_kind
-from fft.data.streams import PROBE_TOKENS, held_out_sample
+from fft.data.streams import held_out_sample
 from fft.disk.surroundings import refuse_float64
 from fft.experiment import Experiment
 from fft.methods import Method
@@ -170,7 +170,7 @@ def _probe_notes(data: dict[str, TaskData], most: int) -> Iterator[str]:
         if name == UNLABELLED:
             continue
         metric, rows = METRICS[task.task.metric], task.splits["validation"]
-        reason = metric.undefined(held_out_sample(rows, most, PROBE_TOKENS).labels)
+        reason = metric.undefined(held_out_sample(rows, most).labels)
         if reason and not metric.undefined(rows.labels):
             yield f"{name}: on the probe {reason}; give a larger --probe to see it while training"
 

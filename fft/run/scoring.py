@@ -9,7 +9,7 @@ import numpy as np
 from fft.core.naming import ORIGINAL
 from fft.core.tree import Params
 from fft.data import Encoded, TaskData, bucket_lengths, eval_batches
-from fft.data.streams import JUDGED_TOKENS, PROBE_TOKENS, held_out_sample
+from fft.data.streams import held_out_sample
 from fft.evaluate.predict import predict, score_batch
 from fft.evaluate.predictor import make_predict
 from fft.models.identity import base_sha256
@@ -34,18 +34,18 @@ class Scorer:
 
     def __init__(self, job: Job, poll: Callable[[], None] = lambda: None) -> None:
         self.job, self.poll = job, poll
-        self._probes = self._validation(job.experiment.retention.probe, PROBE_TOKENS)
-        self._judged = {} if job.watch is None else self._validation(JUDGED, JUDGED_TOKENS)
+        self._probes = self._validation(job.experiment.retention.probe)
+        self._judged = {} if job.watch is None else self._validation(JUDGED)
         # The tasks have the same padded lengths, so that tasks with a common head share its compiled programs.
         scored = [*self._probes.values(), *self._judged.values(), *(data.splits["test"] for data in job.tasks.values())]
         self._lengths = bucket_lengths(np.concatenate([rows.lengths() for rows in scored]))
         model, tasks = job.checkpoint.model, {data.task for data in job.tasks.values()}
         self._predictors = {task: make_predict(model, task, self._lengths) for task in tasks}
 
-    def _validation(self, most: int, tokens: int) -> dict[str, Encoded]:
+    def _validation(self, most: int) -> dict[str, Encoded]:
         """Return the `held_out_sample` of each task's validation rows."""
         tasks = self.job.tasks.items()
-        return {name: held_out_sample(data.splits["validation"], most, tokens) for name, data in tasks}
+        return {name: held_out_sample(data.splits["validation"], most) for name, data in tasks}
 
     def metric(self, name: str) -> Metric:
         """Return the metric of a task of the job."""

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, cast
 
 import jax
 import numpy as np
@@ -12,14 +12,15 @@ from fft import models
 from fft.core.computation import PRECISE
 from fft.core.naming import ORIGINAL
 from fft.data.batches import Batches
+from fft.data.encoded import Encoded
 from fft.data.streams import original_batches
-from fft.evaluate.teacher import base_part
+from fft.evaluate.teacher import base_likeliest, base_part
 from fft.methods import Context
 from fft.models import Checkpoint
 from fft.run.accepted import Accepted
 from fft.run.fillin import PseudoRows, find_filler, pseudo_rows
 from fft.run.restored import restored
-from fft.tasks import Task
+from fft.tasks import Language, Task
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,11 @@ class BaseTeacher:
     def outputs(self, stream: str, part: Literal["logits", "pooled"]) -> np.ndarray:
         """See fft.methods.context.Teacher."""
         return base_part(self.checkpoint, self.task, part, self.batches[stream], self.steps, self.poll)
+
+    def likeliest(self, stream: str, count: int, temperature: float) -> tuple[np.ndarray, np.ndarray]:
+        """See fft.methods.context.Teacher."""
+        task, batches = cast("Language", self.task), self.batches[stream]
+        return base_likeliest(self.checkpoint, task, batches, self.steps, count, temperature, self.poll)
 
     def check_filler(self, source: str | None) -> None:
         """See fft.methods.context.Teacher."""
@@ -80,4 +86,9 @@ def context_of(
         is_trained=is_trained,
         poll=poll,
         new=streams["new"].task,
+        fixed_tokens=frozenset(name for name, rows in streams.items() if _is_fixed(rows.splits["train"])),
     )
+
+
+def _is_fixed(rows: Encoded) -> bool:
+    return rows.targets is not None and rows.masking is None

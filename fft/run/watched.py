@@ -12,7 +12,7 @@ from fft.core.naming import counted
 from fft.core.settings import alone
 from fft.data import Encoded, TaskData, TrainBatches, bucket_lengths, joined, together
 from fft.data.kinds import KINDS
-from fft.data.streams import JUDGED_TOKENS, held_out_sample
+from fft.data.streams import held_out_sample
 from fft.disk.artefact import load_artefact, save_artefact
 from fft.evaluate.predictor import make_predict, scored_logits
 from fft.evaluate.teacher import base_part
@@ -90,7 +90,7 @@ def _refuse_one_value(max_drop: str, original: TaskData) -> None:
 
 def _judged(original: TaskData) -> Encoded:
     """Return the validation rows on which a contract is monitored and decided."""
-    return held_out_sample(original.splits["validation"], JUDGED, JUDGED_TOKENS)
+    return held_out_sample(original.splits["validation"], JUDGED)
 
 
 def make_watch(

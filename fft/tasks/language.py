@@ -20,6 +20,9 @@ WHOLE, CHUNK = 512, 384
 """the most targets whose logits [V] are computed at once, and the most in a part of more; parts have a gradient of the
 output layer each, beside its sum, so that they pay off only for many targets"""
 
+REST = 1e-6
+"""the least probability of all other tokens together: less is rounding"""
+
 
 @dataclass(frozen=True)
 class Language(Categorical):
@@ -78,6 +81,41 @@ class Language(Categorical):
             return self.divergence(base.read(self.name, anchor), outputs.read(self.name, states), temperature)
 
         return by_chunks(divergence, self.states_read(outputs, batch), self.states_read(base, batch))
+
+    def likeliest(
+        self, outputs: Outputs, batch: Labelled, count: int, temperature: float
+    ) -> tuple[jax.Array, jax.Array]:
+        """Return the `count` likeliest tokens at every place and the logarithms of their probabilities at a
+        temperature, [B, S, count] each.
+        """
+        states = self.states_read(outputs, batch)
+
+        def of_row(states: jax.Array) -> tuple[jax.Array, jax.Array]:
+            logits = outputs.read(self.name, states).astype(jnp.float32)
+            values, ids = jax.lax.top_k(jax.nn.log_softmax(logits / temperature), count)
+            return ids, values
+
+        return jax.lax.map(of_row, states)
+
+    def divergences_from(
+        self, ids: jax.Array, logs: jax.Array, outputs: Outputs, batch: Labelled, temperature: float
+    ) -> jax.Array:
+        """Return τ² KL(p ‖ q) in nats at every place, [B, S], of the base's p and the model's q over K + 1 outcomes:
+        the base's K `likeliest` tokens and any other.
+
+        Merging outcomes makes a divergence smaller (Cover and Thomas 2006, theorem 2.8.1), and for all tokens it is
+        that of `divergences`.
+        """
+
+        def divergence(states: jax.Array, ids: jax.Array, logs: jax.Array) -> jax.Array:
+            logits = outputs.read(self.name, states).astype(jnp.float32) / temperature
+            now = jnp.take_along_axis(logits, ids, axis=-1) - jax.nn.logsumexp(logits, axis=-1, keepdims=True)
+            others = [jnp.log(jnp.maximum(1 - jnp.sum(jnp.exp(x), axis=-1), REST)) for x in (logs, now)]
+            return temperature**2 * (
+                jnp.sum(jnp.exp(logs) * (logs - now), axis=-1) + jnp.exp(others[0]) * (others[0] - others[1])
+            )
+
+        return by_chunks(divergence, self.states_read(outputs, batch), ids, logs)
 
     def sample(self, key: jax.Array, logits: jax.Array) -> jax.Array:
         """Draw tokens int32 [...] from the model's distribution softmax(logits [..., V]).

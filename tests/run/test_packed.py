@@ -84,3 +84,17 @@ def test_a_run_of_packed_rows_learns(tiny, tmp_path):
     run = fft.tune(tiny / "base", **data, method="kl", out=tmp_path / "run", verbose=False, **settings)
     assert run.record["new"]["after"] < run.record["new"]["before"] - 0.3
     assert run.record["experiment"]["optim"]["pack"] is True
+
+
+def test_the_base_before_step_1_teaches_what_it_teaches_in_every_step(tiny, tmp_path):
+    """With all tokens kept, and with the text of several rows in one; `kl` reads originals, `lwf` the new rows."""
+    data = {"new": str(tiny / "new.jsonl"), "original": str(tiny / "old.jsonl")}
+    settings = {"steps": 6, "batch_size": 2, "lr": 1e-2, "pack": True, "max_length": 24}
+    for method in (KL(strength=5.0), LwF(strength=5.0)):
+        scores = []
+        for likeliest in (0, 10_000, 2):
+            out = tmp_path / f"{method.name}-{likeliest}"
+            own = dataclasses.replace(method, likeliest=likeliest)
+            run = fft.tune(tiny / "base", **data, method=own, out=out, verbose=False, **settings)
+            scores.append([run.record[name]["after"] for name in ("new", "original")])
+        assert scores[1] == pytest.approx(scores[0], abs=1e-4) and scores[2] != pytest.approx(scores[0], abs=1e-4)
