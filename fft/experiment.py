@@ -38,7 +38,7 @@ ScoredLength = Annotated[
     TextLength | None,
     tyro.conf.arg(
         help="maximum tokens per text; longer texts are cut and counted (default: the length the checkpoint was "
-        "trained at, else 128, of language tasks 1,024, or the model's maximum)",
+        "trained at, else 128, of language tasks the longest row, at most 1,024; or the model's maximum if less)",
         help_behavior_hint="",
     ),
 ]
@@ -48,8 +48,8 @@ BatchCount = Annotated[int, Interval(ge=1, le=65_536)]
 TrainedLength = Annotated[
     TextLength | None,
     tyro.conf.arg(
-        help="maximum tokens per text; longer texts are cut and counted (default: 128, with a language task 1,024, "
-        "or the model's maximum)",
+        help="maximum tokens per text; longer texts are cut and counted (default: 128, of language tasks the longest "
+        "row, at most 1,024; or the model's maximum if less)",
         help_behavior_hint="",
     ),
 ]

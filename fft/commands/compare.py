@@ -57,20 +57,25 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
 
 def differences(records: list[dict]) -> list[str]:
     """Warnings for runs with incomparable scores: the base, test rows, maximum length or metrics differ."""
-    from fft.data.task_data import DEFAULT_LENGTH
-
     warnings = []
     for what, value in (
         ("base model", lambda r: r["base_sha256"]),
         ("new test rows", lambda r: r["data"]["new"]["splits"]["test"]["sha256"]),
         ("original test rows", lambda r: [r["data"][n]["splits"]["test"]["sha256"] for n in original_names(r["data"])]),
-        ("length of texts", lambda r: r["experiment"]["max_length"] or DEFAULT_LENGTH),
+        ("length of texts", lambda r: r["experiment"]["max_length"] or default_length(r["experiment"])),
         ("new metric", lambda r: r["new"]["metric"]),
         ("original metric", lambda r: [(r[name] or {}).get("metric") for name in original_names(r["data"])]),
     ):
         if any(value(record) != value(records[0]) for record in records):
             warnings.append(f"the runs differ in their {what}, so their scores are not comparable")
     return warnings
+
+
+def default_length(experiment: dict) -> int:
+    """Return the most tokens of a row in a run whose experiment, as JSON data, names none."""
+    from fft.data.kinds import KINDS
+
+    return KINDS[experiment["new"].get("kind") or "classification"].length
 
 
 def of_original(record: dict, name: str) -> dict:

@@ -23,7 +23,8 @@ class Flags:
     model: Annotated[str | None, TELLS_DEFAULT, CHECKPOINT] = None
     """a checkpoint or run folder whose tokenizer counts the tokens (default: count words)"""
     max_length: Annotated[Count | None, TELLS_DEFAULT] = None
-    """maximum tokens per text; longer texts count as cut (default: the length the model was trained at, or 128)"""
+    """maximum tokens per text; longer texts count as cut (default: the length the model was trained at, or 128,
+    of language tasks 1,024)"""
     json: AsJson = False
 
     def __post_init__(self) -> None:

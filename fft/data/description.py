@@ -73,17 +73,17 @@ def _of_language(data: Data, stated: str, folder: Path | str, max_length: int, c
     options = EncodeOptions(max_length, config.vocab_size, config.max_positions, supervise=data.loss, cut=data.cut)
     splits, troubles, shown = {}, [*tokenizer.notes, *parts.warnings], []
     for role, rows in parts.rows.items():
-        encoded, kept, notes = kind.encode(kind.task("", None, kind.metric, rows), rows, tokenizer, options)
-        lengths, targets = encoded.lengths(), encoded.example_targets()
+        result = kind.encode(kind.task("", None, kind.metric, rows), rows, tokenizer, options)
+        lengths, targets = result.encoded.lengths(), result.encoded.example_targets()
         splits[role] = {
             "rows": len(rows.texts),
             "labels": {"tokens": int(lengths.sum()), "supervised": int(targets.sum())},
             "lengths": {str(q): int(np.quantile(lengths, q, method="higher")) for q in QUANTILES},
-            "cut": len(rows.texts) - len(kept.texts),
+            "cut": result.long,
             "duplicates": len(rows.texts) - len(set(text_keys(rows))),
         }
-        troubles += [f"{role}: {note}" for note in notes]
-        shown = shown or kind.shown(tokenizer, encoded)
+        troubles += [f"{role}: {note}" for note in result.notes]
+        shown = shown or kind.shown(tokenizer, result)
     return {
         "source": data.source,
         "kind": stated,

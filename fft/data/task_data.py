@@ -76,8 +76,8 @@ def prepare(
     """Prepare the task `name` on `data` for the model of `checkpoint`.
 
     `head` fixes the labels. With None they come from the data: from the training rows, and from the validation and
-    test rows that are split off from the same split. `max_length` None is the default of the kind, 128 or 1,024
-    tokens, or the model's maximum if less.
+    test rows that are split off from the same split. `max_length` None is the default: 128 tokens, of language
+    tasks the longest row but at most 1,024, or the model's maximum if less.
 
     Raises: InputError if the data do not fit the model or the head, MachineError if they need a network and there is
     none.
@@ -188,7 +188,9 @@ def head_of(task: Task) -> "Head":
 
 
 def length_of(max_length: int | None, config: "Config", kind: str = "classification") -> int:
-    """Return `max_length`, or for None the default of the kind of task, or the model's positions if fewer."""
+    """Return `max_length`, or for None the most tokens of a row by default: those of the kind of task, or the model's
+    positions if fewer.
+    """
     default = KINDS[kind].length if kind in KINDS else DEFAULT_LENGTH
     return min(default, config.max_positions) if max_length is None else max_length
 
@@ -249,11 +251,12 @@ def _encoded(
         if data is None:
             encoded, notes = encode_texts(tokenizer, part, np.zeros(len(part.texts), np.float32), options)
         else:
-            encoded, part, notes = KINDS[name].encode(task, part, tokenizer, options)
+            result = KINDS[name].encode(task, part, tokenizer, options)
+            encoded, part, notes = result.encoded, result.rows, result.notes
             if role != "train" and (reason := METRICS[task.metric].undefined(encoded.labels)):
                 notes = [*notes, f"{KINDS[name].undefined(encoded.labels, reason)}"]
             if role == "train":
-                notes = [*notes, *KINDS[name].shown(tokenizer, encoded)]
+                notes = [*notes, *KINDS[name].shown(tokenizer, result)]
         splits[role], keys[role] = encoded, text_keys(part)
         warnings += [f"{role}: {note}" for note in notes]
     if data is not None:

@@ -9,7 +9,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from fft.core.errors import InputError
-from fft.data import eval_batches, prepare, prepare_scored, read_scored
+from fft.data import describe, eval_batches, prepare, prepare_scored, read_scored
 from fft.data.settings import Data, kind_of
 from fft.models import load_causal
 from tests.helpers.tiny_chat import write_chat
@@ -147,7 +147,7 @@ def test_a_completion_that_is_too_long_is_split_where_that_is_asked_for(checkpoi
     pieces = range(1, 4)
     assert np.concatenate([rows.ids[at] for at in pieces]).tolist() == whole.ids[1].tolist()
     assert np.concatenate([rows.targets[at] for at in pieces]).tolist() == whole.targets[1].tolist()
-    assert any("1 row longer than 6 tokens, split into pieces" in note for note in task.warnings)
+    assert any("1 row longer than 6 tokens, split into 3 pieces" in note for note in task.warnings)
 
 
 @pytest.mark.parametrize(
@@ -190,6 +190,29 @@ def test_bits_a_byte_divide_by_the_bytes_of_what_is_scored(checkpoint, tmp_path)
     source = write_jsonl(tmp_path / "c.jsonl", [{"prompt": "a", "completion": " good bird"}])
     task = scored(checkpoint, Data(source, metric="bits_per_byte"))
     assert task.splits["test"].labels.tolist() == [len("good bird")]
+
+
+def test_the_longest_row_is_the_length_by_default_and_what_is_cut_is_counted(checkpoint, tmp_path):
+    source = write_jsonl(tmp_path / "t.jsonl", [{"text": f"{text} {at % 7}"} for at, text in enumerate(texts(60, 9))])
+    most = checkpoint.model.config.max_positions
+
+    def prepared(source, **settings):
+        return prepare(Data(source, **settings), checkpoint, "unembed", None, seed=0, max_length=None)
+
+    data = prepared(source)
+    longest = max(len(ids) for part in data.splits.values() for ids in part.ids)
+    assert data.lengths[-1] == longest < most and data.splits["train"].example is None
+    (said,) = [note for note in data.warnings if "of them supervised" in note]
+    assert said.endswith(f"; rows of up to {longest} tokens, none cut"), said
+    long = write_jsonl(tmp_path / "l.jsonl", [{"text": f"{text} {at}"} for at, text in enumerate(texts(60, 2 * most))])
+    data = prepared(long)
+    rows = data.splits["train"]
+    assert data.lengths[-1] == most and len(rows.ids) > len(rows.labels)
+    note = f"train: {len(rows.labels)} documents longer than {most} tokens, cut into {len(rows.ids)} windows"
+    assert note in data.warnings and not any("none cut" in note for note in data.warnings)
+    described = describe(Data(long), checkpoint.folder, config=checkpoint.model.config)
+    assert described["splits"]["train"]["cut"] == len(rows.labels) and described["max_length"] == most
+    assert note in described["troubles"]
 
 
 def test_documents_are_split_whole(checkpoint, tmp_path):

@@ -104,6 +104,7 @@ def test_every_epoch_hides_other_tokens(tiny):
     )
     rows = data.splits["train"]
     assert rows.example is not None, "texts of more than three words are cut into pieces"
+    assert f"train: {len(rows.labels)} documents longer than 5 tokens, cut into {len(rows.ids)} pieces" in data.warnings
     batches = TrainBatches(rows, 8, 0, data.lengths, data.pad_id)
     first, again, later = (batches.batch(at) for at in (0, 0, len(batches)))
     assert (first.ids == again.ids).all() and (first.targets == again.targets).all()

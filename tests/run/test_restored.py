@@ -224,6 +224,10 @@ def test_runs_of_different_lengths_are_compared_with_a_warning(short):
         "the runs differ in their length of texts, so their scores are not comparable"
     ]
     assert differences([other, other | {"experiment": told["experiment"] | {"max_length": 128}}]) == []
+    text = other["experiment"] | {"new": other["experiment"]["new"] | {"kind": "text"}}
+    long, cut = ({"experiment": text | {"max_length": length}} for length in (1024, 128))
+    assert differences([other | {"experiment": text}, other | long]) == []
+    assert len(differences([other | {"experiment": text}, other | cut])) == 1
 
 
 def test_an_adapter_of_peft_carries_the_length(tiny, tmp_path):

@@ -60,8 +60,7 @@ class Answer(NextToken):
     def sequences(
         self, rows: Rows, tokenizer: Tokenizer, options: EncodeOptions
     ) -> tuple[list[Sequence[Tokens]], list[str]]:
-        """Return the sequence of each row, the prompt's ids as generation sees them and those of the answer; none for a
-        row that is longer than the limit.
+        """Return the sequence of each row, the prompt's ids as generation sees them and those of the answer.
 
         Raises: InputError also for settings that have no meaning here.
         """
@@ -78,16 +77,15 @@ class Answer(NextToken):
             sequences = [tokens for tokens, _ in turns]
         else:
             sequences, across = prompted(tokenizer, rows, options)
-        whole: list[Sequence[Tokens]] = [
-            [tokens] if len(tokens.ids) - 1 <= options.max_length else [] for tokens in sequences
-        ]
-        notes = [*self.reading_notes(across, 0, options), *_reading_notes(tokenizer, rows.pairs, sequences, options)]
-        if long := sum(not row for row in whole):
-            are = agreeing(long, "is", "are")
-            notes.append(
-                f"{counted(long, 'row')} {are} longer than {options.max_length} tokens, and no right answer can be cut"
-            )
-        return whole, notes
+        notes = [*self.border_notes(across), *_reading_notes(tokenizer, rows.pairs, sequences, options)]
+        return [[tokens] for tokens in sequences], notes
+
+    def limited(self, tokens: Tokens, options: EncodeOptions) -> list[Tokens]:
+        return [tokens] if len(tokens.ids) - 1 <= options.max_length else []
+
+    def length_note(self, long: int, pieces: int, options: EncodeOptions) -> str:
+        rows, are = counted(long, self.unit), agreeing(long, "is", "are")
+        return f"{rows} {are} longer than {options.max_length:,} tokens, and no right answer can be cut"
 
     def denominators(
         self, task: Task, rows: Rows, examples: Sequence[Sequence[Tokens]], tokenizer: Tokenizer

@@ -7,7 +7,7 @@ from fft.data.chat import chat_tokens
 from fft.data.kinds.next_token import NextToken
 from fft.data.messages import MESSAGES, chat_columns, from_text
 from fft.data.rows import Columns, Rows
-from fft.data.sequences import Tokens, fitted
+from fft.data.sequences import Tokens
 from fft.data.tokenize import EncodeOptions, Tokenizer
 
 
@@ -27,16 +27,14 @@ class Chat(NextToken):
         turns, as those do that drop what a model thought.
         """
         examples: list[Sequence[Tokens]] = []
-        across = split = long = 0
+        across = split = 0
         for number, text in zip(rows.numbers, rows.texts, strict=True):
             where = f"{rows.source}, row {number}"
             tokens = chat_tokens(tokenizer, from_text(text), where, options.supervise == "all")
             across += bool(tokens.across)
             split += len(tokens.sequences) > 1
-            long += any(len(sequence.ids) - 1 > options.max_length for sequence in tokens.sequences)
-            pieces = [fitted(sequence, options.max_length, options.cut) for sequence in tokens.sequences]
-            examples.append([piece for parts in pieces for piece in parts])
-        notes = self.reading_notes(across, long, options)
+            examples.append(tokens.sequences)
+        notes = self.border_notes(across)
         if split:
             notes.append(
                 f"{counted(split, 'conversation')} learned one turn at a time, because the chat template writes "

@@ -6,7 +6,7 @@ import numpy as np
 
 from fft.data.kinds.next_token import NextToken
 from fft.data.rows import Columns, Rows
-from fft.data.sequences import Tokens, fitted
+from fft.data.sequences import Tokens
 from fft.data.tokenize import EncodeOptions, Tokenizer, encode_plain, end_id
 
 PROMPT, COMPLETION = "prompt", "completion"
@@ -25,12 +25,10 @@ class Completion(NextToken):
         self, rows: Rows, tokenizer: Tokenizer, options: EncodeOptions
     ) -> tuple[list[Sequence[Tokens]], list[str]]:
         """Return the sequence of each row: the ids of the prompt as generation sees them, those of the completion, and
-        the token that ends a text. A long one may be split into several.
+        the token that ends a text.
         """
         sequences, across = prompted(tokenizer, rows, options)
-        long = sum(len(tokens.ids) - 1 > options.max_length for tokens in sequences)
-        examples: list[Sequence[Tokens]] = [fitted(tokens, options.max_length, options.cut) for tokens in sequences]
-        return examples, self.reading_notes(across, long, options)
+        return [[tokens] for tokens in sequences], self.border_notes(across)
 
 
 def prompted(tokenizer: Tokenizer, rows: Rows, options: EncodeOptions) -> tuple[list[Tokens], int]:

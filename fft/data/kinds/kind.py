@@ -16,11 +16,15 @@ if TYPE_CHECKING:
 
 
 class EncodedRows(NamedTuple):
-    """Tokenized rows of one split, the rows themselves, without those that were dropped, and notes on them."""
+    """Tokenized rows of one split, the rows themselves, without those that were dropped, and notes on them.
+
+    `long` is the number of rows of a language task that were longer than the limit.
+    """
 
     encoded: Encoded
     rows: Rows
     notes: list[str]
+    long: int = 0
 
 
 class Kind(ABC):
@@ -93,7 +97,7 @@ class Kind(ABC):
         """Return notes on the splits. Raises: InputError for training rows from which nothing can be learned."""
         return []
 
-    def shown(self, tokenizer: Tokenizer, encoded: Encoded) -> list[str]:
+    def shown(self, tokenizer: Tokenizer, result: EncodedRows) -> list[str]:
         """Return how the first row is learned, for the user to check, if that is not the whole of it."""
         return []
 

@@ -3,8 +3,7 @@
 from typing import Any, ClassVar
 
 from fft.core.naming import counted
-from fft.data.encoded import Encoded
-from fft.data.kinds.kind import Kind
+from fft.data.kinds.kind import EncodedRows, Kind
 from fft.data.marks import marked
 from fft.data.rows import Rows
 from fft.data.tokenize import Tokenizer
@@ -17,16 +16,17 @@ class LanguageKind(Kind):
     predicts = "language"
     metric = "nats"
     what = "token"
-    length = 1024
+    length = 1024  # the bound of the default, which is the longest row: rows are padded to lengths that occur
     unit: ClassVar[str]
     """the word for a row in messages"""
 
     def task(self, name: str, labels: tuple[str, ...] | None, metric: str, rows: Rows) -> Task:
         return Language(name, metric)
 
-    def shown(self, tokenizer: Tokenizer, encoded: Encoded) -> list[str]:
-        row = f"row {encoded.numbers[0]}, supervised tokens in ⟦ ⟧: {marked(tokenizer, encoded)!r}"
-        return [_share(encoded, self.unit), row]
+    def shown(self, tokenizer: Tokenizer, result: EncodedRows) -> list[str]:
+        rows = result.encoded
+        row = f"row {rows.numbers[0]}, supervised tokens in ⟦ ⟧: {marked(tokenizer, rows)!r}"
+        return [_share(result, self.unit), row]
 
     def unwatched(self, metric: str) -> str | None:
         if metric == self.metric:
@@ -46,12 +46,16 @@ class LanguageKind(Kind):
         return [0] * len(rows.texts)
 
 
-def _share(rows: Encoded, unit: str) -> str:
-    """Return a note with the number of tokens and the share of them that are supervised."""
+def _share(result: EncodedRows, unit: str) -> str:
+    """Return a note with the number of tokens, the share of them that are supervised, and, if no row was longer than
+    the limit, the length of the longest.
+    """
+    rows = result.encoded
     counts = rows.target_counts()
     assert counts is not None  # the rows of a language task have targets
     tokens, supervised = int(rows.lengths().sum()), int(counts.sum())
     return (
         f"{counted(len(rows.labels), unit)} of {counted(tokens, 'token')}, {supervised:,} of them supervised "
         f"({100 * supervised / tokens:.0f} %)"
+        + ("" if result.long else f"; rows of up to {counted(int(rows.lengths().max()), 'token')}, none cut")
     )

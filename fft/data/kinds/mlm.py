@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fft.core.errors import InputError
+from fft.core.naming import counted
 from fft.data.encoded import Encoded
 from fft.data.kinds.kind import EncodedRows
 from fft.data.kinds.language import LanguageKind
@@ -66,7 +67,17 @@ class MaskedLanguage(LanguageKind):
             parts,
             masking,
         )
-        return EncodedRows(result._replace(labels=result.example_targets()), rows, [])
+        result = result._replace(labels=result.example_targets())
+        pieces = np.bincount(example)
+        cut = pieces[pieces > 1]
+        return EncodedRows(result, rows, self._length_notes(len(cut), int(cut.sum()), options), len(cut))
+
+    def _length_notes(self, long: int, pieces: int, options: EncodeOptions) -> list[str]:
+        """Return a note on the `long` documents that exceed the limit; [] for none."""
+        if not long:
+            return []
+        documents, parts = counted(long, self.unit), counted(pieces, "piece")
+        return [f"{documents} longer than {options.max_length:,} tokens, cut into {parts}"]
 
     def task(self, name: str, labels: tuple[str, ...] | None, metric: str, rows: Rows) -> Task:
         if metric == "bits_per_byte":

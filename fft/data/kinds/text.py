@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from fft.core.naming import counted
 from fft.data.kinds.next_token import NextToken
 from fft.data.rows import Columns, Rows
 from fft.data.sequences import Tokens, whole, windows
@@ -21,10 +22,17 @@ class Text(NextToken):
     def sequences(
         self, rows: Rows, tokenizer: Tokenizer, options: EncodeOptions
     ) -> tuple[list[Sequence[Tokens]], list[str]]:
-        """Return the windows of every document; one that is complete ends in the token that ends a text."""
+        """Return every document; one that is complete ends in the token that ends a text."""
         end = end_id(tokenizer) if rows.complete else None
-        examples = []
+        examples: list[Sequence[Tokens]] = []
         for ids in encode_plain(tokenizer, rows.texts, rows.source, special=True):
             ended = ids if end is None or (len(ids) and ids[-1] == end) else np.append(ids, np.int32(end))
-            examples.append(windows(whole(ended), options.max_length))
+            examples.append([whole(ended)])
         return examples, []
+
+    def limited(self, tokens: Tokens, options: EncodeOptions) -> list[Tokens]:
+        return windows(tokens, options.max_length)
+
+    def length_note(self, long: int, pieces: int, options: EncodeOptions) -> str:
+        documents, parts = counted(long, self.unit), counted(pieces, "window")
+        return f"{documents} longer than {options.max_length:,} tokens, cut into {parts}"
