@@ -12,6 +12,7 @@ import numpy as np
 
 from fft.after.pair import Pair, ScoredPair, load_pair, score_pair
 from fft.after.settings import CheckSettings, ScoredTask
+from fft.after.tokens import vocabulary_notes
 from fft.after.written import divergence, side_by_side
 from fft.data.settings import predicts_tokens
 from fft.disk.environment import environment
@@ -48,11 +49,12 @@ def check(settings: CheckSettings) -> Checked:
     same name, else its classifier. The head of the new task is the tuned checkpoint's classifier. The new task is not
     judged, and a base without a matching head has no score on it.
 
-    Raises: InputError for checkpoints that cannot be compared, a head that is not there, data that do not fit, and a
-    budget that no drop could exceed.
+    Raises: InputError for checkpoints that cannot be compared, tokenizers that differ, a head that is not there, data
+    that do not fit, and a budget that no drop could exceed.
     """
     tasks = [task.data for task in (*settings.originals, settings.new_task) if task]
     pair = load_pair(settings.base, settings.tuned, settings.max_length, predicts_tokens(tasks))
+    words = vocabulary_notes(pair.names, pair.base.tokenizer(), pair.tuned.tokenizer()) if pair.language else []
     checked = [("original", *_original(pair, task, settings)) for task in settings.originals]
     if settings.new_task:
         checked.append(("new", *_new(pair, settings.new_task, settings)))
@@ -63,7 +65,7 @@ def check(settings: CheckSettings) -> Checked:
         base={"folder": pair.base.name, "sha256": base_sha256(pair.base.checkpoint)},
         tuned={"folder": pair.tuned.name, "sha256": base_sha256(pair.tuned.checkpoint)},
         held_out=settings.held_out,
-        notes=[*pair.notes, *(f"{role}: {note}" for role, task, _ in checked for note in task.notes)],
+        notes=[*pair.notes, *words, *(f"{role}: {note}" for role, task, _ in checked for note in task.notes)],
         original=[task for role, task, _ in checked if role == "original"],
         new=next((task for role, task, _ in checked if role == "new"), None),
     )

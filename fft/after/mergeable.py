@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fft.after.pair import load_pair, refuse_other_tokens, refuse_other_vocabulary
+from fft.after.pair import load_pair, refuse_other_vocabulary
 from fft.after.settings import RepairSettings
+from fft.after.tokens import other_tokenizer, refuse_other_tokens
 from fft.core.errors import InputError
 from fft.core.tree import Params
 from fft.data import TaskData, length_of, prepare_held_out
@@ -100,7 +101,7 @@ def _read(
         for folder in (merged.folder, old.folder)
     )
     for role, rows in data.splits.items():
-        refuse_other_tokens(source.source, (base, tuned), rows, other.splits[role], "merged")
+        refuse_other_tokens(source.source, (base, tuned), rows, other.splits[role], other_tokenizer("merged"))
     return data._replace(tokenizer_notes=(*data.tokenizer_notes, *other.tokenizer_notes))
 
 

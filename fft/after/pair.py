@@ -9,10 +9,11 @@ from typing import Any, NamedTuple, cast
 import jax.numpy as jnp
 import numpy as np
 
+from fft.after.tokens import OTHER_TEMPLATE, other_tokenizer, refuse_other_tokens, templates_differ
 from fft.core.errors import InputError
 from fft.core.naming import UNEMBED
-from fft.data import Encoded, Rows, TaskData, prepare_scored, read_scored
-from fft.data.tokenize import first_difference, load_tokenizer
+from fft.data import Rows, TaskData, prepare_scored, read_scored
+from fft.data.tokenize import Tokenizer, first_difference, load_tokenizer
 from fft.evaluate.answers import answers
 from fft.evaluate.predict import Predictor
 from fft.evaluate.predictor import make_predict, scored_logits
@@ -41,6 +42,10 @@ class Side(NamedTuple):
     name: str
     checkpoint: Checkpoint
 
+    def tokenizer(self) -> Tokenizer:
+        """Load its tokenizer. Raises: InputError as `load_tokenizer`."""
+        return load_tokenizer(self.checkpoint.folder, self.checkpoint.model.config.vocab_size)
+
 
 Said = str | float | None
 
@@ -66,6 +71,11 @@ class Pair(NamedTuple):
         if alike not in self.predictors:
             self.predictors[alike] = make_predict(self.base.checkpoint.model, scored)
         return self.predictors[alike]
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """The names of both."""
+        return self.base.name, self.tuned.name
 
     @property
     def notes(self) -> list[str]:
@@ -175,10 +185,14 @@ def score_pair(pair: Pair, data: Data, base_head: str | None, tuned_head: str, h
     scorable = [(one, head) for one, head in heads if head is not None]
     encoded = [prepare_scored(data, rows, one, head, one.head(head), pair.length.tokens) for one, head in scorable]
     first, last = encoded[0].splits["test"], encoded[-1].splits["test"]
-    refuse_other_tokens(rows.source, (pair.base.name, pair.tuned.name), first, last, "compared")
+    templates = base_head is not None and templates_differ(data, rows, pair.base.tokenizer(), pair.tuned.tokenizer())
+    cause = OTHER_TEMPLATE if templates else other_tokenizer("compared")
+    refuse_other_tokens(rows.source, pair.names, first, last, cause)
     predictor = pair.predictor(encoded[0].task)
     scores = [scored_logits(predictor, only_head(one.params, head, SCORED), encoded[0]) for one, head in scorable]
     notes = tuple(dict.fromkeys(note for task in encoded for note in task.notes))
+    if templates:
+        notes += (f"{' and '.join(pair.names)} have different chat templates, which write these rows alike",)
     return ScoredPair(rows, encoded[0], None if base_head is None else scores[0], scores[-1], notes)
 
 
@@ -253,27 +267,10 @@ def refuse_other_vocabulary(base: Side, tuned: Side, purpose: str) -> None:
 
     Raises: InputError that names a token.
     """
-    checkpoints = [side.checkpoint for side in (base, tuned)]
-    different = first_difference(*(load_tokenizer(one.folder, one.model.config.vocab_size) for one in checkpoints))
+    different = first_difference(base.tokenizer(), tuned.tokenizer())
     if different:
         number, first, second = different
         raise InputError(
             f"only checkpoints of one vocabulary can be {purpose}: token {number} is {first!r} in {base.name}, "
             f"{second!r} in {tuned.name}"
         )
-
-
-def refuse_other_tokens(
-    source: str | None, names: tuple[str, str], first: Encoded, second: Encoded, purpose: str
-) -> None:
-    """Refuse rows of `source` that two tokenizers, those of the checkpoints in `names`, read differently.
-
-    `purpose` is as `refuse_other_shape`'s. Raises: InputError that names the row.
-    """
-    pairs = zip(first.numbers, first.ids, second.ids, first.types, second.types, strict=True)
-    for number, ids, other_ids, types, other_types in pairs:
-        if not (np.array_equal(ids, other_ids) and np.array_equal(types, other_types)):
-            raise InputError(
-                f"{source}, row {number}: {names[0]} and {names[1]} read it as different tokens, so their tokenizers "
-                f"differ; only checkpoints with the same tokenizer can be {purpose}"
-            )
