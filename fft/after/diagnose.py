@@ -195,10 +195,10 @@ def _proposal(
     ends = [meter.signed(meter.answers(params, "validation")) for params in (subject.base, subject.tuned)]
     drop = ends[0] - ends[1]
     if not drop > SAME:
-        subject.record["notes"].append("the validation rows show no drop, so nothing could be searched on them")
+        subject.record["notes"].append("on the validation rows nothing is lost, so nothing could be searched on them")
         return None
     rows = counted(len(meter.labels["validation"]), "validation row")
-    say(f"searching for layers that give {ENOUGH:.0%} of the drop back, on {rows}")
+    say(f"searching for layers that give {ENOUGH:.0%} of what was lost back, on {rows}")
 
     def score(parts: Sequence[Part]) -> tuple[float, float]:
         answers = meter.answers(exchanged(subject.tuned, subject.base, parts), "validation")

@@ -11,6 +11,7 @@ from fft.disk.files import replace_file, write_json, write_lines, writing
 from fft.report.html import document, flat, notes, pairs, table
 from fft.report.tables import NONE, STYLES, Column, rich_table, scores, signed
 from fft.report.verdict import box, sentence
+from fft.report.words import loss_word
 from fft.stats.metrics import METRICS
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 SHOWN, ON_PAGE = 10, 500  # maximum examples on the terminal, and on the page; SHOWN also for labels
 WIDTH, LONG = 60, 100  # maximum characters of a text on the terminal, in a table and on a line of its own
-CHANGE = "change: tuned minus base, + is better, with its paired 95 % interval"
+CHANGE = "change: from base to tuned, + is better, with its paired 95 % interval"
 COUNTS = "lost, gained: newly wrong and newly right examples"
 TEST = "p: McNemar's exact test of a change"
 
@@ -155,7 +156,8 @@ def verdict_sentence(record: dict[str, Any], task: dict[str, Any]) -> str:
 
 def _share(record: dict[str, Any], task: dict[str, Any]) -> str:
     share = record["max_drop"].endswith("%") and task["verdict"]["tolerance"] is not None
-    return f"; the accepted drop is {record['max_drop']} of the base's score" if share else ""
+    word = loss_word([task["score"]["metric"]])
+    return f"; the accepted {word} is {record['max_drop']} of the base's score" if share else ""
 
 
 def _title(task: dict[str, Any], which: str) -> str:

@@ -15,7 +15,7 @@ from rich.text import Text
 from fft.core.errors import InputError
 from fft.core.naming import original_names
 from fft.core.progress import Unshown, Work, doing, shown_on
-from fft.report.tables import parameter_table
+from fft.report.parameters import parameter_table
 
 QUIET, LOOK = 6.0, 0.5
 """seconds: print a line after QUIET without output, which is checked every LOOK"""

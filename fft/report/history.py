@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from fft.core.naming import original_names
 from fft.report.drawing import BAND, COLOURS, FAINT, INK, domain, styled, ticks
 from fft.report.tables import verdicts
+from fft.report.words import loss_word
 from fft.stats.metrics import METRICS
 from fft.stats.retention import crossover
 
@@ -72,9 +73,10 @@ def _panel(run: dict[str, Any], task: str, first: bool, last: bool) -> altair.La
     panel = alt.layer(*layers).properties(width=WIDTH, height=PANEL)
     if tolerance is None:
         return panel
-    legend = [f"dashed: the base's score; shaded: the accepted drop of {tolerance:.3g}"]
+    word = loss_word([metric.name])
+    legend = [f"dashed: the base's score; shaded: the accepted {word} of {tolerance:.3g}"]
     if judged:
-        legend.append("diamond: the drop of the selected model on the validation rows by which it was selected")
+        legend.append(f"diamond: the {word} of the selected model on the validation rows by which it was selected")
     return panel.properties(title=alt.Title(legend, anchor="start", offset=20))
 
 

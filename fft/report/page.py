@@ -13,8 +13,10 @@ from fft.core.naming import counted, original_names
 from fft.disk.files import replace_file
 from fft.report.contract import contract_sentence
 from fft.report.html import document, flat, notes, pairs, paragraph, table
-from fft.report.tables import BEFORE_AFTER, PARAMETERS, Column, by_original, caption, groups, percent, score, signed
+from fft.report.parameters import PARAMETERS, groups
+from fft.report.tables import BEFORE_AFTER, Column, by_original, caption, percent, score, signed, worded
 from fft.report.verdict import box
+from fft.report.words import loss_word
 
 
 def write_page(run: dict[str, Any], path: str | Path, picture: str) -> None:
@@ -38,7 +40,8 @@ def page(run: dict[str, Any], folder: str, picture: str) -> str:
 
 def _scores(run: dict[str, Any]) -> str:
     note = f"<p class='note'>{escape(caption([run]))}</p>{_tests(run)}"
-    return f"<h2>Before and after</h2>\n{table(BEFORE_AFTER, by_original([run]))}\n{note}"
+    columns = worded(BEFORE_AFTER, _metrics(run).values())
+    return f"<h2>Before and after</h2>\n{table(columns, by_original([run]))}\n{note}"
 
 
 def _tests(run: dict[str, Any]) -> str:
@@ -55,9 +58,10 @@ def _history(run: dict[str, Any], picture: str) -> str:
     if len(run["history"]) < 2:
         return ""
     whose = "an original's" if len(original_names(run)) > 1 else "the original's"
-    crossed = f"{whose} drop on the probe never exceeded what is accepted"
+    word = loss_word(_metrics(run).values())
+    crossed = f"{whose} {word} on the probe never exceeded what is accepted"
     if run["crossover"] is not None:
-        crossed = f"from step {run['crossover']} on {whose} drop on the probe exceeds what is accepted"
+        crossed = f"from step {run['crossover']} on {whose} {word} on the probe exceeds what is accepted"
     ended = ", stopped for lack of progress" if run["stopped"] == "patience" else ""
     course = f"{counted(run['steps'], 'step')}{ended}; the model is step {run['kept_step']}"
     legend = f"{course}; {crossed}" if run["original"] else course
@@ -68,7 +72,7 @@ TRIED = (
     Column("step", lambda point: f"{point['step']:,}"),
     Column("of the way from the base", lambda point: f"{point['alpha']:g}"),
     Column("new", lambda point: "not scored" if point["new"] is None else score(point["new"])),
-    Column("dropped", lambda point: ", ".join(signed(drop) for drop in point["drops"].values())),
+    Column("drop", lambda point: ", ".join(signed(drop) for drop in point["drops"].values())),
     Column("within", lambda point: "yes" if point["within"] else "no", number=False),
     Column("kept", lambda point: "kept" if point["kept"] else "", number=False),
 )
@@ -87,8 +91,14 @@ def _contract(run: dict[str, Any]) -> str:
     if contract is None:
         return ""
     rows = [point | {"kept": point == contract["kept"]} for point in contract["tried"]]
-    text = f"{paragraph(contract_sentence(contract))}\n<p class='note'>{MULTIPLIER}</p>"
-    return f"<h2>The contract</h2>\n{text}\n{table(TRIED, rows)}"
+    metrics = _metrics(run)
+    text = f"{paragraph(contract_sentence(contract, metrics))}\n<p class='note'>{MULTIPLIER}</p>"
+    return f"<h2>The contract</h2>\n{text}\n{table(worded(TRIED, metrics.values()), rows)}"
+
+
+def _metrics(run: dict[str, Any]) -> dict[str, str]:
+    """Return the metric of every original task that has a score, by name."""
+    return {name: run[name]["metric"] for name in original_names(run) if run[name]}
 
 
 def _parameters(run: dict[str, Any]) -> str:
@@ -99,7 +109,8 @@ def _parameters(run: dict[str, Any]) -> str:
 
 def _trouble(run: dict[str, Any]) -> str:
     """Return notes of the run and warnings about its data, each once; the contract has its own section."""
-    texts = [note for note in run["notes"] if run["contract"] is None or note != contract_sentence(run["contract"])]
+    told = None if run["contract"] is None else contract_sentence(run["contract"], _metrics(run))
+    texts = [note for note in run["notes"] if note != told]
     if run["skipped_steps"]:
         texts.append(f"{counted(run['skipped_steps'], 'step was', 'steps were')} skipped: loss or gradient not finite")
     texts += [f"{task}: {warning}" for task, data in run["data"].items() for warning in data["warnings"]]

@@ -13,8 +13,9 @@ from fft.disk.files import replace_file
 from fft.report.drawing import COLOURS, FAINT, INK, SHAPES, domain, save, styled, svg, ticks
 from fft.report.html import document, flat, notes, pairs, paragraph, table
 from fft.report.labels import Box, place
-from fft.report.tables import Column, half_width, rich_table, score, signed
+from fft.report.tables import Column, half_width, rich_table, score, signed, worded
 from fft.report.verdict import box, sentence
+from fft.report.words import loss_word
 from fft.stats.metrics import METRICS
 
 if TYPE_CHECKING:
@@ -59,25 +60,26 @@ def headline(record: dict[str, Any]) -> str:
         choice = tried[record["chosen"]]
         return (
             f"chosen of {len(tried)} on the validation rows: {described(choice)}, original {score(choice['original'])} "
-            f"(drop {signed(choice['drop'])}), new {score(choice['new'])}"
+            f"({_word(record)} {signed(choice['drop'])}), new {score(choice['new'])}"
         )
     text = f"nothing better than the base was found: of {counted(len(tried), 'candidate')} none that gains on the new "
-    text += f"task keeps the original's drop within {record['margin']:.3g} on the validation rows"
+    text += f"task keeps the original's {_word(record)} within {record['margin']:.3g} on the validation rows"
     if record["nearest"] is None:
         return text
     nearest = tried[record["nearest"]]
     over = nearest["drop"] - record["margin"]
-    return f"{text}; the nearest is {described(nearest)}, whose drop of {nearest['drop']:.4f} is {over:.4f} too much"
+    drop = f"{_word(record)} of {nearest['drop']:.4f}"
+    return f"{text}; the nearest is {described(nearest)}, whose {drop} is {over:.4f} too much"
 
 
 def tuned_sentence(record: dict[str, Any]) -> str:
     """Return what tuning lost on the original task, and what the repair changes on the new one, on the test rows."""
     tuned, given_up = record["tuned_change"]["original"], record["given_up"]
     if tuned["undefined"]:
-        text = f"the drop of the tuned model's original {tuned['metric']} is unknown"
+        text = f"the {_word(record)} of the tuned model's original {tuned['metric']} is unknown"
     else:
         lost = None if tuned["change"] is None else 0.0 - tuned["change"]
-        text = f"the tuned model's original {tuned['metric']} is {score(tuned['after'])}, a drop of "
+        text = f"the tuned model's original {tuned['metric']} is {score(tuned['after'])}, a {_word(record)} of "
         text += f"{signed(lost)} {half_width(tuned)}"
     if given_up is None or given_up["undefined"]:
         return text
@@ -100,6 +102,14 @@ VALIDATION = (
 )
 
 
+def _validation(record: dict[str, Any]) -> tuple[Column, ...]:
+    return worded(VALIDATION, [_metric(record, "original")])
+
+
+def _word(record: dict[str, Any]) -> str:
+    return loss_word([_metric(record, "original")])
+
+
 def _marked(record: dict[str, Any]) -> list[dict[str, Any]]:
     return [{**candidate, "chosen": at == record["chosen"]} for at, candidate in enumerate(record["candidates"])]
 
@@ -119,8 +129,8 @@ def show(record: dict[str, Any], console: Console) -> None:
     """Print the notes, the best of every kind, the choice, and the verdict."""
     for note in record["notes"]:
         console.out(f"note: {note}", highlight=False)
-    caption = "scores on the validation rows; the best of each kind within the accepted drop"
-    console.print(rich_table(VALIDATION, _best_of_kinds(record), caption))
+    caption = f"scores on the validation rows; the best of each kind within the accepted {_word(record)}"
+    console.print(rich_table(_validation(record), _best_of_kinds(record), caption))
     for text in (headline(record), sentence(record), tuned_sentence(record)):
         if text:
             console.out(text, highlight=False)
@@ -235,8 +245,8 @@ def _picture(picture: str) -> str:
 
 
 def _everything(record: dict[str, Any]) -> str:
-    note = "<p class='note'>The new task is not scored for candidates beyond the accepted drop.</p>"
-    return f"<h2>Tried</h2>\n{table(VALIDATION, _marked(record))}\n{note}"
+    note = f"<p class='note'>The new task is not scored for candidates beyond the accepted {_word(record)}.</p>"
+    return f"<h2>Tried</h2>\n{table(_validation(record), _marked(record))}\n{note}"
 
 
 def _settings(record: dict[str, Any]) -> str:

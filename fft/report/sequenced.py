@@ -21,7 +21,7 @@ MEASURES = {
     "average_accuracy": ("average score", score, "mean over all tasks after the last one"),
     "backward_transfer": ("backward transfer", signed, "effect of later tasks on earlier ones; − is forgetting"),
     "forward_transfer": ("forward transfer", signed, "effect of earlier tasks on later ones before these are learned"),
-    "forgetting": ("forgetting", signed, "drop from the best score that a task once had"),
+    "forgetting": ("forgetting", signed, "how much worse than the best score that a task once had"),
 }
 SIDE = 72  # size of a cell in pixels
 LIGHT, DARK = "#F4F8FB", "#005A8C"
@@ -95,7 +95,7 @@ def _outcome(stage: dict[str, Any]) -> str:
 
 
 def _lost(stage: dict[str, Any]) -> str:
-    return ", ".join(f"{task} {signed(-drop)}" for task, drop in stage["lost"].items()) or NONE
+    return ", ".join(f"{task} {score(drop)}" for task, drop in stage["lost"].items()) or NONE
 
 
 def caption(record: dict[str, Any]) -> str:

@@ -7,14 +7,15 @@ from typing import Any
 from fft.core.naming import counted
 from fft.report.html import paragraph
 from fft.report.tables import score, signed, verdicts
+from fft.report.words import loss_word
 
 OF_SEVERAL: dict[str | None, str] = {
-    "pass": "Passed: every original task is within its accepted drop",
-    "fail": "Failed: an original task dropped by more than is accepted",
+    "pass": "Passed: every original task is within what it may lose",
+    "fail": "Failed: an original task lost more than is accepted",
 }
 HEADLINES = {
-    "pass": "Passed: the original task is within the accepted drop",
-    "fail": "Failed: the original task dropped by more than is accepted",
+    "pass": "Passed: the original task is within what it may lose",
+    "fail": "Failed: the original task lost more than is accepted",
     "undecided": "Undecided: these test examples cannot decide it",
     None: "No original task was given, so forgetting was not measured: measure it with `fft check`",
 }
@@ -25,9 +26,9 @@ NOISE = 3.84  # 1.96²: factor on the examples if the drop is one standard error
 def sentence(run: dict[str, Any]) -> str:
     """Return the verdict in words, for pages and terminals; empty if there is no original task.
 
-    It has the two scores, the drop with its interval, the tolerance, and how many examples would decide, once for each
-    original task. `run` is run.json data, or a task of check.json. If a run ended with its base, the reason comes
-    first.
+    It has the two scores, the drop with its interval (a rise where lower is better), the tolerance, and how many
+    examples would decide, once for each original task. `run` is run.json data, or a task of check.json. If a run ended
+    with its base, the reason comes first.
     """
     by_task = verdicts(run)
     outcomes = {name: f"{verdict['outcome']}: " if len(by_task) > 1 else "" for name, verdict in by_task.items()}
@@ -52,23 +53,24 @@ def _sentence(name: str, verdict: dict[str, Any], change: dict[str, Any]) -> str
         )
     text = f"{name} {change['metric']} {score(change['before'])} → {score(change['after'])}"
     text += f" on {counted(change['n'], 'test example')}"
+    word = loss_word([change["metric"]])
     if verdict["drop"] is not None:
-        text += f", a drop of {signed(verdict['drop'])}"
+        text += f", a {word} of {signed(verdict['drop'])}"
     if verdict["drop_low"] is not None and verdict["drop_high"] is not None:
         text += f" (95 % interval {signed(verdict['drop_low'])} to {signed(verdict['drop_high'])})"
     text += f"; accepted is {verdict['tolerance']:.3g}"
     if verdict["outcome"] == "undecided" and verdict["drop"] is not None:
-        text += _what_decides(verdict["needed"], change["n"])
+        text += _what_decides(verdict["needed"], change["n"], word)
     return text
 
 
-def _what_decides(needed: int | None, n: int) -> str:
+def _what_decides(needed: int | None, n: int, word: str) -> str:
     """Return how many test examples would decide.
 
-    If the drop is within noise of the accepted one and thousands would be needed, no number is given.
+    If the drop, or rise, is within noise of the accepted one and thousands would be needed, no number is given.
     """
     if needed is None or needed > max(MANY, NOISE * n):
-        return ", and the drop is within noise of it: no feasible number of test examples would decide"
+        return f", and the {word} is within noise of it: no feasible number of test examples would decide"
     about = needed if needed <= MANY else int(float(f"{needed:.1e}"))
     return f"; about {about:,} test examples would decide"
 

@@ -75,7 +75,8 @@ def _by_contract(session: Session, trained: Trained, watch: Watch) -> Kept:
     strength = float(jnp.exp(session.state.dual.log_strength))
     max_drop = alone(job.experiment.retention.drops)
     contract = selection.contract_record(chosen, max_drop, job.tolerances, strength)
-    journal.say(contract_sentence(plain(contract)))
+    metrics = {name: job.tasks[name].task.metric for name in job.tolerances}
+    journal.say(contract_sentence(plain(contract), metrics))
     step = chosen.point.step
     return Kept(step, chosen.params, *(trees[step] if step else _trees(job, job.trainable.init())), contract)
 

@@ -79,7 +79,7 @@ def run_record(
         data={name: _data_record(job, name) for name in job.data},
         heads=job.checkpoint.heads,
         parameters=parameter_counts(job.base, job.trainable),
-        notes=[*job.notes, *_kept_note(kept_step, contract), *model_notes],
+        notes=[*job.notes, *_kept_note(job, kept_step, contract), *model_notes],
         steps=trained.steps,
         best_step=trained.best_step,
         kept_step=kept_step,
@@ -117,9 +117,9 @@ def _crossover(job: Job, history: list[dict]) -> int | None:
     return min((step for step in crossed if step is not None), default=None)
 
 
-def _kept_note(kept_step: int, contract: ContractRecord | None) -> list[str]:
+def _kept_note(job: Job, kept_step: int, contract: ContractRecord | None) -> list[str]:
     if contract is not None:
-        return [contract_sentence(plain(contract))]
+        return [contract_sentence(plain(contract), {name: job.tasks[name].task.metric for name in job.tolerances})]
     return [KEPT_BASE] if kept_step == 0 else []
 
 

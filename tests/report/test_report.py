@@ -14,6 +14,7 @@ from fft.core.errors import MachineError
 from fft.report import drawing, front, history, labels, places, style, tables
 from fft.report.contract import contract_sentence
 from fft.report.page import page, write_page
+from fft.report.parameters import MOST_ROWS, groups, parameter_markdown, parameter_table
 from fft.report.verdict import sentence
 from tests.helpers.outline import Outline
 
@@ -179,8 +180,8 @@ def expand(pattern):
     ],
 )
 def test_groups_stand_for_every_parameter_once(table):
-    found = tables.groups(table)
-    assert len(found) <= tables.MOST_ROWS
+    found = groups(table)
+    assert len(found) <= MOST_ROWS
     for row in table:
         mine = [group for group in found if re.fullmatch(expand(group.pattern), row["path"])]
         assert len(mine) == 1, row["path"]
@@ -191,22 +192,22 @@ def test_groups_stand_for_every_parameter_once(table):
 
 
 def test_layers_that_agree_share_a_row():
-    patterns = [group.pattern for group in tables.groups(parameters(6))]
+    patterns = [group.pattern for group in groups(parameters(6))]
     assert "layers/{0..5}/attention/query/kernel" in patterns
-    split = [group.pattern for group in tables.groups(parameters(6, lambda i: 0.0 if i in (0, 1, 4) else 1.0))]
+    split = [group.pattern for group in groups(parameters(6, lambda i: 0.0 if i in (0, 1, 4) else 1.0))]
     assert "layers/{0..1,4}/attention/out/bias" in split
     assert "layers/{2..3,5}/attention/out/bias" in split
-    rates = [group.pattern for group in tables.groups(parameters(12, lambda i: 0.9**i))]
+    rates = [group.pattern for group in groups(parameters(12, lambda i: 0.9**i))]
     assert "layers/11/*" in rates
     assert "layers/1/*" in rates
 
 
 def test_parameter_table_states_the_sum():
     run = make_run()
-    text = printed(tables.parameter_table(run["parameters"]["table"]), 100)
+    text = printed(parameter_table(run["parameters"]["table"]), 100)
     assert f"{run['parameters']['trained']:,} of {run['parameters']['total']:,} parameters trained" in text
     assert "8 × 8" in text
-    assert "| layers/{0..1}/attention/query/kernel | 8 × 8 | 2 | 128 | frozen | – |" in tables.parameter_markdown(
+    assert "| layers/{0..1}/attention/query/kernel | 8 × 8 | 2 | 128 | frozen | – |" in parameter_markdown(
         run["parameters"]["table"]
     )
 
@@ -387,6 +388,34 @@ def test_the_sentence_has_every_figure():
     assert sentence(make_run(original=False)) == ""
 
 
+def in_nats(outcome="fail"):
+    """A run whose original score rose from 11.304 to 11.599 nats a token, which is worse."""
+    run = make_run(outcome=outcome)
+    run["original"] = change(11.304, 11.599, metric="nats", low=-0.02, high=0.02, sign=-1)
+    drop = {"drop": 0.295, "drop_low": 0.275, "drop_high": 0.315}
+    run["verdict"] = run["verdict"] | drop
+    return run
+
+
+def test_where_lower_is_better_a_loss_is_a_rise_in_every_report():
+    run = in_nats()
+    assert sentence(run).startswith(
+        "original nats 11.304 → 11.599 on 1,005 test examples, a rise of +0.295 (95 % interval +0.275 to +0.315)"
+    )
+    text = tables.markdown([run])
+    assert "| rise |" in text.splitlines()[0] and "accepted rise: " in text and "drop" not in text
+    assert "| drop or rise |" in tables.markdown([run, make_run()]).splitlines()[0]
+    point = {"step": 400, "alpha": 1.0, "original": 11.3, "new": 0.9, "within": True} | LOST
+    told = {"margins": {"original": 0.01}, "met": True, "kept": point, "tried": [point], "strength": 2.0}
+    said = contract_sentence(told, {"original": "nats"})
+    assert "a rise of +0.0040 on validation rows where 0.01 is allowed" in said and "drop" not in said
+    missed = contract_sentence(told | {"met": False}, {"original": "nats"})
+    assert "keeps the original rise within 0.01" in missed
+    words = " ".join(Outline(paged(run | {"contract": told, "notes": [said]}, "runs")).words)
+    assert words.count("a rise of") == 2 and not re.search(r"\bdrop", words), words
+    assert "accepted rise of" in json.dumps(history.history_chart(run).to_dict())
+
+
 def test_every_text_of_the_run_is_escaped():
     def spoil(value):
         if isinstance(value, dict):
@@ -478,7 +507,7 @@ def test_the_kept_point_of_a_contract_lies_where_it_was_judged():
 def test_the_page_is_named_by_its_folder_and_tells_each_note_once():
     kept = {"step": 400, "alpha": 1.0, "original": 0.886, "new": 0.9, "within": True} | LOST
     told = {"margins": {"original": 0.01}, "met": True, "kept": kept, "tried": [kept], "strength": 2.0}
-    said = contract_sentence(told)
+    said = contract_sentence(told, {"original": "accuracy"})
     run = make_run("kl") | {"contract": told, "notes": ["original: 3 cut", "a note", said]}
     text = " ".join(" ".join(Outline(paged(run, "first")).words).split())
     assert text.count("first: kl") == 2, "title and heading"

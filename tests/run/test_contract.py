@@ -224,7 +224,8 @@ def test_the_base_is_kept_where_no_point_is_within_and_errors_count_the_other_wa
     assert not chosen.met and chosen.point.step == 0 and float(chosen.params["x"]) == 0
 
     def said_of(chosen):
-        return contract_sentence(plain(selection.contract_record(chosen, "0.01", {"original": 0.01}, 1.0)))
+        record = selection.contract_record(chosen, "0.01", {"original": 0.01}, 1.0)
+        return contract_sentence(plain(record), {"original": "accuracy"})
 
     said = said_of(chosen)
     assert "the contract is not met" in said and "the trained model loses 0.2, 0.19 too much" in said
@@ -254,7 +255,9 @@ def test_a_run_under_a_contract(tiny, tmp_path):
     assert answer.code in (0, 4), answer.err
     found = record(tmp_path / "run")
     assert found["verdict"]["tolerance"] == found["contract"]["margin"] == 0.2 and found["contract"]["met"]
-    assert "kept under the contract: step" in answer.err and found["notes"][-1] == contract_sentence(found["contract"])
+    assert "kept under the contract: step" in answer.err and found["notes"][-1] == contract_sentence(
+        found["contract"], {"original": "accuracy"}
+    )
     base = record(tmp_path / "run")["history"][0]
     again = tune(tiny, tmp_path / "share", *SHORT, "--method", "kl", "--max-drop", "20%")
     assert again.code in (0, 4), again.err

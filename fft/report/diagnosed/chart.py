@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from fft.report.diagnosed.figures import turned
 from fft.report.drawing import COLOURS, FAINT, SHAPES, styled
+from fft.report.words import loss_word
 
 if TYPE_CHECKING:
     import altair
@@ -37,7 +38,8 @@ def chart(record: dict[str, Any]) -> altair.HConcatChart:
         _panel(record, predicted, None, ["predicted loss", "alone, nats"], NARROW),
     )
     title = alt.Title(
-        "dashed: the drop, and the rise of the loss, of the tuned model; the three axes differ",
+        f"dashed: the {loss_word([metric])} of the {metric}, and the rise of the loss, of the tuned model; the three "
+        "axes differ",
         anchor="start",
         offset=12,
     )

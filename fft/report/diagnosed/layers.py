@@ -17,7 +17,7 @@ PARTS = (
 )
 STEPS = (
     Column("put back", lambda step: step["layer"], number=False),
-    Column("of the drop is back", lambda step: share(step["back"])),
+    Column("of what was lost is back", lambda step: share(step["back"])),
     Column("loss", lambda step: score(step["loss"])),
 )
 

@@ -6,6 +6,7 @@ from typing import Any
 from fft.core.naming import counted
 from fft.report.diagnosed.figures import figure, share, small, turned, value_of
 from fft.report.tables import score
+from fft.report.words import loss_word
 
 HEADLINES = {
     "misaligned": (
@@ -17,13 +18,13 @@ HEADLINES = {
         "undecided",
         "Undecided: these test rows cannot tell whether the features or the head lost most of it",
     ),
-    "nothing": ("none", "Nothing to explain: the score did not drop significantly on these test rows"),
+    "nothing": ("none", "Nothing to explain: the score is not significantly worse on these test rows"),
 }
 WITHOUT_HEAD = {
-    True: ("fail", "The score dropped: the layers below say where"),
+    True: ("fail", "The score got worse: the layers below say where"),
     False: HEADLINES["nothing"],
 }
-"""the headlines of a language task, by whether the score dropped: no head is fitted to the features"""
+"""the headlines of a language task, by whether the score got worse: no head is fitted to the features"""
 SPREAD = 0.5  # share of the drop: if no layer recovers that much, no single layer caused the drop
 
 
@@ -32,8 +33,12 @@ def lost_sentence(record: dict[str, Any]) -> str:
     change, loss = record["change"], record["loss"]
     return (
         f"original {change['metric']} {score(change['before'])} → {score(change['after'])} on {change['n']:,} test "
-        f"rows, a drop of {figure(turned(change))}; loss {score(loss['base'])} → {score(loss['tuned'])} nats"
+        f"rows, a {_word(record)} of {figure(turned(change))}; loss {score(loss['base'])} → {score(loss['tuned'])} nats"
     )
+
+
+def _word(record: dict[str, Any]) -> str:
+    return loss_word([record["change"]["metric"]])
 
 
 def layer_sentence(record: dict[str, Any]) -> str:
@@ -45,10 +50,10 @@ def layer_sentence(record: dict[str, Any]) -> str:
     spread = value_of(best["put_back"]) < SPREAD * value_of(turned(record["change"]))
     return (
         f"restoring {best['name']} recovers most: {figure(best['put_back'])}"
-        f"{', less than half of the drop, so no single layer caused it' if spread else ''}; tuned alone, "
+        f"{', less than half of the {_word(record)}, so no single layer caused it' if spread else ''}; tuned alone, "
         f"{worst['name']} loses most: {figure(turned(worst['alone']))}; of the roles over all blocks, "
         f"{role['name']} recovers most: {figure(role['put_back'])}; layers interact, so these figures do not "
-        "sum to the drop"
+        f"sum to the {_word(record)}"
     )
 
 
@@ -92,7 +97,7 @@ def head_sentence(record: dict[str, Any]) -> str:
         return text
     drop = 0.0 - record["change"]["change"]
     ends = "" if kept["low"] is None else f" ({share(kept['low'])} to {share(kept['high'])})"
-    text += f": of the drop of {drop:.3f} {share(kept['value'])}{ends} is not due to the features"
+    text += f": of the {_word(record)} of {drop:.3f} {share(kept['value'])}{ends} is not due to the features"
     return (
         text
         + {
@@ -117,7 +122,7 @@ def proposal_sentence(record: dict[str, Any]) -> str:
     if proposal is None:
         return ""
     names = ", ".join(step["layer"] for step in proposal["steps"])
-    enough = f"{100 * proposal['enough']:.0f} % of the drop on the validation rows"
+    enough = f"{100 * proposal['enough']:.0f} % of the {_word(record)} on the validation rows"
     if proposal["all"]:
         return (
             f"only all layers together recover {enough}, so no freeze is proposed; a gentler method, such as "
