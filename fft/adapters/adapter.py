@@ -65,4 +65,4 @@ def trained_adapter(method: Method, base: Checkpoint, theta: Params) -> Adapter:
     owner = method.owner
     if isinstance(owner, LoRA):
         owner, theta = owner.uniform(theta)
-    return Adapter(owner, theta, base.heads, base.classifier)
+    return Adapter(owner, theta, base.heads, base.classifier, max_length=base.max_length)

@@ -14,7 +14,7 @@ from fft.after.pair import Pair, ScoredPair, load_pair, score_pair
 from fft.after.settings import CheckSettings, ScoredTask
 from fft.after.tokens import vocabulary_notes
 from fft.after.written import divergence, side_by_side
-from fft.data.settings import predicts_tokens
+from fft.data.settings import Data, predicts_tokens
 from fft.disk.environment import environment
 from fft.models.files.heads import alike
 from fft.models.heads import chosen_head
@@ -81,7 +81,7 @@ def _original(pair: Pair, task: ScoredTask, settings: CheckSettings) -> tuple[Ch
     requested = task.tuned_head or task.head or same_name
     tuned_head = chosen_head(pair.tuned.checkpoint, requested, pair.tuned.name, "to score with", language)
     scores = score_pair(pair, task.data, base_head, tuned_head, settings.held_out)
-    record = _record(pair, task.data.source, base_head, tuned_head, scores)
+    record = _record(pair, task.data, base_head, tuned_head, scores)
     assert scores.before is not None  # the base has a head here
     change = change_between(scores.metric, scores.labels, scores.before, scores.after)
     budget = Budget.parse(settings.max_drop)
@@ -103,7 +103,7 @@ def _new(pair: Pair, task: ScoredTask, settings: CheckSettings) -> tuple[Checked
     known = own is not None and its is not None and alike(own, its)
     base_head = tuned_head if known else None
     scores = score_pair(pair, task.data, base_head, tuned_head, settings.held_out)
-    record = _record(pair, task.data.source, base_head, tuned_head, scores)
+    record = _record(pair, task.data, base_head, tuned_head, scores)
     if scores.before is None:
         record.notes.append(f"{pair.base.name} has no head {tuned_head!r} with these labels, and so no score here")
     else:
@@ -120,7 +120,7 @@ def _seen_notes(
     return seen_notes((pair.base.name, pair.tuned.name), rows)
 
 
-def _record(pair: Pair, source: str, base_head: str | None, tuned_head: str, scores: ScoredPair) -> CheckedTaskRecord:
+def _record(pair: Pair, task: Data, base_head: str | None, tuned_head: str, scores: ScoredPair) -> CheckedTaskRecord:
     """Return a task's part of check.json, without the change and the verdict."""
     metric, labels = scores.metric, scores.labels
     after = predictions(metric.kind, scores.after)
@@ -137,7 +137,7 @@ def _record(pair: Pair, source: str, base_head: str | None, tuned_head: str, sco
             errors = scores.of_examples(scores.before), scores.of_examples(scores.after)
             worse, better = (positions[:FURTHEST] for positions in further(targets, *errors))
     return CheckedTaskRecord(
-        source=source,
+        source=task.source,
         sha256=scores.data.identity["test"]["sha256"],
         heads={"base": base_head, "tuned": tuned_head},
         score={"metric": metric.name, **interval(metric, labels, after)._asdict()},
@@ -146,6 +146,6 @@ def _record(pair: Pair, source: str, base_head: str | None, tuned_head: str, sco
         worse=scores.changed(worse),
         better=scores.changed(better),
         divergence=divergence(pair, scores),
-        samples=side_by_side(pair, scores),
+        samples=side_by_side(pair, scores, task.max_new),
         notes=[*scores.notes],
     )

@@ -42,13 +42,13 @@ def divergence(pair: Pair, scores: ScoredPair) -> Interval | None:
     return interval(METRICS["nats"], rows.example_targets(), np.asarray(found, np.float64))
 
 
-def side_by_side(pair: Pair, scores: ScoredPair) -> list[ExampleRecord]:
-    """Return the first SHOWN prompts of a task, with the expected answers and those of both models; [] for a task
-    without prompts.
+def side_by_side(pair: Pair, scores: ScoredPair, max_new: int) -> list[ExampleRecord]:
+    """Return the first SHOWN prompts of a task, with the expected answers and those of both models, of at most
+    `max_new` tokens; [] for a task without prompts.
     """
     if not KINDS[scores.data.kind].prompts or scores.before is None:
         return []
-    base, tuned = (samples(side.checkpoint, scores.data, SHOWN) for side in (pair.base, pair.tuned))
+    base, tuned = (samples(side.checkpoint, scores.data, SHOWN, max_new) for side in (pair.base, pair.tuned))
     return [
         ExampleRecord(one["row"], one["prompt"], None, one["expected"], one["answer"], other["answer"])
         for one, other in zip(base, tuned, strict=True)

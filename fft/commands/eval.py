@@ -28,7 +28,7 @@ class Flags:
     """a folder with a Hugging Face checkpoint, a run folder, a GGUF file, hf:NAME or demo:smollm2"""
     task: Data
     adapter: Path | None = None
-    """a folder with a PEFT adapter, merged into the model"""
+    """a folder with a PEFT adapter of the model, or a run that trained one: it is merged into the model"""
     metric: MetricName = None
     head: Annotated[str | None, TELLS_DEFAULT] = None
     """the head to score with, if the checkpoint has several (default: its classifier)"""
@@ -56,7 +56,6 @@ def parse(args: list[str], cli: Callable[..., Flags]) -> Flags:
 def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     """Score the checkpoint and print the score."""
     from fft import models
-    from fft.adapters import load_adapter
     from fft.data import prepare_scored, read_scored
     from fft.data.settings import predicts_tokens
     from fft.disk.files import write_lines
@@ -64,15 +63,14 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     from fft.evaluate.predictor import make_predict, scored_logits
     from fft.evaluate.written import samples
     from fft.models.heads import chosen_head
+    from fft.run.adapted import adapted
     from fft.run.restored import load_model, scored_length
     from fft.run.seen import Scored, seen_notes
     from fft.stats.intervals import interval, predictions
     from fft.stats.metrics import METRICS
 
     language = predicts_tokens([flags.task])
-    checkpoint = load_model(flags.model, language)
-    if flags.adapter:
-        checkpoint = load_adapter(flags.adapter, checkpoint).on(checkpoint)
+    checkpoint = adapted(load_model(flags.model, language), [flags.adapter] if flags.adapter else [])
     checkpoint = models.computed(checkpoint, Computation(flags.compute))
     name = chosen_head(checkpoint, flags.head, flags.model, "to score with", language)
     (task,) = scored_by(flags.metric, [flags.task])

@@ -8,9 +8,9 @@ import numpy as np
 from fft.core.naming import counted
 from fft.data.kinds import KINDS, Kind
 from fft.data.missing import missing_labels, missing_texts
-from fft.data.prompts import read_template, templated
+from fft.data.prompts import templated
 from fft.data.rows import Rows
-from fft.data.settings import Data, columns_of, kind_of
+from fft.data.settings import Data, column_notes, columns_of, kind_of
 from fft.data.splits import make_splits, text_keys
 from fft.data.tokenize import EncodeOptions, load_tokenizer, text_notes, token_ids
 
@@ -68,10 +68,10 @@ def describe(
 def _of_language(data: Data, stated: str, folder: Path | str, max_length: int, config: "Config") -> dict:
     """Return the description of a language task, in the tokens that training would read."""
     kind = KINDS[stated]
-    tokenizer = templated(load_tokenizer(folder, config.vocab_size), read_template(data.chat_template))
+    tokenizer = templated(load_tokenizer(folder, config.vocab_size), data.chat_template)
     parts = make_splits(data.source, columns_of(data), data.validation, data.test)
     options = EncodeOptions(max_length, config.vocab_size, config.max_positions, supervise=data.loss, cut=data.cut)
-    splits, troubles, shown = {}, [*tokenizer.notes, *parts.warnings], []
+    splits, troubles, shown = {}, [*tokenizer.notes, *column_notes(data), *parts.warnings], []
     for role, rows in parts.rows.items():
         result = kind.encode(kind.task("", None, kind.metric, rows), rows, tokenizer, options)
         lengths, targets = result.encoded.lengths(), result.encoded.example_targets()

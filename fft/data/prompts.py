@@ -122,13 +122,14 @@ def read_template(path: str | None) -> str | None:
         raise MachineError(f"{file}: cannot be read: {error.strerror or error}") from error
 
 
-def templated(tokenizer: Tokenizer, template: str | None) -> Tokenizer:
-    """Return the tokenizer with another chat template, if there is one."""
+def templated(tokenizer: Tokenizer, path: str | None) -> Tokenizer:
+    """Return the tokenizer with the chat template in a file, if one is named. Raises: as `read_template`."""
+    template = read_template(path)
     if template is None:
         return tokenizer
     source = copy(tokenizer.source)
     source.chat_template = template
-    return tokenizer._replace(source=source)
+    return tokenizer._replace(source=source, template=path)
 
 
 def named_ids(folder: Path, config: Mapping[str, Any], vocab_size: int, field: str) -> tuple[int, ...]:
@@ -165,7 +166,8 @@ def rendered(
     if not tokenizer.source.chat_template:
         raise InputError(
             f"{tokenizer.folder}: its tokenizer has no chat template, so {where} cannot be put into one: give a text "
-            "that the model can continue, with --prompt, or a model that was trained to answer"
+            "that the model can continue, with --prompt, a model that was trained to answer, or, for data, a template: "
+            "--new.chat-template FILE (--original.…, --task.…)"
         )
     try:
         chat: Any = [dict(message) for message in messages]
@@ -176,6 +178,6 @@ def rendered(
     except Exception as error:  # a template is a program: it can raise anything
         reason = " ".join(str(error).split())
         raise InputError(
-            f"{where}: the chat template of {tokenizer.folder} fails ({type(error).__name__}: {reason}): change the "
-            "messages, or correct the template"
+            f"{where}: the chat template of {tokenizer.template or tokenizer.folder} fails ({type(error).__name__}: "
+            f"{reason}): change the messages, or correct the template"
         ) from None

@@ -58,7 +58,8 @@ class Data:
     """a file with the Jinja chat template for conversations, in place of the tokenizer's; a model trained with --new's
     is saved with it"""
     max_new: Count = later(64)
-    """the most tokens of an answer that the model writes: of the kind answer, and for --samples of fft eval"""
+    """the most tokens of an answer that the model writes: of the kind answer, for --samples of fft eval, and of
+    those that fft check shows"""
     metric: Annotated[str | None, TELLS_DEFAULT] = None
     """metric: accuracy, macro_f1, mcc; for regression pearson, spearman, rmse; for text, completion and chat nats,
     perplexity, bits_per_byte, token_accuracy; for answer exact_match, squad_match, number_match (default: the first of
@@ -135,6 +136,12 @@ def columns_of(data: Data) -> Columns:
     kind = KINDS[kind_of(data)]
     existing = open_source(data.source).columns() if kind.predicts == "language" else ()
     return kind.columns(Columns(data.text, data.pair, data.label), existing)
+
+
+def column_notes(data: Data) -> list[str]:
+    """Return notes on columns of the source that its kind could read but does not. Raises: as `kind_of`."""
+    kind = KINDS[kind_of(data)]
+    return kind.column_notes(open_source(data.source).columns()) if kind.predicts == "language" else []
 
 
 def predicts_tokens(tasks: Sequence[Data]) -> bool:

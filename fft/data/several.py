@@ -48,7 +48,7 @@ class SeveralData:
     chat_template: Annotated[tuple[str | None, ...], LOCAL] = (None,)
     """a file with the Jinja chat template for conversations, in place of the tokenizer's"""
     max_new: tuple[int, ...] = (Data.max_new,)
-    """the most tokens of an answer that the model writes, for tasks of the kind answer"""
+    """the most tokens of an answer that the model writes: of the kind answer, and of those that fft check shows"""
     metric: Annotated[tuple[str | None, ...], tyro.conf.arg(help_behavior_hint="")] = (None,)
     """metric: accuracy, macro_f1, mcc; for regression pearson, spearman, rmse; for text, completion and chat nats,
     perplexity, bits_per_byte, token_accuracy; for answer exact_match, squad_match, number_match (default: the first of

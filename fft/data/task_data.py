@@ -12,9 +12,9 @@ from fft.core.naming import agreeing, counted
 from fft.data.batches import bucket_lengths
 from fft.data.encoded import Encoded
 from fft.data.kinds import KINDS
-from fft.data.prompts import read_template, templated
+from fft.data.prompts import templated
 from fft.data.rows import Columns, Rows
-from fft.data.settings import Data, Texts, columns_of, kind_of
+from fft.data.settings import Data, Texts, column_notes, columns_of, kind_of
 from fft.data.sources import ROLES, open_source
 from fft.data.splits import Splits, make_splits, text_keys, training_split
 from fft.data.tokenize import EncodeOptions, Tokenizer, encode_texts, load_tokenizer
@@ -244,8 +244,9 @@ def _encoded(
     options = EncodeOptions(length_of(max_length, config, name), config.vocab_size, config.max_positions, numbers)
     tokenizer: Tokenizer = load_tokenizer(checkpoint.folder, config.vocab_size)
     if data is not None:
-        tokenizer = templated(tokenizer, read_template(data.chat_template))
+        tokenizer = templated(tokenizer, data.chat_template)
         options = options._replace(supervise=data.loss, cut=data.cut)
+        warnings += column_notes(data)
     keys = {}
     for role, part in rows.items():
         if data is None:

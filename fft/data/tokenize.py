@@ -32,7 +32,7 @@ class Tokenizer(NamedTuple):
 
     `typed` is whether the model has token types; `vocabulary` is {token: id}, as in `fft.data.backend.Built`; `side` is
     where long texts are cut, left or right; `notes` report where the folder's files disagree; `source` is the tokenizer
-    of transformers, which has the chat template.
+    of transformers, which has the chat template; `template` is the file it is from, None for the folder's own.
     """
 
     backend: "tokenizers.Tokenizer"
@@ -43,6 +43,7 @@ class Tokenizer(NamedTuple):
     side: str
     notes: tuple[str, ...]
     source: "transformers.PreTrainedTokenizerFast"
+    template: str | None = None
     __repr__ = brief
 
 

@@ -78,6 +78,25 @@ def test_few_files_are_blocks_and_many_are_documents(checkpoint, tmp_path):
     assert scored(checkpoint, Data(str(folder))).splits["test"].labels.tolist() == [25] * 20  # </s> behind
 
 
+def test_the_blocks_of_a_file_are_called_blocks(checkpoint, tmp_path):
+    path = tmp_path / "few.txt"
+    path.write_text("\n\n".join(f"{text} {at}" for at, text in enumerate(texts(31))))
+    data = prepare(Data(str(path)), checkpoint, "unembed", None, seed=0, max_length=5)
+    count = len(data.splits["train"].labels)
+    assert any(f"{count} blocks of " in note for note in data.warnings)
+    assert any(f"train: {count} blocks longer than 5 tokens, cut into" in note for note in data.warnings)
+    assert not any("document" in note for note in data.warnings)
+
+
+def test_a_column_of_prompts_that_is_not_read_is_said(checkpoint, tmp_path):
+    rows = [{"question": "the cat", "prompt": "a dog", "answer": "good"}]
+    data = Data(write_jsonl(tmp_path / "a.jsonl", rows))
+    note = "the prompts are those of the column 'prompt'; 'question' is not read"
+    assert note in scored(checkpoint, data).warnings and read_scored(data).texts == ["a dog"]
+    alone = Data(write_jsonl(tmp_path / "b.jsonl", [{"question": "the cat", "answer": "good"}]))
+    assert not any("not read" in each for each in scored(checkpoint, alone).warnings)
+
+
 def test_a_text_that_is_binary_is_refused(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"the good\0cat")
     with pytest.raises(InputError, match=r"a\.txt, line 1: a zero byte"):

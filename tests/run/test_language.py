@@ -108,6 +108,16 @@ def test_check_judges_two_folders_by_nats(tiny, kept, tmp_path):
     assert worse.json["original"][0]["worse"], "rows whose loss grew are listed"
 
 
+def test_check_shows_answers_of_the_length_that_is_named(tiny, kept):
+    sides, chat = (tiny / "base", kept[0] / "model"), ("--original", tiny / "chat.jsonl", "--json")
+    short, long = (
+        fft("check", *sides, *chat, "--original.max-new", new).json["original"][0]["samples"] for new in (1, 3)
+    )
+    for brief, full in zip(short, long, strict=True):
+        assert full["base"].startswith(brief["base"]) and len(brief["base"].split()) <= 1
+    assert any(len(full["base"]) > len(brief["base"]) for brief, full in zip(short, long, strict=True))
+
+
 def test_repair_and_diagnose_take_language_tasks(tiny, kept, tmp_path):
     folder, _ = kept
     base, data = tiny / "base", ("--original", tiny / "prose.txt")
@@ -169,10 +179,19 @@ def test_a_model_without_a_language_head_cannot_learn_text(tiny, tmp_path):
     refused(fft("tune", "--model", encoder, *flags), "predicts masked tokens")
 
 
+def test_a_template_of_a_file_that_fails_is_named(tiny, tmp_path):
+    (tmp_path / "bad.jinja").write_text("{{ raise_exception('no') }}")
+    flags = ("--new", tiny / "chat.jsonl", "--new.chat-template", tmp_path / "bad.jinja", "--out", tmp_path / "r")
+    refused(fft("tune", "--model", tiny / "base", *flags), f"the chat template of {tmp_path / 'bad.jinja'} fails (")
+    own = write_chat(tmp_path / "own", template="{{ raise_exception('no') }}")
+    refused(fft("tune", "--model", own, "--new", tiny / "chat.jsonl", "--out", tmp_path / "r"), f"of {own} fails (")
+
+
 def test_a_chat_needs_a_template(tiny, tmp_path):
     model = write_chat(tmp_path / "m", template=None)
     refused(
-        fft("tune", "--model", model, "--new", tiny / "chat.jsonl", "--out", tmp_path / "r"), "has no chat template"
+        fft("tune", "--model", model, "--new", tiny / "chat.jsonl", "--out", tmp_path / "r"),
+        "for data, a template: --new.chat-template FILE",
     )
 
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from fft.models.model import Checkpoint
 
 ANSWER, QUESTION = "answer", "question"
+PROMPTS = (MESSAGES, PROMPT, QUESTION)
+"""columns of prompts, of which the first is read"""
 
 
 def answer_columns(existing: Sequence[str]) -> Columns | None:
@@ -53,6 +55,13 @@ class Answer(NextToken):
 
     def columns(self, named: Columns, existing: Sequence[str]) -> Columns:
         return answer_columns(existing) or Columns(PROMPT, ANSWER, None, fixed=True)
+
+    def column_notes(self, existing: Sequence[str]) -> list[str]:
+        prompt, *others = [name for name in PROMPTS if name in existing] or [""]
+        if not others:
+            return []
+        unread, are = " and ".join(map(repr, others)), agreeing(len(others), "is", "are")
+        return [f"the prompts are those of the column {prompt!r}; {unread} {are} not read"]
 
     def task(self, name: str, labels: tuple[str, ...] | None, metric: str, rows: Rows) -> Task:
         return Answers(name, metric)
@@ -83,9 +92,9 @@ class Answer(NextToken):
     def limited(self, tokens: Tokens, options: EncodeOptions) -> list[Tokens]:
         return [tokens] if len(tokens.ids) - 1 <= options.max_length else []
 
-    def length_note(self, long: int, pieces: int, options: EncodeOptions) -> str:
-        rows, are = counted(long, self.unit), agreeing(long, "is", "are")
-        return f"{rows} {are} longer than {options.max_length:,} tokens, and no right answer can be cut"
+    def length_note(self, rows: Rows, long: int, pieces: int, options: EncodeOptions) -> str:
+        are, most = agreeing(long, "is", "are"), options.max_length
+        return f"{counted(long, self.unit)} {are} longer than {most:,} tokens, and no right answer can be cut"
 
     def denominators(
         self, task: Task, rows: Rows, examples: Sequence[Sequence[Tokens]], tokenizer: Tokenizer

@@ -52,6 +52,10 @@ class Kind(ABC):
     def columns(self, named: Columns, existing: Sequence[str]) -> Columns:
         """Return the columns to read of a source with the `existing` ones; `named` are those that the settings name."""
 
+    def column_notes(self, existing: Sequence[str]) -> list[str]:
+        """Return notes on columns that are not read though they have a meaning for this kind."""
+        return []
+
     @abstractmethod
     def task(self, name: str, labels: tuple[str, ...] | None, metric: str, rows: Rows) -> Task:
         """Return the task `name`; `labels` are those of an existing head, None derives them from the rows.

@@ -20,13 +20,17 @@ class LanguageKind(Kind):
     unit: ClassVar[str]
     """the word for a row in messages"""
 
+    def unit_of(self, rows: Rows) -> str:
+        """Return the word for one of these rows in messages: parts of a longer text are blocks."""
+        return self.unit if rows.complete else "block"
+
     def task(self, name: str, labels: tuple[str, ...] | None, metric: str, rows: Rows) -> Task:
         return Language(name, metric)
 
     def shown(self, tokenizer: Tokenizer, result: EncodedRows) -> list[str]:
         rows = result.encoded
         row = f"row {rows.numbers[0]}, supervised tokens in ⟦ ⟧: {marked(tokenizer, rows)!r}"
-        return [_share(result, self.unit), row]
+        return [_share(result, self.unit_of(result.rows)), row]
 
     def unwatched(self, metric: str) -> str | None:
         if metric == self.metric:

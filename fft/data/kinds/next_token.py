@@ -32,10 +32,10 @@ class NextToken(LanguageKind):
         """Return a sequence in at most `options.max_length` inputs: cut, in several parts, or nothing of it."""
         return fitted(tokens, options.max_length, options.cut)
 
-    def length_note(self, long: int, pieces: int, options: EncodeOptions) -> str:
+    def length_note(self, rows: Rows, long: int, pieces: int, options: EncodeOptions) -> str:
         """Return a note on the `long` rows that exceed the limit, of which so many pieces are left."""
         done = f"split into {counted(pieces, 'piece')}" if options.cut == "split" else f"cut at the {options.cut}"
-        return f"{counted(long, self.unit)} longer than {options.max_length:,} tokens, {done}"
+        return f"{counted(long, self.unit_of(rows))} longer than {options.max_length:,} tokens, {done}"
 
     def encode(self, task: Task, rows: Rows, tokenizer: Tokenizer, options: EncodeOptions) -> EncodedRows:
         refuse_length(tokenizer, options)
@@ -44,17 +44,17 @@ class NextToken(LanguageKind):
         lengths = [max((len(tokens.ids) - 1 for tokens in row), default=0) for row in sequences]
         long = np.flatnonzero(np.array(lengths) > options.max_length)
         if len(long):
-            notes.append(self.length_note(len(long), sum(len(examples[at]) for at in long), options))
+            notes.append(self.length_note(rows, len(long), sum(len(examples[at]) for at in long), options))
         chosen = [at for at, example in enumerate(examples) if sum(tokens.targets for tokens in example)]
         if not chosen:
             raise InputError(
-                f"{rows.source}: no {self.unit} has a token to predict within {options.max_length:,} tokens: give "
-                "longer texts, or a larger --max-length"
+                f"{rows.source}: no {self.unit_of(rows)} has a token to predict within {options.max_length:,} "
+                "tokens: give longer texts, or a larger --max-length"
             )
         if left_out := len(examples) - len(chosen):
             are = agreeing(left_out, "is", "are")
             notes.append(
-                f"{counted(left_out, self.unit)} {are} left out, because no token to predict is left within "
+                f"{counted(left_out, self.unit_of(rows))} {are} left out, because no token to predict is left within "
                 f"{options.max_length:,} tokens"
             )
         rows, examples = rows.take(chosen), [[t for t in examples[at] if t.targets] for at in chosen]

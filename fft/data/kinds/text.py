@@ -33,6 +33,6 @@ class Text(NextToken):
     def limited(self, tokens: Tokens, options: EncodeOptions) -> list[Tokens]:
         return windows(tokens, options.max_length)
 
-    def length_note(self, long: int, pieces: int, options: EncodeOptions) -> str:
-        documents, parts = counted(long, self.unit), counted(pieces, "window")
+    def length_note(self, rows: Rows, long: int, pieces: int, options: EncodeOptions) -> str:
+        documents, parts = counted(long, self.unit_of(rows)), counted(pieces, "window")
         return f"{documents} longer than {options.max_length:,} tokens, cut into {parts}"
