@@ -13,7 +13,7 @@ from fft.core.errors import InputError
 from fft.core.network import outputs_of
 from fft.core.progress import announced
 from fft.core.tree import Params
-from fft.data.batches import eval_batches
+from fft.data.batches import bucket_lengths, eval_batches
 from fft.data.encoded import Encoded
 from fft.data.kinds import KINDS
 from fft.data.kinds.answer import text_of, writer_of
@@ -110,7 +110,8 @@ def samples(checkpoint: Checkpoint, data: TaskData, count: int, max_new: int = D
     """Return `told` for the first `count` test rows of a task with prompts: what the model writes to each of them, at
     most `max_new` tokens, of an answer task as many as its own.
 
-    Answers that no metric compares are counted as in `exact_match`. Raises: InputError for a task without prompts.
+    Rows so long that the model has no positions left for an answer are passed over. Answers that no metric compares are
+    counted as in `exact_match`. Raises: InputError for a task without prompts.
     """
     task, rows = data.task, data.splits["test"]
     if not KINDS[data.kind].prompts:
@@ -119,9 +120,14 @@ def samples(checkpoint: Checkpoint, data: TaskData, count: int, max_new: int = D
     if not isinstance(task, Answers):
         task = Answers(task.name, writer=writer_of(checkpoint, max_new))
     begins = np.arange(len(rows.ids)) if rows.example is None else np.unique(rows.example, return_index=True)[1]
-    chosen = rows.take(begins[:count])
-    batches = eval_batches(chosen, EVAL_BATCH, data.lengths, data.pad_id)
-    writing = Writing(checkpoint.model, task, data.lengths)
+    assert task.writer is not None  # an answer task is bound to its checkpoint
+    room = checkpoint.model.config.max_positions - task.writer.max_new
+    chosen = rows.take(np.array([at for at in begins if len(rows.ids[at]) <= room][:count], np.int64))
+    if not len(chosen.ids):
+        return []
+    lengths = bucket_lengths(chosen.lengths())
+    batches = eval_batches(chosen, EVAL_BATCH, lengths, data.pad_id)
+    writing = Writing(checkpoint.model, task, lengths)
     return told(task, chosen, predict(writing, checkpoint.params, batches, len(chosen.ids)))
 
 

@@ -81,6 +81,15 @@ def test_eval_counts_what_transformers_writes(tiny, learned, tmp_path, name):
     assert answer.json["samples"] == lines[:2] and f"answer    {lines[0]['answer']!r}" in answer.err
 
 
+def test_a_prompt_without_room_for_an_answer_is_no_sample(tiny, tmp_path):
+    rows = [{"prompt": "good " * 50, "completion": "cat"}, {"prompt": "bad dog", "completion": " cat"}]
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    flags = ("--model", tiny / "base", "--task", tmp_path / "rows.jsonl", "--samples", 2, "--json")
+    for new, numbers in ((4, [1, 2]), (POSITIONS - 20, [2]), (POSITIONS, [])):
+        answer = fft("eval", *flags, "--task.max-new", new)
+        assert [sample["row"] for sample in answer.json.get("samples", [])] == numbers, answer.err
+
+
 def test_the_samples_of_a_chat_task_have_the_length_that_is_named(tiny, learned):
     row = {"messages": [{"role": "user", "content": "good"}, {"role": "assistant", "content": "cat"}]}
     task = write_jsonl(tiny / "turns.jsonl", [row])
