@@ -11,16 +11,19 @@ steps of one row of T = 512 packed tokens. Full fine-tuning, float32, AdamW with
 TRL runs with `SFTConfig(packing=True, use_cpu=True, bf16=False, gradient_checkpointing=False)` and its defaults: it
 packs by best-fit decreasing, as `fft` does, joins the rows of a batch into one without padding, and takes torch's fused
 AdamW. Its collator gives no mask but positions that begin anew with every text, of which transformers' sdpa attention
-makes the mask: texts do not see each other on either side, so that the losses are the same. The loss of the first batch
-of `fft`, before any update, is printed for both. What differs: TRL's row includes the last token of a text, which is
-only a target, so that a text takes one token more; without a GPU its language head computes the logits of all tokens,
-those without a target as well, and their entropy and accuracy, which it reports.
+makes the mask: texts do not see each other on either side. The loss of the first batch of `fft`, before any update, is
+printed for both and has to agree within 1e-4; it would not if texts saw each other.
+
+What differs: TRL's row includes the last token of a text, which is only a target, so that a text takes one token more;
+without a GPU its language head computes the logits of all tokens, those without a target as well, and their entropy and
+accuracy, which it reports.
 
 The two alternate in one process. In a round a side takes an uncounted step and then STEPS counted ones. Of TRL these
 are steps of `trainer.train()`, from the end of the first step to the end of the last, with its batches made in between,
 without logging, saving and what precedes the first step; of `fft` they are the compiled train step with its batches
 made in between. A figure is the median over rounds of (supervised tokens a second of `fft`) / (of TRL): above 1 means
-that `fft` is faster. TRL is in the extra `test`.
+that `fft` is faster. Figures of a busy machine are too high, because torch's threads wait for each other, see
+experiments.benchmarks.decoder_step. TRL is in the extra `test`.
 """
 
 import gc
@@ -61,6 +64,8 @@ FEWEST_WORDS, MOST_WORDS, COMPLETED = 40, 200, 0.25
 """the fewest and the most words of a paragraph, and the share of them that is its completion"""
 IGNORED = -100
 """TRL's label of a token that is not supervised"""
+TOLERANCE = 1e-4
+"""the most by which the two losses of a batch may differ, in nats"""
 Part = Literal["completions", "whole"]
 KIND: dict[Part, str] = {"completions": "completion", "whole": "text"}
 
@@ -188,10 +193,10 @@ def their_round(trainer: "trl.SFTTrainer") -> Callable[[], float]:
     return train
 
 
-def their_loss(trainer: "trl.SFTTrainer", texts: list[tuple]) -> float:
-    """Return the loss of a batch of these texts, each with its ids and labels, at the trainer's weights."""
-    ids, labels = ([value for text in texts for value in text[field]] for field in (0, 1))
-    row = {"input_ids": ids, "labels": labels, "seq_lengths": [len(text[0]) for text in texts]}
+def their_loss(trainer: "trl.SFTTrainer", batch: list[tuple]) -> float:
+    """Return the loss of a packed row of texts, each with its ids and labels, at the trainer's weights."""
+    ids, labels = ([value for text in batch for value in text[field]] for field in (0, 1))
+    row = {"input_ids": ids, "labels": labels, "seq_lengths": [len(text[0]) for text in batch]}
     with torch.no_grad():
         return trainer.compute_loss(trainer.model, trainer.data_collator([row])).item()
 
@@ -228,6 +233,7 @@ def measure(part: Part, table: Table, rounds: int) -> dict[str, float]:
         assert packed_rows(trainer.train_dataset) == our_rows(encoded), "both sides train on the same tokens"
         assert len(trainer.train_dataset) == STEPS
         trl_loss = their_loss(trainer, first)
+        assert abs(loss - trl_loss) < TOLERANCE, f"losses of the same batch: {loss} and {trl_loss} of TRL"
         seconds = in_turn({"fft": ours, "TRL": their_round(trainer)}, rounds)
     speed = {name: [counted / STEPS / time for time in times] for name, times in seconds.items()}
     ratio, quartiles = paired_ratio(speed["fft"], speed["TRL"])
