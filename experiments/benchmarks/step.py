@@ -15,6 +15,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
@@ -82,15 +83,27 @@ def step_on(
 
     `aux` is what the method's `prepare` would return.
     """
+    return partial(step_from(model, base, task, method, original, aux), batch)
+
+
+def step_from(
+    model: models.Model,
+    base: Params,
+    task: Task,
+    method: Method,
+    original: Task | None = None,
+    aux: Params = MappingProxyType({}),
+) -> Callable[[Batch], float]:
+    """Return the step of `step_on`, to be called with a batch."""
     theta = method.init(base, jax.random.key(1))
     multiplier = multipliers(method, theta, model.depth)
     tx = make_optimizer(theta, multiplier, Optim(lr=LR), steps=1000)
     step = make_train_step(model, task, method, tx, multiplier, original)
     state = init_state(theta, tx, jax.random.key(2))
-    stream = {"new": jax.tree.map(lambda value: value[None], batch)}
 
-    def take() -> float:
+    def take(batch: Batch) -> float:
         nonlocal state
+        stream = {"new": jax.tree.map(lambda value: value[None], batch)}
         state, metrics = step(state, base, dict(aux), stream)
         jax.block_until_ready(state)
         return float(metrics["loss"])
@@ -151,15 +164,24 @@ def alternate(contenders: dict[str, Callable], rounds: int, steps: int, warm: in
     for take in contenders.values():
         for _ in range(warm):
             take()
-    seconds = {name: [] for name in contenders}
+
+    def seconds_per_step(take: Callable) -> float:
+        take()
+        start = time.perf_counter()
+        for _ in range(steps):
+            take()
+        return (time.perf_counter() - start) / steps
+
+    return in_turn({name: partial(seconds_per_step, take) for name, take in contenders.items()}, rounds)
+
+
+def in_turn(measures: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """Return what each function returns in each round; the order alternates between rounds."""
+    results = {name: [] for name in measures}
     for i in range(rounds):
-        for name in list(contenders)[:: 1 if i % 2 else -1]:
-            contenders[name]()
-            start = time.perf_counter()
-            for _ in range(steps):
-                contenders[name]()
-            seconds[name].append((time.perf_counter() - start) / steps)
-    return seconds
+        for name in list(measures)[:: 1 if i % 2 else -1]:
+            results[name].append(measures[name]())
+    return results
 
 
 def paired_ratio(times: list[float], reference: list[float]) -> tuple[float, str]:
