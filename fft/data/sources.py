@@ -198,8 +198,8 @@ def _open_hf(source: str, rest: str) -> Source:
         )
     with _as_one_message(source):
         try:
-            loaded = datasets.load_dataset(name, config or None)
-        except datasets.exceptions.DatasetNotFoundError as error:
+            loaded: Any = datasets.load_dataset(name, config or None)  # of its four types, the one with a table a split
+        except datasets.exceptions.DatasetNotFoundError as error:  # pyright: ignore[reportAttributeAccessIssue]
             raise InputError(f"{source}: {error}") from None
         except ValueError as error:  # a config that is missing or unknown
             raise InputError(f"{source}: {error}. Name a configuration as hf:NAME:CONFIG.") from None
