@@ -102,7 +102,7 @@ def step_of(method: Method) -> Callable[[], float]:
         return step_on(model, base, task, method, batch, original=task)
     outputs = outputs_of(model, base, batch, read=(task.reads,))
     ids, logs = task.likeliest(outputs, batch, method.likeliest, method.temperature)
-    aux = {"ids": ids.reshape(-1, method.likeliest), "logs": logs.reshape(-1, method.likeliest)}
+    aux = {"likeliest": ids.reshape(-1, method.likeliest), "logs": logs.reshape(-1, method.likeliest)}
     batch = batch._replace(numbers=np.arange(targets.size, dtype=np.int32).reshape(targets.shape))
     return step_on(model, base, task, method, batch, original=task, aux=aux)
 

@@ -104,14 +104,14 @@ def check_teacher(method: str, stream: str, likeliest: int, context: Context) ->
 
 def taught(context: Context, stream: str, likeliest: int, temperature: float) -> Params:
     """Return what the base's original head predicts on a stream: {"logits": [N, C] or [N, T, C]} by row; of a language
-    head {"ids", "logs": [M, K]} of the K = `likeliest` tokens by target, or {} for 0.
+    head {"likeliest", "logs": [M, K]} of the K = `likeliest` tokens by target, or {} for 0.
     """
     if context.original is None or context.original.stores:
         return {"logits": jnp.asarray(context.teacher.outputs(stream, "logits"))}
     if not likeliest:
         return {}
     ids, logs = context.teacher.likeliest(stream, likeliest, temperature)
-    return {"ids": jnp.asarray(ids), "logs": jnp.asarray(logs)}
+    return {"likeliest": jnp.asarray(ids), "logs": jnp.asarray(logs)}
 
 
 def divergence(outputs: Outputs, batch: Batch, aux: Params, task: Task, temperature: float) -> jax.Array:
@@ -119,9 +119,9 @@ def divergence(outputs: Outputs, batch: Batch, aux: Params, task: Task, temperat
 
     [B], or [B, T] or [B, S] for a task that reads tokens; `aux` is the result of `taught`.
     """
-    if "ids" in aux:
+    if "likeliest" in aux:
         assert batch.numbers is not None  # batches that are trained on have them
-        of_base = aux["ids"][batch.numbers], aux["logs"][batch.numbers]
+        of_base = aux["likeliest"][batch.numbers], aux["logs"][batch.numbers]
         return cast("Language", task).divergences_from(*of_base, outputs, batch, temperature)
     if outputs.base is not None and not task.stores:
         return task.divergences(outputs.base, outputs, batch, temperature)
