@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, cast
 import jax.numpy as jnp
 import numpy as np
 
-from fft.after.tokens import OTHER_TEMPLATE, other_tokenizer, refuse_other_tokens, templates_differ
+from fft.after.tokens import OTHER_TEMPLATE, other_tokenizer, read_by_template, refuse_other_tokens
 from fft.core.errors import InputError
 from fft.core.naming import UNEMBED
 from fft.data import Rows, TaskData, prepare_scored, read_scored
@@ -76,6 +76,12 @@ class Pair(NamedTuple):
     def names(self) -> tuple[str, str]:
         """The names of both."""
         return self.base.name, self.tuned.name
+
+    @property
+    def templates_differ(self) -> bool:
+        """Whether their tokenizers have different chat templates."""
+        first, second = (side.tokenizer().source.chat_template for side in (self.base, self.tuned))
+        return first != second
 
     @property
     def notes(self) -> list[str]:
@@ -185,7 +191,7 @@ def score_pair(pair: Pair, data: Data, base_head: str | None, tuned_head: str, h
     scorable = [(one, head) for one, head in heads if head is not None]
     encoded = [prepare_scored(data, rows, one, head, one.head(head), pair.length.tokens) for one, head in scorable]
     first, last = encoded[0].splits["test"], encoded[-1].splits["test"]
-    templates = base_head is not None and templates_differ(data, rows, pair.base.tokenizer(), pair.tuned.tokenizer())
+    templates = base_head is not None and read_by_template(data, rows) and pair.templates_differ
     cause = OTHER_TEMPLATE if templates else other_tokenizer("compared")
     refuse_other_tokens(rows.source, pair.names, first, last, cause)
     predictor = pair.predictor(encoded[0].task)

@@ -56,9 +56,9 @@ def vocabulary_notes(names: Names, first: Tokenizer, second: Tokenizer) -> list[
     return [*_added(names[0], own, names[1], its), *_added(names[1], its, names[0], own)]
 
 
-def templates_differ(data: Data, rows: Rows, first: Tokenizer, second: Tokenizer) -> bool:
-    """Whether the rows are conversations, which two chat templates may write differently."""
-    return rows.chat and data.chat_template is None and first.source.chat_template != second.source.chat_template
+def read_by_template(data: Data, rows: Rows) -> bool:
+    """Whether the rows are conversations that each checkpoint's own chat template writes."""
+    return bool(rows.chat) and data.chat_template is None
 
 
 def _added(name: str, own: Mapping[str, int], other: str, its: Mapping[str, int]) -> list[str]:

@@ -141,7 +141,7 @@ class Numbering:
     """
 
     def __init__(self, encoded: Encoded) -> None:
-        counts = None if encoded.masking is not None else encoded.target_counts()
+        counts = encoded.target_counts() if encoded.targets_stay else None
         self._own = None if counts is None else np.split(np.arange(counts.sum()), np.cumsum(counts)[:-1])
 
     def of(self, rows: Sequence[np.ndarray], places: int | None) -> np.ndarray | None:

@@ -39,6 +39,11 @@ class Encoded(NamedTuple):
             ids[at], targets[at] = self.masking.draw(at, np.random.default_rng([*seed, int(at)]))
         return self._replace(ids=ids, targets=targets)
 
+    @property
+    def targets_stay(self) -> bool:
+        """Whether tokens are predicted, the same ones in every epoch."""
+        return self.targets is not None and self.masking is None
+
     def lengths(self) -> np.ndarray:
         """Return the number of tokens of every row, int64 [N]."""
         return np.array([len(ids) for ids in self.ids], np.int64)

@@ -10,7 +10,7 @@ from fft.core.batch import Batch
 from fft.core.network import outputs_of
 from fft.core.progress import announced, doing
 from fft.core.tree import Params
-from fft.data.batches import Batches, bucket_lengths, eval_batches
+from fft.data.batches import Batches, Numbering, bucket_lengths, eval_batches
 from fft.data.encoded import Encoded
 from fft.data.streams import EVAL_BATCH
 from fft.evaluate.predict import Predictor, predict, score_batch
@@ -53,9 +53,7 @@ def base_likeliest(
     """
     count = min(count, checkpoint.model.config.vocab_size)
     rows, seen = batches.encoded, read_rows(batches, steps)
-    counts = rows.target_counts()
-    assert counts is not None  # as of every row whose tokens are predicted
-    starts, total = np.cumsum(counts) - counts, int(counts.sum())
+    numbering, total = Numbering(rows), int(rows.example_targets().sum())
     ids, logs = np.zeros((total, count), np.int32), np.zeros((total, count), np.float32)
     lengths = bucket_lengths(rows.lengths()[seen])
 
@@ -67,10 +65,11 @@ def base_likeliest(
     cut = eval_batches(rows.take(seen), score_batch(rows, lengths, EVAL_BATCH), lengths, batches.pad_id)
     with doing("rows", total=len(seen)) as work:
         for batch, index in cut:
-            tokens, probabilities = (np.asarray(values) for values in apply(checkpoint.params, batch))
-            for row, at in enumerate(seen[index]):
-                own = slice(starts[at], starts[at] + counts[at])
-                ids[own], logs[own] = tokens[row, : counts[at]], probabilities[row, : counts[at]]
+            real = np.asarray(batch.weight[: len(index)]) > 0
+            numbers = numbering.of(list(seen[index][:, None]), real.shape[1])
+            assert numbers is not None  # as of all rows whose targets stay the same
+            for kept, found in zip((ids, logs), apply(checkpoint.params, batch), strict=True):
+                kept[numbers[real]] = np.asarray(found)[: len(index)][real]
             work.advance(len(index))
             poll()
     return ids, logs

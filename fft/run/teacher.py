@@ -12,7 +12,6 @@ from fft import models
 from fft.core.computation import PRECISE
 from fft.core.naming import ORIGINAL
 from fft.data.batches import Batches
-from fft.data.encoded import Encoded
 from fft.data.streams import original_batches
 from fft.evaluate.teacher import base_likeliest, base_part
 from fft.methods import Context
@@ -86,9 +85,5 @@ def context_of(
         is_trained=is_trained,
         poll=poll,
         new=streams["new"].task,
-        fixed_tokens=frozenset(name for name, rows in streams.items() if _is_fixed(rows.splits["train"])),
+        fixed_tokens=frozenset(name for name, rows in streams.items() if rows.splits["train"].targets_stay),
     )
-
-
-def _is_fixed(rows: Encoded) -> bool:
-    return rows.targets is not None and rows.masking is None
