@@ -6,7 +6,7 @@ from fft.core.naming import counted
 from fft.data.kinds.kind import EncodedRows, Kind
 from fft.data.marks import marked
 from fft.data.rows import Rows
-from fft.data.tokenize import Tokenizer
+from fft.data.tokenize import EncodeOptions, Tokenizer
 from fft.tasks import Language, Task
 
 
@@ -26,6 +26,10 @@ class LanguageKind(Kind):
 
     def task(self, name: str, labels: tuple[str, ...] | None, metric: str, rows: Rows) -> Task:
         return Language(name, metric)
+
+    def divided(self, rows: Rows, long: int, parts: str, options: EncodeOptions) -> str:
+        """Return a note on the `long` rows that exceed the limit and are cut into `parts`, as "3 windows"."""
+        return f"{counted(long, self.unit_of(rows))} longer than {options.max_length:,} tokens, cut into {parts}"
 
     def shown(self, tokenizer: Tokenizer, result: EncodedRows) -> list[str]:
         rows = result.encoded

@@ -70,14 +70,8 @@ class MaskedLanguage(LanguageKind):
         result = result._replace(labels=result.example_targets())
         pieces = np.bincount(example)
         cut = pieces[pieces > 1]
-        return EncodedRows(result, rows, self._length_notes(rows, len(cut), int(cut.sum()), options), len(cut))
-
-    def _length_notes(self, rows: Rows, long: int, pieces: int, options: EncodeOptions) -> list[str]:
-        """Return a note on the `long` rows that exceed the limit; [] for none."""
-        if not long:
-            return []
-        documents, parts = counted(long, self.unit_of(rows)), counted(pieces, "piece")
-        return [f"{documents} longer than {options.max_length:,} tokens, cut into {parts}"]
+        notes = [self.divided(rows, len(cut), counted(int(cut.sum()), "piece"), options)] if len(cut) else []
+        return EncodedRows(result, rows, notes, len(cut))
 
     def task(self, name: str, labels: tuple[str, ...] | None, metric: str, rows: Rows) -> Task:
         if metric == "bits_per_byte":

@@ -34,5 +34,4 @@ class Text(NextToken):
         return windows(tokens, options.max_length)
 
     def length_note(self, rows: Rows, long: int, pieces: int, options: EncodeOptions) -> str:
-        documents, parts = counted(long, self.unit_of(rows)), counted(pieces, "window")
-        return f"{documents} longer than {options.max_length:,} tokens, cut into {parts}"
+        return self.divided(rows, long, counted(pieces, "window"), options)
