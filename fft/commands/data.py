@@ -37,7 +37,7 @@ def parse(args: list[str], cli: Callable[..., Flags]) -> Flags:
 
 
 def execute(flags: Flags, console: Console) -> tuple[dict, int]:
-    """Print a table of the source's splits and the problems."""
+    """Print a table of the source's splits, and notes on what may be wrong or should be known."""
     from fft import models
     from fft.data import describe
     from fft.run.restored import tokenizer_folder
@@ -56,8 +56,8 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
         table.add_row(*map(Text, (name, str(split["rows"]), shown, *lengths, cut, str(split["duplicates"]))))
     console.print(table)
     console.out(f"kind of task: {description['kind']}", highlight=False)
-    for problem in description["troubles"]:
-        console.out(f"problem: {problem}", highlight=False)
+    for note in description["troubles"]:
+        console.out(f"note: {note}", highlight=False)
     for text in description.get("shown", ()):
         console.out(text, highlight=False)
     return description, 0

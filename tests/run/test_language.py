@@ -173,6 +173,16 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(tiny, tmp_path,
     assert not (tmp_path / "r").exists()
 
 
+def test_a_budget_that_the_rows_cannot_show_is_refused_with_their_number(tiny, tmp_path):
+    (tmp_path / "one.txt").write_text("good bad cat\n")
+    write_jsonl(tmp_path / "answers.jsonl", [{"prompt": word, "answer": word} for word in WORDS])
+    run = ("tune", "--model", tiny / "base", "--new", tiny / "chat.jsonl", "--out", tmp_path / "r")
+    one = ("--original", tiny / "prose.txt", "--original.validation", tmp_path / "one.txt", "--max-drop", "0.02")
+    refused(fft(*run, *one), "has 1 validation row; it takes at least 2 of them to see 0.02")
+    answers = ("--original", tmp_path / "answers.jsonl", "--original.validation", tmp_path / "answers.jsonl")
+    refused(fft(*run, *answers, "--max-drop", "0.01"), "has 12 validation rows; it takes at least 100 of them")
+
+
 def test_a_model_without_a_language_head_cannot_learn_text(tiny, tmp_path):
     encoder = write_checkpoint(tmp_path / "bert")
     flags = ("--new", tiny / "chat.jsonl", "--out", tmp_path / "r")
