@@ -3,6 +3,8 @@
 Letters: B batch, T tokens, D model, H heads, G key-value heads, K head width, F mlp.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -11,7 +13,8 @@ from fft.core.batch import Read, States
 from fft.core.computation import wide
 from fft.models.decoder_shape import DecoderShape, LayerAttention
 from fft.models.dropout import Dropout
-from fft.models.layers import ACTIVATIONS, MASKED, Dense, RMSNorm, as_format, norm
+from fft.models.grouped import attend, attend_before
+from fft.models.layers import ACTIVATIONS, Dense, RMSNorm, as_format, norm
 from fft.models.pooling import mean_token, pooled_place
 from fft.models.reach import Slots, allowed_keys, reach_in_ring
 from fft.models.rope import rotated, table
@@ -35,7 +38,7 @@ class GroupedAttention(nn.Module):
     """
 
     shape: DecoderShape
-    scale: float
+    attention: LayerAttention
 
     @nn.compact
     def __call__(
@@ -48,7 +51,7 @@ class GroupedAttention(nn.Module):
         start: jax.Array | None = None,
         prefix: jax.Array | None = None,
     ) -> jax.Array:
-        shape, kv_heads = self.shape, self.shape.kv_heads
+        shape = self.shape
 
         def by_head(name: str, inputs: jax.Array, heads: int) -> jax.Array:  # [B, T, D] -> [B, T, H, K]
             y = Dense(heads * shape.width, shape.qkv_bias, shape.dtype, name=name)(inputs, seed)
@@ -62,27 +65,18 @@ class GroupedAttention(nn.Module):
             return y
 
         query = by_head("query", rows, shape.heads)
-        key, value = by_head("key", x, kv_heads), by_head("value", x, kv_heads)
+        key, value = by_head("key", x, shape.kv_heads), by_head("value", x, shape.kv_heads)
         if prefix is not None:
             fronts = prefix_slots(prefix, shape, len(x)).astype(key.dtype)
             key, value = (jnp.concatenate(pair, axis=1) for pair in zip(fronts, (key, value), strict=True))
         if start is not None:
             key, value = self._cached("keys", key, start), self._cached("values", value, start)
-        # A group's R query heads are rows of one product, [R · t, K] by [K, S]: with the heads as a dimension of their
-        # own, XLA on CPU takes 2 to 3 times as long for the scores and their gradients
-        query = query.reshape(*rows.shape[:2], kv_heads, -1, shape.width).transpose(0, 2, 3, 1, 4)
-        grouped = query.shape[:-1]  # B, G, R, t
-        query = query.reshape(*grouped[:2], -1, shape.width)
-        key, value = key.transpose(0, 2, 1, 3), value.transpose(0, 2, 1, 3)
-        scores = jnp.einsum("bgqk,bgsk->bgqs", query, key, preferred_element_type=wide(key.dtype)) * self.scale
-        scores = scores.reshape(*grouped, -1)
-        if shape.score_cap is not None:
-            scores = shape.score_cap * jnp.tanh(scores / shape.score_cap)
-        scores = jnp.where(allowed[:, None, None], scores, MASKED)
-        weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-        weights = Dropout(shape.attention_dropout, name="weights")(weights, seed)
-        mixed = jnp.einsum("bgqs,bgsk->bgqk", weights.reshape(*query.shape[:-1], -1), value)
-        mixed = mixed.reshape(*grouped, -1).transpose(0, 3, 1, 2, 4).reshape(*rows.shape[:2], -1)
+        scale, cap, dropped = self.attention.scale, shape.score_cap, seed is not None and shape.attention_dropout > 0
+        if shape.causal and start is None and query.shape[1] == key.shape[1] and not dropped:
+            mixed = attend_before(query, key, value, allowed, scale, cap, self.attention.window)
+        else:
+            drop = Dropout(shape.attention_dropout, name="weights")
+            mixed = attend(query, key, value, allowed, scale, cap, partial(drop, seed=seed))
         return Dense(shape.dim, shape.out_bias, shape.dtype, name="out")(mixed, seed)
 
     def _cached(self, name: str, added: jax.Array, start: jax.Array) -> jax.Array:
@@ -144,7 +138,7 @@ class DecoderBlock(nn.Module):
     ) -> jax.Array:
         shape = self.shape
         normed = _norm(shape, "attention_norm")(x) if self.normed and shape.norm_before else x
-        attend = GroupedAttention(shape, self.attention.scale, name="attention")
+        attend = GroupedAttention(shape, self.attention, name="attention")
         own = None if rotation is None else ((_at(places, rotation[0]), _at(places, rotation[1])), rotation)
         mixed = attend(_at(places, normed), normed, _at(places, allowed), own, seed, start, prefix)
         y = _at(places, x) + self._added("attention", mixed, shape.attention_out_dropout, seed)

@@ -72,8 +72,9 @@ def check_budget(max_drop: str, original: TaskData) -> None:
     rows, least = len(original.splits["validation"].ids), KINDS[original.kind].least_rows(budget.amount)
     if rows < least:
         raise InputError(
-            f"--max-drop {max_drop}: the original task has {counted(rows, 'validation row')}; it takes at least {least} "
-            f"of them to see {max_drop}. Give more, --original.validation names a file of them, or a larger budget"
+            f"--max-drop {max_drop}: the original task has {counted(rows, 'validation row')}; it takes at least "
+            f"{least} of them to see {max_drop}. Give more, --original.validation names a file of them, or a larger "
+            "budget"
         )
 
 
