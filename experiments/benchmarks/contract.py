@@ -44,6 +44,7 @@ ROWS = {"original": 1_000, "new": 600}
 SOURCES = {"original": "demo:movie", "new": "demo:tweets"}
 LEAST_TRIED = 2  # candidates: the last step and an interpolation with the base
 ALPHAS = (0.25, 0.5, 0.75)  # interpolations per round
+PARTS = ("prepare", "train", "scoring", "saving")  # seconds of a run
 
 
 class _Teacher(NoTeacher):
@@ -123,8 +124,11 @@ def _base() -> str:
     return str(trained_base(Console(stderr=True)))
 
 
-def run_seconds(folder: Path, *flags: str) -> float:
-    """Return the wall seconds of an `fft tune` process, which may use cached compiled programs."""
+def run_seconds(folder: Path, *flags: str) -> dict[str, float]:
+    """Return the wall seconds of an `fft tune` process, which may use cached compiled programs, and those of its parts.
+
+    The parts are those of run.json; `rest` is imports, reading, compiling before step 1 and the report.
+    """
     command = [sys.executable, "-m", "fft", "tune", "--model", _base(), "--method", "kl", "--head", "shared"]
     for name, source in SOURCES.items():
         command += [f"--{name}", source]
@@ -134,12 +138,14 @@ def run_seconds(folder: Path, *flags: str) -> float:
     spent = time.monotonic() - start
     if process.returncode not in (0, 1, 4):
         raise RuntimeError(process.stderr.decode())
-    contract = json.loads((folder / "run.json").read_text())["contract"]
+    record = json.loads((folder / "run.json").read_text())
+    contract = record["contract"]
     if contract is not None and len(contract["tried"]) < LEAST_TRIED:
         raise RuntimeError(
             f"no interpolation with the base was scored, only {contract['tried']}: raise the rate or lower the budget"
         )
-    return spent
+    parts = {name: record["seconds"][name] for name in PARTS}
+    return {"wall": spent, **parts, "rest": spent - sum(parts.values())}
 
 
 def main(rounds: int = 7, runs: int = 3) -> None:
@@ -160,16 +166,20 @@ def main(rounds: int = 7, runs: int = 3) -> None:
     repair_ratio, quartiles = paired_ratio(turns["interpolations"], turns["evaluations"])
     print(f"{len(ALPHAS)} interpolations of evaluations: {repair_ratio:.3f} {quartiles}")
 
-    whole: dict[str, list[float]] = {"free": [], "budget": []}
+    whole: dict[str, list[dict[str, float]]] = {"free": [], "budget": []}
     with tempfile.TemporaryDirectory() as folder:
         for at in range(runs + 1):
             for name, flags in (("free", ()), ("budget", ("--max-drop", "0.001"))):
                 spent = run_seconds(Path(folder) / f"{name}-{at}", *flags)
                 if at:  # the first run of each compiles
                     whole[name].append(spent)
-    budget_ratio = statistics.median(whole["budget"]) / statistics.median(whole["free"])
-    for name, times in whole.items():
-        print(f"whole run, {name}: " + ", ".join(f"{spent:.1f}" for spent in times) + " s")
+    median = {name: {part: statistics.median(run[part] for run in of) for part in of[0]} for name, of in whole.items()}
+    budget_ratio = median["budget"]["wall"] / median["free"]["wall"]
+    table = Table("whole run, median s", *median["free"], "wall of each")
+    for name, of in whole.items():
+        walls = ", ".join(f"{run['wall']:.1f}" for run in of)
+        table.add_row(name, *(f"{spent:.1f}" for spent in median[name].values()), walls)
+    Console(width=100).print(table)
     figures = {"budget_ratio": budget_ratio, "repair_ratio": repair_ratio}
     figures |= {f"{key}_overhead": ratios[name] - 1 for key, name in (("ewc", "ewc"), ("l2sp", "l2sp"), ("kl", "lwf"))}
     print(json.dumps(figures))
