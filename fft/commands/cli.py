@@ -163,9 +163,17 @@ def refuse_second_source(args: Sequence[str], flags: type) -> None:
 
 def _one_source(name: str, files: Sequence[str]) -> str:
     from fft.data.convert import joined
+    from fft.data.documents import ENDINGS
 
     few = len(files) <= FEW
     named = ", ".join(files) if few else f"{files[0]} to {files[-1]}"
+    endings = {os.path.splitext(file)[1].lower() for file in files}
+    if endings <= set(ENDINGS) and name != "--unlabelled":
+        pattern = os.path.join(os.path.dirname(files[0]), f"*{min(endings)}")
+        return (
+            f"{name} takes one source, got {len(files)}: {named}. Name their folder, or a pattern in quotes, which the "
+            f"shell leaves as it is: {name} '{pattern}'"
+        )
     join = joined(os.path.splitext(files[0])[1], shlex.join(files) if few else "FILES")
     return f"{name} takes one source, got {len(files)}: {named}. Join them: {join}"
 

@@ -8,6 +8,7 @@ from itertools import chain
 from pathlib import Path
 
 from fft.data.convert import from_disk, joined
+from fft.data.documents import ENDINGS as TEXTS
 
 SHOWN = 3
 
@@ -25,8 +26,11 @@ def no_file(path: Path, endings: Sequence[str]) -> str:
             f"{path}: there is no such file, and patterns are not expanded. Name one of the {len(matches)} files that "
             f"match, or join them: {joined(Path(matches[0]).suffix, words)}"
         )
-    pattern = ", and patterns are not expanded" if set("*?[") & set(str(path)) else ""
-    return f"{path}: there is no such file{pattern}; expected {expected}"
+    if not set("*?[") & set(str(path)):
+        return f"{path}: there is no such file; expected {expected}"
+    if path.suffix.lower() in TEXTS:
+        return f"{path}: no file matches this pattern"
+    return f"{path}: there is no such file, and patterns are not expanded; expected {expected}"
 
 
 def saved_to_disk(folder: Path) -> str | None:
@@ -47,7 +51,8 @@ def _folder(path: Path, endings: Sequence[str]) -> str:
         return f"{path} is a folder prepared by tfds: name it as tfds:{path}"
     files = sorted(file for file in chain(path.glob("*"), path.glob("*/*")) if file.suffix.lower() in endings)
     if not files:
-        return f"{path} is a folder; expected a file: {', '.join(endings)}"
+        texts = ", ".join(TEXTS)
+        return f"{path} is a folder without data: give a file, {', '.join(endings)}, or a folder of texts, {texts}"
     ending = Counter(file.suffix for file in files).most_common(1)[0][0]
     parts = [file for file in files if file.suffix == ending]
     named = ", ".join(map(str, parts[:SHOWN])) + (", …" if len(parts) > SHOWN else "")

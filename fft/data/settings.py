@@ -24,7 +24,7 @@ KIND = tyro.conf.arg(metavar=f"{{{','.join(KINDS)}}}", help_behavior_hint="")
 MetricName = Annotated[
     str | None,
     tyro.conf.arg(
-        help="metric of every task of the matching kind (default: accuracy, or pearson for regression)",
+        help="metric of every task of the matching kind (default: the first of each kind, such as accuracy or nats)",
         help_behavior_hint="",
     ),
 ]
@@ -35,7 +35,8 @@ class Data:
     """The data of one task: its source and columns."""
 
     source: Annotated[str, tyro.conf.arg(name="", metavar="SRC", help_behavior_hint="")]
-    """file:PATH (or a bare path: CSV, TSV, JSONL, Parquet), demo:NAME, tfds:NAME or hf:NAME"""
+    """file:PATH (or a bare path: CSV, TSV, JSONL, JSON, Parquet; of plain text also a folder, or a pattern in quotes),
+    demo:NAME, tfds:NAME or hf:NAME"""
     validation: str | None = None
     """source of the validation rows; without it, rows are split off by a hash of their text"""
     test: str | None = None

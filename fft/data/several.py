@@ -26,7 +26,8 @@ class SeveralData:
 
     # The fields are those of Data and their help texts, as tuples.
     source: Annotated[tuple[str, ...], tyro.conf.arg(name="", metavar="SRC [SRC ...]", help_behavior_hint="")] = ()
-    """file:PATH (or a bare path: CSV, TSV, JSONL, Parquet), demo:NAME, tfds:NAME or hf:NAME"""
+    """file:PATH (or a bare path: CSV, TSV, JSONL, JSON, Parquet; of plain text also a folder, or a pattern in quotes),
+    demo:NAME, tfds:NAME or hf:NAME"""
     validation: tuple[str | None, ...] = (None,)
     """source of the validation rows; without it, rows are split off by a hash of their text"""
     test: tuple[str | None, ...] = (None,)

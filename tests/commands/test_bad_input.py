@@ -69,7 +69,7 @@ def test_a_column_that_is_not_there_names_those_that_are(tiny, tmp_path):
 
 def test_a_file_that_is_not_there(tiny, tmp_path):
     refused(tuned(tiny, tmp_path, new=tmp_path / "none.csv"), "none.csv: there is no such file")
-    refused(tuned(tiny, tmp_path, new=tmp_path), "is a folder; expected a file: .csv")
+    refused(tuned(tiny, tmp_path, new=tmp_path), "is a folder without data: give a file, .csv")
 
 
 def test_a_corrected_call_goes_on_in_the_same_folder(tiny, tmp_path):

@@ -236,7 +236,8 @@ def test_other_folders():
     saved(Path("prepared"), "dataset_info.json", "features.json")
     assert told("prepared") == "prepared is a folder prepared by tfds: name it as tfds:prepared"
     Path("data").mkdir()
-    assert told("data").startswith("data is a folder; expected a file: .csv, .tsv")
+    assert told("data").startswith("data is a folder without data: give a file, .csv, .tsv")
+    assert told("data").endswith(", or a folder of texts, .txt, .md, .py")
     saved(Path("data"), "a.csv", "b.md")
     assert told("data") == "data is a folder: name the file in it, data/a.csv"
     saved(Path("data"), "below/c.csv")

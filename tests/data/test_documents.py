@@ -76,6 +76,9 @@ def test_few_files_are_blocks_and_many_are_documents(checkpoint, tmp_path):
     assert len(rows.texts) == 20 and rows.complete
     assert read_scored(Data(str(folder / "1*.txt"))).texts == [part for text in texts(20)[10:] for part in (text, text)]
     assert scored(checkpoint, Data(str(folder))).splits["test"].labels.tolist() == [25] * 20  # </s> behind
+    for kind in (None, "text"):
+        with pytest.raises(InputError, match=r"3\*\.txt: no file matches this pattern"):
+            read_scored(Data(str(folder / "3*.txt"), kind=kind))
 
 
 def test_the_blocks_of_a_file_are_called_blocks(checkpoint, tmp_path):
