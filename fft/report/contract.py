@@ -22,8 +22,12 @@ def contract_sentence(contract: dict[str, Any], metrics: Mapping[str, str]) -> s
         )
     way = f"step {kept['step']}" + ("" if kept["alpha"] == 1 else f", {kept['alpha']:g} of the way from the base")
     drops = " and ".join(
-        f"a {loss_word([metrics[name]])} of {kept['drops'][name]:+.4f} on validation rows where {margin:.3g} is allowed"
-        + ("" if len(margins) == 1 else f" ({name})")
+        f"a {loss_word([metrics[name]])} of {_signed(kept['drops'][name])} on validation rows where {margin:.3g} is "
+        f"allowed{'' if len(margins) == 1 else f' ({name})'}"
         for name, margin in margins.items()
     )
     return f"kept under the contract: {way}, {drops}; the multiplier ended at {contract['strength']:.3g}"
+
+
+def _signed(drop: float) -> str:
+    return f"{drop:+.4f}".replace("-", "−")

@@ -152,11 +152,11 @@ def _originals(runs: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def caption(runs: Sequence[dict[str, Any]]) -> str:
-    """Return the caption of `before_after` for these runs: metrics, numbers of examples, tolerance."""
+    """Return the caption of `before_after` for these runs: metrics, numbers of examples, tolerance, as in its rows."""
     parts, runs = [], by_original(runs)
     for task in ("original", "new"):
-        metrics = sorted(
-            {f"{run[task]['metric']} on {counted(run[task]['n'], 'test example')}" for run in runs if run[task]}
+        metrics = dict.fromkeys(
+            f"{run[task]['metric']} on {counted(run[task]['n'], 'test example')}" for run in runs if run[task]
         )
         if metrics:
             parts.append(f"{task}: {' or '.join(metrics)}")
@@ -167,7 +167,7 @@ def caption(runs: Sequence[dict[str, Any]]) -> str:
         parts.append("runs that keep different steps compare stopping points too: --keep latest compares last steps")
     if little := gained_little(runs):
         parts.append(f"gained less than half of what full did: {', '.join(little)}")
-    if tolerances := sorted({f"{run['verdict']['tolerance']:.3g}" for run in runs if run["verdict"]}):
+    if tolerances := dict.fromkeys(f"{run['verdict']['tolerance']:.3g}" for run in runs if run["verdict"]):
         parts.append(f"accepted {loss_word(_originals(runs))}: {' or '.join(tolerances)}")
     return "; ".join(parts)
 

@@ -125,6 +125,17 @@ def test_markdown_holds_the_same_cells_as_the_terminal():
     assert tables.caption(runs) in lines
 
 
+def test_the_caption_has_the_order_of_the_rows():
+    first, second = make_run("a"), make_run("b")
+    first["original"] |= {"n": 41}
+    second["original"] |= {"n": 39}
+    first["verdict"], second["verdict"] = (
+        {**run["verdict"], "tolerance": t} for run, t in ((first, 0.05), (second, 0.02))
+    )
+    caption = tables.caption([first, second])
+    assert "on 41 test examples or accuracy on 39 test examples" in caption and "accepted drop: 0.05 or 0.02" in caption
+
+
 def test_figures_as_text():
     assert [tables.signed(value) for value in (0.0631, -0.0631, -0.0001, None)] == ["+0.063", "−0.063", "0.000", "–"]
     assert [tables.percent(value) for value in (100.0, 21.84, 0.2712)] == ["100 %", "21.8 %", "0.271 %"]
@@ -409,6 +420,8 @@ def test_where_lower_is_better_a_loss_is_a_rise_in_every_report():
     told = {"margins": {"original": 0.01}, "met": True, "kept": point, "tried": [point], "strength": 2.0}
     said = contract_sentence(told, {"original": "nats"})
     assert "a rise of +0.0040 on validation rows where 0.01 is allowed" in said and "drop" not in said
+    fell = told | {"kept": point | {"drops": {"original": -0.004}}}
+    assert "a rise of −0.0040 on validation rows" in contract_sentence(fell, {"original": "nats"})
     missed = contract_sentence(told | {"met": False}, {"original": "nats"})
     assert "keeps the original rise within 0.01" in missed
     words = " ".join(Outline(paged(run | {"contract": told, "notes": [said]}, "runs")).words)

@@ -211,4 +211,8 @@ def test_data_shows_the_kind_and_one_row_with_its_mask(tiny):
     assert "⟦" in answer.json["shown"][-1] and np.all(
         ["kind of task" not in trouble for trouble in answer.json["troubles"]]
     )
+    table = fft("data", tiny / "chat.jsonl", "--model", tiny / "base").out
+    counts = answer.json["splits"]["train"]["labels"]
+    assert f"{counts['tokens']:,}, {counts['supervised']:,} supervised" in " ".join(table.split()), table
+    assert "labels" not in table and " tokens " in table
     assert fft("data", tiny / "prose.txt", "--json").json["kind"] == "text"
