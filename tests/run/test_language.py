@@ -179,7 +179,8 @@ def test_a_budget_that_the_rows_cannot_show_is_refused_with_their_number(tiny, t
     run = ("tune", "--model", tiny / "base", "--new", tiny / "chat.jsonl", "--out", tmp_path / "r")
     one = ("--original", tiny / "prose.txt", "--original.validation", tmp_path / "one.txt", "--max-drop", "0.02")
     refused(fft(*run, *one), "has 1 validation row; it takes at least 2 of them to see 0.02")
-    answers = ("--original", tmp_path / "answers.jsonl", "--original.validation", tmp_path / "answers.jsonl")
+    write_jsonl(tmp_path / "more.jsonl", [{"prompt": f"{word} road", "answer": word} for word in WORDS])
+    answers = ("--original", tmp_path / "more.jsonl", "--original.validation", tmp_path / "answers.jsonl")
     refused(fft(*run, *answers, "--max-drop", "0.01"), "has 12 validation rows; it takes at least 100 of them")
 
 
