@@ -75,6 +75,12 @@ def _listed(value: Any, where: str, of: Callable[[Mapping[str, Any], str], Messa
             f'{where}: expected a list of messages such as [{{"role": "user", "content": "Hello"}}, …], '
             f"got {type(value).__name__} {value!r:.80}"
         )
+    for number, message in enumerate(value, 1):
+        if message.get("weight") not in (None, 1):
+            raise InputError(
+                f"{where}, message {number}: the weight is {message['weight']!r}, and weights are not read, as "
+                "every answer is learned: remove the weight, or end the conversation before the message"
+            )
     return [of(message, f"{where}, message {number}") for number, message in enumerate(value, 1)]
 
 

@@ -3,7 +3,8 @@
 On a device, an id beyond the embedding table does not fail: it reads the last row, or gives NaN.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -180,6 +181,26 @@ def text_notes(tokenizer: Tokenizer, ids: list[np.ndarray], pairs: bool) -> list
     if rows_with:
         count = len(set().union(*rows_with.values()))
         notes.append(f"{counted(count, 'text holds', 'texts hold')} {', '.join(rows_with)}, read as control tokens")
+    return notes
+
+
+def language_notes(tokenizer: Tokenizer, rows: Rows, ids: Iterable[np.ndarray], unit: str) -> list[str]:
+    """Return the notes of `text_notes` on rows of a language task, the `ids` of which have special tokens around them.
+
+    Special tokens are sought in the text itself: those that a chat template or the end of a text adds are none of it.
+    """
+    backend, notes = tokenizer.backend, []
+    unknown, flat = unknown_id(backend), np.concatenate(list(ids))
+    if (share := np.mean(flat == unknown)) >= MANY_UNKNOWN:
+        notes.append(f"{100 * share:.0f} % of the tokens are unknown to this vocabulary")
+    added = backend.get_added_tokens_decoder().items()
+    special = [token.content for at, token in sorted(added) if token.special and at != unknown]
+    pattern = re.compile("|".join(map(re.escape, sorted(special, key=len, reverse=True))) or "(?!)")
+    texts = rows.texts if rows.pairs is None else [*map("\n".join, zip(rows.texts, rows.pairs, strict=True))]
+    holders = [found for text in texts if (found := set(pattern.findall(text)))]
+    if holders:
+        named = ", ".join(token for token in special if token in set().union(*holders))
+        notes.append(f"{counted(len(holders), f'{unit} holds', f'{unit}s hold')} {named}, read as control tokens")
     return notes
 
 

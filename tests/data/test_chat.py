@@ -171,6 +171,7 @@ def test_tool_calls_have_arguments_as_objects_and_null_contents_are_empty():
         ),
         ({"messages": [USER, {"role": "assistant", "tool_calls": "x"}]}, "message 2: tool_calls must be a list"),
         ({"messages": [{"role": "user", "content": "\ud800"}]}, "message 1: half a character"),
+        ({"messages": [USER, {**ANSWER, "weight": 0}]}, "message 2: the weight is 0, and weights are not read"),
         ({"conversations": [{"from": "nobody", "value": "a"}]}, "message 1: `from` is 'nobody'"),
         ({"instruction": "a", "output": ""}, "column 'output': the content of the assistant's message is empty"),
         ({"messages": [USER], "tools": [1]}, "column 'tools': expected a list of descriptions"),
@@ -205,6 +206,17 @@ def test_rows_become_places_and_targets(folder, tmp_path):
     assert (train.target_counts() == 4).all() and train.targets[0][:-4].max() == -1
     note = next(note for note in data.warnings if "supervised tokens in" in note)
     assert note.startswith("train: row ") and "⟦a bad dog </s>⟧" in note
+    assert not any("control tokens" in note or "unknown" in note for note in data.warnings)
+
+
+def test_special_tokens_in_the_content_and_unknown_words_are_noted(folder, tmp_path):
+    tokenizer = load_causal(write_chat(folder / "plain"))
+    contents = [f"cat {chr(at)} {'</s>' if at % 2 else '42 42 42'}" for at in range(97, 121)]
+    rows = [{"messages": [{"role": "user", "content": content}, ANSWER]} for content in contents]
+    source = write_rows(tmp_path / "c.jsonl", rows)
+    notes = prepare(Data(source), tokenizer, "unembed", None, seed=0, max_length=None).warnings
+    assert sum(" hold </s>, read as control tokens" in note for note in notes) >= 1, notes
+    assert any("% of the tokens are unknown to this vocabulary" in note for note in notes), notes
 
 
 def test_long_conversations_are_cut_and_those_with_nothing_left_are_left_out(folder, tmp_path):

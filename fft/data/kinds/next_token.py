@@ -12,7 +12,7 @@ from fft.data.kinds.kind import EncodedRows
 from fft.data.kinds.language import LanguageKind
 from fft.data.rows import Rows
 from fft.data.sequences import Tokens, encoded, fitted
-from fft.data.tokenize import EncodeOptions, Tokenizer, refuse_length, refuse_unknown
+from fft.data.tokenize import EncodeOptions, Tokenizer, language_notes, refuse_length, refuse_unknown
 from fft.tasks import Task
 
 if TYPE_CHECKING:
@@ -61,6 +61,8 @@ class NextToken(LanguageKind):
         for number, example in zip(rows.numbers, examples, strict=True):
             for tokens in example:
                 refuse_unknown(f"{rows.source}, row {number}", tokens.ids, tokenizer, options.vocab_size)
+        ids = (tokens.ids for example in examples for tokens in example)
+        notes += language_notes(tokenizer, rows, ids, self.unit_of(rows))
         labels = self.denominators(task, rows, examples, tokenizer)
         return EncodedRows(encoded(examples, labels, rows.numbers), rows, notes, len(long))
 
