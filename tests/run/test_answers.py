@@ -207,8 +207,8 @@ def test_bad_input_is_refused(tiny, tmp_path):
             refused(answer, part)
     for answer, metric, part in (
         ("π", "exact_match", "cannot write"),
-        ("</s>", "exact_match", "no text to compare"),
-        ("the", "squad_match", "no text to compare"),
+        ("</s>", "exact_match", "no text to compare with, as exact_match reads its tokens, '': give one\n"),
+        ("the", "squad_match", "give one, or another metric, such as exact_match"),
         ("5", "number_match", "cannot write"),
     ):
         file = write_jsonl(tmp_path / "a.jsonl", [{"prompt": "good cat", "answer": f" {answer}"}])
@@ -230,7 +230,7 @@ def test_another_chat_template_is_used_and_saved(tiny, tmp_path):
     assert AutoTokenizer.from_pretrained(tmp_path / "run" / "model").chat_template == template.read_text()
     for name, content, problem in (
         ("missing.jinja", None, "there is no such file"),
-        ("empty.jinja", b"", "the file is empty"),
+        ("empty.jinja", b"", "the file is empty: give one with"),
         ("binary.jinja", b"\xff\xfe{{", "not valid UTF-8"),
         ("broken.jinja", b"{% for", "chat template of"),
     ):
