@@ -11,6 +11,7 @@ from fft.disk.files import read_object
 from fft.disk.folder import (
     CHECKPOINTS,
     EXPERIMENT,
+    RECORD,
     FolderLock,
     agree,
     refuse_foreign,
@@ -96,7 +97,7 @@ class RunFolder:
         stack.enter_context(FolderLock(self.path))
         agree(self.path / EXPERIMENT, self.experiment.to_json(), "another experiment", completed)
         if (self.path / FINISHED).exists():
-            self.finish(with_defaults(read_object(self.path / FINISHED)))
+            self.finish(with_defaults(read_object(self.path / FINISHED, RECORD)))
 
     def finish(self, record: dict[str, Any]) -> Run:
         """Return the finished run with this `record`, and tidy its checkpoints.
