@@ -12,6 +12,7 @@ from fft.core.errors import InputError
 from fft.core.naming import ORIGINAL, original_names
 from fft.core.settings import AsJson
 from fft.disk.files import read_object
+from fft.disk.folder import RECORD
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
 
     if not flags.runs:
         raise InputError("no run folder: give fft compare at least one")
-    records = [read_object(path / "run.json") | {"name": path.resolve().name} for path in flags.runs]
+    records = [read_object(path / "run.json", RECORD) | {"name": path.resolve().name} for path in flags.runs]
     for warning in differences(records):
         console.out(f"warning: {warning}", highlight=False)
     pictured = [of_original(with_defaults(record), flags.original) for record in records]

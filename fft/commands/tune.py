@@ -201,6 +201,6 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
         finished = run(experiment, flags.out, tee(display.show, board.show) if board else display.show)
     console.print(before_after([finished.record]))
     console.out(sentence(finished.record) or HEADLINES[None], highlight=False)
-    saved = next(name for name in (MODEL, ADAPTER) if (flags.out / name).is_dir())
-    console.out(f"{saved}: {flags.out}/{saved}   report: {flags.out}/report.html", highlight=False)
+    saved = [f"{name}: {flags.out}/{name}" for name in (MODEL, ADAPTER) if (flags.out / name).is_dir()]
+    console.out("   ".join([*saved[:1], f"report: {flags.out}/report.html"]), highlight=False)
     return finished.record, finished.exit_code

@@ -31,7 +31,7 @@ def decoded(path: Path) -> str:
     """Return the file as text without a byte order mark. Raises: InputError if it is empty or not UTF-8."""
     content = path.read_bytes()
     if not content.strip():
-        raise InputError(f"{path}: the file is empty: give one with rows")
+        raise InputError(f"{path}: the file is empty: give one with some text")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -26,19 +26,19 @@ SHAREGPT_ROLES = {
 }
 """the spellings of `from` in ShareGPT's files, and the role of each"""
 
+OPTIONAL = {MESSAGES: TOOLS, SHAREGPT: TOOLS, INSTRUCTION: INPUT}
+"""a column of conversations: the one beside it that some of the rows, or none, may have"""
+
 Conversation = dict[str, Any]
 Message = dict[str, Any]
 
 
 def chat_columns(existing: Sequence[str]) -> tuple[str, ...]:
-    """Return the columns that hold a conversation among the `existing` ones; () if there is none."""
-    tools = (TOOLS,) if TOOLS in existing else ()
+    """Return the columns that hold a conversation among the `existing` ones, without optional ones; () for none."""
     for name in (MESSAGES, SHAREGPT):
         if name in existing:
-            return (name, *tools)
-    if {INSTRUCTION, OUTPUT} <= set(existing):
-        return (INSTRUCTION, *((INPUT,) if INPUT in existing else ()), OUTPUT)
-    return ()
+            return (name,)
+    return (INSTRUCTION, OUTPUT) if {INSTRUCTION, OUTPUT} <= set(existing) else ()
 
 
 def as_text(values: Mapping[str, Any], where: str) -> str:
@@ -65,6 +65,7 @@ def _conversation(values: Mapping[str, Any], where: str) -> Conversation:
         return {MESSAGES: messages}
     if not isinstance(tools, list) or not all(isinstance(tool, Mapping) for tool in tools):
         raise InputError(f"{where}, column {TOOLS!r}: expected a list of descriptions of functions, got {tools!r:.80}")
+    _refuse_half(tools, f"{where}, column {TOOLS!r}")
     return {MESSAGES: messages, TOOLS: tools}
 
 
@@ -88,8 +89,9 @@ def _message(message: Mapping[str, Any], where: str) -> Message:
     """Return an OpenAI message with its content as text, and the arguments of tool calls as objects."""
     role = message.get("role")
     if role not in ROLES:
-        raise InputError(f"{where}: the role is {role!r}: give one of {', '.join(ROLES)}")
+        raise InputError(f"{where}: the role is {role!r:.80}: give one of {', '.join(ROLES)}")
     extra = {name: value for name, value in message.items() if value is not None and name not in ("role", "content")}
+    _refuse_half(extra, where)
     if "tool_calls" in extra:
         extra["tool_calls"] = _calls(extra["tool_calls"], where)
     content = _content(message.get("content"), where)
@@ -119,8 +121,19 @@ def _encodable(text: str, where: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise InputError(f"{where}: half a character at {error.start}: remove it, or save the text again") from None
+        raise InputError(
+            f"{where}: half a character (U+{ord(text[error.start]):04X}) behind {text[: error.start][-20:]!r}: remove "
+            "it, or save the text again"
+        ) from None
     return text
+
+
+def _refuse_half(value: Any, where: str) -> None:
+    """Refuse half characters in what a template may write. Raises: InputError."""
+    try:
+        _encodable(json.dumps(value, ensure_ascii=False), where)
+    except RecursionError:
+        raise InputError(f"{where}: it is nested too deep to be read: remove some levels") from None
 
 
 def _calls(calls: Any, where: str) -> list[Message]:
@@ -135,13 +148,15 @@ def _call(call: Mapping[str, Any], where: str) -> Message:
         raise InputError(f"{where}: expected a function with a name, got {function!r:.80}")
     arguments = function.get("arguments", {})
     arguments = _parsed(arguments or "{}", f"{where}, arguments") if isinstance(arguments, str) else arguments
+    if not isinstance(arguments, Mapping | None):
+        raise InputError(f"{where}, arguments: expected an object, or one as a text, got {arguments!r:.80}")
     return {**call, "type": "function", "function": {"name": function["name"], "arguments": arguments}}
 
 
 def _of_sharegpt(message: Mapping[str, Any], where: str) -> Message:
     sender = message.get("from")
-    if sender not in SHAREGPT_ROLES:
-        raise InputError(f"{where}: `from` is {sender!r}: give one of {', '.join(SHAREGPT_ROLES)}")
+    if not isinstance(sender, str) or sender not in SHAREGPT_ROLES:
+        raise InputError(f"{where}: `from` is {sender!r:.80}: give one of {', '.join(SHAREGPT_ROLES)}")
     return _message({"role": SHAREGPT_ROLES[sender], "content": message.get("value")}, where)
 
 

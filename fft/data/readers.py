@@ -126,11 +126,12 @@ def _read_parquet(path: Path, columns: Columns) -> Rows:
         file = pyarrow.parquet.ParquetFile(path)
         require_columns(str(path), file.schema_arrow.names, columns)
         names = _class_names(file.schema_arrow, columns.label)
-        table = file.read(columns=list(columns.named()))
-        values = [_values(table.column(name)) for name in columns.named()]
+        read = columns.named(file.schema_arrow.names)
+        table = file.read(columns=list(read))
+        values = [_values(table.column(name)) for name in read]
     except pyarrow.ArrowException as error:
         raise InputError(f"{path}: not a readable Parquet file: {error}") from None
-    records = (dict(zip(columns.named(), row, strict=True)) for row in zip(*values, strict=True))
+    records = (dict(zip(read, row, strict=True)) for row in zip(*values, strict=True))
     return collect_named(str(path), columns, records, names)
 
 

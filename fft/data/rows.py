@@ -3,10 +3,11 @@
 import difflib
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from fft.core.errors import InputError
+from fft.data.messages import OPTIONAL
 from fft.data.messages import as_text as conversation_text
 from fft.data.numbers import is_missing
 
@@ -59,9 +60,14 @@ class Columns(NamedTuple):
     fixed: bool = False
     chat: tuple[str, ...] = ()
 
-    def named(self) -> tuple[str, ...]:
-        """Return the names of the columns to read."""
-        return (*(self.chat or (self.text,)), *(name for name in (self.pair, self.label) if name is not None))
+    def named(self, existing: Collection[str] = ()) -> tuple[str, ...]:
+        """Return the names of the columns to read, optional ones only if they are `existing`."""
+        others = (name for name in (self.pair, self.label) if name is not None)
+        return (*(self.conversation(existing) or (self.text,)), *others)
+
+    def conversation(self, existing: Collection[str]) -> tuple[str, ...]:
+        """Return the names of the columns of a conversation, optional ones only if they are `existing`."""
+        return (*self.chat, *(OPTIONAL[name] for name in self.chat if OPTIONAL.get(name) in existing))
 
 
 def require_columns(source: str, existing: Sequence[str], columns: Columns) -> None:
@@ -69,7 +75,7 @@ def require_columns(source: str, existing: Sequence[str], columns: Columns) -> N
 
     Raises: InputError with the existing columns and the closest name.
     """
-    texts = [("conversation", name) for name in columns.chat] or [("text", columns.text)]
+    texts = [("conversation", name) for name in columns.conversation(existing)] or [("text", columns.text)]
     for role, name in (*texts, ("pair", columns.pair), ("label", columns.label)):
         if existing.count(name) > 1:
             raise InputError(f"{source}: two columns are named {name!r}, the column of the {role}. Rename one of them.")
@@ -98,7 +104,7 @@ def collect(source: str, columns: Columns, records: Iterable[tuple[str, Mapping]
     for place, values in _filled(source, records):
         where = f"{source}, {place}"
         if columns.chat:
-            texts.append(conversation_text({name: values[name] for name in columns.chat}, where))
+            texts.append(conversation_text({name: values[name] for name in columns.conversation(values)}, where))
         else:
             texts.append(_text(values[columns.text], f"{where}, column {columns.text!r}"))
         if columns.pair is not None:
@@ -126,7 +132,7 @@ def collect_named(source: str, columns: Columns, records: Iterable[Mapping], nam
 
     def rows() -> Iterator[tuple[str, Mapping]]:
         for number, record in enumerate(records, 1):
-            record = {name: record[name] for name in columns.named()}
+            record = {name: record[name] for name in columns.named(record)}
             if names is not None and columns.label is not None:
                 record[columns.label] = _named(record[columns.label], names, f"{source}, row {number}")
             yield f"row {number}", record

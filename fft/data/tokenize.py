@@ -142,7 +142,10 @@ def refuse_unknown(where: str, ids: np.ndarray, tokenizer: Tokenizer, vocab_size
     """Refuse ids [T] beyond the embedding table. Raises: InputError that names a token."""
     if len(ids) and ids.max() >= vocab_size:
         token = tokenizer.backend.id_to_token(int(ids.max()))
-        raise InputError(f"{where}: token {token!r} has id {ids.max()}, the embedding table has {vocab_size} rows")
+        raise InputError(
+            f"{where}: token {token!r} has id {ids.max()}, the embedding table has {vocab_size} rows: remove the token "
+            "from the text, or use the tokenizer this model was trained with"
+        )
 
 
 def encode_plain(tokenizer: Tokenizer, texts: Sequence[str], source: str, *, special: bool) -> list[np.ndarray]:

@@ -146,14 +146,24 @@ def parsed_file(path: Path) -> Any:
         raise ValueError(f"not UTF-8 at byte {error.start}; save it as UTF-8") from None
 
 
-def read_object(path: Path) -> dict:
-    """Return the JSON object in a file of a run folder. Raises: InputError if it is missing or not JSON."""
+def read_object(path: Path, objects: Iterable[str] = ()) -> dict:
+    """Return the JSON object in a file of a run folder.
+
+    Raises: InputError if it is missing, not a JSON object, or lacks one of the `objects` that it must hold.
+    """
+    remedy = "restore the file from a copy, or run again in a new folder"
     try:
-        return parsed_file(path)
+        value = parsed_file(path)
     except FileNotFoundError:
         raise InputError(f"{path.parent} is not a run folder: it has no {path.name}") from None
     except (OSError, ValueError) as error:
-        raise InputError(f"cannot read {path}: {error}") from None
+        raise InputError(f"cannot read {path}: {error}; {remedy}") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: expected a JSON object, got {type(value).__name__}: {remedy}")
+    for name in objects:
+        if not isinstance(value.get(name), dict):
+            raise InputError(f"{path}: expected an object in {name}, got {value.get(name)!r:.40}: {remedy}")
+    return value
 
 
 _ABSENT = object()

@@ -16,6 +16,8 @@ MODEL, ADAPTER = "model", "adapter"
 CHECKPOINTS, LEFT, ROWS = "checkpoints", "left", "rows"
 """subfolders for the saved steps, for what the method leaves to later runs, and for the rows that the run has seen"""
 EXPERIMENT, REQUEST, PLAN = "experiment.json", "request.json", "plan.json"
+RECORD = ("experiment", "data", "new")
+"""the objects in a run.json without which it is none"""
 KINDS = {EXPERIMENT: "a run", REQUEST: "Fisher information", PLAN: "a sequence", "config.json": "a checkpoint"}
 """content of a folder by the file that claims it"""
 

@@ -13,7 +13,7 @@ from fft.core.progress import doing
 from fft.core.seeding import key_for
 from fft.data.batches import bucket_lengths
 from fft.data.prompts import Prompt, encode_prompt, named_ids
-from fft.data.tokenize import Tokenizer, load_tokenizer
+from fft.data.tokenize import Tokenizer, load_tokenizer, refuse_unknown
 from fft.evaluate.settings import Generation
 from fft.models.decoder import DecoderShape
 from fft.models.generate import NOTHING, Draw, programs
@@ -38,7 +38,8 @@ def generate(checkpoint: Checkpoint, prompts: Sequence[Prompt], settings: Genera
 
     A text depends on the seed, its prompt, the place of its prompt among the prompts and its number among the samples,
     not on the batch it is in.
-    Raises: InputError for a model without a language head, a prompt that cannot be encoded, and one that leaves no room
+    Raises: InputError for a model without a language head, a prompt that cannot be encoded or has ids
+    that the embedding table lacks, and one that leaves no room
     for `settings.max_new` tokens.
     """
     if checkpoint.model.extend is None or not checkpoint.language:
@@ -50,6 +51,7 @@ def generate(checkpoint: Checkpoint, prompts: Sequence[Prompt], settings: Genera
     bos = next(iter(_named(checkpoint, "bos_token_id")), None)
     encoded = [encode_prompt(tokenizer, prompt, bos) for prompt in prompts]
     for ids, prompt in zip(encoded, prompts, strict=True):
+        refuse_unknown(prompt.where, ids, tokenizer, checkpoint.model.config.vocab_size)
         check_room(checkpoint.model, len(ids), settings.max_new, prompt.where, places_of(checkpoint.params))
     answers = _answers(checkpoint, encoded, settings)
     texts = [

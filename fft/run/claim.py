@@ -11,6 +11,7 @@ from fft.disk.files import read_object
 from fft.disk.folder import (
     CHECKPOINTS,
     EXPERIMENT,
+    RECORD,
     FolderLock,
     agree,
     refuse_foreign,
@@ -59,7 +60,7 @@ class RunFolder:
     def __init__(self, directory: str | Path, experiment: Experiment) -> None:
         self.path, self.experiment = Path(local(directory, "--out")), experiment
         self.finished: Run | None = None
-        self._lock_stack = ExitStack()
+        self._lock_stack, self._locked = ExitStack(), False
 
     def __enter__(self) -> "RunFolder":
         refuse_foreign(self.path, EXPERIMENT)
@@ -67,8 +68,9 @@ class RunFolder:
             refuse_taken(self.path)
             return self
         with ExitStack() as stack:
-            self._lock(stack)
-            self._lock_stack = stack.pop_all()
+            stack.enter_context(FolderLock(self.path))
+            self._compare()
+            self._lock_stack, self._locked = stack.pop_all(), True
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -83,20 +85,21 @@ class RunFolder:
 
         Raises: InputError where the folder holds another experiment, or a run on other weights or data.
         """
-        new = not (self.path / EXPERIMENT).exists()
+        new = not self._locked  # another process may have claimed the folder since it was entered
+        if new:
+            self._lock_stack.enter_context(FolderLock(self.path))
         with unclaimed_if_refused(self.path, EXPERIMENT):
             if new:
-                self._lock(self._lock_stack)
+                self._compare()
             if not self.finished:
                 agree(self.path / "identity.json", identity, "a run on other weights or data")
             yield
 
-    def _lock(self, stack: ExitStack) -> None:
-        """Lock the folder until `stack` closes, compare the experiment, and load the run if it is finished."""
-        stack.enter_context(FolderLock(self.path))
+    def _compare(self) -> None:
+        """Compare the experiment with that of the locked folder, and load the run if it is finished."""
         agree(self.path / EXPERIMENT, self.experiment.to_json(), "another experiment", completed)
         if (self.path / FINISHED).exists():
-            self.finish(with_defaults(read_object(self.path / FINISHED)))
+            self.finish(with_defaults(read_object(self.path / FINISHED, RECORD)))
 
     def finish(self, record: dict[str, Any]) -> Run:
         """Return the finished run with this `record`, and tidy its checkpoints.

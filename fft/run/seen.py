@@ -97,7 +97,7 @@ def _runs_behind(model: str, met: frozenset[Path] = frozenset()) -> Iterator[Pat
 def _parents(folder: Path) -> list[str]:
     """Return the models that a model was made from, as its record names them."""
     if (folder / FINISHED).is_file():
-        base = read_object(folder / EXPERIMENT)["model"]
+        base = read_object(folder / EXPERIMENT, ("new",))["model"]
         return [base] if Path(base).exists() else []  # most bases are plain checkpoints, and free to go
     for name in (MERGED, REPAIRED):
         if (folder / name).is_file():

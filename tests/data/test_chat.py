@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 
 from fft.core.errors import InputError
@@ -172,7 +173,14 @@ def test_tool_calls_have_arguments_as_objects_and_null_contents_are_empty():
         ({"messages": [USER, {"role": "assistant", "tool_calls": "x"}]}, "message 2: tool_calls must be a list"),
         ({"messages": [{"role": "user", "content": "\ud800"}]}, "message 1: half a character"),
         ({"messages": [USER, {**ANSWER, "weight": 0}]}, "message 2: the weight is 0, and weights are not read"),
+        ({"messages": [USER | {"name": "ab\ud800"}]}, r"message 1: half a character \(U\+D800\) behind .*ab'"),
+        ({"messages": [USER], "tools": [{"name": "\ud800"}]}, "column 'tools': half a character"),
+        (
+            {"messages": [USER, {"role": "assistant", "tool_calls": [{"name": "f", "arguments": "[1]"}]}]},
+            r"message 2, tool call 1, arguments: expected an object, or one as a text, got \[1\]",
+        ),
         ({"conversations": [{"from": "nobody", "value": "a"}]}, "message 1: `from` is 'nobody'"),
+        ({"conversations": [{"from": ["human"], "value": "a"}]}, r"message 1: `from` is \['human'\]"),
         ({"instruction": "a", "output": ""}, "column 'output': the content of the assistant's message is empty"),
         ({"messages": [USER], "tools": [1]}, "column 'tools': expected a list of descriptions"),
     ],
@@ -183,9 +191,33 @@ def test_rows_that_are_no_conversation_are_refused_by_place(row, message):
 
 
 def test_the_columns_of_a_conversation():
-    assert chat_columns(("id", "messages", "tools")) == ("messages", "tools")
+    assert chat_columns(("id", "messages", "tools")) == ("messages",)
     assert chat_columns(("conversations",)) == ("conversations",) and chat_columns(("text", "label")) == ()
     assert chat_columns(("output", "instruction")) == ("instruction", "output")
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "json", "parquet"])
+def test_a_column_that_only_some_rows_have_is_read_in_those(tmp_path, ending):
+    rows = [{"messages": [USER, ANSWER]}, {"messages": [USER, ANSWER], "tools": [{"name": "x"}]}]
+    alpaca = [{"instruction": "a", "output": "b"}, {"instruction": "a", "input": "the cat", "output": "b"}]
+
+    def texts(rows):
+        path = tmp_path / f"some.{ending}"
+        if ending == "parquet":
+            table = pyarrow.Table.from_pylist(rows, pyarrow.schema(fields["messages" in rows[0]]))
+            pyarrow.parquet.write_table(table, path)
+        else:
+            path.write_text(json.dumps(rows) if ending == "json" else "\n".join(map(json.dumps, rows)))
+        return read_scored(Data(str(path), kind="chat")).texts
+
+    message = pyarrow.struct([("role", pyarrow.string()), ("content", pyarrow.string())])
+    tool = pyarrow.struct([("name", pyarrow.string())])
+    fields = {
+        True: [("messages", pyarrow.list_(message)), ("tools", pyarrow.list_(tool))],
+        False: [(name, pyarrow.string()) for name in ("instruction", "input", "output")],
+    }
+    assert [from_text(text).get("tools") for text in texts(rows)] == [None, [{"name": "x"}]]
+    assert [from_text(text)["messages"][0]["content"] for text in texts(alpaca)] == ["a", "a\n\nthe cat"]
 
 
 # ---------------------------------------------------------------- as rows of a task

@@ -65,6 +65,21 @@ def test_json_may_have_a_byte_order_mark_but_no_other_encoding(tmp_path, name):
             READERS[name](path)
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[]", "expected a JSON object, got list"),
+        ('{"new": 1}', "expected an object in data, got None"),
+        ('{"data": {}, "new": 1}', "expected an object in new, got 1"),
+        ('{"da', "cannot read .*Unterminated"),
+    ],
+)
+def test_an_edited_record_is_refused_by_name(tmp_path, content, message):
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(InputError, match=f"{message}.*restore the file from a copy"):
+        record.read_object(tmp_path / "run.json", ("data", "new"))
+
+
 def test_a_byte_order_mark_is_not_part_of_the_text():
     assert (
         parsed('\ufeff{"text": "\ufeffgood"}')

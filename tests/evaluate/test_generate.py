@@ -120,6 +120,16 @@ def test_bfloat16(checkpoint, folder):
     assert np.mean(np.array(found.ids) == np.array(fft.generate(checkpoint, PROMPTS, max_new=5).ids)) > 0.5
 
 
+def test_ids_beyond_the_embedding_table_are_refused(tmp_path):
+    """A special token that only tokenizer_config.json adds gets an id that the model does not have."""
+    base = write_chat(tmp_path / "m")
+    path = base / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"additional_special_tokens": ["<a>", "<b>", "<c>"]}))
+    for prompt in ("the <c> cat", [{"role": "user", "content": "<c>"}]):
+        with pytest.raises(InputError, match=r"prompt 1: token '<c>' has id .*, the embedding table has 81 rows"):
+            fft.generate(base, [prompt], max_new=2)
+
+
 def test_wrong_arguments_are_refused(checkpoint, folder):
     for given, settings, message in (
         ([], {}, "there are no prompts"),

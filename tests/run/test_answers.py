@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 
 import numpy as np
 import pytest
@@ -42,6 +43,22 @@ def learned(tiny):
     answer = fft("tune", *flags, *SHORT, "--method", "kl", "--kl.strength", "0.2", "--out", tiny / "run")
     assert answer.code in (0, 1, 4), answer.err
     return tiny / "run"
+
+
+def test_a_finished_run_with_damaged_files(tiny, learned, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(learned, run)
+    shutil.move(run / "model", tmp_path / "model")
+    flags = ("--model", tiny / "base", "--new", tiny / "chat.jsonl", "--original", tiny / "prose.txt")
+    again = fft("tune", *flags, *SHORT, "--method", "kl", "--kl.strength", "0.2", "--out", run)
+    assert again.code in (0, 1, 4) and "model: " not in again.out and "report.html" in again.out, again
+    shutil.move(tmp_path / "model", run / "model")
+    content = record(run)
+    (run / "run.json").write_text(json.dumps(content | {"experiment": None}))
+    refused(fft("tune", *flags, *SHORT, "--method", "kl", "--kl.strength", "0.2", "--out", run), "object in experiment")
+    refused(fft("compare", run), "run.json: expected an object in experiment, got None: restore the file")
+    (run / "experiment.json").write_text("{}")
+    refused(fft("eval", "--model", run, "--task", tiny / "chat.jsonl"), "experiment.json: expected an object in new")
 
 
 def test_right_answers_are_learned(learned):
@@ -207,8 +224,8 @@ def test_bad_input_is_refused(tiny, tmp_path):
             refused(answer, part)
     for answer, metric, part in (
         ("π", "exact_match", "cannot write"),
-        ("</s>", "exact_match", "no text to compare"),
-        ("the", "squad_match", "no text to compare"),
+        ("</s>", "exact_match", "no text to compare with, as exact_match reads its tokens, '': give one\n"),
+        ("the", "squad_match", "give one, or another metric, such as exact_match"),
         ("5", "number_match", "cannot write"),
     ):
         file = write_jsonl(tmp_path / "a.jsonl", [{"prompt": "good cat", "answer": f" {answer}"}])
@@ -230,7 +247,7 @@ def test_another_chat_template_is_used_and_saved(tiny, tmp_path):
     assert AutoTokenizer.from_pretrained(tmp_path / "run" / "model").chat_template == template.read_text()
     for name, content, problem in (
         ("missing.jinja", None, "there is no such file"),
-        ("empty.jinja", b"", "the file is empty"),
+        ("empty.jinja", b"", "the file is empty: give one with"),
         ("binary.jinja", b"\xff\xfe{{", "not valid UTF-8"),
         ("broken.jinja", b"{% for", "chat template of"),
     ):

@@ -12,7 +12,7 @@ from fft.data.chat import chat_tokens
 from fft.data.encoded import Encoded
 from fft.data.kinds.completion import PROMPT, prompted
 from fft.data.kinds.next_token import NextToken
-from fft.data.messages import MESSAGES, TOOLS, from_text
+from fft.data.messages import MESSAGES, from_text
 from fft.data.prompts import named_ids
 from fft.data.rows import Columns, Rows
 from fft.data.sequences import Tokens
@@ -34,8 +34,7 @@ def answer_columns(existing: Sequence[str]) -> Columns | None:
     if ANSWER not in existing:
         return None
     if MESSAGES in existing:
-        chat = (MESSAGES, TOOLS) if TOOLS in existing else (MESSAGES,)
-        return Columns(MESSAGES, ANSWER, None, fixed=True, chat=chat)
+        return Columns(MESSAGES, ANSWER, None, fixed=True, chat=(MESSAGES,))
     prompt = next((name for name in (PROMPT, QUESTION) if name in existing), None)
     return None if prompt is None else Columns(prompt, ANSWER, None, fixed=True)
 
@@ -117,9 +116,10 @@ class Answer(NextToken):
             value = compared(text := text_of(tokenizer, ids))
             if value in ("", None):
                 what = "number" if task.metric == "number_match" else "text"
+                instead = "" if task.metric == self.metric else f", or another metric, such as {self.metric}"
                 raise InputError(
                     f"{where} has no {what} to compare with, as {task.metric} reads its tokens, {text!r:.60}: "
-                    "give one, or another metric, such as exact_match"
+                    f"give one{instead}"
                 )
             if task.metric == "number_match" and value != compared(answer):
                 raise InputError(
