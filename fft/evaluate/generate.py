@@ -38,9 +38,8 @@ def generate(checkpoint: Checkpoint, prompts: Sequence[Prompt], settings: Genera
 
     A text depends on the seed, its prompt, the place of its prompt among the prompts and its number among the samples,
     not on the batch it is in.
-    Raises: InputError for a model without a language head, a prompt that cannot be encoded or has ids
-    that the embedding table lacks, and one that leaves no room
-    for `settings.max_new` tokens.
+    Raises: InputError for a model without a language head, a prompt that cannot be encoded or has ids that the
+    embedding table lacks, and one that leaves no room for `settings.max_new` tokens.
     """
     if checkpoint.model.extend is None or not checkpoint.language:
         raise InputError(
