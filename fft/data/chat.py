@@ -25,6 +25,8 @@ class Turn(NamedTuple):
 
     prompt: str
     answered: str
+    learned: bool = True
+    """whether its tokens are supervised; not of a message with the weight 0"""
 
 
 class ChatTokens(NamedTuple):
@@ -38,15 +40,17 @@ class ChatTokens(NamedTuple):
 def chat_tokens(tokenizer: Tokenizer, conversation: Conversation, where: str, everything: bool = False) -> ChatTokens:
     """Return a conversation as tokens of which those of the assistant's turns are supervised, or all of them.
 
-    The supervised tokens of a turn end with the token that ends it; blanks behind that are not supervised.
-    Raises: InputError that begins with `where` for a conversation without a turn of the assistant, for a template that
-    fails or leaves a turn out, and for one whose generation marks differ.
+    The supervised tokens of a turn end with the token that ends it; blanks behind that are not supervised, nor are
+    turns with the weight 0.
+    Raises: InputError that begins with `where` for a conversation without a turn to learn, for a template that fails or
+    leaves a turn out, and for one whose generation marks differ.
     """
-    turns = _turns(tokenizer, conversation, where)
+    every = _turns(tokenizer, conversation, where)
+    turns = _learned(every, where)
     complete = _rendered(tokenizer, conversation, where)
     _refuse_unsaid(complete, conversation[MESSAGES], where)
+    _check_marks(tokenizer, conversation, _joined(tokenizer, complete, every), where)
     joined = _joined(tokenizer, complete, turns)
-    _check_marks(tokenizer, conversation, joined, where)
     across, sequences = 0, [joined] if joined is not None else []
     if joined is None:
         apart = [_joined(tokenizer, turn.answered, [turn]) for turn in turns]
@@ -70,13 +74,20 @@ def _turns(tokenizer: Tokenizer, conversation: Conversation, where: str) -> list
                 f"{where}: the chat template writes message {at + 1}, the assistant's, not behind the text with which "
                 "generation begins, so that the tokens to learn cannot be told: correct the template"
             )
-        turns.append(Turn(prompt, answered))
-    if not turns:
-        raise InputError(
-            f"{where}: the conversation has no message of the assistant behind another one, so there is nothing to "
-            "learn: add the answer, or remove the row"
-        )
+        turns.append(Turn(prompt, answered, message.get("weight") != 0))
     return turns
+
+
+def _learned(turns: Sequence[Turn], where: str) -> list[Turn]:
+    """Return the turns to learn. Raises: InputError if there are none."""
+    learned = [turn for turn in turns if turn.learned]
+    if not learned:
+        why = "whose weight is not 0" if turns else "behind another one"
+        raise InputError(
+            f"{where}: the conversation has no message of the assistant {why}, so there is nothing to learn: add the "
+            "answer, or remove the row"
+        )
+    return learned
 
 
 def _joined(tokenizer: Tokenizer, text: str, turns: Sequence[Turn]) -> Tokens | None:

@@ -77,10 +77,10 @@ def _listed(value: Any, where: str, of: Callable[[Mapping[str, Any], str], Messa
             f"got {type(value).__name__} {value!r:.80}"
         )
     for number, message in enumerate(value, 1):
-        if message.get("weight") not in (None, 1):
+        if message.get("weight") not in (None, 0, 1):
             raise InputError(
-                f"{where}, message {number}: the weight is {message['weight']!r}, and weights are not read, as "
-                "every answer is learned: remove the weight, or end the conversation before the message"
+                f"{where}, message {number}: the weight is {message['weight']!r:.80}: give 0 for an answer that is not "
+                "learned, 1 for one that is"
             )
     return [of(message, f"{where}, message {number}") for number, message in enumerate(value, 1)]
 
@@ -157,7 +157,8 @@ def _of_sharegpt(message: Mapping[str, Any], where: str) -> Message:
     sender = message.get("from")
     if not isinstance(sender, str) or sender not in SHAREGPT_ROLES:
         raise InputError(f"{where}: `from` is {sender!r:.80}: give one of {', '.join(SHAREGPT_ROLES)}")
-    return _message({"role": SHAREGPT_ROLES[sender], "content": message.get("value")}, where)
+    renamed = {"role": SHAREGPT_ROLES[sender], "content": message.get("value"), "weight": message.get("weight")}
+    return _message(renamed, where)
 
 
 def _of_instruction(values: Mapping[str, Any], where: str) -> list[Message]:

@@ -70,6 +70,25 @@ def test_every_turn_of_the_assistant_is_supervised_and_no_other(plain):
     assert everything.supervised.sum() == len(everything.ids) - 1 and not everything.supervised[0]
 
 
+@pytest.mark.parametrize("template", [TEMPLATE, MARKED], ids=["plain", "marked"])
+def test_a_turn_with_the_weight_0_is_read_and_not_learned(folder, request, template):
+    tokenizer = tokenizer_with(folder, template, f"weights-{request.node.callspec.id}")
+    later = [
+        USER,
+        {**ANSWER, "weight": 0},
+        {"role": "user", "content": "sad"},
+        {"role": "assistant", "content": "fine"},
+    ]
+    (tokens,), _ = chat_tokens(tokenizer, from_text(as_text({"messages": later}, "row 1")), "row 1")
+    assert supervised(tokenizer, tokens) == "fine </s>"
+    assert whole(tokenizer, tokens) == "<s> u the good cat </s> a a bad dog </s> u sad </s> a fine </s>"
+    with pytest.raises(InputError, match="no message of the assistant whose weight is not 0"):
+        chat_tokens(tokenizer, {"messages": later[:2]}, "row 1")
+    sharegpt = [{"from": "human", "value": "sad"}, {"from": "gpt", "value": "fine", "weight": 0}]
+    (_, answer) = from_text(as_text({"conversations": sharegpt}, "row 1"))["messages"]
+    assert answer["weight"] == 0
+
+
 def test_the_prompt_of_every_turn_is_what_generation_sees(plain):
     later = [USER, ANSWER, {"role": "user", "content": "sad"}, {"role": "assistant", "content": "fine"}]
     (tokens,), _ = chat_tokens(plain, {"messages": later}, "row 1")
@@ -172,7 +191,7 @@ def test_tool_calls_have_arguments_as_objects_and_null_contents_are_empty():
         ),
         ({"messages": [USER, {"role": "assistant", "tool_calls": "x"}]}, "message 2: tool_calls must be a list"),
         ({"messages": [{"role": "user", "content": "\ud800"}]}, "message 1: half a character"),
-        ({"messages": [USER, {**ANSWER, "weight": 0}]}, "message 2: the weight is 0, and weights are not read"),
+        ({"messages": [USER, {**ANSWER, "weight": 0.5}]}, "message 2: the weight is 0.5: give 0 for an answer"),
         ({"messages": [USER | {"name": "ab\ud800"}]}, r"message 1: half a character \(U\+D800\) behind .*ab'"),
         ({"messages": [USER], "tools": [{"name": "\ud800"}]}, "column 'tools': half a character"),
         (
