@@ -12,7 +12,7 @@ supervised. `kl_overhead` is that of lwf, the KL from the live base on the batch
 supervised fine-tuning, less 1, and `cached_kl_overhead` that of lwf from the base's 20 likeliest tokens, which were
 computed before. They alternate in one process as in experiments.benchmarks.step.
 
-`scoring` is a run with default settings: three epochs on 400 texts of about 64 random tokens, 400 others as the
+`scoring` is a run with default settings: three epochs on 400 texts of about 16 random tokens, 400 others as the
 original task, in 4 layers of that shape to keep it short. `scoring_share` is the part of its seconds of training and
 scoring that is scoring: the probe nine times, and both test splits before and after.
 """
@@ -50,7 +50,7 @@ SIZES = {"": (4096, 49_152), "_512": (512, 49_152), "_262144": (4096, 262_144)}
 Part = Literal["memory", "kl", "scoring"]
 PARTS: tuple[Part, ...] = ("memory", "kl", "scoring")
 LIKELIEST = 20
-LAYERS, ROWS, WORDS = 4, 400, (20, 60)
+LAYERS, ROWS, WORDS = 4, 400, (5, 15)
 """of the run whose scoring is measured: its layers, the texts of each task, and the range of their words"""
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
