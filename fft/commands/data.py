@@ -43,17 +43,18 @@ def execute(flags: Flags, console: Console) -> tuple[dict, int]:
     from fft.run.restored import tokenizer_folder
 
     folder, length = (None, None) if flags.model is None else tokenizer_folder(flags.model)
-    config = None if folder is None or not predicts_tokens([flags.task]) else models.read_config(folder)
+    language = predicts_tokens([flags.task])
+    config = models.read_config(folder) if language and folder is not None else None
     description = describe(flags.task, folder, flags.max_length or length, config)
     unit = description["length_unit"]
-    language = predicts_tokens([flags.task])
     counts = "tokens" if language else "labels"
     table = Table("split", "rows", counts, f"median {unit}", f"99 % {unit}", f"longest, {unit}", "cut", "duplicates")
     for name, split in description["splits"].items():
         values = split.get("labels") or split.get("targets", {})
-        shown = ", ".join(f"{label}: {value}" for label, value in list(values.items())[:8])
         if language and values:
             shown = f"{values['tokens']:,}, {values['supervised']:,} supervised"
+        else:
+            shown = ", ".join(f"{label}: {value}" for label, value in list(values.items())[:8])
         lengths = [f"{split['lengths'][q]:g}" for q in ("0.5", "0.99", "1.0")]
         cut = "" if split["cut"] is None else str(split["cut"])
         # Text, so that a label with [brackets] is not read as markup

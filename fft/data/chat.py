@@ -49,8 +49,10 @@ def chat_tokens(tokenizer: Tokenizer, conversation: Conversation, where: str, ev
     turns = _learned(every, where)
     complete = _rendered(tokenizer, conversation, where)
     _refuse_unsaid(complete, conversation[MESSAGES], where)
-    _check_marks(tokenizer, conversation, _joined(tokenizer, complete, every), where)
-    joined = _joined(tokenizer, complete, turns)
+    joined = _joined(tokenizer, complete, every)
+    _check_marks(tokenizer, conversation, joined, where)
+    if len(turns) < len(every):
+        joined = _joined(tokenizer, complete, turns)
     across, sequences = 0, [joined] if joined is not None else []
     if joined is None:
         apart = [_joined(tokenizer, turn.answered, [turn]) for turn in turns]

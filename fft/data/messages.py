@@ -76,12 +76,6 @@ def _listed(value: Any, where: str, of: Callable[[Mapping[str, Any], str], Messa
             f'{where}: expected a list of messages such as [{{"role": "user", "content": "Hello"}}, …], '
             f"got {type(value).__name__} {value!r:.80}"
         )
-    for number, message in enumerate(value, 1):
-        if message.get("weight") not in (None, 0, 1):
-            raise InputError(
-                f"{where}, message {number}: the weight is {message['weight']!r:.80}: give 0 for an answer that is not "
-                "learned, 1 for one that is"
-            )
     return [of(message, f"{where}, message {number}") for number, message in enumerate(value, 1)]
 
 
@@ -90,6 +84,11 @@ def _message(message: Mapping[str, Any], where: str) -> Message:
     role = message.get("role")
     if role not in ROLES:
         raise InputError(f"{where}: the role is {role!r:.80}: give one of {', '.join(ROLES)}")
+    if message.get("weight") not in (None, 0, 1):
+        raise InputError(
+            f"{where}: the weight is {message['weight']!r:.80}: give 0 for an answer that is not learned, 1 for one "
+            "that is"
+        )
     extra = {name: value for name, value in message.items() if value is not None and name not in ("role", "content")}
     _refuse_half(extra, where)
     if "tool_calls" in extra:

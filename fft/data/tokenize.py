@@ -170,21 +170,14 @@ def text_notes(tokenizer: Tokenizer, ids: list[np.ndarray], pairs: bool) -> list
     backend = tokenizer.backend
     around = backend.encode("", "" if pairs else None).ids
     flat, ends = np.concatenate(ids), np.cumsum([len(row) for row in ids])
-    unknown, notes = unknown_id(backend), []
-    share = np.sum(flat == unknown) / max(1, len(flat) - len(around) * len(ids))
-    if share >= MANY_UNKNOWN:
-        notes.append(f"{100 * share:.0f} % of the tokens are unknown to this vocabulary")
+    share = np.sum(flat == unknown_id(backend)) / max(1, len(flat) - len(around) * len(ids))
 
     def holders(number: int) -> np.ndarray:
         rows = np.searchsorted(ends, np.flatnonzero(flat == number), side="right")
         return np.flatnonzero(np.bincount(rows, minlength=len(ids)) > around.count(number))
 
-    special = {at: token.content for at, token in backend.get_added_tokens_decoder().items() if token.special}
-    rows_with = {special[at]: rows for at in sorted(special) if at != unknown and len(rows := holders(at))}
-    if rows_with:
-        count = len(set().union(*rows_with.values()))
-        notes.append(f"{counted(count, 'text holds', 'texts hold')} {', '.join(rows_with)}, read as control tokens")
-    return notes
+    rows_with = {token: rows for at, token in _special(backend).items() if len(rows := holders(at))}
+    return _token_notes(share, len(set().union(*rows_with.values())), rows_with, "text")
 
 
 def language_notes(tokenizer: Tokenizer, rows: Rows, ids: Iterable[np.ndarray], unit: str) -> list[str]:
@@ -192,18 +185,28 @@ def language_notes(tokenizer: Tokenizer, rows: Rows, ids: Iterable[np.ndarray], 
 
     Special tokens are sought in the text itself: those that a chat template or the end of a text adds are none of it.
     """
-    backend, notes = tokenizer.backend, []
-    unknown, flat = unknown_id(backend), np.concatenate(list(ids))
-    if (share := np.mean(flat == unknown)) >= MANY_UNKNOWN:
-        notes.append(f"{100 * share:.0f} % of the tokens are unknown to this vocabulary")
-    added = backend.get_added_tokens_decoder().items()
-    special = [token.content for at, token in sorted(added) if token.special and at != unknown]
+    backend = tokenizer.backend
+    share, special = np.mean(np.concatenate(list(ids)) == unknown_id(backend)), _special(backend).values()
     pattern = re.compile("|".join(map(re.escape, sorted(special, key=len, reverse=True))) or "(?!)")
     texts = rows.texts if rows.pairs is None else [*map("\n".join, zip(rows.texts, rows.pairs, strict=True))]
     holders = [found for text in texts if (found := set(pattern.findall(text)))]
+    return _token_notes(share, len(holders), [token for token in special if any(token in of for of in holders)], unit)
+
+
+def _special(backend: "tokenizers.Tokenizer") -> dict[int, str]:
+    """Return the special tokens by id, in its order, without the unknown token."""
+    added, unknown = sorted(backend.get_added_tokens_decoder().items()), unknown_id(backend)
+    return {at: token.content for at, token in added if token.special and at != unknown}
+
+
+def _token_notes(unknown: float, holders: int, tokens: Iterable[str], unit: str) -> list[str]:
+    """Return notes on the share of `unknown` tokens, if it is large, and on `holders` of special tokens, if any."""
+    notes = []
+    if unknown >= MANY_UNKNOWN:
+        notes.append(f"{100 * unknown:.0f} % of the tokens are unknown to this vocabulary")
     if holders:
-        named = ", ".join(token for token in special if token in set().union(*holders))
-        notes.append(f"{counted(len(holders), f'{unit} holds', f'{unit}s hold')} {named}, read as control tokens")
+        held = counted(holders, f"{unit} holds", f"{unit}s hold")
+        notes.append(f"{held} {', '.join(tokens)}, read as control tokens")
     return notes
 
 
