@@ -147,7 +147,7 @@ def attention(model: Model, compute: Format, params: Params, given: Params, batc
     kind, mask = shape.attention[0], jnp.asarray(batch.mask)
     allowed = jnp.tril(mask[:, None, :] * jnp.ones((mask.shape[1], 1), mask.dtype)) > 0
     rotation = table(kind.rope, model.config.positions(batch.ids, mask))
-    module, kernels = GroupedAttention(shape, kind.scale), params["layers"]["0"]["attention"]
+    module, kernels = GroupedAttention(shape, kind), params["layers"]["0"]["attention"]
     form = jnp.bfloat16 if compute == "bfloat16" else given["x"].dtype
 
     @jax.jit
