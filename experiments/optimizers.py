@@ -21,10 +21,10 @@ from fft.experiment import Data, Experiment, Optim, Retention
 TASK = "demo:tweets"
 SEEDS = (0, 1)
 RATES = {
-    "adamw": (2e-5, 5e-5, 1e-4, 2e-4, 5e-4),
-    "lion": (2e-6, 5e-6, 1e-5, 2e-5, 5e-5),
-    "sgd": (2e-3, 5e-3, 1e-2, 2e-2, 5e-2),
-    "adafactor": (2e-4, 5e-4, 1e-3, 2e-3, 5e-3),
+    "adamw": (5e-5, 1e-4, 2e-4, 5e-4),
+    "lion": (1e-5, 2e-5, 5e-5, 1e-4),
+    "sgd": (5e-3, 1e-2, 2e-2, 5e-2),
+    "adafactor": (5e-4, 1e-3, 2e-3, 5e-3),
 }
 LAST = Retention(keep="latest", eval_every=10_000, probe=10_000)
 NAME = "{}-{:g}-seed{}"

@@ -26,7 +26,7 @@ from rich.table import Table
 
 from experiments.benchmarks.step import LABELS, LR, B, T, alternate, make_batch, paired_ratio
 from fft import models
-from fft.core.allocator import keep_freed_memory
+from fft.core.allocator import keep_freed_memory, run_programs_in_turn
 from fft.data import eval_batches, prepare
 from fft.data.demo import minilm_folder
 from fft.evaluate.heldout import HeldOut
@@ -151,6 +151,7 @@ def run_seconds(folder: Path, *flags: str) -> dict[str, float]:
 def main(rounds: int = 7, runs: int = 3) -> None:
     """Measure, print the table and, last, the figures as JSON."""
     keep_freed_memory()
+    run_programs_in_turn()
     methods = {"full": Full(), "ewc": EWC(), "l2sp": L2SP(), "lwf": LwF(), "kl": KL(ratio=0.25)}
     seconds = alternate({name: timed_step(method) for name, method in methods.items()}, rounds, 2)
     table = Table("step", "median ms", "min-max ms", "of full (quartiles over rounds)")

@@ -28,7 +28,7 @@ from rich.table import Table
 from experiments.benchmarks.smollm2 import LABELS, SMOLLM2, B, T, checkpoint, compiled, use_threads
 from experiments.benchmarks.step import THREADS, make_batch, our_step
 from fft import models
-from fft.core.allocator import keep_freed_memory
+from fft.core.allocator import keep_freed_memory, run_programs_in_turn
 from fft.core.batch import Batch, Read, States
 from fft.core.computation import Computation
 from fft.core.tree import Params
@@ -112,6 +112,7 @@ def main(
 ) -> None:
     """Measure every way at every depth, print the table and, last, the figures as JSON; `only` measures one here."""
     keep_freed_memory()
+    run_programs_in_turn()
     use_threads(threads)
     if only:
         print(json.dumps(cost(*only, rounds)))

@@ -61,7 +61,7 @@ from experiments.benchmarks.smollm2 import (
     whole_products,
 )
 from experiments.benchmarks.step import THREADS, alternate, make_batch, our_step, paired_ratio, torch_step
-from fft.core.allocator import keep_freed_memory
+from fft.core.allocator import keep_freed_memory, run_programs_in_turn
 from fft.methods import Full
 
 MODERNBERT_DEPTH = 6
@@ -134,6 +134,7 @@ PARTS: dict[Part, Callable[[Table, int, int], dict[str, float | str]]] = {
 def main(rounds: int = 7, steps: int = 1, threads: int = THREADS, only: tuple[Part, ...] = tuple(PARTS)) -> None:
     """Measure the parts, print the table and, last, the figures as JSON."""
     keep_freed_memory()
+    run_programs_in_turn()
     use_threads(threads)
     table, figures = Table("model", "step", "median ms", "min-max ms", "relative (quartiles)", "compile s"), {}
     for part in only:

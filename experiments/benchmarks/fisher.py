@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +32,7 @@ from rich.table import Table
 
 from experiments.benchmarks.step import LABELS, THREADS, B, alternate, make_batch, paired_ratio
 from fft import models
-from fft.core.allocator import keep_freed_memory
+from fft.core.allocator import keep_freed_memory, run_programs_in_turn
 from fft.core.network import outputs_of
 from fft.core.tree import flatten
 from fft.data.demo import minilm_folder
@@ -44,8 +45,8 @@ SAMPLES = 2048
 PICTURE = Path(__file__).parents[1] / "results" / "fisher_cost"
 
 
-def ours(way: str, chunk: int = 1, rows: int = B, tokens: int = T) -> Callable[[], dict]:
-    """Return a function for Σ_b g_b² of a batch with the data's labels by path; for `unit`, the ordinary gradient."""
+def program(way: str, chunk: int = 1, rows: int = B, tokens: int = T) -> tuple[Any, tuple]:
+    """Return a jitted Σ_b g_b² of a batch with the data's labels, for `unit` the ordinary gradient, and its inputs."""
     checkpoint = models.load(minilm_folder())
     head = checkpoint.model.init_head(jax.random.key(0), len(LABELS))
     params, task = {**checkpoint.params, "heads": {"new": head}}, Classify("new", LABELS)
@@ -55,10 +56,22 @@ def ours(way: str, chunk: int = 1, rows: int = B, tokens: int = T) -> Callable[[
         return jax.grad(lambda p: jnp.sum(task.terms(outputs_of(checkpoint.model, p, batch), batch)))(params)
 
     if way == "unit":
-        run = jax.jit(unit)
-        return lambda: flatten(jax.block_until_ready(run(params, batch)))
+        return jax.jit(unit), (params, batch)
     squares = jax.jit(squares_of(checkpoint.model, task, estimator="empirical", way=way, chunk=chunk))
-    return lambda: flatten(jax.block_until_ready(squares(params, params, batch, key)))
+    return squares, (params, params, batch, key)
+
+
+def ours(way: str, chunk: int = 1, rows: int = B, tokens: int = T) -> Callable[[], dict]:
+    """Return a function that runs a `program` and returns its result by path."""
+    run, inputs = program(way, chunk, rows, tokens)
+    return lambda: flatten(jax.block_until_ready(run(*inputs)))
+
+
+def program_bytes(way: str) -> int:
+    """Return the bytes of the results and temporary buffers of a compiled program."""
+    run, inputs = program(way)
+    memory = run.lower(*inputs).compile().memory_analysis()
+    return memory.output_size_in_bytes + memory.temp_size_in_bytes
 
 
 def theirs(way: str) -> Callable[[], object]:
@@ -169,6 +182,7 @@ def command_seconds() -> float:
 def main(rounds: int = 7, steps: int = 2, only: str | None = None) -> None:
     """Measure, print the table and, last, the figures as JSON; `only` prints the peak memory of one implementation."""
     keep_freed_memory()
+    run_programs_in_turn()
     torch.set_num_threads(THREADS)
     if only:
         take = CONTENDERS[only]()
@@ -210,6 +224,7 @@ def main(rounds: int = 7, steps: int = 2, only: str | None = None) -> None:
     figures = {
         "fused_time": units["fused"],
         "fused_memory": memory["fused"] / memory["unit"],
+        "fused_program_memory": program_bytes("fused") / program_bytes("unit"),
         "vmapped_time": min(units[f"vmapped, chunk {chunk}"] for chunk in CHUNKS),
         "torch_func_time": units["torch.func"],
         "loop_time": units["loop"],

@@ -35,7 +35,7 @@ from experiments.benchmarks.device.models import Work, model_of, params_of
 from experiments.benchmarks.smollm2 import SMOLLM2, B, T, add_rows, checkpoint, use_threads
 from experiments.benchmarks.step import THREADS, alternate, paired_ratio, step_on
 from fft.api import tune
-from fft.core.allocator import keep_freed_memory
+from fft.core.allocator import keep_freed_memory, run_programs_in_turn
 from fft.core.batch import Batch
 from fft.core.computation import Computation
 from fft.core.network import outputs_of
@@ -139,6 +139,7 @@ def main(rounds: int = 7, steps: int = 1, threads: int = THREADS, only: tuple[Pa
     """Measure the parts, and print tables and, last, one line of JSON."""
     use_threads(threads)
     keep_freed_memory()
+    run_programs_in_turn()
     console, figures = Console(), {}
     if "memory" in only:
         table = Table("places of vocabulary", "plain", "chunked")

@@ -31,7 +31,7 @@ from rich.table import Table
 from experiments.benchmarks.smollm2 import SMOLLM2, checkpoint, use_threads
 from experiments.benchmarks.step import THREADS, alternate, paired_ratio
 from fft import models
-from fft.core.allocator import keep_freed_memory
+from fft.core.allocator import keep_freed_memory, run_programs_in_turn
 from fft.core.batch import Batch, weighted_sum
 from fft.core.network import outputs_of
 from fft.core.tree import Params
@@ -97,6 +97,7 @@ def main(
     """Measure, print the table and, last, the ratios as JSON."""
     use_threads(threads)
     keep_freed_memory()
+    run_programs_in_turn()
     made = batches_of(tweets(tokens), batches, rows, tokens)
     with checkpoint("Llama", "CausalLM", **{**SMOLLM2, "num_hidden_layers": layers}) as folder:
         seconds = alternate(passes(folder, made), rounds, steps=1, warm=1)

@@ -46,7 +46,7 @@ from rich.table import Table
 from experiments.benchmarks.smollm2 import use_threads
 from experiments.benchmarks.step import LR, THREADS, in_turn, paired_ratio, step_from
 from fft import models
-from fft.core.allocator import keep_freed_memory
+from fft.core.allocator import keep_freed_memory, run_programs_in_turn
 from fft.data import Encoded, PackedBatches, load_tokenizer
 from fft.data.kinds import KINDS
 from fft.data.packing import packs
@@ -255,6 +255,7 @@ def measure(part: Part, table: Table, rounds: int) -> dict[str, float]:
 def main(rounds: int = 7, threads: int = THREADS, only: tuple[Part, ...] = tuple(KIND)) -> None:
     """Measure the parts, print the table and, last, the figures as JSON."""
     keep_freed_memory()
+    run_programs_in_turn()
     use_threads(threads)
     title = f"SmolLM2-135M, rows of {T} packed tokens, {STEPS} steps a round, {threads} threads"
     columns = ("data", "supervised", "side", "tokens/s", "min-max", "of TRL (quartiles)", "first loss")

@@ -8,11 +8,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType
 
-import jax
-import numpy as np
 import torch
 from rich.table import Table
 
+from experiments.benchmarks.products import forward, of_inputs, of_kernel, products
 from experiments.benchmarks.step import paired_ratio
 
 B, T = 4, 128
@@ -53,41 +52,18 @@ def kernel_shapes() -> list[tuple[int, int]]:
     return [(dim, dim), (dim, narrow), (dim, narrow), (dim, dim), (dim, mlp), (dim, mlp), (mlp, dim)]
 
 
-def products(library: str) -> Callable[[], None]:
-    """Return a function that computes the matrix products of SAMPLED layers one by one, by "jax" or "torch"."""
-    rng = np.random.default_rng(0)
-    make = jax.numpy.asarray if library == "jax" else torch.tensor
-
-    def normal(*shape: int) -> object:
-        return make(rng.standard_normal(shape, np.float32))
-
-    # Each kernel of a layer has its own x and g: XLA would compute equal products once.
-    texts = [(normal(B * T, size), normal(B * T, width)) for size, width in kernel_shapes()]
-    layers = [[normal(*shape) for shape in kernel_shapes()] for _ in range(SAMPLED)]
-    forms = (lambda x, g, kernel: x @ kernel, lambda x, g, kernel: g @ kernel.T, lambda x, g, kernel: x.T @ g)
-
-    def of_layer(texts: list[tuple], layer: list) -> list:
-        return [form(x, g, kernel) for (x, g), kernel in zip(texts, layer, strict=True) for form in forms]
-
-    compute = jax.jit(of_layer) if library == "jax" else of_layer
-
-    def compute_all() -> None:
-        for layer in layers:
-            results = compute(texts, layer)
-            if library == "jax":
-                jax.block_until_ready(results)
-
-    return compute_all
-
-
 def matrices() -> int:
     """Return P, the number of entries of the kernels of all layers."""
     return SMOLLM2["num_hidden_layers"] * sum(size * width for size, width in kernel_shapes())
 
 
 def all_products() -> dict[str, Callable[[], None]]:
-    """Return `products` by either library, as contenders."""
-    return {f"products, {library}": products(library) for library in ("jax", "torch")}
+    """Return the matrix products of SAMPLED layers by either library, as contenders."""
+    forms = (forward, of_inputs, of_kernel)
+    return {
+        f"products, {library}": products(library, kernel_shapes(), B * T, SAMPLED, forms)
+        for library in ("jax", "torch")
+    }
 
 
 def whole_products(seconds: dict[str, list[float]], operations: float = 6.0) -> dict[str, list[float]]:

@@ -18,7 +18,7 @@ from itertools import pairwise, takewhile
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from fft.commands.failures import message_and_code
-from fft.core.allocator import keep_freed_memory
+from fft.core.allocator import keep_freed_memory, run_programs_in_turn
 from fft.core.bounds import OutOfBoundsError
 from fft.core.errors import InputError
 from fft.disk.cache import keep_compiled_programs
@@ -100,6 +100,7 @@ def _execute(command: str, args: list[str], as_json: bool) -> tuple[dict, int]:
 
     flags = module.parse(dotted(args, module.Flags), read)
     make_local(flags)
+    run_programs_in_turn()
     # Standard output is for the result alone, so prints of libraries and sweep files go to standard error.
     with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
         console = _console(as_json)
