@@ -42,6 +42,10 @@ def read_json(path: Path, columns: Columns) -> Rows:
     text = decoded(path)
     value = _value(text)
     if isinstance(value, list) and value and all(isinstance(row, dict) for row in value):
+        try:
+            parsed(text, unique=True)
+        except ValueError as error:
+            raise InputError(f"{path}: JSON that cannot be rows of data: {error}") from None
 
         def rows() -> Iterator[tuple[str, dict]]:
             for number, values in enumerate(value, 1):
@@ -90,7 +94,7 @@ def _is_row(value: Any, columns: Columns) -> bool:
 def record(where: str, line: str) -> dict:
     """Return the JSON object in a line. Raises: InputError that begins with `where`."""
     try:
-        value = parsed(line)
+        value = parsed(line, unique=True)
     except json.JSONDecodeError as error:
         raise InputError(f"{where}: not JSON: {error.msg} at column {error.colno}") from None
     except ValueError as error:

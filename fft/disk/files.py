@@ -127,15 +127,26 @@ def sync_folder(folder: str | Path) -> None:
         os.close(descriptor)
 
 
-def parsed(text: str | bytes) -> Any:
+def parsed(text: str | bytes, unique: bool = False) -> Any:
     """Parse a JSON text, with or without a byte order mark.
 
-    Raises: ValueError if it is not JSON or nested too deeply.
+    Raises: ValueError if it is not JSON or nested too deeply, with `unique` also if an object has a key twice, of
+    which JSON readers otherwise take the last.
     """
+    hook = _without_repeats if unique else None
     try:
-        return json.loads(text.removeprefix("\ufeff") if isinstance(text, str) else text)
+        return json.loads(text.removeprefix("\ufeff") if isinstance(text, str) else text, object_pairs_hook=hook)
     except RecursionError:
         raise ValueError("it is nested too deep to be read") from None
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the object of a JSON text. Raises: ValueError naming a key that it has twice."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"an object has the key {next(name for name in names if names.count(name) > 1)!r} twice")
+    return values
 
 
 def parsed_file(path: Path) -> Any:

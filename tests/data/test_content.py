@@ -115,6 +115,7 @@ def test_one_json_value_is_told_how_it_becomes_lines(form, name, indent):
         ),
         ("a.jsonl", "\n".join(json.dumps(row, indent=1) for row in ROWS), "one value spans several lines"),
         ("a.jsonl", "[" * 5000, "nested too deep"),
+        ("a.json", '[{"text": "a", "label": 1, "label": 0}]', "an object has the key 'label' twice"),
         ("a.jsonl", json.dumps({"txt": "a", "label": 1}), "no column 'text' for the text"),
         ("a.jsonl", "text,label", "row 1 (line 1): not JSON: Expecting value at column 1"),
         ("a.jsonl", '{"text": ["a"], "label": 1}\n{"text": "b", "label": 1}', "expected text, got list"),

@@ -132,6 +132,7 @@ def test_a_quoted_newline_that_looks_like_fields_is_legal(tmp_path):
         (['{"text": "a", "label": 1}', '{"text": "b", "lable": 1}'], "row 2 .*no column 'label'.*mean 'lable'"),
         (['{"text": "a", "label": 1}', "[1]"], r"row 2 \(line 2\): expected one JSON object per line, got list"),
         (['{"text": "a" "label": 1}'], r"row 1 \(line 1\): not JSON: .* at column 14"),
+        (['{"text": "a", "label": 1, "text": "b"}'], r"row 1 \(line 1\): JSON .*an object has the key 'text' twice"),
     ],
 )
 def test_bad_jsonl(tmp_path, lines, message):
