@@ -23,8 +23,8 @@ SEEDS = (0, 1)
 RATES = {
     "adamw": (5e-5, 1e-4, 2e-4, 5e-4),
     "lion": (1e-5, 2e-5, 5e-5, 1e-4),
-    "sgd": (5e-3, 1e-2, 2e-2, 5e-2),
-    "adafactor": (5e-4, 1e-3, 2e-3, 5e-3),
+    "sgd": (5e-3, 1e-2, 2e-2, 5e-2, 1e-1),
+    "adafactor": (5e-4, 1e-3, 2e-3, 5e-3, 1e-2),
 }
 LAST = Retention(keep="latest", eval_every=10_000, probe=10_000)
 NAME = "{}-{:g}-seed{}"
