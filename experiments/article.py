@@ -12,8 +12,9 @@ import numpy as np
 import tyro
 from rich.console import Console
 
+from experiments.base import short_movie_base
 from experiments.cached import cached_runs
-from fft.commands.demo import NEW, ORIGINAL, trained_base
+from fft.commands.demo import NEW, ORIGINAL
 from fft.experiment import Data, Experiment, Optim, Retention
 from fft.methods import EWC, Freeze, Full, Layerwise, LoRA
 
@@ -49,7 +50,7 @@ RECIPES = {
 
 def experiments() -> dict[str, Experiment]:
     """Return every recipe with every seed, seed by seed, so that an interrupted sweep has complete seeds."""
-    base = str(trained_base(Console(stderr=True)))
+    base = str(short_movie_base(Console(stderr=True)))
     return {
         f"{name}-seed{seed}": Experiment(
             base, Data(NEW, train_rows=rows), Data(ORIGINAL), method, optim, retention, head="shared", seed=seed

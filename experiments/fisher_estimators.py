@@ -17,8 +17,9 @@ from rich.console import Console
 from scipy.stats import spearmanr
 
 from experiments.article import spread
+from experiments.base import short_movie_base
 from experiments.fisher_digits import at_matched, grid, write
-from fft.commands.demo import NEW, ORIGINAL, trained_base
+from fft.commands.demo import NEW, ORIGINAL
 from fft.commands.sweep import run_missing
 from fft.core.tree import flatten
 from fft.experiment import Data, Experiment, Optim, Retention
@@ -45,7 +46,7 @@ LAST = Retention(keep="latest", probe=256, eval_every=10_000)
 
 def experiments(names: tuple[str, ...] = tuple(ESTIMATORS), seeds: tuple[int, ...] = SEEDS[:1]) -> dict:
     """Return the experiments by name: one epoch of tweets with EWC for every λ."""
-    base = str(trained_base(Console(stderr=True)))
+    base = str(short_movie_base(Console(stderr=True)))
     return {
         f"{name}-{strength:g}-seed{seed}": experiment(base, name, strength, seed)
         for seed in seeds
@@ -72,7 +73,7 @@ def experiment(base: str, name: str, strength: float, seed: int) -> Experiment:
 def minilm(out: Path = Path("runs/fisher_estimators")) -> None:
     """Run the grid on movie -> tweets with one seed, then each estimator's best λ with three."""
     console, records, known = Console(), {}, {}
-    base = str(trained_base(console))
+    base = str(short_movie_base(console))
     exact = against_exact(base, out / "fisher", console)
     for name, of_grid in experiments().items():
         records |= run_missing({name: of_grid}, out, console, known)

@@ -14,8 +14,9 @@ from pathlib import Path
 import tyro
 from rich.console import Console
 
+from experiments.base import EPOCH_ROWS, short_movie_base
 from experiments.benchmarks.end_to_end import measure
-from fft.commands.demo import NEW, NEW_ROWS, ORIGINAL, trained_base
+from fft.commands.demo import NEW, ORIGINAL
 
 STRENGTH, LR = 3e4, 3e-4
 RESULT = Path(__file__).parent / "results" / "fisher_storage.md"
@@ -25,12 +26,12 @@ def main() -> None:
     """Measure and write the table."""
     from fft.disk.files import replace_file
 
-    base, fft = str(trained_base(Console(stderr=True))), [sys.executable, "-m", "fft"]
+    base, fft = str(short_movie_base(Console(stderr=True))), [sys.executable, "-m", "fft"]
     lines = [
         "# EWC with a Fisher in fewer bytes",
         "",
-        f"MiniLM trained on movie snippets, then {NEW_ROWS:,} tweets, full fine-tuning with EWC, λ = {STRENGTH:g}, the "
-        "same Fisher in each storage; one seed. By `python -m experiments.fisher_storage`.",
+        f"MiniLM trained on movie snippets, then {EPOCH_ROWS:,} tweets, full fine-tuning with EWC, λ = {STRENGTH:g}, "
+        "the same Fisher in each storage; one seed. By `python -m experiments.fisher_storage`.",
         "",
         "| storage | artefact | movie after | tweets after | penalty at the end | peak memory of the run |",
         "|---|---:|---:|---:|---:|---:|",
@@ -40,7 +41,7 @@ def main() -> None:
             fisher, run = f"{folder}/fisher", f"{folder}/run"
             sources = ["--model", base, "--original", ORIGINAL]
             measure([*fft, "fisher", *sources, "--storage", storage, "--out", fisher, "--json"])
-            flags = f"--new.train-rows {NEW_ROWS} --head shared --epochs 1 --lr {LR} --keep latest --json"
+            flags = f"--new.train-rows {EPOCH_ROWS} --head shared --epochs 1 --lr {LR} --keep latest --json"
             ewc = f"--method ewc --ewc.strength {STRENGTH} --fisher {fisher}".split()
             tuned = measure([*fft, "tune", *sources, "--new", NEW, "--out", run, *ewc, *flags.split()])
             megabytes = (Path(fisher) / "tensors.safetensors").stat().st_size / 1e6

@@ -16,8 +16,9 @@ import tyro
 from rich.console import Console
 
 from experiments.article import ADAPTER, HIGH, LAST, RESULTS, ROWS, spread
+from experiments.base import short_movie_base
 from experiments.cached import cached_runs
-from fft.commands.demo import NEW, ORIGINAL, trained_base
+from fft.commands.demo import NEW, ORIGINAL
 from fft.experiment import Data, Experiment, Optim
 from fft.methods import EWC, KL, L2SP, Full, LoRA, LwF, Method, Replay, Wise
 
@@ -52,7 +53,7 @@ def name_of(candidate: Candidate, seed: int) -> str:
 
 def experiments() -> dict[str, Experiment]:
     """Return every method, strength and seed, seed by seed, so that an interrupted sweep has complete seeds."""
-    base = str(trained_base(Console(stderr=True)))
+    base = str(short_movie_base(Console(stderr=True)))
     return {
         name_of(candidate, seed): Experiment(
             base,

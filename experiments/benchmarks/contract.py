@@ -119,9 +119,9 @@ def _rows(checkpoint, name):
 
 
 def _base() -> str:
-    from fft.commands.demo import trained_base
+    from experiments.base import short_movie_base
 
-    return str(trained_base(Console(stderr=True)))
+    return str(short_movie_base(Console(stderr=True)))
 
 
 def run_seconds(folder: Path, *flags: str) -> dict[str, float]:

@@ -2,10 +2,11 @@
 
     python -m experiments.benchmarks.end_to_end [--rounds 3] [--steps 252]
 
-Both start from the demo's base, take the same number of steps of 32 tweets (AdamW, dropout, clip 1, linear schedule
-with warm-up, float32, 2 threads) and end by scoring both test splits. `fft tune` also compiles, scores the base, scores
-both tasks on a probe at least eight times, saves checkpoints and writes its report. The transformers loop pads each
-batch to its longest row and does nothing else. Processes alternate; wall seconds and peak memory include imports.
+Both start from the short movie base and take the same number of steps of 32 tweets (AdamW, dropout, clip 1, linear
+schedule with warm-up, float32, 2 threads), and end by scoring both test splits. `fft tune` also compiles, scores the
+base, scores both tasks on a probe at least eight times, saves checkpoints and writes its report. The transformers loop
+pads each batch to its longest row and does nothing else. Processes alternate; wall seconds and peak memory include
+imports.
 """
 
 import dataclasses
@@ -22,7 +23,8 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from fft.commands.demo import NEW, ORIGINAL, trained_base
+from experiments.base import short_movie_base
+from fft.commands.demo import NEW, ORIGINAL
 
 BATCH, LR, THREADS = 32, 1e-4, 2
 
@@ -113,7 +115,7 @@ def tune_command(base: str, steps: int, out: str) -> list[str]:
 
 def main(rounds: int = 3, steps: int = 252, plain: bool = False) -> None:
     """Alternate both and print the table; `plain` runs only the transformers loop, in this process."""
-    base = str(trained_base(Console(stderr=True)))
+    base = str(short_movie_base(Console(stderr=True)))
     if plain:
         print(json.dumps(plain_loop(base, steps)))
         return

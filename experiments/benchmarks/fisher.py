@@ -167,9 +167,10 @@ def draw_costs(measured: list[dict]) -> None:
 
 def command_seconds() -> float:
     """Return the wall seconds of an `fft fisher` process over SAMPLES movie snippets, including compilation."""
-    from fft.commands.demo import ORIGINAL, trained_base
+    from experiments.base import short_movie_base
+    from fft.commands.demo import ORIGINAL
 
-    base = trained_base(Console(stderr=True))
+    base = short_movie_base(Console(stderr=True))
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "fft", "fisher", "--model", str(base), "--original", ORIGINAL]
         command += ["--samples", str(SAMPLES), "--out", f"{folder}/fisher"]

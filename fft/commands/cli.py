@@ -41,7 +41,7 @@ COMMANDS = {
     "fisher": "estimate the Fisher information of a task, for EWC, and show which layers have it",
     "data": "inspect a data source: rows, labels, lengths, problems",
     "sweep": "run the unfinished experiments of a Python file",
-    "demo": "run six recipes on real data: one table, one picture",
+    "demo": "run four recipes on real data: one table, one picture",
 }
 PLAIN_WIDTH = 120
 SEVERAL = ("--original", "--original-head", "--max-drop", "--tasks", "--prompt", "--adapter", "--adapter-weights")

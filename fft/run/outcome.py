@@ -33,7 +33,8 @@ from fft.training.trainable import parameter_counts
 def finish(session: Session, before: dict[str, np.ndarray], trained: Trained, kept: Kept) -> dict[str, Any]:
     """Score the kept model on the test rows, and write it, the pictures, the page and, last, run.json.
 
-    `before` are the base's logits on the test rows, by task. Returns the content of run.json.
+    `before` are the base's logits on the test rows, by task; none for a task whose head is fresh. Returns the content
+    of run.json.
     """
     job, directory, journal = session.job, session.directory, session.journal
     with journal.clock("scoring", "scoring the test rows"):
@@ -44,7 +45,7 @@ def finish(session: Session, before: dict[str, np.ndarray], trained: Trained, ke
             save_artefact(directory / LEFT, kept.left, {"method": job.experiment.method.label, "step": kept.step})
         save_rows(job, directory)
     with doing("intervals and pictures"):
-        tested = {name: session.scorer.tested(name, before[name], after[name]) for name in job.tasks}
+        tested = {name: session.scorer.tested(name, before.get(name), after[name]) for name in job.tasks}
         record = run_record(
             job, tested, session.history, trained, kept.step, kept.contract, model_notes, journal.seconds
         )

@@ -1,7 +1,7 @@
 """Score a run's tasks: on a fixed validation probe during training, and on the test splits before and after it."""
 
 import hashlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -60,11 +60,10 @@ class Scorer:
         this, so that a state is saved together with its score.
         """
         scores: dict[str, float | None] = {"new": None, ORIGINAL: None}
-        untrained = ("new",) if base is None and self.job.fresh_heads else ()
-        probes = {name: rows for name, rows in self._probes.items() if name not in untrained}
+        probes = {name: rows for name, rows in self._probes.items() if base is not None or not self._starts_fresh(name)}
         scores |= self._scores(params, probes, lambda: None)
         weight = self.job.experiment.retention.drop_weight if self.job.watch is None else BEYOND
-        combined = retention.below_all(self.metric("new")) if untrained else self._signed("new", scores)
+        combined = self._signed("new", scores) if "new" in probes else retention.below_all(self.metric("new"))
         for name, tolerance in self.job.tolerances.items():
             now, before = self._signed(name, scores), self._signed(name, base or scores)
             combined = retention.combined_score(combined, now, before, weight, tolerance)
@@ -84,29 +83,39 @@ class Scorer:
 
     def test(self, params: Params) -> dict[str, np.ndarray]:
         """Return the logits [N, C] on each task's test split."""
-        return {
-            name: self._logits(params, data, data.splits["test"], self.poll) for name, data in self.job.tasks.items()
-        }
+        return self._test(params, self.job.tasks)
 
     def base_test(self, known: dict[str, dict]) -> dict[str, np.ndarray]:
-        """Return `test` of the base, cached in `known` for runs on the same base, heads and rows."""
+        """Return `test` of the base without a task whose head is fresh, cached in `known` for runs on the same base,
+        heads and rows.
+        """
+        tasks = {name: data for name, data in self.job.tasks.items() if not self._starts_fresh(name)}
         digest = hashlib.sha256(repr((base_sha256(self.job.checkpoint), self.job.checkpoint.raw_config)).encode())
-        for name, data in self.job.tasks.items():
+        for name, data in tasks.items():
             test = data.splits["test"]
             digest.update(repr((name, data.task, test.lengths().tolist(), self._lengths)).encode())
             digest.update(np.concatenate([*test.ids, *test.types]).data)
         key = digest.hexdigest()
         if key not in known:
-            known[key] = self.test(self.job.base)
+            known[key] = self._test(self.job.base, tasks)
         return known[key]
 
-    def tested(self, name: str, before: np.ndarray, after: np.ndarray) -> Tested:
-        """Return a task's result from its test logits before and after training; a fresh head has no score before."""
+    def _test(self, params: Params, tasks: Mapping[str, TaskData]) -> dict[str, np.ndarray]:
+        return {name: self._logits(params, data, data.splits["test"], self.poll) for name, data in tasks.items()}
+
+    def tested(self, name: str, before: np.ndarray | None, after: np.ndarray) -> Tested:
+        """Return a task's result from its test logits before and after training; a fresh head has none before."""
         metric, labels = self.metric(name), self.job.tasks[name].splits["test"].labels
         guesses = predictions(metric.kind, after)
-        fresh = name == "new" and self.job.fresh_heads
-        change = first_score(metric, labels, guesses) if fresh else change_between(metric, labels, before, after)
+        if before is None:
+            change = first_score(metric, labels, guesses)
+        else:
+            change = change_between(metric, labels, before, after)
         return Tested(change, interval(metric, labels, guesses))
+
+    def _starts_fresh(self, name: str) -> bool:
+        """Whether a task's head is fresh, so that the base has no score on it."""
+        return name == "new" and bool(self.job.fresh_heads)
 
     def _signed(self, name: str, scores: dict) -> float:
         """Return a task's score with the sign at which higher is better."""

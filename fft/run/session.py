@@ -70,7 +70,7 @@ class Session:
         return self.history[retention.best(self.history)]["step"]
 
     def test_base(self, known: dict[str, dict]) -> dict[str, np.ndarray]:
-        """Return the base's logits [N, C] on every task's test rows; `known` is the cache of `Scorer.base_test`."""
+        """Return the base's logits [N, C] on the tasks' test rows; see `Scorer.base_test`."""
         with self.journal.clock("scoring", "scoring the base on the test rows"):
             return self.scorer.base_test(known)
 

@@ -6,7 +6,8 @@ import pytest
 from rich.console import Console
 
 from fft.commands import demo
-from fft.commands.demo import COSTS, FIRST_STEPS, PLAN, RUNS, Pace
+from fft.commands.demo import BASE_ROWS, COSTS, FIRST_STEPS, NEW_ROWS, RUNS, SHOWN, Pace, experiments, plan
+from tests.helpers.tiny_runs import fft, refused
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def test_the_estimate_is_of_steps_that_do_not_compile(watched):
     for number in range(FIRST_STEPS + 10):
         assert (printed.getvalue() == "") == (number <= FIRST_STEPS)
         step(number)
-    minutes = round(0.5 * sum(COSTS.values()) / 60)
+    minutes = round(0.5 * sum(COSTS[name] for name in ("base", *SHOWN)) / 60)
     assert printed.getvalue() == f"a step takes 0.50 s here, so the whole demo takes about {minutes} min\n", "once"
 
 
@@ -41,11 +42,23 @@ def test_what_is_finished_takes_no_time(watched):
         (folder / name / "run.json").write_text("{}")
     for number in range(FIRST_STEPS + 1):
         step(number)
-    left = sum(cost for name, cost in COSTS.items() if name not in ("base", "full", "kl"))
+    left = sum(COSTS[name] for name in SHOWN if name not in ("full", "kl"))
     assert f"about {round(0.5 * left / 60)} min" in printed.getvalue()
 
 
-def test_the_plan_and_the_costs_are_of_every_recipe():
-    assert set(COSTS) == {"base", *RUNS}
-    for words in ("5,000 movie snippets", "1,344 tweets", "contract (kl)", "freeze+layerwise"):
-        assert words in PLAN
+def test_the_plan_and_the_costs_are_of_the_recipes_that_run():
+    assert set(COSTS) == {"base", *RUNS} and set(SHOWN) < set(RUNS)
+    for words in (
+        f"{BASE_ROWS:,} movie snippets",
+        f"{NEW_ROWS:,} tweets",
+        "4 recipes",
+        "full, lora, kl, contract (kl)",
+    ):
+        assert words in plan(SHOWN)
+    assert "2 recipes" in plan(("ewc", "freeze+layerwise")) and "kl" not in plan(("ewc", "freeze+layerwise"))
+    assert list(experiments("base", ("ewc", "full"))) == ["ewc", "full"]
+
+
+def test_a_demo_without_a_recipe_is_refused_before_anything_is_fetched(tmp_path):
+    refused(fft("demo", "--out", tmp_path / "out", "--recipes"), "--recipes names none: give at least one of full,")
+    assert not (tmp_path / "out").exists()

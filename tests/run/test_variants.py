@@ -228,8 +228,8 @@ def test_original_head_fit_trains_a_head_on_the_frozen_base_first(tmp_path, tiny
 
 
 def test_runs_that_share_a_base_and_its_rows_score_it_once(tiny, tmp_path, monkeypatch):
-    counted, test = [], Scorer.test
-    monkeypatch.setattr(Scorer, "test", lambda self, params: counted.append(params) or test(self, params))
+    counted, test = [], Scorer._test
+    monkeypatch.setattr(Scorer, "_test", lambda self, params, tasks: counted.append(tasks) or test(self, params, tasks))
     model, new, original = (str(tiny / name) for name in ("bert", "new.csv", "original.csv"))
 
     def scores(name, known, max_length=16):
@@ -239,7 +239,8 @@ def test_runs_that_share_a_base_and_its_rows_score_it_once(tiny, tmp_path, monke
 
     known = {}
     assert scores("alone", None) == scores("first", known) == scores("again", known)
-    assert len(counted) == 5 and len(known) == 1
+    assert [set(tasks) for tasks in counted] == [{"original"}, {"new", "original"}] * 2 + [{"new", "original"}]
+    assert len(known) == 1
     assert scores("shorter", known, max_length=4) and len(known) == 2
 
 
