@@ -146,7 +146,7 @@ def draw_costs(measured: list[dict]) -> None:
     """Draw two panels: milliseconds per row by batch size, and by tokens."""
     import altair as alt
 
-    from fft.report.drawing import save, styled
+    from fft.report.drawing import save, styled, svg
 
     def panel(name):
         rows = [row for row in measured if row["panel"] == name]
@@ -162,7 +162,8 @@ def draw_costs(measured: list[dict]) -> None:
         )
 
     panels = [panel(name) for name in dict.fromkeys(row["panel"] for row in measured)]
-    save(styled(alt.hconcat(*panels).properties(title="MiniLM, float32, 2 threads: the cost of a row")), PICTURE)
+    chart = alt.hconcat(*panels).properties(title="MiniLM, float32, 2 threads: the cost of a row")
+    save(svg(styled(chart)), PICTURE)
 
 
 def command_seconds() -> float:
