@@ -23,6 +23,7 @@ from experiments.article import LAST, RESULTS
 from experiments.base import movie_base
 from experiments.cached import FIELDS, cached_runs
 from fft.after.mergeable import load_sides
+from fft.after.settings import RepairSettings
 from fft.commands.demo import ORIGINAL
 from fft.disk.files import replace_file
 from fft.evaluate.heldout import HeldOut
@@ -88,7 +89,7 @@ def experiments() -> dict[str, dict[str, Experiment]]:
 def validated(experiment: Experiment, folder: Path, record: dict) -> dict:
     """Return the record with the selected model's gains on all validation rows of both tasks."""
     (original,) = experiment.original
-    sides = load_sides(experiment.model, str(folder), original, experiment.new, None, None, None)
+    sides = load_sides(RepairSettings(experiment.model, str(folder), original, experiment.new))
     rows = HeldOut(sides.tuned.model, sides.data)
     before, after = rows.scores(sides.base), rows.scores(sides.tuned.params)
     return record | {"validated": {name: after[name] - before[name] for name in after}}
