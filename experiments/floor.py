@@ -178,8 +178,8 @@ def main(out: Path = Path("runs/floor")) -> None:
     for how in ("floor 1", NO_CONTRACT, "ceilings", "floor 1e-3"):
         with mock.patch.object(dual, "LEAST", FLOORS.get(how, dual.LEAST)):
             for finished in cached_runs(by_how[how], out, RESULTS / "floor.json", validated, (*FIELDS, "validated")):
-                replace_file(RESULTS / "floor.md", markdown(cells(records | finished)).encode())
-        records |= finished
+                records |= finished
+                replace_file(RESULTS / "floor.md", markdown(cells(records)).encode())
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ import statistics
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -56,7 +56,6 @@ from fft.methods import Full
 from fft.tasks import Language
 
 if TYPE_CHECKING:
-    import datasets
     import trl
 
 MODEL, T, STEPS = "demo:smollm2", 512, 4
@@ -123,7 +122,7 @@ def their_row(ids: np.ndarray, targets: np.ndarray) -> tuple[tuple[int, ...], tu
     return (*ids.tolist(), int(targets[-1])), (IGNORED, *labels.tolist())
 
 
-def packed_rows(packed: "datasets.Dataset") -> Counter[tuple]:
+def packed_rows(packed: Iterable[dict[str, list[int]]]) -> Counter[tuple]:
     """Return how often each text occurs in rows that TRL has packed; the collator ignores the first label of each."""
     found: Counter[tuple] = Counter()
     for row in packed:
