@@ -20,18 +20,21 @@ from fft.core.errors import InputError
 
 MOST_COUNT = 2**31 - 1
 MOST_SEED = 2**31 - 1
+MOST_FLOAT = 3e38  # near the largest float32, in which the settings are used
 
 Count = Annotated[int, Interval(ge=1, le=MOST_COUNT)]
 """number of steps, rows and so on"""
 CountOrZero = Annotated[int, Interval(ge=0, le=MOST_COUNT)]
 Seed = Annotated[int, Interval(ge=0, le=MOST_SEED)]
 Finite = Annotated[float, Predicate(math.isfinite)]
-Positive = Annotated[float, Gt(0)]
-NonNegative = Annotated[float, Ge(0)]
+Positive = Annotated[float, Interval(gt=0, le=MOST_FLOAT)]
+NonNegative = Annotated[float, Interval(ge=0, le=MOST_FLOAT)]
 Share = Annotated[float, Interval(ge=0, le=1)]
 PositiveShare = Annotated[float, Interval(gt=0, le=1)]
 DropShare = Annotated[float, Interval(ge=0, le=0.99)]
 """probability p of dropping a value at random; below 1, as the others are divided by 1 − p"""
+Temperature = Annotated[float, Interval(ge=0.01, le=1_000)]
+"""divisor of logits in a divergence; its square and inverse are used, in float32"""
 
 
 class OutOfBoundsError(InputError):
@@ -113,10 +116,10 @@ def _is_met(bound: Any, value: Any) -> bool:
 
 
 def _described(bounds: list[Any], value: Any = 0) -> str:
-    """Describe the bounds in words; the upper bound of every count, MOST_COUNT, only if `value` exceeds it."""
+    """Describe the bounds in words; the upper bound of every count or number, only if `value` exceeds it."""
     low = next((bound.ge for bound in bounds if isinstance(bound, Ge)), None)
     high = next((bound.le for bound in bounds if isinstance(bound, Le)), None)
-    if high == MOST_COUNT and value <= high:
+    if high in (MOST_COUNT, MOST_FLOAT) and not value > high:
         high = None
     number = "a positive number" if Gt(0) in bounds else "a number"
     match low, high:

@@ -1,20 +1,18 @@
 """Elastic weight consolidation: a penalty keeps parameters that the original task depends on near the base."""
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
-from annotated_types import Interval
 
+from fft.core.bounds import NonNegative
 from fft.core.errors import InputError
 from fft.core.tree import Params
 from fft.fisher.storage import Storage, unpack
 from fft.methods.context import Context
 from fft.methods.informed import Informed, Stored
 from fft.methods.parts import Parts, StepContext
-
-LARGEST = 3e38  # near the largest float32
 
 
 @dataclass(frozen=True)
@@ -29,7 +27,7 @@ class EWC(Informed, Stored):
     """
 
     name: ClassVar[str] = "ewc"
-    strength: Annotated[float, Interval(ge=0.0, le=LARGEST)] = 1000.0
+    strength: NonNegative = 1000.0
     """λ"""
     unit: Literal["plain", "ratio"] = "plain"
     """plain: λ is the strength; ratio: the strength times (original training rows / new training rows)"""

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import tyro
 
 from fft.core.batch import Batch, Outputs
-from fft.core.bounds import CountOrZero, NonNegative, Positive
+from fft.core.bounds import CountOrZero, NonNegative, Temperature
 from fft.core.errors import InputError
 from fft.core.settings import later
 from fft.core.tree import Params
@@ -46,7 +46,7 @@ class KL(Method):
     """the inputs: the original task's training rows, or the texts of --unlabelled"""
     ratio: Ratio = 1.0
     """such inputs per new row in a step"""
-    temperature: Positive = 1.0
+    temperature: Temperature = 1.0
     """τ; above 1 unlikely classes have more weight"""
     likeliest: Likeliest = later(0)
 

@@ -7,7 +7,7 @@ from typing import ClassVar
 import jax
 
 from fft.core.batch import Batch, Outputs
-from fft.core.bounds import NonNegative, Positive
+from fft.core.bounds import NonNegative, Temperature
 from fft.core.settings import later
 from fft.core.tree import Params
 from fft.methods.base import Method
@@ -31,7 +31,7 @@ class LwF(Method):
     name: ClassVar[str] = "lwf"
     strength: NonNegative = 1.0
     """λ"""
-    temperature: Positive = 2.0
+    temperature: Temperature = 2.0
     """τ; above 1 unlikely classes have more weight"""
     likeliest: Likeliest = later(0)
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from fft.core.batch import Batch, Outputs
-from fft.core.bounds import NonNegative, Positive, PositiveShare
+from fft.core.bounds import NonNegative, PositiveShare, Temperature
 from fft.core.settings import TELLS_DEFAULT
 from fft.core.tree import Params
 from fft.disk.local import CHECKPOINT
@@ -36,7 +36,7 @@ class Pseudo(Method):
     """pseudo-texts per new row in a step"""
     share: PositiveShare = 0.15
     """share of a text's tokens that is masked and filled in, at least one token"""
-    temperature: Positive = 1.0
+    temperature: Temperature = 1.0
     """τ; above 1 unlikely classes have more weight"""
     filler: Annotated[str | None, TELLS_DEFAULT, CHECKPOINT] = None
     """a masked language model with the base's vocabulary: a folder or hf:NAME (default: the base, where it is one)"""

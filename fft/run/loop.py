@@ -28,7 +28,8 @@ def train(session: Session) -> Trained:
     The caller's `emit` receives the events "step" (once its metrics are known, while the next step runs), "score", and
     "save" once a step is on disk.
 
-    Raises: InputError after MOST_SKIPPED_IN_A_ROW steps in a row that are not finite; Stopped, once the state is saved.
+    Raises: InputError after MOST_SKIPPED_IN_A_ROW steps in a row that are not finite, or all steps of a shorter run;
+    Stopped, once the state is saved.
     """
     if not session.history:
         session.score(None)
@@ -46,6 +47,7 @@ def _train(session: Session) -> str:
     optim, settings = job.experiment.optim, job.experiment.retention
     compiled = Compiled({stream: batches.lengths for stream, batches in job.batches.items()})
     step, waiting, values = session.step, None, None
+    most_skipped = min(MOST_SKIPPED_IN_A_ROW, job.steps)
     while step < job.steps:
         if retention.should_stop(session.history, settings.patience):
             return "patience"
@@ -59,7 +61,7 @@ def _train(session: Session) -> str:
             due = is_scoring_step(step, job.steps, settings.eval_every)
             if due or stop.requested:
                 values, waiting = _log_metrics(session, step, waiting), None
-        broken = values is not None and values["skipped_in_a_row"] >= MOST_SKIPPED_IN_A_ROW
+        broken = values is not None and values["skipped_in_a_row"] >= most_skipped
         if due and not broken:
             assert values is not None  # read above, since the step is due
             session.score(values["loss"])
@@ -68,8 +70,9 @@ def _train(session: Session) -> str:
             stop.check()
         if broken:
             raise InputError(
-                f"the loss or its gradient was not finite {MOST_SKIPPED_IN_A_ROW} steps in a row, up to step {step}: "
-                f"lower --lr (now {optim.lr:g}). The last good state is saved in {session.checkpoints.folder}"
+                f"the loss or its gradient was not finite {counted(most_skipped, 'step')} in a row, up to step {step}: "
+                f"lower --lr (now {optim.lr:g}) or the method's strength. The last good state is saved in "
+                f"{session.checkpoints.folder}"
             )
     return "steps"
 

@@ -279,6 +279,12 @@ def test_a_second_process_on_the_same_folder_is_refused(tiny, whole, tmp_path):
 # --- numbers that are not finite ---
 
 
+def test_a_short_run_without_a_finite_step_is_no_result(tmp_path, tiny):
+    answer = tune(tiny, tmp_path / "run", "--method", "l2sp", "--l2sp.strength", 2e38, "--steps", 3)
+    assert answer.code == 2 and "not finite 3 steps in a row, up to step 3: lower --lr" in answer.err
+    assert not (tmp_path / "run" / "run.json").exists()
+
+
 def test_ten_steps_that_are_not_finite_stop_the_run_and_keep_the_state(tmp_path, tiny):
     folder = tmp_path / "huge"
     tiny_checkpoint.write_checkpoint(folder)
