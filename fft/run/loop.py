@@ -44,10 +44,12 @@ def train(session: Session) -> Trained:
 
 def _train(session: Session) -> str:
     job, journal, stop = session.job, session.journal, session.stop
-    optim, settings = job.experiment.optim, job.experiment.retention
+    settings = job.experiment.retention
     compiled = Compiled({stream: batches.lengths for stream, batches in job.batches.items()})
     step, waiting, values = session.step, None, None
     most_skipped = min(MOST_SKIPPED_IN_A_ROW, job.steps)
+    if int(session.state.skipped_in_a_row) >= most_skipped:  # an earlier process stopped here for that
+        raise _not_finite(session, most_skipped)
     while step < job.steps:
         if retention.should_stop(session.history, settings.patience):
             return "patience"
@@ -69,12 +71,16 @@ def _train(session: Session) -> str:
             session.save()
             stop.check()
         if broken:
-            raise InputError(
-                f"the loss or its gradient was not finite {counted(most_skipped, 'step')} in a row, up to step {step}: "
-                f"lower --lr (now {optim.lr:g}) or the method's strength. The last good state is saved in "
-                f"{session.checkpoints.folder}"
-            )
+            raise _not_finite(session, most_skipped)
     return "steps"
+
+
+def _not_finite(session: Session, in_a_row: int) -> InputError:
+    steps, lr = counted(in_a_row, "step"), session.job.experiment.optim.lr
+    return InputError(
+        f"the loss or its gradient was not finite {steps} in a row, up to step {session.step}: lower --lr (now {lr:g}) "
+        f"or the method's strength. The last good state is saved in {session.checkpoints.folder}"
+    )
 
 
 def is_scoring_step(step: int, steps: int, every: int | None) -> bool:
