@@ -14,7 +14,8 @@ from pathlib import Path
 import tyro
 from rich.console import Console
 
-from experiments.base import EPOCH_ROWS, short_movie_base
+from experiments.article import ROWS
+from experiments.base import short_movie_base
 from experiments.benchmarks.end_to_end import measure
 from fft.commands.demo import NEW, ORIGINAL
 
@@ -30,7 +31,7 @@ def main() -> None:
     lines = [
         "# EWC with a Fisher in fewer bytes",
         "",
-        f"MiniLM trained on movie snippets, then {EPOCH_ROWS:,} tweets, full fine-tuning with EWC, λ = {STRENGTH:g}, "
+        f"MiniLM trained on movie snippets, then {ROWS:,} tweets, full fine-tuning with EWC, λ = {STRENGTH:g}, "
         "the same Fisher in each storage; one seed. By `python -m experiments.fisher_storage`.",
         "",
         "| storage | artefact | movie after | tweets after | penalty at the end | peak memory of the run |",
@@ -41,7 +42,7 @@ def main() -> None:
             fisher, run = f"{folder}/fisher", f"{folder}/run"
             sources = ["--model", base, "--original", ORIGINAL]
             measure([*fft, "fisher", *sources, "--storage", storage, "--out", fisher, "--json"])
-            flags = f"--new.train-rows {EPOCH_ROWS} --head shared --epochs 1 --lr {LR} --keep latest --json"
+            flags = f"--new.train-rows {ROWS} --head shared --epochs 1 --lr {LR} --keep latest --json"
             ewc = f"--method ewc --ewc.strength {STRENGTH} --fisher {fisher}".split()
             tuned = measure([*fft, "tune", *sources, "--new", NEW, "--out", run, *ewc, *flags.split()])
             megabytes = (Path(fisher) / "tensors.safetensors").stat().st_size / 1e6

@@ -107,19 +107,12 @@ def plan(recipes: Sequence[Recipe]) -> str:
 
 def experiments(base: str, recipes: Sequence[Recipe] = SHOWN, seed: int = 0) -> dict[str, Experiment]:
     """Return the experiments by name: one epoch of NEW_ROWS tweets by each recipe, from the cached base."""
-    return {
-        name: Experiment(
-            base,
-            Data(NEW, train_rows=NEW_ROWS),
-            (Data(ORIGINAL),),
-            RUNS[name][0],
-            Optim(lr=RUNS[name][1], epochs=1.0),
-            RUNS[name][2],
-            head="shared",
-            seed=seed,
-        )
-        for name in recipes
-    }
+
+    def of(method: Method, lr: float, retention: Retention) -> Experiment:
+        new, original, optim = Data(NEW, train_rows=NEW_ROWS), (Data(ORIGINAL),), Optim(lr=lr, epochs=1.0)
+        return Experiment(base, new, original, method, optim, retention, head="shared", seed=seed)
+
+    return {name: of(*RUNS[name]) for name in recipes}
 
 
 class Pace:
@@ -160,15 +153,15 @@ def trained_base(console: Console, watch: Callable[[dict], None] = lambda event:
     return cached_base("demo-base", base_recipe, console, watch)
 
 
-def base_recipe() -> Experiment:
-    """Return the experiment that makes the base: MiniLM on movie snippets."""
+def base_recipe(rows: int = BASE_ROWS, every: int = BASE_EVERY) -> Experiment:
+    """Return the experiment that makes the base: MiniLM on `rows` movie snippets, scored after `every` steps."""
     from fft.data.demo import minilm_folder
 
     return Experiment(
         str(minilm_folder()),
-        Data(ORIGINAL, name="original", train_rows=BASE_ROWS),
+        Data(ORIGINAL, name="original", train_rows=rows),
         optim=Optim(lr=1e-4, epochs=1.0),
-        retention=Retention(eval_every=BASE_EVERY),
+        retention=Retention(eval_every=every),
     )
 
 
