@@ -33,8 +33,8 @@ Share = Annotated[float, Interval(ge=0, le=1)]
 PositiveShare = Annotated[float, Interval(gt=0, le=1)]
 DropShare = Annotated[float, Interval(ge=0, le=0.99)]
 """probability p of dropping a value at random; below 1, as the others are divided by 1 − p"""
-Temperature = Annotated[float, Interval(ge=0.01, le=1_000)]
-"""divisor of logits in a divergence; its square and inverse are used, in float32"""
+Temperature = Annotated[float, Interval(gt=0, le=1_000)]
+"""divisor of logits in a divergence, whose square is used in float32"""
 
 
 class OutOfBoundsError(InputError):

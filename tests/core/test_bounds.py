@@ -71,7 +71,7 @@ def test_values_within_bounds_pass():
         (NonNegative, math.inf, "must be at least 0"),
         (Positive, 1e39, r"must be a positive number of at most 3e\+38"),
         (NonNegative, 1e39, r"must be between 0 and 3e\+38"),
-        (Temperature, 1e300, "must be between 0.01 and 1,000"),
+        (Temperature, 1e300, "must be a positive number of at most 1,000"),
         (Seed, -1, "must be at least 0"),
         (Annotated[float, Interval(gt=0, le=16)], 17, "must be a positive number of at most 16"),
         (Annotated[int, Interval(ge=3, le=160)], 999, "must be between 3 and 160"),
